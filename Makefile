@@ -1,0 +1,42 @@
+# One environment for everything: built once, again only when its inputs change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help setup demo test test-slow lint format clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): setup.py
+	rm -f $(READY)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(READY)
+
+setup: $(READY)  ## build the environment in .venv
+
+demo: $(READY)  ## the whole way on generated patches: a checked submission and a report
+	$(BIN)/claris demo --out demo-output
+
+test: $(READY)  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the long tests alone
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and what the demo made
+	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache

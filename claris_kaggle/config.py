@@ -1,0 +1,143 @@
+"""What makes a result: a frozen config, from which flags, checks and JSON come.
+
+How a run is carried out here (processes, workers, folders, time limit) is not part of it:
+two runs are comparable when their configs agree, wherever they ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from claris_kaggle.errors import DataError, RunError, UsageError
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+SCHEDULES = ("onecycle", "constant")
+SELECTIONS = ("last", "best")
+# Peak learning rates for a batch of 128. The lower one is the original project's, for weights
+# that only need tuning; the higher one reached the better AUC from random weights on real patches.
+DEFAULT_LR = {"pretrained": 1e-4, "scratch": 1e-3}
+
+
+def flagged(default: Any, text: str, **limits: Any) -> Any:
+    """A field that is also a command-line flag; `limits` are choices, low or high."""
+    return field(default=default, metadata={"help": text, "flag": True, **limits})
+
+
+def recorded(text: str) -> Any:
+    """A field that the training verb fills in from its inputs."""
+    return field(default="", metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The frozen config of a run, written to `config.json`.
+
+    Raises:
+        UsageError: a value is outside what its field allows; the message names the flag.
+    """
+
+    model: str = flagged("densenet121", "timm name of the network, or `tiny` for trials")
+    weights: str = flagged("imagenet", "starting weights: imagenet, none, or a file (.safetensors, .pth)")
+    epochs: int = flagged(6, "passes over the training patches", low=1)
+    batch_size: int = flagged(128, "patches a step, over all processes together", low=2)
+    lr: float | None = flagged(None, "peak learning rate; by default 1e-4 with starting weights, 1e-3 without", low=0)
+    schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
+    weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0)
+    color: float = flagged(1.0, "strength of the colour change in training; 0 turns it off", low=0, high=4)
+    class_weight: float = flagged(1.0, "weight of malignant patches in the loss against benign ones", low=0)
+    select: str = flagged("last", "epoch whose weights predict: last, or best by validation AUC", choices=SELECTIONS)
+    precision: str = flagged("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)
+    seed: int = flagged(0, "all randomness is derived from it", low=0, high=2**31 - 1)
+    threads: int = flagged(0, "CPU threads a process; 0 shares the cores out", low=0)
+    recipe: str = recorded("which defaults were taken: pretrained or scratch")
+    weights_sha256: str = recorded("SHA-256 of the file of starting weights")
+    data_sha256: str = recorded("digest of the training ids and labels")
+    folds_sha256: str = recorded("digest of the fold file's content")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, before any work is done."""
+        for item in dataclasses.fields(self):
+            check_value(item, getattr(self, item.name))
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], source: object) -> TrainConfig:
+        """The config that `to_json` wrote; `source` is the file to name in messages.
+
+        Raises:
+            DataError: a field is unknown, missing or of the wrong type.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        wrong = sorted(known.symmetric_difference(content))
+        if wrong:
+            what = "unknown or missing fields " + ", ".join(wrong)
+            raise DataError(f"{source}: {what}", "", "It was written by another version: use that, or a new run folder")
+        try:
+            return cls(**content)
+        except (UsageError, TypeError) as error:
+            raise DataError(f"{source}: {error}", "", "Start again in a new run folder") from error
+
+
+def check_value(item: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse a value that its field's limits do not allow.
+
+    Raises:
+        UsageError: it is of another type, not among the choices, or out of range.
+    """
+    flag = "--" + item.name.replace("_", "-")
+    limits = item.metadata
+    kinds: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(item.type).split(" ")[0], (str,))
+    if value is None and "None" in str(item.type):
+        return
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise UsageError(f"{flag} is {value!r}", f"{kinds[-1].__name__} is needed")
+    if "choices" in limits and value not in limits["choices"]:
+        raise UsageError(f"{flag} is {value!r}", "it must be one of " + ", ".join(limits["choices"]))
+    if "low" in limits and not limits["low"] <= value <= limits.get("high", 1e9):
+        top = f" and {limits['high']}" if "high" in limits else ""
+        raise UsageError(f"{flag} is {value}", f"it must be at least {limits['low']}{top}")
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for each flagged field; a flag that is not given leaves no attribute."""
+    group = parser.add_argument_group("recipe (kept in config.json; must agree on a resume)")
+    for item in dataclasses.fields(TrainConfig):
+        if item.metadata.get("flag"):
+            kind = {"int": int, "float": float}.get(str(item.type).split(" ")[0], str)
+            shown = "" if item.default is None else f" [{item.default}]"
+            group.add_argument(
+                "--" + item.name.replace("_", "-"),
+                type=kind,
+                default=argparse.SUPPRESS,
+                metavar=item.name.upper() if kind is str and "choices" not in item.metadata else None,
+                choices=item.metadata.get("choices"),
+                help=item.metadata["help"] + shown,
+            )
+
+
+def given_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The config fields that were typed on the command line."""
+    names = {item.name for item in dataclasses.fields(TrainConfig)}
+    return {name: value for name, value in vars(args).items() if name in names}
+
+
+def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None:
+    """Refuse to resume under another config.
+
+    Raises:
+        RunError: naming each field that differs, with both values.
+    """
+    old, new = found.to_json(), asked.to_json()
+    changed = [f"{name} {old[name]!r} there, {new[name]!r} now" for name in old if old[name] != new[name]]
+    if changed:
+        raise RunError(
+            f"{source}: made with another config ({'; '.join(changed)})",
+            "a run is continued only with the config that it began with",
+            "Give the same flags and data, or a new folder as --run",
+        )

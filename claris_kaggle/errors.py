@@ -1,0 +1,97 @@
+"""The error tree: what went wrong, what was needed, what to do.
+
+    ClarisError             exit 1
+    ├── UsageError          exit 2   the command was typed wrongly
+    ├── DataError           exit 1   an input file does not hold what it should
+    │   ├── TableError               a CSV
+    │   └── PatchError               an image
+    ├── RunError            exit 1   a run folder does not fit what was asked of it
+    ├── DiskError           exit 1   a file cannot be written or read
+    ├── TrainingError       exit 1   the computation itself failed
+    └── Stopped             exit 3   stopped on time or on request; work is left to resume
+
+Imports nothing of ours, so that every module may raise these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+NAMED = 3
+
+
+class ClarisError(Exception):
+    """A failure that the user can mend: one line of found, needed and mend.
+
+    Args:
+        found: what is there, with the file's name first.
+        needed: what should have been there; may be empty.
+        mend: what to do, best a command; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, needed: str = "", mend: str = "") -> None:
+        self.found, self.needed, self.mend = found, needed, mend
+        text = "; ".join(part for part in (found, needed) if part)
+        super().__init__(f"{text}. {mend}" if mend else text)
+
+    def __reduce__(self) -> tuple[type[ClarisError], tuple[str, str, str]]:
+        """Rebuild from the three parts: joblib workers send errors as pickles."""
+        return type(self), (self.found, self.needed, self.mend)
+
+
+class UsageError(ClarisError):
+    """A flag or argument that cannot be right."""
+
+    exit_code = 2
+
+
+class DataError(ClarisError):
+    """An input file that does not hold what it should."""
+
+
+class TableError(DataError):
+    """A CSV with wrong columns, ids or values."""
+
+
+class PatchError(DataError):
+    """An image that is not a whole 96 x 96 RGB patch, or not the one its name says."""
+
+
+class RunError(ClarisError):
+    """A run folder that does not fit what was asked of it."""
+
+
+class DiskError(ClarisError):
+    """A file that cannot be read or written."""
+
+
+class TrainingError(ClarisError):
+    """A computation that failed: NaN loss, out of memory, a process that died."""
+
+
+class Stopped(ClarisError):
+    """Stopped by the time limit or a signal, with everything on disk to go on."""
+
+    exit_code = 3
+
+
+def name_few(names: Iterable[object]) -> str:
+    """The first three names and a count of the rest, for use in a message.
+
+    >>> name_few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    listed = [str(name) for name in names]
+    head = ", ".join(listed[:NAMED])
+    return head if len(listed) <= NAMED else f"{head} and {len(listed) - NAMED:,} more"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun in the right form.
+
+    >>> count(1, "patch", "patches"), count(1200, "id")
+    ('1 patch', '1,200 ids')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -1,0 +1,161 @@
+"""Files written whole or not at all, their SHA-256, JSON, and the lock on a folder.
+
+Every write of the package goes through here: into a temporary file in the same folder,
+fsync, rename, fsync of the folder. A crash at any point leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.errors import DataError, DiskError, RunError
+
+CHUNK = 1 << 22
+
+
+@contextlib.contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError about this path into a DiskError that says what to do.
+
+    Raises:
+        DiskError: no space, no permission, no such folder, or any other OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            mend = "Free some space, or name a folder on another disk, and run the same command again"
+            raise DiskError(f"{path}: no space left on the disk", "nothing was changed", mend) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            mend = "Name a folder that you may write to"
+            raise DiskError(f"{path}: not allowed to write or read there", "", mend) from error
+        if error.errno == errno.ENOENT:
+            raise DiskError(f"{path}: no such file or folder", "", "Look at the path") from error
+        raise DiskError(f"{path}: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in the folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what is written there replaces `path` on a clean exit.
+
+    On an exception the temporary file is removed and `path` stays as it was.
+
+    Raises:
+        DiskError: the folder cannot be made or written, or the disk is full.
+    """
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~current_umask())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def current_umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put the content in place whole; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Put the text in place whole, as UTF-8 with the newlines that it has."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Put the object in place whole as indented JSON; NaN and infinities are refused."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in the file.
+
+    Raises:
+        DiskError: the file is not there or not readable.
+        DataError: it holds no whole JSON object.
+    """
+    with explain_disk_errors(path):
+        content = path.read_bytes()
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a whole JSON file ({error})", "", "Make it again, or remove it") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: holds {type(value).__name__}", "a JSON object is needed", "Make it again")
+    return value
+
+
+def sha256_bytes(content: bytes) -> str:
+    """The SHA-256 as 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of the file's content as 64 hex digits, read in chunks of 4 MiB."""
+    digest = hashlib.sha256()
+    with explain_disk_errors(path), path.open("rb", buffering=0) as stream:
+        buffer = bytearray(CHUNK)
+        view = memoryview(buffer)
+        while size := stream.readinto(buffer):
+            digest.update(view[:size])
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file as its only writer; the system frees it when this process dies.
+
+    Raises:
+        RunError: another living process holds it; the message says which and since when.
+    """
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+", encoding="utf-8")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            found = f"{path.parent}: in use by {holder}"
+            raise RunError(found, "one writer at a time", "Wait for it, or name another folder") from None
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        stream.flush()
+        yield

@@ -1,0 +1,135 @@
+"""Names inside the folders that the stages share. Nothing is looked up at import."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from claris_kaggle.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """The competition's folder, which is only ever read."""
+
+    root: Path
+
+    @property
+    def labels(self) -> Path:
+        """The labels of the training patches: id,label."""
+        return self.root / "train_labels.csv"
+
+    @property
+    def sample(self) -> Path:
+        """The sample submission, which lists the test ids in order: id,label."""
+        return self.root / "sample_submission.csv"
+
+    def patches(self, split: str) -> Path:
+        """The folder of TIFF files of `train` or `test`."""
+        return self.root / split
+
+    def require(self) -> DataDir:
+        """Itself, once its two tables and two folders are known to be there.
+
+        Raises:
+            UsageError: one of them is missing.
+        """
+        needed = [self.labels, self.sample, self.patches("train"), self.patches("test")]
+        missing = [path.name for path in needed if not path.exists()]
+        if missing:
+            raise UsageError(
+                f"{self.root}: no {', '.join(missing)} there",
+                "the competition's folder holds train/, test/, train_labels.csv and sample_submission.csv",
+                "Give that folder as --data DIR",
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class FoldDir:
+    """What one fold of a run leaves behind."""
+
+    root: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest full training state."""
+        return self.root / "last.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        """The finished fold's weights; there only when the fold is finished."""
+        return self.root / "model.safetensors"
+
+    @property
+    def best_weights(self) -> Path:
+        """The weights of the epoch with the highest validation AUC."""
+        return self.root / "best.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch."""
+        return self.root / "history.csv"
+
+    @property
+    def oof(self) -> Path:
+        """Probabilities of the fold's validation patches."""
+        return self.root / "oof.csv"
+
+    @property
+    def test(self) -> Path:
+        """This fold's probabilities of the test patches."""
+        return self.root / "test.csv"
+
+    @property
+    def receipt(self) -> Path:
+        """What the two prediction files were made from, with their SHA-256."""
+        return self.root / "predictions.json"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One config trained over all folds."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The frozen config."""
+        return self.root / "config.json"
+
+    @property
+    def folds(self) -> Path:
+        """The run's own copy of its fold file."""
+        return self.root / "folds.csv"
+
+    @property
+    def oof(self) -> Path:
+        """The out-of-fold probabilities of all folds."""
+        return self.root / "oof.csv"
+
+    @property
+    def test(self) -> Path:
+        """The test probabilities, averaged over the folds."""
+        return self.root / "test.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """AUC, accuracy and log loss, per fold and overall."""
+        return self.root / "metrics.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that writes here."""
+        return self.root / ".lock"
+
+    def fold(self, fold: int) -> FoldDir:
+        """The folder of fold number `fold`, counted from 0."""
+        return FoldDir(self.root / f"fold{fold}")
+
+
+def default_cache() -> Path:
+    """Where packs go unless `--cache` says otherwise: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "claris_kaggle"

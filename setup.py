@@ -1,0 +1,57 @@
+"""Package metadata; settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "claris_kaggle/__init__.py").read_text("utf-8"))
+if VERSION is None:
+    raise SystemExit("setup.py: no __version__ in claris_kaggle/__init__.py")
+
+setup(
+    name="claris_kaggle",
+    version=VERSION.group(1),
+    description="Histopathologic Cancer Detection on Kaggle, from the files to a checked submission",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["claris_kaggle", "claris_kaggle.*"]),
+    package_data={"claris_kaggle": ["py.typed", "*.jinja"]},
+    python_requires=">=3.11",
+    # The lower ends are what Kaggle's image carries; torch and torchvision must be a pair, so
+    # both stay open at the top and pip chooses them together.
+    install_requires=[
+        "torch>=2.10",
+        "torchvision>=0.25",
+        "timm>=1.0.26,<2",
+        "albumentations>=2.0.8,<2.1",
+        "numpy>=2.0,<3",
+        "pandas>=2.2,<4",
+        "scikit-learn>=1.6,<2",
+        "scipy>=1.13",
+        "joblib>=1.5,<2",
+        "kaggle>=2.0.2,<3",
+        "six",  # imported by kaggle 2.2, which does not declare it
+        "safetensors>=0.4",
+        "huggingface_hub>=0.30",
+        "pillow>=10",
+        "tqdm>=4.66",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "pandas-stubs",
+            "types-tqdm",
+            "pre-commit>=3.8",
+            "ttach>=0.0.3",
+        ],
+    },
+    entry_points={"console_scripts": ["claris = claris_kaggle.cli:main"]},
+)
