@@ -53,9 +53,13 @@ class Progress:
             self.spoken = time.monotonic()
             say(self.line())
 
+    def rate(self) -> float:
+        """Units a second since the beginning."""
+        return (self.done - self.initial) / max(time.monotonic() - self.start, 1e-9)
+
     def line(self) -> str:
         """The state in one line: count, share, rate and what is left in seconds."""
-        rate = (self.done - self.initial) / max(time.monotonic() - self.start, 1e-9)
+        rate = self.rate()
         left = f", {(self.total - self.done) / rate:,.0f} s left" if rate > 0 else ""
         note = f", {self.note}" if self.note else ""
         share = self.done / max(self.total, 1)

@@ -137,9 +137,12 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file as its only writer; the system frees it when this process dies.
 
+    Args:
+        path: the lock file; its folder is made.
+        wait: stand in line instead of refusing.
     Raises:
         RunError: another living process holds it; the message says which and since when.
     """
@@ -148,7 +151,7 @@ def hold_lock(path: Path) -> Iterator[None]:
         stream = path.open("a+", encoding="utf-8")
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "another process"

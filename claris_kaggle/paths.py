@@ -63,6 +63,11 @@ class FoldDir:
         return self.root / "model.safetensors"
 
     @property
+    def seal(self) -> Path:
+        """Written last: the SHA-256 of the finished weights, with epoch and AUC."""
+        return self.root / "model.json"
+
+    @property
     def best_weights(self) -> Path:
         """The weights of the epoch with the highest validation AUC."""
         return self.root / "best.safetensors"

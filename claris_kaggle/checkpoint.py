@@ -1,0 +1,113 @@
+"""A fold's full training state on disk, with the generation before as fallback, and finished weights.
+
+A checkpoint file is a torch archive followed by the SHA-256 of it, so one rename puts both in
+place and a cut or flipped file is noticed before anything is read from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from claris_kaggle.console import say
+from claris_kaggle.errors import DataError, DiskError, RunError
+from claris_kaggle.files import explain_disk_errors, read_json, replacing, sha256_bytes, sha256_file, write_json
+from claris_kaggle.model import parse_weights
+from claris_kaggle.paths import FoldDir
+
+DIGEST_BYTES = 32
+
+
+def previous(path: Path) -> Path:
+    """Where the generation before lies."""
+    return path.with_name(path.name + ".previous")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Put the state in place whole; the file that was there becomes the generation before."""
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    content = stream.getbuffer()
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.write(hashlib.sha256(content).digest())
+        if path.exists():
+            with replacing(previous(path)) as older:
+                older.unlink()
+                os.link(path, older)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The newest whole state, on the CPU; None when there is none at all.
+
+    Raises:
+        RunError: there are files, and none of them is whole.
+    """
+    faults = []
+    for candidate in (path, previous(path)):
+        try:
+            content = candidate.read_bytes()
+        except FileNotFoundError:
+            continue
+        body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+        if hashlib.sha256(body).digest() != digest:
+            faults.append(candidate.name)
+            continue
+        if faults:
+            say(f"{path}: damaged or cut off; going on from the checkpoint before it")
+        return dict(torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
+    if faults:
+        found = f"{path.parent}: {' and '.join(faults)} damaged or cut off"
+        raise RunError(found, "", f"Remove {' and '.join(faults)} there to train this fold from its start")
+    return None
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Put the network's weights in place whole, as safetensors."""
+    import safetensors.torch
+
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    content = safetensors.torch.save(state, {"format": "pt"})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def finish_fold(fold_dir: FoldDir, facts: dict[str, Any]) -> None:
+    """Mark the fold as finished: its weights' SHA-256 and `facts`, in a file written after the weights."""
+    write_json(fold_dir.seal, {"weights_sha256": sha256_file(fold_dir.weights), **facts})
+
+
+def finished_sha256(fold_dir: FoldDir) -> str | None:
+    """The SHA-256 of a finished fold's weights, or None while it is not finished or damaged."""
+    with contextlib.suppress(DataError, DiskError):
+        digest = read_json(fold_dir.seal).get("weights_sha256")
+        if isinstance(digest, str) and fold_dir.weights.exists() and sha256_file(fold_dir.weights) == digest:
+            return digest
+    return None
+
+
+def load_finished(fold_dir: FoldDir, model: nn.Module) -> str:
+    """Put a finished fold's weights into the network; returns their SHA-256.
+
+    Raises:
+        RunError: the weights are damaged, or of another network.
+    """
+    with explain_disk_errors(fold_dir.weights):
+        content = fold_dir.weights.read_bytes()
+    digest = sha256_bytes(content)
+    if digest != read_json(fold_dir.seal).get("weights_sha256"):
+        found = f"{fold_dir.weights}: not the weights that training finished with"
+        raise RunError(found, "", f"Remove {fold_dir.seal} and run claris train again")
+    try:
+        model.load_state_dict(parse_weights(content, fold_dir.weights))
+    except RuntimeError as error:
+        raise RunError(f"{fold_dir.weights}: of another network", "", "Use the run's own weights") from error
+    return digest

@@ -1,0 +1,99 @@
+"""The command `claris`: finds the verb, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from claris_kaggle import __version__
+from claris_kaggle.console import is_speaker
+from claris_kaggle.errors import ClarisError, Stopped
+
+# In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
+VERBS = ("demo", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report")
+EPILOG = """the way through, from any folder:
+  claris demo                                              try it all on generated patches
+  claris check --data DIR                                  look at the competition's files
+  claris pack --data DIR                                   decode them once
+  claris folds --data DIR --out folds/five.csv             split them
+  claris train --data DIR --folds folds/five.csv --run runs/first
+  claris predict --data DIR --run runs/first
+  claris ensemble runs/first --data DIR --out submission.csv
+  claris report runs/first --out report.html
+"""
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """The parser of all verbs, with the flags of the one that is wanted."""
+    parser = argparse.ArgumentParser(
+        prog="claris",
+        description="Histopathologic Cancer Detection, from the competition's files to a checked submission.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"claris {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in VERBS:
+        module = importlib.import_module(f"claris_kaggle.cli.{name}")
+        sub = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == verb:
+            module.add_arguments(sub)
+            sub.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use, 3 stopped in time."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        args = build_parser(verb).parse_args(arguments)
+        args.arguments = arguments
+        module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
+        return int(module.run(args) or 0)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return fail(Stopped("stopped by Ctrl-C", "", "The same command begins again or goes on"), arguments)
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep Python from failing once more at its own flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ClarisError as error:
+        return fail(error, arguments)
+    except Exception as error:
+        return fail_unexpectedly(error, arguments)
+
+
+def fail(error: ClarisError, arguments: Sequence[str]) -> int:
+    """One line on stderr; the error's exit code."""
+    if "--debug" in arguments:
+        traceback.print_exc()
+    if is_speaker() or not isinstance(error, Stopped):
+        print("claris: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
+    """A mistake of ours, or one that no message foresees: its kind and text, and how to see more."""
+    if is_lost_peer(error):
+        return 1  # the rank that failed first has said why
+    text = (str(error).splitlines() or [""])[0]
+    mend = "" if "--debug" in arguments else " Run it again with --debug to see where"
+    return fail(ClarisError(f"{type(error).__name__}: {text}.{mend}"), arguments)
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether another process of the group went away, so that this one could not go on."""
+    text = str(error)
+    lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
+    return "RANK" in os.environ and isinstance(error, RuntimeError) and lost

@@ -1,0 +1,50 @@
+"""Look at the competition's folder: tables, files, sizes, ids against pixels, duplicates, slides.
+
+Exit code 0 when it can be trained on as it is, 1 when something must be mended first.
+
+example:
+  claris check --data data --slides patch_id_wsi.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "look at the competition's files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    options.add_data(parser)
+    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi")
+    parser.add_argument("--jobs", type=options.natural, default=0, metavar="N", help="joblib workers [one a core]")
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; 1 when there are faults."""
+    data = options.data_dir(args)
+    import json
+
+    from claris_kaggle.check import check_data
+    from claris_kaggle.errors import count
+
+    findings = check_data(data, args.slides, args.jobs)
+    if args.json:
+        print(json.dumps(findings.to_json()))
+        return 1 if findings.faults else 0
+    for part, facts in findings.facts.items():
+        shown = [
+            f"{name.replace('_', ' ')} {f'{value:.4g}' if isinstance(value, float) else f'{value:,}'}"
+            for name, value in facts.items()
+        ]
+        print(f"{part:<11}" + ", ".join(shown))
+    for note in findings.notes:
+        print(f"note       {note}")
+    for fault in findings.faults:
+        print(f"fault      {fault}")
+    print("all is well" if not findings.faults else f"{count(len(findings.faults), 'fault')} to mend before training")
+    return 1 if findings.faults else 0

@@ -1,0 +1,58 @@
+"""Split the training patches into folds of equal make-up, or check a fold file.
+
+With --slides (a CSV of id,wsi) no slide stands in two folds. Exact duplicates never do.
+
+example:
+  claris folds --data data --out folds/five.csv
+  claris folds --data data --out folds/slides.csv --slides patch_id_wsi.csv
+  claris folds --data data --check folds/five.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "make or check a fold file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    options.add_data(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
+    what.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
+    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi [split by patch]")
+    parser.add_argument("--k", type=int, default=5, metavar="K", help="number of folds [5]")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another split [0]")
+    parser.add_argument("--force", action="store_true", help="replace other folds in that file")
+    options.add_cache(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make or check the file and print the folds' make-up."""
+    data = options.data_dir(args)
+    import json
+
+    from claris_kaggle.folds import fold_summary
+    from claris_kaggle.prepare import check_fold_file, make_fold_file
+
+    cache = options.cache_dir(args)
+    if args.check:
+        folds = check_fold_file(data, args.check, slides=args.slides, cache=cache)
+    else:
+        folds = make_fold_file(
+            data, args.out, slides=args.slides, k=args.k, seed=args.seed, cache=cache, force=args.force
+        )
+    rows = fold_summary(folds)
+    if args.json:
+        print(json.dumps({"file": str(args.out or args.check), "digest": folds.digest, "folds": rows}))
+        return
+    print(args.out or args.check)
+    for row in rows:
+        print(
+            "fold {fold}: {patches:,} patches, {malignant:,} malignant ({share:.1%}), {groups:,} groups".format(**row)
+        )

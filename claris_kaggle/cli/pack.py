@@ -1,0 +1,38 @@
+"""Decode all patches once into a memory-mapped pack, each proved against its id.
+
+Training and prediction make the pack themselves where it is missing.
+
+example:
+  claris pack --data data
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from claris_kaggle.cli import options
+
+HELP = "decode the patches once, for all that follows"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    options.add_data(parser)
+    options.add_cache(parser)
+    parser.add_argument("--jobs", type=options.natural, default=0, metavar="N", help="joblib workers [one a core]")
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make or prove both packs and print where they are."""
+    data = options.data_dir(args)
+    import json
+
+    from claris_kaggle.prepare import make_packs
+
+    packs = make_packs(data, options.cache_dir(args), args.jobs)
+    if args.json:
+        print(json.dumps({"packs": [{"folder": str(pack.folder), "patches": len(pack.ids)} for pack in packs]}))
+        return
+    for pack in packs:
+        print(f"{pack.folder}  {len(pack.ids):,} patches")

@@ -1,0 +1,53 @@
+"""Write out-of-fold and test probabilities of every finished fold, averaged over 8 views.
+
+example:
+  claris predict --data data --run runs/first
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from claris_kaggle.cli import options
+
+HELP = "out-of-fold and test predictions with 8 views"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    options.add_data(parser)
+    options.add_run(parser)
+    parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
+    parser.add_argument(
+        "--threads", type=options.natural, default=0, metavar="N", help="CPU threads a process [the run's]"
+    )
+    options.add_processes(parser)
+    options.add_cache(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Predict; the result is the run's metrics once all folds are there."""
+    data = options.data_dir(args)
+    import json
+
+    from claris_kaggle.console import is_speaker
+    from claris_kaggle.predict import PredictJob, predict
+
+    job = PredictJob(
+        data=data,
+        run_dir=options.run_dir(args.run),
+        cache=options.cache_dir(args),
+        views=args.views,
+        nproc=args.nproc,
+        workers=args.workers or 0,
+        threads=args.threads,
+    )
+    metrics = predict(job, args.arguments)
+    if metrics is None or not is_speaker():
+        return
+    if args.json:
+        print(json.dumps(metrics))
+        return
+    for row in [*metrics["folds"], {"fold": "all", **metrics["overall"]}]:
+        print("fold {fold:<4} AUC {auc:.4f}  accuracy {accuracy:.4f}  log loss {log_loss:.4f}".format(**row))

@@ -1,0 +1,59 @@
+"""Train one fold or all, on every GPU there is; the same command goes on where it stopped.
+
+example:
+  claris train --data data --folds folds/five.csv --run runs/first
+  claris train --data data --folds folds/five.csv --run runs/first --fold 0 --weights none --nproc 2
+several machines:
+  torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT \\
+      -m claris_kaggle train --data data --folds folds/five.csv --run runs/first
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+from claris_kaggle.config import add_config_flags, given_flags
+
+HELP = "train one fold or all, resumable"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    options.add_data(parser)
+    parser.add_argument("--folds", type=Path, required=True, metavar="FILE.csv", help="fold file, see claris folds")
+    options.add_run(parser)
+    parser.add_argument("--fold", type=int, nargs="+", default=[], metavar="K", help="folds to train [all]")
+    options.add_processes(parser)
+    options.add_cache(parser)
+    parser.add_argument("--time-limit", metavar="TIME", help="stop before it, as in 11h30m, to go on later [none]")
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints in an epoch [10]"
+    )
+    add_config_flags(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train; the run's folder is the result."""
+    from claris_kaggle.stopping import parse_duration
+
+    limit = parse_duration(args.time_limit) if args.time_limit else None
+    data = options.data_dir(args)
+    from claris_kaggle.console import is_speaker
+    from claris_kaggle.train import Job, train
+
+    job = Job(
+        data=data,
+        fold_file=args.folds,
+        run_dir=options.run_dir(args.run),
+        cache=options.cache_dir(args),
+        only=tuple(args.fold),
+        nproc=args.nproc,
+        workers=args.workers,
+        time_limit=limit,
+        checkpoint_minutes=args.checkpoint_minutes,
+    )
+    train(job, given_flags(args), args.arguments)
+    if is_speaker():
+        print(args.run)

@@ -1,0 +1,149 @@
+"""From rows of a pack to tensors: the batches of a training epoch and the blocks of a prediction.
+
+Which rows a step takes, and for which rank, depends on ids, seed, epoch and world size alone;
+never on the number of loader workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from claris_kaggle.pack import Pack
+from claris_kaggle.transforms import ORDER, augment_geometry, build_geometry, color_draws, draw
+
+
+class Batch(NamedTuple):
+    """One rank's part of a training step.
+
+    Attributes:
+        images: uint8 [B, 96, 96, 3].
+        labels: int64 [B].
+        colors: float32 [B, 6], the colour draws.
+        total_weight: the sum of class weights over the whole step, all ranks together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    colors: Tensor
+    total_weight: float
+
+
+class Block(NamedTuple):
+    """Patches to predict: where they stand in the result (int64 [B]) and uint8 [B, 96, 96, 3]."""
+
+    places: Tensor
+    images: Tensor
+
+
+def split_evenly(total: int, size: int) -> list[tuple[int, int]]:
+    """Begin and end of each of the ceil(total / size) parts, which differ by at most one row.
+
+    So every patch is seen in every epoch and no step is a small remainder.
+
+    >>> split_evenly(10, 4)
+    [(0, 4), (4, 7), (7, 10)]
+    """
+    parts = max(1, -(-total // size))
+    bounds = np.linspace(0, total, parts + 1)
+    edges = [int(np.ceil(bound - 1e-9)) for bound in bounds]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+@dataclass(frozen=True)
+class TrainSet:
+    """What a fold is trained on.
+
+    Attributes:
+        pack: holds at least `ids`.
+        ids: sorted.
+        labels: int64 [N], in the order of `ids`.
+        class_weights: of label 0 and of label 1 in the loss.
+    """
+
+    pack: Pack
+    ids: list[str]
+    labels: NDArray[np.int64]
+    class_weights: tuple[float, float] = (1.0, 1.0)
+
+
+class EpochBatches(Dataset[Batch]):
+    """The steps of one epoch for one rank; item `step` is that step's `Batch`."""
+
+    def __init__(
+        self, trainset: TrainSet, *, seed: int, epoch: int, batch_size: int, color: float, rank: int, world_size: int
+    ) -> None:
+        self.trainset, self.color, self.rank, self.world_size = trainset, color, rank, world_size
+        self.words = draw(seed, epoch, trainset.ids)
+        self.order = np.argsort(self.words[:, ORDER], kind="stable")
+        self.rows = trainset.pack.rows(trainset.ids)
+        self.steps = split_evenly(len(trainset.ids), batch_size)
+        self.geometry: Any = None
+
+    def __len__(self) -> int:
+        """The number of steps, the same for every rank."""
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> Batch:
+        """This rank's part of the step: every world_size-th row of it."""
+        if self.geometry is None:
+            self.geometry = build_geometry()
+        begin, end = self.steps[step]
+        whole = self.order[begin:end]
+        mine = whole[self.rank :: self.world_size]
+        pixels = self.trainset.pack.pixels[self.rows[mine]]
+        words = self.words[mine]
+        labels = self.trainset.labels
+        weights = np.array(self.trainset.class_weights)
+        return Batch(
+            torch.from_numpy(augment_geometry(self.geometry, pixels, words)),
+            torch.from_numpy(labels[mine]),
+            torch.from_numpy(color_draws(words, self.color)),
+            float(weights[labels[whole]].sum()),
+        )
+
+
+class PredictionBlocks(Dataset[Block]):
+    """Consecutive blocks of patches; the same blocks whatever the world size.
+
+    So a patch is always computed in the same company, and its probability is the same to the bit.
+    """
+
+    def __init__(self, pack: Pack, ids: Sequence[str], block_size: int) -> None:
+        self.pack, self.rows, self.block_size = pack, pack.rows(ids), block_size
+
+    def __len__(self) -> int:
+        """The number of blocks; the last one may be smaller."""
+        return -(-len(self.rows) // self.block_size)
+
+    def __getitem__(self, block: int) -> Block:
+        """The block's places in the result and its images."""
+        places = np.arange(block * self.block_size, min((block + 1) * self.block_size, len(self.rows)))
+        return Block(torch.from_numpy(places), torch.from_numpy(self.pack.pixels[self.rows[places]]))
+
+
+def load(dataset: Dataset[Any], items: Iterable[int], workers: int, pin: bool) -> DataLoader[Any]:
+    """The items in their order, whole batches each, fetched by `workers` processes ahead of time."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=list(items),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=keep_to_one_core,
+    )
+
+
+def keep_to_one_core(worker: int) -> None:
+    """Stop OpenCV and torch from using threads in a loader worker: they would fight for the cores."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

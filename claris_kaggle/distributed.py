@@ -1,0 +1,166 @@
+"""Rank, world size, the process group, and rows gathered so that each comes back once.
+
+`torchrun` starts the processes, ours by `launch` or the user's own on several machines; rank and
+world size come from its environment alone. One process needs no group and takes the same paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from claris_kaggle.errors import TrainingError
+
+LAUNCHED = "CLARIS_LAUNCHED"
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers.
+
+    Attributes:
+        rank: 0..world_size-1 over all machines.
+        local_rank: 0.. on this machine.
+        world_size: processes in all.
+        device: the GPU of the local rank, or the CPU.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes the files."""
+        return self.rank == 0
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def was_launched() -> bool:
+    """Whether `launch` started this process, so that the parent has prepared and locked everything."""
+    return os.environ.get(LAUNCHED) == "1"
+
+
+def default_nproc() -> int:
+    """The number of GPUs here, else 1."""
+    return max(1, torch.cuda.device_count())
+
+
+@contextlib.contextmanager
+def join_world() -> Iterator[World]:
+    """This process's place; with more than one process, inside a process group that is always ended."""
+    rank, local, size = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size <= 1:
+        yield World(0, 0, 1, device)
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    try:
+        yield World(rank, local, size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def any_rank(world: World, code: int) -> int:
+    """The largest of the codes that the ranks bring; every rank gets the same answer."""
+    if world.world_size == 1:
+        return code
+    value = torch.tensor([code])
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value.item())
+
+
+def from_main(world: World, value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if world.world_size == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+    return holder[0]
+
+
+def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total: int) -> torch.Tensor:
+    """All values in their places, float32 [total], on every rank.
+
+    Args:
+        places: int64 [n], where this rank's values belong.
+        values: float32 [n].
+        total: rows over all ranks.
+    Raises:
+        TrainingError: a place was filled twice or not at all, which must never be.
+    """
+    parts: list[Any] = [(places.numpy(), values.numpy())]
+    if world.world_size > 1:
+        parts = [None] * world.world_size
+        dist.all_gather_object(parts, (places.numpy(), values.numpy()))
+    filled = torch.zeros(total, dtype=torch.int64)
+    result = torch.empty(total, dtype=torch.float32)
+    for where, what in parts:
+        index = torch.from_numpy(where)
+        filled.index_add_(0, index, torch.ones_like(index))
+        result[index] = torch.from_numpy(what)
+    if not bool((filled == 1).all()):
+        wrong = int((filled != 1).sum())
+        raise TrainingError(f"{wrong} of {total} rows did not come back exactly once", "", "Please report this")
+    return result
+
+
+def launch(nproc: int, arguments: Sequence[str]) -> int:
+    """Run `claris` with the arguments in `nproc` processes under torchrun; its exit code.
+
+    The first failing process decides; torchrun ends the others.
+
+    Raises:
+        TrainingError: a process was killed by a signal.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ[LAUNCHED] = "1"
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "claris_kaggle", *arguments)
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise TrainingError(
+                f"process {rank} of {nproc} was killed by {name}",
+                "out of memory is the usual reason" if name == "SIGKILL" else "",
+                "Run the same command to go on from the last checkpoint",
+            ) from failed
+        return failure.exitcode
+    finally:
+        del os.environ[LAUNCHED]
+    return 0

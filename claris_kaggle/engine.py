@@ -1,0 +1,170 @@
+"""Training: what a step does, and one epoch of steps that can begin anywhere and stop anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.dataset import Batch, EpochBatches, load
+from claris_kaggle.distributed import World, any_rank
+from claris_kaggle.errors import Stopped, TrainingError
+from claris_kaggle.transforms import to_input
+
+WARM_UP = 0.3
+FIRST_LR, LAST_LR = 1 / 25, 1e-4
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# On a GPU looking at the loss waits for the device: do it once in this many steps.
+LOOK_EVERY = {"cpu": 1, "cuda": 20}
+GO_ON, STOP, BROKEN = 0, 1, 2
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of step `step` (from 0) of `steps` in the whole training.
+
+    `onecycle` warms up over the first 30 % and falls by a cosine to nothing (Smith and Topin
+    2018). A pure function of the step needs no scheduler state in the checkpoint.
+    """
+    peak = config.lr or 0.0
+    if config.schedule == "constant":
+        return peak
+    place = (step + 0.5) / steps
+    if place < WARM_UP:
+        low, high, share = FIRST_LR, 1.0, place / WARM_UP
+    else:
+        low, high, share = 1.0, LAST_LR, (place - WARM_UP) / (1 - WARM_UP)
+    return peak * (high + (low - high) * (1 + math.cos(math.pi * share)) / 2)
+
+
+@dataclass
+class Learner:
+    """A network in training with all that a checkpoint must hold.
+
+    Attributes:
+        model: the bare network, channels-last, on the device.
+        epoch, step: the next step to take, counted from 0 within the epoch.
+        loss_sum, seen: summed loss (float64, on the device) and class weight of the epoch so far, this rank's.
+        seconds: time spent in the epoch so far.
+        history: one row for each finished epoch.
+    """
+
+    config: TrainConfig
+    world: World
+    model: nn.Module
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Move the network to the device and make optimizer, scaler and the DDP wrapper."""
+        device = self.world.device
+        self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=0.0, weight_decay=self.config.weight_decay, fused=fused
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.precision == "fp16")
+        self.wrapped: nn.Module = self.model
+        if self.world.world_size > 1:
+            self.wrapped = DistributedDataParallel(
+                self.model, device_ids=[device] if fused else None, gradient_as_bucket_view=True
+            )
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.class_weights = torch.tensor([1.0, self.config.class_weight], device=device)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
+            "history": self.history,
+            "config": self.config.to_json(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.loss_sum.copy_(state["loss_sum"])
+        self.history = list(state["history"])
+
+
+def train_step(learner: Learner, batch: Batch, lr: float) -> None:
+    """One step: forward, backward, update. The mean is over the patches of all ranks, exactly.
+
+    DDP averages the ranks' gradients, so each rank's sum is divided by its share of the step.
+    """
+    device, config = learner.world.device, learner.config
+    images, labels, colors = (part.to(device, non_blocking=True) for part in batch[:3])
+    for group in learner.optimizer.param_groups:
+        group["lr"] = lr
+    learner.wrapped.train()
+    with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
+        logits = learner.wrapped(to_input(images, config.recipe, colors if config.color else None))
+    total = functional.cross_entropy(logits.float(), labels, weight=learner.class_weights, reduction="sum")
+    loss = total * (learner.world.world_size / batch.total_weight)
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.scaler.scale(loss).backward()
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    learner.loss_sum += loss.detach() / learner.world.world_size
+
+
+def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: Callable[[int], str]) -> float:
+    """The rest of the current epoch; returns this rank's part of the mean loss.
+
+    Args:
+        learner: its `step` says where to begin; it stands at the epoch's end afterwards.
+        batches: this rank's steps of the whole epoch.
+        workers: loader processes; 0 loads in this one.
+        between: called after each step with the rows it took over all ranks; a text says why to stop.
+    Raises:
+        TrainingError: the loss is no number.
+        Stopped: a rank had a reason to stop; all ranks stop after the same step.
+    """
+    steps = len(batches)
+    every = LOOK_EVERY.get(learner.world.device.type, 1)
+    loader = load(batches, range(learner.step, steps), workers, pin=learner.world.device.type == "cuda")
+    for batch in loader:
+        done = learner.epoch * steps + learner.step
+        train_step(learner, batch, learning_rate(done, steps * learner.config.epochs, learner.config))
+        learner.step += 1
+        reason = between(len(batch.labels) * learner.world.world_size)
+        if learner.step % every and learner.step < steps:
+            continue
+        broken = not math.isfinite(learner.loss_sum.item())
+        code = any_rank(learner.world, BROKEN if broken else STOP if reason else GO_ON)
+        if code == BROKEN:
+            raise TrainingError(
+                f"epoch {learner.epoch + 1}, step {learner.step}: the loss is no number",
+                "",
+                f"Begin a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
+            )
+        if code == STOP:
+            found = f"stopped by {reason or 'another process'} in epoch {learner.epoch + 1} after step {learner.step}"
+            raise Stopped(found, "", "The same command goes on from there")
+    return learner.loss_sum.item() / steps
+
+
+def average_over_ranks(world: World, value: float) -> float:
+    """The sum of the ranks' parts: each already holds its share of the mean."""
+    if world.world_size == 1:
+        return value
+    tensor: Tensor = torch.tensor([value], dtype=torch.float64)
+    torch.distributed.all_reduce(tensor)
+    return float(tensor.item())

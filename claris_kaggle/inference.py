@@ -1,0 +1,72 @@
+"""One exact pass over patches: each id's probability once, whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.dataset import PredictionBlocks, load
+from claris_kaggle.distributed import World, gather_rows
+from claris_kaggle.engine import DTYPES
+from claris_kaggle.pack import Pack
+from claris_kaggle.transforms import to_input
+from claris_kaggle.tta import average_views, view
+
+# On a CPU a block must fit the cache; on a GPU it must fill the card.
+BLOCK_SIZE = {"cpu": 32, "cuda": 512}
+
+
+def predict(
+    model: nn.Module,
+    pack: Pack,
+    ids: Sequence[str],
+    world: World,
+    config: TrainConfig,
+    *,
+    views: int = 8,
+    workers: int = 0,
+    after: Callable[[int], None] = lambda rows: None,
+) -> NDArray[np.float32]:
+    """The probability of label 1 of each id, averaged over the views.
+
+    Blocks of fixed content are dealt out to the ranks in turn and gathered by their rows, with no
+    padding, so that the answer does not depend on the world size.
+
+    Args:
+        model: on the world's device, channels-last; it is put into evaluation mode.
+        ids: in any order.
+        config: gives the recipe's normalisation and the precision.
+        views: 1, 4 or 8.
+        after: called with the number of patches that all ranks together have done.
+    Returns:
+        float32 [len(ids)] in 0..1, in the order of `ids`, on every rank.
+    """
+    device = world.device
+    blocks = PredictionBlocks(pack, ids, BLOCK_SIZE.get(device.type, 32))
+    mine = range(world.rank, len(blocks), world.world_size)
+    places, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
+    model.eval()
+    with torch.inference_mode():
+        for block in load(blocks, mine, workers, pin=device.type == "cuda"):
+            images = block.images.to(device, non_blocking=True)
+            places.append(block.places)
+            values.append(average_views(view_logits(model, images, config, views)))
+            after(len(block.places) * world.world_size)
+    return gather_rows(world, torch.cat(places), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
+
+
+def view_logits(model: nn.Module, images: Tensor, config: TrainConfig, views: int) -> Tensor:
+    """Logits of each view of the patches, float32 [V, B, 2], one view after another.
+
+    One large batch of all views is slower on a CPU, where it leaves the cache.
+    """
+    logits = []
+    for number in range(views):
+        with torch.autocast(images.device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
+            logits.append(model(to_input(view(images, number), config.recipe)).float())
+    return torch.stack(logits)

@@ -1,0 +1,160 @@
+"""The network by name, with its starting weights or a finished fold's.
+
+Weights come from three places, each said plainly: timm's ImageNet weights over the network, a
+local file, or none. Files are never unpickled as code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from claris_kaggle.errors import ClarisError, DataError, UsageError, name_few
+from claris_kaggle.files import explain_disk_errors
+
+CLASSES = 2
+HUB_SECONDS = "10"
+
+
+class TinyNet(nn.Sequential):
+    """A network of 1,450 weights, batch norm and global pooling included, for trials and tests."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, stride=4, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, CLASSES),
+        )
+
+
+def create_model(name: str, seed: int = 0) -> nn.Module:
+    """A network with random weights that depend on name and seed alone; logits are float [B, 2].
+
+    Raises:
+        UsageError: timm has no network of that name; the message has near ones.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "tiny":
+            return TinyNet()
+        import timm
+
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('.')[0][:8]}*")
+            known = f"near ones: {name_few(near)}" if near else "densenet121 is the one to begin with"
+            raise UsageError(f"--model is {name!r}", "timm knows no network of that name", known[0].upper() + known[1:])
+        return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+
+
+def find_weights(weights: str, model: str) -> Path | None:
+    """The file of starting weights: None for `none`, the fetched file for `imagenet`, else the path given.
+
+    Raises:
+        UsageError: there is no such file, or timm has no ImageNet weights for this network.
+        ClarisError: the weights are not in the local cache and cannot be fetched.
+    """
+    if weights == "none":
+        return None
+    if weights != "imagenet":
+        path = Path(weights)
+        if not path.is_file():
+            raise UsageError(f"--weights is {weights}: no such file", "imagenet, none or a file is needed")
+        return path
+    return fetch_imagenet(model)
+
+
+def fetch_imagenet(model: str) -> Path:
+    """timm's ImageNet weights of the network, from the local cache or over the network."""
+    # Bounded: without a network the client would otherwise try for minutes.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_SECONDS)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", HUB_SECONDS)
+    import timm
+
+    config = None if model == "tiny" else timm.models.get_pretrained_cfg(model)
+    if config is None or not config.hf_hub_id:
+        raise UsageError(f"--weights imagenet: timm has none for {model}", "", "Give --weights none, or a file")
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
+    except Exception as error:  # the client raises a dozen kinds, by version, when there is no network
+        raise ClarisError(
+            f"--weights imagenet: the weights of {model} are not here and could not be fetched "
+            f"({type(error).__name__})",
+            "",
+            "Give --weights none to begin from random weights, or --weights FILE with weights fetched elsewhere",
+        ) from error
+
+
+def load_start(model: nn.Module, path: Path) -> list[str]:
+    """Put starting weights into the network and return the names of layers left as they were.
+
+    Only the classifier may be left out, when the file's has another number of classes.
+
+    Raises:
+        DataError: the file is damaged, of another network, or no file of weights.
+    """
+    found = {rename(key): value for key, value in read_weights(path).items()}
+    own = model.state_dict()
+    head = {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (CLASSES,)}
+    skipped = sorted(key for key in head if key not in found or found[key].shape != own[key].shape)
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(key for key in own if key not in found and key not in head | counters)
+    wrong = sorted(key for key in own if key in found and key not in head and found[key].shape != own[key].shape)
+    if missing or wrong:
+        what = f"{len(missing)} layers missing, {len(wrong)} of another shape ({name_few(missing + wrong)})"
+        raise DataError(f"{path}: {what}", "weights of the same network are needed", "Check --model and --weights")
+    model.load_state_dict({key: found[key] for key in own if key in found and key not in skipped}, strict=False)
+    return skipped
+
+
+def rename(key: str) -> str:
+    """timm's name of a layer for the names that DataParallel, DDP and older torchvision files use."""
+    key = re.sub(r"^(module\.|model\.)+", "", key)
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors in a .safetensors or .pth file by name; nothing in it is run.
+
+    Raises:
+        DataError: it is damaged, or no file of weights.
+    """
+    with explain_disk_errors(path):
+        content = path.read_bytes()
+    return parse_weights(content, path)
+
+
+def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
+    """The tensors in the bytes of a .safetensors or .pth file; `source` is for messages."""
+    import io
+
+    import safetensors.torch
+
+    try:
+        if content[:2] == b"PK" or content[:1] == b"\x80":
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+        else:
+            state = safetensors.torch.load(content)
+        if not state or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("no tensors by name")
+        return dict(state)
+    except Exception as error:  # both readers raise many kinds on damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise DataError(
+            f"{source}: no readable weights ({reason})", "a whole .safetensors or .pth is needed"
+        ) from error

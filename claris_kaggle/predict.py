@@ -1,0 +1,204 @@
+"""The prediction verb: OOF and test probabilities of every finished fold, then of the run.
+
+claris predict --data DIR --run DIR --views 8
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from claris_kaggle import distributed, predictions, tables
+from claris_kaggle.checkpoint import finished_sha256, load_finished
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.console import Progress, say
+from claris_kaggle.distributed import World
+from claris_kaggle.errors import DataError, DiskError, RunError, Stopped
+from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
+from claris_kaggle.folds import Folds
+from claris_kaggle.inference import predict as predict_patches
+from claris_kaggle.model import create_model
+from claris_kaggle.pack import Pack
+from claris_kaggle.paths import DataDir, FoldDir, RunDir
+from claris_kaggle.prepare import get_pack, read_training
+from claris_kaggle.stopping import Stopper
+from claris_kaggle.tta import require_views
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJob:
+    """What to predict and how.
+
+    Attributes:
+        data, run_dir, cache: where things lie.
+        views: 1, 4 or 8 symmetries to average over.
+        nproc: processes on this machine; 0 is one for each GPU, else one.
+        workers: loader processes for each.
+        threads: CPU threads for each; 0 takes the run's own.
+    """
+
+    data: DataDir
+    run_dir: RunDir
+    cache: Path
+    views: int = 8
+    nproc: int = 0
+    workers: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class PredictData:
+    """What the ranks need: folds with their labels, and both packs."""
+
+    folds: Folds
+    train: Pack
+    test: Pack
+
+
+def predict(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | None:
+    """Predict with every finished fold, skipping what is there; the run's metrics once all folds are.
+
+    Args:
+        arguments: the command line to start processes with.
+    Returns:
+        The content of `metrics.json`, or None while folds are missing or on a rank other than 0.
+    Raises:
+        ClarisError: no fold is finished, or inputs do not fit the run.
+    """
+    require_views(job.views)
+    if distributed.under_torchrun():
+        with distributed.join_world() as world:
+            return work(job, world, proved=distributed.was_launched())
+    with hold_lock(job.run_dir.lock):
+        nproc = job.nproc or distributed.default_nproc()
+        if nproc == 1:
+            with distributed.join_world() as world:
+                return work(job, world, proved=False)
+        read_run(job)
+        distributed.launch(nproc, arguments)
+        return read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None
+
+
+def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, PredictData, list[int]]:
+    """The run's config, its data and its finished folds, known to fit each other.
+
+    Raises:
+        RunError: there is no such run, none of its folds is finished, or the data are not its own.
+    """
+    run_dir = job.run_dir
+    if not run_dir.config.exists():
+        raise RunError(f"{run_dir.root}: no config.json there", "a trained run is needed", "Train first: claris train")
+    config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
+    training = read_training(job.data, run_dir.folds, job.cache, proved=proved)
+    if training.folds.digest != config.folds_sha256:
+        found = f"{run_dir.folds}: not the fold file that the run was trained with"
+        raise RunError(found, "", "Put the file back, or train a new run")
+    finished = [fold for fold in range(training.folds.k) if finished_sha256(run_dir.fold(fold))]
+    if not finished:
+        raise RunError(f"{run_dir.root}: no finished fold there", "", "Go on with claris train until one is")
+    test_ids = tables.read_sample(job.data.sample)
+    test = get_pack(job.data, "test", test_ids, job.cache, proved=proved)
+    return config, PredictData(training.folds, training.pack, test), finished
+
+
+def work(job: PredictJob, world: World, *, proved: bool) -> dict[str, Any] | None:
+    """What every rank does: fold after fold, and rank 0 puts them together."""
+    stopper = Stopper()
+    stopper.listen()
+    if not proved and world.world_size > 1:
+        if world.local_rank == 0:
+            read_run(job)
+        distributed.any_rank(world, 0)
+        proved = True
+    config, data, finished = read_run(job, proved=proved)
+    torch.set_num_threads(job.threads or config.threads)
+    model = create_model(config.model)
+    model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for fold in finished:
+        if not distributed.from_main(world, is_predicted(job, fold)):
+            predict_fold(job, config, data, fold, model, world, stopper)
+    missing = sorted(set(range(data.folds.k)) - set(finished))
+    if missing:
+        say(
+            f"folds {', '.join(map(str, missing))} are not trained yet: no oof.csv, test.csv and metrics.json of the run"
+        )
+        return None
+    return put_together(job, data) if world.is_main else None
+
+
+def is_predicted(job: PredictJob, fold: int) -> bool:
+    """Whether this fold's files are there, whole, and from these weights, views and test patches."""
+    fold_dir = job.run_dir.fold(fold)
+    with contextlib.suppress(DataError, DiskError):
+        if read_json(fold_dir.receipt) == receipt(job, fold_dir):
+            say(f"fold {fold}: predicted before")
+            return True
+    return False
+
+
+def receipt(job: PredictJob, fold_dir: FoldDir) -> dict[str, Any]:
+    """What the fold's two files were made from, and their SHA-256.
+
+    Raises:
+        DiskError: one of the files is not there.
+    """
+    return {
+        "weights_sha256": finished_sha256(fold_dir),
+        "views": job.views,
+        "test_sha256": tables.digest(tables.read_sample(job.data.sample)),
+        "files": {path.name: sha256_file(path) for path in (fold_dir.oof, fold_dir.test)},
+    }
+
+
+def predict_fold(
+    job: PredictJob,
+    config: TrainConfig,
+    data: PredictData,
+    fold: int,
+    model: torch.nn.Module,
+    world: World,
+    stopper: Stopper,
+) -> None:
+    """Write the fold's `oof.csv` and `test.csv`, then the receipt that names both."""
+    fold_dir = job.run_dir.fold(fold)
+    load_finished(fold_dir, model)
+    rows = data.folds.valid_rows(fold)
+    valid_ids = [data.folds.ids[row] for row in rows]
+    total = len(valid_ids) + len(data.test.ids)
+
+    with Progress(f"fold {fold}, {job.views} views", total) as progress:
+
+        def after(done: int) -> None:
+            progress.update(done)
+            if stopper.reason():
+                found = f"stopped by {stopper.reason()} while fold {fold} was predicted"
+                raise Stopped(found, "", "The same command goes on with that fold")
+
+        oof, test = (
+            predict_patches(model, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+            for pack, ids in ((data.train, valid_ids), (data.test, data.test.ids))
+        )
+    if world.is_main:
+        fold_dir.receipt.unlink(missing_ok=True)
+        predictions.write_oof(fold_dir.oof, valid_ids, data.folds.labels[rows], fold, oof)
+        predictions.write_test(fold_dir.test, data.test.ids, test)
+        write_json(fold_dir.receipt, receipt(job, fold_dir))
+    say(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second")
+
+
+def put_together(job: PredictJob, data: PredictData) -> dict[str, Any]:
+    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from its folds' files."""
+    run_dir = job.run_dir
+    fold_dirs = {fold: run_dir.fold(fold) for fold in range(data.folds.k)}
+    oof = predictions.collect_oof({fold: one.oof for fold, one in fold_dirs.items()}, data.folds)
+    test = predictions.collect_test({fold: one.test for fold, one in fold_dirs.items()}, data.test.ids)
+    predictions.write_run_oof(run_dir.oof, oof)
+    predictions.write_test(run_dir.test, test.ids, test.probabilities)
+    metrics = {"views": job.views, **predictions.run_metrics(oof)}
+    write_json(run_dir.metrics, metrics)
+    return metrics

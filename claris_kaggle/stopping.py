@@ -1,0 +1,79 @@
+"""When to stop: the time limit and the signals that ask for it.
+
+A signal only raises a flag, which the loops look at between steps, so that what is on disk when
+the process ends is always a whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from types import FrameType
+
+from claris_kaggle.errors import UsageError
+
+# Kept back for the end of a long run; a short limit gives up a twentieth of itself.
+RESERVE_SECONDS = 60.0
+RESERVE_SHARE = 0.05
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as 11h30m, 90m, 45s or 3600.
+
+    >>> parse_duration("11h30m"), parse_duration("45s"), parse_duration("90")
+    (41400.0, 45.0, 90.0)
+
+    Raises:
+        UsageError: it is not such a duration, or not above zero.
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d*)?)s?)?", text.strip().lower())
+    seconds = (
+        sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    )
+    if seconds <= 0:
+        raise UsageError(f"a time of {text!r}", "hours, minutes and seconds are needed, as in 11h30m or 90m or 45s")
+    return seconds
+
+
+class Stopper:
+    """Knows whether it is time to stop.
+
+    Args:
+        limit: seconds from now after which the process should be gone; None for no limit.
+    """
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = limit
+        self.start = self.last = time.monotonic()
+        self.slowest = 0.0
+        self.signal = ""
+
+    def listen(self) -> None:
+        """Let SIGTERM and SIGINT ask for a stop instead of ending the process; a second one ends it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.hear)
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Take note of the signal and give the next one its usual effect."""
+        self.signal = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+
+    def tick(self) -> None:
+        """Count the time since the last tick as one indivisible piece of work."""
+        now = time.monotonic()
+        self.slowest = max(self.slowest, now - self.last)
+        self.last = now
+
+    def left(self) -> float:
+        """Seconds until the limit; infinite without one."""
+        return float("inf") if self.limit is None else self.limit - (time.monotonic() - self.start)
+
+    def reason(self) -> str:
+        """Why to stop now, or an empty text: a signal, or too little time for the slowest work seen so far."""
+        if self.signal:
+            return self.signal
+        if self.limit is None:
+            return ""
+        reserve = max(2 * self.slowest, min(RESERVE_SECONDS, RESERVE_SHARE * self.limit))
+        return "the time limit" if self.left() < reserve else ""
