@@ -21,7 +21,7 @@ from claris_kaggle.distributed import World
 from claris_kaggle.errors import DataError, DiskError, RunError, Stopped
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
-from claris_kaggle.inference import predict as predict_patches
+from claris_kaggle.inference import predict
 from claris_kaggle.model import create_model
 from claris_kaggle.pack import Pack
 from claris_kaggle.paths import DataDir, FoldDir, RunDir
@@ -60,7 +60,7 @@ class PredictData:
     test: Pack
 
 
-def predict(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | None:
+def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | None:
     """Predict with every finished fold, skipping what is there; the run's metrics once all folds are.
 
     Args:
@@ -124,9 +124,7 @@ def work(job: PredictJob, world: World, *, proved: bool) -> dict[str, Any] | Non
             predict_fold(job, config, data, fold, model, world, stopper)
     missing = sorted(set(range(data.folds.k)) - set(finished))
     if missing:
-        say(
-            f"folds {', '.join(map(str, missing))} are not trained yet: no oof.csv, test.csv and metrics.json of the run"
-        )
+        say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
         return None
     return put_together(job, data) if world.is_main else None
 
@@ -180,7 +178,7 @@ def predict_fold(
                 raise Stopped(found, "", "The same command goes on with that fold")
 
         oof, test = (
-            predict_patches(model, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+            predict(model, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
             for pack, ids in ((data.train, valid_ids), (data.test, data.test.ids))
         )
     if world.is_main:

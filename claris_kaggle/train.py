@@ -40,7 +40,7 @@ NO_MEMORY = "Begin a new run with --batch-size {} or smaller"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainJob:
     """How a run is carried out here; none of it changes what comes out.
 
     Attributes:
@@ -74,7 +74,7 @@ def share_cores(nproc: int) -> int:
     return max(1, (os.cpu_count() or 1) // nproc)
 
 
-def train(job: Job, given: dict[str, Any], arguments: Sequence[str]) -> None:
+def train_run(job: TrainJob, given: dict[str, Any], arguments: Sequence[str]) -> None:
     """Train the folds that are not finished yet.
 
     Args:
@@ -99,7 +99,7 @@ def train(job: Job, given: dict[str, Any], arguments: Sequence[str]) -> None:
         distributed.launch(nproc, [*arguments, *left])
 
 
-def work(job: Job, given: dict[str, Any], world: World, stopper: Stopper) -> None:
+def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -> None:
     """What every rank does: agree on the config, then train fold after fold."""
     stopper.listen()
     if distributed.was_launched():
@@ -118,7 +118,7 @@ def work(job: Job, given: dict[str, Any], world: World, stopper: Stopper) -> Non
         train_fold(job, config, data, fold, world, stopper)
 
 
-def begin_run(job: Job, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
+def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
     """Check all inputs, fix the config or compare it with the run's, and write what is new."""
     path = job.run_dir.config
     stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
@@ -185,13 +185,13 @@ def describe(config: TrainConfig, nproc: int) -> str:
     )
 
 
-def continue_run(job: Job) -> tuple[TrainConfig, TrainingData]:
+def continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
     """What the process that launched this one has just checked and written."""
     config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
     return config, read_training(job.data, job.fold_file, job.cache, proved=True)
 
 
-def begin_on_machines(job: Job, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
+def begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
     """Under the user's own torchrun: the first process of each machine prepares, all agree with rank 0."""
     if world.is_main:
         config, _ = begin_run(job, given, world.world_size)
@@ -217,7 +217,9 @@ def choose_folds(folds: Folds, only: Sequence[int]) -> list[int]:
     return sorted(set(only)) or list(range(folds.k))
 
 
-def train_fold(job: Job, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper) -> None:
+def train_fold(
+    job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper
+) -> None:
     """Train one fold to its end, from its checkpoint if there is one."""
     fold_dir = job.run_dir.fold(fold)
     learner = new_learner(config, fold, world)
@@ -252,7 +254,7 @@ def new_learner(config: TrainConfig, fold: int, world: World) -> Learner:
     return Learner(config, world, model)
 
 
-def run_epochs(job: Job, learner: Learner, data: TrainingData, fold: int, stopper: Stopper) -> None:
+def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, stopper: Stopper) -> None:
     """The epochs that are left, each with its exact validation, history row and checkpoint."""
     config, world, fold_dir = learner.config, learner.world, job.run_dir.fold(fold)
     train_rows, valid_rows = data.folds.train_rows(fold), data.folds.valid_rows(fold)
@@ -284,7 +286,9 @@ def make_trainset(data: TrainingData, rows: np.ndarray[Any, Any], config: TrainC
     return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight))
 
 
-def timed_epoch(job: Job, learner: Learner, batches: EpochBatches, workers: int, stopper: Stopper, fold: int) -> float:
+def timed_epoch(
+    job: TrainJob, learner: Learner, batches: EpochBatches, workers: int, stopper: Stopper, fold: int
+) -> float:
     """The rest of the epoch with progress, checkpoints now and then, and an eye on the time."""
     fold_dir = job.run_dir.fold(fold)
     start, before = time.monotonic(), learner.seconds

@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.console import is_speaker
-    from claris_kaggle.predict import PredictJob, predict
+    from claris_kaggle.distributed import was_launched
+    from claris_kaggle.predict import PredictJob, predict_run
 
     job = PredictJob(
         data=data,
@@ -43,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
         workers=args.workers or 0,
         threads=args.threads,
     )
-    metrics = predict(job, args.arguments)
-    if metrics is None or not is_speaker():
+    metrics = predict_run(job, args.arguments)
+    if metrics is None or not is_speaker() or was_launched():
         return
     if args.json:
         print(json.dumps(metrics))

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     facts = check_submission(args.file, read_sample(data.sample))
     if args.json:
         print(json.dumps({"file": str(args.file), **facts}))
-    else:
-        print(
-            f"{args.file}: {facts['rows']:,} rows, {facts['min']:.4g} to {facts['max']:.4g}, mean {facts['mean']:.4g}: good"
-        )
+        return
+    spread = f"{facts['min']:.4g} to {facts['max']:.4g}, mean {facts['mean']:.4g}"
+    order = "" if facts["sample_order"] else ", not in the sample's order (Kaggle joins by id)"
+    print(f"{args.file}: {facts['rows']:,} rows, {spread}{order}: good")

@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> None:
     limit = parse_duration(args.time_limit) if args.time_limit else None
     data = options.data_dir(args)
     from claris_kaggle.console import is_speaker
-    from claris_kaggle.train import Job, train
+    from claris_kaggle.distributed import was_launched
+    from claris_kaggle.train import TrainJob, train_run
 
-    job = Job(
+    job = TrainJob(
         data=data,
         fold_file=args.folds,
         run_dir=options.run_dir(args.run),
@@ -54,6 +55,6 @@ def run(args: argparse.Namespace) -> None:
         time_limit=limit,
         checkpoint_minutes=args.checkpoint_minutes,
     )
-    train(job, given_flags(args), args.arguments)
-    if is_speaker():
+    train_run(job, given_flags(args), args.arguments)
+    if is_speaker() and not was_launched():
         print(args.run)

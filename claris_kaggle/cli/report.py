@@ -1,0 +1,11 @@
+"""."""
+
+HELP = "x"
+
+
+def add_arguments(p):
+    pass
+
+
+def run(a):
+    pass

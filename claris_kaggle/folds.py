@@ -1,0 +1,345 @@
+"""Fold files: every training patch in exactly one fold, none of its duplicates or slide-mates in another.
+
+The split is made from sorted ids with our own shuffle, so that the order of the input, and the
+version of scikit-learn, make no difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle import tables
+from claris_kaggle.errors import DataError, DiskError, RunError, TableError, UsageError, count, name_few
+from claris_kaggle.files import read_json, write_json
+from claris_kaggle.metrics import Labels
+
+COLUMNS = ("id", "label", "group", "fold")
+MEND = "Make it again: claris folds --data DIR --out {}"
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A split of the training patches.
+
+    Attributes:
+        ids: sorted.
+        labels: int8 [N] of 0 and 1.
+        groups: [N] text; patches of one group stand in one fold.
+        fold: int64 [N] of 0..k-1, the fold in which a patch is validated.
+    """
+
+    ids: list[str]
+    labels: Labels
+    groups: list[str]
+    fold: NDArray[np.int64]
+
+    @property
+    def k(self) -> int:
+        """The number of folds."""
+        return int(self.fold.max()) + 1
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content, whatever the order of its rows."""
+        return tables.digest(self.ids, self.labels, self.groups, self.fold)
+
+    def train_rows(self, fold: int) -> NDArray[np.int64]:
+        """The rows that fold number `fold` is trained on, ascending."""
+        return np.flatnonzero(self.fold != fold)
+
+    def valid_rows(self, fold: int) -> NDArray[np.int64]:
+        """The rows that fold number `fold` is validated on, ascending."""
+        return np.flatnonzero(self.fold == fold)
+
+
+def make_folds(
+    ids: Sequence[str],
+    labels: Labels,
+    *,
+    k: int = 5,
+    seed: int = 0,
+    slides: Sequence[str] | None = None,
+    contents: Sequence[str] | None = None,
+) -> Folds:
+    """Split the patches into k folds, stratified by label, grouped by slide where slides are given.
+
+    Args:
+        ids: of the training patches, in any order.
+        labels: [N] of 0 and 1, in the order of `ids`.
+        k: number of folds, at least 2.
+        seed: another seed gives another split; with slides only ties between them change.
+        slides: the slide of each id.
+        contents: equal for ids with equal pixels, which are kept together; None when there are no such.
+    Returns:
+        Without slides, folds that differ by at most one in the patches of each class, duplicates counted once.
+    Raises:
+        UsageError: k is below 2 or above what there is to split.
+        DataError: a fold would hold one class only.
+    """
+    order = tables.sort_order(ids)
+    ids = [ids[row] for row in order]
+    labels = np.asarray(labels, dtype=np.int8)[order]
+    keys = [[column[row] for row in order] for column in (slides, contents) if column is not None]
+    groups = join_groups(ids if slides is None else keys[0], keys)
+    members = np.unique(groups, return_inverse=True)[1]
+    require_possible(labels, members, k, grouped=slides is not None)
+    fold = split_by_slide(labels, groups, k, seed) if slides is not None else split_by_patch(labels, groups, k, seed)
+    folds = Folds(ids, labels, groups, fold)
+    require_both_classes(folds, "the split", "Ask for fewer folds with --k, or another --seed")
+    return folds
+
+
+def join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
+    """One name for all rows that share a value in any of the keys, directly or over others: the smallest of theirs."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if not keys:
+        return list(names)
+    # A graph of rows and values, with an edge where a row has a value.
+    values = [np.unique(key, return_inverse=True)[1] for key in keys]
+    starts = len(names) + np.cumsum([0] + [int(part.max()) + 1 for part in values])
+    rows = np.tile(np.arange(len(names)), len(keys))
+    columns = np.concatenate([part + start for part, start in zip(values, starts, strict=False)])
+    graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(starts[-1], starts[-1]))
+    component = connected_components(graph, directed=False)[1][: len(names)].tolist()
+    smallest: dict[int, str] = {}
+    for name, part in zip(names, component, strict=True):
+        smallest[part] = min(name, smallest.get(part, name))
+    return [smallest[part] for part in component]
+
+
+def shuffled(names: Sequence[str], seed: int) -> list[str]:
+    """The distinct names in an order that depends on them and the seed alone."""
+    return sorted(set(names), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest())
+
+
+def split_by_patch(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each row: one patch of each group of duplicates is dealt out, the others follow it."""
+    from sklearn.model_selection import StratifiedKFold
+
+    label_of = dict(zip(groups, labels.tolist(), strict=True))
+    names = shuffled(groups, seed)
+    fold_of: dict[str, int] = {}
+    splitter = StratifiedKFold(n_splits=k, shuffle=False)
+    for fold, (_, rows) in enumerate(splitter.split(names, [label_of[name] for name in names])):
+        fold_of.update((names[row], fold) for row in rows.tolist())
+    return np.array([fold_of[name] for name in groups], dtype=np.int64)
+
+
+def split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each row, whole groups together.
+
+    Shuffled here and not by scikit-learn, whose shuffle before 1.8 undid the stratification.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    place = {name: number for number, name in enumerate(shuffled(groups, seed))}
+    numbers = np.array([place[name] for name in groups])
+    fold = np.empty(len(labels), dtype=np.int64)
+    for number, (_, rows) in enumerate(StratifiedGroupKFold(n_splits=k).split(labels, labels, numbers)):
+        fold[rows] = number
+    return fold
+
+
+def require_possible(labels: Labels, members: NDArray[np.int64], k: int, *, grouped: bool) -> None:
+    """Refuse a k that cannot be.
+
+    Raises:
+        UsageError: below 2, or above the number of groups or of patches of a class.
+    """
+    if k < 2:
+        raise UsageError(f"--k is {k}", "at least 2 folds are needed")
+    for label, name in ((0, "benign"), (1, "malignant")):
+        units = len(np.unique(members[labels == label]))
+        if units < k:
+            what = f"slides with {name} patches" if grouped else f"{name} patches"
+            raise UsageError(f"--k is {k} and there are {units} {what}", "", f"Ask for at most {max(units, 2)} folds")
+
+
+def require_both_classes(folds: Folds, source: object, mend: str) -> None:
+    """Refuse folds on which no AUC can be had.
+
+    Raises:
+        DataError: naming the fold and the class that it lacks.
+    """
+    for fold in range(folds.k):
+        labels = folds.labels[folds.fold == fold]
+        if len(labels) == 0:
+            raise DataError(f"{source}: fold {fold} is empty", "", mend)
+        if len(np.unique(labels)) == 1:
+            missing = "benign" if labels[0] else "malignant"
+            raise DataError(f"{source}: fold {fold} holds no {missing} patch", "both classes are needed", mend)
+
+
+def fold_summary(folds: Folds) -> list[dict[str, Any]]:
+    """One row a fold: its number, patches, benign, malignant, malignant share and groups."""
+    groups = np.array(folds.groups)
+    rows = []
+    for fold in range(folds.k):
+        where = folds.fold == fold
+        malignant = int(folds.labels[where].sum())
+        patches = int(where.sum())
+        rows.append(
+            {
+                "fold": fold,
+                "patches": patches,
+                "benign": patches - malignant,
+                "malignant": malignant,
+                "share": malignant / patches,
+                "groups": len(np.unique(groups[where])),
+            }
+        )
+    return rows
+
+
+def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: bool = False) -> bool:
+    """Put the fold file and its JSON in place; False when these very folds were there.
+
+    Args:
+        about: what the JSON should say besides: seed, digests of the inputs.
+    Raises:
+        UsageError: the name does not end in .csv.
+        RunError: other folds are there, and `overwrite` is not set.
+    """
+    if path.suffix != ".csv":
+        raise UsageError(f"{path}: not a name of a CSV file", "a name that ends in .csv is needed")
+    if path.exists() and not overwrite:
+        if not holds(path, folds):
+            raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
+        if same_json(path, folds):
+            return False
+    values = {"id": folds.ids, "label": folds.labels, "group": folds.groups, "fold": folds.fold}
+    tables.write_table(path, values)
+    write_json(path.with_suffix(".json"), {**describe(folds), **about})
+    return True
+
+
+def describe(folds: Folds) -> dict[str, Any]:
+    """What the JSON beside a fold file says of its content and of who made it."""
+    grouped = len(set(folds.groups)) < len(folds.groups)
+    return {
+        "folds_sha256": folds.digest,
+        "k": folds.k,
+        "patches": len(folds.ids),
+        "groups": len(set(folds.groups)),
+        "method": "stratified by label, " + ("whole groups" if grouped else "patch by patch"),
+        "folds": fold_summary(folds),
+        "versions": {name: importlib.metadata.version(name) for name in ("claris_kaggle", "numpy", "scikit-learn")},
+    }
+
+
+def holds(path: Path, folds: Folds) -> bool:
+    """Whether the file holds these very folds."""
+    try:
+        return read_folds(path).digest == folds.digest
+    except DataError:
+        return False
+
+
+def same_json(path: Path, folds: Folds) -> bool:
+    """Whether the JSON beside the file is whole and of these folds."""
+    try:
+        return read_json(path.with_suffix(".json")).get("folds_sha256") == folds.digest
+    except (DataError, DiskError):
+        return False
+
+
+def read_folds(path: Path) -> Folds:
+    """The folds in the file, sorted by id.
+
+    Raises:
+        TableError: cut off, a wrong header, impossible values, or a group in two folds.
+        DataError: a fold lacks a class.
+        DiskError: it is not there.
+    """
+    mend = MEND.format(path)
+    frame = tables.read_table(path, COLUMNS, mend=mend, ended=True)
+    ids = frame["id"].tolist()
+    tables.require_ids(ids, path, mend)
+    tables.require_unique(ids, path, mend)
+    labels = tables.parse_labels(frame["label"].tolist(), path)
+    fold = parse_fold_numbers(frame["fold"].tolist(), path, mend)
+    numbers = np.unique(fold).tolist()
+    if numbers != list(range(len(numbers))) or len(numbers) < 2:
+        raise TableError(f"{path}: folds {name_few(numbers)}", "at least two, numbered from 0, are needed", mend)
+    order = tables.sort_order(ids)
+    groups = frame["group"].tolist()
+    folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
+    require_together(folds, folds.groups, "group", path, mend)
+    require_both_classes(folds, path, mend)
+    return folds
+
+
+def parse_fold_numbers(texts: Sequence[str], path: Path, mend: str) -> NDArray[np.int64]:
+    """The fold numbers, int64 [N].
+
+    Raises:
+        TableError: one is no whole number from 0 to 9999.
+    """
+    wrong = [
+        f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if not re.fullmatch("[0-9]{1,4}", text)
+    ]
+    if wrong:
+        raise TableError(f"{path}: {count(len(wrong), 'impossible fold number')} ({name_few(wrong)})", "", mend)
+    return np.array([int(text) for text in texts], dtype=np.int64)
+
+
+def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object, mend: str) -> None:
+    """Refuse folds of which two share a key: what is learnt from one would be known in the other.
+
+    Args:
+        keys: of each row of the folds.
+        noun: what a key stands for: group, slide.
+    Raises:
+        TableError: naming the first of them.
+    """
+    seen: dict[str, set[int]] = defaultdict(set)
+    for key, fold in zip(keys, folds.fold.tolist(), strict=True):
+        seen[key].add(fold)
+    split = sorted(key for key, where in seen.items() if len(where) > 1)
+    if split:
+        found = f"{path}: {count(len(split), noun)} in more than one fold ({name_few(split)})"
+        raise TableError(found, "each must stand in one", mend)
+
+
+def check_folds(
+    folds: Folds,
+    ids: Sequence[str],
+    labels: Labels,
+    path: Path,
+    *,
+    slides: Sequence[str] | None = None,
+    contents: Sequence[str] | None = None,
+) -> None:
+    """Refuse folds that are of other data or that leak.
+
+    Args:
+        ids: of the training patches, sorted; labels, slides and contents in their order.
+    Raises:
+        TableError: ids or labels differ, or a slide or exact duplicates stand in two folds.
+    """
+    mend = MEND.format(path)
+    tables.require_equal_ids(folds.ids, ids, path, "train_labels.csv", mend)
+    differ = [name for name, old, new in zip(ids, folds.labels, labels, strict=True) if old != new]
+    if differ:
+        found = f"{path}: {count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
+        raise TableError(found, "", mend)
+    if slides is not None:
+        require_together(folds, slides, "slide", path, mend + " --slides FILE")
+    if contents is not None:
+        first: dict[str, str] = {}
+        for name, content in zip(ids, contents, strict=True):
+            first.setdefault(content, name)
+        require_together(folds, [first[content] for content in contents], "exact duplicate", path, mend)

@@ -1,0 +1,85 @@
+"""The figures that a run is judged by, from labels and probabilities of label 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.errors import DataError
+
+Labels = NDArray[np.int8]
+Probabilities = NDArray[np.float32]
+HALF = 0.5
+
+
+def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
+    """AUC (the competition's metric), accuracy at 0.5, log loss in nats, and the number of patches.
+
+    Args:
+        labels: [N] of 0 and 1, both present.
+        probabilities: float [N] in 0..1.
+    Raises:
+        DataError: the lengths differ, or only one class is there.
+    """
+    require_both_classes(labels, probabilities)
+    return {
+        "patches": len(labels),
+        "auc": auc(labels, probabilities),
+        "accuracy": accuracy(labels, probabilities),
+        "log_loss": log_loss(labels, probabilities),
+    }
+
+
+def auc(labels: Labels, probabilities: Probabilities) -> float:
+    """Area under the ROC curve: how often a malignant patch stands above a benign one, ties by half.
+
+    >>> auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
+    0.75
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, probabilities))
+
+
+def accuracy(labels: Labels, probabilities: Probabilities, threshold: float = HALF) -> float:
+    """The share of patches on their own side of the threshold; at it counts as malignant."""
+    return float(np.mean((np.asarray(probabilities) >= threshold) == (np.asarray(labels) == 1)))
+
+
+def log_loss(labels: Labels, probabilities: Probabilities) -> float:
+    """Mean negative log-likelihood in nats; probabilities are kept off 0 and 1 by a float32's precision."""
+    from sklearn.metrics import log_loss as mean_log_loss
+
+    kept = np.clip(np.asarray(probabilities, dtype=np.float64), 2.0**-24, 1 - 2.0**-24)
+    return float(mean_log_loss(labels, kept, labels=[0, 1]))
+
+
+def best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float, float]:
+    """The threshold of the highest accuracy on these very patches, and that accuracy: an optimistic figure."""
+    order = np.argsort(probabilities, kind="stable")
+    sorted_labels = np.asarray(labels, dtype=np.int64)[order]
+    values = np.asarray(probabilities, dtype=np.float64)[order]
+    # Cut before row i: rows below are called benign, those from i on malignant.
+    benign_below = np.concatenate([[0], np.cumsum(1 - sorted_labels)])
+    malignant_above = sorted_labels.sum() - np.concatenate([[0], np.cumsum(sorted_labels)])
+    right = benign_below + malignant_above
+    possible = np.concatenate([[True], values[1:] > values[:-1], [True]])
+    cut = int(np.argmax(np.where(possible, right, -1)))
+    low = values[cut - 1] if cut > 0 else 0.0
+    high = values[cut] if cut < len(values) else 1.0
+    return float((low + high) / 2), float(right[cut] / len(values))
+
+
+def require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
+    """Refuse what has no AUC.
+
+    Raises:
+        DataError: the lengths differ, or only one class is there.
+    """
+    if len(labels) != len(probabilities):
+        raise DataError(f"{len(labels)} labels and {len(probabilities)} probabilities", "one of each a patch is needed")
+    if len(np.unique(labels)) != 2:
+        found = f"all of {len(labels)} patches have the same label"
+        raise DataError(found, "an AUC needs benign and malignant ones")

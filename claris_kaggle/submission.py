@@ -1,0 +1,122 @@
+"""The file that Kaggle takes: written only when it passes every check, and checked on its own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from claris_kaggle import ensemble, tables
+from claris_kaggle.errors import TableError, UsageError
+from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_bytes, write_json
+from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.predictions import TestPredictions, run_metrics
+
+COLUMNS = ("id", "label")
+MEND = "Write it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
+
+
+def check_submission(path: Path, sample_ids: Sequence[str]) -> dict[str, Any]:
+    """What the submission holds, once it is known to be one that Kaggle will score as meant.
+
+    Args:
+        sample_ids: the ids of the sample submission, in its order.
+    Returns:
+        rows, min, max and mean of the values, the file's SHA-256, and whether the ids stand in the
+        sample's order (Kaggle joins by id; another order is allowed).
+    Raises:
+        TableError: cut off, a wrong header, extra columns, missing, surplus or repeated ids, values that
+            are no probabilities, or all of them the same.
+        DiskError: it is not there.
+    """
+    frame = tables.read_table(path, COLUMNS, mend=MEND, ended=True)
+    ids = frame["id"].tolist()
+    tables.require_ids(ids, path, MEND)
+    tables.require_unique(ids, path, MEND)
+    tables.require_equal_ids(ids, sample_ids, path, "sample_submission.csv", MEND)
+    values = tables.parse_probabilities(frame["label"].tolist(), path, MEND)
+    if len(values) > 1 and values.min() == values.max():
+        found = f"{path}: every value is {values[0]:g}"
+        raise TableError(found, "a constant column scores 0.5", "Look at the predictions, or whether it is the sample")
+    return {
+        "rows": len(ids),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "mean": float(values.mean(dtype=np.float64)),
+        "sample_order": ids == list(sample_ids),
+        "sha256": sha256_file(path),
+    }
+
+
+def write_submission(
+    path: Path, test: TestPredictions, sample_ids: Sequence[str], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Put the submission in place in the sample's order, if it passes `check_submission`, and a JSON beside it.
+
+    Args:
+        about: what the JSON should say of the origin.
+    Returns:
+        The content of the JSON.
+    Raises:
+        UsageError: the name does not end in .csv.
+        TableError: the predictions do not make a submission; the file that was there stays.
+    """
+    if path.suffix != ".csv":
+        raise UsageError(f"{path}: not a name of a CSV file", "a name that ends in .csv is needed")
+    tables.require_equal_ids(test.ids, sample_ids, path, "sample_submission.csv", "Predict again on this data folder")
+    value_of = dict(zip(test.ids, test.probabilities, strict=True))
+    values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
+    with explain_disk_errors(path), tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        tables.write_table(draft, dict(zip(COLUMNS, (list(sample_ids), values), strict=True)))
+        facts = check_submission(draft, sample_ids)
+        content = draft.read_bytes()
+    record = {**facts, **about, "versions": {"claris_kaggle": importlib.metadata.version("claris_kaggle")}}
+    write_bytes(path, content)
+    write_json(path.with_suffix(".json"), record)
+    return record
+
+
+def submit_runs(run_dirs: Sequence[RunDir], data: DataDir, out: Path, *, method: str = "mean") -> dict[str, Any]:
+    """Combine the runs and write the checked submission.
+
+    Returns:
+        The submission's path, `runs` with the OOF figures of each, and `oof` with the figures of all together.
+    Raises:
+        ClarisError: the runs do not fit together or to the data, or are not finished.
+    """
+    sample_ids = tables.read_sample(data.sample)
+    runs = [ensemble.load_run(run_dir) for run_dir in run_dirs]
+    for run, run_dir in zip(runs, run_dirs, strict=True):
+        tables.require_equal_ids(
+            run.test.ids, sample_ids, run_dir.test, data.sample.name, "Predict on this data folder"
+        )
+    names = label_runs(run_dirs)
+    oof, test = ensemble.combine(runs, method)
+    figures = {name: run_metrics(run.oof)["overall"] for name, run in zip(names, runs, strict=True)}
+    together = run_metrics(oof)["overall"]
+    origin = {name: describe_run(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
+    about = {"method": method, "oof": together, "runs": origin}
+    write_submission(out, test, sample_ids, about)
+    return {"submission": str(out), "method": method, "runs": figures, "oof": together}
+
+
+def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
+    """A distinct name for each run: its folder's, or the whole path where two have the same."""
+    names = [run_dir.root.name for run_dir in run_dirs]
+    return [name if names.count(name) == 1 else str(one.root) for name, one in zip(names, run_dirs, strict=True)]
+
+
+def describe_run(run_dir: RunDir) -> dict[str, Any]:
+    """Config and digests of what a run gave to a submission; what is not known is left out."""
+    about: dict[str, Any] = {"oof_sha256": sha256_file(run_dir.oof), "test_sha256": sha256_file(run_dir.test)}
+    if run_dir.config.exists():
+        about["config"] = read_json(run_dir.config)
+    weights = {}
+    for seal in sorted(run_dir.root.glob("fold[0-9]*/model.json")):
+        weights[seal.parent.name] = read_json(seal).get("weights_sha256")
+    return {**about, "weights_sha256": weights}
