@@ -1,0 +1,80 @@
+"""The whole way on generated patches: what a user would type for real, stage by stage, small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle import metrics, predictions, tables
+from claris_kaggle.check import check_data
+from claris_kaggle.console import say
+from claris_kaggle.errors import DataError
+from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.predict import PredictJob, predict_run
+from claris_kaggle.prepare import make_fold_file, make_packs
+from claris_kaggle.report import write_report
+from claris_kaggle.submission import check_submission, submit_runs
+from claris_kaggle.synthetic import generate
+from claris_kaggle.train import TrainJob, train_run
+
+# Two passes in small batches: enough to learn the generated patches within two minutes on two cores.
+RECIPE = {"weights": "none", "epochs": 2, "batch_size": 16}
+
+
+def run_demo(
+    out: Path,
+    *,
+    model: str = "densenet121",
+    train: int = 300,
+    test: int = 60,
+    slides: int = 20,
+    seed: int = 0,
+    nproc: int = 0,
+) -> dict[str, Any]:
+    """Generate, check, pack, split by slide, train five folds, predict, ensemble, check, report.
+
+    What an earlier call left in `out` is taken up; the same arguments give the same submission.
+
+    Returns:
+        `oof` and `test` figures (the answers of generated test patches are known), and the paths of
+        `submission`, `report` and `run`.
+    Raises:
+        ClarisError: whatever a stage raises.
+    """
+    out = out.absolute()
+    data = DataDir(generate(out / "data", train=train, test=test, slides=slides, seed=seed))
+    slide_map, fold_file, cache = data.root / "slides.csv", out / "folds.csv", out / "cache"
+    run_dir = RunDir(out / "run")
+    say(f"1 of 7, check: {train} training and {test} test patches, generated")
+    findings = check_data(data, slide_map)
+    if findings.faults:
+        raise DataError(findings.faults[0], "the demo's own patches are needed", f"Remove {out} and run it again")
+    say("2 of 7, pack: every patch decoded once and proved against its id")
+    make_packs(data, cache)
+    say("3 of 7, folds: five, by slide")
+    make_fold_file(data, fold_file, slides=slide_map, seed=seed, cache=cache, force=True)
+    say(f"4 of 7, train: {model}, five folds, two epochs")
+    places = ["--data", data.root, "--run", run_dir.root, "--cache", cache]
+    job = TrainJob(data=data, fold_file=fold_file, run_dir=run_dir, cache=cache, nproc=nproc)
+    given = {**RECIPE, "model": model, "seed": seed}
+    train_run(job, given, list(map(str, ["train", *places, "--folds", fold_file])))
+    say("5 of 7, predict: eight views of every patch")
+    predict_run(PredictJob(data=data, run_dir=run_dir, cache=cache, nproc=nproc), list(map(str, ["predict", *places])))
+    say("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
+    result = submit_runs([run_dir], data, out / "submission.csv")
+    check_submission(out / "submission.csv", tables.read_sample(data.sample))
+    say("7 of 7, report")
+    report = write_report([run_dir], out / "report.html")
+    return {
+        "oof": result["oof"],
+        "test": score_test(run_dir, data),
+        "submission": result["submission"],
+        "report": str(report),
+        "run": str(run_dir.root),
+    }
+
+
+def score_test(run_dir: RunDir, data: DataDir) -> dict[str, Any]:
+    """Figures of the test predictions against the answers that come with generated patches."""
+    _, labels = tables.read_labels(data.root / "test_answers.csv")
+    return metrics.summary(labels, predictions.read_test(run_dir.test).probabilities)
