@@ -24,6 +24,7 @@ from claris_kaggle.errors import DataError, DiskError, RunError, TableError, Usa
 from claris_kaggle.files import read_json, write_json
 from claris_kaggle.metrics import Labels
 
+CLASSES = ("benign", "malignant")
 COLUMNS = ("id", "label", "group", "fold")
 MEND = "Make it again: claris folds --data DIR --out {}"
 
@@ -161,11 +162,15 @@ def require_possible(labels: Labels, members: NDArray[np.int64], k: int, *, grou
     """
     if k < 2:
         raise UsageError(f"--k is {k}", "at least 2 folds are needed")
-    for label, name in ((0, "benign"), (1, "malignant")):
-        units = len(np.unique(members[labels == label]))
-        if units < k:
-            what = f"slides with {name} patches" if grouped else f"{name} patches"
-            raise UsageError(f"--k is {k} and there are {units} {what}", "", f"Ask for at most {max(units, 2)} folds")
+    units, name = min((len(np.unique(members[labels == label])), name) for label, name in enumerate(CLASSES))
+    if units < k:
+        what = (
+            f"{count(units, 'slide')} with {name} patches"
+            if grouped
+            else count(units, f"{name} patch", f"{name} patches")
+        )
+        mend = f"Ask for {units} folds or fewer" if units >= 2 else "Two folds need at least two of them"
+        raise UsageError(f"--k is {k}, with {what}", "each fold needs one", mend)
 
 
 def require_both_classes(folds: Folds, source: object, mend: str) -> None:
@@ -179,7 +184,7 @@ def require_both_classes(folds: Folds, source: object, mend: str) -> None:
         if len(labels) == 0:
             raise DataError(f"{source}: fold {fold} is empty", "", mend)
         if len(np.unique(labels)) == 1:
-            missing = "benign" if labels[0] else "malignant"
+            missing = CLASSES[1 - int(labels[0])]
             raise DataError(f"{source}: fold {fold} holds no {missing} patch", "both classes are needed", mend)
 
 

@@ -1,0 +1,128 @@
+"""Generated patches, a folder to work in, and ways to run the command."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+DEADLINE = 180
+TINY = ["--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own: no cache, token or setting of the user is seen."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Verbs that listen to signals in this process must not leave their handlers to the next test."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def sample() -> DataDir:
+    """Real patches, where they are."""
+    root = ROOT.parent / "shared" / "pcam-sample"
+    if not root.is_dir():
+        pytest.skip("the sample of real patches is not here")
+    return DataDir(root)
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
+    """240 training and 70 test patches of 12 slides; never written to."""
+    from claris_kaggle.synthetic import generate
+
+    return DataDir(generate(tmp_path_factory.mktemp("generated") / "data", train=240, test=70, slides=12))
+
+
+@pytest.fixture(scope="session")
+def cache(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packs of the generated patches."""
+    from claris_kaggle.prepare import make_packs
+
+    folder = tmp_path_factory.mktemp("cache")
+    make_packs(generated, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fold_file(generated: DataDir, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three folds of the generated patches, by slide."""
+    from claris_kaggle.prepare import make_fold_file
+
+    path = tmp_path_factory.mktemp("folds") / "three.csv"
+    make_fold_file(generated, path, slides=generated.root / "slides.csv", k=3, cache=cache)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run of the tiny network in one process, trained and predicted; never written to."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    places = ["--data", str(generated.root), "--run", str(run), "--cache", str(cache)]
+    for arguments in (["train", *places, "--folds", str(fold_file), *TINY], ["predict", *places]):
+        done = claris(*arguments)
+        assert done.returncode == 0, done.stderr
+    return RunDir(run)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a started command: one thread a process, nothing of torchrun's."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+
+
+def claris(*arguments: object, cwd: Path | None = None, deadline: float = DEADLINE) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "claris_kaggle", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=deadline, cwd=cwd, env=environment())
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: its exit code, stdout and stderr."""
+    from claris_kaggle.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(one) for one in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def shuffle_rows(source: Path, target: Path, seed: int = 1) -> None:
+    """Copy a CSV with its rows in another order."""
+    header, *rows = source.read_text("utf-8").splitlines()
+    random.Random(seed).shuffle(rows)
+    target.write_text("\n".join([header, *rows]) + "\n", "utf-8")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,84 @@
+"""Files are whole or not there; a lock has one holder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle import files
+from claris_kaggle.errors import DataError, DiskError, RunError
+from tests.conftest import contents
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+def test_a_failure_at_any_step_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+    before = contents(tmp_path)
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+    with pytest.raises(DiskError, match="no space left"):
+        files.write_text(path, "new")
+    assert contents(tmp_path) == before
+
+
+def test_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom claris_kaggle.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], timeout=60)
+    assert path.read_text() == "old"
+
+
+def test_a_full_device_is_one_clear_line() -> None:
+    with pytest.raises(DiskError, match="no space left.*Free some space"), files.explain_disk_errors(Path("/dev/full")):
+        Path("/dev/full").write_bytes(b"x" * 10)
+
+
+def test_a_file_where_a_folder_should_be_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DiskError, match="file"):
+        files.write_text(tmp_path / "file" / "below", "text")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"a": 1'])
+def test_damaged_json_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.json"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_written_files_follow_the_umask(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~files.current_umask()
+
+
+def test_a_second_holder_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    with (
+        files.hold_lock(tmp_path / ".lock"),
+        pytest.raises(RunError, match=f"in use by process {os.getpid()} on"),
+        files.hold_lock(tmp_path / ".lock"),
+    ):
+        pass
+
+
+def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom claris_kaggle.files import hold_lock\n"
+        "with hold_lock(Path(sys.argv[1])):\n    os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / ".lock")], timeout=60)
+    with files.hold_lock(tmp_path / ".lock"):
+        pass

@@ -1,0 +1,193 @@
+"""Prediction files: each id exactly once, joined by id, nothing filled in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from claris_kaggle import metrics, predictions
+from claris_kaggle.ensemble import Run, average, combine, load_run
+from claris_kaggle.errors import ClarisError, DataError, RunError, TableError, UsageError
+from claris_kaggle.folds import Folds, make_folds
+from claris_kaggle.paths import RunDir
+from claris_kaggle.predictions import Oof, TestPredictions
+from tests.conftest import shuffle_rows
+
+TOTAL = 60
+
+
+@pytest.fixture
+def folds() -> Folds:
+    ids = [f"{number:040x}" for number in range(TOTAL)]
+    return make_folds(ids, (np.arange(TOTAL) % 5 < 2).astype(np.int8), k=3)
+
+
+def probabilities(total: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(total).astype(np.float32)
+
+
+@pytest.fixture
+def files(tmp_path: Path, folds: Folds) -> dict[int, Path]:
+    paths = {}
+    for fold in range(3):
+        rows = folds.valid_rows(fold)
+        paths[fold] = tmp_path / f"oof{fold}.csv"
+        ids = [folds.ids[row] for row in rows]
+        predictions.write_oof(paths[fold], ids, folds.labels[rows], fold, probabilities(len(rows), fold))
+    return paths
+
+
+def test_the_folds_files_become_one_with_each_id_once(files: dict[int, Path], folds: Folds) -> None:
+    oof = predictions.collect_oof(files, folds)
+    assert oof.ids == folds.ids
+    for fold in range(3):
+        assert oof.probabilities[folds.valid_rows(fold)].tolist() == probabilities(20, fold).tolist()
+
+
+def test_shuffled_rows_give_the_same_predictions(files: dict[int, Path], folds: Folds, tmp_path: Path) -> None:
+    for fold, path in files.items():
+        shuffle_rows(path, tmp_path / f"shuffled{fold}.csv")
+    shuffled = {fold: tmp_path / f"shuffled{fold}.csv" for fold in files}
+    one, two = (predictions.collect_oof(which, folds) for which in (files, shuffled))
+    assert one.probabilities.tobytes() == two.probabilities.tobytes()
+
+
+FAULTS = {
+    "a row missing": (lambda lines: lines[:-1], "1 id of the fold file missing"),
+    "a foreign id": (lambda lines: [*lines, "f" * 40 + ",0,0,0.5"], "1 id not in the fold file"),
+    "a row twice": (lambda lines: [*lines, lines[1]], "1 repeated id"),
+    "another label": (lambda lines: [lines[0], *flip(lines[1:], 1, {"0": "1", "1": "0"})], "20 labels other than"),
+    "another fold": (lambda lines: [lines[0], *flip(lines[1:], 2, {"0": "1"})], "20 fold numbers other than"),
+    "NaN": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "nan")], "20 probabilities NaN"),
+    "too high": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "1.5")], "outside 0 to 1"),
+    "below zero": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "-1e-9")], "outside 0 to 1"),
+    "infinite": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "inf")], "infinite"),
+    "no number": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "high")], "no number"),
+    "empty": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "")], "missing"),
+}
+
+
+def flip(lines: list[str], column: int, change: dict[str, str], value: str = "") -> list[str]:
+    rows = [line.split(",") for line in lines]
+    for row in rows:
+        row[column] = change.get(row[column], value)
+    return [",".join(row) for row in rows]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_oof_file_is_refused_with_its_fault(files: dict[int, Path], folds: Folds, name: str) -> None:
+    fault, words = FAULTS[name]
+    files[0].write_text("\n".join(fault(files[0].read_text().splitlines())) + "\n")
+    with pytest.raises(TableError) as caught:
+        predictions.collect_oof(files, folds)
+    assert words in str(caught.value)
+
+
+def test_a_cut_off_file_is_refused_wherever_it_is_cut(files: dict[int, Path], folds: Folds) -> None:
+    content = files[0].read_bytes()
+    for size in range(0, len(content), 7):
+        files[0].write_bytes(content[:size])
+        with pytest.raises(ClarisError):
+            predictions.collect_oof(files, folds)
+
+
+def test_a_missing_fold_is_named(files: dict[int, Path], folds: Folds) -> None:
+    files[1].unlink()
+    with pytest.raises(RunError, match="predictions of fold 1 are missing"):
+        predictions.collect_oof(files, folds)
+
+
+def test_test_predictions_are_the_mean_of_the_folds(tmp_path: Path) -> None:
+    ids = [f"{number:x}" * 40 for number in range(9)]
+    for fold in range(3):
+        predictions.write_test(tmp_path / f"{fold}.csv", ids, probabilities(9, fold))
+    test = predictions.collect_test({fold: tmp_path / f"{fold}.csv" for fold in range(3)}, ids[::-1])
+    expected = np.mean([probabilities(9, fold).astype(np.float64) for fold in range(3)], axis=0)
+    assert test.ids == ids and test.probabilities == pytest.approx(expected, abs=1e-7)
+    with pytest.raises(TableError, match=r"1 id not in sample_submission.csv"):
+        predictions.collect_test({0: tmp_path / "0.csv"}, ids[1:])
+
+
+def test_figures_equal_scikit_learns() -> None:
+    from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+    labels, values = (np.arange(500) % 3 == 0).astype(np.int8), probabilities(500).round(2)
+    figures = metrics.summary(labels, values)
+    assert figures["auc"] == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
+    assert figures["accuracy"] == accuracy_score(labels, values >= 0.5)
+    clipped = np.clip(values.astype(np.float64), 2.0**-24, 1 - 2.0**-24)
+    assert figures["log_loss"] == pytest.approx(log_loss(labels, clipped), abs=1e-12)
+
+
+def test_the_best_threshold_is_the_best_of_all() -> None:
+    labels, values = (np.arange(200) % 3 == 0).astype(np.int8), probabilities(200).round(2)
+    values[labels == 1] = np.minimum(values[labels == 1] + 0.3, 1)
+    threshold, best = metrics.best_threshold(labels, values)
+    assert best == pytest.approx(metrics.accuracy(labels, values, threshold))
+    assert best == pytest.approx(max(metrics.accuracy(labels, values, one) for one in np.arange(-0.005, 1.01, 0.01)))
+
+
+def test_one_class_has_no_auc() -> None:
+    with pytest.raises(DataError, match="same label"):
+        metrics.summary(np.zeros(5, np.int8), probabilities(5))
+
+
+def make_run(folds: Folds, name: str, seed: int) -> Run:
+    oof = Oof(folds.ids, folds.labels, folds.fold, probabilities(TOTAL, seed))
+    return Run(name, oof, TestPredictions([f"{number:040x}" for number in range(7)], probabilities(7, seed + 50)))
+
+
+@pytest.mark.parametrize("method", ["mean", "rank"])
+def test_the_order_of_runs_makes_no_difference(folds: Folds, method: str) -> None:
+    runs = [make_run(folds, str(seed), seed) for seed in range(4)]
+    one, two = combine(runs, method), combine(runs[::-1], method)
+    assert one[0].probabilities.tobytes() == two[0].probabilities.tobytes()
+    assert one[1].probabilities.tobytes() == two[1].probabilities.tobytes()
+
+
+def test_the_mean_of_one_run_is_that_run(folds: Folds) -> None:
+    run = make_run(folds, "only", 0)
+    oof, test = combine([run])
+    assert oof.probabilities.tobytes() == run.oof.probabilities.tobytes()
+    assert test.probabilities.tobytes() == run.test.probabilities.tobytes()
+
+
+def test_ranks_do_not_change_under_a_monotone_map() -> None:
+    values = probabilities(100)
+    assert average([values, values**2], "rank").tobytes() == average([values, values], "rank").tobytes()
+
+
+def test_runs_that_do_not_fit_together_are_refused_by_name(folds: Folds) -> None:
+    first = make_run(folds, "first", 0)
+    other = make_folds(folds.ids, folds.labels, k=3, seed=5)
+    with pytest.raises(RunError, match="first and second do not fit together: other folds"):
+        combine([first, make_run(other, "second", 1)])
+    flipped = Folds(folds.ids, (1 - folds.labels).astype(np.int8), folds.groups, folds.fold)
+    with pytest.raises(RunError, match="other labels"):
+        combine([first, make_run(flipped, "second", 1)])
+    fewer = Run("fewer", first.oof, TestPredictions(first.test.ids[1:], probabilities(6)))
+    with pytest.raises(RunError, match="1 test id in one of them only"):
+        combine([first, fewer])
+    with pytest.raises(UsageError, match="first and copy hold the same predictions"):
+        combine([first, Run("copy", first.oof, first.test)])
+    with pytest.raises(UsageError, match="--method is 'magic'"):
+        combine([first], "magic")
+
+
+def test_a_run_whose_predictions_are_of_other_folds_is_refused(finished: RunDir, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.root.mkdir()
+    for path in (finished.oof, finished.test, finished.folds):
+        (run.root / path.name).write_bytes(path.read_bytes())
+    assert load_run(run).oof.ids
+    text = run.oof.read_text().replace(",0,0.", ",9,0.").replace(",1,0.", ",0,0.").replace(",9,0.", ",1,0.")
+    run.oof.write_text(text)
+    with pytest.raises(TableError, match="fold numbers? other than in the fold file"):
+        load_run(run)
+
+
+def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no oof.csv and test.csv there.*claris predict"):
+        load_run(RunDir(tmp_path))
