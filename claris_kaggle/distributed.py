@@ -7,20 +7,23 @@ world size come from its environment alone. One process needs no group and takes
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from claris_kaggle.errors import TrainingError
+from claris_kaggle.errors import ClarisError, TrainingError
 
 LAUNCHED = "CLARIS_LAUNCHED"
 TIMEOUT = timedelta(minutes=30)
@@ -99,6 +102,15 @@ def from_main(world: World, value: Any) -> Any:
     return holder[0]
 
 
+def first_text(world: World, text: str) -> str:
+    """The first text that is not empty, by rank; every rank gets the same answer."""
+    if world.world_size == 1:
+        return text
+    texts: list[Any] = [None] * world.world_size
+    dist.all_gather_object(texts, text)
+    return next(filter(None, texts), "")
+
+
 def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total: int) -> torch.Tensor:
     """All values in their places, float32 [total], on every rank.
 
@@ -125,13 +137,11 @@ def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total:
     return result
 
 
-def launch(nproc: int, arguments: Sequence[str]) -> int:
-    """Run `claris` with the arguments in `nproc` processes under torchrun; its exit code.
-
-    The first failing process decides; torchrun ends the others.
+def launch(nproc: int, arguments: Sequence[str]) -> None:
+    """Run `claris` with the arguments in `nproc` processes under torchrun, to their end.
 
     Raises:
-        TrainingError: a process was killed by a signal.
+        ClarisError: a process failed, with the message and exit code that it left; torchrun ends the others.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -152,15 +162,36 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "claris_kaggle", *arguments)
     except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            raise TrainingError(
-                f"process {rank} of {nproc} was killed by {name}",
-                "out of memory is the usual reason" if name == "SIGKILL" else "",
-                "Run the same command to go on from the last checkpoint",
-            ) from failed
-        return failure.exitcode
+        raise explain_failure(failed.failures, nproc) from failed
     finally:
         del os.environ[LAUNCHED]
-    return 0
+
+
+def leave_message(error: ClarisError) -> bool:
+    """Hand the error to the process that launched this one; False when none did."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not was_launched() or not path:
+        return False
+    content = {"found": error.found, "needed": error.needed, "mend": error.mend, "code": error.exit_code}
+    # The keys that torchrun itself looks for are message and timestamp.
+    Path(path).write_text(json.dumps({"message": json.dumps(content), "timestamp": int(time.time())}), "utf-8")
+    return True
+
+
+def explain_failure(failures: dict[int, Any], nproc: int) -> ClarisError:
+    """The first error that a process left, else how the first of them died."""
+    for failure in sorted(failures.values(), key=lambda one: one.timestamp):
+        try:
+            left = json.loads(failure.message)
+            error = ClarisError(left["found"], left["needed"], left["mend"])
+            error.exit_code = left["code"]
+            return error
+        except (TypeError, ValueError, KeyError):
+            continue  # this one died without a word, or because another had gone
+    rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
+    mend = "Run the same command to go on from the last checkpoint"
+    if failure.exitcode >= 0:
+        return TrainingError(f"process {rank} of {nproc} ended with exit code {failure.exitcode}", "", mend)
+    name = signal.Signals(-failure.exitcode).name
+    reason = "out of memory is the usual reason" if name == "SIGKILL" else ""
+    return TrainingError(f"process {rank} of {nproc} was killed by {name}", reason, mend)

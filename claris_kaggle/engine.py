@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import Batch, EpochBatches, load
-from claris_kaggle.distributed import World, any_rank
+from claris_kaggle.distributed import World, any_rank, first_text
 from claris_kaggle.errors import Stopped, TrainingError
 from claris_kaggle.transforms import to_input
 
@@ -156,7 +156,8 @@ def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: 
                 f"Begin a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
             )
         if code == STOP:
-            found = f"stopped by {reason or 'another process'} in epoch {learner.epoch + 1} after step {learner.step}"
+            reason = first_text(learner.world, reason)
+            found = f"stopped by {reason} in epoch {learner.epoch + 1} after step {learner.step}"
             raise Stopped(found, "", "The same command goes on from there")
     return learner.loss_sum.item() / steps
 

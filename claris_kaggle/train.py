@@ -2,7 +2,7 @@
 
 claris train --data DIR --folds FILE.csv --run DIR                       every GPU here, else one CPU process
 claris train --data DIR --folds FILE.csv --run DIR --nproc 2             two processes
-torchrun --nnodes 2 ... -m claris_kaggle train --data DIR ...            several machines
+torchrun --nnodes 2 ... -m -- claris_kaggle train --data DIR ...            several machines
 """
 
 from __future__ import annotations

@@ -75,9 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def fail(error: ClarisError, arguments: Sequence[str]) -> int:
-    """One line on stderr; the error's exit code."""
+    """One line on stderr, by the process that the user started; the error's exit code."""
     if "--debug" in arguments:
         traceback.print_exc()
+    if "RANK" in os.environ:
+        from claris_kaggle.distributed import leave_message
+
+        if leave_message(error):
+            return error.exit_code
     if is_speaker() or not isinstance(error, Stopped):
         print("claris: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
     return error.exit_code
@@ -88,8 +93,8 @@ def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
     if is_lost_peer(error):
         return 1  # the rank that failed first has said why
     text = (str(error).splitlines() or [""])[0]
-    mend = "" if "--debug" in arguments else " Run it again with --debug to see where"
-    return fail(ClarisError(f"{type(error).__name__}: {text}.{mend}"), arguments)
+    mend = "" if "--debug" in arguments else "Run it again with --debug to see where"
+    return fail(ClarisError(f"{type(error).__name__}: {text}", "", mend), arguments)
 
 
 def is_lost_peer(error: Exception) -> bool:

@@ -5,7 +5,7 @@ example:
   claris train --data data --folds folds/five.csv --run runs/first --fold 0 --weights none --nproc 2
 several machines:
   torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT \\
-      -m claris_kaggle train --data data --folds folds/five.csv --run runs/first
+      -m -- claris_kaggle train --data data --folds folds/five.csv --run runs/first
 """
 
 from __future__ import annotations

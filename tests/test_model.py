@@ -1,0 +1,141 @@
+"""Networks by name, starting weights from files, checkpoints that are whole or refused."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from claris_kaggle.checkpoint import load_checkpoint, previous, save_checkpoint
+from claris_kaggle.config import TrainConfig, require_same
+from claris_kaggle.errors import ClarisError, DataError, RunError, UsageError
+from claris_kaggle.model import create_model, find_weights, load_start, read_weights
+
+
+def test_weights_depend_on_name_and_seed_alone() -> None:
+    torch.manual_seed(99)
+    one = create_model("tiny", seed=1).state_dict()
+    torch.rand(5)
+    two, other = create_model("tiny", seed=1).state_dict(), create_model("tiny", seed=2).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["0.weight"], other["0.weight"])
+    assert sum(value.numel() for value in one.values()) < 2000
+
+
+def test_densenet121_is_timms_with_two_classes() -> None:
+    model = create_model("densenet121").eval()
+    assert sum(value.numel() for value in model.parameters()) == 6_955_906
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
+
+
+def test_an_unknown_network_is_named_with_near_ones() -> None:
+    with pytest.raises(UsageError, match="'densenet12';.*densenet121"):
+        create_model("densenet12")
+
+
+def test_starting_weights_of_another_number_of_classes_leave_only_the_classifier_out(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    source = timm.create_model("densenet121", num_classes=1000).state_dict()
+    safetensors.torch.save_file(source, tmp_path / "w.safetensors")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in source.items()}}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        model = create_model("densenet121")
+        assert load_start(model, tmp_path / name) == ["classifier.bias", "classifier.weight"]
+        assert torch.equal(model.state_dict()["features.conv0.weight"], source["features.conv0.weight"])
+
+
+def test_torchvisions_old_names_of_layers_are_known(tmp_path: Path) -> None:
+    own = create_model("densenet121", seed=3).state_dict()
+    old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value for name, value in own.items()}
+    torch.save(old, tmp_path / "w.pth")
+    model = create_model("densenet121", seed=4)
+    assert load_start(model, tmp_path / "w.pth") == []
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("open('/tmp/claris-evil', 'w')",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", b"PK\x03\x04rest", pickle.dumps(Evil()), pickle.dumps({"a": 1}), b"\x08\0\0\0\0\0\0\0{}      "],
+)
+def test_a_damaged_or_hostile_file_of_weights_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(DataError, match="no readable weights"):
+        read_weights(tmp_path / "w.pth")
+    assert not Path("/tmp/claris-evil").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    safetensors.torch.save_file(create_model("tiny").state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match="weights of the same network are needed"):
+        load_start(create_model("densenet121"), tmp_path / "w.safetensors")
+
+
+def test_imagenet_weights_without_a_network_fail_with_the_way_out() -> None:
+    with pytest.raises(ClarisError, match=r"could not be fetched.*--weights none"):
+        find_weights("imagenet", "densenet121")
+    with pytest.raises(UsageError, match="no such file"):
+        find_weights("nowhere.pth", "densenet121")
+    assert find_weights("none", "densenet121") is None
+
+
+def test_a_checkpoint_comes_back_and_the_one_before_is_the_fallback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "last.ckpt"
+    assert load_checkpoint(path) is None
+    for number in range(3):
+        save_checkpoint(path, {"number": number, "tensor": torch.full((3,), number)})
+    assert load_checkpoint(path)["number"] == 2  # type: ignore[index]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert load_checkpoint(path)["number"] == 1  # type: ignore[index]
+    assert "going on from the checkpoint before" in capsys.readouterr().err
+    previous(path).write_bytes(b"x")
+    with pytest.raises(RunError, match="damaged or cut off"):
+        load_checkpoint(path)
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {"tensor": torch.arange(5)})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(RunError):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("epochs", 0, "--epochs is 0; it must be at least 1"),
+        ("batch_size", 1, "--batch-size is 1"),
+        ("lr", -1.0, "--lr is -1"),
+        ("lr", float("nan"), "--lr is nan"),
+        ("schedule", "magic", "it must be one of onecycle, constant"),
+        ("epochs", "6", "--epochs is '6'; int is needed"),
+    ],
+)
+def test_a_config_refuses_what_cannot_be_meant(field: str, value: object, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(**{field: value})
+    assert words in str(caught.value)
+
+
+def test_a_config_comes_back_from_json_and_names_unknown_fields() -> None:
+    config = TrainConfig(lr=0.5, epochs=3)
+    assert TrainConfig.from_json(config.to_json(), "x") == config
+    with pytest.raises(DataError, match="unknown or missing fields speed"):
+        TrainConfig.from_json({**config.to_json(), "speed": 1}, "x")
+    with pytest.raises(RunError, match="epochs 3 there, 4 now"):
+        require_same(config, TrainConfig(lr=0.5, epochs=4), "config.json")
