@@ -134,6 +134,8 @@ def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None
         RunError: naming each field that differs, with both values.
     """
     old, new = found.to_json(), asked.to_json()
+    if old["weights_sha256"] and old["weights_sha256"] == new["weights_sha256"]:
+        new["weights"] = old["weights"]  # the same file under another name
     changed = [f"{name} {old[name]!r} there, {new[name]!r} now" for name in old if old[name] != new[name]]
     if changed:
         raise RunError(

@@ -22,7 +22,9 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """--run, the run's folder."""
-    parser.add_argument("--run", "--run-dir", dest="run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--run", "--run-dir", dest="run", type=Path, required=True, metavar="DIR", help="the run's folder"
+    )
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

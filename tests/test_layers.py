@@ -1,0 +1,102 @@
+"""The house: imports go one way, start-up is light, public names are what they say."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import claris_kaggle
+from tests.conftest import ROOT, environment
+
+PACKAGE = ROOT / "claris_kaggle"
+# A module may import those before it, except that tables and pixels never meet.
+LAYERS = {
+    "foundations": ["errors", "files", "paths", "console", "config", "stopping"],
+    "tables": ["tables", "metrics", "folds", "predictions", "ensemble", "submission"],
+    "pixels": [
+        "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
+        "engine", "inference",
+    ],
+    "verbs": ["prepare", "check", "train", "predict", "report", "demo"],
+    "edges": ["cli", "__main__"],
+}  # fmt: skip
+ORDER = [module for layer in LAYERS.values() for module in layer]
+LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
+HEAVY = ("torch", "torchvision", "timm", "albumentations", "sklearn", "pandas", "numpy", "kaggle", "joblib", "scipy")
+NOT_IN = {"foundations": {*HEAVY}, "tables": {"torch", "timm", "albumentations"}, "pixels": {"pandas", "sklearn"}}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Everything that the file imports, late imports too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "claris_kaggle":
+            found |= {f"claris_kaggle.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def modules() -> dict[str, Path]:
+    return {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(modules()) | {"cli"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", [name for name in ORDER if name != "cli"])
+def test_imports_go_one_way(module: str) -> None:
+    layer = LAYER_OF[module]
+    for name in imports_of(modules()[module]):
+        top, *rest = name.split(".")
+        assert top not in NOT_IN.get(layer, set()), f"{module} imports {name}"
+        if top == "claris_kaggle" and rest and rest[0] != "__version__":
+            assert ORDER.index(rest[0]) < ORDER.index(module), f"{module} imports {name}"
+            assert {layer, LAYER_OF[rest[0]]} != {"tables", "pixels"}, f"{module} imports {name}"
+
+
+def test_help_and_wrong_use_load_nothing_heavy() -> None:
+    for arguments, code in ((["--help"], 0), (["train", "--help"], 0), (["nonsense"], 2), (["train"], 2)):
+        program = (
+            "import sys\nfrom claris_kaggle.cli import main\n"
+            f"code = main({arguments!r})\n"
+            f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
+            f"assert (code, loaded) == ({code}, []), (code, loaded)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_verb_has_help_with_an_example() -> None:
+    from claris_kaggle.cli import VERBS, main
+
+    assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*VERBS, "__init__", "options"}
+    for verb in VERBS:
+        program = f"from claris_kaggle.cli import main; main(['{verb}', '--help'])"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+        assert f"example:\n  claris {verb}" in done.stdout
+    assert main(["--version"]) == 0
+
+
+def test_each_public_name_is_there_and_documented() -> None:
+    for name in claris_kaggle.PUBLIC:
+        assert getattr(claris_kaggle, name).__doc__, name
+    assert dir(claris_kaggle) == claris_kaggle.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        claris_kaggle.nothing  # noqa: B018
+
+
+def test_modules_and_functions_stay_short() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno:
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
