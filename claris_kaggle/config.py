@@ -20,6 +20,20 @@ SELECTIONS = ("last", "best")
 # that only need tuning; the higher one reached the better AUC from random weights on real patches.
 DEFAULT_LR = {"pretrained": 1e-4, "scratch": 1e-3}
 
+DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
+
+
+def default_batch_size(patches: int) -> int:
+    """128 as the original, halved until an epoch of so many patches has 30 steps, but not below 16.
+
+    >>> default_batch_size(176_020), default_batch_size(960), default_batch_size(100)
+    (128, 32, 16)
+    """
+    size = DEFAULT_BATCH_SIZE
+    while size > LOWEST_BATCH_SIZE and patches < LEAST_STEPS * size:
+        size //= 2
+    return size
+
 
 def flagged(default: Any, text: str, **limits: Any) -> Any:
     """A field that is also a command-line flag; `limits` are choices, low or high."""
@@ -42,7 +56,9 @@ class TrainConfig:
     model: str = flagged("densenet121", "timm name of the network, or `tiny` for trials")
     weights: str = flagged("imagenet", "starting weights: imagenet, none, or a file (.safetensors, .pth)")
     epochs: int = flagged(6, "passes over the training patches", low=1)
-    batch_size: int = flagged(128, "patches a step, over all processes together", low=2)
+    batch_size: int = flagged(
+        0, "patches a step, over all processes together; 0 is 128, or fewer where patches are few", low=0
+    )
     lr: float | None = flagged(None, "peak learning rate; by default 1e-4 with starting weights, 1e-3 without", low=0)
     schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
     weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0)

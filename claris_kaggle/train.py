@@ -20,7 +20,7 @@ import torch
 
 from claris_kaggle import distributed, tables
 from claris_kaggle.checkpoint import finish_fold, finished_sha256, load_checkpoint, save_checkpoint, save_weights
-from claris_kaggle.config import DEFAULT_LR, TrainConfig, require_same
+from claris_kaggle.config import DEFAULT_LR, TrainConfig, default_batch_size, require_same
 from claris_kaggle.console import Progress, say
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
@@ -159,11 +159,13 @@ def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc:
         raise UsageError(
             "--precision is fp16, and there is no GPU here", "", "Give fp32, or bf16 on a processor that has it"
         )
-    if asked.batch_size < 2 * nproc:
-        raise UsageError(f"--batch-size is {asked.batch_size}", f"{nproc} processes need at least {2 * nproc}")
+    batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
+    if batch_size < 2 * nproc:
+        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two for each process")
     return dataclasses.replace(
         asked,
         recipe=recipe,
+        batch_size=batch_size,
         lr=DEFAULT_LR[recipe] if asked.lr is None else asked.lr,
         precision=precision,
         threads=asked.threads or share_cores(nproc),

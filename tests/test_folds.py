@@ -195,3 +195,12 @@ def test_a_slide_or_a_duplicate_on_both_sides_is_refused(folds: Folds) -> None:
         check_folds(folds, folds.ids, folds.labels, Path("f.csv"), slides=["s"] * 60)
     with pytest.raises(TableError, match="1 exact duplicate in more than one fold"):
         check_folds(folds, folds.ids, folds.labels, Path("f.csv"), contents=["same"] * 60)
+
+
+def test_every_version_of_the_libraries_gives_these_very_folds() -> None:
+    """Found with scikit-learn 1.6.1 and 1.9.1, pandas 2.2.3 and 3.1.1, NumPy 2.0.2 and 2.4.6."""
+    ids, labels = make_ids(300), (np.arange(300) * 7 % 5 < 2).astype(np.int8)
+    assert make_folds(ids, labels).digest == "e66cb7b6e7b1c7bb3f8520b3586ecbdf88a9590cb74a4cd3c2eb82804533c140"
+    slides = [f"s{number * number % 37}" for number in range(300)]
+    digest = make_folds(ids, labels, slides=slides).digest
+    assert digest == "fbde22382e93182da09bcedfe866c11ff4e9fefc8034dbb47968fcaea85ac146"

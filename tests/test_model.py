@@ -119,7 +119,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     ("field", "value", "words"),
     [
         ("epochs", 0, "--epochs is 0; it must be at least 1"),
-        ("batch_size", 1, "--batch-size is 1"),
+        ("batch_size", -1, "--batch-size is -1"),
         ("lr", -1.0, "--lr is -1"),
         ("lr", float("nan"), "--lr is nan"),
         ("schedule", "magic", "it must be one of onecycle, constant"),
