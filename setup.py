@@ -33,6 +33,7 @@ setup(
         "scipy>=1.13",
         "joblib>=1.5,<2",
         "kaggle>=2.0.2,<3",
+        "requests>=2.31",
         "six",  # imported by kaggle 2.2, which does not declare it
         "safetensors>=0.4",
         "huggingface_hub>=0.30",

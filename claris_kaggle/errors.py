@@ -8,6 +8,7 @@
     ├── RunError            exit 1   a run folder does not fit what was asked of it
     ├── DiskError           exit 1   a file cannot be written or read
     ├── TrainingError       exit 1   the computation itself failed
+    ├── KaggleError         exit 1   Kaggle refused, or could not be reached
     └── Stopped             exit 3   stopped on time or on request; work is left to resume
 
 Imports nothing of ours, so that every module may raise these.
@@ -69,6 +70,31 @@ class DiskError(ClarisError):
 
 class TrainingError(ClarisError):
     """A computation that failed: NaN loss, out of memory, a process that died."""
+
+
+class KaggleError(ClarisError):
+    """Kaggle refused, or could not be reached.
+
+    Attributes:
+        status: the HTTP status, 0 when there was none.
+        passing: a later try may do better.
+        after: seconds that the server asked to wait.
+        busy: refused only because other sessions are running.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        needed: str = "",
+        mend: str = "",
+        *,
+        status: int = 0,
+        passing: bool = False,
+        after: float = 0.0,
+        busy: bool = False,
+    ) -> None:
+        super().__init__(found, needed, mend)
+        self.status, self.passing, self.after, self.busy = status, passing, after, busy
 
 
 class Stopped(ClarisError):

@@ -40,6 +40,7 @@ class PredictJob:
         nproc: processes on this machine; 0 is one for each GPU, else one.
         workers: loader processes for each.
         threads: CPU threads for each; 0 takes the run's own.
+        time_limit: seconds until all must be done; None for no limit.
     """
 
     data: DataDir
@@ -49,6 +50,7 @@ class PredictJob:
     nproc: int = 0
     workers: int = 0
     threads: int = 0
+    time_limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,18 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
         ClarisError: no fold is finished, or inputs do not fit the run.
     """
     require_views(job.views)
+    stopper = Stopper(job.time_limit)
     if distributed.under_torchrun():
         with distributed.join_world() as world:
-            return work(job, world, proved=distributed.was_launched())
+            return work(job, world, stopper, proved=distributed.was_launched())
     with hold_lock(job.run_dir.lock):
         nproc = job.nproc or distributed.default_nproc()
         if nproc == 1:
             with distributed.join_world() as world:
-                return work(job, world, proved=False)
+                return work(job, world, stopper, proved=False)
         read_run(job)
-        distributed.launch(nproc, arguments)
+        left = [] if job.time_limit is None else ["--time-limit", f"{stopper.left():.0f}s"]
+        distributed.launch(nproc, [*arguments, *left])
         return read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None
 
 
@@ -106,9 +110,8 @@ def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, Pre
     return config, PredictData(training.folds, training.pack, test), finished
 
 
-def work(job: PredictJob, world: World, *, proved: bool) -> dict[str, Any] | None:
+def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> dict[str, Any] | None:
     """What every rank does: fold after fold, and rank 0 puts them together."""
-    stopper = Stopper()
     stopper.listen()
     if not proved and world.world_size > 1:
         if world.local_rank == 0:
@@ -191,12 +194,4 @@ def predict_fold(
 
 def put_together(job: PredictJob, data: PredictData) -> dict[str, Any]:
     """Write the run's `oof.csv`, `test.csv` and `metrics.json` from its folds' files."""
-    run_dir = job.run_dir
-    fold_dirs = {fold: run_dir.fold(fold) for fold in range(data.folds.k)}
-    oof = predictions.collect_oof({fold: one.oof for fold, one in fold_dirs.items()}, data.folds)
-    test = predictions.collect_test({fold: one.test for fold, one in fold_dirs.items()}, data.test.ids)
-    predictions.write_run_oof(run_dir.oof, oof)
-    predictions.write_test(run_dir.test, test.ids, test.probabilities)
-    metrics = {"views": job.views, **predictions.run_metrics(oof)}
-    write_json(run_dir.metrics, metrics)
-    return metrics
+    return predictions.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from claris_kaggle import metrics, tables
 from claris_kaggle.errors import RunError, TableError, count, name_few
+from claris_kaggle.files import write_json
 from claris_kaggle.folds import Folds, parse_fold_numbers
 from claris_kaggle.metrics import Labels, Probabilities
+from claris_kaggle.paths import RunDir
 
 OOF_COLUMNS = ("id", "label", "fold", "probability")
 TEST_COLUMNS = ("id", "probability")
@@ -190,3 +192,24 @@ def run_metrics(oof: Oof) -> dict[str, Any]:
         "fold_auc_std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0,
     }
     return {"overall": overall, "folds": rows}
+
+
+def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+    """Write a run's `oof.csv`, `test.csv` and `metrics.json` from the files of all its folds.
+
+    Args:
+        about: what the metrics should say besides, such as the number of views.
+    Returns:
+        The content of `metrics.json`.
+    Raises:
+        RunError: a fold is not predicted.
+        TableError: a file is faulty, or of another fold file.
+    """
+    fold_dirs = {number: run_dir.fold(number) for number in range(folds.k)}
+    oof = collect_oof({number: one.oof for number, one in fold_dirs.items()}, folds)
+    test = collect_test({number: one.test for number, one in fold_dirs.items()}, test_ids)
+    write_run_oof(run_dir.oof, oof)
+    write_test(run_dir.test, test.ids, test.probabilities)
+    metrics_of_run = {**about, **run_metrics(oof)}
+    write_json(run_dir.metrics, metrics_of_run)
+    return metrics_of_run

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=options.natural, default=0, metavar="N", help="CPU threads a process [the run's]"
     )
+    parser.add_argument("--time-limit", metavar="TIME", help="stop before it, as in 2h, to go on later [none]")
     options.add_processes(parser)
     options.add_cache(parser)
     options.add_json(parser)
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict; the result is the run's metrics once all folds are there."""
+    from claris_kaggle.stopping import parse_duration
+
+    limit = parse_duration(args.time_limit) if args.time_limit else None
     data = options.data_dir(args)
     import json
 
@@ -43,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
         nproc=args.nproc,
         workers=args.workers or 0,
         threads=args.threads,
+        time_limit=limit,
     )
     metrics = predict_run(job, args.arguments)
     if metrics is None or not is_speaker() or was_launched():
