@@ -20,6 +20,9 @@ SELECTIONS = ("last", "best")
 # that only need tuning; the higher one reached the better AUC from random weights on real patches.
 DEFAULT_LR = {"pretrained": 1e-4, "scratch": 1e-3}
 
+# Strength of the colour change. From random weights in a few epochs the stain is worth more as a cue
+# than as something to be blind to: on 1,200 real patches OOF AUC was 0.876 at 1.0 and 0.898 at 0.3.
+DEFAULT_COLOR = {"pretrained": 1.0, "scratch": 0.3}
 DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
 
 
@@ -62,7 +65,9 @@ class TrainConfig:
     lr: float | None = flagged(None, "peak learning rate; by default 1e-4 with starting weights, 1e-3 without", low=0)
     schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
     weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0)
-    color: float = flagged(1.0, "strength of the colour change in training; 0 turns it off", low=0, high=4)
+    color: float | None = flagged(
+        None, "strength of the colour change; 0 is none; by default 1 with starting weights, 0.3 without", low=0, high=4
+    )
     class_weight: float = flagged(1.0, "weight of malignant patches in the loss against benign ones", low=0)
     select: str = flagged("last", "epoch whose weights predict: last, or best by validation AUC", choices=SELECTIONS)
     precision: str = flagged("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)

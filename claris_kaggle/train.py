@@ -20,7 +20,7 @@ import torch
 
 from claris_kaggle import distributed, tables
 from claris_kaggle.checkpoint import finish_fold, finished_sha256, load_checkpoint, save_checkpoint, save_weights
-from claris_kaggle.config import DEFAULT_LR, TrainConfig, default_batch_size, require_same
+from claris_kaggle.config import DEFAULT_COLOR, DEFAULT_LR, TrainConfig, default_batch_size, require_same
 from claris_kaggle.console import Progress, say
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
@@ -167,6 +167,7 @@ def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc:
         recipe=recipe,
         batch_size=batch_size,
         lr=DEFAULT_LR[recipe] if asked.lr is None else asked.lr,
+        color=DEFAULT_COLOR[recipe] if asked.color is None else asked.color,
         precision=precision,
         threads=asked.threads or share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",
@@ -182,7 +183,7 @@ def describe(config: TrainConfig, nproc: int) -> str:
     )
     return (
         f"training {config.model} from {start} ({config.recipe} recipe): {config.epochs} epochs, "
-        f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, {config.precision}, "
+        f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, colour {config.color:g}, {config.precision}, "
         f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
     )
 
@@ -270,7 +271,7 @@ def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, s
             seed=config.seed,
             epoch=learner.epoch,
             batch_size=config.batch_size,
-            color=config.color,
+            color=config.color or 0.0,
             rank=world.rank,
             world_size=world.world_size,
         )

@@ -16,13 +16,13 @@ PACKAGE = ROOT / "claris_kaggle"
 # A module may import those before it, except that tables and pixels never meet.
 LAYERS = {
     "foundations": ["errors", "files", "paths", "console", "config", "stopping"],
-    "tables": ["tables", "metrics", "folds", "predictions", "ensemble", "submission"],
+    "tables": ["tables", "metrics", "folds", "predictions", "ensemble", "submission", "ledger"],
     "pixels": [
         "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
         "engine", "inference",
     ],
     "verbs": ["prepare", "check", "train", "predict", "report", "demo"],
-    "edges": ["cli", "__main__"],
+    "edges": ["session", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "launch", "cli", "__main__"],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

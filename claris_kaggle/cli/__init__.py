@@ -14,9 +14,15 @@ from claris_kaggle.console import is_speaker
 from claris_kaggle.errors import ClarisError, Stopped
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
-VERBS = ("demo", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report")
+VERBS = (
+    "demo", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
+    "launch", "push", "status", "pull", "submit", "ledger",
+)  # fmt: skip
+# These pass what stands after -- on to `claris train`.
+PASSING_ON = ("push", "launch")
 EPILOG = """the way through, from any folder:
   claris demo                                              try it all on generated patches
+  claris fetch --out DIR                                   get the competition's files
   claris check --data DIR                                  look at the competition's files
   claris pack --data DIR                                   decode them once
   claris folds --data DIR --out folds/five.csv             split them
@@ -24,6 +30,9 @@ EPILOG = """the way through, from any folder:
   claris predict --data DIR --run runs/first
   claris ensemble runs/first --data DIR --out submission.csv
   claris report runs/first --out report.html
+
+all of it on Kaggle's GPUs, with one command:
+  claris launch first
 """
 
 
@@ -56,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        args = build_parser(verb).parse_args(arguments)
-        args.arguments = arguments
+        own, rest = split_rest(arguments) if verb in PASSING_ON else (arguments, [])
+        args = build_parser(verb).parse_args(own)
+        args.arguments, args.rest = arguments, rest
         module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
         return int(module.run(args) or 0)
     except SystemExit as stop:
@@ -72,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error, arguments)
     except Exception as error:
         return fail_unexpectedly(error, arguments)
+
+
+def split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after the first --."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
 
 
 def fail(error: ClarisError, arguments: Sequence[str]) -> int:

@@ -40,6 +40,18 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
+def add_record(parser: argparse.ArgumentParser) -> None:
+    """--record, what was pushed."""
+    default = Path("runs") / "kernels.json"
+    parser.add_argument("--record", type=Path, default=default, metavar="FILE", help=f"record of pushes [{default}]")
+
+
+def add_ledger(parser: argparse.ArgumentParser) -> None:
+    """--ledger, what was submitted."""
+    default = Path("submissions") / "ledger.csv"
+    parser.add_argument("--ledger", type=Path, default=default, metavar="FILE", help=f"the ledger [{default}]")
+
+
 def natural(text: str) -> int:
     """A whole number of at least 0."""
     value = int(text)

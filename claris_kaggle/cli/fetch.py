@@ -1,0 +1,27 @@
+"""Fetch the competition's files through the Kaggle API; what was cut off goes on.
+
+Needs a Kaggle token, and the competition's rules accepted on its web page.
+
+example:
+  claris fetch --out data
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "the competition's files, through the Kaggle API"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="folder to make [data]")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fetch, and print the folder."""
+    from claris_kaggle.fetch import fetch_data
+
+    fetch_data(args.out.absolute())
+    print(args.out)

@@ -1,0 +1,79 @@
+"""The whole entry: push the training kernels two at a time, wait, pull, ensemble, submit, wait for the score.
+
+Stopped anywhere, the same command goes on, and does nothing twice. Flags after -- go to claris train.
+
+example:
+  claris launch first --dry-run
+  claris launch first
+  claris launch second --per-fold --epochs 8 -- --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "the whole competition entry with one command"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("name", metavar="NAME", help="the run's name, which the kernels' names hold too")
+    parser.add_argument("--per-fold", action="store_true", help="a kernel for each fold [one for all]")
+    parser.add_argument("--epochs", type=options.natural, default=6, metavar="N", help="passes over the patches [6]")
+    parser.add_argument("--poll", type=float, default=60.0, metavar="SECONDS", help="time between two looks [60]")
+    parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="of each session [11h20m]")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="datasets, as for weights or slides")
+    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models, as for weights")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, and ask nobody")
+    options.add_ledger(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Launch or go on, and print the ledger's line; or print the plan."""
+    import json
+
+    from claris_kaggle.errors import UsageError
+    from claris_kaggle.launch import Plan, describe_plan, require_name, run_launch
+    from claris_kaggle.stopping import parse_duration
+
+    if args.epochs < 1 or args.poll < 0:
+        raise UsageError(f"--epochs is {args.epochs} and --poll is {args.poll:g}", "1 or more, and 0 or more")
+    parse_duration(args.time_limit)
+    plan = Plan(
+        name=require_name(args.name),
+        parts=tuple((fold,) for fold in range(5)) if args.per_fold else ((),),
+        flags=("--epochs", str(args.epochs), *args.rest),
+        time_limit=args.time_limit,
+        datasets=tuple(args.dataset),
+        models=tuple(args.model_input),
+    )
+    if args.dry_run:
+        show_plan(describe_plan(plan, args.epochs), as_json=args.json)
+        return
+    entry = run_launch(plan, args.runs / plan.name, args.ledger, poll=args.poll)
+    if args.json:
+        print(json.dumps(entry))
+    else:
+        scores = (
+            f"OOF AUC {entry['oof_auc']}, public {entry.get('public') or '?'}, private {entry.get('private') or '?'}"
+        )
+        print(f"{plan.name}: submission {entry['ref']} {entry['status'].lower()}, {scores}")
+
+
+def show_plan(facts: dict[str, object], *, as_json: bool) -> None:
+    """Print the plan."""
+    import json
+
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for kernel in facts["kernels"]:  # type: ignore[attr-defined]
+        print(f"push     {kernel['slug']}: folds {' '.join(map(str, kernel['folds']))}, {kernel['machine']}")
+    print(f"at once  {facts['at_a_time']}; then {', '.join(facts['then'])}")  # type: ignore[arg-type]
+    print(f"hours    about {facts['estimated_hours']} of two T4s (an estimate) of {facts['weekly_hours']:g} a week")
+    print(f"upload   {facts['upload_bytes']:,} bytes, the library at {facts['commit']}")

@@ -1,0 +1,34 @@
+"""Fetch the output of the last pushed kernel: exactly that version, every file proved before it is put in place.
+
+example:
+  claris pull --out runs/kaggle
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "fetch a kernel's output"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
+    options.add_record(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fetch, and print what there is."""
+    import json
+
+    from claris_kaggle import kernels
+
+    kernel = kernels.recall(args.record, args.ref)
+    manifest = kernels.pull_kernel(kernel, args.out)
+    facts = {"out": str(args.out), "status": manifest["status"], "files": sorted(manifest["files"])}
+    print(json.dumps(facts) if args.json else f"{args.out}: {len(manifest['files'])} files, {manifest['status']}")

@@ -1,0 +1,68 @@
+"""Push a kernel: training, prediction or ensemble, with the library as it is at this commit inside.
+
+Flags after -- go to claris train.
+
+example:
+  claris push train
+  claris push train --fold 0 1 -- --epochs 8 --weights none
+  claris push ensemble --input me/claris-train
+  claris push train --build-only kernels/build --user me    (then: kaggle kernels push -p kernels/build)
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "push a kernel to Kaggle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("job", choices=["train", "predict", "ensemble"], help="which kernel")
+    parser.add_argument("--slug", help="the kernel's name [claris-JOB]")
+    parser.add_argument("--fold", type=options.natural, nargs="+", default=[], metavar="K", help="folds to train [all]")
+    parser.add_argument("--time-limit", default="", metavar="TIME", help="of the session [11h20m]")
+    parser.add_argument("--input", nargs="+", default=[], metavar="REF", help="kernels whose output is an input")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="datasets, as for weights or slides")
+    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models, as for weights")
+    parser.add_argument("--build-only", type=Path, metavar="DIR", help="write script and metadata there, push nothing")
+    parser.add_argument("--user", default="", help="with --build-only: the account [asked of Kaggle]")
+    options.add_record(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build the kernel, push it, remember it, and print its name and version."""
+    import json
+    import tempfile
+
+    from claris_kaggle import kaggle_api, kernels
+
+    slug = args.slug or f"claris-{args.job}"
+    mark = kernels.new_mark(slug)
+    user = args.user if args.build_only and args.user else kaggle_api.whoami()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.build_only or Path(temporary)
+        ref = kernels.compose_kernel(
+            args.job,
+            folder,
+            user=user,
+            slug=slug,
+            mark=mark,
+            folds=args.fold,
+            flags=args.rest,
+            time_limit=args.time_limit,
+            inputs=args.input,
+            datasets=args.dataset,
+            models=args.model_input,
+        )
+        if args.build_only:
+            print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
+            return
+        kernel = kernels.push_kernel(folder, mark)
+    kernels.remember(args.record, args.job, kernel)
+    facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
+    print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")

@@ -1,0 +1,41 @@
+"""Ask how the last pushed kernel is doing: exactly the version that was pushed.
+
+Exit code 0 while it is well, 1 when it failed or was cancelled.
+
+example:
+  claris status
+  claris status me/claris-train --json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from claris_kaggle.cli import options
+
+HELP = "how a pushed kernel is doing"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
+    options.add_record(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state; 1 when it has failed."""
+    import json
+
+    from claris_kaggle import kernels
+
+    kernel = kernels.recall(args.record, args.ref)
+    status, message = kernels.kernel_status(kernel)
+    failed = status in kernels.ENDED and status != "COMPLETE"
+    if failed:
+        message = kernels.explain_end(kernel, status, message).found
+    facts = {"ref": kernel.ref, "version": kernel.version, "status": status, "message": message}
+    print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}: {status.lower()}")
+    if failed:
+        raise kernels.explain_end(kernel, status, message)
+    return 0

@@ -1,0 +1,49 @@
+"""Check a submission, send it, wait for its score, and write both to the ledger.
+
+The same file is sent once only: a second call finds the first.
+
+example:
+  claris submit submission.csv --data data
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "send a submission and wait for its score"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="the submission")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with sample_submission.csv [fetched from Kaggle]"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="do not wait for the score")
+    parser.add_argument("--poll", type=float, default=10.0, metavar="SECONDS", help="time between two looks [10]")
+    options.add_ledger(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Submit, and print the ledger's line."""
+    import json
+    import tempfile
+
+    from claris_kaggle import kaggle_api, tables
+    from claris_kaggle.submit import LONGEST_WAIT, submit_file
+
+    with tempfile.TemporaryDirectory() as temporary:
+        sample = (args.data or Path(temporary)) / "sample_submission.csv"
+        if args.data is None:
+            kaggle_api.fetch_competition_file(sample.name, sample.parent)
+        ids = tables.read_sample(sample)
+    entry = submit_file(args.file, ids, args.ledger, wait=0 if args.no_wait else LONGEST_WAIT, poll=args.poll)
+    if args.json:
+        print(json.dumps(entry))
+    else:
+        scores = f"public {entry.get('public') or '?'}, private {entry.get('private') or '?'}"
+        print(f"submission {entry['ref']}: {entry['status'].lower()}, {scores}")

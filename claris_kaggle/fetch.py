@@ -1,0 +1,103 @@
+"""The competition's files, fetched as one archive and unpacked whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from claris_kaggle import kaggle_api
+from claris_kaggle.console import Progress, say
+from claris_kaggle.errors import DataError, DiskError, UsageError
+from claris_kaggle.files import explain_disk_errors, hold_lock
+from claris_kaggle.paths import DataDir
+
+SPARE_BYTES = 1 << 28
+
+
+def fetch_data(folder: Path, competition: str = kaggle_api.COMPETITION) -> DataDir:
+    """The competition's folder, fetched where it is not there yet; a fetch that was cut off goes on.
+
+    Raises:
+        UsageError: the folder holds something else.
+        KaggleError: refused, as before the rules are accepted, or not reached.
+        DiskError: no room.
+        DataError: the archive is damaged.
+    """
+    data = DataDir(folder)
+    if (
+        data.labels.exists()
+        and data.sample.exists()
+        and data.patches("train").is_dir()
+        and data.patches("test").is_dir()
+    ):
+        say(f"{folder}: the files are there already; claris check looks at them")
+        return data
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: holds something else", "a new or empty folder is needed", "Name another --out")
+    aside = folder.parent / f".{folder.name}.fetching"
+    with hold_lock(folder.parent / f".{folder.name}.lock"), explain_disk_errors(aside):
+        archive_folder = aside / "archive"
+        archive_folder.mkdir(parents=True, exist_ok=True)
+        say("fetching the competition's archive, some 7 GB")
+        kaggle_api.patiently(
+            "download_all", deadline=kaggle_api.DOWNLOAD_DEADLINE, competition=competition, folder=str(archive_folder)
+        )
+        archive = find_archive(archive_folder)
+        unpack(archive, aside / "files")
+        DataDir(aside / "files").require()
+        if folder.exists():
+            folder.rmdir()
+        (aside / "files").rename(folder)
+        shutil.rmtree(aside)
+    return data.require()
+
+
+def find_archive(folder: Path) -> Path:
+    """The archive that was fetched.
+
+    Raises:
+        DataError: it is no whole zip; it is removed, so that the next call fetches it anew.
+    """
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(".kaggle-partial")]
+    archive = next((path for path in paths if zipfile.is_zipfile(path)), None)
+    if archive is None:
+        names = ", ".join(f"{path.name} of {path.stat().st_size:,} bytes" for path in paths) or "nothing"
+        shutil.rmtree(folder)
+        raise DataError(f"what was fetched is no whole archive ({names})", "", "Run the same command again")
+    return archive
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack into a new folder, checking names, room and checksums.
+
+    Raises:
+        DataError: a name lies outside the folder, or a file is damaged.
+        DiskError: no room.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with zipfile.ZipFile(archive) as source:
+        entries = [entry for entry in source.infolist() if not entry.is_dir()]
+        wrong = [entry.filename for entry in entries if not is_inside(entry.filename)]
+        if wrong:
+            raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "names inside the folder are needed", "")
+        needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
+        if free < needed + SPARE_BYTES:
+            found = f"{folder.parent.parent}: {free / 1e9:.1f} GB free"
+            raise DiskError(found, f"the files need {needed / 1e9:.1f} GB", "Name a folder on a larger disk")
+        with Progress("unpack", len(entries), "files") as progress:
+            for entry in entries:
+                try:
+                    source.extract(entry, folder)
+                except (zipfile.BadZipFile, EOFError, ValueError) as error:
+                    archive.unlink()
+                    found = f"{archive.name}: {entry.filename} is damaged ({error})"
+                    raise DataError(found, "", "Run the same command again: it fetches the archive anew") from error
+                progress.update(1)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file of this name lies inside the folder that it is unpacked to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name

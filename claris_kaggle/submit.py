@@ -1,0 +1,94 @@
+"""A submission sent to Kaggle once, its score waited for, and both written to the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle import kaggle_api
+from claris_kaggle.console import say
+from claris_kaggle.errors import KaggleError
+from claris_kaggle.files import read_json
+from claris_kaggle.kernels import commit_name
+from claris_kaggle.ledger import Entry, record
+from claris_kaggle.submission import check_submission
+
+LONGEST_WAIT = 2 * 3600.0
+
+
+def submit_file(
+    path: Path,
+    sample_ids: Sequence[str],
+    ledger: Path,
+    *,
+    wait: float = LONGEST_WAIT,
+    poll: float = 10.0,
+) -> dict[str, Any]:
+    """Check the file, submit it unless these very bytes were submitted before, and wait for its score.
+
+    Args:
+        sample_ids: of the sample submission.
+        wait: seconds to wait for the score; 0 does not wait.
+    Returns:
+        The line of the ledger.
+    Raises:
+        TableError: the file is no submission; nothing was sent.
+        KaggleError: refused, over the daily limit, or scored as an error.
+    """
+    facts = check_submission(path, sample_ids)
+    mark = f"claris-{facts['sha256'][:16]}"
+    about = describe_origin(path, facts["sha256"])
+    earlier = kaggle_api.find_submission(mark)
+    if earlier is None:
+        kaggle_api.require_allowance()
+        ref = kaggle_api.submit(path, f"{about['text']} [{mark}]", mark)
+    else:
+        ref = int(earlier["ref"])
+        say(f"{path}: submitted before, as {ref}")
+    entry = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if earlier is None else "",
+        "ref": str(ref),
+        "file": str(path).replace(",", " "),
+        "sha256": facts["sha256"],
+        "runs": about["runs"],
+        "commit": about["commit"],
+        "oof_auc": about["oof_auc"],
+        "status": "PENDING",
+    }
+    record(ledger, entry)
+    return wait_for_score(entry, mark, ledger, wait=wait, poll=poll)
+
+
+def describe_origin(path: Path, sha256: str) -> Entry:
+    """Runs, commit and OOF AUC of a submission, from the JSON beside it where that is of these bytes."""
+    beside = path.with_suffix(".json")
+    known = read_json(beside) if beside.exists() else {}
+    if known.get("sha256") != sha256:
+        known = {}
+    runs = " ".join(sorted(known.get("runs", {}))).replace(",", " ")
+    oof = known.get("oof", {}).get("auc")
+    score = "" if oof is None else f"{oof:.5f}"
+    text = f"{runs or path.name} at {commit_name()}" + (f", OOF AUC {score}" if score else "")
+    return {"runs": runs, "commit": commit_name(), "oof_auc": score, "text": text[:400]}
+
+
+def wait_for_score(entry: Entry, mark: str, ledger: Path, *, wait: float, poll: float) -> Entry:
+    """The ledger's line with its scores, or still pending after `wait` seconds.
+
+    Raises:
+        KaggleError: Kaggle could not score the file.
+    """
+    start = time.monotonic()
+    while True:
+        found = kaggle_api.find_submission(mark)
+        if found is not None and found["status"] != "PENDING":
+            entry |= {name: found[name] for name in ("public", "private", "status")}
+            record(ledger, entry)
+            if found["status"] == "ERROR":
+                raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", "Look at the file")
+            return entry
+        if time.monotonic() - start >= wait:
+            return entry
+        time.sleep(poll)
