@@ -170,7 +170,7 @@ def run(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
         status_code = response.status_code if response is not None else 0
         after = response.headers.get("Retry-After", "") if response is not None else ""
         return {"failure": "http", "status": status_code, "text": http_text(response, error), "after": after}
-    except requests.JSONDecodeError:
+    except (requests.JSONDecodeError, json.JSONDecodeError):
         return {"failure": "network", "text": "the answer was no JSON"}
     except (requests.RequestException, OSError) as error:
         if isinstance(error, requests.RequestException | ConnectionError):
