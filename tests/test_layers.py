@@ -22,7 +22,9 @@ LAYERS = {
         "engine", "inference",
     ],
     "verbs": ["prepare", "check", "train", "predict", "report", "demo"],
-    "edges": ["session", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "launch", "cli", "__main__"],
+    "edges": [
+        "session", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "launch", "doctor", "cli", "__main__",
+    ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

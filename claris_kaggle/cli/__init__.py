@@ -15,7 +15,7 @@ from claris_kaggle.errors import ClarisError, Stopped
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 VERBS = (
-    "demo", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
+    "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
     "launch", "push", "status", "pull", "submit", "ledger",
 )  # fmt: skip
 # These pass what stands after -- on to `claris train`.

@@ -1,0 +1,42 @@
+"""What works here and what does not: Python, libraries, GPUs, memory, disk, data, Kaggle account.
+
+Exit code 1 when something that must work does not.
+
+example:
+  claris doctor --data data
+  claris doctor --account --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "what works here and what does not"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to be looked at as well")
+    parser.add_argument("--account", action="store_true", help="ask Kaggle whether the token is accepted")
+    options.add_cache(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line for each finding; 1 when one is bad."""
+    import json
+
+    from claris_kaggle.doctor import BAD, examine, summary_line
+
+    findings = examine(args.data, args.cache, account=args.account)
+    bad = any(one.state == BAD for one in findings)
+    if args.json:
+        print(json.dumps({"ok": not bad, "findings": [one.to_json() for one in findings]}))
+        return int(bad)
+    for one in findings:
+        print(f"{one.state:<8}{one.name:<15}{one.found}" + (f". {one.mend}" if one.mend else ""))
+    print(summary_line(findings))
+    return int(bad)

@@ -1,0 +1,164 @@
+"""What works here and what does not: one line each, with the mend."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.errors import ClarisError
+from claris_kaggle.paths import DataDir, default_cache
+
+PACKAGES = ("torch", "torchvision", "timm", "albumentations", "pandas", "numpy", "scikit-learn", "kaggle", "joblib")
+OLDEST, NEWEST = (3, 11), (3, 13)
+WHOLE_PACK_GB, WHOLE_DATA_GB, RUN_GB, MEMORY_GB = 7.7, 7.8, 1.0, 6.0
+GOOD, WARNING, BAD = "good", "warning", "bad"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, how it is, what was found, and what to do."""
+
+    name: str
+    state: str
+    found: str
+    mend: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As plain values."""
+        return asdict(self)
+
+
+def examine(data: Path | None, cache: Path | None, *, account: bool) -> list[Finding]:
+    """All findings.
+
+    Args:
+        data: the competition's folder, if it is to be looked at.
+        cache: where packs go.
+        account: ask Kaggle who the token belongs to, which needs the network.
+    """
+    cache = cache or default_cache()
+    looks: list[Callable[[], list[Finding]]] = [
+        look_at_python, look_at_packages, look_at_pair, look_at_devices, look_at_memory,
+        lambda: look_at_disk(cache), lambda: look_at_data(data), lambda: look_at_account(account),
+    ]  # fmt: skip
+    findings = []
+    for look in looks:
+        try:
+            findings += look()
+        except Exception as error:  # a broken library must be a line here, not the end
+            name = getattr(look, "__name__", "look").removeprefix("look_at_")
+            reason = (str(error).splitlines() or [""])[0][:150]
+            findings.append(Finding(name, BAD, f"{type(error).__name__}: {reason}", "Install the package again"))
+    return findings
+
+
+def look_at_python() -> list[Finding]:
+    """Whether this Python is one of the supported."""
+    found = f"{platform.python_version()} at {sys.prefix}"
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        return [Finding("python", WARNING, found, "3.11 to 3.13 are tried: make one of them the environment's")]
+    return [Finding("python", GOOD, found)]
+
+
+def look_at_packages() -> list[Finding]:
+    """The versions of the packages, and whether they are there."""
+    findings = []
+    for name in PACKAGES:
+        try:
+            findings.append(Finding(name, GOOD, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(name, BAD, "not installed", f"pip install {name}"))
+    return findings
+
+
+def look_at_pair() -> list[Finding]:
+    """Whether torch and torchvision belong together: torchvision's operators load only beside their own torch."""
+    found = " with ".join(importlib.metadata.version(name) for name in ("torch", "torchvision"))
+    try:
+        import torch
+        import torchvision
+
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError) as error:
+        mend = "Install both in one command: pip install --upgrade torch torchvision"
+        return [Finding("torch pair", BAD, f"{found}: {str(error).splitlines()[0][:120]}", mend)]
+    return [Finding("torch pair", GOOD, found)]
+
+
+def look_at_devices() -> list[Finding]:
+    """The GPUs with their memory, or that there are none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        found = f"none; {os.cpu_count()} CPU cores"
+        return [Finding("gpu", WARNING, found, "Train on Kaggle's two T4s (claris launch), or expect hours an epoch")]
+    findings = []
+    for number in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(number)
+        memory = about.total_memory / 1e9
+        found = f"{about.name}, {memory:.0f} GB"
+        state = GOOD if memory >= 8 else WARNING
+        findings.append(Finding(f"gpu {number}", state, found, "" if state == GOOD else "Give a smaller --batch-size"))
+    return findings
+
+
+def look_at_memory() -> list[Finding]:
+    """Whether the memory is enough for workers and page cache."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if total < MEMORY_GB:
+        return [Finding("memory", WARNING, f"{total:.1f} GB", f"{MEMORY_GB:.0f} GB are advised: give fewer --workers")]
+    return [Finding("memory", GOOD, f"{total:.1f} GB")]
+
+
+def look_at_disk(cache: Path) -> list[Finding]:
+    """Whether the whole competition's packs fit where they would go."""
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    found = f"{free:.1f} GB free for packs at {cache}"
+    if not os.access(place, os.W_OK):
+        return [Finding("disk", BAD, f"{place} may not be written to", "Give another folder with --cache")]
+    if free < WHOLE_PACK_GB + RUN_GB:
+        needed = f"{WHOLE_PACK_GB + RUN_GB:.1f} GB are needed for the whole competition"
+        return [Finding("disk", WARNING, found, f"{needed}: give another folder with --cache")]
+    return [Finding("disk", GOOD, found)]
+
+
+def look_at_data(data: Path | None) -> list[Finding]:
+    """Whether the competition's folder is there and readable."""
+    if data is None:
+        return [Finding("data", WARNING, "not looked at", "Name it: claris doctor --data DIR")]
+    from claris_kaggle import tables
+
+    try:
+        place = DataDir(data).require()
+        ids, test_ids = tables.read_labels(place.labels)[0], tables.read_sample(place.sample)
+    except ClarisError as error:
+        return [Finding("data", BAD, error.found, error.mend)]
+    return [Finding("data", GOOD, f"{len(ids):,} training and {len(test_ids):,} test patches at {data}")]
+
+
+def look_at_account(ask: bool) -> list[Finding]:
+    """Whether Kaggle's client finds a token that is accepted; asked only when wanted."""
+    if not ask:
+        return [Finding("kaggle account", WARNING, "not asked", "Ask with claris doctor --account")]
+    from claris_kaggle import kaggle_api
+
+    try:
+        user = kaggle_api.whoami()
+        allowed = kaggle_api.patiently("limits", competition=kaggle_api.COMPETITION)["allowed"]
+    except ClarisError as error:
+        return [Finding("kaggle account", BAD, error.found, error.mend)]
+    return [Finding("kaggle account", GOOD, f"{user}, {allowed} submissions left today")]
+
+
+def summary_line(findings: list[Finding]) -> str:
+    """How many lines are bad."""
+    bad: list[Any] = [one for one in findings if one.state == BAD]
+    return "all that must work does" if not bad else f"{len(bad)} to mend: {', '.join(one.name for one in bad)}"
