@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from claris_kaggle.__main__ import end
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import join_world
@@ -43,3 +44,4 @@ def main(root: str, cache: str, out: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end(0)
