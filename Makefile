@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow test-kaggle lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,11 @@ test: $(READY)  ## the fast tests
 
 test-slow: $(READY)  ## the long tests alone
 	$(BIN)/python -m pytest -m slow
+
+test-kaggle:  ## the fast tests under the versions of Kaggle's image, in an environment of its own
+	test -e .venv-kaggle/.ready || { $(PYTHON) -m venv .venv-kaggle && .venv-kaggle/bin/python -m pip install --quiet \
+		--disable-pip-version-check --constraint kaggle-versions.txt --editable '.[dev]' && touch .venv-kaggle/.ready; }
+	.venv-kaggle/bin/python -m pytest -m "not slow"
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

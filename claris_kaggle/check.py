@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from claris_kaggle import tables
-from claris_kaggle.console import Progress
+from claris_kaggle.console import Progress, say
 from claris_kaggle.errors import PatchError, count, name_few
 from claris_kaggle.pack import in_chunks, list_patches
 from claris_kaggle.patches import patch_id, read_patch
@@ -95,6 +95,7 @@ def look_at(data: DataDir, split: str, ids: Sequence[str], findings: Findings, j
 
     with Progress(f"check {split}", len(names)) as progress:
         looks = [one for part in in_chunks(look, len(names), jobs or os.cpu_count() or 1, progress) for one in part]
+        say(f"{split}: looked at {len(names):,} files at {progress.rate():,.0f} a second")
     unreadable = [one for one in looks if one.fault]
     mismatched = [one.name for one in looks if one.digest and one.digest != one.name]
     findings.faults += [one.fault for one in unreadable]

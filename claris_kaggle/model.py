@@ -6,6 +6,7 @@ local file, or none. Files are never unpickled as code.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from claris_kaggle.console import say
 from claris_kaggle.errors import ClarisError, DataError, UsageError, name_few
 from claris_kaggle.files import explain_disk_errors
 
@@ -78,6 +80,7 @@ def fetch_imagenet(model: str) -> Path:
     # Bounded: without a network the client would otherwise try for minutes.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_SECONDS)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", HUB_SECONDS)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not the user's to read
     import timm
 
     config = None if model == "tiny" else timm.models.get_pretrained_cfg(model)
@@ -88,6 +91,7 @@ def fetch_imagenet(model: str) -> Path:
     cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     if isinstance(cached, str):
         return Path(cached)
+    say(f"fetching the ImageNet weights of {model}")
     try:
         return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
     except Exception as error:  # the client raises a dozen kinds, by version, when there is no network

@@ -192,6 +192,7 @@ def write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
 
     with Progress(f"pack {source.name}", len(ids)) as progress:
         faults = [fault for part in in_chunks(fill, len(ids), jobs, progress) for fault in part]
+        say(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} a second")
     if faults:
         more = f" (and {count(len(faults) - 1, 'more bad file')}; claris check lists them)" if len(faults) > 1 else ""
         raise PatchError(f"{faults[0]}{more}", "", "No pack was written")

@@ -27,7 +27,7 @@ from claris_kaggle.distributed import World
 from claris_kaggle.engine import Learner, average_over_ranks, train_epoch
 from claris_kaggle.errors import RunError, Stopped, TrainingError, UsageError
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
-from claris_kaggle.folds import Folds, write_folds
+from claris_kaggle.folds import Folds, read_folds, write_folds
 from claris_kaggle.inference import predict
 from claris_kaggle.metrics import summary
 from claris_kaggle.model import create_model, find_weights, load_start, read_weights
@@ -125,10 +125,10 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
     if job.only and stored is None and job.run_dir.root.is_dir():
         require_no_foreign_files(job.run_dir)
     asked = TrainConfig(**{**(stored.to_json() if stored else {}), **given})
+    choose_folds(read_folds(job.fold_file), job.only)  # what is quickly found comes before what takes time
     weights = find_weights(asked.weights, asked.model)
     create_model(asked.model)  # an unknown name must fail before the data are read
     data = read_training(job.data, job.fold_file, job.cache)
-    choose_folds(data.folds, job.only)
     config = resolve(asked, weights, data, nproc)
     if stored is not None:
         require_same(stored, config, path)

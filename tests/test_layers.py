@@ -102,3 +102,18 @@ def test_modules_and_functions_stay_short() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and node.end_lineno:
                 assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+
+
+def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
+    from tests.conftest import claris
+
+    for arguments, words in (
+        (["trian"], "no verb 'trian'; did you mean train?"),
+        (["train", "--epochs", "six"], "invalid int value: 'six'"),
+        (["train"], "the following arguments are required: --data"),
+        (["pack", "--data", "x", "--jobs", "-1"], "--jobs"),
+    ):
+        done = claris(*arguments)
+        assert done.returncode == 2 and words in done.stderr and "--help" in done.stderr
+        assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert "demo" in claris().stdout

@@ -8,6 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NoReturn
 
 from claris_kaggle import __version__
 from claris_kaggle.console import is_speaker
@@ -36,9 +38,21 @@ all of it on Kaggle's GPUs, with one command:
 """
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose refusals are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what was wrong, the nearest verb to a misspelt one, and where the help is; exit code 2."""
+        if "invalid choice" in message and "VERB" in message:
+            typed = message.split("'")[1]
+            near = get_close_matches(typed, VERBS, 1)
+            message = f"no verb {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
+        self.exit(2, f"{self.prog}: {message.rstrip('.')}. See {self.prog} --help\n")
+
+
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """The parser of all verbs, with the flags of the one that is wanted."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="claris",
         description="Histopathologic Cancer Detection, from the competition's files to a checked submission.",
         epilog=EPILOG,
@@ -64,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use, 3 stopped in time."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if not word.startswith("-")), None)
+    if not arguments:
+        build_parser(None).print_help()
+        return 2
     try:
         own, rest = split_rest(arguments) if verb in PASSING_ON else (arguments, [])
         args = build_parser(verb).parse_args(own)
