@@ -22,7 +22,7 @@ PUBLIC = {
     "RunDir": "paths",
     "TestPredictions": "predictions",
     "TrainConfig": "config",
-    "TrainJob": "train",
+    "TrainJob": "run",
     "average_views": "tta",
     "check_data": "check",
     "check_folds": "folds",

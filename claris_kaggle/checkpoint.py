@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,18 @@ def previous(path: Path) -> Path:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Put the state in place whole; the file that was there becomes the generation before."""
+    write_checkpoint(path, serialize(state))
+
+
+def serialize(state: dict[str, Any]) -> memoryview:
+    """The state as a torch archive."""
     stream = io.BytesIO()
     torch.save(state, stream)
-    content = stream.getbuffer()
+    return stream.getbuffer()
+
+
+def write_checkpoint(path: Path, content: memoryview) -> None:
+    """Put an archive with its SHA-256 in place, and keep the generation before."""
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
@@ -43,6 +53,50 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             with replacing(previous(path)) as older:
                 older.unlink()
                 os.link(path, older)
+
+
+class CheckpointWriter:
+    """Saves states from a thread, one at a time, while training goes on.
+
+    The state is turned into bytes before `save` returns, so that what is written is of that very
+    step; hashing, writing and syncing happen beside the next steps. Leaving the block waits for
+    the last one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.pending: Future[None] | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Begin to save the state, once the one before is on disk.
+
+        Raises:
+            DiskError: the one before could not be written.
+        """
+        content = serialize(state)
+        self.wait()
+        self.pending = self.pool.submit(write_checkpoint, self.path, content)
+
+    def wait(self) -> None:
+        """Return when everything is on disk.
+
+        Raises:
+            DiskError: it could not be written.
+        """
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> CheckpointWriter:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for the last state, on failure too."""
+        self.pool.shutdown(wait=True)
+        if error[0] is None:
+            self.wait()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

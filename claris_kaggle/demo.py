@@ -13,9 +13,10 @@ from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predict import PredictJob, predict_run
 from claris_kaggle.prepare import make_fold_file, make_packs
 from claris_kaggle.report import write_report
+from claris_kaggle.run import TrainJob
 from claris_kaggle.submission import check_submission, submit_runs
 from claris_kaggle.synthetic import generate
-from claris_kaggle.train import TrainJob, train_run
+from claris_kaggle.train import train_run
 
 # Two passes in small batches: enough to learn the generated patches within two minutes on two cores.
 RECIPE = {"weights": "none", "epochs": 2, "batch_size": 16}

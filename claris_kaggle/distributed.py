@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from claris_kaggle.errors import ClarisError, TrainingError
+from claris_kaggle.errors import ClarisError, Stopped, TrainingError
+from claris_kaggle.files import hold_lock
 
 LAUNCHED = "CLARIS_LAUNCHED"
 TIMEOUT = timedelta(minutes=30)
@@ -82,6 +83,20 @@ def join_world() -> Iterator[World]:
         yield World(rank, local, size, device)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def hold_for_all(world: World, lock: Path) -> Iterator[None]:
+    """Hold the lock from rank 0 for the whole group, unless the process that launched it does.
+
+    Raises:
+        RunError: another process holds it; torchrun then ends the other ranks.
+    """
+    if was_launched() or not world.is_main:
+        yield
+        return
+    with hold_lock(lock):
+        yield
 
 
 def any_rank(world: World, code: int) -> int:
@@ -143,6 +158,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
     Raises:
         ClarisError: a process failed, with the message and exit code that it left; torchrun ends the others.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -163,6 +179,9 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         elastic_launch(config, sys.executable)("-m", "claris_kaggle", *arguments)
     except ChildFailedError as failed:
         raise explain_failure(failed.failures, nproc) from failed
+    except SignalException as stopped:  # torchrun has passed it on, and the ranks have saved and ended
+        found = f"stopped by {signal.Signals(stopped.sigval).name}"
+        raise Stopped(found, "", "The same command goes on from there") from stopped
     finally:
         del os.environ[LAUNCHED]
 

@@ -23,6 +23,8 @@ FIRST_LR, LAST_LR = 1 / 25, 1e-4
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # On a GPU looking at the loss waits for the device: do it once in this many steps.
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
+# So many steps in a row without a finite loss are no accident any more.
+MOST_SKIPPED = 5
 GO_ON, STOP, BROKEN = 0, 1, 2
 
 
@@ -43,6 +45,10 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return peak * (high + (low - high) * (1 + math.cos(math.pi * share)) / 2)
 
 
+class Diverged(TrainingError):
+    """The loss is no number any more; a return to the last checkpoint may help once."""
+
+
 @dataclass
 class Learner:
     """A network in training with all that a checkpoint must hold.
@@ -50,7 +56,8 @@ class Learner:
     Attributes:
         model: the bare network, channels-last, on the device.
         epoch, step: the next step to take, counted from 0 within the epoch.
-        loss_sum, seen: summed loss (float64, on the device) and class weight of the epoch so far, this rank's.
+        loss_sum: the steps' losses of the epoch so far, this rank's share, float64 on the device.
+        skipped, streak: steps without a finite loss in all and in a row, int64 on the device; they change nothing.
         seconds: time spent in the epoch so far.
         history: one row for each finished epoch.
     """
@@ -71,13 +78,18 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, weight_decay=self.config.weight_decay, fused=fused
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.config.precision == "fp16")
+        # Only fp16 needs a scale; for the others the scaler, at a scale of 1, skips what is not finite.
+        scaling = self.config.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(
+            device.type, init_scale=2.0**16 if scaling else 1.0, growth_interval=2000 if scaling else 2**31 - 1
+        )
         self.wrapped: nn.Module = self.model
         if self.world.world_size > 1:
             self.wrapped = DistributedDataParallel(
                 self.model, device_ids=[device] if fused else None, gradient_as_bucket_view=True
             )
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.skipped, self.streak = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.class_weights = torch.tensor([1.0, self.config.class_weight], device=device)
 
     def state(self) -> dict[str, Any]:
@@ -90,6 +102,7 @@ class Learner:
             "step": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
+            "skipped": self.skipped,
             "history": self.history,
             "config": self.config.to_json(),
         }
@@ -101,13 +114,16 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.loss_sum.copy_(state["loss_sum"])
+        self.skipped.copy_(state["skipped"])
+        self.streak.zero_()
         self.history = list(state["history"])
 
 
 def train_step(learner: Learner, batch: Batch, lr: float) -> None:
-    """One step: forward, backward, update. The mean is over the patches of all ranks, exactly.
+    """One step: forward, backward, update. A loss or gradient that is not finite changes no weight.
 
-    DDP averages the ranks' gradients, so each rank's sum is divided by its share of the step.
+    The loss is the mean over the patches of all ranks, exactly: DDP averages the ranks' gradients,
+    so each rank's sum is divided by its share of the step.
     """
     device, config = learner.world.device, learner.config
     images, labels, colors = (part.to(device, non_blocking=True) for part in batch[:3])
@@ -122,7 +138,15 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     learner.scaler.scale(loss).backward()
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    learner.loss_sum += loss.detach() / learner.world.world_size
+    count_loss(learner, loss.detach())
+
+
+def count_loss(learner: Learner, loss: Tensor) -> None:
+    """Add the step's loss to the epoch's; one that is not finite is counted instead. Waits for no device."""
+    finite = torch.isfinite(loss)
+    learner.loss_sum += torch.where(finite, loss, torch.zeros_like(loss)) / learner.world.world_size
+    learner.skipped += ~finite
+    learner.streak = torch.where(finite, torch.zeros_like(learner.streak), learner.streak + 1)
 
 
 def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: Callable[[int], str]) -> float:
@@ -134,7 +158,7 @@ def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: 
         workers: loader processes; 0 loads in this one.
         between: called after each step with the rows it took over all ranks; a text says why to stop.
     Raises:
-        TrainingError: the loss is no number.
+        Diverged: the loss is no number, several steps in a row.
         Stopped: a rank had a reason to stop; all ranks stop after the same step.
     """
     steps = len(batches)
@@ -147,10 +171,10 @@ def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: 
         reason = between(len(batch.labels) * learner.world.world_size)
         if learner.step % every and learner.step < steps:
             continue
-        broken = not math.isfinite(learner.loss_sum.item())
+        broken = int(learner.streak.item()) >= MOST_SKIPPED
         code = any_rank(learner.world, BROKEN if broken else STOP if reason else GO_ON)
         if code == BROKEN:
-            raise TrainingError(
+            raise Diverged(
                 f"epoch {learner.epoch + 1}, step {learner.step}: the loss is no number",
                 "",
                 f"Begin a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",

@@ -158,11 +158,15 @@ METHODS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def run(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The call's answer, or a description of how it failed: login, http, network or client."""
-    import kaggle
     import requests
 
+    login = {"failure": "login", "text": "no Kaggle token was found, or it was not accepted"}
+    try:
+        import kaggle  # logs in while it is imported, and in some versions ends the process when it cannot
+    except (SystemExit, OSError, ValueError):
+        return login
     if not getattr(kaggle.api, "_authenticated", True) or not has_login(kaggle.api):
-        return {"failure": "login", "text": "no Kaggle token was found, or it was not accepted"}
+        return login
     try:
         return {"answer": METHODS[method](kaggle.api, **arguments)}
     except requests.HTTPError as error:

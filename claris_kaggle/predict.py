@@ -75,7 +75,7 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
     require_views(job.views)
     stopper = Stopper(job.time_limit)
     if distributed.under_torchrun():
-        with distributed.join_world() as world:
+        with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
             return work(job, world, stopper, proved=distributed.was_launched())
     with hold_lock(job.run_dir.lock):
         nproc = job.nproc or distributed.default_nproc()

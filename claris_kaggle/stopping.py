@@ -6,6 +6,7 @@ the process ends is always a whole checkpoint.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -50,14 +51,18 @@ class Stopper:
         self.signal = ""
 
     def listen(self) -> None:
-        """Let SIGTERM and SIGINT ask for a stop instead of ending the process; a second one ends it."""
+        """Let SIGTERM and SIGINT ask for a stop instead of ending the process.
+
+        A second one ends it, but for a rank: torchrun passes signals on that the rank may have got itself.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.hear)
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Take note of the signal and give the next one its usual effect."""
         self.signal = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
+        if "RANK" not in os.environ:
+            signal.signal(number, signal.SIG_DFL)
 
     def tick(self) -> None:
         """Count the time since the last tick as one indivisible piece of work."""

@@ -21,7 +21,7 @@ LAYERS = {
         "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
         "engine", "inference",
     ],
-    "verbs": ["prepare", "check", "train", "predict", "report", "demo"],
+    "verbs": ["prepare", "check", "run", "train", "predict", "report", "demo"],
     "edges": [
         "session", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "launch", "doctor", "cli", "__main__",
     ],

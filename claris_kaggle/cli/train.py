@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_data(parser)
     parser.add_argument("--folds", type=Path, required=True, metavar="FILE.csv", help="fold file, see claris folds")
     options.add_run(parser)
+    parser.add_argument("--slides", type=Path, metavar="FILE", help="refuse folds that share a slide of this map")
     parser.add_argument("--fold", type=int, nargs="+", default=[], metavar="K", help="folds to train [all]")
     options.add_processes(parser)
     options.add_cache(parser)
@@ -42,13 +43,15 @@ def run(args: argparse.Namespace) -> None:
     data = options.data_dir(args)
     from claris_kaggle.console import is_speaker
     from claris_kaggle.distributed import was_launched
-    from claris_kaggle.train import TrainJob, train_run
+    from claris_kaggle.run import TrainJob
+    from claris_kaggle.train import train_run
 
     job = TrainJob(
         data=data,
         fold_file=args.folds,
         run_dir=options.run_dir(args.run),
         cache=options.cache_dir(args),
+        slides=args.slides,
         only=tuple(args.fold),
         nproc=args.nproc,
         workers=args.workers,

@@ -1,0 +1,167 @@
+"""A run's config: fixed when the run begins, agreed by all ranks, compared when it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from claris_kaggle import distributed, tables
+from claris_kaggle.config import DEFAULT_COLOR, DEFAULT_LR, TrainConfig, default_batch_size, require_same
+from claris_kaggle.console import say
+from claris_kaggle.distributed import World
+from claris_kaggle.errors import RunError, UsageError
+from claris_kaggle.files import read_json, sha256_file, write_json
+from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
+from claris_kaggle.model import create_model, find_weights
+from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.prepare import TrainingData, read_training
+
+SPLIT_AGAIN = "Split again with claris folds --slides FILE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """How a run is carried out here; none of it changes what comes out.
+
+    Attributes:
+        data, fold_file, run_dir, cache: where things lie.
+        slides: a slide map; folds in which a slide stands on both sides are then refused.
+        only: fold numbers to train; empty for all.
+        nproc: processes on this machine; 0 is one for each GPU, else one.
+        workers: loader processes for each; None is some on a GPU and none on a CPU.
+        time_limit: seconds until all must be done; None for no limit.
+        checkpoint_minutes: time between checkpoints within an epoch.
+    """
+
+    data: DataDir
+    fold_file: Path
+    run_dir: RunDir
+    cache: Path
+    slides: Path | None = None
+    only: tuple[int, ...] = ()
+    nproc: int = 0
+    workers: int | None = None
+    time_limit: float | None = None
+    checkpoint_minutes: float = 10.0
+
+    def rank_workers(self, world: World) -> int:
+        """Loader processes of one rank."""
+        if self.workers is not None:
+            return self.workers
+        return min(4, max(1, share_cores(world.world_size))) if world.device.type == "cuda" else 0
+
+
+def share_cores(nproc: int) -> int:
+    """Cores for each of so many processes, at least one."""
+    return max(1, (os.cpu_count() or 1) // nproc)
+
+
+def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
+    """Check all inputs, fix the config or compare it with the run's, and write what is new."""
+    path = job.run_dir.config
+    stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
+    if job.only and stored is None and job.run_dir.root.is_dir():
+        require_no_foreign_files(job.run_dir)
+    asked = TrainConfig(**{**(stored.to_json() if stored else {}), **given})
+    folds = read_folds(job.fold_file)  # what is quickly found comes before what takes time
+    choose_folds(folds, job.only)
+    if job.slides is not None:
+        require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
+    weights = find_weights(asked.weights, asked.model)
+    create_model(asked.model)  # an unknown name must fail before the data are read
+    data = read_training(job.data, job.fold_file, job.cache)
+    config = resolve(asked, weights, data, nproc)
+    if stored is not None:
+        require_same(stored, config, path)
+    else:
+        write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
+        write_json(path, config.to_json())
+    say(describe(config, nproc))
+    return config, data
+
+
+def require_no_foreign_files(run_dir: RunDir) -> None:
+    """Refuse to begin a run where fold folders lie without a config.
+
+    Raises:
+        RunError: naming one of them.
+    """
+    leftover = sorted(run_dir.root.glob("fold[0-9]*/last.ckpt"))
+    if leftover:
+        raise RunError(f"{leftover[0]}: a checkpoint, but no config.json beside", "", "Name a new folder as --run")
+
+
+def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
+    """The config with every default and every input's digest filled in."""
+    recipe = "pretrained" if weights else "scratch"
+    cuda = torch.cuda.is_available()
+    precision = asked.precision if asked.precision != "auto" else "fp16" if cuda else "fp32"
+    if precision == "fp16" and not cuda:
+        raise UsageError(
+            "--precision is fp16, and there is no GPU here", "", "Give fp32, or bf16 on a processor that has it"
+        )
+    batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
+    if batch_size < 2 * nproc:
+        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two for each process")
+    return dataclasses.replace(
+        asked,
+        recipe=recipe,
+        batch_size=batch_size,
+        lr=DEFAULT_LR[recipe] if asked.lr is None else asked.lr,
+        color=DEFAULT_COLOR[recipe] if asked.color is None else asked.color,
+        precision=precision,
+        threads=asked.threads or share_cores(nproc),
+        weights_sha256=sha256_file(weights) if weights else "",
+        data_sha256=tables.digest(data.folds.ids, data.folds.labels),
+        folds_sha256=data.folds.digest,
+    )
+
+
+def describe(config: TrainConfig, nproc: int) -> str:
+    """The recipe in one line, for the user to see what was taken."""
+    start = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
+        config.weights, f"weights of {config.weights}"
+    )
+    return (
+        f"training {config.model} from {start} ({config.recipe} recipe): {config.epochs} epochs, "
+        f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, colour {config.color:g}, {config.precision}, "
+        f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
+    )
+
+
+def continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
+    """What the process that launched this one has just checked and written."""
+    config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
+    return config, read_training(job.data, job.fold_file, job.cache, proved=True)
+
+
+def begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
+    """Under the user's own torchrun: the first process of each machine prepares, all agree with rank 0."""
+    if world.is_main:
+        config, _ = begin_run(job, given, world.world_size)
+    config = distributed.from_main(world, config if world.is_main else None)
+    if world.local_rank == 0 and not world.is_main:
+        read_training(job.data, job.fold_file, job.cache)
+    distributed.any_rank(world, 0)
+    data = read_training(job.data, job.fold_file, job.cache, proved=True)
+    if data.folds.digest != config.folds_sha256:
+        raise RunError(f"{job.fold_file}: another fold file than rank 0 has", "", "Copy the same file to every machine")
+    return config, data
+
+
+def choose_folds(folds: Folds, only: Sequence[int]) -> list[int]:
+    """The fold numbers to train, all of them by default.
+
+    Raises:
+        UsageError: a number is not among the file's folds.
+    """
+    wrong = [fold for fold in only if not 0 <= fold < folds.k]
+    if wrong:
+        raise UsageError(f"--fold is {wrong[0]}", f"the fold file has folds 0 to {folds.k - 1}")
+    return sorted(set(only)) or list(range(folds.k))

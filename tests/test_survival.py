@@ -1,0 +1,271 @@
+"""Nothing is lost: random kills, stops, ranks that die, losses that are no number, several machines."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from claris_kaggle import engine
+from claris_kaggle.checkpoint import CheckpointWriter, load_checkpoint
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.dataset import EpochBatches, TrainSet
+from claris_kaggle.distributed import World
+from claris_kaggle.engine import Diverged, Learner, train_epoch
+from claris_kaggle.errors import ClarisError, DiskError
+from claris_kaggle.model import create_model
+from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.prepare import get_pack
+from claris_kaggle.tables import read_labels
+from tests.conftest import DEADLINE, TINY, claris, environment
+from tests.test_pipeline import kill_all, places, predictions_of, run_through_kills, start, wait_for_line
+
+ALONE = World(0, 0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def trainset(generated: DataDir, cache: Path) -> TrainSet:
+    ids, labels = read_labels(generated.labels)
+    return TrainSet(get_pack(generated, "train", ids, cache, proved=True), ids, labels.astype(np.int64))
+
+
+def new_learner(seed: int = 0) -> Learner:
+    config = TrainConfig(
+        model="tiny", weights="none", epochs=1, batch_size=40, lr=1e-3, color=0.3, precision="fp32", recipe="scratch"
+    )
+    return Learner(config, ALONE, create_model("tiny", seed))
+
+
+def batches_of(trainset: TrainSet) -> EpochBatches:
+    return EpochBatches(trainset, seed=0, epoch=0, batch_size=40, color=0.3, rank=0, world_size=1)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Give the loss of these steps, counted over all calls, no value."""
+    whole, seen = engine.functional.cross_entropy, [0]
+
+    def spoiled(*arguments: object, **named: object) -> torch.Tensor:
+        seen[0] += 1
+        loss = whole(*arguments, **named)  # type: ignore[arg-type]
+        return loss * float("nan") if seen[0] in steps else loss
+
+    monkeypatch.setattr(engine.functional, "cross_entropy", spoiled)
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(
+    trainset: TrainSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = new_learner()
+    spoil(monkeypatch, {3})
+    before: list[dict[str, torch.Tensor]] = []
+
+    def between(rows: int) -> str:
+        before.append({name: value.detach().clone() for name, value in learner.model.named_parameters()})
+        return ""
+
+    loss = train_epoch(learner, batches_of(trainset), 0, between)
+    assert np.isfinite(loss) and int(learner.skipped) == 1 and len(before) == 6
+    assert all(torch.equal(before[1][name], before[2][name]) for name in before[1])
+    assert not all(torch.equal(before[2][name], before[3][name]) for name in before[1])
+
+
+def test_many_such_steps_in_a_row_are_an_error(trainset: TrainSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, set(range(2, 7)))
+    with pytest.raises(Diverged, match="the loss is no number"):
+        train_epoch(new_learner(), batches_of(trainset), 0, lambda rows: "")
+
+
+def test_a_fold_goes_back_to_its_checkpoint_once_and_ends_the_same(
+    generated: DataDir, cache: Path, fold_file: Path, finished: RunDir, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from claris_kaggle.cli import main
+
+    arguments = ["train", *places(generated, cache, tmp_path / "run"), "--folds", str(fold_file), *TINY, "--fold", "0"]
+    spoil(monkeypatch, set(range(6, 11)))  # in the second epoch, which the first's checkpoint precedes
+    assert main(arguments) == 0
+    assert "going back to the last checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "run/fold0/model.safetensors").read_bytes() == finished.fold(0).weights.read_bytes()
+
+
+def test_the_precision_of_bf16_trains_and_predicts(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    from claris_kaggle.cli import main
+
+    where = places(generated, cache, tmp_path / "run")
+    assert main(["train", *where, "--folds", str(fold_file), *TINY, "--precision", "bf16"]) == 0
+    assert main(["predict", *where]) == 0
+
+
+def test_checkpoints_are_written_beside_the_steps_and_hold_the_state_of_their_moment(tmp_path: Path) -> None:
+    learner = new_learner()
+    weight = next(learner.model.parameters())
+    with CheckpointWriter(tmp_path / "last.ckpt") as writer:
+        writer.save(learner.state())
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.add_(1.0)
+    state = load_checkpoint(tmp_path / "last.ckpt")
+    assert state is not None and torch.equal(state["model"]["0.weight"], kept)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DiskError), CheckpointWriter(tmp_path / "file" / "last.ckpt") as writer:
+        writer.save(new_learner().state())
+
+
+def test_a_rank_that_is_killed_ends_the_others_soon_and_is_said_once(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    where = [*places(generated, cache, tmp_path / "run"), "--folds", fold_file, *TINY]
+    process = start("train", *where, "--epochs", 100_000, "--nproc", 2)
+    wait_for_line(process, ("epoch 2/",))
+    ranks = children_of(process.pid)
+    assert len(ranks) == 2
+    began = time.monotonic()
+    os.kill(ranks[1], signal.SIGKILL)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == 1
+    process.stderr.close()
+    print(f"seconds to the end: {time.monotonic() - began:.1f}")
+    assert time.monotonic() - began < 45
+    assert said.count("claris: ") == 1 and "was killed by SIGKILL" in said and "Run the same command" in said
+    assert claris("train", *where, "--epochs", 100_000, "--nproc", 2, "--time-limit", "10s").returncode == 3
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes of ranks that the process started."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    rows = [line.split(None, 1) for line in listed.splitlines()]
+    return sorted(int(row[0]) for row in rows if "claris_kaggle" in row[1])
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def test_two_machines_train_as_one(generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path) -> None:
+    """Two nodes of one process each, on loopback, give the bytes of two processes on one machine."""
+    arguments = ["train", "--folds", str(fold_file), *TINY, "--fold", "0"]
+    port = free_port()
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "t",
+             "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1",
+             "-m", "--", "claris_kaggle", *arguments, *places(generated, cache, tmp_path / "nodes")],
+            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    ended = [node.communicate(timeout=DEADLINE) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], ended[0][1] + ended[1][1]
+    done = claris(*arguments, *places(generated, cache, tmp_path / "one"), "--nproc", 2)
+    assert done.returncode == 0, done.stderr
+    weights = [(tmp_path / name / "fold0/model.safetensors").read_bytes() for name in ("nodes", "one")]
+    assert weights[0] == weights[1]
+
+
+def test_a_second_torchrun_is_refused_while_the_first_works(
+    finished: RunDir, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    where = [*places(generated, cache, tmp_path / "run"), "--folds", fold_file, *TINY, "--epochs", 100_000]
+    process = start("train", *where)
+    try:
+        wait_for_line(process, ("epoch 1/",))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        done = subprocess.run(
+            [*command, "-m", "--", "claris_kaggle", "train", *map(str, where)], capture_output=True, text=True,
+            timeout=DEADLINE, env=environment(),
+        )  # fmt: skip
+        assert done.returncode != 0 and "in use by process" in done.stderr
+    finally:
+        kill_all(process)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_twenty_random_kills_change_no_byte(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, nproc: int
+) -> None:
+    seed = int(time.time())
+    generator = random.Random(seed)
+    results = []
+    made = 0
+    for name, kills in (("unbroken", 0), ("killed", 8)):
+        where = [*places(generated, cache, tmp_path / name), "--nproc", str(nproc)]
+        often = ["--checkpoint-minutes", "0.0005"] if kills else []
+        made += run_through_kills(["train", *where, "--folds", fold_file, *TINY, *often], kills, generator, 0.5)
+        made += run_through_kills(["predict", *where], kills // 2, generator, 0.2)
+        results.append(predictions_of(tmp_path / name))
+    print(f"seed {seed}, {nproc} processes: survived {made} kills of {made}")
+    assert made >= 10
+    assert results[0] == results[1] and len(results[0]) == 8
+
+
+@pytest.mark.slow
+def test_the_time_from_sigterm_to_the_end_is_short(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    worst = 0.0
+    for nproc in (1, 2):
+        where = places(generated, cache, tmp_path / str(nproc))
+        process = start(
+            "train", *where, "--folds", fold_file, "--model", "densenet121", "--weights", "none", "--nproc", nproc
+        )
+        wait_for_line(process, ("training densenet121",))
+        time.sleep(15)
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 3, said
+        process.stderr.close()
+        worst = max(worst, time.monotonic() - began)
+    print(f"worst time from SIGTERM to the end: {worst:.1f} s")
+    assert worst < 30
+
+
+def test_doctor_names_what_is_bad_with_its_mend(tmp_path: Path, sample: DataDir) -> None:
+    from claris_kaggle.doctor import BAD, GOOD, examine
+
+    good = {one.name: one for one in examine(sample.root, tmp_path, account=False)}
+    assert good["data"].state == good["torch pair"].state == GOOD and "1,200 training" in good["data"].found
+    bad = {one.name: one for one in examine(tmp_path / "nowhere", tmp_path, account=False)}
+    assert bad["data"].state == BAD and "--data DIR" in bad["data"].mend
+    done = claris("doctor", "--data", tmp_path / "nowhere", "--json")
+    assert done.returncode == 1 and '"ok": false' in done.stdout
+    done = claris("doctor", "--account", "--data", sample.root)
+    assert done.returncode == 1 and "no Kaggle token was found" in done.stdout
+
+
+def test_a_fold_file_that_leaks_is_refused_before_training(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    from claris_kaggle.prepare import check_fold_file, make_fold_file
+
+    by_patch = tmp_path / "patch.csv"
+    make_fold_file(generated, by_patch, k=3, cache=cache)
+    with pytest.raises(ClarisError, match="slides in more than one fold"):
+        check_fold_file(generated, by_patch, slides=generated.root / "slides.csv", cache=cache)
+    done = claris(
+        "train", *places(generated, cache, tmp_path / "run"), "--folds", by_patch, *TINY,
+        "--slides", generated.root / "slides.csv",
+    )  # fmt: skip
+    assert done.returncode == 1 and "slides in more than one fold" in done.stderr
+    assert not (tmp_path / "run/config.json").exists()
