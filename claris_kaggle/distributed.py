@@ -207,7 +207,10 @@ def explain_failure(failures: dict[int, Any], nproc: int) -> ClarisError:
             return error
         except (TypeError, ValueError, KeyError):
             continue  # this one died without a word, or because another had gone
-    rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
+    # Who was killed comes before who lost a peer by it, and before those that torchrun ended.
+    rank, failure = min(
+        failures.items(), key=lambda item: (item[1].exitcode in (1, -signal.SIGTERM), item[1].timestamp)
+    )
     mend = "Run the same command to go on from the last checkpoint"
     if failure.exitcode >= 0:
         return TrainingError(f"process {rank} of {nproc} ended with exit code {failure.exitcode}", "", mend)
