@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.errors import ClarisError
+from claris_kaggle.errors import ClarisError, one_line
 from claris_kaggle.paths import DataDir, default_cache
 
 PACKAGES = ("torch", "torchvision", "timm", "albumentations", "pandas", "numpy", "scikit-learn", "kaggle", "joblib")
@@ -54,8 +54,8 @@ def examine(data: Path | None, cache: Path | None, *, account: bool) -> list[Fin
             findings += look()
         except Exception as error:  # a broken library must be a line here, not the end
             name = getattr(look, "__name__", "look").removeprefix("look_at_")
-            reason = (str(error).splitlines() or [""])[0][:150]
-            findings.append(Finding(name, BAD, f"{type(error).__name__}: {reason}", "Install the package again"))
+            found = f"{type(error).__name__}: {one_line(error)}"
+            findings.append(Finding(name, BAD, found, "Install the package again"))
     return findings
 
 
@@ -88,7 +88,7 @@ def look_at_pair() -> list[Finding]:
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (ImportError, RuntimeError, AttributeError) as error:
         mend = "Install both in one command: pip install --upgrade torch torchvision"
-        return [Finding("torch pair", BAD, f"{found}: {str(error).splitlines()[0][:120]}", mend)]
+        return [Finding("torch pair", BAD, f"{found}: {one_line(error)}", mend)]
     return [Finding("torch pair", GOOD, found)]
 
 

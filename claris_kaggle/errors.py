@@ -121,3 +121,12 @@ def count(number: int, noun: str, plural: str = "") -> str:
     ('1 patch', '1,200 ids')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what another library says, or the name of its error.
+
+    >>> one_line(ValueError("bad header\\nat byte 3")), one_line(EOFError())
+    ('bad header', 'EOFError')
+    """
+    return next(iter(str(error).splitlines()), "")[:200] or type(error).__name__

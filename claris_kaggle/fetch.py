@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from claris_kaggle import kaggle_api
 from claris_kaggle.console import Progress, say
-from claris_kaggle.errors import DataError, DiskError, UsageError
+from claris_kaggle.errors import ClarisError, DataError, DiskError, UsageError, one_line
 from claris_kaggle.files import explain_disk_errors, hold_lock
 from claris_kaggle.paths import DataDir
 
@@ -77,7 +80,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with zipfile.ZipFile(archive) as source:
+    with refuse_damage(archive), zipfile.ZipFile(archive) as source:
         entries = [entry for entry in source.infolist() if not entry.is_dir()]
         wrong = [entry.filename for entry in entries if not is_inside(entry.filename)]
         if wrong:
@@ -88,13 +91,23 @@ def unpack(archive: Path, folder: Path) -> None:
             raise DiskError(found, f"the files need {needed / 1e9:.1f} GB", "Name a folder on a larger disk")
         with Progress("unpack", len(entries), "files") as progress:
             for entry in entries:
-                try:
-                    source.extract(entry, folder)
-                except (zipfile.BadZipFile, EOFError, ValueError) as error:
-                    archive.unlink()
-                    found = f"{archive.name}: {entry.filename} is damaged ({error})"
-                    raise DataError(found, "", "Run the same command again: it fetches the archive anew") from error
+                source.extract(entry, folder)
                 progress.update(1)
+
+
+@contextlib.contextmanager
+def refuse_damage(archive: Path) -> Iterator[None]:
+    """Turn what zipfile raises on a damaged archive into one line, and remove the archive."""
+    try:
+        yield
+    except ClarisError:
+        raise
+    except Exception as error:  # zipfile and its decoders raise all kinds on damaged files
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a seek to a damaged offset
+            raise
+        archive.unlink()
+        found = f"{archive.name}: damaged ({one_line(error)})"
+        raise DataError(found, "", "Run the same command again: it fetches the archive anew") from error
 
 
 def is_inside(name: str) -> bool:

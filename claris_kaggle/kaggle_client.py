@@ -23,6 +23,8 @@ KERNEL_REFUSALS = (
     "invalid_model_sources",
 )
 PAGE_LIMIT = 200
+# What the client itself answers when the upload failed; before 2.2 it has no name for it.
+UPLOAD_FAILED = "Could not submit to competition"
 
 
 def split_ref(ref: str) -> tuple[str, str]:
@@ -96,8 +98,7 @@ def outputs(api: Any, ref: str, version: int) -> dict[str, Any]:
 def submit(api: Any, path: str, message: str, competition: str) -> dict[str, Any]:
     """Upload and submit a file."""
     answer = api.competition_submit(path, message, competition, quiet=True)
-    failed = answer.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE
-    return {"ref": answer.ref or 0, "message": answer.message or "", "uploaded": not failed}
+    return {"ref": answer.ref or 0, "message": answer.message or "", "uploaded": answer.message != UPLOAD_FAILED}
 
 
 def submissions(api: Any, competition: str) -> dict[str, Any]:

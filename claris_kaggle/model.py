@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.console import say
-from claris_kaggle.errors import ClarisError, DataError, UsageError, name_few
+from claris_kaggle.errors import ClarisError, DataError, UsageError, name_few, one_line
 from claris_kaggle.files import explain_disk_errors
 
 CLASSES = 2
@@ -158,7 +158,5 @@ def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
             raise ValueError("no tensors by name")
         return dict(state)
     except Exception as error:  # both readers raise many kinds on damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise DataError(
-            f"{source}: no readable weights ({reason})", "a whole .safetensors or .pth is needed"
-        ) from error
+        found = f"{source}: no readable weights ({one_line(error)})"
+        raise DataError(found, "a whole .safetensors or .pth is needed") from error

@@ -113,7 +113,9 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
     try:
         with explain_disk_errors(folder):
             pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except DiskError:
+        raise
+    except Exception as error:  # NumPy's reader of headers raises all kinds on damaged files
         raise DataError(f"{folder}: pixels.npy is damaged or cut off", "", "Remove that folder") from error
     if pixels.shape != (len(ids), *SHAPE) or pixels.dtype != np.uint8:
         raise DataError(f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}", "", "Remove that folder")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.errors import DiskError, PatchError
+from claris_kaggle.errors import DiskError, PatchError, one_line
 from claris_kaggle.files import explain_disk_errors
 
 SIZE = 96
@@ -80,8 +80,7 @@ def decode_with_pillow(content: bytes, name: object) -> Pixels:
     except PatchError:
         raise
     except Exception as error:  # Pillow's decoders raise all kinds on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        found = f"{name}: damaged or cut off ({len(content):,} bytes; {reason})"
+        found = f"{name}: damaged or cut off ({len(content):,} bytes; {one_line(error)})"
         raise PatchError(found, "a whole TIFF of 96 x 96 RGB is needed", MEND) from error
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from claris_kaggle.errors import TableError, count, name_few
+from claris_kaggle.errors import TableError, count, name_few, one_line
 from claris_kaggle.files import explain_disk_errors, sha256_bytes, write_text
 
 SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "group")
@@ -51,8 +51,9 @@ def read_table(
     require_even(text, found, path, mend)
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, skipinitialspace=True)
+        frame = frame.set_axis(found, axis="columns")  # without the quotes and blanks that pandas leaves
     except (pd.errors.ParserError, ValueError) as error:
-        reason = str(error).splitlines()[0].removeprefix("Error tokenizing data. C error: ")
+        reason = one_line(error).removeprefix("Error tokenizing data. C error: ")
         raise TableError(f"{path}: not a whole table ({reason})", "", mend) from error
     if frame.empty:
         raise TableError(f"{path}: no rows", "", mend)

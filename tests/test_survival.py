@@ -223,15 +223,15 @@ def test_the_time_from_sigterm_to_the_end_is_short(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
     worst = 0.0
-    for nproc in (1, 2):
-        where = places(generated, cache, tmp_path / str(nproc))
+    for nproc, send in ((1, os.kill), (2, os.kill), (2, os.killpg)):  # kill PID, and Ctrl-C's way to the whole group
+        where = places(generated, cache, tmp_path / f"{nproc}{send.__name__}")
         process = start(
             "train", *where, "--folds", fold_file, "--model", "densenet121", "--weights", "none", "--nproc", nproc
         )
         wait_for_line(process, ("training densenet121",))
         time.sleep(15)
         began = time.monotonic()
-        os.killpg(process.pid, signal.SIGTERM)
+        send(process.pid, signal.SIGTERM)
         assert process.stderr is not None
         said = process.stderr.read()
         assert process.wait(timeout=60) == 3, said

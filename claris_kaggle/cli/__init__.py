@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from claris_kaggle import __version__
 from claris_kaggle.console import is_speaker
-from claris_kaggle.errors import ClarisError, Stopped
+from claris_kaggle.errors import ClarisError, Stopped, one_line
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 VERBS = (
@@ -125,9 +125,8 @@ def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
     """A mistake of ours, or one that no message foresees: its kind and text, and how to see more."""
     if is_lost_peer(error):
         return 1  # the rank that failed first has said why
-    text = (str(error).splitlines() or [""])[0]
     mend = "" if "--debug" in arguments else "Run it again with --debug to see where"
-    return fail(ClarisError(f"{type(error).__name__}: {text}", "", mend), arguments)
+    return fail(ClarisError(f"{type(error).__name__}: {one_line(error)}", "", mend), arguments)
 
 
 def is_lost_peer(error: Exception) -> bool:
