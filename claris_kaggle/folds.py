@@ -26,6 +26,8 @@ from claris_kaggle.metrics import Labels
 
 CLASSES = ("benign", "malignant")
 COLUMNS = ("id", "label", "group", "fold")
+# Groups of fewer patches than this on average are no slides.
+SLIDE_SIZE = 2
 MEND = "Make it again: claris folds --data DIR --out {}"
 
 
@@ -54,6 +56,11 @@ class Folds:
     def digest(self) -> str:
         """SHA-256 of the content, whatever the order of its rows."""
         return tables.digest(self.ids, self.labels, self.groups, self.fold)
+
+    @property
+    def slides(self) -> list[str] | None:
+        """The slide of each patch; None where groups are duplicates at most, as in a split by patch."""
+        return self.groups if len(set(self.groups)) * SLIDE_SIZE <= len(self.ids) else None
 
     def train_rows(self, fold: int) -> NDArray[np.int64]:
         """The rows that fold number `fold` is trained on, ascending."""

@@ -15,7 +15,7 @@ HALF = 0.5
 
 
 def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
-    """AUC (the competition's metric), accuracy at 0.5, log loss in nats, and the number of patches.
+    """AUC (the competition's metric), accuracy at 0.5, log loss in nats, Brier score, and the number of patches.
 
     Args:
         labels: [N] of 0 and 1, both present.
@@ -29,6 +29,7 @@ def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
         "auc": auc(labels, probabilities),
         "accuracy": accuracy(labels, probabilities),
         "log_loss": log_loss(labels, probabilities),
+        "brier": brier(labels, probabilities),
     }
 
 
@@ -52,8 +53,17 @@ def log_loss(labels: Labels, probabilities: Probabilities) -> float:
     """Mean negative log-likelihood in nats; probabilities are kept off 0 and 1 by a float32's precision."""
     from sklearn.metrics import log_loss as mean_log_loss
 
-    kept = np.clip(np.asarray(probabilities, dtype=np.float64), 2.0**-24, 1 - 2.0**-24)
-    return float(mean_log_loss(labels, kept, labels=[0, 1]))
+    return float(mean_log_loss(labels, keep_off_ends(probabilities), labels=[0, 1]))
+
+
+def keep_off_ends(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """The probabilities as float64, kept off 0 and 1 by a float32's precision, so that their logarithm exists."""
+    return np.clip(np.asarray(probabilities, dtype=np.float64), 2.0**-24, 1 - 2.0**-24)
+
+
+def brier(labels: Labels, probabilities: Probabilities) -> float:
+    """Mean squared distance between probability and label, 0..1."""
+    return float(np.mean((np.asarray(probabilities, dtype=np.float64) - np.asarray(labels)) ** 2))
 
 
 def best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float, float]:
@@ -70,6 +80,18 @@ def best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float,
     low = values[cut - 1] if cut > 0 else 0.0
     high = values[cut] if cut < len(values) else 1.0
     return float((low + high) / 2), float(right[cut] / len(values))
+
+
+def nested_accuracy(labels: Labels, probabilities: Probabilities, fold: NDArray[np.int64]) -> float | None:
+    """Accuracy where each fold is cut at the best threshold of the others; None with one fold alone."""
+    if len(np.unique(fold)) < 2:
+        return None
+    right = 0.0
+    for number in np.unique(fold):
+        inside = fold == number
+        threshold, _ = best_threshold(labels[~inside], probabilities[~inside])
+        right += accuracy(labels[inside], probabilities[inside], threshold) * inside.sum()
+    return right / len(labels)
 
 
 def require_both_classes(labels: Labels, probabilities: Probabilities) -> None:

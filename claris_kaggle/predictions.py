@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle import metrics, tables
+from claris_kaggle.calibration import calibration_error, fit_temperature
 from claris_kaggle.errors import RunError, TableError, count, name_few
 from claris_kaggle.files import write_json
 from claris_kaggle.folds import Folds, parse_fold_numbers
 from claris_kaggle.metrics import Labels, Probabilities
 from claris_kaggle.paths import RunDir
+from claris_kaggle.uncertainty import estimate_auc
 
 OOF_COLUMNS = ("id", "label", "fold", "probability")
 TEST_COLUMNS = ("id", "probability")
@@ -172,22 +174,31 @@ def require_all_folds(files: Mapping[int, Path], k: int) -> None:
         raise RunError(found, f"all of {k} folds are needed", "Run claris train, then claris predict")
 
 
-def run_metrics(oof: Oof) -> dict[str, Any]:
+def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
     """Figures of all folds pooled, and of each.
 
-    `accuracy` is at 0.5. `accuracy_at_best` is at `best_threshold`, which was chosen on these very
-    predictions and so flatters a little.
+    `accuracy` is at 0.5. `accuracy_nested` cuts each fold at the threshold that was the best on the
+    others; `best_threshold` is that of all of them. `auc_interval` lets whole slides vary where they
+    are known (`auc_way` says so), else patches. `temperature` is what the logits would be divided by.
+
+    Args:
+        slides: the slide of each patch, where it is known.
     """
+    labels, values = oof.labels, oof.probabilities
     rows = []
     for number in np.unique(oof.fold).tolist():
         where = oof.fold == number
-        rows.append({"fold": number, **metrics.summary(oof.labels[where], oof.probabilities[where])})
-    threshold, best = metrics.best_threshold(oof.labels, oof.probabilities)
+        rows.append({"fold": number, **metrics.summary(labels[where], values[where])})
     aucs = [row["auc"] for row in rows]
+    estimate = estimate_auc(labels, values, slides)
     overall = {
-        **metrics.summary(oof.labels, oof.probabilities),
-        "best_threshold": threshold,
-        "accuracy_at_best": best,
+        **metrics.summary(labels, values),
+        "auc_interval": [estimate.low, estimate.high],
+        "auc_way": estimate.way,
+        "best_threshold": metrics.best_threshold(labels, values)[0],
+        "accuracy_nested": metrics.nested_accuracy(labels, values, oof.fold),
+        "calibration_error": calibration_error(labels, values),
+        "temperature": fit_temperature(labels, values),
         "fold_auc_mean": float(np.mean(aucs)),
         "fold_auc_std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0,
     }
@@ -210,6 +221,6 @@ def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: di
     test = collect_test({number: one.test for number, one in fold_dirs.items()}, test_ids)
     write_run_oof(run_dir.oof, oof)
     write_test(run_dir.test, test.ids, test.probabilities)
-    metrics_of_run = {**about, **run_metrics(oof)}
+    metrics_of_run = {**about, **run_metrics(oof, folds.slides)}
     write_json(run_dir.metrics, metrics_of_run)
     return metrics_of_run

@@ -48,7 +48,7 @@ def describe(run: Run, name: str, run_dir: RunDir) -> dict[str, Any]:
     histories = read_histories(run_dir)
     return {
         "name": name,
-        "metrics": run_metrics(run.oof),
+        "metrics": run_metrics(run.oof, run.slides),
         "confusion": confusion(run),
         "config": read_json(run_dir.config) if run_dir.config.exists() else {},
         "curves": draw_curves(histories) if histories else "",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from claris_kaggle import ensemble, tables
+from claris_kaggle.console import say
 from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_bytes, write_json
 from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.predictions import TestPredictions, run_metrics
+from claris_kaggle.predictions import TestPredictions, run_metrics, write_run_oof, write_test
 
 COLUMNS = ("id", "label")
 MEND = "Write it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
@@ -81,28 +83,64 @@ def write_submission(
     return record
 
 
-def submit_runs(run_dirs: Sequence[RunDir], data: DataDir, out: Path, *, method: str = "mean") -> dict[str, Any]:
+def submit_runs(
+    run_dirs: Sequence[RunDir],
+    data: DataDir,
+    out: Path,
+    *,
+    method: str = "mean",
+    only_sound: bool = False,
+    calibrate: bool = False,
+    keep: RunDir | None = None,
+) -> dict[str, Any]:
     """Combine the runs and write the checked submission.
 
+    Args:
+        method: one of `blending.METHODS`, or `auto`.
+        only_sound: leave out runs that `ensemble.examine` has something against.
+        calibrate: scale the result by the temperature of the OOF predictions; ranks, and so the AUC of a fold, stay.
+        keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`: a run like any other.
     Returns:
-        The submission's path, `runs` with the OOF figures of each, and `oof` with the figures of all together.
+        The submission's path, `runs` with the OOF figures of each, `oof` with the figures of all
+        together, scored with weights fitted on other folds, and the ensemble's evidence.
     Raises:
         ClarisError: the runs do not fit together or to the data, or are not finished.
     """
     sample_ids = tables.read_sample(data.sample)
-    runs = [ensemble.load_run(run_dir) for run_dir in run_dirs]
+    names = label_runs(run_dirs)
+    runs = [replace(ensemble.load_run(one), name=name) for one, name in zip(run_dirs, names, strict=True)]
     for run, run_dir in zip(runs, run_dirs, strict=True):
         tables.require_equal_ids(
             run.test.ids, sample_ids, run_dir.test, data.sample.name, "Predict on this data folder"
         )
-    names = label_runs(run_dirs)
-    oof, test = ensemble.combine(runs, method)
-    figures = {name: run_metrics(run.oof)["overall"] for name, run in zip(names, runs, strict=True)}
-    together = run_metrics(oof)["overall"]
+    for run, run_dir in zip(runs, run_dirs, strict=True):
+        if not run_dir.folds.exists():
+            say(f"{run.name}: no fold file and no config of its own; that no model saw its OOF patches is its word")
+    together = ensemble.combine(runs, method, only_sound=only_sound)
+    if calibrate:
+        together = ensemble.calibrated(together)
+    figures = run_metrics(together.oof, together.slides)
+    evidence = {"ensemble": together.evidence}
     origin = {name: describe_run(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
-    about = {"method": method, "oof": together, "runs": origin}
-    write_submission(out, test, sample_ids, about)
-    return {"submission": str(out), "method": method, "runs": figures, "oof": together}
+    about = {"method": together.evidence["method"], "oof": figures["overall"], "runs": origin, **evidence}
+    write_submission(out, together.test, sample_ids, about)
+    if keep:
+        keep_run(keep, together, {**evidence, **figures})
+    of_runs = {run.name: run_metrics(run.oof, run.slides)["overall"] for run in runs}
+    return {"submission": str(out), "method": about["method"], "runs": of_runs, "oof": figures["overall"], **evidence}
+
+
+def keep_run(run_dir: RunDir, together: ensemble.Ensemble, figures: dict[str, Any]) -> None:
+    """Write the ensemble as a run of its own, which can be reported on and combined in its turn.
+
+    Raises:
+        UsageError: the folder is a trained run.
+    """
+    if run_dir.config.exists():
+        raise UsageError(f"{run_dir.root}: a trained run", "a folder of its own is needed", "Name another --run")
+    write_run_oof(run_dir.oof, together.oof)
+    write_test(run_dir.test, together.test.ids, together.test.probabilities)
+    write_json(run_dir.metrics, figures)
 
 
 def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:

@@ -16,7 +16,10 @@ PACKAGE = ROOT / "claris_kaggle"
 # A module may import those before it, except that tables and pixels never meet.
 LAYERS = {
     "foundations": ["errors", "files", "paths", "console", "config", "stopping"],
-    "tables": ["tables", "metrics", "folds", "predictions", "ensemble", "submission", "ledger"],
+    "tables": [
+        "tables", "metrics", "calibration", "uncertainty", "folds", "predictions", "blending", "ensemble",
+        "submission", "ledger",
+    ],
     "pixels": [
         "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
         "engine", "inference",

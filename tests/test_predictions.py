@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from claris_kaggle import metrics, predictions
-from claris_kaggle.ensemble import Run, average, combine, load_run
-from claris_kaggle.errors import ClarisError, DataError, RunError, TableError, UsageError
+from claris_kaggle.ensemble import Run, combine, load_run
+from claris_kaggle.errors import ClarisError, DataError, RunError, TableError
 from claris_kaggle.folds import Folds, make_folds
 from claris_kaggle.paths import RunDir
 from claris_kaggle.predictions import Oof, TestPredictions
@@ -139,24 +139,11 @@ def make_run(folds: Folds, name: str, seed: int) -> Run:
     return Run(name, oof, TestPredictions([f"{number:040x}" for number in range(7)], probabilities(7, seed + 50)))
 
 
-@pytest.mark.parametrize("method", ["mean", "rank"])
-def test_the_order_of_runs_makes_no_difference(folds: Folds, method: str) -> None:
-    runs = [make_run(folds, str(seed), seed) for seed in range(4)]
-    one, two = combine(runs, method), combine(runs[::-1], method)
-    assert one[0].probabilities.tobytes() == two[0].probabilities.tobytes()
-    assert one[1].probabilities.tobytes() == two[1].probabilities.tobytes()
-
-
 def test_the_mean_of_one_run_is_that_run(folds: Folds) -> None:
     run = make_run(folds, "only", 0)
-    oof, test = combine([run])
-    assert oof.probabilities.tobytes() == run.oof.probabilities.tobytes()
-    assert test.probabilities.tobytes() == run.test.probabilities.tobytes()
-
-
-def test_ranks_do_not_change_under_a_monotone_map() -> None:
-    values = probabilities(100)
-    assert average([values, values**2], "rank").tobytes() == average([values, values], "rank").tobytes()
+    found = combine([run])
+    assert found.oof.probabilities.tobytes() == run.oof.probabilities.tobytes()
+    assert found.test.probabilities.tobytes() == run.test.probabilities.tobytes()
 
 
 def test_runs_that_do_not_fit_together_are_refused_by_name(folds: Folds) -> None:
@@ -170,10 +157,6 @@ def test_runs_that_do_not_fit_together_are_refused_by_name(folds: Folds) -> None
     fewer = Run("fewer", first.oof, TestPredictions(first.test.ids[1:], probabilities(6)))
     with pytest.raises(RunError, match="1 test id in one of them only"):
         combine([first, fewer])
-    with pytest.raises(UsageError, match="first and copy hold the same predictions"):
-        combine([first, Run("copy", first.oof, first.test)])
-    with pytest.raises(UsageError, match="--method is 'magic'"):
-        combine([first], "magic")
 
 
 def test_a_run_whose_predictions_are_of_other_folds_is_refused(finished: RunDir, tmp_path: Path) -> None:
