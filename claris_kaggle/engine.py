@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import Batch, EpochBatches, load
 from claris_kaggle.distributed import World, any_rank, first_text
-from claris_kaggle.errors import Stopped, TrainingError
+from claris_kaggle.errors import Stopped, TrainingError, UsageError
 from claris_kaggle.transforms import to_input
 
 WARM_UP = 0.3
@@ -43,6 +43,20 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     else:
         low, high, share = 1.0, LAST_LR, (place - WARM_UP) / (1 - WARM_UP)
     return peak * (high + (low - high) * (1 + math.cos(math.pi * share)) / 2)
+
+
+def choose_precision(asked: str, device_type: str) -> str:
+    """What `auto` means on the device: fp16 on a GPU, fp32 on a CPU; else what was asked for.
+
+    Raises:
+        UsageError: fp16 without a GPU.
+    """
+    if asked == "auto":
+        return "fp16" if device_type == "cuda" else "fp32"
+    if asked == "fp16" and device_type != "cuda":
+        mend = "Give fp32, or bf16 on a processor that has it"
+        raise UsageError("--precision is fp16, and there is no GPU here", "", mend)
+    return asked
 
 
 class Diverged(TrainingError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from claris_kaggle.checkpoint import finished_sha256, load_finished
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.console import Progress, say
 from claris_kaggle.distributed import World
+from claris_kaggle.engine import choose_precision
 from claris_kaggle.errors import DataError, DiskError, RunError, Stopped
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
 from claris_kaggle.inference import predict
-from claris_kaggle.model import create_model
+from claris_kaggle.model import create_model, fold_batch_norm
 from claris_kaggle.pack import Pack
 from claris_kaggle.paths import DataDir, FoldDir, RunDir
 from claris_kaggle.prepare import get_pack, read_training
@@ -40,6 +41,7 @@ class PredictJob:
         nproc: processes on this machine; 0 is one for each GPU, else one.
         workers: loader processes for each.
         threads: CPU threads for each; 0 takes the run's own.
+        precision: of the arithmetic; empty takes the run's own.
         time_limit: seconds until all must be done; None for no limit.
     """
 
@@ -50,6 +52,7 @@ class PredictJob:
     nproc: int = 0
     workers: int = 0
     threads: int = 0
+    precision: str = ""
     time_limit: float | None = None
 
 
@@ -119,6 +122,7 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
         distributed.any_rank(world, 0)
         proved = True
     config, data, finished = read_run(job, proved=proved)
+    config = replace(config, precision=precision_here(job, config, world))
     torch.set_num_threads(job.threads or config.threads)
     model = create_model(config.model)
     model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -130,6 +134,12 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
         say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
         return None
     return put_together(job, data) if world.is_main else None
+
+
+def precision_here(job: PredictJob, config: TrainConfig, world: World) -> str:
+    """The precision asked for; else the run's own, where this device has it."""
+    foreign = config.precision == "fp16" and world.device.type != "cuda"
+    return choose_precision(job.precision or ("auto" if foreign else config.precision), world.device.type)
 
 
 def is_predicted(job: PredictJob, fold: int) -> bool:
@@ -151,6 +161,7 @@ def receipt(job: PredictJob, fold_dir: FoldDir) -> dict[str, Any]:
     return {
         "weights_sha256": finished_sha256(fold_dir),
         "views": job.views,
+        "precision": job.precision,
         "test_sha256": tables.digest(tables.read_sample(job.data.sample)),
         "files": {path.name: sha256_file(path) for path in (fold_dir.oof, fold_dir.test)},
     }
@@ -168,6 +179,7 @@ def predict_fold(
     """Write the fold's `oof.csv` and `test.csv`, then the receipt that names both."""
     fold_dir = job.run_dir.fold(fold)
     load_finished(fold_dir, model)
+    folded = fold_batch_norm(model)
     rows = data.folds.valid_rows(fold)
     valid_ids = [data.folds.ids[row] for row in rows]
     total = len(valid_ids) + len(data.test.ids)
@@ -181,7 +193,7 @@ def predict_fold(
                 raise Stopped(found, "", "The same command goes on with that fold")
 
         oof, test = (
-            predict(model, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+            predict(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
             for pack, ids in ((data.train, valid_ids), (data.test, data.test.ids))
         )
     if world.is_main:

@@ -15,6 +15,7 @@ from claris_kaggle import distributed, tables
 from claris_kaggle.config import DEFAULT_COLOR, DEFAULT_LR, TrainConfig, default_batch_size, require_same
 from claris_kaggle.console import say
 from claris_kaggle.distributed import World
+from claris_kaggle.engine import choose_precision
 from claris_kaggle.errors import RunError, UsageError
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
@@ -37,6 +38,7 @@ class TrainJob:
         workers: loader processes for each; None is some on a GPU and none on a CPU.
         time_limit: seconds until all must be done; None for no limit.
         checkpoint_minutes: time between checkpoints within an epoch.
+        rates: measure the loader alone and the steps alone first.
     """
 
     data: DataDir
@@ -49,6 +51,7 @@ class TrainJob:
     workers: int | None = None
     time_limit: float | None = None
     checkpoint_minutes: float = 10.0
+    rates: bool = False
 
     def rank_workers(self, world: World) -> int:
         """Loader processes of one rank."""
@@ -100,12 +103,7 @@ def require_no_foreign_files(run_dir: RunDir) -> None:
 def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
     """The config with every default and every input's digest filled in."""
     recipe = "pretrained" if weights else "scratch"
-    cuda = torch.cuda.is_available()
-    precision = asked.precision if asked.precision != "auto" else "fp16" if cuda else "fp32"
-    if precision == "fp16" and not cuda:
-        raise UsageError(
-            "--precision is fp16, and there is no GPU here", "", "Give fp32, or bf16 on a processor that has it"
-        )
+    precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
     if batch_size < 2 * nproc:
         raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two for each process")

@@ -240,7 +240,7 @@ def train(session: Session, settings: dict[str, Any]) -> str:
     folds = ["--fold", *settings["folds"]] if settings["folds"] else []
     code = claris(
         "train", *packs, "--folds", fold_file, "--run", run_dir.root, "--nproc", processes,
-        "--time-limit", session.left(), *folds, *flags,
+        "--time-limit", session.left(), "--rates", *folds, *flags,
     )  # fmt: skip
     if code == 3:
         return STOPPED

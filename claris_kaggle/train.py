@@ -28,6 +28,7 @@ from claris_kaggle.metrics import summary
 from claris_kaggle.model import create_model, find_weights, load_start, read_weights
 from claris_kaggle.paths import FoldDir
 from claris_kaggle.prepare import TrainingData
+from claris_kaggle.rates import say_rates
 from claris_kaggle.run import TrainJob, begin_on_machines, begin_run, choose_folds, continue_run
 from claris_kaggle.stopping import Stopper
 
@@ -72,11 +73,17 @@ def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -
         config, data = begin_on_machines(job, given, world)
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = True
+    rates = job.rates
     for fold in choose_folds(data.folds, job.only):
         fold_dir = job.run_dir.fold(fold)
         if finished_sha256(fold_dir):
             say(f"fold {fold}: finished before")
             continue
+        if rates:
+            rates = False
+            trainset = make_trainset(data, data.folds.train_rows(fold), config)
+            learner = new_learner(config, fold, world)
+            say_rates(learner, epoch_batches(learner, trainset), job.rank_workers(world))
         train_fold(job, config, data, fold, world, stopper)
 
 
@@ -170,12 +177,10 @@ def make_trainset(data: TrainingData, rows: np.ndarray[Any, Any], config: TrainC
     return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight))
 
 
-def timed_epoch(
-    job: TrainJob, learner: Learner, trainset: TrainSet, writer: CheckpointWriter, stopper: Stopper, fold: int
-) -> float:
-    """The rest of the epoch with progress, checkpoints now and then, and an eye on the time."""
+def epoch_batches(learner: Learner, trainset: TrainSet) -> EpochBatches:
+    """The steps of the learner's current epoch for its rank."""
     config, world = learner.config, learner.world
-    batches = EpochBatches(
+    return EpochBatches(
         trainset,
         seed=config.seed,
         epoch=learner.epoch,
@@ -184,6 +189,14 @@ def timed_epoch(
         rank=world.rank,
         world_size=world.world_size,
     )
+
+
+def timed_epoch(
+    job: TrainJob, learner: Learner, trainset: TrainSet, writer: CheckpointWriter, stopper: Stopper, fold: int
+) -> float:
+    """The rest of the epoch with progress, checkpoints now and then, and an eye on the time."""
+    config, world = learner.config, learner.world
+    batches = epoch_batches(learner, trainset)
     start, before = time.monotonic(), learner.seconds
     saved = start
     total = len(trainset.ids)

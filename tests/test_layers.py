@@ -22,7 +22,7 @@ LAYERS = {
     ],
     "pixels": [
         "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
-        "engine", "inference",
+        "engine", "rates", "inference",
     ],
     "verbs": ["prepare", "check", "run", "train", "predict", "report", "demo"],
     "edges": [

@@ -12,7 +12,7 @@ import torch
 from claris_kaggle.checkpoint import load_checkpoint, previous, save_checkpoint
 from claris_kaggle.config import TrainConfig, require_same
 from claris_kaggle.errors import ClarisError, DataError, RunError, UsageError
-from claris_kaggle.model import create_model, find_weights, load_start, read_weights
+from claris_kaggle.model import create_model, find_weights, fold_batch_norm, load_start, read_weights
 
 
 def test_weights_depend_on_name_and_seed_alone() -> None:
@@ -139,3 +139,20 @@ def test_a_config_comes_back_from_json_and_names_unknown_fields() -> None:
         TrainConfig.from_json({**config.to_json(), "speed": 1}, "x")
     with pytest.raises(RunError, match="epochs 3 there, 4 now"):
         require_same(config, TrainConfig(lr=0.5, epochs=4), "config.json")
+
+
+def test_folded_batch_norms_give_the_same_logits() -> None:
+    model = create_model("densenet121", seed=1).eval()
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(part.running_mean, 0.0, 0.1)
+            torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
+            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
+    folded = fold_batch_norm(model)
+    images = torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(images)
+        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
+    left = [sum(isinstance(part, torch.nn.BatchNorm2d) for part in one.modules()) for one in (model, folded)]
+    assert left == [121, 62]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from claris_kaggle.cli import options
+from claris_kaggle.config import PRECISIONS
 
 HELP = "out-of-fold and test predictions with 8 views"
 
@@ -20,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
     parser.add_argument(
         "--threads", type=options.natural, default=0, metavar="N", help="CPU threads a process [the run's]"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="",
+        help="arithmetic; auto is fp16 on a GPU, fp32 on a CPU [the run's]",
     )
     parser.add_argument("--time-limit", metavar="TIME", help="stop before it, as in 2h, to go on later [none]")
     options.add_processes(parser)
@@ -47,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
         nproc=args.nproc,
         workers=args.workers or 0,
         threads=args.threads,
+        precision=args.precision,
         time_limit=limit,
     )
     metrics = predict_run(job, args.arguments)

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints in an epoch [10]"
     )
+    parser.add_argument("--rates", action="store_true", help="say first how fast loader and steps are, each alone")
     add_config_flags(parser)
 
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
         workers=args.workers,
         time_limit=limit,
         checkpoint_minutes=args.checkpoint_minutes,
+        rates=args.rates,
     )
     train_run(job, given_flags(args), args.arguments)
     if is_speaker() and not was_launched():
