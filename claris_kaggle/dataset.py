@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from claris_kaggle.pack import Pack
-from claris_kaggle.transforms import ORDER, augment_geometry, build_geometry, color_draws, draw
+from claris_kaggle.transforms import ORDER, augment_geometry, build_geometry, color_draws, draw, turn_numbers
 
 
 class Batch(NamedTuple):
@@ -25,12 +25,14 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [B, 96, 96, 3].
+        turns: int64 [B], the symmetries that the device has still to apply; empty where none.
         labels: int64 [B].
         colors: float32 [B, 6], the colour draws.
         total_weight: the sum of class weights over the whole step, all ranks together.
     """
 
     images: Tensor
+    turns: Tensor
     labels: Tensor
     colors: Tensor
     total_weight: float
@@ -75,11 +77,25 @@ class TrainSet:
 
 
 class EpochBatches(Dataset[Batch]):
-    """The steps of one epoch for one rank; item `step` is that step's `Batch`."""
+    """The steps of one epoch for one rank; item `step` is that step's `Batch`.
+
+    Args:
+        turn_here: turn the patches in this process; else the batch says how the device should.
+    """
 
     def __init__(
-        self, trainset: TrainSet, *, seed: int, epoch: int, batch_size: int, color: float, rank: int, world_size: int
+        self,
+        trainset: TrainSet,
+        *,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        color: float,
+        rank: int,
+        world_size: int,
+        turn_here: bool = True,
     ) -> None:
+        self.turn_here = turn_here
         self.trainset, self.color, self.rank, self.world_size = trainset, color, rank, world_size
         self.words = draw(seed, epoch, trainset.ids)
         self.order = np.argsort(self.words[:, ORDER], kind="stable")
@@ -93,8 +109,6 @@ class EpochBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """This rank's part of the step: every world_size-th row of it."""
-        if self.geometry is None:
-            self.geometry = build_geometry()
         begin, end = self.steps[step]
         whole = self.order[begin:end]
         mine = whole[self.rank :: self.world_size]
@@ -102,8 +116,13 @@ class EpochBatches(Dataset[Batch]):
         words = self.words[mine]
         labels = self.trainset.labels
         weights = np.array(self.trainset.class_weights)
+        turns = turn_numbers(words)
+        if self.turn_here:
+            self.geometry = self.geometry or build_geometry()
+            pixels, turns = augment_geometry(self.geometry, pixels, words), turns[:0]
         return Batch(
-            torch.from_numpy(augment_geometry(self.geometry, pixels, words)),
+            torch.from_numpy(pixels),
+            torch.from_numpy(turns),
             torch.from_numpy(labels[mine]),
             torch.from_numpy(color_draws(words, self.color)),
             float(weights[labels[whole]].sum()),

@@ -16,7 +16,7 @@ from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import Batch, EpochBatches, load
 from claris_kaggle.distributed import World, any_rank, first_text
 from claris_kaggle.errors import Stopped, TrainingError, UsageError
-from claris_kaggle.transforms import to_input
+from claris_kaggle.transforms import to_input, turn_on_device
 
 WARM_UP = 0.3
 FIRST_LR, LAST_LR = 1 / 25, 1e-4
@@ -140,7 +140,8 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     so each rank's sum is divided by its share of the step.
     """
     device, config = learner.world.device, learner.config
-    images, labels, colors = (part.to(device, non_blocking=True) for part in batch[:3])
+    images, turns, labels, colors = (part.to(device, non_blocking=True) for part in batch[:4])
+    images = turn_on_device(images, turns) if len(turns) else images
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     learner.wrapped.train()

@@ -188,6 +188,7 @@ def epoch_batches(learner: Learner, trainset: TrainSet) -> EpochBatches:
         color=config.color or 0.0,
         rank=world.rank,
         world_size=world.world_size,
+        turn_here=world.device.type == "cpu",
     )
 
 

@@ -1,7 +1,8 @@
 """Augmentation and normalisation, drawn for each patch from (seed, epoch, id) alone.
 
-Geometry is albumentations' on uint8, seeded for each patch. Colour is one affine map of RGB a
-patch, folded with the normalisation and applied to the whole batch on the device.
+Geometry is albumentations' on uint8 for a CPU, and the same symmetries on the device for a GPU,
+which leaves the host no more than to gather. Colour is one affine map of RGB a patch, folded with
+the normalisation and applied to the whole batch on the device.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ STATISTICS = {
     "scratch": ((0.7059, 0.5504, 0.6995), (0.2374, 0.2816, 0.2150)),
     "pretrained": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+# albumentations' eight symmetries, in its order: transposed first, then upside down, then mirrored.
+TURNS = (
+    (False, False, False), (True, True, False), (False, True, True), (True, False, True),
+    (False, True, False), (True, True, True), (False, False, True), (True, False, False),
+)  # fmt: skip
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 DRAWS = 8
 ORDER, GEOMETRY, COLOR = 0, 1, slice(2, 8)
@@ -67,9 +73,27 @@ def augment_geometry(
     """
     transform, elements = geometry
     turned = np.empty_like(pixels)
-    for row, word in enumerate(words[:, GEOMETRY].tolist()):
-        turned[row] = transform.apply(pixels[row], group_element=elements[word % len(elements)])
+    for row, turn in enumerate(turn_numbers(words).tolist()):
+        turned[row] = transform.apply(pixels[row], group_element=elements[turn])
     return turned
+
+
+def turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Which of the eight symmetries each patch gets, int64 [B] of 0..7 in albumentations' order."""
+    return (words[:, GEOMETRY] % np.uint64(len(TURNS))).astype(np.int64)
+
+
+def turn_on_device(images: Tensor, turns: Tensor) -> Tensor:
+    """What `augment_geometry` does, for a whole batch on the device and without waiting for it.
+
+    Args:
+        images: uint8 [B, S, S, 3].
+        turns: int64 [B] from `turn_numbers`.
+    """
+    transposed, upside_down, mirrored = torch.tensor(TURNS, device=images.device)[turns].T[:, :, None, None, None]
+    images = torch.where(transposed, images.transpose(1, 2), images)
+    images = torch.where(upside_down, images.flip(1), images)
+    return torch.where(mirrored, images.flip(2), images)
 
 
 def color_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:

@@ -18,6 +18,8 @@ from claris_kaggle.transforms import (
     color_draws,
     draw,
     to_input,
+    turn_numbers,
+    turn_on_device,
 )
 from claris_kaggle.tta import average_views, require_views, view
 
@@ -142,3 +144,12 @@ def test_the_folded_colour_change_equals_its_steps_one_by_one() -> None:
         x = (1 + contrast) * x - contrast * mean + brightness
         expected = ((x - mean) / deviation).permute(2, 0, 1)
         torch.testing.assert_close(to_input(images, "pretrained", draws)[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_device_turns_patches_as_albumentations_does() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 96, 3), dtype=np.uint8)
+    words = draw(3, 1, [f"{number:040x}" for number in range(64)])
+    turns = turn_numbers(words)
+    assert set(turns.tolist()) == set(range(8))
+    ours = turn_on_device(torch.from_numpy(pixels), torch.from_numpy(turns))
+    assert np.array_equal(ours.numpy(), augment_geometry(build_geometry(), pixels, words))
