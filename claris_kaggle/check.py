@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,9 +14,10 @@ import numpy as np
 from claris_kaggle import tables
 from claris_kaggle.console import Progress, say
 from claris_kaggle.errors import PatchError, count, name_few
-from claris_kaggle.pack import in_chunks, list_patches
+from claris_kaggle.pack import list_patches
 from claris_kaggle.patches import patch_id, read_patch
 from claris_kaggle.paths import DataDir
+from claris_kaggle.workers import in_chunks
 
 
 class Look(NamedTuple):
@@ -90,11 +91,9 @@ def look_at(data: DataDir, split: str, ids: Sequence[str], findings: Findings, j
         findings.faults.append(f"{split}: {count(len(surplus), 'file')} without a row in {table} ({name_few(surplus)})")
     names = sorted(set(ids) & present)
 
-    def look(rows: range) -> list[Look]:
-        return [look_at_file(source, names[row]) for row in rows]
-
     with Progress(f"check {split}", len(names)) as progress:
-        looks = [one for part in in_chunks(look, len(names), jobs or os.cpu_count() or 1, progress) for one in part]
+        parts = in_chunks(functools.partial(look_at_files, source), names, jobs, progress)
+        looks = [one for part in parts for one in part]
         say(f"{split}: looked at {len(names):,} files at {progress.rate():,.0f} a second")
     unreadable = [one for one in looks if one.fault]
     mismatched = [one.name for one in looks if one.digest and one.digest != one.name]
@@ -113,10 +112,15 @@ def look_at(data: DataDir, split: str, ids: Sequence[str], findings: Findings, j
     return looks
 
 
+def look_at_files(source: Path, start: int, names: Sequence[str]) -> list[Look]:
+    """What the files of these names show."""
+    return [look_at_file(source, name) for name in names]
+
+
 def look_at_file(source: Path, name: str) -> Look:
     """What the file shows, without raising."""
     try:
-        pixels = read_patch(source / f"{name}.tif")
+        pixels = read_patch(f"{source}/{name}.tif")
     except PatchError as error:
         return Look(name, "", str(error), "")
     low, high = int(pixels.min()), int(pixels.max())

@@ -34,15 +34,19 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend = "Free some space, or name a folder on another disk, and run the same command again"
-            raise DiskError(f"{path}: no space left on the disk", "nothing was changed", mend) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            mend = "Name a folder that you may write to"
-            raise DiskError(f"{path}: not allowed to write or read there", "", mend) from error
-        if error.errno == errno.ENOENT:
-            raise DiskError(f"{path}: no such file or folder", "", "Look at the path") from error
-        raise DiskError(f"{path}: {error.strerror or error}") from error
+        raise explain(error, path) from error
+
+
+def explain(error: OSError, path: object) -> DiskError:
+    """What the error about this path means and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        mend = "Free some space, or name a folder on another disk, and run the same command again"
+        return DiskError(f"{path}: no space left on the disk", "nothing was changed", mend)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DiskError(f"{path}: not allowed to write or read there", "", "Name a folder that you may write to")
+    if error.errno == errno.ENOENT:
+        return DiskError(f"{path}: no such file or folder", "", "Look at the path")
+    return DiskError(f"{path}: {error.strerror or error}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ plainly of that kind goes to Pillow, which also has the last word on damage.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import struct
@@ -16,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.errors import DiskError, PatchError, one_line
-from claris_kaggle.files import explain_disk_errors
+from claris_kaggle.errors import PatchError, one_line
+from claris_kaggle.files import explain
 
 SIZE = 96
 SHAPE = (SIZE, SIZE, 3)
 NBYTES = SIZE * SIZE * 3
+LONGEST_HEADER = 4096
 MEND = "Fetch the file again"
 # Two well-known odd patches of the training set, by their ids (checked: SHA-1 of the pixels).
 BLACK_ID = "9369c7278ec8bcc6c880d99194de09fc2bd4efbe"
@@ -38,17 +40,17 @@ def patch_id(pixels: Pixels) -> str:
     return hashlib.sha1(np.ascontiguousarray(pixels).data, usedforsecurity=False).hexdigest()
 
 
-def read_patch(path: Path) -> Pixels:
+def read_patch(path: Path | str) -> Pixels:
     """The pixels of the file, uint8 [96, 96, 3] RGB.
 
     Raises:
         PatchError: the file is missing, cut off, damaged, or of another size or mode.
     """
     try:
-        with explain_disk_errors(path):
-            content = path.read_bytes()
-    except DiskError as error:
-        raise PatchError(f"{path}: {error.found.removeprefix(f'{path}: ')}", "", MEND) from error
+        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - three times as fast as Path.read_bytes
+            content = stream.read()
+    except OSError as error:
+        raise PatchError(explain(error, path).found, "", MEND) from error
     return decode(content, path)
 
 
@@ -86,6 +88,18 @@ def decode_with_pillow(content: bytes, name: object) -> Pixels:
 
 def strip_offset(content: bytes) -> int | None:
     """Where the pixels begin, when this is an uncompressed one-strip TIFF of 96 x 96 RGB; else None.
+
+    The competition's files end with their pixels after one and the same header, which is looked at once.
+    """
+    header = content[:-NBYTES]
+    if len(header) < LONGEST_HEADER and parse_header(header) == len(header):
+        return len(header)
+    return parse_header.__wrapped__(content)
+
+
+@functools.lru_cache(maxsize=16)
+def parse_header(content: bytes) -> int | None:
+    """What a TIFF's first directory says of where its pixels begin; None when they are not plain.
 
     Source: TIFF 6.0 specification, sections 2 and 8.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from claris_kaggle import tables
 from claris_kaggle.console import Progress, say
 from claris_kaggle.errors import DataError, DiskError, count
 from claris_kaggle.folds import Folds
-from claris_kaggle.pack import Pack, ensure_pack, in_chunks, open_pack, pack_folder, require_files
+from claris_kaggle.pack import Pack, ensure_pack, open_pack, pack_folder, require_files
 from claris_kaggle.patches import patch_id, read_patch
 from claris_kaggle.paths import DataDir
+from claris_kaggle.workers import in_chunks
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ def hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -
     source = data.patches(split)
     require_files(source, ids)
 
-    def hashes(rows: range) -> list[str]:
-        return [patch_id(read_patch(source / f"{ids[row]}.tif")) for row in rows]
-
     with Progress(f"look for duplicates in {split}", len(ids)) as progress:
-        parts = in_chunks(hashes, len(ids), jobs or os.cpu_count() or 1, progress)
+        parts = in_chunks(functools.partial(hash_files, source), ids, jobs, progress)
         return [digest for part in parts for digest in part]
+
+
+def hash_files(source: Path, start: int, names: Sequence[str]) -> list[str]:
+    """The SHA-1 of the pixels of each name's file."""
+    return [patch_id(read_patch(f"{source}/{name}.tif")) for name in names]
 
 
 def find_contents(data: DataDir, ids: Sequence[str], cache: Path) -> list[str] | None:

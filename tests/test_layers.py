@@ -21,7 +21,7 @@ LAYERS = {
         "submission", "ledger",
     ],
     "pixels": [
-        "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
+        "workers", "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
         "engine", "rates", "inference",
     ],
     "verbs": ["prepare", "check", "run", "train", "predict", "report", "demo"],

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from claris_kaggle import pack as packs
-from claris_kaggle.errors import DataError, DiskError, PatchError
+from claris_kaggle.console import Progress
+from claris_kaggle.errors import DataError, DiskError, PatchError, TrainingError
 from claris_kaggle.pack import ensure_pack, open_pack, pack_folder
 from claris_kaggle.patches import encode, patch_id, read_patch
 from claris_kaggle.paths import DataDir
+from claris_kaggle.workers import in_chunks
 from tests.conftest import claris, contents, environment
 
 
@@ -171,3 +175,14 @@ def test_the_verb_prints_where_the_packs_are(sample: DataDir, tmp_path: Path) ->
     done = claris("pack", "--data", sample.root, "--cache", tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line.split("  ")[1] for line in done.stdout.splitlines()] == ["1,200 patches", "318 patches"]
+
+
+def end_by_force(start: int, names: Sequence[str]) -> int:
+    """A worker that the system kills."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return start
+
+
+def test_a_worker_that_the_system_kills_is_named_with_a_way_on() -> None:
+    with pytest.raises(TrainingError, match=r"pack train: the system killed a worker.*--jobs 1"):
+        list(in_chunks(end_by_force, ["a"] * 2000, 2, Progress("pack train", 2000)))

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     options.add_data(parser)
     parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi")
-    parser.add_argument("--jobs", type=options.natural, default=0, metavar="N", help="joblib workers [one a core]")
+    parser.add_argument(
+        "--jobs", type=options.natural, default=0, metavar="N", help="reading processes [one a core, if many files]"
+    )
     options.add_json(parser)
 
 

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     options.add_data(parser)
     options.add_cache(parser)
-    parser.add_argument("--jobs", type=options.natural, default=0, metavar="N", help="joblib workers [one a core]")
+    parser.add_argument(
+        "--jobs", type=options.natural, default=0, metavar="N", help="reading processes [one a core, if many files]"
+    )
     options.add_json(parser)
 
 
