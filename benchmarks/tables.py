@@ -1,0 +1,104 @@
+"""The statistics of five models over a table of the competition's size, on one core.
+
+python -m benchmarks.tables
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.simulation import draw_scores, to_probabilities
+from benchmarks.timing import Result, interleave, publish
+from claris_kaggle import blending, uncertainty
+from claris_kaggle.ensemble import load_run, require_comparable, stack_columns
+from claris_kaggle.metrics import auc
+from claris_kaggle.paths import RunDir
+from claris_kaggle.predictions import Oof, write_run_oof, write_test
+
+ROWS, TEST_ROWS, MODELS, SLIDES, RESAMPLES, LOOPED = 220_025, 57_458, 5, 216, 1000, 15
+
+
+def write_runs(root: Path) -> tuple[list[RunDir], list[str]]:
+    """Runs on disk with five folds by slide, and the slide of each row in the order of the ids."""
+    generator = np.random.default_rng(0)
+    scores = draw_scores(
+        generator, slides=SLIDES, patches=1040, effect=0.4, strengths=tuple(np.linspace(2.5, 3.0, MODELS))
+    )
+    rows = slice(0, ROWS)
+    ids = [f"{number:040x}" for number in range(len(scores.labels[rows]))]
+    test_ids = [f"{number:040x}" for number in range(10**6, 10**6 + TEST_ROWS)]
+    run_dirs = []
+    for model in range(MODELS):
+        run_dir = RunDir(root / f"run{model}")
+        run_dir.root.mkdir()
+        values = to_probabilities(scores.values[rows, model])
+        write_run_oof(run_dir.oof, Oof(ids, scores.labels[rows], scores.slide[rows] % 5, values))
+        write_test(run_dir.test, test_ids, generator.random(TEST_ROWS).astype(np.float32))
+        run_dirs.append(run_dir)
+    return run_dirs, [f"s{number}" for number in scores.slide[rows]]
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """How long the work takes, and what it gives."""
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
+
+
+def main() -> None:
+    """Measure, compare with scikit-learn, print and keep."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_dirs, slides = write_runs(Path(folder))
+        took: dict[str, float] = {}
+        took["read and join five runs"], runs = seconds(lambda: [load_run(one) for one in run_dirs])
+        took["see that they fit together"], _ = seconds(lambda: require_comparable(runs))
+    oof = runs[0].oof
+    columns = stack_columns([run.oof.probabilities for run in runs])
+    took["AUC of each"], aucs = seconds(lambda: [auc(oof.labels, column) for column in columns.T])
+    took["DeLong's covariance"], (delong_aucs, _) = seconds(lambda: uncertainty.delong(oof.labels, columns))
+    took[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = seconds(
+        lambda: uncertainty.cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
+    )
+    for name in blending.FITTED:
+        took[f"{name}: weights fitted five times, nested"], _ = seconds(
+            lambda name=name: blending.nested(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
+        )
+    numbers = np.unique(slides, return_inverse=True)[1]
+    weights = uncertainty.resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
+
+    def loop() -> np.ndarray[Any, Any]:
+        some = weights[:LOOPED, numbers]
+        return np.array([roc_auc_score(oof.labels, columns[:, 0], sample_weight=weight) for weight in some])
+
+    apart = max(np.abs(loop() - samples[:LOOPED, 0]).max(), np.abs(np.array(aucs) - delong_aucs).max())
+
+    def ours() -> Any:
+        return uncertainty.cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
+
+    rates = interleave(
+        {
+            "loop over scikit-learn": lambda: LOOPED / seconds(loop)[0],
+            "matrix of slide pairs": lambda: RESAMPLES / seconds(ours)[0],
+        },
+        rounds=5,
+    )
+    facts = {name: f"{value:.2f} s" for name, value in took.items()}
+    facts["all of these"] = f"{sum(took.values()):.1f} s"
+    facts["largest difference to scikit-learn"] = f"{apart:.1e}"
+    publish(
+        Result(
+            "tables", f"AUC of one model in resamples of slides, {ROWS:,} rows", "resamples/s", rates, facts,
+            [f"The loop is timed over {LOOPED} resamples, ours over {RESAMPLES:,}."],
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Train and predict from nothing, the reference against ours: same images, epochs, batch and threads.
+
+python -m benchmarks.whole
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import reference
+from benchmarks.patches import Bench, bench_patches
+from benchmarks.timing import Result, interleave, publish
+from benchmarks.training import ALONE, new_learner
+from claris_kaggle.dataset import EpochBatches, TrainSet
+from claris_kaggle.engine import train_epoch
+from claris_kaggle.inference import predict
+from claris_kaggle.model import fold_batch_norm
+from claris_kaggle.pack import ensure_pack
+
+TRAINED, PREDICTED, BATCH, VIEWS = 512, 256, 32, 8
+# DenseNet-121 at 96 px on two T4s: images a second as shared by roofline and efficiency; not measured.
+T4_TRAINING, T4_INFERENCE = (1450.0, 2900.0), (4600.0, 9200.0)
+EPOCH, FOLD, TRAIN, TEST, FOLDS, EPOCHS = 176_020, 44_005, 220_025, 57_458, 5, 6
+Times = dict[str, list[float]]
+
+
+def timed(times: Times, name: str, work: Callable[[], object]) -> object:
+    """Do the work and put down its seconds."""
+    began = time.perf_counter()
+    result = work()
+    times.setdefault(name, []).append(time.perf_counter() - began)
+    return result
+
+
+def run_reference(bench: Bench, times: Times) -> None:
+    """One epoch and eight passes, in the competitors' way."""
+    ids, labels = bench.trainset.ids, bench.trainset.labels.tolist()
+    folder = bench.data.patches("train")
+    model = reference.create()
+    patches = reference.Patches(folder, ids[:TRAINED], labels[:TRAINED], reference.train_transform())
+    batches = reference.loader(patches, BATCH, 0, shuffle=True)
+    timed(times, "train", lambda: reference.train(model, batches, 1))
+    timed(times, "predict", lambda: reference.predict(model, folder, ids[-PREDICTED:], BATCH, 0, VIEWS))
+
+
+def run_ours(bench: Bench, precision: str, times: Times) -> None:
+    """Pack, one epoch and eight views, in ours."""
+    ids, labels = bench.trainset.ids, bench.trainset.labels
+    with tempfile.TemporaryDirectory() as folder:
+        pack = timed(times, "pack", lambda: ensure_pack(bench.data.patches("train"), ids, Path(folder), 1))
+        trainset = TrainSet(pack, ids[:TRAINED], labels[:TRAINED])  # type: ignore[arg-type]
+        learner = new_learner(precision)
+        batches = EpochBatches(trainset, seed=0, epoch=0, batch_size=BATCH, color=1.0, rank=0, world_size=1)
+        timed(times, "train", lambda: train_epoch(learner, batches, 0, lambda rows: ""))
+        folded = fold_batch_norm(learner.model)
+        timed(
+            times, "predict",
+            lambda: predict(folded, trainset.pack, ids[-PREDICTED:], ALONE, learner.config, views=VIEWS),
+        )  # fmt: skip
+
+
+def as_rate(work: Callable[[], None]) -> Callable[[], float]:
+    """Whole jobs an hour."""
+
+    def measured() -> float:
+        began = time.perf_counter()
+        work()
+        return 3600 / (time.perf_counter() - began)
+
+    return measured
+
+
+def predict_t4s() -> dict[str, str]:
+    """What two T4s would take, from the assumed rates alone."""
+    epochs = sorted(EPOCH / rate for rate in T4_TRAINING)
+    views = FOLDS * (TRAIN / FOLDS + TEST) * VIEWS
+    checks = FOLDS * EPOCHS * FOLD
+    totals = sorted(
+        (FOLDS * EPOCHS * EPOCH / train + (views + checks) / infer) / 60
+        for train, infer in zip(T4_TRAINING, T4_INFERENCE, strict=True)
+    )
+    return {
+        f"two T4s, an epoch of {EPOCH:,} images (a prediction)": f"{epochs[0]:.0f} to {epochs[1]:.0f} s",
+        "two T4s, five folds of six epochs, each checked, OOF and test with eight views (a prediction)":
+            f"{totals[0]:.0f} to {totals[1]:.0f} min; the original's training loop alone would take 283",
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Compare, print and keep."""
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    times: dict[str, Times] = {"reference": {}, "claris, fp32": {}, "claris, bf16": {}}
+    with bench_patches() as bench:
+        rates = interleave(
+            {
+                "reference": as_rate(lambda: run_reference(bench, times["reference"])),
+                "claris, fp32": as_rate(lambda: run_ours(bench, "fp32", times["claris, fp32"])),
+                "claris, bf16": as_rate(lambda: run_ours(bench, "bf16", times["claris, bf16"])),
+            },
+            rounds=3,
+        )
+        about = bench.about
+    facts = {
+        f"where the time goes, {name}": ", ".join(
+            f"{part} {sorted(each[1:])[len(each[1:]) // 2]:.1f} s" for part, each in parts.items()
+        )
+        for name, parts in times.items()
+    }
+    title = f"train {TRAINED} and predict {PREDICTED} with eight views, one process, {threads} threads, {about}"
+    publish(
+        Result(
+            "whole", title, "jobs/hour", rates, {**facts, **predict_t4s()},
+            [
+                f"The prediction for two T4s assumes {T4_TRAINING[0]:,.0f} to {T4_TRAINING[1]:,.0f} training and "
+                f"{T4_INFERENCE[0]:,.0f} to {T4_INFERENCE[1]:,.0f} inference images/s on both together: 30 to 60 % of "
+                "their memory bandwidth at the traffic of DenseNet-121 in fp16, and a scaling of 0.9. Not measured.",
+            ],
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
