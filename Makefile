@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help setup demo test test-slow test-kaggle lint format clean
+.PHONY: help setup demo test test-slow test-kaggle bench bench-gpu lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,14 @@ test-kaggle:  ## the fast tests under the versions of Kaggle's image, in an envi
 	test -e .venv-kaggle/.ready || { $(PYTHON) -m venv .venv-kaggle && .venv-kaggle/bin/python -m pip install --quiet \
 		--disable-pip-version-check --constraint kaggle-versions.txt --editable '.[dev]' && touch .venv-kaggle/.ready; }
 	.venv-kaggle/bin/python -m pytest -m "not slow"
+
+bench: $(READY)  ## the benchmarks, some twenty minutes, and docs/performance.md from them
+	for one in input_path packing training batch_norm inference whole tables scaling page; do \
+		$(BIN)/python -m benchmarks.$$one || exit 1; done
+
+bench-gpu: $(READY)  ## what needs a GPU, and the page
+	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.page
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

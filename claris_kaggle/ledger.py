@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from claris_kaggle import tables
 from claris_kaggle.errors import DataError, TableError
 from claris_kaggle.files import hold_lock
 
-COLUMNS = ("time", "ref", "file", "sha256", "runs", "commit", "oof_auc", "public", "private", "status")
+COLUMNS = (
+    "time", "ref", "file", "sha256", "runs", "commit", "oof_auc", "oof_low", "oof_high", "public", "private", "status",
+)  # fmt: skip
+# So many scored lines say something about whether OOF and leaderboard go together.
+ENOUGH = 4
 LEDGER = Path("submissions") / "ledger.csv"
 Entry = dict[str, str]
 
@@ -63,3 +68,34 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         return -1.0
+
+
+def agreement(lines: list[Entry]) -> dict[str, Any]:
+    """Whether the OOF figures foretell the scores.
+
+    Returns:
+        `correlation`: Spearman's, of OOF AUC with public and with private score, where there are enough lines;
+        `apart`: a sentence for each line whose public score lies outside its OOF interval.
+    """
+    from scipy.stats import spearmanr
+
+    correlations = {}
+    for score in ("public", "private"):
+        pairs = [(number(line["oof_auc"]), number(line[score])) for line in lines]
+        pairs = [pair for pair in pairs if min(pair) >= 0]
+        if len(pairs) >= ENOUGH and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
+            correlations[score] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    return {"correlation": correlations, "apart": [text for line in lines if (text := tell_apart(line))]}
+
+
+def tell_apart(line: Entry) -> str:
+    """What is to be said of a public score outside the OOF interval; nothing where it lies inside or is not known."""
+    low, high, public = (number(line[name]) for name in ("oof_low", "oof_high", "public"))
+    if min(low, high, public) < 0 or low <= public <= high:
+        return ""
+    side = "below" if public < low else "above"
+    return (
+        f"{line['ref']}: public {public:.4f} lies {side} the OOF interval of {low:.4f} to {high:.4f}. "
+        + ("Folds that share slides, or a submission out of order, are the usual reasons" if side == "below" else
+           "The public part may be easier; trust the OOF figure")
+    )  # fmt: skip

@@ -54,7 +54,7 @@ def submit_file(
         "sha256": facts["sha256"],
         "runs": about["runs"],
         "commit": about["commit"],
-        "oof_auc": about["oof_auc"],
+        **{name: about[name] for name in ("oof_auc", "oof_low", "oof_high")},
         "status": "PENDING",
     }
     record(ledger, entry)
@@ -68,10 +68,12 @@ def describe_origin(path: Path, sha256: str) -> Entry:
     if known.get("sha256") != sha256:
         known = {}
     runs = " ".join(sorted(known.get("runs", {}))).replace(",", " ")
-    oof = known.get("oof", {}).get("auc")
-    score = "" if oof is None else f"{oof:.5f}"
+    oof = known.get("oof", {})
+    figures = [oof.get("auc"), *oof.get("auc_interval", [None, None])]
+    score, low, high = ("" if value is None else f"{value:.5f}" for value in figures)
     text = f"{runs or path.name} at {commit_name()}" + (f", OOF AUC {score}" if score else "")
-    return {"runs": runs, "commit": commit_name(), "oof_auc": score, "text": text[:400]}
+    oof_figures = {"oof_auc": score, "oof_low": low, "oof_high": high}
+    return {"runs": runs, "commit": commit_name(), **oof_figures, "text": text[:400]}
 
 
 def wait_for_score(entry: Entry, mark: str, ledger: Path, *, wait: float, poll: float) -> Entry:

@@ -18,7 +18,7 @@ LAYERS = {
     "foundations": ["errors", "files", "paths", "console", "config", "stopping"],
     "tables": [
         "tables", "metrics", "calibration", "uncertainty", "folds", "predictions", "blending", "ensemble",
-        "submission", "ledger",
+        "submission", "comparison", "ledger",
     ],
     "pixels": [
         "workers", "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",

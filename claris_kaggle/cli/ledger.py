@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from claris_kaggle.cli import options
+from claris_kaggle.console import say
 
 HELP = "the submissions so far, best first"
 
@@ -23,13 +24,18 @@ def run(args: argparse.Namespace) -> None:
     """Print the ledger."""
     import json
 
-    from claris_kaggle.ledger import best_first, read_ledger
+    from claris_kaggle.ledger import agreement, best_first, read_ledger
 
     lines = best_first(read_ledger(args.ledger))
+    found = agreement(lines)
     if args.json:
-        print(json.dumps(lines))
+        print(json.dumps({"submissions": lines, **found}))
         return
     print(f"{'private':<9}{'public':<9}{'OOF AUC':<9}{'status':<10}{'time':<22}{'ref':<12}runs")
     for line in lines:
         cells = [line[name] or "-" for name in ("private", "public", "oof_auc", "status", "time", "ref", "runs")]
         print("{:<9}{:<9}{:<9}{:<10}{:<22}{:<12}{}".format(*cells))
+    for score, value in found["correlation"].items():
+        print(f"rank correlation of OOF AUC and {score} score: {value:.2f}")
+    for text in found["apart"]:
+        say(text)

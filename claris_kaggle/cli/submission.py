@@ -1,39 +1,80 @@
-"""Check a submission against the sample: ids, values, header, nothing missing and nothing besides.
+"""Check a submission against the sample, or compare several: how alike, where apart, which is out of order.
 
 example:
   claris submission check submission.csv --data data
+  claris submission compare first.csv second.csv --runs runs/first runs/second
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from claris_kaggle.cli import options
+from claris_kaggle.errors import UsageError
 
-HELP = "check a submission"
+HELP = "check a submission, or compare several"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    parser.add_argument("action", choices=["check"], help="what to do")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the submission")
-    options.add_data(parser)
+    parser.add_argument("action", choices=["check", "compare"], help="what to do")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the submission, or those to compare")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="check: the competition's folder")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="RUN_DIR", help="compare: the run behind each file"
+    )
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check the file and print what it holds."""
+    """Check the file and print what it holds, or compare the files."""
+    if args.action == "compare":
+        compare(args)
+        return
+    if args.data is None or len(args.files) != 1:
+        found = "no --data" if args.data is None else f"{len(args.files)} files"
+        raise UsageError(found, "check needs one file and --data DIR", "Several side by side: submission compare")
     data = options.data_dir(args)
     import json
 
     from claris_kaggle.submission import check_submission
     from claris_kaggle.tables import read_sample
 
-    facts = check_submission(args.file, read_sample(data.sample))
+    path = args.files[0]
+    facts = check_submission(path, read_sample(data.sample))
     if args.json:
-        print(json.dumps({"file": str(args.file), **facts}))
+        print(json.dumps({"file": str(path), **facts}))
         return
     spread = f"{facts['min']:.4g} to {facts['max']:.4g}, mean {facts['mean']:.4g}"
     order = "" if facts["sample_order"] else ", not in the sample's order (Kaggle joins by id)"
-    print(f"{args.file}: {facts['rows']:,} rows, {spread}{order}: good")
+    print(f"{path}: {facts['rows']:,} rows, {spread}{order}: good")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Print how the files compare."""
+    import json
+
+    from claris_kaggle.comparison import compare_submissions
+
+    result = compare_submissions(args.files, [options.run_dir(path) for path in args.runs])
+    if args.json:
+        print(json.dumps(result))
+        return
+    for pair in result["pairs"]:
+        show(pair)
+    if "blend" in result:
+        blend = result["blend"]
+        low, high = blend["gain"]["interval"]
+        gain = f"{blend['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f})"
+        print(f"mean of all: OOF AUC {blend['mean']:.5f}, over the best, {blend['best']}: {gain}")
+
+
+def show(pair: dict[str, Any]) -> None:
+    """Two files: correlation, what is wrong, and where they are most apart."""
+    print(f"{pair['a']} and {pair['b']}: rank correlation {pair['rank_correlation']:.4f}")
+    if pair["remark"]:
+        print(f"  {pair['remark']}")
+    for row in pair["most_apart"]:
+        print(f"  {row['id']}  {row['a']:.4f}  {row['b']:.4f}  {row['ranks_apart']:.0%} of all ranks apart")

@@ -1,0 +1,72 @@
+"""Write `docs/performance.md` and its plot from what the benchmarks have kept.
+
+python -m benchmarks.page
+"""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.timing import RESULTS, ROOT, Result, ratios, table
+
+ORDER = (
+    "input_path", "packing", "training", "batch_norm", "inference", "whole", "tables", "scaling", "gpu_training",
+    "gpu_inference",
+)  # fmt: skip
+PAGE, NOTES = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "notes.md"
+PLOT = RESULTS / "ratios.svg"
+
+
+def read_results() -> list[Result]:
+    """What is there, in the page's order."""
+    paths = [RESULTS / f"{name}.json" for name in ORDER]
+    return [Result(**json.loads(path.read_text("utf-8"))) for path in paths if path.exists()]
+
+
+def draw(results: list[Result]) -> None:
+    """Each contender's ratio to the first of its benchmark, with its range, on a logarithmic axis."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = [
+        (result.title.split(",")[0], name, found)
+        for result in results
+        for name, found in list(ratios(result.rates).items())[1:]
+    ][::-1]
+    figure = Figure(figsize=(9, 0.38 * len(rows) + 1), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, _, (least, middle, greatest)) in enumerate(rows):
+        axes.plot([least, greatest], [place, place], color="#0072b2", linewidth=2)
+        axes.plot(middle, place, "o", color="#0072b2")
+        axes.annotate(f"{middle:.3g}", (greatest, place), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    axes.axvline(1, color="grey", linestyle=":")
+    axes.set_yticks(range(len(rows)), [f"{part}: {name}" for part, name, _ in rows], fontsize=8)
+    axes.set(xscale="log", xlabel="times the first contender of the same benchmark (median, least, greatest)")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    with matplotlib.rc_context({"svg.hashsalt": "claris"}):
+        figure.savefig(PLOT, metadata={"Date": None})
+
+
+def write(results: list[Result]) -> str:
+    """The page."""
+    parts = [
+        "# How fast it is",
+        "",
+        NOTES.read_text("utf-8").strip(),
+        "",
+        f"![ratios]({PLOT.relative_to(PAGE.parent)})",
+    ]
+    for result in results:
+        module = "gpu" if result.name.startswith("gpu") else result.name
+        parts += ["", f"## {result.title}", "", f"`python -m benchmarks.{module}` on {result.machine}.", ""]
+        parts += [table(result), "", *(f"- {name}: {text}" for name, text in result.facts.items())]
+        parts += [f"- {note}" for note in result.notes]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    found = read_results()
+    draw(found)
+    PAGE.write_text(write(found), "utf-8")
+    print(PAGE.relative_to(ROOT))
