@@ -5,6 +5,7 @@ Every method is a weighted sum of the runs' columns, taken as probabilities, as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from claris_kaggle.metrics import Labels, keep_off_ends
 Columns = NDArray[np.float64]
 Weights = NDArray[np.float64]
 BAGS, BAG_SHARE, PICKS = 20, 0.5, 20
+# Of fewer runs than this no bags are made: many of them would lack the one good run.
+LEAST_BAG = 6
 # The levels to which values are rounded while greedy selection looks for the next run.
 LEVELS = 1 << 14
 
@@ -107,15 +110,15 @@ def fit_auc(labels: Labels, columns: Columns) -> tuple[Weights, float]:
 
 
 def fit_greedy(labels: Labels, columns: Columns) -> tuple[Weights, float]:
-    """Greedy selection with replacement by AUC, in bags of half of the runs (Caruana et al. 2004)."""
+    """Greedy selection with replacement by AUC, in bags of half of many runs (Caruana et al. 2004)."""
     runs = columns.shape[1]
     coarse = np.round(columns * (LEVELS - 1)).astype(np.int32)
     malignant = np.asarray(labels) == 1
     halves = coarse[malignant].T.copy(), coarse[~malignant].T.copy()
     generator = np.random.default_rng(0)
     counts = np.zeros(runs)
-    for _ in range(BAGS if runs > 2 else 1):
-        size = max(2, int(np.ceil(runs * BAG_SHARE))) if runs > 2 else runs
+    size = min(runs, max(LEAST_BAG, math.ceil(runs * BAG_SHARE)))
+    for _ in range(BAGS if size < runs else 1):
         counts += select_greedily(halves, np.sort(generator.permutation(runs)[:size]))
     return to_simplex(counts), 0.0
 

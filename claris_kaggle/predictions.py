@@ -205,6 +205,33 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
     return {"overall": overall, "folds": rows}
 
 
+def slide_metrics(oof: Oof, slides: Sequence[str]) -> list[dict[str, Any]]:
+    """Figures of each slide, the one with the highest log loss first.
+
+    Returns:
+        slide, fold, patches, malignant ones among them, accuracy at 0.5, log loss, and the AUC where the slide has
+        both classes, else None.
+    """
+    rows = []
+    names, numbers = np.unique(np.asarray(slides), return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    for name, where in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
+        labels, values = oof.labels[where], oof.probabilities[where]
+        both = 0 < labels.sum() < len(labels)
+        rows.append(
+            {
+                "slide": name,
+                "fold": int(oof.fold[where[0]]),
+                "patches": len(labels),
+                "malignant": int(labels.sum()),
+                "accuracy": metrics.accuracy(labels, values),
+                "log_loss": metrics.log_loss(labels, values),
+                "auc": metrics.auc(labels, values) if both else None,
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["log_loss"], row["slide"]))
+
+
 def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
     """Write a run's `oof.csv`, `test.csv` and `metrics.json` from the files of all its folds.
 

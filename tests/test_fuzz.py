@@ -79,9 +79,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     write_folds(folder / "folds.csv", Folds(IDS, LABELS, IDS, FOLDS), {})
     write_run_oof(folder / "oof", Oof(IDS, LABELS, FOLDS, VALUES))
     write_test(folder / "test", IDS, VALUES)
-    (folder / "ledger").write_text(
-        ",".join(COLUMNS) + "\n2026-01-01,1,a.csv,00,run,abc,0.9,0.8,0.95,0.8,0.7,complete\n"
-    )
+    (folder / "ledger").write_text(",".join(COLUMNS) + "\nnow,1,a.csv,00,run,abc,0.9,0.8,0.95,0.8,0.7,complete\n")
     config = TrainConfig(model="tiny", weights="none", batch_size=40, lr=1e-3, color=0.3)
     (folder / "config").write_text(json.dumps(config.to_json()))
     (folder / "patch").write_bytes(encode(np.arange(96 * 96 * 3, dtype=np.int64).reshape(96, 96, 3).astype(np.uint8)))

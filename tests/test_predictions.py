@@ -174,3 +174,17 @@ def test_a_run_whose_predictions_are_of_other_folds_is_refused(finished: RunDir,
 def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no oof.csv and test.csv there.*claris predict"):
         load_run(RunDir(tmp_path))
+
+
+def test_figures_of_each_slide_are_those_of_its_patches(folds: Folds) -> None:
+    oof = Oof(folds.ids, folds.labels, folds.fold, probabilities(TOTAL))
+    slides = [f"s{row % 7}" for row in range(TOTAL)]
+    rows = predictions.slide_metrics(oof, slides)
+    assert sorted(row["slide"] for row in rows) == [f"s{number}" for number in range(7)]
+    assert [row["log_loss"] for row in rows] == sorted((row["log_loss"] for row in rows), reverse=True)
+    where = np.arange(TOTAL) % 7 == 3
+    row = next(row for row in rows if row["slide"] == "s3")
+    assert (row["patches"], row["malignant"]) == (where.sum(), folds.labels[where].sum())
+    assert row["auc"] == pytest.approx(metrics.auc(folds.labels[where], oof.probabilities[where]))
+    alone = predictions.slide_metrics(oof, [f"{row}" for row in range(TOTAL)])
+    assert alone[0]["auc"] is None and len(alone) == TOTAL
