@@ -69,6 +69,7 @@ def trained(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Mac
     assert done.returncode == 0, done.stdout + done.stderr
     # The library came out of the script, two processes ran, and weights and slides were found.
     assert str(machine.root / "temporary") in done.stdout.splitlines()[0]
+    assert "2 processes together: loader alone" in done.stderr and "steps alone" in done.stderr
     assert "2 processes" in done.stderr and "w.safetensors" in done.stdout and "--slides" in done.stdout
     return machine
 

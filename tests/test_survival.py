@@ -105,6 +105,10 @@ def test_the_precision_of_bf16_trains_and_predicts(
     where = places(generated, cache, tmp_path / "run")
     assert main(["train", *where, "--folds", str(fold_file), *TINY, "--precision", "bf16"]) == 0
     assert main(["predict", *where]) == 0
+    fast = RunDir(tmp_path / "run").oof.read_bytes()
+    assert main(["predict", *where, "--precision", "fp32"]) == 0
+    exact = RunDir(tmp_path / "run").oof.read_bytes()
+    assert fast != exact and fast[:40] == exact[:40]
 
 
 def test_checkpoints_are_written_beside_the_steps_and_hold_the_state_of_their_moment(tmp_path: Path) -> None:
