@@ -37,7 +37,7 @@ def main() -> None:
         for number in range(DRAWS):
             rows = torch.randperm(600, generator=torch.Generator().manual_seed(number))[:WHOLE].numpy()
             ids = [bench.trainset.ids[row] for row in rows]
-            images = to_input(torch.from_numpy(bench.pack.pixels[bench.pack.rows(ids)]), "scratch")
+            images = to_input(torch.from_numpy(bench.pack.pixels[bench.pack.rows(ids)]), "patches")
             labels = torch.from_numpy(bench.trainset.labels[rows])
             whole = gradient(model, images, labels, 1)
             for size in (WHOLE, *RANK_SIZES):

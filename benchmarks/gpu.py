@@ -62,13 +62,13 @@ def train_reference(device: torch.device) -> Callable[[], float]:
 
 def train_ours(device: torch.device, *, compiled: bool = False) -> Callable[[], float]:
     """Our steps from uint8 batches on the host."""
-    config = TrainConfig(weights="none", batch_size=BATCH, lr=1e-4, color=1.0, precision="fp16", recipe="scratch")
+    config = TrainConfig(weights="none", batch_size=BATCH, lr=1e-4, color=1.0, precision="fp16")
     learner = Learner(config, World(0, 0, 1, device), create_model("densenet121"))
     if compiled:
         learner.wrapped = torch.compile(learner.model)  # type: ignore[assignment]
     batch = Batch(
         torch.randint(0, 256, (BATCH, 96, 96, 3), dtype=torch.uint8).pin_memory(), torch.arange(BATCH) % 8,
-        torch.arange(BATCH) % 2, torch.zeros(BATCH, 6), float(BATCH),
+        torch.arange(BATCH) % 2, torch.zeros(BATCH, 6), torch.zeros(BATCH, 6), float(BATCH),
     )  # fmt: skip
 
     def work() -> None:
@@ -93,7 +93,7 @@ def predict_reference(device: torch.device) -> Callable[[], float]:
 
 def predict_ours(device: torch.device) -> Callable[[], float]:
     """Our eight views of a block from the host."""
-    config = TrainConfig(weights="none", precision="fp16", recipe="scratch")
+    config = TrainConfig(weights="none", precision="fp16")
     model = create_model("densenet121").to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     folded = fold_batch_norm(model)
     images = torch.randint(0, 256, (BLOCK, 96, 96, 3), dtype=torch.uint8).pin_memory()

@@ -31,7 +31,7 @@ def train_a_little(bench: Bench) -> torch.nn.Module:
     learner = new_learner("bf16")
     trainset = TrainSet(bench.pack, bench.trainset.ids[:TRAINED], bench.trainset.labels[:TRAINED])
     for epoch in range(3):
-        batches = EpochBatches(trainset, seed=0, epoch=epoch, batch_size=32, color=0.3, rank=0, world_size=1)
+        batches = EpochBatches(trainset, learner.config, epoch=epoch, rank=0, world_size=1)
         learner.step = 0
         train_epoch(learner, batches, 0, lambda rows: "")
     return learner.model.eval()
@@ -42,7 +42,7 @@ def plain_passes(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     total = torch.zeros(len(images))
     with torch.inference_mode():
         for number in range(8):
-            turned = to_input(view(images, number), "scratch").contiguous()
+            turned = to_input(view(images, number), "patches").contiguous()
             for start in range(0, len(turned), BATCH):
                 total[start : start + BATCH] += model(turned[start : start + BATCH]).softmax(1)[:, 1]
     return total / 8
@@ -61,9 +61,7 @@ def main() -> None:
         assert isinstance(contiguous, plain)
         ids = bench.trainset.ids[-PATCHES:]
         images = torch.from_numpy(bench.pack.pixels[bench.pack.rows(ids)])
-        configs = {
-            name: TrainConfig(weights="none", recipe="scratch", precision=name, color=0.3) for name in ("fp32", "bf16")
-        }
+        configs = {name: TrainConfig(weights="none", precision=name, color=0.3) for name in ("fp32", "bf16")}
 
         def ours(network: torch.nn.Module, precision: str) -> Callable[[], float]:
             return rate_of(PATCHES, lambda: predict(network, bench.pack, ids, ALONE, configs[precision], views=8))

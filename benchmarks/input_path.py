@@ -14,6 +14,7 @@ import torch
 from benchmarks import reference
 from benchmarks.patches import Bench, bench_patches
 from benchmarks.timing import Result, interleave, publish, rate_of
+from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, load
 from claris_kaggle.transforms import to_input
 
@@ -26,12 +27,12 @@ def ours(bench: Bench, *, color: float, turn_here: bool, normalise: bool, worker
     def work() -> None:
         for epoch in range(PASSES):
             batches = EpochBatches(
-                bench.trainset, seed=0, epoch=epoch, batch_size=BATCH, color=color, rank=0, world_size=1,
+                bench.trainset, TrainConfig(batch_size=BATCH, color=color), epoch=epoch, rank=0, world_size=1,
                 turn_here=turn_here,
             )  # fmt: skip
             for batch in load(batches, range(len(batches)), workers, pin=False):
                 if normalise:
-                    to_input(batch.images, "pretrained", batch.colors if color else None)
+                    to_input(batch.images, "imagenet", batch.colors if color else None)
 
     return rate_of(PASSES * len(bench.trainset.ids), work)
 
@@ -39,7 +40,7 @@ def ours(bench: Bench, *, color: float, turn_here: bool, normalise: bool, worker
 def gather(bench: Bench) -> Callable[[], float]:
     """The batches that the host makes for a GPU, without a loader around them."""
     batches = EpochBatches(
-        bench.trainset, seed=0, epoch=0, batch_size=BATCH, color=1.0, rank=0, world_size=1, turn_here=False
+        bench.trainset, TrainConfig(batch_size=BATCH, color=1.0), epoch=0, rank=0, world_size=1, turn_here=False
     )
 
     def work() -> None:

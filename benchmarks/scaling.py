@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import Result, interleave, publish
+from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.pack import Pack
 from claris_kaggle.patches import SHAPE
@@ -61,11 +62,12 @@ def input_path(folder: Path, rows: int) -> tuple[float, float, float, float]:
     patch = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
     pixels = np.broadcast_to(patch, (rows, *SHAPE))  # the same patch over and over: no disk, no memory
     trainset = TrainSet(Pack(ids, pixels, folder), ids, np.arange(rows, dtype=np.int64) % 2)
+    config = TrainConfig(batch_size=128, color=1.0)
     before = resident()
     setup = []
     for epoch in (0, 100):
         began = time.perf_counter()
-        batches = EpochBatches(trainset, seed=0, epoch=epoch, batch_size=128, color=1.0, rank=0, world_size=1)
+        batches = EpochBatches(trainset, config, epoch=epoch, rank=0, world_size=1)
         setup.append(time.perf_counter() - began)
     steps = np.linspace(0, len(batches) - 1, STEPS).astype(int).tolist()
     batches[0]

@@ -29,16 +29,14 @@ ALONE = World(0, 0, 1, torch.device("cpu"))
 
 def new_learner(precision: str) -> Learner:
     """Our learner of DenseNet-121."""
-    config = TrainConfig(
-        weights="none", epochs=1, batch_size=BATCH, lr=1e-4, color=1.0, precision=precision, recipe="scratch"
-    )
+    config = TrainConfig(weights="none", epochs=1, batch_size=BATCH, lr=1e-4, color=1.0, precision=precision)
     return Learner(config, ALONE, create_model("densenet121"))
 
 
 def steps_of(bench: Bench, learner: Learner) -> EpochBatches:
     """A few steps of an epoch."""
     trainset = TrainSet(bench.pack, bench.trainset.ids[: BATCH * STEPS], bench.trainset.labels[: BATCH * STEPS])
-    return EpochBatches(trainset, seed=0, epoch=0, batch_size=BATCH, color=1.0, rank=0, world_size=1)
+    return EpochBatches(trainset, learner.config, epoch=0, rank=0, world_size=1)
 
 
 def our_steps(bench: Bench, learner: Learner) -> Callable[[], float]:

@@ -56,7 +56,7 @@ def run_ours(bench: Bench, precision: str, times: Times) -> None:
         pack = timed(times, "pack", lambda: ensure_pack(bench.data.patches("train"), ids, Path(folder), 1))
         trainset = TrainSet(pack, ids[:TRAINED], labels[:TRAINED])  # type: ignore[arg-type]
         learner = new_learner(precision)
-        batches = EpochBatches(trainset, seed=0, epoch=0, batch_size=BATCH, color=1.0, rank=0, world_size=1)
+        batches = EpochBatches(trainset, learner.config, epoch=0, rank=0, world_size=1)
         timed(times, "train", lambda: train_epoch(learner, batches, 0, lambda rows: ""))
         folded = fold_batch_norm(learner.model)
         timed(

@@ -12,17 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from claris_kaggle.errors import DataError, RunError, UsageError
+from claris_kaggle.presets import PRESETS
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 SCHEDULES = ("onecycle", "constant")
 SELECTIONS = ("last", "best")
-# Peak learning rates for a batch of 128. The lower one is the original project's, for weights
-# that only need tuning; the higher one reached the better AUC from random weights on real patches.
-DEFAULT_LR = {"pretrained": 1e-4, "scratch": 1e-3}
-
-# Strength of the colour change. From random weights in a few epochs the stain is worth more as a cue
-# than as something to be blind to: on 1,200 real patches OOF AUC was 0.876 at 1.0 and 0.898 at 0.3.
-DEFAULT_COLOR = {"pretrained": 1.0, "scratch": 0.3}
+GEOMETRIES = ("d4", "flips")
+NORMALISATIONS = ("patches", "imagenet")
+STEMS = ("pool", "no-pool")
 DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
 
 
@@ -62,18 +59,27 @@ class TrainConfig:
     batch_size: int = flagged(
         0, "patches a step, over all processes together; 0 is 128, or fewer where patches are few", low=0
     )
-    lr: float | None = flagged(None, "peak learning rate; by default 1e-4 with starting weights, 1e-3 without", low=0)
+    preset: str = flagged(
+        "auto", "recipe that sets all of the following where they are not typed; auto goes by the weights",
+        choices=("auto", *PRESETS),
+    )  # fmt: skip
+    lr: float = flagged(1e-4, "peak learning rate", low=0)
     schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
     weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0)
-    color: float | None = flagged(
-        None, "strength of the colour change; 0 is none; by default 1 with starting weights, 0.3 without", low=0, high=4
-    )
+    geometry: str = flagged("d4", "turns of patches: d4, or the original's flips and 20 degrees", choices=GEOMETRIES)
+    color: float = flagged(0.0, "strength of the colour change; 0 is none", low=0, high=4)
+    stain: float = flagged(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
+    normalise: str = flagged("patches", "whose mean and deviation", choices=NORMALISATIONS)
+    crop: int = flagged(96, "side of the centre that the network sees", low=32, high=96)
+    shift: int = flagged(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
+    stem: str = flagged("pool", "DenseNet's first pooling: pool, or no-pool at four times the cost", choices=STEMS)
     class_weight: float = flagged(1.0, "weight of malignant patches in the loss against benign ones", low=0)
+    label_smoothing: float = flagged(0.0, "share of each label given to the other", low=0, high=0.5)
+    ema: float = flagged(0.0, "decay of a moving average of the weights, which then predicts; 0 is none", low=0, high=1)
     select: str = flagged("last", "epoch whose weights predict: last, or best by validation AUC", choices=SELECTIONS)
     precision: str = flagged("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)
     seed: int = flagged(0, "all randomness is derived from it", low=0, high=2**31 - 1)
     threads: int = flagged(0, "CPU threads a process; 0 shares the cores out", low=0)
-    recipe: str = recorded("which defaults were taken: pretrained or scratch")
     weights_sha256: str = recorded("SHA-256 of the file of starting weights")
     data_sha256: str = recorded("digest of the training ids and labels")
     folds_sha256: str = recorded("digest of the fold file's content")

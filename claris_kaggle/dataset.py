@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from claris_kaggle.config import TrainConfig
 from claris_kaggle.pack import Pack
-from claris_kaggle.transforms import ORDER, augment_geometry, build_geometry, color_draws, draw, turn_numbers
+from claris_kaggle.transforms import ORDER, Geometry, color_draws, draw, stain_draws, turn_numbers
 
 
 class Batch(NamedTuple):
     """One rank's part of a training step.
 
     Attributes:
-        images: uint8 [B, 96, 96, 3].
+        images: uint8 [B, crop, crop, 3].
         turns: int64 [B], the symmetries that the device has still to apply; empty where none.
         labels: int64 [B].
-        colors: float32 [B, 6], the colour draws.
+        colors, stains: float32 [B, 6], the draws of colour and stain.
         total_weight: the sum of class weights over the whole step, all ranks together.
     """
 
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     turns: Tensor
     labels: Tensor
     colors: Tensor
+    stains: Tensor
     total_weight: float
 
 
@@ -80,28 +82,27 @@ class EpochBatches(Dataset[Batch]):
     """The steps of one epoch for one rank; item `step` is that step's `Batch`.
 
     Args:
+        config: gives batch size, seed and augmentation.
         turn_here: turn the patches in this process; else the batch says how the device should.
     """
 
     def __init__(
         self,
         trainset: TrainSet,
+        config: TrainConfig,
         *,
-        seed: int,
         epoch: int,
-        batch_size: int,
-        color: float,
         rank: int,
         world_size: int,
         turn_here: bool = True,
     ) -> None:
-        self.turn_here = turn_here
-        self.trainset, self.color, self.rank, self.world_size = trainset, color, rank, world_size
-        self.words = draw(seed, epoch, trainset.ids)
+        self.trainset, self.config, self.rank, self.world_size = trainset, config, rank, world_size
+        self.turn_here = turn_here or config.geometry != "d4"
+        self.words = draw(config.seed, epoch, trainset.ids)
         self.order = np.argsort(self.words[:, ORDER], kind="stable")
         self.rows = trainset.pack.rows(trainset.ids)
-        self.steps = split_evenly(len(trainset.ids), batch_size)
-        self.geometry: Any = None
+        self.steps = split_evenly(len(trainset.ids), config.batch_size)
+        self.geometry: Geometry | None = None
 
     def __len__(self) -> int:
         """The number of steps, the same for every rank."""
@@ -116,15 +117,15 @@ class EpochBatches(Dataset[Batch]):
         words = self.words[mine]
         labels = self.trainset.labels
         weights = np.array(self.trainset.class_weights)
-        turns = turn_numbers(words)
-        if self.turn_here:
-            self.geometry = self.geometry or build_geometry()
-            pixels, turns = augment_geometry(self.geometry, pixels, words), turns[:0]
+        if self.geometry is None:  # made in the loader's process
+            config = self.config
+            self.geometry = Geometry(config.geometry, config.crop, config.shift, turn=self.turn_here)
         return Batch(
-            torch.from_numpy(pixels),
-            torch.from_numpy(turns),
+            torch.from_numpy(self.geometry(pixels, words)),
+            torch.from_numpy(turn_numbers(words)[: 0 if self.turn_here else None]),
             torch.from_numpy(labels[mine]),
-            torch.from_numpy(color_draws(words, self.color)),
+            torch.from_numpy(color_draws(words, self.config.color)),
+            torch.from_numpy(stain_draws(words, self.config.stain)),
             float(weights[labels[whole]].sum()),
         )
 

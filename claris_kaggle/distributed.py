@@ -113,6 +113,13 @@ def hold_for_all(world: World, lock: Path) -> Iterator[None]:
         yield
 
 
+def share_buffers(world: World, model: torch.nn.Module) -> None:
+    """Give all ranks rank 0's running statistics, so that all predict with the network that is saved."""
+    if world.world_size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def any_rank(world: World, code: int) -> int:
     """The largest of the codes that the ranks bring; every rank gets the same answer."""
     if world.world_size == 1:

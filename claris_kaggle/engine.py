@@ -16,7 +16,7 @@ from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import Batch, EpochBatches, load
 from claris_kaggle.distributed import World, any_rank, first_text
 from claris_kaggle.errors import Stopped, TrainingError, UsageError
-from claris_kaggle.transforms import to_input, turn_on_device
+from claris_kaggle.transforms import change_stain, to_input, turn_on_device
 
 WARM_UP = 0.3
 FIRST_LR, LAST_LR = 1 / 25, 1e-4
@@ -34,7 +34,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     `onecycle` warms up over the first 30 % and falls by a cosine to nothing (Smith and Topin
     2018). A pure function of the step needs no scheduler state in the checkpoint.
     """
-    peak = config.lr or 0.0
+    peak = config.lr
     if config.schedule == "constant":
         return peak
     place = (step + 0.5) / steps
@@ -70,6 +70,7 @@ class Learner:
     Attributes:
         model: the bare network, channels-last, on the device.
         epoch, step: the next step to take, counted from 0 within the epoch.
+        taken: steps taken so far, over all epochs.
         loss_sum: the steps' losses of the epoch so far, this rank's share, float64 on the device.
         skipped, streak: steps without a finite loss in all and in a row, int64 on the device; they change nothing.
         seconds: time spent in the epoch so far.
@@ -81,6 +82,7 @@ class Learner:
     model: nn.Module
     epoch: int = 0
     step: int = 0
+    taken: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -102,14 +104,27 @@ class Learner:
             self.wrapped = DistributedDataParallel(
                 self.model, device_ids=[device] if fused else None, gradient_as_bucket_view=True
             )
+        self.average: Any = None
+        if self.config.ema:
+            from timm.utils import ModelEmaV3
+
+            self.average = ModelEmaV3(self.model, decay=self.config.ema, use_warmup=True)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.skipped, self.streak = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.class_weights = torch.tensor([1.0, self.config.class_weight], device=device)
+
+    @property
+    def predictor(self) -> nn.Module:
+        """The network that predicts: the moving average where there is one."""
+        predictor: nn.Module = self.model if self.average is None else self.average.module
+        return predictor
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "taken": self.taken,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
@@ -124,9 +139,12 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where `state` was taken."""
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
+        self.seconds = state["seconds"]
         self.loss_sum.copy_(state["loss_sum"])
         self.skipped.copy_(state["skipped"])
         self.streak.zero_()
@@ -140,19 +158,25 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     so each rank's sum is divided by its share of the step.
     """
     device, config = learner.world.device, learner.config
-    images, turns, labels, colors = (part.to(device, non_blocking=True) for part in batch[:4])
+    images, turns, labels, colors, stains = (part.to(device, non_blocking=True) for part in batch[:5])
     images = turn_on_device(images, turns) if len(turns) else images
+    images = change_stain(images, stains) if config.stain else images
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     learner.wrapped.train()
     with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
-        logits = learner.wrapped(to_input(images, config.recipe, colors if config.color else None))
-    total = functional.cross_entropy(logits.float(), labels, weight=learner.class_weights, reduction="sum")
+        logits = learner.wrapped(to_input(images, config.normalise, colors if config.color else None))
+    total = functional.cross_entropy(
+        logits.float(), labels, weight=learner.class_weights, reduction="sum", label_smoothing=config.label_smoothing
+    )
     loss = total * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
+    learner.taken += 1
+    if learner.average is not None:
+        learner.average.update(learner.model, step=learner.taken)
     count_loss(learner, loss.detach())
 
 

@@ -14,7 +14,7 @@ from claris_kaggle.dataset import PredictionBlocks, load
 from claris_kaggle.distributed import World, gather_rows
 from claris_kaggle.engine import DTYPES
 from claris_kaggle.pack import Pack
-from claris_kaggle.transforms import to_input
+from claris_kaggle.transforms import centre, to_input
 from claris_kaggle.tta import average_views, view
 
 # On a CPU a block must fit the cache; on a GPU it must fill the card.
@@ -40,7 +40,7 @@ def predict(
     Args:
         model: on the world's device, channels-last; it is put into evaluation mode.
         ids: in any order.
-        config: gives the recipe's normalisation and the precision.
+        config: gives crop, normalisation and precision.
         views: 1, 4 or 8.
         after: called with the number of patches that all ranks together have done.
     Returns:
@@ -66,7 +66,8 @@ def view_logits(model: nn.Module, images: Tensor, config: TrainConfig, views: in
     One large batch of all views is slower on a CPU, where it leaves the cache.
     """
     logits = []
+    images = centre(images, config.crop)
     for number in range(views):
         with torch.autocast(images.device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
-            logits.append(model(to_input(view(images, number), config.recipe)).float())
+            logits.append(model(to_input(view(images, number), config.normalise)).float())
     return torch.stack(logits)

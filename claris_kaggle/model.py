@@ -41,9 +41,11 @@ class TinyNet(nn.Sequential):
         )
 
 
-def create_model(name: str, seed: int = 0) -> nn.Module:
+def create_model(name: str, seed: int = 0, stem: str = "pool") -> nn.Module:
     """A network with random weights that depend on name and seed alone; logits are float [B, 2].
 
+    Args:
+        stem: `no-pool` takes DenseNet's first pooling away, so that all that follows sees twice the resolution.
     Raises:
         UsageError: timm has no network of that name; the message has near ones.
     """
@@ -57,7 +59,14 @@ def create_model(name: str, seed: int = 0) -> nn.Module:
             near = timm.list_models(f"*{name.split('.')[0][:8]}*")
             known = f"near ones: {name_few(near)}" if near else "densenet121 is the one to begin with"
             raise UsageError(f"--model is {name!r}", "timm knows no network of that name", known[0].upper() + known[1:])
-        return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+        model = timm.create_model(name, pretrained=False, num_classes=CLASSES)
+        if stem == "no-pool":
+            if not hasattr(getattr(model, "features", None), "pool0"):
+                raise UsageError(
+                    f"--stem is no-pool for {name}", "only a DenseNet has that pooling", "Give --stem pool"
+                )
+            model.features.pool0 = nn.Identity()
+        return model
 
 
 def find_weights(weights: str, model: str) -> Path | None:

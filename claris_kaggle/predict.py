@@ -124,7 +124,7 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
     config, data, finished = read_run(job, proved=proved)
     config = replace(config, precision=precision_here(job, config, world))
     torch.set_num_threads(job.threads or config.threads)
-    model = create_model(config.model)
+    model = create_model(config.model, stem=config.stem)
     model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for fold in finished:
         if not distributed.from_main(world, is_predicted(job, fold)):

@@ -61,7 +61,7 @@ def time_steps(learner: Learner, batches: list[Batch]) -> float:
         if number == warm_up:
             wait_for(device)
             began = time.perf_counter()
-        train_step(learner, batch, learner.config.lr or 0.0)
+        train_step(learner, batch, learner.config.lr)
         images += len(batch.labels) if number >= warm_up else 0
     wait_for(device)
     return images / max(time.perf_counter() - began, 1e-9)

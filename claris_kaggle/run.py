@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from claris_kaggle import distributed, tables
-from claris_kaggle.config import DEFAULT_COLOR, DEFAULT_LR, TrainConfig, default_batch_size, require_same
+from claris_kaggle.config import TrainConfig, default_batch_size, require_same
 from claris_kaggle.console import say
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import choose_precision
@@ -22,6 +22,7 @@ from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
 from claris_kaggle.model import create_model, find_weights
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.prepare import TrainingData, read_training
+from claris_kaggle.presets import PRESETS, choose_preset
 
 SPLIT_AGAIN = "Split again with claris folds --slides FILE"
 
@@ -77,8 +78,11 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
-    create_model(asked.model)  # an unknown name must fail before the data are read
+    create_model(asked.model, stem=asked.stem)  # an unknown name must fail before the data are read
     data = read_training(job.data, job.fold_file, job.cache)
+    if stored is None:
+        preset = choose_preset(asked.preset, pretrained=weights is not None)
+        asked = TrainConfig(**{**PRESETS[preset], **given, "preset": preset})
     config = resolve(asked, weights, data, nproc)
     if stored is not None:
         require_same(stored, config, path)
@@ -102,17 +106,13 @@ def require_no_foreign_files(run_dir: RunDir) -> None:
 
 def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
     """The config with every default and every input's digest filled in."""
-    recipe = "pretrained" if weights else "scratch"
     precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
     if batch_size < 2 * nproc:
         raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two for each process")
     return dataclasses.replace(
         asked,
-        recipe=recipe,
         batch_size=batch_size,
-        lr=DEFAULT_LR[recipe] if asked.lr is None else asked.lr,
-        color=DEFAULT_COLOR[recipe] if asked.color is None else asked.color,
         precision=precision,
         threads=asked.threads or share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",
@@ -127,7 +127,7 @@ def describe(config: TrainConfig, nproc: int) -> str:
         config.weights, f"weights of {config.weights}"
     )
     return (
-        f"training {config.model} from {start} ({config.recipe} recipe): {config.epochs} epochs, "
+        f"training {config.model} from {start} ({config.preset} recipe): {config.epochs} epochs, "
         f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, colour {config.color:g}, {config.precision}, "
         f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
     )

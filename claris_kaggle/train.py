@@ -133,7 +133,7 @@ def take_up(config: TrainConfig, fold_dir: FoldDir, fold: int, world: World) -> 
 
 def new_learner(config: TrainConfig, fold: int, world: World) -> Learner:
     """The network at its start; each fold has its own random weights."""
-    model = create_model(config.model, seed=config.seed * 1000 + fold)
+    model = create_model(config.model, config.seed * 1000 + fold, config.stem)
     weights = find_weights(config.weights, config.model)
     if weights is not None:
         skipped = load_start(model, weights)
@@ -159,7 +159,10 @@ def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, s
             while learner.epoch < config.epochs:
                 loss = average_over_ranks(world, timed_epoch(job, learner, trainset, writer, stopper, fold))
                 stopper.tick()
-                probabilities = predict(learner.model, data.pack, valid_ids, world, config, views=1, workers=workers)
+                distributed.share_buffers(world, learner.predictor)
+                probabilities = predict(
+                    learner.predictor, data.pack, valid_ids, world, config, views=1, workers=workers
+                )
                 stopper.tick()
                 if not np.isfinite(probabilities).all():
                     raise Diverged(f"epoch {learner.epoch + 1}: predictions are no numbers", "", LOWER_LR)
@@ -182,10 +185,8 @@ def epoch_batches(learner: Learner, trainset: TrainSet) -> EpochBatches:
     config, world = learner.config, learner.world
     return EpochBatches(
         trainset,
-        seed=config.seed,
+        config,
         epoch=learner.epoch,
-        batch_size=config.batch_size,
-        color=config.color or 0.0,
         rank=world.rank,
         world_size=world.world_size,
         turn_here=world.device.type == "cpu",
@@ -239,7 +240,7 @@ def end_epoch(
     learner.loss_sum.zero_()
     if learner.world.is_main:
         if row["auc"] > best:
-            save_weights(fold_dir.best_weights, learner.model)
+            save_weights(fold_dir.best_weights, learner.predictor)
         tables.write_table(fold_dir.history, {name: [one[name] for one in learner.history] for name in HISTORY})
     if learner.skipped:
         say(f"fold {fold}: {int(learner.skipped)} steps so far had no finite loss and changed no weight")
@@ -265,6 +266,6 @@ def select_weights(learner: Learner, fold_dir: FoldDir) -> None:
     row = learner.history[-1]
     if learner.config.select == "best":
         row = max(learner.history, key=lambda one: one["auc"])
-        learner.model.load_state_dict(read_weights(fold_dir.best_weights))
-    save_weights(fold_dir.weights, learner.model)
+        learner.predictor.load_state_dict(read_weights(fold_dir.best_weights))
+    save_weights(fold_dir.weights, learner.predictor)
     finish_fold(fold_dir, {"epoch": row["epoch"], "auc": row["auc"], "select": learner.config.select})

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from claris_kaggle.patches import SIZE
 
 # albumentations asks the network for its newest version at import unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -23,8 +24,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Channel mean and standard deviation in 0..1: of the competition's training patches, and of
 # ImageNet, with which the pretrained weights were made (torchvision's documentation).
 STATISTICS = {
-    "scratch": ((0.7059, 0.5504, 0.6995), (0.2374, 0.2816, 0.2150)),
-    "pretrained": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "patches": ((0.7059, 0.5504, 0.6995), (0.2374, 0.2816, 0.2150)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 # albumentations' eight symmetries, in its order: transposed first, then upside down, then mirrored.
 TURNS = (
@@ -32,6 +33,8 @@ TURNS = (
     (False, True, False), (True, True, True), (False, False, True), (True, False, False),
 )  # fmt: skip
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# Optical densities of haematoxylin, eosin and DAB in red, green and blue: Ruifrok and Johnston 2001.
+STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 DRAWS = 8
 ORDER, GEOMETRY, COLOR = 0, 1, slice(2, 8)
 # Half-widths at strength 1 of contrast, saturation, brightness and the three channel gains.
@@ -48,34 +51,62 @@ def draw(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(len(ids), DRAWS)
 
 
-def build_geometry() -> tuple[Any, Sequence[str]]:
-    """albumentations' symmetries of the square, and the names of the eight."""
-    import albumentations
-    from albumentations.core.type_definitions import d4_group_elements
-
-    return albumentations.D4(p=1.0), list(d4_group_elements)
-
-
-def augment_geometry(
-    geometry: tuple[Any, Sequence[str]], pixels: NDArray[np.uint8], words: NDArray[np.uint64]
-) -> NDArray[np.uint8]:
-    """Each patch turned by its own draw, each of the eight symmetries as likely.
-
-    The element is drawn here and handed to albumentations' transform: seeding its own generator for
-    each patch takes longer than the turning.
+class Geometry:
+    """Crops and turns patches, each by its own draw.
 
     Args:
-        geometry: from `build_geometry`.
-        pixels: uint8 [B, 96, 96, 3].
-        words: uint64 [B, 8] from `draw`.
-    Returns:
-        uint8 [B, 96, 96, 3], a new array.
+        kind: `d4`, each of the eight symmetries as likely, or `flips`: two flips and a rotation within 20 degrees
+            with black corners, as the original did.
+        crop: side of the square that is kept.
+        shift: pixels by which it may stand off the middle.
+        turn: False leaves the turning to the device (`turn_on_device`).
     """
-    transform, elements = geometry
-    turned = np.empty_like(pixels)
-    for row, turn in enumerate(turn_numbers(words).tolist()):
-        turned[row] = transform.apply(pixels[row], group_element=elements[turn])
-    return turned
+
+    def __init__(self, kind: str = "d4", crop: int = SIZE, shift: int = 0, *, turn: bool = True) -> None:
+        import albumentations
+        import cv2
+        from albumentations.core.type_definitions import d4_group_elements
+
+        self.kind, self.crop, self.shift, self.turn = kind, crop, min(shift, (SIZE - crop) // 2), turn
+        self.symmetry, self.elements = albumentations.D4(p=1.0), list(d4_group_elements)
+        self.flips = albumentations.Compose(
+            [
+                albumentations.HorizontalFlip(p=0.5),
+                albumentations.VerticalFlip(p=0.5),
+                albumentations.Rotate(20, interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_CONSTANT, p=1.0),
+            ]
+        )
+
+    def __call__(self, pixels: NDArray[np.uint8], words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """The patches cropped and turned.
+
+        Args:
+            pixels: uint8 [B, 96, 96, 3].
+            words: uint64 [B, 8] from `draw`.
+        Returns:
+            uint8 [B, crop, crop, 3].
+        """
+        if not self.turn and self.crop == SIZE:
+            return pixels
+        done = np.empty((len(pixels), self.crop, self.crop, 3), dtype=np.uint8)
+        turns, corners = turn_numbers(words).tolist(), self.corners(words).tolist()
+        for row, (down, right) in enumerate(corners):
+            image = pixels[row, down : down + self.crop, right : right + self.crop]
+            done[row] = self.turned(image, turns[row], int(words[row, GEOMETRY])) if self.turn else image
+        return done
+
+    def corners(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The upper left corner of each patch's crop, int64 [B, 2]."""
+        bits = np.stack([words[:, GEOMETRY] >> np.uint64(16), words[:, GEOMETRY] >> np.uint64(40)], axis=1)
+        moved = (bits % np.uint64(2 * self.shift + 1)).astype(np.int64) - self.shift
+        return moved + (SIZE - self.crop) // 2
+
+    def turned(self, image: NDArray[np.uint8], turn: int, word: int) -> NDArray[np.uint8]:
+        """One patch turned. D4's element is given to it: seeding its own generator takes longer than the turning."""
+        if self.kind == "d4":
+            return np.asarray(self.symmetry.apply(image, group_element=self.elements[turn]))
+        self.flips.set_random_seed(word & 0xFFFFFFFF)
+        return np.asarray(self.flips(image=np.ascontiguousarray(image))["image"])
 
 
 def turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -84,7 +115,7 @@ def turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def turn_on_device(images: Tensor, turns: Tensor) -> Tensor:
-    """What `augment_geometry` does, for a whole batch on the device and without waiting for it.
+    """What `Geometry` does for `d4`, for a whole batch on the device and without waiting for it.
 
     Args:
         images: uint8 [B, S, S, 3].
@@ -100,6 +131,39 @@ def color_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float3
     """Contrast, saturation, brightness and channel gains of each patch, float32 [B, 6] about 0."""
     uniform = (words[:, COLOR] >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return ((2 * uniform - 1) * strength * np.array(WIDTHS)).astype(np.float32)
+
+
+def stain_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
+    """A factor and a summand for each of three stains of each patch, float32 [B, 6] about 0.
+
+    Taken from other bits of the words than the colour's.
+    """
+    uniform = (words[:, COLOR] & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
+    return ((2 * uniform - 1) * strength).astype(np.float32)
+
+
+def change_stain(images: Tensor, draws: Tensor) -> Tensor:
+    """Haematoxylin, eosin and the rest made stronger or weaker in optical density (Tellez et al. 2019).
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        draws: float32 [B, 6] from `stain_draws`; the summands are taken at a tenth, as densities are small.
+    Returns:
+        float32 [B, H, W, 3] in 0..255.
+    """
+    stains = torch.tensor(STAINS, device=images.device)
+    stains = stains / stains.norm(dim=1, keepdim=True)
+    density = -torch.log((images.reshape(len(images), -1, 3).float() + 1) / 256)
+    amounts = torch.matmul(density, torch.linalg.inv(stains))
+    changed = amounts * (1 + draws[:, None, :3]) + 0.1 * draws[:, None, 3:]
+    light = 256 * torch.exp(-torch.matmul(changed, stains)) - 1
+    return light.clamp(0, 255).reshape(images.shape)
+
+
+def centre(images: Tensor, crop: int) -> Tensor:
+    """The middle square of the images, [B, H, W, C] to [B, crop, crop, C]."""
+    begin = (images.shape[1] - crop) // 2
+    return images[:, begin : begin + crop, begin : begin + crop]
 
 
 def color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,17 +186,17 @@ def color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return matrix, offset
 
 
-def to_input(images: Tensor, recipe: str, draws: Tensor | None = None) -> Tensor:
+def to_input(images: Tensor, normalise: str, draws: Tensor | None = None) -> Tensor:
     """What the network takes: normalised, channels-last, with the colour change if there is one.
 
     Args:
-        images: uint8 [B, H, W, 3] on the device.
-        recipe: whose mean and deviation: scratch or pretrained.
+        images: uint8 or float [B, H, W, 3] of 0..255 on the device.
+        normalise: whose mean and deviation: patches or imagenet.
         draws: float32 [B, 6] from `color_draws`, or None.
     Returns:
         float32 [B, 3, H, W] in channels-last memory.
     """
-    mean, deviation = (torch.tensor(values, device=images.device) for values in STATISTICS[recipe])
+    mean, deviation = (torch.tensor(values, device=images.device) for values in STATISTICS[normalise])
     flat = images.reshape(len(images), -1, 3).float()
     if draws is None:
         shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))

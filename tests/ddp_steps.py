@@ -24,7 +24,7 @@ def main(root: str, cache: str, out: str) -> None:
     pack = get_pack(data, "train", ids, Path(cache), proved=True)
     config = TrainConfig(
         model="tiny", weights="none", epochs=1, batch_size=50, lr=1e-3, precision="fp32", threads=1,
-        recipe="scratch", class_weight=1.5,
+        class_weight=1.5, color=1.0,
     )  # fmt: skip
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -34,8 +34,8 @@ def main(root: str, cache: str, out: str) -> None:
     with join_world() as world:
         learner = Learner(config, world, model)
         batches = EpochBatches(
-            TrainSet(pack, ids, labels.astype("int64"), (1.0, 1.5)), seed=0, epoch=0, batch_size=50, color=1.0,
-            rank=world.rank, world_size=world.world_size,
+            TrainSet(pack, ids, labels.astype("int64"), (1.0, 1.5)), config, epoch=0, rank=world.rank,
+            world_size=world.world_size,
         )  # fmt: skip
         loss = average_over_ranks(world, train_epoch(learner, batches, 0, lambda rows: ""))
         if world.is_main:

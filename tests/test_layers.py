@@ -15,7 +15,7 @@ from tests.conftest import ROOT, environment
 PACKAGE = ROOT / "claris_kaggle"
 # A module may import those before it, except that tables and pixels never meet.
 LAYERS = {
-    "foundations": ["errors", "files", "paths", "console", "config", "stopping"],
+    "foundations": ["errors", "files", "paths", "console", "presets", "config", "stopping"],
     "tables": [
         "tables", "metrics", "calibration", "uncertainty", "folds", "predictions", "blending", "ensemble",
         "submission", "comparison", "ledger",

@@ -39,14 +39,12 @@ def trainset(generated: DataDir, cache: Path) -> TrainSet:
 
 
 def new_learner(seed: int = 0) -> Learner:
-    config = TrainConfig(
-        model="tiny", weights="none", epochs=1, batch_size=40, lr=1e-3, color=0.3, precision="fp32", recipe="scratch"
-    )
+    config = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=40, lr=1e-3, color=0.3, precision="fp32")
     return Learner(config, ALONE, create_model("tiny", seed))
 
 
 def batches_of(trainset: TrainSet) -> EpochBatches:
-    return EpochBatches(trainset, seed=0, epoch=0, batch_size=40, color=0.3, rank=0, world_size=1)
+    return EpochBatches(trainset, new_learner().config, epoch=0, rank=0, world_size=1)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:

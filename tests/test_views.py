@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from claris_kaggle.errors import DataError, UsageError
 from claris_kaggle.transforms import (
     GEOMETRY,
-    augment_geometry,
-    build_geometry,
+    Geometry,
+    centre,
+    change_stain,
     color_draws,
     draw,
+    stain_draws,
     to_input,
     turn_numbers,
     turn_on_device,
@@ -54,7 +56,7 @@ def test_the_views_are_those_of_ttach() -> None:
 
 def test_an_equivariant_model_gives_eight_equal_answers() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8))
-    answers = [to_input(one, "scratch").square().sum(dim=(1, 2, 3)) for one in all_views(images)]
+    answers = [to_input(one, "patches").square().sum(dim=(1, 2, 3)) for one in all_views(images)]
     for answer in answers[1:]:
         torch.testing.assert_close(answer, answers[0], rtol=1e-5, atol=0)
 
@@ -100,20 +102,48 @@ def test_draws_depend_on_seed_epoch_and_id_and_on_nothing_else() -> None:
 
 
 def test_all_eight_turns_are_as_likely() -> None:
-    pixels = np.arange(400 * 4, dtype=np.uint8)[: 2 * 2].reshape(1, 2, 2, 1).repeat(3, axis=3)
-    geometry = build_geometry()
-    turned = augment_geometry(geometry, pixels.repeat(400, axis=0), draw(0, 0, IDS))
-    counts = np.unique(turned.reshape(400, -1), axis=0, return_counts=True)[1]
+    patch = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
+    turned = Geometry()(patch.repeat(400, axis=0), draw(0, 0, IDS))
+    counts = np.unique(turned.reshape(400, -1)[:, :300], axis=0, return_counts=True)[1]
     assert len(counts) == 8 and counts.min() > 25
 
 
-def test_a_patch_is_turned_the_same_in_any_company() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+@pytest.mark.parametrize("geometry", [("d4", 96, 0), ("d4", 64, 8), ("flips", 96, 0)])
+def test_a_patch_is_cropped_and_turned_the_same_in_any_company(geometry: tuple[str, int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 96, 96, 3), dtype=np.uint8)
     words = draw(3, 1, IDS[:20])
-    whole = augment_geometry(build_geometry(), pixels, words)
+    whole = Geometry(*geometry)(pixels, words)
+    assert whole.shape == (20, geometry[1], geometry[1], 3)
     for row in (0, 7, 19):
-        alone = augment_geometry(build_geometry(), pixels[row : row + 1], words[row : row + 1])
+        alone = Geometry(*geometry)(pixels[row : row + 1], words[row : row + 1])
         assert np.array_equal(alone[0], whole[row])
+
+
+def test_crops_hold_the_middle_and_move_about_it_within_their_shift() -> None:
+    where = np.zeros((400, 96, 96, 3), dtype=np.uint8)
+    where[:, :, :, 0], where[:, :, :, 1] = np.arange(96)[:, None], np.arange(96)
+    corners = Geometry("d4", 64, 8, turn=False)(where, draw(0, 0, IDS))[:, 0, 0, :2].astype(int)
+    assert corners.min() == 8 and corners.max() == 24 and len(np.unique(corners[:, 0])) == 17
+    still = Geometry("d4", 64, 0, turn=False)(where, draw(0, 0, IDS))
+    assert np.array_equal(still, where[:, 16:80, 16:80])
+    assert np.array_equal(centre(torch.from_numpy(where), 64).numpy(), still)
+
+
+def test_the_originals_turns_keep_the_middle_and_blacken_corners() -> None:
+    white = np.full((50, 96, 96, 3), 255, dtype=np.uint8)
+    turned = Geometry("flips")(white, draw(0, 0, IDS[:50]))
+    assert (turned[:, 40:56, 40:56] == 255).all() and (turned[:, 0, 0] == 0).any()
+
+
+def test_stain_of_no_strength_changes_nothing_and_one_of_some_changes_colour_alone() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8))
+    words = draw(0, 0, IDS[:4])
+    same = change_stain(images, torch.from_numpy(stain_draws(words, 0.0)))
+    torch.testing.assert_close(same, images.float(), rtol=1e-3, atol=0.05)
+    flat = torch.full((4, 2, 2, 3), 128, dtype=torch.uint8)
+    other = change_stain(flat, torch.from_numpy(stain_draws(words, 0.2)))
+    assert (other[:, 0, 0] == other[:, 1, 1]).all() and (other - 128).abs().max() > 2
+    assert np.abs(stain_draws(words, 0.2)).max() <= 0.2 and (stain_draws(words, 0.2) != color_draws(words, 0.2)).all()
 
 
 def test_epochs_turn_a_patch_differently() -> None:
@@ -123,8 +153,8 @@ def test_epochs_turn_a_patch_differently() -> None:
 
 def test_colour_of_no_strength_is_plain_normalisation() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8))
-    plain = to_input(images, "scratch")
-    still = to_input(images, "scratch", torch.from_numpy(color_draws(draw(0, 0, IDS[:4]), 0.0)))
+    plain = to_input(images, "patches")
+    still = to_input(images, "patches", torch.from_numpy(color_draws(draw(0, 0, IDS[:4]), 0.0)))
     torch.testing.assert_close(still, plain, rtol=1e-5, atol=1e-5)
     assert plain.shape == (4, 3, 96, 96) and plain.is_contiguous(memory_format=torch.channels_last)
 
@@ -134,7 +164,7 @@ def test_the_folded_colour_change_equals_its_steps_one_by_one() -> None:
 
     images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
     draws = torch.from_numpy(color_draws(draw(0, 0, IDS[:2]), 1.0))
-    mean, deviation = (torch.tensor(one) for one in STATISTICS["pretrained"])
+    mean, deviation = (torch.tensor(one) for one in STATISTICS["imagenet"])
     for row in range(2):
         contrast, saturation, brightness, *gains = draws[row].tolist()
         x = images[row] / 255
@@ -143,7 +173,7 @@ def test_the_folded_colour_change_equals_its_steps_one_by_one() -> None:
         x = x * (1 + torch.tensor(gains))
         x = (1 + contrast) * x - contrast * mean + brightness
         expected = ((x - mean) / deviation).permute(2, 0, 1)
-        torch.testing.assert_close(to_input(images, "pretrained", draws)[row], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(to_input(images, "imagenet", draws)[row], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_device_turns_patches_as_albumentations_does() -> None:
@@ -152,4 +182,4 @@ def test_the_device_turns_patches_as_albumentations_does() -> None:
     turns = turn_numbers(words)
     assert set(turns.tolist()) == set(range(8))
     ours = turn_on_device(torch.from_numpy(pixels), torch.from_numpy(turns))
-    assert np.array_equal(ours.numpy(), augment_geometry(build_geometry(), pixels, words))
+    assert np.array_equal(ours.numpy(), Geometry()(pixels, words))
