@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Diverged, Learner, train_epoch
-from claris_kaggle.errors import ClarisError, DiskError
+from claris_kaggle.errors import ClarisError, DiskError, Stopped
 from claris_kaggle.model import create_model
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.prepare import get_pack
@@ -271,3 +272,41 @@ def test_a_fold_file_that_leaks_is_refused_before_training(
     )  # fmt: skip
     assert done.returncode == 1 and "slides in more than one fold" in done.stderr
     assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_moving_average_is_in_the_checkpoint_and_predicts(trainset: TrainSet) -> None:
+    def averaged() -> Learner:
+        return Learner(dataclasses.replace(new_learner().config, ema=0.9), ALONE, create_model("tiny", 0))
+
+    whole, first, rest = averaged(), averaged(), averaged()
+    batches = EpochBatches(trainset, whole.config, epoch=0, rank=0, world_size=1)
+    train_epoch(whole, batches, 0, lambda rows: "")
+    with pytest.raises(Stopped):
+        train_epoch(first, batches, 0, lambda rows: "enough" if first.step == 3 else "")
+    rest.restore(first.state())
+    train_epoch(rest, batches, 0, lambda rows: "")
+    for one, other in zip(whole.predictor.state_dict().values(), rest.predictor.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert whole.predictor is not whole.model
+    weights = [next(part.parameters()) for part in (whole.predictor, whole.model)]
+    assert not torch.equal(*weights)
+
+
+def test_a_preset_sets_what_was_not_typed_and_is_kept(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    from claris_kaggle.cli import main
+    from claris_kaggle.files import read_json
+
+    where = places(generated, cache, tmp_path / "run")
+    begin = ["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0"]
+    assert main([*begin, "--preset", "original", "--lr", "5e-4"]) == 0
+    config = read_json(tmp_path / "run/config.json")
+    assert config["preset"] == "original" and config["lr"] == 5e-4 and config["class_weight"] == 1.5
+    assert (config["geometry"], config["normalise"], config["schedule"]) == ("flips", "imagenet", "constant")
+    assert main(begin) == 0  # the same run goes on without its flags typed again
+    assert main([*begin, "--preset", "scratch"]) == 1
+    where = places(generated, cache, tmp_path / "own")
+    assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0"]) == 0
+    config = read_json(tmp_path / "own/config.json")
+    assert (config["preset"], config["lr"], config["color"]) == ("scratch", 1e-3, 0.3)
