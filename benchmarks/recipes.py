@@ -1,9 +1,9 @@
-"""Recipes from random weights on real patches: five-fold OOF AUC over seeds, beside what each costs.
+"""Recipes from random weights on real patches: out-of-fold AUC over seeds, beside what each costs.
 
-python -m benchmarks.recipes [--only NAME ...] [--seeds 0 1 2] [--out benchmark-runs]
+python -m benchmarks.recipes [--only NAME ...] [--seeds 0 1 2] [--folds 0 1 2 3 4] [--jobs 2] [--table]
 
-What is done is kept in the out folder; the same command goes on. Seeds change weights, order and
-augmentation; the folds stay, so that differences are paired.
+What is done is kept in docs/recipes; the same command goes on. Seeds change weights, order and augmentation; the
+folds stay, so that differences are paired.
 """
 
 from __future__ import annotations
@@ -13,77 +13,81 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import norm, t
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.patches import SAMPLE
 from benchmarks.timing import ROOT
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.folds import read_folds
 from claris_kaggle.metrics import accuracy, auc
 from claris_kaggle.model import create_model
 from claris_kaggle.predictions import read_oof
+from claris_kaggle.presets import PRESETS
 from claris_kaggle.uncertainty import delong
 
 KEPT, PAGE = ROOT / "docs" / "recipes", ROOT / "docs" / "recipes.md"
-FIRST = "original"
-ORIGINAL = ("--preset", "original")
-SCRATCH = ("--preset", "scratch")
+PLOT = KEPT / "differences.svg"
+BASE, FOLDS, BUDGET = "original", (0, 1, 2, 3, 4), 6.0
 
 
 class Recipe(NamedTuple):
-    """Flags of `claris train`, and the epochs that it gets for the compute of `budget` epochs of the original."""
+    """What is other than in the preset, and the compute that it gets, in epochs of the original."""
 
     about: str
-    flags: tuple[str, ...]
-    budget: float = 6
+    preset: str = "original"
+    changes: dict[str, Any] = {}
+    budget: float = BUDGET
+
+    @property
+    def config(self) -> TrainConfig:
+        """All its training options."""
+        return TrainConfig(**{**PRESETS[self.preset], **self.changes, "preset": self.preset})
+
+    @property
+    def cost(self) -> float:
+        """Of one image, forward and backward, in 1e9 floating-point operations (two a multiply-add)."""
+        config = self.config
+        model = create_model(config.model, stem=config.stem)
+        side = config.resolution or config.crop
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(2, 3, side, side)).sum().backward()
+        return float(counter.get_total_flops()) / 2 / 1e9
+
+
+def changed(about: str, budget: float = BUDGET, **changes: Any) -> Recipe:
+    """The original's recipe with one change."""
+    return Recipe(about, "original", changes, budget)
 
 
 RECIPES = {
-    "original": Recipe("the original's", ORIGINAL),
-    "original, D4": Recipe("D4 for flips and 20 degrees", (*ORIGINAL, "--geometry", "d4")),
-    "original, one-cycle": Recipe("one-cycle to 1e-3", (*ORIGINAL, "--schedule", "onecycle", "--lr", "1e-3")),
-    "original, colour": Recipe("colour at 0.3", (*ORIGINAL, "--color", "0.3")),
-    "original, stain": Recipe("H&E stain at 0.05", (*ORIGINAL, "--stain", "0.05")),
-    "original, smoothing": Recipe("labels smoothed by 0.05", (*ORIGINAL, "--label-smoothing", "0.05")),
-    "original, average": Recipe("moving average of 0.99", (*ORIGINAL, "--ema", "0.99")),
-    "original, centre": Recipe("centre of 64 and more epochs", (*ORIGINAL, "--crop", "64", "--geometry", "d4")),
-    "scratch": Recipe("the scratch preset", SCRATCH),
-    "scratch, average": Recipe("moving average of 0.99", (*SCRATCH, "--ema", "0.99")),
-    "scratch, decay": Recipe(
-        "3e-3, decay 0.05, average 0.99", (*SCRATCH, "--lr", "3e-3", "--weight-decay", "0.05", "--ema", "0.99")
-    ),
-    "scratch, centre 64": Recipe(
-        "centre of 64 moved by 8, more epochs, average 0.99",
-        (*SCRATCH, "--crop", "64", "--shift", "8", "--ema", "0.99"),
-    ),
-    "scratch, centre 48": Recipe(
-        "centre of 48 moved by 4, more epochs, average 0.99",
-        (*SCRATCH, "--crop", "48", "--shift", "4", "--ema", "0.99"),
-    ),
-    "scratch, centre 48 unpooled": Recipe(
-        "centre of 48 without the first pooling, average 0.99",
-        (*SCRATCH, "--crop", "48", "--shift", "4", "--stem", "no-pool", "--ema", "0.99"),
-    ),
-    "original, twice": Recipe("the original's at twice the compute", ORIGINAL, 12),
-    "scratch, twice": Recipe("the scratch preset at twice the compute", SCRATCH, 12),
+    "original": Recipe("the original's recipe"),
+    "scratch": Recipe("the scratch preset", "scratch"),
+    "original, twice": Recipe("the original's at twice the compute", budget=2 * BUDGET),
+    "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", budget=2 * BUDGET),
 }
 
 
-def value_of(flags: tuple[str, ...], name: str, default: str) -> str:
-    """The value that the flags give."""
-    return flags[flags.index(name) + 1] if name in flags else default
+class Unit(NamedTuple):
+    """One recipe under one seed, its rows known by NaN for patches of folds that were left out."""
+
+    name: str
+    seed: int
+    epochs: int
+    probabilities: NDArray[np.float64]
 
 
-def giga_flops(flags: tuple[str, ...]) -> float:
-    """Forward and backward of one image, in 1e9 floating-point operations (two a multiply-add)."""
-    crop, stem = int(value_of(flags, "--crop", "96")), value_of(flags, "--stem", "pool")
-    model = create_model("densenet121", stem=stem)
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(2, 3, crop, crop)).sum().backward()
-    return float(counter.get_total_flops()) / 2 / 1e9
+def kept_at(name: str, seed: int) -> Path:
+    """Where a unit's figures are kept."""
+    return KEPT / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
 
 
 def claris(*arguments: object) -> None:
@@ -92,98 +96,149 @@ def claris(*arguments: object) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def run(name: str, seed: int, out: Path, epochs: int) -> None:
-    """Train and predict, or go on with it, and keep the figures."""
-    kept = KEPT / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-    if kept.exists():
-        return
+def light_copy(out: Path) -> Path:
+    """The sample's folder by links, with one test patch: only out-of-fold predictions are wanted."""
+    folder = out / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "test", "train_labels.csv"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(SAMPLE.resolve() / name)
+    lines = (SAMPLE / "sample_submission.csv").read_text("utf-8").splitlines()[:2]
+    (folder / "sample_submission.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+def run(name: str, seed: int, out: Path, folds: Sequence[int], threads: int) -> None:
+    """Train and predict, or go on with it, and keep the probabilities."""
+    recipe, kept = RECIPES[name], kept_at(name, seed)
+    epochs = max(1, round(recipe.budget * RECIPES[BASE].cost / recipe.cost))
     folder = out / kept.stem
-    places = ["--data", SAMPLE, "--cache", out / "cache", "--run", folder]
+    places = ["--data", out / "data", "--cache", out / "cache", "--run", folder]
+    flags = [word for key, value in recipe.changes.items() for word in ("--" + key.replace("_", "-"), value)]
     precision = "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
     claris(
-        "train", *places, "--folds", out / "folds.csv", "--weights", "none", "--epochs", epochs, "--seed", seed,
-        "--precision", precision, "--batch-size", 32, *RECIPES[name].flags,
+        "train", *places, "--folds", out / "folds.csv", "--fold", *folds, "--weights", "none", "--epochs", epochs,
+        "--seed", seed, "--precision", precision, "--threads", threads, "--preset", recipe.preset, *flags,
     )  # fmt: skip
     claris("predict", *places)
-    oof = read_oof(folder / "oof.csv")
-    figures = {
-        "name": name, "seed": seed, "epochs": epochs, "precision": precision,
-        "probabilities": [round(float(value), 6) for value in oof.probabilities],
-        "auc": auc(oof.labels, oof.probabilities), "accuracy": accuracy(oof.labels, oof.probabilities),
-    }  # fmt: skip
+    where = {one: row for row, one in enumerate(read_folds(out / "folds.csv").ids)}
+    values: list[float | None] = [None] * len(where)
+    for fold in folds:
+        oof = read_oof(folder / f"fold{fold}" / "oof.csv")
+        for one, value in zip(oof.ids, oof.probabilities, strict=True):
+            values[where[one]] = round(float(value), 5)
     KEPT.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(figures) + "\n", "utf-8")
+    content = {"name": name, "seed": seed, "epochs": epochs, "precision": precision, "probabilities": values}
+    kept.write_text(json.dumps(content) + "\n", "utf-8")
 
 
-def table(labels: np.ndarray) -> list[str]:
-    """A row for each recipe that is there: cost, AUC, accuracy, and the paired difference to the original."""
-    found: dict[str, list[dict]] = {}
+def read_units() -> dict[str, list[Unit]]:
+    """What was measured so far, by recipe."""
+    found: dict[str, list[Unit]] = {}
     for path in sorted(KEPT.glob("*.json")):
-        figures = json.loads(path.read_text("utf-8"))
-        found.setdefault(figures["name"], []).append(figures)
+        one = json.loads(path.read_text("utf-8"))
+        unit = Unit(one["name"], one["seed"], one["epochs"], np.array(one["probabilities"], dtype=np.float64))
+        found.setdefault(unit.name, []).append(unit)
+    return {name: sorted(found[name], key=lambda unit: unit.seed) for name in RECIPES if name in found}
+
+
+def difference(units: list[Unit], base: list[Unit], labels: NDArray[np.int8]) -> tuple[float, float, int]:
+    """Mean over the common seeds of the difference of pooled AUC to the base, half its 95 % interval, and the seeds.
+
+    Two things vary: which patches there are (DeLong's variance of the mean over seeds) and what a seed
+    makes of them (the variance between seeds; Satterthwaite's degrees of freedom for the sum).
+    """
+    old = {unit.seed: unit for unit in base}
+    pairs = [(unit, old[unit.seed]) for unit in units if unit.seed in old]
+    if not pairs:
+        return float("nan"), float("nan"), 0
+    rows = np.all([np.isfinite(unit.probabilities) for pair in pairs for unit in pair], axis=0)
+    columns = np.stack([unit.probabilities[rows] for pair in pairs for unit in pair], axis=1)
+    aucs, covariance = delong(labels[rows], columns)
+    count = len(pairs)
+    signs = np.tile([1 / count, -1 / count], count)
+    by_patch = float(signs @ covariance @ signs)
+    by_seed = float(np.var(aucs[::2] - aucs[1::2], ddof=1)) / count if count > 1 else 0.0
+    width = norm.ppf(0.975)
+    if by_seed:
+        width = t.ppf(0.975, (by_patch + by_seed) ** 2 / (by_seed**2 / (count - 1)))
+    return float(signs @ aucs), float(width * np.sqrt(by_patch + by_seed)), count
+
+
+def table(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> list[str]:
+    """A row for each recipe that was measured."""
     lines = [
-        "| recipe | what is other | epochs | cost | seeds | OOF AUC | accuracy | AUC over the original (95 %) |",
+        "| recipe | what it is | epochs | cost | patches x seeds | OOF AUC | accuracy | AUC over the original (95 %) |",
         "| --- " * 8 + "|",
     ]
-    base = giga_flops(ORIGINAL) * RECIPES[FIRST].budget
-    for name, recipe in RECIPES.items():
-        rows = found.get(name, [])
-        if not rows:
-            continue
-        cost = giga_flops(recipe.flags) * rows[0]["epochs"] / base
+    base = RECIPES[BASE].cost * BUDGET
+    for name, measured in units.items():
+        rows = np.isfinite(measured[0].probabilities)
+        aucs = [auc(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
+        hits = [accuracy(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
+        middle, half, count = difference(measured, units.get(BASE, []), labels)
+        gain = f"{middle:+.4f} ({middle - half:+.4f} to {middle + half:+.4f})" if count and name != BASE else ""
         cells = (
-            name, recipe.about, rows[0]["epochs"], f"{cost:.2f}", len(rows),
-            f"{np.mean([row['auc'] for row in rows]):.4f}", f"{np.mean([row['accuracy'] for row in rows]):.4f}",
-            difference(rows, found.get(FIRST, []), labels) if name != FIRST else "",
+            name, RECIPES[name].about, measured[0].epochs, f"{RECIPES[name].cost * measured[0].epochs / base:.2f}",
+            f"{rows.sum():,} x {len(measured)}", f"{np.mean(aucs):.4f}", f"{np.mean(hits):.4f}", gain,
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
 
-def difference(rows: list[dict], base: list[dict], labels: np.ndarray) -> str:
-    """Mean over common seeds of the paired difference, by DeLong's variance of the mean placement."""
-    seeds = sorted({row["seed"] for row in rows} & {row["seed"] for row in base})
-    if not seeds:
-        return ""
-    pick = {row["seed"]: row["probabilities"] for row in rows}, {row["seed"]: row["probabilities"] for row in base}
-    columns = np.array([part[seed] for part in pick for seed in seeds]).T
-    aucs, covariance = delong(labels, columns)
-    weights = np.concatenate([np.full(len(seeds), 1 / len(seeds)), np.full(len(seeds), -1 / len(seeds))])
-    width = 1.96 * float(np.sqrt(weights @ covariance @ weights))
-    middle = float(aucs @ weights)
-    return f"{middle:+.4f} ({middle - width:+.4f} to {middle + width:+.4f})"
+def draw(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> None:
+    """The differences with their intervals, as a picture."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    shown = [(name, *difference(units[name], units.get(BASE, []), labels)) for name in units if name != BASE]
+    shown = [row for row in shown if row[3]][::-1]
+    figure = Figure(figsize=(7.5, 1 + 0.3 * len(shown)), layout="constrained")
+    axes = figure.add_subplot(xlabel="AUC over the original's recipe, 95 % interval")
+    axes.errorbar(
+        [row[1] for row in shown], range(len(shown)), xerr=[row[2] for row in shown], fmt="o", color="#0072b2"
+    )
+    axes.set_yticks(range(len(shown)), [row[0] for row in shown])
+    axes.axvline(0, color="grey", linestyle=":")
+    axes.spines[["top", "right"]].set_visible(False)
+    with matplotlib.rc_context({"svg.hashsalt": "claris"}):
+        figure.savefig(PLOT, metadata={"Date": None})
+
+
+def write_page(out: Path) -> None:
+    """Table and plot of what is there, among the notes."""
+    units, labels = read_units(), read_folds(out / "folds.csv").labels
+    text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
+    PAGE.write_text(text.replace("{table}", "\n".join(table(units, labels))), "utf-8")
+    draw(units, labels)
+    print(PAGE.relative_to(ROOT))
 
 
 def main() -> None:
     """Run what is asked for and not yet done, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folds", nargs="+", type=int, default=FOLDS)
+    parser.add_argument("--jobs", type=int, default=1, help="recipes at once, on equal shares of the cores")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmark-runs")
     parser.add_argument("--table", action="store_true", help="only write the page")
     arguments = parser.parse_args()
     if not SAMPLE.is_dir():
         parser.error("the sample of real patches is not here")
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    folds = arguments.out / "folds.csv"
-    claris("folds", "--data", SAMPLE, "--out", folds, "--cache", arguments.out / "cache")
-    each = giga_flops(ORIGINAL)
-    for seed in [] if arguments.table else arguments.seeds:
-        for name in arguments.only:
-            recipe = RECIPES[name]
-            epochs = max(1, int(recipe.budget * each / giga_flops(recipe.flags)))
-            run(name, seed, arguments.out, epochs)
-            print("\n".join(table(read_labels_of(folds))), file=sys.stderr, flush=True)
-    text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
-    PAGE.write_text(text.replace("{table}", "\n".join(table(read_labels_of(folds)))), "utf-8")
-    print(PAGE.relative_to(ROOT))
-
-
-def read_labels_of(folds: Path) -> np.ndarray:
-    """The labels in the order of the sorted ids, as in every oof.csv."""
-    from claris_kaggle.folds import read_folds
-
-    return read_folds(folds).labels
+    data = light_copy(arguments.out)
+    claris("folds", "--data", data, "--out", arguments.out / "folds.csv", "--cache", arguments.out / "cache")
+    claris("pack", "--data", data, "--cache", arguments.out / "cache")
+    todo = [(name, seed) for seed in arguments.seeds for name in arguments.only if not kept_at(name, seed).exists()]
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        jobs = [] if arguments.table else [
+            pool.submit(run, name, seed, arguments.out, arguments.folds, threads) for name, seed in todo
+        ]  # fmt: skip
+        for job in jobs:
+            job.result()
+    write_page(arguments.out)
 
 
 if __name__ == "__main__":
