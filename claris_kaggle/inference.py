@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from claris_kaggle.pack import Pack
 from claris_kaggle.transforms import centre, to_input
 from claris_kaggle.tta import average_views, view
 
+T = TypeVar("T")
 # On a CPU a block must fit the cache; on a GPU it must fill the card.
 BLOCK_SIZE = {"cpu": 32, "cuda": 512}
 
@@ -61,13 +63,17 @@ def predict(
 
 
 def view_logits(model: nn.Module, images: Tensor, config: TrainConfig, views: int) -> Tensor:
-    """Logits of each view of the patches, float32 [V, B, 2], one view after another.
+    """Logits of each view of the patches, float32 [V, B, 2]."""
+    return torch.stack([logits.float() for logits in through_views(model, images, config, views)])
+
+
+def through_views(forward: Callable[[Tensor], T], images: Tensor, config: TrainConfig, views: int) -> Iterator[T]:
+    """What `forward` makes of the network's input for each view of uint8 [B, 96, 96, 3], one view after another.
 
     One large batch of all views is slower on a CPU, where it leaves the cache.
     """
-    logits = []
     images = centre(images, config.crop)
     for number in range(views):
         with torch.autocast(images.device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
-            logits.append(model(to_input(view(images, number), config.normalise)).float())
-    return torch.stack(logits)
+            result = forward(to_input(view(images, number), config.normalise))
+        yield result

@@ -40,6 +40,22 @@ class TinyNet(nn.Sequential):
             nn.Linear(16, CLASSES),
         )
 
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the pooling takes, as timm's networks name it: float [B, 16, S / 8, S / 8]."""
+        for part in list(self)[:-3]:
+            images = part(images)
+        return images
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits [B, 2] of what `forward_features` gave."""
+        for part in list(self)[-3:]:
+            features = part(features)
+        return features
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self[-1]
+
 
 def create_model(name: str, seed: int = 0, stem: str = "pool") -> nn.Module:
     """A network with random weights that depend on name and seed alone; logits are float [B, 2].

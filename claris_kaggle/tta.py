@@ -20,6 +20,12 @@ def view(images: Tensor, number: int) -> Tensor:
     return torch.rot90(mirrored, number % 4, (1, 2))
 
 
+def view_back(maps: Tensor, number: int) -> Tensor:
+    """Undo view `number`: what belongs to places of that view, [B, S, S] or [B, S, S, C], at its places of view 0."""
+    turned = torch.rot90(maps, -(number % 4), (1, 2))
+    return turned.flip(2) if number >= 4 else turned
+
+
 def require_views(views: int) -> int:
     """The number itself.
 

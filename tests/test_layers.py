@@ -22,7 +22,7 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed", "checkpoint",
-        "engine", "rates", "inference",
+        "engine", "rates", "inference", "evidence",
     ],
     "verbs": ["prepare", "check", "run", "train", "predict", "report", "demo"],
     "edges": [
