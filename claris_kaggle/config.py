@@ -71,6 +71,9 @@ class TrainConfig:
     stain: float = flagged(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
     normalise: str = flagged("patches", "whose mean and deviation", choices=NORMALISATIONS)
     crop: int = flagged(96, "side of the centre that the network sees", low=32, high=96)
+    resolution: int = flagged(
+        0, "side in pixels that the crop is averaged down to; half of it costs a quarter; 0 keeps it", low=0, high=96
+    )
     shift: int = flagged(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
     stem: str = flagged("pool", "DenseNet's first pooling: pool, or no-pool at four times the cost", choices=STEMS)
     class_weight: float = flagged(1.0, "weight of malignant patches in the loss against benign ones", low=0)
@@ -88,6 +91,8 @@ class TrainConfig:
         """Refuse what cannot be meant, before any work is done."""
         for item in dataclasses.fields(self):
             check_value(item, getattr(self, item.name))
+        if self.resolution > self.crop or 0 < self.resolution < 32:
+            raise UsageError(f"--resolution is {self.resolution}", f"0, or 32 to the crop's {self.crop} is needed")
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""

@@ -91,9 +91,7 @@ class Learner:
         device = self.world.device
         self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=0.0, weight_decay=self.config.weight_decay, fused=fused
-        )
+        self.optimizer = torch.optim.AdamW(decayed(self.model, self.config.weight_decay), lr=0.0, fused=fused)
         # Only fp16 needs a scale; for the others the scaler, at a scale of 1, skips what is not finite.
         scaling = self.config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(
@@ -151,6 +149,15 @@ class Learner:
         self.history = list(state["history"])
 
 
+def decayed(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """The parameters in two groups: decay is for weights, not for biases and batch norms, which scale nothing away."""
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    return [
+        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": decay},
+        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
 def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     """One step: forward, backward, update. A loss or gradient that is not finite changes no weight.
 
@@ -165,7 +172,8 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
         group["lr"] = lr
     learner.wrapped.train()
     with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
-        logits = learner.wrapped(to_input(images, config.normalise, colors if config.color else None))
+        draws = colors if config.color else None
+        logits = learner.wrapped(to_input(images, config.normalise, draws, config.resolution))
     total = functional.cross_entropy(
         logits.float(), labels, weight=learner.class_weights, reduction="sum", label_smoothing=config.label_smoothing
     )

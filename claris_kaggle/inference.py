@@ -75,5 +75,5 @@ def through_views(forward: Callable[[Tensor], T], images: Tensor, config: TrainC
     images = centre(images, config.crop)
     for number in range(views):
         with torch.autocast(images.device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
-            result = forward(to_input(view(images, number), config.normalise))
+            result = forward(to_input(view(images, number), config.normalise, resolution=config.resolution))
         yield result

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from claris_kaggle.patches import SIZE
 
@@ -186,15 +187,16 @@ def color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return matrix, offset
 
 
-def to_input(images: Tensor, normalise: str, draws: Tensor | None = None) -> Tensor:
+def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolution: int = 0) -> Tensor:
     """What the network takes: normalised, channels-last, with the colour change if there is one.
 
     Args:
         images: uint8 or float [B, H, W, 3] of 0..255 on the device.
         normalise: whose mean and deviation: patches or imagenet.
         draws: float32 [B, 6] from `color_draws`, or None.
+        resolution: side that the images are averaged down to by areas; 0 keeps theirs.
     Returns:
-        float32 [B, 3, H, W] in channels-last memory.
+        float32 [B, 3, H, W], or the resolution for H and W, in channels-last memory.
     """
     mean, deviation = (torch.tensor(values, device=images.device) for values in STATISTICS[normalise])
     flat = images.reshape(len(images), -1, 3).float()
@@ -205,4 +207,5 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None) -> Ten
         # Folded: normalise(matrix @ (x / 255) + offset), as one batched product.
         matrix = matrix.transpose(1, 2) / (255 * deviation)
         shaped = torch.baddbmm(((offset - mean) / deviation)[:, None, :], flat, matrix)
-    return shaped.reshape(images.shape).permute(0, 3, 1, 2)
+    inputs = shaped.reshape(images.shape).permute(0, 3, 1, 2)
+    return functional.adaptive_avg_pool2d(inputs, resolution) if resolution else inputs
