@@ -35,7 +35,7 @@ from claris_kaggle.presets import PRESETS
 from claris_kaggle.uncertainty import delong
 
 KEPT, PAGE = ROOT / "docs" / "recipes", ROOT / "docs" / "recipes.md"
-PLOT = KEPT / "differences.svg"
+PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
 BASE, FOLDS, BUDGET = "original", (0, 1, 2, 3, 4), 6.0
 
 
@@ -186,6 +186,16 @@ def table(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> list[str]:
     return lines
 
 
+def views_table() -> list[str]:
+    """What `benchmarks.views` found, a row for each recipe."""
+    figures = json.loads(VIEWS.read_text("utf-8")) if VIEWS.exists() else {}
+    ways = [way for way in next(iter(figures.values()), {}) if way != "seeds"]
+    lines = ["| recipe | seeds | " + " | ".join(ways) + " |", "| --- " * (2 + len(ways)) + "|"]
+    for name, one in figures.items():
+        lines.append(f"| {name} | {one['seeds']} | " + " | ".join(f"{one[way]:.4f}" for way in ways) + " |")
+    return lines if figures else ["Not measured yet."]
+
+
 def draw(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> None:
     """The differences with their intervals, as a picture."""
     import matplotlib
@@ -209,7 +219,9 @@ def write_page(out: Path) -> None:
     """Table and plot of what is there, among the notes."""
     units, labels = read_units(), read_folds(out / "folds.csv").labels
     text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
-    PAGE.write_text(text.replace("{table}", "\n".join(table(units, labels))), "utf-8")
+    for mark, lines in (("{table}", table(units, labels)), ("{views}", views_table())):
+        text = text.replace(mark, "\n".join(lines))
+    PAGE.write_text(text, "utf-8")
     draw(units, labels)
     print(PAGE.relative_to(ROOT))
 

@@ -1,0 +1,87 @@
+"""What views and the validation patches' own batch statistics are worth, on finished runs of `benchmarks.recipes`.
+
+python -m benchmarks.views [--names original scratch] [--seeds 0 1 2] [--out benchmark-runs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from benchmarks.recipes import RECIPES, VIEWS, kept_at, write_page
+from benchmarks.timing import ROOT
+from claris_kaggle.checkpoint import load_finished
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.files import read_json
+from claris_kaggle.inference import view_logits
+from claris_kaggle.metrics import auc
+from claris_kaggle.model import create_model
+from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.prepare import read_training
+from claris_kaggle.transforms import centre, to_input
+from claris_kaggle.tta import VIEW_COUNTS, average_views
+
+BLOCK = 48
+
+
+def with_own_statistics(model: nn.Module, images: Tensor, config: TrainConfig) -> nn.Module:
+    """A copy whose batch norms have the statistics of these patches instead of the training's."""
+    adapted = copy.deepcopy(model)
+    blocks = centre(images, config.crop).split(BLOCK)
+    update_bn((to_input(block, config.normalise, resolution=config.resolution) for block in blocks), adapted)
+    return adapted.eval()
+
+
+def logits_of(model: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
+    """Logits of all eight views, float32 [8, N, 2]."""
+    with torch.inference_mode():
+        return torch.cat([view_logits(model, block, config, max(VIEW_COUNTS)) for block in images.split(BLOCK)], dim=1)
+
+
+def measure(run_dir: RunDir, out: Path) -> dict[str, float]:
+    """Pooled OOF AUC of the run under each way of predicting."""
+    config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
+    data = read_training(DataDir(out / "data"), run_dir.folds, out / "cache")
+    found: dict[str, NDArray[np.float32]] = {}
+    for fold in range(data.folds.k):
+        rows = data.folds.valid_rows(fold)
+        images = torch.from_numpy(data.pack.pixels[data.pack.rows([data.folds.ids[row] for row in rows])])
+        model = create_model(config.model, stem=config.stem).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        load_finished(run_dir.fold(fold), model)
+        logits = logits_of(model.eval(), images, config)
+        ways = {f"{views} views": logits[:views] for views in VIEW_COUNTS}
+        ways["8 views, own batch statistics"] = logits_of(with_own_statistics(model, images, config), images, config)
+        for way, chosen in ways.items():
+            found.setdefault(way, np.empty(len(data.folds.ids), np.float32))[rows] = average_views(chosen).numpy()
+    return {way: auc(data.folds.labels, values) for way, values in found.items()}
+
+
+def main() -> None:
+    """Measure the runs that are there, keep the figures and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--names", nargs="+", default=["original", "scratch"], choices=list(RECIPES), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmark-runs")
+    arguments = parser.parse_args()
+    figures = {}
+    for name in arguments.names:
+        runs = [RunDir(arguments.out / kept_at(name, seed).stem) for seed in arguments.seeds]
+        measured = [measure(run, arguments.out) for run in runs if run.config.exists()]
+        if measured:
+            figures[name] = {way: float(np.mean([one[way] for one in measured])) for way in measured[0]}
+            figures[name]["seeds"] = len(measured)
+    VIEWS.parent.mkdir(parents=True, exist_ok=True)
+    VIEWS.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    write_page(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
