@@ -108,7 +108,7 @@ def light_copy(out: Path) -> Path:
     return folder
 
 
-def run(name: str, seed: int, out: Path, folds: Sequence[int], threads: int) -> None:
+def run(name: str, seed: int, out: Path, folds: Sequence[int]) -> None:
     """Train and predict, or go on with it, and keep the probabilities."""
     recipe, kept = RECIPES[name], kept_at(name, seed)
     epochs = max(1, round(recipe.budget * RECIPES[BASE].cost / recipe.cost))
@@ -118,7 +118,7 @@ def run(name: str, seed: int, out: Path, folds: Sequence[int], threads: int) -> 
     precision = "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
     claris(
         "train", *places, "--folds", out / "folds.csv", "--fold", *folds, "--weights", "none", "--epochs", epochs,
-        "--seed", seed, "--precision", precision, "--threads", threads, "--preset", recipe.preset, *flags,
+        "--seed", seed, "--precision", precision, "--threads", 1, "--preset", recipe.preset, *flags,
     )  # fmt: skip
     claris("predict", *places)
     where = {one: row for row, one in enumerate(read_folds(out / "folds.csv").ids)}
@@ -232,21 +232,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folds", nargs="+", type=int, default=FOLDS)
-    parser.add_argument("--jobs", type=int, default=1, help="recipes at once, on equal shares of the cores")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, a thread each")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmark-runs")
     parser.add_argument("--table", action="store_true", help="only write the page")
     arguments = parser.parse_args()
     if not SAMPLE.is_dir():
         parser.error("the sample of real patches is not here")
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    os.environ.update(NO_ALBUMENTATIONS_UPDATE="1", OMP_NUM_THREADS="1")
     data = light_copy(arguments.out)
     claris("folds", "--data", data, "--out", arguments.out / "folds.csv", "--cache", arguments.out / "cache")
     claris("pack", "--data", data, "--cache", arguments.out / "cache")
     todo = [(name, seed) for seed in arguments.seeds for name in arguments.only if not kept_at(name, seed).exists()]
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         jobs = [] if arguments.table else [
-            pool.submit(run, name, seed, arguments.out, arguments.folds, threads) for name, seed in todo
+            pool.submit(run, name, seed, arguments.out, arguments.folds) for name, seed in todo
         ]  # fmt: skip
         for job in jobs:
             job.result()
