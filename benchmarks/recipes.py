@@ -99,12 +99,13 @@ def claris(*arguments: object) -> None:
 def light_copy(out: Path) -> Path:
     """The sample's folder by links, with one test patch: only out-of-fold predictions are wanted."""
     folder = out / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("train", "test", "train_labels.csv"):
+    header, first, *_ = (SAMPLE / "sample_submission.csv").read_text("utf-8").splitlines()
+    links = ["train", "train_labels.csv", f"test/{first.split(',')[0]}.tif"]
+    for name in links:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / name).exists():
             (folder / name).symlink_to(SAMPLE.resolve() / name)
-    lines = (SAMPLE / "sample_submission.csv").read_text("utf-8").splitlines()[:2]
-    (folder / "sample_submission.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    (folder / "sample_submission.csv").write_text(f"{header}\n{first}\n", "utf-8")
     return folder
 
 
