@@ -10,6 +10,10 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "claris_kaggle/__init__.py
 if VERSION is None:
     raise SystemExit("setup.py: no __version__ in claris_kaggle/__init__.py")
 
+# `report` is installed in any case: a page is what a run ends with. As an extra it mends an environment that was
+# put together by hand. The others are asked for by name.
+REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
+
 setup(
     name="claris_kaggle",
     version=VERSION.group(1),
@@ -17,8 +21,10 @@ setup(
     long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["claris_kaggle", "claris_kaggle.*"]),
-    package_data={"claris_kaggle": ["py.typed", "*.jinja"]},
+    # The scripts of kernels/ travel inside, so that `claris launch` works without a clone.
+    packages=[*find_packages(include=["claris_kaggle", "claris_kaggle.*"]), "claris_kaggle.kernel_scripts"],
+    package_dir={"claris_kaggle.kernel_scripts": "kernels"},
+    package_data={"claris_kaggle": ["py.typed", "*.jinja"], "claris_kaggle.kernel_scripts": ["*/*.py", "*/*.json"]},
     python_requires=">=3.11",
     # The lower ends are what Kaggle's image carries; torch and torchvision must be a pair, so
     # both stay open at the top and pip chooses them together.
@@ -27,22 +33,27 @@ setup(
         "torchvision>=0.25",
         "timm>=1.0.26,<2",
         "albumentations>=2.0.8,<2.1",
+        "opencv-python-headless>=4.9",  # as albumentations asks
         "numpy>=2.0,<3",
         "pandas>=2.2,<4",
         "scikit-learn>=1.6,<2",
         "scipy>=1.13",
         "joblib>=1.5,<2",
         "kaggle>=2.0.2,<3",
+        "kagglesdk",  # the client's typed layer; kaggle says which version
         "requests>=2.31",
         "six",  # imported by kaggle 2.2, which does not declare it
         "safetensors>=0.4",
         "huggingface_hub>=0.30",
         "pillow>=10",
         "tqdm>=4.66",
-        "jinja2>=3.1",
-        "matplotlib>=3.8",
+        "shtab>=1.7",
+        *REPORT,
     ],
     extras_require={
+        "report": REPORT,
+        "serve": [],
+        "onnx": [],
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -52,6 +63,8 @@ setup(
             "types-tqdm",
             "pre-commit>=3.8",
             "ttach>=0.0.3",
+            "build>=1.2",
+            "pdoc>=15",
         ],
     },
     entry_points={"console_scripts": ["claris = claris_kaggle.cli:main"]},

@@ -1,34 +1,24 @@
-"""Kernels: the library packed into one thin script, pushed, watched, and their output fetched and proved."""
+"""Kernels on Kaggle: pushed, watched, and their output fetched and proved."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import secrets
-import subprocess
 import tempfile
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from claris_kaggle import __version__, kaggle_api
+from claris_kaggle import kaggle_api
 from claris_kaggle.console import Progress
 from claris_kaggle.errors import KaggleError, UsageError, name_few
-from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_json, write_text
-from claris_kaggle.session import JOBS, MANIFEST
+from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_json
+from claris_kaggle.session import MANIFEST
 from claris_kaggle.stopping import parse_duration
 
-PACKAGE = Path(__file__).parent
-TEMPLATES = PACKAGE.parent / "kernels"
-# Kaggle takes a source of less than a megabyte; the library needs a tenth of that, so it travels in
-# the script itself: one thing to push, nothing to wait for, and the version is the script's own.
-LARGEST_SOURCE = 1_000_000
 LARGEST_OUTPUT = 2 << 30
-EPOCH = (1980, 1, 1, 0, 0, 0)
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 TABLES = {"oof.csv": "id,label,fold,probability", "test.csv": "id,probability", "submission.csv": "id,label"}
 SESSION_SLACK = 1800
@@ -47,93 +37,6 @@ class Kernel:
     ref: str
     version: int
     mark: str
-
-
-def tracked_files() -> list[Path]:
-    """The library's files: those that git tracks, or all of an installed package; sorted."""
-    listed = git("ls-files", "-z", "--", ".")
-    if listed:
-        paths = [PACKAGE / name for name in listed.split("\0") if name]
-    else:
-        paths = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".jinja") or path.name == "py.typed"]
-    return sorted(path for path in paths if path.is_file())
-
-
-def git(*arguments: str) -> str:
-    """What git says about the package's folder; an empty text where it is not in a repository."""
-    done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=False)
-    return done.stdout.strip("\n") if done.returncode == 0 else ""
-
-
-def commit_name() -> str:
-    """The commit that the library is at, with `+changes` when files differ from it; else its version."""
-    commit = git("rev-parse", "--short=12", "HEAD")
-    if not commit:
-        return f"v{__version__}"
-    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
-
-
-def build_bundle() -> bytes:
-    """The library as a zip, the same bytes for the same files."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for path in tracked_files():
-            name = f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}"
-            entry = zipfile.ZipInfo(name, EPOCH)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
-    return stream.getvalue()
-
-
-def compose_kernel(
-    job: str,
-    folder: Path,
-    *,
-    user: str,
-    slug: str,
-    mark: str,
-    folds: Sequence[int] = (),
-    flags: Sequence[str] = (),
-    time_limit: str = "",
-    inputs: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    models: Sequence[str] = (),
-    templates: Path = TEMPLATES,
-) -> str:
-    """Write the script and its metadata to the folder, ready for `kaggle kernels push -p`, and return its owner/slug.
-
-    Args:
-        job: train, predict or ensemble: the folder of the template.
-        folds: fold numbers; empty for all.
-        flags: passed on to `claris train`.
-        inputs: kernels (owner/slug) whose output is an input; datasets and models likewise.
-    Raises:
-        UsageError: the name or the settings cannot be.
-    """
-    if job not in JOBS:
-        raise UsageError(f"a kernel of the name {job!r}", f"it must be one of {', '.join(JOBS)}")
-    template = templates / job / f"{job}.py"
-    if not template.exists():
-        raise UsageError(f"{template}: no such file", "the kernels of a clone are needed", "Run it from a clone")
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
-        raise UsageError(f"a kernel's name {slug!r}", "5 to 50 small letters and digits, joined by -, are needed")
-    source = template.read_text("utf-8")
-    settings = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
-    settings |= {"folds": list(folds), "flags": list(flags), "mark": mark, "commit": commit_name()}
-    settings["time_limit"] = time_limit or settings["time_limit"]
-    parse_duration(settings["time_limit"])
-    bundle = base64.b64encode(build_bundle()).decode()
-    source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.M)
-    source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.M)
-    if len(source) >= LARGEST_SOURCE:
-        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle takes fewer than {LARGEST_SOURCE:,}")
-    metadata = read_json(templates / job / "kernel-metadata.json")
-    # The slug follows from the title, so the title is the slug in words.
-    metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(inputs)}
-    metadata |= {"dataset_sources": list(datasets), "model_sources": list(models)}
-    write_text(folder / f"{job}.py", source)
-    write_json(folder / "kernel-metadata.json", metadata)
-    return f"{user}/{slug}"
 
 
 def new_mark(name: str) -> str:

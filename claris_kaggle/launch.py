@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle import kaggle_api, kernels, tables
+from claris_kaggle.bundle import build_bundle, commit_name, compose_kernel
 from claris_kaggle.console import say
 from claris_kaggle.errors import KaggleError, RunError, UsageError
 from claris_kaggle.files import hold_lock, read_json, write_json
 from claris_kaggle.folds import read_folds
-from claris_kaggle.kernels import Kernel, compose_kernel, explain_end, kernel_status, new_mark, pull_kernel
+from claris_kaggle.kernels import Kernel, explain_end, kernel_status, new_mark, pull_kernel
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import gather_run, read_test
 from claris_kaggle.session import COMPLETE, merge_runs
@@ -143,8 +144,8 @@ def describe_plan(plan: Plan, epochs: int, folds: int = 5) -> dict[str, Any]:
         "then": ["pull", "ensemble here", "submit", "wait for the score", "ledger"],
         "estimated_hours": round(hours, 1),
         "weekly_hours": WEEKLY_HOURS,
-        "upload_bytes": len(plan.parts) * (4 * -(-len(kernels.build_bundle()) // 3) + 1000),
-        "commit": kernels.commit_name(),
+        "upload_bytes": len(plan.parts) * (4 * -(-len(build_bundle()) // 3) + 1000),
+        "commit": commit_name(),
     }
 
 

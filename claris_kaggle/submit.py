@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle import kaggle_api
+from claris_kaggle.bundle import commit_name
 from claris_kaggle.console import say
 from claris_kaggle.errors import KaggleError
 from claris_kaggle.files import read_json
-from claris_kaggle.kernels import commit_name
 from claris_kaggle.ledger import Entry, record
 from claris_kaggle.submission import check_submission
 

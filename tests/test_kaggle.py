@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from claris_kaggle import kaggle_api, kernels, launch
+from claris_kaggle import kaggle_api, launch
+from claris_kaggle.bundle import build_bundle, commit_name, compose_kernel
 from claris_kaggle.errors import ClarisError, KaggleError
-from claris_kaggle.kernels import Kernel, build_bundle, compose_kernel, new_mark, pull_kernel, push_kernel
+from claris_kaggle.kernels import Kernel, new_mark, pull_kernel, push_kernel
 from claris_kaggle.ledger import read_ledger
 from claris_kaggle.paths import DataDir, RunDir
 from tests.conftest import ROOT, contents, environment
@@ -268,7 +269,7 @@ def test_a_submission_is_checked_sent_once_and_scored(
     assert code == 0 and shown == "submission 1000: complete, public 0.97123, private 0.96543\n", said
     assert trained.uploads == [out.read_bytes()]
     description = trained.submissions[0]["description"]
-    assert "finished" in description and "OOF AUC 0." in description and kernels.commit_name() in description
+    assert "finished" in description and "OOF AUC 0." in description and commit_name() in description
     assert call("submit", out, "--data", generated.root, "--ledger", ledger, "--poll", 0)[0] == 0
     assert len(trained.submissions) == 1 and len(read_ledger(ledger)) == 1
     code, shown, _ = call("ledger", "--ledger", ledger)

@@ -26,7 +26,8 @@ LAYERS = {
     ],
     "verbs": ["prepare", "check", "run", "train", "predict", "report", "demo"],
     "edges": [
-        "session", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "launch", "doctor", "cli", "__main__",
+        "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "launch",
+        "doctor", "cli", "__main__",
     ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]

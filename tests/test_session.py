@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from claris_kaggle.kernels import compose_kernel
+from claris_kaggle.bundle import compose_kernel
 from claris_kaggle.model import create_model
 from claris_kaggle.paths import DataDir
 from claris_kaggle.submission import check_submission

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,10 +19,12 @@ from claris_kaggle.errors import ClarisError, Stopped, one_line
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 VERBS = (
     "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
-    "launch", "push", "status", "pull", "submit", "ledger",
+    "launch", "push", "status", "pull", "submit", "ledger", "completion",
 )  # fmt: skip
 # These pass what stands after -- on to `claris train`.
 PASSING_ON = ("push", "launch")
+# Packages by the names that they are imported under, where these differ.
+PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
 EPILOG = """the way through, from any folder:
   claris demo                                              try it all on generated patches
   claris fetch --out DIR                                   get the competition's files
@@ -50,8 +53,8 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message.rstrip('.')}. See {self.prog} --help\n")
 
 
-def build_parser(verb: str | None) -> argparse.ArgumentParser:
-    """The parser of all verbs, with the flags of the one that is wanted."""
+def build_parser(*verbs: str) -> argparse.ArgumentParser:
+    """The parser of all verbs, with the flags of those that are named."""
     parser = OneLineParser(
         prog="claris",
         description="Histopathologic Cancer Detection, from the competition's files to a checked submission.",
@@ -68,7 +71,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == verb:
+        if name in verbs:
             module.add_arguments(sub)
             sub.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     return parser
@@ -79,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if not word.startswith("-")), None)
     if not arguments:
-        build_parser(None).print_help()
+        build_parser().print_help()
         return 2
     try:
         own, rest = split_rest(arguments) if verb in PASSING_ON else (arguments, [])
-        args = build_parser(verb).parse_args(own)
+        args = build_parser(verb or "").parse_args(own)
         args.arguments, args.rest = arguments, rest
         module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
         return int(module.run(args) or 0)
@@ -97,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except ClarisError as error:
         return fail(error, arguments)
+    except ModuleNotFoundError as error:
+        return fail(explain_missing(error), arguments)
     except Exception as error:
         return fail_unexpectedly(error, arguments)
 
@@ -127,6 +132,22 @@ def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
         return 1  # the rank that failed first has said why
     mend = "" if "--debug" in arguments else "Run it again with --debug to see where"
     return fail(ClarisError(f"{type(error).__name__}: {one_line(error)}", "", mend), arguments)
+
+
+def explain_missing(error: ModuleNotFoundError) -> ClarisError:
+    """Which package is not installed, and the command that installs it, by the extra that holds it if there is one."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    module = (error.name or "").split(".")[0]
+    package = PACKAGES.get(module, module.replace("_", "-"))
+    try:
+        wanted = requires("claris_kaggle") or []
+    except PackageNotFoundError:  # the library alone was copied, as to a kernel
+        wanted = []
+    found = (re.match(r"([\w.-]+).*extra == .(\w+)", line) for line in wanted)
+    extras = [one[2] for one in found if one and one[1].lower() == package]
+    what = f"'claris_kaggle[{extras[0]}]'" if extras else package
+    return ClarisError(f"the Python package {package} is not installed", "", f"Install it: pip install {what}")
 
 
 def is_lost_peer(error: Exception) -> bool:

@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> None:
     import json
     import tempfile
 
-    from claris_kaggle import kaggle_api, kernels
+    from claris_kaggle import bundle, kaggle_api, kernels
 
     slug = args.slug or f"claris-{args.job}"
     mark = kernels.new_mark(slug)
     user = args.user if args.build_only and args.user else kaggle_api.whoami()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
-        ref = kernels.compose_kernel(
+        ref = bundle.compose_kernel(
             args.job,
             folder,
             user=user,

@@ -1,0 +1,42 @@
+"""Print the script by which a shell completes verbs, flags, choices and paths. Made again after an update.
+
+example:
+  claris completion bash > ~/.local/share/bash-completion/completions/claris
+  claris completion zsh > ~/.zfunc/_claris     (a folder of $fpath, before compinit)
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "a script by which bash or zsh completes the command"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("shell", choices=["bash", "zsh"], help="which shell")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the script."""
+    import shtab
+
+    from claris_kaggle.cli import VERBS, build_parser
+
+    parser = build_parser(*VERBS)
+    for action in walk(parser):
+        if action.type is Path:
+            folder = "DIR" in str(action.metavar)
+            action.complete = shtab.DIRECTORY if folder else shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(parser, args.shell))
+
+
+def walk(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The arguments of the parser and of its verbs."""
+    found = []
+    for action in parser._actions:
+        found.append(action)
+        if isinstance(action, argparse._SubParsersAction):
+            found += [inner for sub in action.choices.values() for inner in walk(sub)]
+    return found
