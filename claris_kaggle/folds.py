@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle import tables
+from claris_kaggle import __version__, tables
 from claris_kaggle.errors import DataError, DiskError, RunError, TableError, UsageError, count, name_few
 from claris_kaggle.files import read_json, write_json
 from claris_kaggle.metrics import Labels
@@ -248,7 +248,11 @@ def describe(folds: Folds) -> dict[str, Any]:
         "groups": len(set(folds.groups)),
         "method": "stratified by label, " + ("whole groups" if grouped else "patch by patch"),
         "folds": fold_summary(folds),
-        "versions": {name: importlib.metadata.version(name) for name in ("claris_kaggle", "numpy", "scikit-learn")},
+        # Our own is not asked of pip: in a kernel the library is there without being installed.
+        "versions": {
+            "claris_kaggle": __version__,
+            **{name: importlib.metadata.version(name) for name in ("numpy", "scikit-learn")},
+        },
     }
 
 

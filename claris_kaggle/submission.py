@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from claris_kaggle import ensemble, tables
+from claris_kaggle import __version__, ensemble, tables
 from claris_kaggle.console import say
 from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_bytes, write_json
@@ -77,7 +76,7 @@ def write_submission(
         tables.write_table(draft, dict(zip(COLUMNS, (list(sample_ids), values), strict=True)))
         facts = check_submission(draft, sample_ids)
         content = draft.read_bytes()
-    record = {**facts, **about, "versions": {"claris_kaggle": importlib.metadata.version("claris_kaggle")}}
+    record = {**facts, **about, "versions": {"claris_kaggle": __version__}}
     write_bytes(path, content)
     write_json(path.with_suffix(".json"), record)
     return record

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import safetensors.torch
 
 from claris_kaggle.bundle import compose_kernel
 from claris_kaggle.model import create_model
-from claris_kaggle.paths import DataDir
+from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.submission import check_submission
 from claris_kaggle.tables import read_sample
 from tests.conftest import DEADLINE, environment
@@ -155,3 +157,24 @@ def test_the_template_alone_says_how_to_build_it(tmp_path: Path) -> None:
         [sys.executable, str(ROOT / "kernels/train/train.py")], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and "claris push train --build-only" in done.stderr
+
+
+def test_the_library_works_without_being_installed_as_in_a_kernel(
+    call: Callable[..., tuple[int, str, str]],
+    finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name == "claris_kaggle":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    data = ["--data", generated.root]
+    for arguments in (
+        ["folds", *data, "--out", tmp_path / "folds.csv", "--cache", cache],
+        ["ensemble", finished.root, *data, "--out", tmp_path / "submission.csv"],
+    ):
+        code, _, said = call(*arguments)
+        assert code == 0, said
