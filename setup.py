@@ -24,7 +24,10 @@ setup(
     # The scripts of kernels/ travel inside, so that `claris launch` works without a clone.
     packages=[*find_packages(include=["claris_kaggle", "claris_kaggle.*"]), "claris_kaggle.kernel_scripts"],
     package_dir={"claris_kaggle.kernel_scripts": "kernels"},
-    package_data={"claris_kaggle": ["py.typed", "*.jinja"], "claris_kaggle.kernel_scripts": ["*/*.py", "*/*.json"]},
+    package_data={
+        "claris_kaggle": ["py.typed", "*.jinja"],
+        "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*"],
+    },
     python_requires=">=3.11",
     # The lower ends are what Kaggle's image carries; torch and torchvision must be a pair, so
     # both stay open at the top and pip chooses them together.

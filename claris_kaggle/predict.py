@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from claris_kaggle import distributed, predictions, tables
 from claris_kaggle.checkpoint import finished_sha256, load_finished
@@ -23,6 +25,7 @@ from claris_kaggle.errors import DataError, DiskError, RunError, Stopped
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
 from claris_kaggle.inference import predict
+from claris_kaggle.metrics import auc
 from claris_kaggle.model import create_model, fold_batch_norm
 from claris_kaggle.pack import Pack
 from claris_kaggle.paths import DataDir, FoldDir, RunDir
@@ -69,6 +72,7 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
     """Predict with every finished fold, skipping what is there; the run's metrics once all folds are.
 
     Args:
+        job: what to predict and how.
         arguments: the command line to start processes with.
     Returns:
         The content of `metrics.json`, or None while folds are missing or on a rank other than 0.
@@ -192,16 +196,19 @@ def predict_fold(
                 found = f"stopped by {stopper.reason()} while fold {fold} was predicted"
                 raise Stopped(found, "", "The same command goes on with that fold")
 
-        oof, test = (
-            predict(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
-            for pack, ids in ((data.train, valid_ids), (data.test, data.test.ids))
-        )
+        def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
+            return predict(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+
+        oof = probabilities(data.train, valid_ids)
+        if np.isfinite(oof).all():
+            progress.note = f"OOF AUC {auc(data.folds.labels[rows], oof):.4f}"
+        test = probabilities(data.test, data.test.ids)
     if world.is_main:
         fold_dir.receipt.unlink(missing_ok=True)
         predictions.write_oof(fold_dir.oof, valid_ids, data.folds.labels[rows], fold, oof)
         predictions.write_test(fold_dir.test, data.test.ids, test)
         write_json(fold_dir.receipt, receipt(job, fold_dir))
-    say(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second")
+    say(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second, {progress.note}")
 
 
 def put_together(job: PredictJob, data: PredictData) -> dict[str, Any]:

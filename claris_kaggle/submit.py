@@ -9,7 +9,7 @@ from typing import Any
 
 from claris_kaggle import kaggle_api
 from claris_kaggle.bundle import commit_name
-from claris_kaggle.console import say
+from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
 from claris_kaggle.files import read_json
 from claris_kaggle.ledger import Entry, record
@@ -83,14 +83,18 @@ def wait_for_score(entry: Entry, mark: str, ledger: Path, *, wait: float, poll: 
         KaggleError: Kaggle could not score the file.
     """
     start = time.monotonic()
-    while True:
-        found = kaggle_api.find_submission(mark)
-        if found is not None and found["status"] != "PENDING":
-            entry |= {name: found[name] for name in ("public", "private", "status")}
-            record(ledger, entry)
-            if found["status"] == "ERROR":
-                raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", "Look at the file")
-            return entry
-        if time.monotonic() - start >= wait:
-            return entry
-        time.sleep(poll)
+    with Waiting() as waiting:
+        while True:
+            found = kaggle_api.find_submission(mark)
+            waited = time.monotonic() - start
+            if (found is not None and found["status"] != "PENDING") or waited >= wait:
+                break
+            waiting.show(f"submission {entry['ref']}: not scored yet, after {duration(waited)}")
+            time.sleep(poll)
+    if found is None or found["status"] == "PENDING":
+        return entry
+    entry |= {name: found[name] for name in ("public", "private", "status")}
+    record(ledger, entry)
+    if found["status"] == "ERROR":
+        raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", "Look at the file")
+    return entry

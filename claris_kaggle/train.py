@@ -17,11 +17,11 @@ import torch
 from claris_kaggle import distributed, tables
 from claris_kaggle.checkpoint import CheckpointWriter, finish_fold, finished_sha256, load_checkpoint, save_weights
 from claris_kaggle.config import TrainConfig, require_same
-from claris_kaggle.console import Progress, say
+from claris_kaggle.console import Progress, duration, say
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Diverged, Learner, average_over_ranks, train_epoch
-from claris_kaggle.errors import Stopped, TrainingError
+from claris_kaggle.errors import Stopped, TrainingError, count
 from claris_kaggle.files import hold_lock
 from claris_kaggle.inference import predict
 from claris_kaggle.metrics import summary
@@ -41,6 +41,7 @@ def train_run(job: TrainJob, given: dict[str, Any], arguments: Sequence[str]) ->
     """Train the folds that are not finished yet.
 
     Args:
+        job: where things lie and how to work.
         given: config fields that the user chose; the others come from the run, else the defaults.
         arguments: the command line to start processes with.
     Raises:
@@ -100,8 +101,20 @@ def train_fold(
         raise TrainingError(found, "", NO_MEMORY.format(config.batch_size // 2)) from error
     if world.is_main:
         select_weights(learner, fold_dir)
-        say(f"fold {fold}: finished, validation AUC {learner.history[-1]['auc']:.4f}")
+        say(f"fold {fold}: finished, validation {last_auc(learner)}{what_is_left(job, learner, data)}")
     distributed.any_rank(world, 0)  # nobody goes on before the fold is sealed
+
+
+def last_auc(learner: Learner) -> str:
+    """The validation AUC of the last epoch in words; an empty text before there is one."""
+    return f"AUC {learner.history[-1]['auc']:.4f}" if learner.history else ""
+
+
+def what_is_left(job: TrainJob, learner: Learner, data: TrainingData) -> str:
+    """How many folds are not finished, and about how long they will take if they train as this one did."""
+    left = sum(not finished_sha256(job.run_dir.fold(fold)) for fold in choose_folds(data.folds, job.only))
+    seconds = left * sum(row["seconds"] for row in learner.history)
+    return f"; {count(left, 'fold')} to go, about {duration(seconds)}" if left else ""
 
 
 def run_twice(job: TrainJob, learner: Learner, data: TrainingData, fold: int, stopper: Stopper) -> Learner:
@@ -160,9 +173,12 @@ def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, s
                 loss = average_over_ranks(world, timed_epoch(job, learner, trainset, writer, stopper, fold))
                 stopper.tick()
                 distributed.share_buffers(world, learner.predictor)
-                probabilities = predict(
-                    learner.predictor, data.pack, valid_ids, world, config, views=1, workers=workers
-                )
+                name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
+                with Progress(name, len(valid_ids), "images", note=last_auc(learner)) as progress:
+                    probabilities = predict(
+                        learner.predictor, data.pack, valid_ids, world, config,
+                        views=1, workers=workers, after=progress.update,
+                    )  # fmt: skip
                 stopper.tick()
                 if not np.isfinite(probabilities).all():
                     raise Diverged(f"epoch {learner.epoch + 1}: predictions are no numbers", "", LOWER_LR)
@@ -203,7 +219,8 @@ def timed_epoch(
     saved = start
     total = len(trainset.ids)
     name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}"
-    with Progress(name, total, "images", done=int(total * learner.step / len(batches))) as progress:
+    done = int(total * learner.step / len(batches))
+    with Progress(name, total, "images", done=done, note=last_auc(learner)) as progress:
 
         def between(rows: int) -> str:
             nonlocal saved

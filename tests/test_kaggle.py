@@ -21,6 +21,7 @@ from claris_kaggle.errors import ClarisError, KaggleError
 from claris_kaggle.kernels import Kernel, new_mark, pull_kernel, push_kernel
 from claris_kaggle.ledger import read_ledger
 from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.plan import Plan
 from tests.conftest import ROOT, contents, environment
 from tests.kaggle_server import FakeKaggle, Fault, Files
 
@@ -315,8 +316,8 @@ def test_a_submission_that_is_not_taken_says_why(
     assert read_ledger(ledger)[0]["status"] == "ERROR"
 
 
-def plan_of(parts: tuple[tuple[int, ...], ...]) -> launch.Plan:
-    return launch.Plan(name="first", parts=parts, flags=("--epochs", "2"))
+def plan_of(parts: tuple[tuple[int, ...], ...]) -> Plan:
+    return Plan(name="first", parts=parts, flags=("--epochs", "2"))
 
 
 def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeKaggle, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ LAYERS = {
     ],
     "verbs": ["prepare", "check", "run", "train", "predict", "report", "demo"],
     "edges": [
-        "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "launch",
+        "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
         "doctor", "cli", "__main__",
     ],
 }  # fmt: skip

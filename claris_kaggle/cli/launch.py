@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.errors import UsageError
-    from claris_kaggle.launch import Plan, describe_plan, require_name, run_launch
+    from claris_kaggle.launch import run_launch
+    from claris_kaggle.plan import Plan, describe_plan, require_name
     from claris_kaggle.stopping import parse_duration
 
     if args.epochs < 1 or args.poll < 0:
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         models=tuple(args.model_input),
     )
     if args.dry_run:
-        show_plan(describe_plan(plan, args.epochs), as_json=args.json)
+        show_plan(describe_plan(plan), as_json=args.json)
         return
     entry = run_launch(plan, args.runs / plan.name, args.ledger, poll=args.poll)
     if args.json:
