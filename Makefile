@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help setup demo test test-slow test-kaggle bench bench-gpu lint format clean
+.PHONY: help setup demo test test-slow test-kaggle docs dist bench bench-gpu lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,12 @@ test-kaggle:  ## the fast tests under the versions of Kaggle's image, in an envi
 		--disable-pip-version-check --constraint kaggle-versions.txt --editable '.[dev]' && touch .venv-kaggle/.ready; }
 	.venv-kaggle/bin/python -m pytest -m "not slow"
 
+docs: $(READY)  ## the API reference, from the docstrings, in build/docs
+	$(BIN)/python -W error docs/make_api.py build/docs
+
+dist: $(READY)  ## source distribution and wheel, in dist
+	$(BIN)/python -m build
+
 bench: $(READY)  ## the benchmarks, some twenty minutes, and docs/performance.md from them
 	for one in input_path packing training batch_norm inference whole tables scaling page; do \
 		$(BIN)/python -m benchmarks.$$one || exit 1; done
@@ -52,4 +58,4 @@ format: $(READY)  ## put the style right
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache

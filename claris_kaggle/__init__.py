@@ -56,9 +56,10 @@ __all__ = sorted([*PUBLIC, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, from its module."""
+    """The public name, from its module; kept, so that the next look-up is a plain one."""
     if name in PUBLIC:
-        return getattr(importlib.import_module(f"claris_kaggle.{PUBLIC[name]}"), name)
+        globals()[name] = found = getattr(importlib.import_module(f"claris_kaggle.{PUBLIC[name]}"), name)
+        return found
     raise AttributeError(f"module 'claris_kaggle' has no attribute {name!r}")
 
 

@@ -51,6 +51,10 @@ class Findings:
 def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Findings:
     """Everything that can be said about the folder: tables, files, pixels, duplicates, slides.
 
+    Args:
+        data: the competition's folder.
+        slides: a CSV with the slide of each training id, if it is to be looked at.
+        jobs: reading processes; 0 is one for each core where there are many files.
     Raises:
         TableError: a table is so faulty that its ids cannot be told.
     """

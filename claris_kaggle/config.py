@@ -100,7 +100,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, content: dict[str, Any], source: object) -> TrainConfig:
-        """The config that `to_json` wrote; `source` is the file to name in messages.
+        """The config whose `to_json` is `content`; `source` is the file to name in messages.
 
         Raises:
             DataError: a field is unknown, missing or of the wrong type.

@@ -36,6 +36,11 @@ def run_demo(
 
     What an earlier call left in `out` is taken up; the same arguments give the same submission.
 
+    Args:
+        out: the folder for everything.
+        model: timm's name of the network, or `tiny`.
+        train, test, slides, seed: of the patches, as in `generate`; the seed is the run's as well.
+        nproc: processes; 0 is one for each GPU, else one.
     Returns:
         `oof` and `test` figures (the answers of generated test patches are known), and the paths of
         `submission`, `report` and `run`.

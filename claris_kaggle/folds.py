@@ -273,7 +273,7 @@ def same_json(path: Path, folds: Folds) -> bool:
 
 
 def read_folds(path: Path) -> Folds:
-    """The folds in the file, sorted by id.
+    """The folds in the file `path`, sorted by id.
 
     Raises:
         TableError: cut off, a wrong header, impossible values, or a group in two folds.
@@ -343,6 +343,7 @@ def check_folds(
 
     Args:
         ids: of the training patches, sorted; labels, slides and contents in their order.
+        path: the file that the folds are from, for messages.
     Raises:
         TableError: ids or labels differ, or a slide or exact duplicates stand in two folds.
     """

@@ -41,7 +41,7 @@ def patch_id(pixels: Pixels) -> str:
 
 
 def read_patch(path: Path | str) -> Pixels:
-    """The pixels of the file, uint8 [96, 96, 3] RGB.
+    """The pixels of the TIFF at `path`, uint8 [96, 96, 3] RGB.
 
     Raises:
         PatchError: the file is missing, cut off, damaged, or of another size or mode.

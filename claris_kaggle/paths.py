@@ -11,7 +11,11 @@ from claris_kaggle.errors import UsageError
 
 @dataclass(frozen=True)
 class DataDir:
-    """The competition's folder, which is only ever read."""
+    """The competition's folder, which is only ever read.
+
+    Attributes:
+        root: holds train/, test/, train_labels.csv and sample_submission.csv.
+    """
 
     root: Path
 
@@ -26,7 +30,7 @@ class DataDir:
         return self.root / "sample_submission.csv"
 
     def patches(self, split: str) -> Path:
-        """The folder of TIFF files of `train` or `test`."""
+        """The folder of TIFF files of a split, `train` or `test`."""
         return self.root / split
 
     def require(self) -> DataDir:
@@ -95,7 +99,11 @@ class FoldDir:
 
 @dataclass(frozen=True)
 class RunDir:
-    """One config trained over all folds."""
+    """One config trained over all folds.
+
+    Attributes:
+        root: the run's folder.
+    """
 
     root: Path
 

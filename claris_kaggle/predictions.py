@@ -46,7 +46,12 @@ class Oof:
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """Probabilities of the test patches: ids, sorted, and float32 [N] of label 1."""
+    """Probabilities of the test patches.
+
+    Attributes:
+        ids: sorted.
+        probabilities: float32 [N] of label 1.
+    """
 
     __test__ = False  # not a case for pytest
 
@@ -75,7 +80,7 @@ def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> 
 
 
 def read_oof(path: Path) -> Oof:
-    """The OOF predictions in the file, one fold's or all folds'.
+    """The OOF predictions in the file `path`, one fold's or all folds'.
 
     Raises:
         TableError: cut off, a wrong header, repeated ids, or impossible values.
@@ -90,7 +95,7 @@ def read_oof(path: Path) -> Oof:
 
 
 def read_test(path: Path) -> TestPredictions:
-    """The test predictions in the file.
+    """The test predictions in the file `path`.
 
     Raises:
         TableError: cut off, a wrong header, repeated ids, or impossible values.

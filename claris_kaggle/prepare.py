@@ -89,6 +89,13 @@ def make_fold_file(
 ) -> Folds:
     """Split the training patches, write the fold file with its JSON, and return the folds.
 
+    Args:
+        data: the competition's folder.
+        out: the CSV to write.
+        slides: a CSV with the slide of each training id; then no slide stands in two folds.
+        k, seed: as in `make_folds`.
+        cache: the folder of packs, which prove that there are no duplicates.
+        force: replace other folds in that file.
     Raises:
         ClarisError: a table or patch is faulty, k is impossible, or `out` holds other folds.
     """

@@ -24,7 +24,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def write_report(run_dirs: Sequence[RunDir], out: Path) -> Path:
-    """Put the page in place and return its path.
+    """Put the page of the runs in `run_dirs` in place as `out`, and return its path.
 
     Raises:
         UsageError: the name does not end in .html.

@@ -55,7 +55,7 @@ class TrainJob:
     rates: bool = False
 
     def rank_workers(self, world: World) -> int:
-        """Loader processes of one rank."""
+        """Loader processes of one rank of the world."""
         if self.workers is not None:
             return self.workers
         return min(4, max(1, share_cores(world.world_size))) if world.device.type == "cuda" else 0

@@ -25,6 +25,7 @@ def check_submission(path: Path, sample_ids: Sequence[str]) -> dict[str, Any]:
     """What the submission holds, once it is known to be one that Kaggle will score as meant.
 
     Args:
+        path: the CSV.
         sample_ids: the ids of the sample submission, in its order.
     Returns:
         rows, min, max and mean of the values, the file's SHA-256, and whether the ids stand in the
@@ -59,6 +60,9 @@ def write_submission(
     """Put the submission in place in the sample's order, if it passes `check_submission`, and a JSON beside it.
 
     Args:
+        path: the CSV to write.
+        test: predictions of exactly these ids.
+        sample_ids: the ids of the sample submission, in its order.
         about: what the JSON should say of the origin.
     Returns:
         The content of the JSON.
@@ -95,6 +99,9 @@ def submit_runs(
     """Combine the runs and write the checked submission.
 
     Args:
+        run_dirs: one run or several over the same folds, each predicted.
+        data: the competition's folder, whose sample submission gives ids and order.
+        out: the CSV to write.
         method: one of `blending.METHODS`, or `auto`.
         only_sound: leave out runs that `ensemble.examine` has something against.
         calibrate: scale the result by the temperature of the OOF predictions; ranks, and so the AUC of a fold, stay.

@@ -164,7 +164,7 @@ def require_unique(ids: Sequence[str], path: Path, mend: str = "", values: Seque
 
 
 def read_labels(path: Path) -> tuple[list[str], NDArray[np.int8]]:
-    """Ids, sorted, and their labels, int8 [N] of 0 and 1, of `train_labels.csv`.
+    """Ids, sorted, and their labels, int8 [N] of 0 and 1, of `train_labels.csv` at `path`.
 
     Raises:
         TableError: a wrong header, impossible or repeated ids, or labels other than 0 and 1.
@@ -194,7 +194,7 @@ def parse_labels(texts: Sequence[str], path: Path) -> NDArray[np.int8]:
 
 
 def read_sample(path: Path) -> list[str]:
-    """The test ids of the sample submission, in its order.
+    """The test ids of the sample submission at `path`, in its order.
 
     Raises:
         TableError: a wrong header, impossible or repeated ids.
