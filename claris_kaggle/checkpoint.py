@@ -158,14 +158,24 @@ def load_finished(fold_dir: FoldDir, model: nn.Module) -> str:
     Raises:
         RunError: the weights are damaged, or of another network.
     """
-    with explain_disk_errors(fold_dir.weights):
-        content = fold_dir.weights.read_bytes()
-    digest = sha256_bytes(content)
-    if digest != read_json(fold_dir.seal).get("weights_sha256"):
-        found = f"{fold_dir.weights}: not the weights that training finished with"
-        raise RunError(found, "", f"Remove {fold_dir.seal} and run claris train again")
-    try:
-        model.load_state_dict(parse_weights(content, fold_dir.weights))
-    except RuntimeError as error:
-        raise RunError(f"{fold_dir.weights}: of another network", "", "Use the run's own weights") from error
+    digest = str(read_json(fold_dir.seal).get("weights_sha256"))
+    load_sealed(fold_dir.weights, digest, model, f"Remove {fold_dir.seal} and run claris train again")
     return digest
+
+
+def load_sealed(path: Path, digest: object, model: nn.Module, mend: str) -> None:
+    """Put the weights in the file into the network, once its SHA-256 is known to be `digest`.
+
+    Args:
+        mend: what to do about other bytes.
+    Raises:
+        RunError: the weights are damaged, or of another network.
+    """
+    with explain_disk_errors(path):
+        content = path.read_bytes()
+    if sha256_bytes(content) != digest:
+        raise RunError(f"{path}: not the weights that training finished with", "", mend)
+    try:
+        model.load_state_dict(parse_weights(content, path))
+    except RuntimeError as error:
+        raise RunError(f"{path}: of another network", "", "Use the run's own weights") from error

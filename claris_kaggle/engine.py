@@ -59,6 +59,12 @@ def choose_precision(asked: str, device_type: str) -> str:
     return asked
 
 
+def usable_precision(asked: str, own: str, device_type: str) -> str:
+    """What was asked for, else a run's own where the device has it, else what `auto` means there."""
+    foreign = own == "fp16" and device_type != "cuda"
+    return choose_precision(asked or ("auto" if foreign else own), device_type)
+
+
 class Diverged(TrainingError):
     """The loss is no number any more; a return to the last checkpoint may help once."""
 

@@ -57,7 +57,7 @@ class TableError(DataError):
 
 
 class PatchError(DataError):
-    """An image that is not a whole 96 x 96 RGB patch, or not the one its name says."""
+    """An image that is damaged, of another size or kind, or not the one its name says."""
 
 
 class RunError(ClarisError):

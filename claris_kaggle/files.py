@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -46,6 +47,8 @@ def explain(error: OSError, path: object) -> DiskError:
         return DiskError(f"{path}: not allowed to write or read there", "", "Name a folder that you may write to")
     if error.errno == errno.ENOENT:
         return DiskError(f"{path}: no such file or folder", "", "Look at the path")
+    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        return DiskError(f"{path}: there already", "nothing was changed", "Name a new folder")
     return DiskError(f"{path}: {error.strerror or error}")
 
 
@@ -81,6 +84,28 @@ def replacing(path: Path) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which takes that name on a clean exit; on an exception it is removed.
+
+    Its files are to be written through this module, which has them on disk by then.
+
+    Raises:
+        DiskError: `path` is there and not empty, the folder cannot be made or written, or the disk is full.
+    """
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        try:
+            yield aside
+            aside.chmod(0o777 & ~current_umask())
+            sync_folder(aside)
+            aside.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def current_umask() -> int:

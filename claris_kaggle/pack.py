@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from claris_kaggle.errors import DataError, DiskError, PatchError, count, name_f
 from claris_kaggle.files import (
     explain_disk_errors,
     hold_lock,
+    new_folder,
     read_json,
     sha256_bytes,
-    sync_folder,
     write_json,
     write_text,
 )
@@ -149,19 +148,13 @@ def build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
     with explain_disk_errors(folder):
         for leftover in folder.parent.glob(f".{folder.name}.*.part"):
             shutil.rmtree(leftover)  # of a process that was killed; we hold the lock
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-        try:
-            write_pixels(source, ids, aside / "pixels.npy", jobs)
-            write_text(aside / "ids.txt", "\n".join(ids) + "\n")
-            manifest = {"format": FORMAT, "rows": len(ids), "ids_sha256": ids_digest(ids)}
-            write_json(aside / "manifest.json", manifest)
-            aside.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            aside.rename(folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with new_folder(folder) as aside:
+        write_pixels(source, ids, aside / "pixels.npy", jobs)
+        write_text(aside / "ids.txt", "\n".join(ids) + "\n")
+        manifest = {"format": FORMAT, "rows": len(ids), "ids_sha256": ids_digest(ids)}
+        write_json(aside / "manifest.json", manifest)
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:

@@ -141,6 +141,47 @@ class RunDir:
         """The folder of fold number `fold`, counted from 0."""
         return FoldDir(self.root / f"fold{fold}")
 
+    def sealed_folds(self) -> list[int]:
+        """The numbers of the folds that say they are finished; whether they are is for who loads them."""
+        seals = (path.parent.name.removeprefix("fold") for path in self.root.glob("fold*/model.json"))
+        return sorted(int(number) for number in seals if number.isdecimal())
+
+
+@dataclass(frozen=True)
+class ExportDir:
+    """A run's networks as one folder to hand on."""
+
+    root: Path
+
+    @property
+    def sums(self) -> Path:
+        """The SHA-256 of every other file, as sha256sum writes and checks them."""
+        return self.root / "SHA256SUMS"
+
+    @property
+    def config(self) -> Path:
+        """The run's config, without paths."""
+        return self.root / "config.json"
+
+    @property
+    def facts(self) -> Path:
+        """Folds, thresholds, temperature, out-of-fold figures, versions."""
+        return self.root / "export.json"
+
+    @property
+    def card(self) -> Path:
+        """What the model is, what it can do and what it cannot."""
+        return self.root / "README.md"
+
+    @property
+    def onnx(self) -> Path:
+        """All folds as one network for other programs; there only when asked for."""
+        return self.root / "model.onnx"
+
+    def weights(self, fold: int) -> Path:
+        """The weights of fold number `fold`."""
+        return self.root / f"fold{fold}.safetensors"
+
 
 def default_cache() -> Path:
     """Where packs go unless `--cache` says otherwise: the user's cache folder."""

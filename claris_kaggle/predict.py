@@ -20,7 +20,7 @@ from claris_kaggle.checkpoint import finished_sha256, load_finished
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.console import Progress, say
 from claris_kaggle.distributed import World
-from claris_kaggle.engine import choose_precision
+from claris_kaggle.engine import usable_precision
 from claris_kaggle.errors import DataError, DiskError, RunError, Stopped
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
@@ -126,7 +126,7 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
         distributed.any_rank(world, 0)
         proved = True
     config, data, finished = read_run(job, proved=proved)
-    config = replace(config, precision=precision_here(job, config, world))
+    config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
     torch.set_num_threads(job.threads or config.threads)
     model = create_model(config.model, stem=config.stem)
     model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,12 +138,6 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
         say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
         return None
     return put_together(job, data) if world.is_main else None
-
-
-def precision_here(job: PredictJob, config: TrainConfig, world: World) -> str:
-    """The precision asked for; else the run's own, where this device has it."""
-    foreign = config.precision == "fp16" and world.device.type != "cuda"
-    return choose_precision(job.precision or ("auto" if foreign else config.precision), world.device.type)
 
 
 def is_predicted(job: PredictJob, fold: int) -> bool:

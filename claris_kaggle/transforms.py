@@ -199,7 +199,7 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
         float32 [B, 3, H, W], or the resolution for H and W, in channels-last memory.
     """
     mean, deviation = (torch.tensor(values, device=images.device) for values in STATISTICS[normalise])
-    flat = images.reshape(len(images), -1, 3).float()
+    flat = images.reshape(images.shape[0], -1, 3).float()
     if draws is None:
         shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))
     else:

@@ -1,0 +1,130 @@
+"""Image files of people's own, of any size, to pixels: within limits, decoded whole, nothing guessed.
+
+How a file is turned (EXIF) is left as it is stored: the eight views make no difference of it.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from claris_kaggle.errors import PatchError, UsageError, one_line
+from claris_kaggle.files import explain_disk_errors
+from claris_kaggle.patches import SIZE, Pixels
+
+FORMATS = ("TIFF", "PNG", "JPEG")
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+MAX_PIXELS = 25_000_000
+# Four channels of 16 bits, and room for what else a file holds.
+BYTES_A_PIXEL, SPARE_BYTES = 8, 1 << 20
+WHITE = 255
+# Pillow's names of the kinds of colour that become RGB without a guess, and words for some of the others.
+TAKEN = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
+WORDS = {"1": "black and white", "L": "grey", "LA": "grey with transparency", "I": "grey", "F": "grey"}
+
+
+def list_images(paths: Sequence[Path]) -> list[Path]:
+    """The files among the paths, and the images in the folders among them (not those of folders within), by name.
+
+    Raises:
+        UsageError: a folder has no image in it.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        with explain_disk_errors(path):
+            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != ".")
+        if not inside:
+            raise UsageError(f"{path}: no image in this folder", f"files ending in {', '.join(SUFFIXES)} are needed")
+        found += inside
+    return found
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels of the file; see `decode_image`.
+
+    Raises:
+        PatchError: as `decode_image`.
+        DiskError: it is not there or not readable.
+    """
+    with explain_disk_errors(path), path.open("rb") as stream:
+        content = stream.read(BYTES_A_PIXEL * max_pixels + SPARE_BYTES + 1)
+    return decode_image(content, path, max_pixels)
+
+
+def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels of a TIFF's, PNG's or JPEG's bytes, uint8 [H, W, 3] RGB of at least 96 x 96.
+
+    Palettes are looked up, transparent parts lie on white, 16 bits a channel are cut to the upper eight. Sizes are
+    looked at before anything is decoded.
+
+    Args:
+        name: for messages.
+        max_pixels: width times height, at most.
+    Raises:
+        PatchError: too large, too small, grey or of another kind of colour, several pictures in one, cut off,
+            damaged, or no such image at all.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if len(content) > BYTES_A_PIXEL * max_pixels + SPARE_BYTES:
+        raise too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on what a file says of itself; what matters is refused here
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                require_fit(image, name, max_pixels)
+                return to_rgb(image)
+    except PatchError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PatchError(f"{name}: no image that can be read", "a TIFF, PNG or JPEG is needed") from error
+    except Image.DecompressionBombError as error:
+        raise too_large(name, one_line(error), max_pixels) from error
+    except Exception as error:  # Pillow's decoders raise all kinds on damaged files
+        found = f"{name}: damaged or cut off ({one_line(error)})"
+        raise PatchError(found, "a whole TIFF, PNG or JPEG is needed", "Fetch or save it again") from error
+
+
+def require_fit(image: Any, name: object, max_pixels: int) -> None:
+    """Refuse what cannot be classified, by what the file says of itself.
+
+    Raises:
+        PatchError: naming what is there and what to do.
+    """
+    width, height = image.size
+    if width * height > max_pixels:
+        raise too_large(name, f"{width:,} x {height:,} pixels", max_pixels)
+    if min(width, height) < SIZE:
+        mend = "Take a larger piece of the slide, at about 1 micrometre a pixel (10x); enlarging it does not help"
+        raise PatchError(f"{name}: {width} x {height} pixels", f"at least {SIZE} x {SIZE} are needed", mend)
+    if getattr(image, "is_animated", False):
+        raise PatchError(f"{name}: several pictures in one file", "one is needed", "Save it as a file of its own")
+    if image.mode not in TAKEN:
+        found = f"{name}: {WORDS.get(image.mode.split(';')[0], 'colours')} of mode {image.mode}"
+        raise PatchError(found, "stained tissue in RGB is needed", "Give the picture in its own colours")
+
+
+def too_large(name: object, found: str, max_pixels: int) -> PatchError:
+    """The refusal of a file above the limit."""
+    needed = f"at most {max_pixels:,} pixels are taken"
+    return PatchError(f"{name}: {found}", needed, "Cut it into pieces, or allow more with --max-pixels")
+
+
+def to_rgb(image: Any) -> Pixels:
+    """Decode the whole image as uint8 [H, W, 3]; transparent parts lie on white."""
+    from PIL import Image
+
+    if image.mode in ("P", "PA") or (image.mode == "RGB" and "transparency" in image.info):
+        image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+    if image.mode in ("RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (WHITE,) * 4), image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
