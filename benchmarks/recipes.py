@@ -9,6 +9,7 @@ folds stay, so that differences are paired.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -36,16 +37,15 @@ from claris_kaggle.uncertainty import delong
 
 KEPT, PAGE = ROOT / "docs" / "recipes", ROOT / "docs" / "recipes.md"
 PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
-BASE, FOLDS, BUDGET = "original", (0, 1, 2, 3, 4), 6.0
+BASE, FOLDS = "original", (0, 1, 2, 3, 4)
 
 
 class Recipe(NamedTuple):
-    """What is other than in the preset, and the compute that it gets, in epochs of the original."""
+    """A preset and what is other than in it."""
 
     about: str
     preset: str = "original"
     changes: dict[str, Any] = {}
-    budget: float = BUDGET
 
     @property
     def config(self) -> TrainConfig:
@@ -54,25 +54,26 @@ class Recipe(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Of one image, forward and backward, in 1e9 floating-point operations (two a multiply-add)."""
+        """Operations for each training patch over all epochs, forward and backward, in 1e9 (two a multiply-add)."""
         config = self.config
-        model = create_model(config.model, stem=config.stem)
-        side = config.resolution or config.crop
-        with FlopCounterMode(display=False) as counter:
-            model(torch.zeros(2, 3, side, side)).sum().backward()
-        return float(counter.get_total_flops()) / 2 / 1e9
+        sides = [config.resolution_in(epoch) or config.crop for epoch in range(config.epochs)]
+        return sum(sides.count(side) * one_image(config.model, config.stem, side) for side in set(sides))
 
 
-def changed(about: str, budget: float = BUDGET, **changes: Any) -> Recipe:
-    """The original's recipe with one change."""
-    return Recipe(about, "original", changes, budget)
+@functools.cache
+def one_image(name: str, stem: str, side: int) -> float:
+    """Of one image of that side, forward and backward, in 1e9 floating-point operations."""
+    model = create_model(name, stem=stem)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(2, 3, side, side)).sum().backward()
+    return float(counter.get_total_flops()) / 2 / 1e9
 
 
 RECIPES = {
     "original": Recipe("the original's recipe"),
     "scratch": Recipe("the scratch preset", "scratch"),
-    "original, twice": Recipe("the original's at twice the compute", budget=2 * BUDGET),
-    "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", budget=2 * BUDGET),
+    "original, twice": Recipe("the original's at twice the compute", "original", {"epochs": 12}),
+    "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", {"epochs": 30}),
 }
 
 
@@ -112,13 +113,12 @@ def light_copy(out: Path) -> Path:
 def run(name: str, seed: int, out: Path, folds: Sequence[int]) -> None:
     """Train and predict, or go on with it, and keep the probabilities."""
     recipe, kept = RECIPES[name], kept_at(name, seed)
-    epochs = max(1, round(recipe.budget * RECIPES[BASE].cost / recipe.cost))
     folder = out / kept.stem
     places = ["--data", out / "data", "--cache", out / "cache", "--run", folder]
     flags = [word for key, value in recipe.changes.items() for word in ("--" + key.replace("_", "-"), value)]
     precision = "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
     claris(
-        "train", *places, "--folds", out / "folds.csv", "--fold", *folds, "--weights", "none", "--epochs", epochs,
+        "train", *places, "--folds", out / "folds.csv", "--fold", *folds, "--weights", "none",
         "--seed", seed, "--precision", precision, "--threads", 1, "--preset", recipe.preset, *flags,
     )  # fmt: skip
     claris("predict", *places)
@@ -129,7 +129,13 @@ def run(name: str, seed: int, out: Path, folds: Sequence[int]) -> None:
         for one, value in zip(oof.ids, oof.probabilities, strict=True):
             values[where[one]] = round(float(value), 5)
     KEPT.mkdir(parents=True, exist_ok=True)
-    content = {"name": name, "seed": seed, "epochs": epochs, "precision": precision, "probabilities": values}
+    content = {
+        "name": name,
+        "seed": seed,
+        "epochs": recipe.config.epochs,
+        "precision": precision,
+        "probabilities": values,
+    }
     kept.write_text(json.dumps(content) + "\n", "utf-8")
 
 
@@ -172,7 +178,6 @@ def table(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> list[str]:
         "| recipe | what it is | epochs | cost | patches x seeds | OOF AUC | accuracy | AUC over the original (95 %) |",
         "| --- " * 8 + "|",
     ]
-    base = RECIPES[BASE].cost * BUDGET
     for name, measured in units.items():
         rows = np.isfinite(measured[0].probabilities)
         aucs = [auc(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
@@ -180,7 +185,7 @@ def table(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> list[str]:
         middle, half, count = difference(measured, units.get(BASE, []), labels)
         gain = f"{middle:+.4f} ({middle - half:+.4f} to {middle + half:+.4f})" if count and name != BASE else ""
         cells = (
-            name, RECIPES[name].about, measured[0].epochs, f"{RECIPES[name].cost * measured[0].epochs / base:.2f}",
+            name, RECIPES[name].about, measured[0].epochs, f"{RECIPES[name].cost / RECIPES[BASE].cost:.2f}",
             f"{rows.sum():,} x {len(measured)}", f"{np.mean(aucs):.4f}", f"{np.mean(hits):.4f}", gain,
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -20,6 +20,7 @@ SELECTIONS = ("last", "best")
 GEOMETRIES = ("d4", "flips")
 NORMALISATIONS = ("patches", "imagenet")
 STEMS = ("pool", "no-pool")
+LEAST_SIDE = 32  # DenseNet halves five times
 DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
 
 
@@ -55,7 +56,6 @@ class TrainConfig:
 
     model: str = flagged("densenet121", "timm name of the network, or `tiny` for trials")
     weights: str = flagged("imagenet", "starting weights: imagenet, none, or a file (.safetensors, .pth)")
-    epochs: int = flagged(6, "passes over the training patches", low=1)
     batch_size: int = flagged(
         0, "patches a step, over all processes together; 0 is 128, or fewer where patches are few", low=0
     )
@@ -63,6 +63,7 @@ class TrainConfig:
         "auto", "recipe that sets all of the following where they are not typed; auto goes by the weights",
         choices=("auto", *PRESETS),
     )  # fmt: skip
+    epochs: int = flagged(6, "passes over the training patches", low=1)
     lr: float = flagged(1e-4, "peak learning rate", low=0)
     schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
     weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0)
@@ -70,9 +71,12 @@ class TrainConfig:
     color: float = flagged(0.0, "strength of the colour change; 0 is none", low=0, high=4)
     stain: float = flagged(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
     normalise: str = flagged("patches", "whose mean and deviation", choices=NORMALISATIONS)
-    crop: int = flagged(96, "side of the centre that the network sees", low=32, high=96)
+    crop: int = flagged(96, "side of the centre that the network sees", low=LEAST_SIDE, high=96)
     resolution: int = flagged(
         0, "side in pixels that the crop is averaged down to; half of it costs a quarter; 0 keeps it", low=0, high=96
+    )
+    small_share: float = flagged(
+        0.0, "share of the epochs, the first ones, at half the resolution and a quarter of the cost", low=0, high=1
     )
     shift: int = flagged(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
     stem: str = flagged("pool", "DenseNet's first pooling: pool, or no-pool at four times the cost", choices=STEMS)
@@ -91,8 +95,17 @@ class TrainConfig:
         """Refuse what cannot be meant, before any work is done."""
         for item in dataclasses.fields(self):
             check_value(item, getattr(self, item.name))
-        if self.resolution > self.crop or 0 < self.resolution < 32:
-            raise UsageError(f"--resolution is {self.resolution}", f"0, or 32 to the crop's {self.crop} is needed")
+        if self.resolution > self.crop or 0 < self.resolution < LEAST_SIDE:
+            needed = f"0, or {LEAST_SIDE} to the crop's {self.crop} is needed"
+            raise UsageError(f"--resolution is {self.resolution}", needed)
+        if self.small_share and (self.resolution or self.crop) < 2 * LEAST_SIDE:
+            found = f"--small-share halves {self.resolution or self.crop} pixels"
+            raise UsageError(found, f"at least {2 * LEAST_SIDE} are needed")
+
+    def resolution_in(self, epoch: int) -> int:
+        """What `resolution` is in that epoch, counted from 0."""
+        small = min(round(self.small_share * self.epochs), self.epochs - 1)  # the last epoch sees what predicting sees
+        return (self.resolution or self.crop) // 2 if epoch < small else self.resolution
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values."""

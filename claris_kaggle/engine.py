@@ -179,7 +179,7 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     learner.wrapped.train()
     with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
         draws = colors if config.color else None
-        logits = learner.wrapped(to_input(images, config.normalise, draws, config.resolution))
+        logits = learner.wrapped(to_input(images, config.normalise, draws, config.resolution_in(learner.epoch)))
     total = functional.cross_entropy(
         logits.float(), labels, weight=learner.class_weights, reduction="sum", label_smoothing=config.label_smoothing
     )

@@ -7,6 +7,7 @@ torchrun --nnodes 2 ... -m -- claris_kaggle train --data DIR ...            seve
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -174,9 +175,10 @@ def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, s
                 stopper.tick()
                 distributed.share_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
+                seen = dataclasses.replace(config, resolution=config.resolution_in(learner.epoch), small_share=0.0)
                 with Progress(name, len(valid_ids), "images", note=last_auc(learner)) as progress:
                     probabilities = predict(
-                        learner.predictor, data.pack, valid_ids, world, config,
+                        learner.predictor, data.pack, valid_ids, world, seen,
                         views=1, workers=workers, after=progress.update,
                     )  # fmt: skip
                 stopper.tick()

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.engine import learning_rate
+from claris_kaggle.errors import UsageError
 from claris_kaggle.files import hold_lock
+from claris_kaggle.inference import view_logits
 from claris_kaggle.model import create_model
 from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.transforms import to_input
 from tests.conftest import TINY, contents
 
 Call = Callable[..., tuple[int, str, str]]
@@ -198,3 +202,29 @@ def test_the_report_holds_everything_itself(call: Call, run: Path, tmp_path: Pat
     assert "src=" not in page and "<script" not in page and "@import" not in page
     code, _, said = call("report", run, "--out", tmp_path / "report.pdf")
     assert code == 2 and "ends in .html" in one_line(said)
+
+
+def test_the_first_epochs_see_half_the_resolution_and_the_last_the_whole() -> None:
+    config = TrainConfig(epochs=15, small_share=0.8)
+    assert [config.resolution_in(epoch) for epoch in (0, 11, 12, 14)] == [48, 48, 0, 0]
+    assert TrainConfig(epochs=1, small_share=1.0).resolution_in(0) == 0
+    assert TrainConfig(epochs=2, small_share=0.5, resolution=64).resolution_in(0) == 32
+    for wrong in ({"resolution": 31}, {"resolution": 64, "crop": 48}, {"crop": 48, "small_share": 0.5}):
+        with pytest.raises(UsageError, match="needed"):
+            TrainConfig(**wrong)
+
+
+def test_what_a_network_sees_is_averaged_by_areas_alike_in_training_and_prediction() -> None:
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    whole, half = to_input(images, "patches"), to_input(images, "patches", resolution=48)
+    torch.testing.assert_close(half, torch.nn.functional.avg_pool2d(whole, 2))
+    seen: list[torch.Size] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        seen.append(inputs[0].shape[-2:])
+
+    model = create_model("tiny")
+    model.register_forward_pre_hook(note)  # type: ignore[arg-type]
+    config = TrainConfig(model="tiny", weights="none", precision="fp32", epochs=4, small_share=0.5, resolution=64)
+    view_logits(model, images, config, 1)
+    assert seen == [torch.Size([64, 64])]
