@@ -73,7 +73,7 @@ RECIPES = {
     "original": Recipe("the original's recipe"),
     "scratch": Recipe("the scratch preset", "scratch"),
     "original, twice": Recipe("the original's at twice the compute", "original", {"epochs": 12}),
-    "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", {"epochs": 30}),
+    "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", {"epochs": 48}),
 }
 
 

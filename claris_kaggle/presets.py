@@ -18,9 +18,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "color": 0.0,
         "normalise": "imagenet",
     },
-    # From random weights a higher peak (Smith and Topin 2018) and little change of colour: the stain is
-    # worth more as a cue than as something to be blind to.
-    "scratch": {"lr": 1e-3, "color": 0.3, "normalise": "patches"},
+    # From random weights and few patches: four times the epochs at half the resolution for the same compute, decoupled
+    # decay (Loshchilov and Hutter 2019), a higher peak (Smith and Topin 2018), a moving average of the weights, and
+    # little change of colour: the stain is worth more as a cue than as something to be blind to.
+    "scratch": {
+        "epochs": 24,
+        "resolution": 48,
+        "lr": 2e-3,
+        "weight_decay": 0.05,
+        "ema": 0.99,
+        "color": 0.3,
+        "normalise": "patches",
+    },
     # ImageNet weights need tuning only, with the mean and deviation that they were made with.
     "pretrained": {"lr": 1e-4, "color": 1.0, "normalise": "imagenet"},
 }
