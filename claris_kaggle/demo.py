@@ -19,7 +19,7 @@ from claris_kaggle.synthetic import generate
 from claris_kaggle.train import train_run
 
 # Two passes in small batches: enough to learn the generated patches within two minutes on two cores.
-RECIPE = {"weights": "none", "epochs": 2, "batch_size": 16}
+RECIPE = {"weights": "none", "epochs": 2, "batch_size": 16, "resolution": 0, "ema": 0.0}
 
 
 def run_demo(
