@@ -74,6 +74,27 @@ RECIPES = {
     "scratch": Recipe("the scratch preset", "scratch"),
     "original, twice": Recipe("the original's at twice the compute", "original", {"epochs": 12}),
     "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", {"epochs": 48}),
+    # One change at a time, each at the compute of six epochs of the original.
+    "original, D4": Recipe("the square's symmetries for flips and 20 degrees", "original", {"geometry": "d4"}),
+    "original, one-cycle": Recipe("one-cycle to 1e-3", "original", {"schedule": "onecycle", "lr": 1e-3}),
+    "original, decay": Recipe("decay of 0.05", "original", {"weight_decay": 0.05}),
+    "original, average": Recipe("moving average of 0.99", "original", {"ema": 0.99}),
+    "original, colour": Recipe("colour at 0.3", "original", {"color": 0.3}),
+    "original, stain": Recipe("H&E stain at 0.05", "original", {"stain": 0.05}),
+    "original, both colours": Recipe("colour at 0.3, stain at 0.05", "original", {"color": 0.3, "stain": 0.05}),
+    "original, smoothing": Recipe("labels smoothed by 0.05", "original", {"label_smoothing": 0.05}),
+    "original, even weights": Recipe("classes weigh the same", "original", {"class_weight": 1.0}),
+    "original, batch 16": Recipe("16 patches a step", "original", {"batch_size": 16}),
+    "original, half": Recipe("patches averaged down to 48", "original", {"epochs": 24, "resolution": 48}),
+    "original, half then whole": Recipe("half of the compute at 48", "original", {"epochs": 15, "small_share": 0.8}),
+    "original, centre 64": Recipe("the middle 64 pixels", "original", {"epochs": 13, "crop": 64, "shift": 8}),
+    "original, centre 48": Recipe("the middle 48 pixels", "original", {"epochs": 24, "crop": 48, "shift": 4}),
+    "original, unpooled": Recipe(
+        "the middle 48 without the first pooling", "original", {"crop": 48, "shift": 4, "stem": "no-pool"}
+    ),
+    "scratch, no average": Recipe("without the moving average", "scratch", {"ema": 0.0}),
+    "scratch, stain": Recipe("H&E stain at 0.05 besides", "scratch", {"stain": 0.05}),
+    "scratch, 1e-3": Recipe("one-cycle to 1e-3", "scratch", {"lr": 1e-3}),
 }
 
 
