@@ -68,6 +68,8 @@ setup(
             "ttach>=0.0.3",
             "build>=1.2",
             "pdoc>=15",
+            "playwright>=1.40",
+            "axe-playwright-python>=0.1.4",
         ],
     },
     entry_points={"console_scripts": ["claris = claris_kaggle.cli:main"]},

@@ -1,4 +1,4 @@
-"""Submissions side by side: how alike they are, where they differ most, and which one is out of order."""
+"""Submissions and runs side by side: how alike they are, where they differ most, and which one is out of order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle import tables
-from claris_kaggle.ensemble import combine, load_run
-from claris_kaggle.errors import UsageError
+from claris_kaggle.ensemble import Run, combine, load_run
+from claris_kaggle.errors import RunError, UsageError
 from claris_kaggle.metrics import auc
 from claris_kaggle.paths import RunDir
 from claris_kaggle.submission import COLUMNS, MEND
@@ -74,7 +74,7 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
     pairs = [compare_pair(a, b) for place, a in enumerate(files) for b in files[place + 1 :]]
     result: dict[str, Any] = {"rows": len(files[0].ids), "pairs": pairs}
     if run_dirs:
-        result["blend"] = expect_blend(run_dirs)
+        result["blend"] = expect_blend([load_run(run_dir) for run_dir in run_dirs])
     return result
 
 
@@ -141,9 +141,8 @@ def best_shift(a: Ranks, b: Ranks) -> tuple[int, float]:
     return (shift if shift <= len(a) // 2 else shift - len(a)), float(found[shift])
 
 
-def expect_blend(run_dirs: Sequence[RunDir]) -> dict[str, Any]:
+def expect_blend(runs: Sequence[Run]) -> dict[str, Any]:
     """The OOF AUC of the runs' mean against the best of them, with the gain's interval."""
-    runs = [load_run(run_dir) for run_dir in run_dirs]
     together = combine(runs)
     each = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
     best = max(runs, key=lambda run: each[run.name])
@@ -154,3 +153,36 @@ def expect_blend(run_dirs: Sequence[RunDir]) -> dict[str, Any]:
         "mean": auc(best.oof.labels, together.oof.probabilities),
         "gain": gain.to_json(),
     }
+
+
+def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    """Each run against the one of the highest OOF AUC, on the same patches, and what their mean would be worth.
+
+    Returns:
+        `best`: its name; `rows`: for every other run its name, the rank correlation of its OOF probabilities with the
+        best's, and the paired difference of AUC, the best minus it, as in `Comparison`; None for both where it is over
+        other patches or labels. `blend`: as in `expect_blend`; where the runs do not fit together `apart` says why.
+    """
+    best = max(runs, key=lambda run: auc(run.oof.labels, run.oof.probabilities))
+    result: dict[str, Any] = {
+        "best": best.name,
+        "rows": [compare_with(best, run) for run in runs if run is not best],
+        "blend": None,
+        "apart": "",
+    }
+    try:
+        result["blend"] = expect_blend(runs)
+    except RunError as error:
+        result["apart"] = error.found
+    return result
+
+
+def compare_with(best: Run, run: Run) -> dict[str, Any]:
+    """One row of `compare_runs`."""
+    mine, yours = best.oof, run.oof
+    if mine.ids != yours.ids or np.any(mine.labels != yours.labels):
+        return {"name": run.name, "correlation": None, "difference": None}
+    slides = best.slides or run.slides
+    found = compare_aucs(mine.labels, mine.probabilities, yours.probabilities, slides)
+    correlation = correlate(to_ranks(mine.probabilities), to_ranks(yours.probabilities))
+    return {"name": run.name, "correlation": correlation, "difference": found.to_json()}

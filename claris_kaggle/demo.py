@@ -70,7 +70,7 @@ def run_demo(
     result = submit_runs([run_dir], data, out / "submission.csv")
     check_submission(out / "submission.csv", tables.read_sample(data.sample))
     say("7 of 7, report")
-    report = write_report([run_dir], out / "report.html")
+    report = write_report([run_dir], out / "report.html", data=data)
     return {
         "oof": result["oof"],
         "test": score_test(run_dir, data),

@@ -2,71 +2,171 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from claris_kaggle import __version__
+from claris_kaggle import __version__, figures, gallery, tables
+from claris_kaggle.comparison import compare_runs
 from claris_kaggle.ensemble import Run, load_run
-from claris_kaggle.errors import UsageError
+from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.files import read_json, write_text
-from claris_kaggle.paths import RunDir
-from claris_kaggle.predictions import run_metrics
-from claris_kaggle.submission import label_runs
+from claris_kaggle.ledger import agreement, best_first, read_ledger
+from claris_kaggle.metrics import HALF
+from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.predictions import run_metrics, slide_metrics
+from claris_kaggle.submission import describe_run, label_runs
 
 TEMPLATE = "report.html.jinja"
-# Okabe and Ito's colours, which the colour-blind can tell apart as well.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+HISTORY = ("epoch", "train_loss", "valid_loss", "auc", "seconds", "images_per_second")
+PACKAGES = ("torch", "torchvision", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "scipy", "matplotlib")
+# A slide with fewer patches of a class has an AUC that says next to nothing.
+FEWEST = 3
+MOST_SLIDES = 300
 
 
-def write_report(run_dirs: Sequence[RunDir], out: Path) -> Path:
+def write_report(
+    run_dirs: Sequence[RunDir],
+    out: Path,
+    *,
+    data: DataDir | None = None,
+    cache: Path | None = None,
+    ledger: Path | None = None,
+) -> Path:
     """Put the page of the runs in `run_dirs` in place as `out`, and return its path.
 
+    Args:
+        data: the competition's folder, from which the few patches that are shown are read; without it and `cache`
+            the page has no pictures.
+        cache: a folder of packs, which is looked into before `data`.
+        ledger: the record of submissions, shown where there is such a file.
     Raises:
         UsageError: the name does not end in .html.
         ClarisError: a run is not predicted, or a file of it is faulty.
     """
-    from jinja2 import Environment, PackageLoader
-
     if out.suffix not in (".html", ".htm"):
         raise UsageError(f"{out}: not a name of a page", "a name that ends in .html is needed")
-    runs = [load_run(run_dir) for run_dir in run_dirs]
     names = label_runs(run_dirs)
-    sections = [describe(run, name, one) for run, name, one in zip(runs, names, run_dirs, strict=True)]
-    environment = Environment(loader=PackageLoader("claris_kaggle", ""), autoescape=True, trim_blocks=True)
-    page = environment.get_template(TEMPLATE).render(runs=sections, roc=draw_roc(names, runs), version=__version__)
+    runs = [replace(load_run(run_dir), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
+    sections = [
+        describe(run, run_dir, f"run{number}", data, cache)
+        for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1)
+    ]
+    lines = read_ledger(ledger) if ledger else []
+    page = make_environment().get_template(TEMPLATE).render(
+        runs=sections,
+        comparison=compare(runs, sections) if len(runs) > 1 else None,
+        ledger={"lines": best_first(lines), **agreement(lines)} if lines else None,
+        versions=find_versions(),
+        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        pictures=data is not None or cache is not None,
+    )  # fmt: skip
     write_text(out, page)
     return out
 
 
-def describe(run: Run, name: str, run_dir: RunDir) -> dict[str, Any]:
-    """What the page says of one run."""
-    histories = read_histories(run_dir)
+def make_environment() -> Any:
+    """Jinja with the filters that the page writes its numbers with; a name that it does not know is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("claris_kaggle", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(
+        digits=lambda value, places=4: "–" if value is None else f"{value:.{places}f}",
+        signed=lambda value: f"{value:+.4f}".replace("-", "−"),
+        percent=lambda value, places=1: f"{100 * value:.{places}f}\u00a0%",
+        number=lambda value: f"{value:,}",
+        duration=write_duration,
+    )
+    return environment
+
+
+def write_duration(seconds: float) -> str:
+    """A time for people, in its two largest units.
+
+    >>> write_duration(3.2), write_duration(425), write_duration(11_520)
+    ('3 s', '7 min 5 s', '3 h 12 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def describe(run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None) -> dict[str, Any]:
+    """What the page says of one run; `anchor` begins the names of its parts."""
+    oof, histories = run.oof, read_histories(run_dir)
+    figures_of_run = run_metrics(oof, run.slides)
+    whole = ("all", oof.labels, oof.probabilities)
+    parts = figures.by_fold(oof.labels, oof.probabilities, oof.fold)
     return {
-        "name": name,
-        "metrics": run_metrics(run.oof, run.slides),
+        "name": run.name,
+        "anchor": anchor,
+        "overall": figures_of_run["overall"],
+        "folds": describe_folds(run, figures_of_run["folds"], histories),
         "confusion": confusion(run),
-        "config": read_json(run_dir.config) if run_dir.config.exists() else {},
-        "curves": draw_curves(histories) if histories else "",
-        "histogram": draw_histogram(run),
-        "seconds": sum(float(table["seconds"].sum()) for table in histories.values()),
-        "test_patches": len(run.test.ids),
+        "learning": figures.draw_learning(anchor, histories) if histories else [],
+        "roc": figures.draw_roc(f"{anchor}-roc", parts, whole),
+        "precision": figures.draw_precision(f"{anchor}-precision", parts, whole),
+        "calibration": figures.draw_calibration(f"{anchor}-calibration", oof.labels, oof.probabilities),
+        "spread": figures.draw_spread(f"{anchor}-spread", oof.labels, oof.probabilities, run.test.probabilities),
+        "slides": describe_slides(run, anchor, figures_of_run["overall"]["auc"]) if run.slides else None,
+        "patches": choose_patches(run, run_dir, gallery.make_reader(oof.ids, data, cache)),
+        **describe_origin(run, run_dir, histories),
     }
 
 
 def read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
-    """The history of each fold that has one."""
-    paths = sorted(run_dir.root.glob("fold[0-9]*/history.csv"), key=lambda path: int(path.parent.name[4:]))
-    return {int(path.parent.name[4:]): pd.read_csv(path) for path in paths}
+    """The history of each fold that has one, in the order of the folds.
+
+    Raises:
+        TableError: one is cut off, or holds no numbers.
+    """
+    found = {}
+    for path in sorted(run_dir.root.glob("fold[0-9]*/history.csv"), key=lambda path: int(path.parent.name[4:])):
+        table = tables.read_table(path, HISTORY, ended=True, others=True, mend="Remove it, or train that fold again")
+        try:
+            found[int(path.parent.name[4:])] = table.astype(float)
+        except ValueError as error:
+            raise TableError(f"{path}: not all of it numbers", "", "Remove it, or train that fold again") from error
+    return found
+
+
+def describe_folds(
+    run: Run, rows: Sequence[dict[str, Any]], histories: Mapping[int, pd.DataFrame]
+) -> list[dict[str, Any]]:
+    """The figures of each fold with its balance, slides and time, None where they are not known."""
+    slides = np.asarray(run.slides) if run.slides else None
+    found = []
+    for row in rows:
+        inside, history = run.oof.fold == row["fold"], histories.get(row["fold"])
+        found.append(
+            {
+                **row,
+                "malignant": float(run.oof.labels[inside].mean()),
+                "slides": None if slides is None else len(np.unique(slides[inside])),
+                "epochs": None if history is None else len(history),
+                "seconds": None if history is None else float(history["seconds"].sum()),
+                "rate": None if history is None else float(history["images_per_second"].mean()),
+            }
+        )
+    return found
 
 
 def confusion(run: Run) -> dict[str, int]:
     """How many patches of each label stand on each side of 0.5."""
-    malignant, called = run.oof.labels == 1, run.oof.probabilities >= 0.5
+    malignant, called = run.oof.labels == 1, run.oof.probabilities >= HALF
     return {
         "true_malignant": int((malignant & called).sum()),
         "missed_malignant": int((malignant & ~called).sum()),
@@ -75,57 +175,66 @@ def confusion(run: Run) -> dict[str, int]:
     }
 
 
-def new_axes(title: str, across: str, up: str) -> tuple[Any, Any]:
-    """A figure with one titled pair of axes, made without pyplot's global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.9), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(title=title, xlabel=across, ylabel=up)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
+def describe_slides(run: Run, anchor: str, overall: float) -> dict[str, Any]:
+    """The table of slides, the hardest first, and the chart of those with enough patches of both classes."""
+    rows = slide_metrics(run.oof, run.slides or [])
+    ranked = [row["auc"] for row in rows if min(row["malignant"], row["patches"] - row["malignant"]) >= FEWEST]
+    chart = figures.draw_slides(f"{anchor}-slides", ranked, overall) if len(ranked) > 1 else None
+    return {"rows": rows[:MOST_SLIDES], "total": len(rows), "ranked": len(ranked), "fewest": FEWEST, "chart": chart}
 
 
-def to_svg(figure: Any) -> str:
-    """The figure as SVG text, the same for the same figure."""
-    import matplotlib
-
-    stream = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "claris", "svg.fonttype": "none"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
-
-
-def draw_roc(names: Sequence[str], runs: Sequence[Run]) -> str:
-    """ROC curves of the runs' OOF predictions."""
-    from sklearn.metrics import roc_curve
-
-    figure, axes = new_axes("ROC, out of fold", "false positive rate", "true positive rate")
-    for number, (name, run) in enumerate(zip(names, runs, strict=True)):
-        false, true, _ = roc_curve(run.oof.labels, run.oof.probabilities)
-        keep = np.unique(np.linspace(0, len(false) - 1, 500).astype(int))
-        axes.plot(false[keep], true[keep], color=COLOURS[number % len(COLOURS)], label=name)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
-    axes.legend(frameon=False)
-    return to_svg(figure)
+def choose_patches(run: Run, run_dir: RunDir, reader: gallery.Reader | None) -> dict[str, Any]:
+    """The most confident errors and the least certain patches, explained where there are pixels and weights."""
+    chosen = {"errors": gallery.confident_errors(run.oof), "unsure": gallery.least_certain(run.oof)}
+    shown = {name: gallery.show(run.oof, rows, run.slides, reader) for name, rows in chosen.items()}
+    reasons: dict[str, None] = {}
+    if reader:
+        for name, specimens in shown.items():
+            shown[name], faults = gallery.explain_all(specimens, run_dir, reader)
+            reasons.update(dict.fromkeys(faults))
+    return {**shown, "reasons": list(reasons)}
 
 
-def draw_curves(histories: dict[int, pd.DataFrame]) -> str:
-    """Validation AUC over the epochs, a line a fold."""
-    figure, axes = new_axes("Validation AUC by epoch", "epoch", "AUC")
-    for fold, table in histories.items():
-        axes.plot(table["epoch"], table["auc"], color=COLOURS[fold % len(COLOURS)], marker="o", label=f"fold {fold}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
-    return to_svg(figure)
+def describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFrame]) -> dict[str, Any]:
+    """Where the run comes from: config, split, times, digests, and what the folder does not tell."""
+    about = describe_run(run_dir)
+    metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
+    split_path = run_dir.folds.with_suffix(".json")
+    rates = [float(table["images_per_second"].mean()) for table in histories.values()]
+    return {
+        "config": about.get("config", {}),
+        "digests": {"oof.csv": about["oof_sha256"], "test.csv": about["test_sha256"]},
+        "split": read_json(split_path) if split_path.exists() else {},
+        "has_folds": run_dir.folds.exists(),
+        "views": metrics.get("views"),
+        "ensemble": metrics.get("ensemble"),
+        "test_patches": len(run.test.ids),
+        "slide_count": len(set(run.slides)) if run.slides else None,
+        "seconds": sum(float(table["seconds"].sum()) for table in histories.values()) if histories else None,
+        "rate": float(np.mean(rates)) if rates else None,
+    }
 
 
-def draw_histogram(run: Run) -> str:
-    """How the OOF probabilities of the two classes spread."""
-    figure, axes = new_axes("Out-of-fold probabilities", "probability of malignant", "patches")
-    parts = [run.oof.probabilities[run.oof.labels == label] for label in (0, 1)]
-    axes.hist(parts, bins=np.linspace(0, 1, 21), color=COLOURS[:2], label=["benign", "malignant"])
-    axes.legend(frameon=False)
-    return to_svg(figure)
+def compare(runs: Sequence[Run], sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the page says of the runs side by side."""
+    names = [run.name for run in runs]
+    return {
+        **compare_runs(runs),
+        "chart": figures.draw_intervals("compare-auc", names, [section["overall"] for section in sections]),
+        "roc": figures.draw_roc("compare-roc", [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]),
+        "configs": compare_configs({one["name"]: one["config"] for one in sections if one["config"]}),
+    }
+
+
+def compare_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The names of the runs that have a config, and the fields in which these differ, a value for each run."""
+    fields = dict.fromkeys(name for config in configs.values() for name in config if not name.endswith("_sha256"))
+    values = {field: [config.get(field, "–") for config in configs.values()] for field in fields}
+    return {"names": list(configs), "fields": {name: row for name, row in values.items() if len(set(row)) > 1}}
+
+
+def find_versions() -> dict[str, str]:
+    """The versions of what is here now, which may not be what the runs were made with."""
+    found = {"claris": __version__, "Python": platform.python_version()}
+    here = {one.metadata["Name"].lower(): one.version for one in importlib.metadata.distributions()}
+    return {**found, **{name: here.get(name, "not here") for name in PACKAGES}}

@@ -194,16 +194,6 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert learning_rate(7, 1000, TrainConfig(lr=1e-3, schedule="constant")) == 1e-3
 
 
-def test_the_report_holds_everything_itself(call: Call, run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "report.html"
-    code, shown, _ = call("report", run, "--out", out)
-    page = out.read_text()
-    assert code == 0 and shown == f"{out}\n" and page.count("<svg") == 3
-    assert "src=" not in page and "<script" not in page and "@import" not in page
-    code, _, said = call("report", run, "--out", tmp_path / "report.pdf")
-    assert code == 2 and "ends in .html" in one_line(said)
-
-
 def test_the_first_epochs_see_half_the_resolution_and_the_last_the_whole() -> None:
     config = TrainConfig(epochs=15, small_share=0.8)
     assert [config.resolution_in(epoch) for epoch in (0, 11, 12, 14)] == [48, 48, 0, 0]
