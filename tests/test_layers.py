@@ -24,7 +24,10 @@ LAYERS = {
         "workers", "patches", "images", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed",
         "checkpoint", "engine", "rates", "inference", "evidence", "trained", "pictures",
     ],
-    "verbs": ["prepare", "check", "run", "train", "predict", "figures", "gallery", "report", "classify", "classify_page", "demo"],
+    "verbs": [
+        "prepare", "check", "run", "train", "predict", "figures", "gallery", "report", "classify", "classify_page",
+        "demo",
+    ],
     "edges": [
         "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
         "doctor", "cli", "__main__",
