@@ -260,3 +260,29 @@ def test_charts_of_many_patches_stay_small(tmp_path: Path) -> None:
     write_run_oof(run.oof, Oof(ids, labels, np.arange(rows) % 5, values))
     write_test(run.test, ids[:500], values[:500])
     assert write_report([run], tmp_path / "report.html").stat().st_size < 200_000
+
+
+def test_letters_and_lines_stand_out_in_light_and_dark() -> None:
+    """WCAG AA: 4.5 to 1 for letters, 3 to 1 for what is drawn."""
+    css = (Path(figures.__file__).parent / "report.css.jinja").read_text("utf-8")
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w+)", part)) for part in css.split("* { box-sizing")[0].split("@media")
+    )
+    drawn = [name for name in figures.NAMES if name not in ("ink", "muted", "line")]
+    for colours in (light, dark):
+        for ground in ("paper", "card", "tint"):
+            assert all(contrast(colours[name], colours[ground]) >= 4.5 for name in ("ink", "muted", "accent"))
+        assert all(contrast(colours[name], colours["card"]) >= 3 for name in drawn)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, 1 to 21, as WCAG 2 counts it."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
