@@ -90,8 +90,7 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
             with distributed.join_world() as world:
                 return work(job, world, stopper, proved=False)
         read_run(job)
-        left = [] if job.time_limit is None else ["--time-limit", f"{stopper.left():.0f}s"]
-        distributed.launch(nproc, [*arguments, *left])
+        distributed.launch(nproc, [*arguments, *stopper.flags()])
         return read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None
 
 

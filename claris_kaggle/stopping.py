@@ -74,6 +74,10 @@ class Stopper:
         """Seconds until the limit; infinite without one."""
         return float("inf") if self.limit is None else self.limit - (time.monotonic() - self.start)
 
+    def flags(self) -> list[str]:
+        """The limit as processes that are started now must get it: a second at least, to end as one that stopped."""
+        return [] if self.limit is None else ["--time-limit", f"{max(1.0, self.left()):.0f}s"]
+
     def reason(self) -> str:
         """Why to stop now, or an empty text: a signal, or too little time for the slowest work seen so far."""
         if self.signal:

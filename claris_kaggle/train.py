@@ -60,8 +60,7 @@ def train_run(job: TrainJob, given: dict[str, Any], arguments: Sequence[str]) ->
                 work(job, given, world, stopper)
             return
         begin_run(job, given, nproc)
-        left = [] if job.time_limit is None else ["--time-limit", f"{stopper.left():.0f}s"]
-        distributed.launch(nproc, [*arguments, *left])
+        distributed.launch(nproc, [*arguments, *stopper.flags()])
 
 
 def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -> None:
