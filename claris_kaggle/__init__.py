@@ -43,7 +43,7 @@ PUBLIC = {
     "load_run": "ensemble",
     "load_trained": "trained",
     "make_fold_file": "prepare",
-    "make_folds": "folds",
+    "make_folds": "split",
     "predict_run": "predict",
     "read_folds": "folds",
     "read_labels": "tables",

@@ -14,7 +14,7 @@ from claris_kaggle.predict import PredictJob, predict_run
 from claris_kaggle.prepare import make_fold_file, make_packs
 from claris_kaggle.report import write_report
 from claris_kaggle.run import TrainJob
-from claris_kaggle.submission import check_submission, submit_runs
+from claris_kaggle.submission import submit_runs
 from claris_kaggle.synthetic import generate
 from claris_kaggle.train import train_run
 
@@ -59,16 +59,15 @@ def run_demo(
     make_packs(data, cache)
     say("3 of 7, folds: five, by slide")
     make_fold_file(data, fold_file, slides=slide_map, seed=seed, cache=cache, force=True)
+    places: dict[str, Any] = {"data": data, "run_dir": run_dir, "cache": cache, "nproc": nproc}
+    typed = [str(word) for word in ("--data", data.root, "--run", run_dir.root, "--cache", cache)]
     say(f"4 of 7, train: {model}, five folds, two epochs")
-    places = ["--data", data.root, "--run", run_dir.root, "--cache", cache]
-    job = TrainJob(data=data, fold_file=fold_file, run_dir=run_dir, cache=cache, nproc=nproc)
     given = {**RECIPE, "model": model, "seed": seed}
-    train_run(job, given, list(map(str, ["train", *places, "--folds", fold_file])))
+    train_run(TrainJob(fold_file=fold_file, **places), given, ["train", *typed, "--folds", str(fold_file)])
     say("5 of 7, predict: eight views of every patch")
-    predict_run(PredictJob(data=data, run_dir=run_dir, cache=cache, nproc=nproc), list(map(str, ["predict", *places])))
+    predict_run(PredictJob(**places), ["predict", *typed])
     say("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
     result = submit_runs([run_dir], data, out / "submission.csv")
-    check_submission(out / "submission.csv", tables.read_sample(data.sample))
     say("7 of 7, report")
     report = write_report([run_dir], out / "report.html", data=data)
     return {

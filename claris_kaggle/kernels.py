@@ -14,8 +14,8 @@ from typing import Any
 from claris_kaggle import kaggle_api
 from claris_kaggle.console import Progress
 from claris_kaggle.errors import KaggleError, UsageError, name_few
-from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_json
-from claris_kaggle.session import MANIFEST
+from claris_kaggle.files import explain_disk_errors, read_json, write_json
+from claris_kaggle.inputs import MANIFEST, is_whole
 from claris_kaggle.stopping import parse_duration
 
 LARGEST_OUTPUT = 2 << 30
@@ -155,13 +155,13 @@ def fetch_manifest(kernel: Kernel, addresses: dict[str, str], aside: Path) -> di
 def fetch_files(kernel: Kernel, manifest: dict[str, Any], addresses: dict[str, str], aside: Path, out: Path) -> None:
     """Fetch what is not there yet, prove it, and put it in place when all of it is proved."""
     files: dict[str, dict[str, Any]] = manifest["files"]
-    needed = {name: facts for name, facts in files.items() if not is_file(out / name, facts)}
+    needed = {name: facts for name, facts in files.items() if not is_whole(out / name, facts)}
     with Progress(f"pull {kernel.ref}", len(needed), "files") as progress:
         for name, facts in needed.items():
             path = aside / name
             path.parent.mkdir(parents=True, exist_ok=True)
             fetch(addresses[name], path, limit=min(int(facts["bytes"]), LARGEST_OUTPUT))
-            if not is_file(path, facts):
+            if not is_whole(path, facts):
                 found = f"{kernel.ref}: {name} is not the file that its session wrote"
                 raise KaggleError(found, "size and SHA-256 of the manifest are needed", "Pull again", passing=True)
             check_table(path)
@@ -179,11 +179,6 @@ def fetch(address: str, path: Path, *, limit: int) -> None:
         return {}
 
     kaggle_api.retry(attempt)
-
-
-def is_file(path: Path, facts: dict[str, Any]) -> bool:
-    """Whether the file is there with this size and SHA-256."""
-    return path.is_file() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
 
 
 def check_table(path: Path) -> None:

@@ -17,11 +17,11 @@ from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
 from claris_kaggle.files import hold_lock, read_json
 from claris_kaggle.folds import read_folds
+from claris_kaggle.inputs import merge_runs
 from claris_kaggle.kernels import explain_end, kernel_status, new_mark, pull_kernel
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import MOST_SESSIONS, Launch, Plan, Round
 from claris_kaggle.predictions import gather_run, read_test
-from claris_kaggle.session import merge_runs
 from claris_kaggle.submission import submit_runs
 from claris_kaggle.submit import submit_file
 

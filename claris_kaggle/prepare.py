@@ -16,6 +16,7 @@ from claris_kaggle.folds import Folds
 from claris_kaggle.pack import Pack, ensure_pack, open_pack, pack_folder, require_files
 from claris_kaggle.patches import patch_id, read_patch
 from claris_kaggle.paths import DataDir
+from claris_kaggle.split import make_folds
 from claris_kaggle.workers import in_chunks
 
 
@@ -101,7 +102,7 @@ def make_fold_file(
     """
     ids, labels = tables.read_labels(data.labels)
     groups = tables.read_slides(slides, ids) if slides else None
-    folds = fold_files.make_folds(ids, labels, k=k, seed=seed, slides=groups, contents=find_contents(data, ids, cache))
+    folds = make_folds(ids, labels, k=k, seed=seed, slides=groups, contents=find_contents(data, ids, cache))
     about: dict[str, Any] = {"seed": seed, "labels_sha256": tables.digest(ids, labels)}
     if groups:
         about["slides_sha256"] = tables.digest(ids, groups)

@@ -1,6 +1,6 @@
 """What a kernel does inside a Kaggle session: find its inputs, run the verbs, leave a manifest of what it wrote.
 
-Inputs are found by marker files, wherever Kaggle mounts them. The working folder keeps only what
+The working folder keeps only what
 the next step needs; packs go to fast temporary storage. A session that stops in time ends well:
 its output is the next session's input.
 """
@@ -8,28 +8,24 @@ its output is the next session's input.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.errors import ClarisError, RunError, UsageError, name_few
-from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_json
-from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.errors import ClarisError, RunError, UsageError
+from claris_kaggle.files import sha256_file, write_json
+from claris_kaggle.inputs import MANIFEST, find_data, find_one, find_runs, merge_runs
+from claris_kaggle.paths import RunDir
 from claris_kaggle.stopping import parse_duration
 
-MANIFEST = "claris-session.json"
 JOBS = ("train", "predict", "ensemble")
 COMPLETE, STOPPED = "complete", "stopped"
 WEIGHTS = ("*.safetensors", "*.pth")
 SLIDES = ("slides.csv", "patch_id_wsi*.csv")
-DEEPEST = 8
 
 
 @dataclass(frozen=True)
@@ -105,102 +101,14 @@ def count_processes(wanted: int) -> int:
     raise UsageError(what, "", "Choose the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")
 
 
-def walk(root: Path) -> list[tuple[Path, set[str]]]:
-    """Every folder below the root with the names of its files, not going down into folders of patches."""
-    found = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = sorted(name for name in folders if name not in ("train", "test") and depth < DEEPEST)
-        found.append((Path(folder), set(files)))
-    return found
-
-
-def find_data(session: Session) -> DataDir:
-    """The competition's folder among the inputs: the one with its two tables.
-
-    Raises:
-        RunError: there is none.
-    """
-    for folder, names in walk(session.inputs):
-        if {"train_labels.csv", "sample_submission.csv"} <= names:
-            return DataDir(folder).require()
-    found = f"{session.inputs}: no folder with train_labels.csv and sample_submission.csv"
-    raise RunError(found, "the competition's files are needed", "Add the competition to the kernel's inputs")
-
-
-def find_one(session: Session, patterns: Sequence[str]) -> Path | None:
-    """The first file among the inputs, outside earlier sessions' outputs, whose name fits one of the patterns."""
-    outputs = [folder for folder, names in walk(session.inputs) if MANIFEST in names]
-    for folder, names in walk(session.inputs):
-        if not any(folder.is_relative_to(output) for output in outputs):
-            fitting = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
-            if fitting:
-                return folder / fitting[0]
-    return None
-
-
-def find_runs(session: Session) -> list[tuple[Path, dict[str, Any]]]:
-    """The outputs of earlier sessions among the inputs, each with its manifest, every file proved.
-
-    Raises:
-        RunError: a file is not the one that the session wrote.
-    """
-    found = []
-    for folder, names in walk(session.inputs):
-        if MANIFEST in names:
-            manifest = read_json(folder / MANIFEST)
-            check_manifest(folder, manifest)
-            found.append((folder, manifest))
-    return found
-
-
-def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Refuse files that are missing or not those of the manifest.
-
-    Raises:
-        RunError: naming the first of them.
-    """
-    wrong = []
-    for name, facts in manifest.get("files", {}).items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != facts["bytes"] or sha256_file(path) != facts["sha256"]:
-            wrong.append(name)
-    if wrong:
-        found = f"{folder}: {len(wrong)} files are not those of its manifest ({name_few(sorted(wrong))})"
-        raise RunError(found, "", "Run the kernel that wrote them again")
-
-
 def gather_runs(session: Session) -> None:
     """Put the folds of all earlier sessions into this session's run.
 
     Raises:
         RunError: they are not of one run.
     """
-    runs = find_runs(session)
+    runs = find_runs(session.inputs)
     merge_runs([RunDir(folder / "run") for folder, _ in runs], session.run_dir)
-
-
-def merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
-    """Copy the folds of several parts of one run into one folder; a finished fold goes before an unfinished one.
-
-    Raises:
-        RunError: the parts have different configs or folds.
-    """
-    with explain_disk_errors(target.root):
-        for source in (one for one in sources if one.config.exists()):
-            target.root.mkdir(parents=True, exist_ok=True)
-            for path in (source.config, source.folds, source.folds.with_suffix(".json")):
-                copy = target.root / path.name
-                if copy.exists() and path.suffix == ".csv" and copy.read_bytes() != path.read_bytes():
-                    raise RunError(f"{path}: other folds than {copy}", "", "Merge the parts of one run only")
-                if copy.exists() and path == source.config and read_json(copy) != read_json(path):
-                    raise RunError(f"{path}: another config than {copy}", "", "Merge the parts of one run only")
-                shutil.copyfile(path, copy)
-            for folder in sorted(source.root.glob("fold[0-9]*")):
-                place = target.root / folder.name
-                if not (place / "model.json").exists():
-                    shutil.rmtree(place, ignore_errors=True)
-                    shutil.copytree(folder, place)
 
 
 def claris(*arguments: object) -> int:
@@ -223,18 +131,18 @@ def must(*arguments: object) -> None:
 def train(session: Session, settings: dict[str, Any]) -> str:
     """Train the folds of the settings, then predict with them."""
     processes = count_processes(settings["gpus"])
-    data, run_dir = find_data(session), session.run_dir
+    data, run_dir = find_data(session.inputs), session.run_dir
     gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
     must("pack", *packs)
     fold_file = run_dir.folds
     if not fold_file.exists():
-        fold_file = find_one(session, ("folds.csv",)) or session.temporary / "folds.csv"
+        fold_file = find_one(session.inputs, ("folds.csv",)) or session.temporary / "folds.csv"
     if not fold_file.exists():
-        slides = find_one(session, SLIDES)
+        slides = find_one(session.inputs, SLIDES)
         must("folds", *packs, "--out", fold_file, *(["--slides", slides] if slides else []))
     flags = list(settings["flags"])
-    weights = find_one(session, WEIGHTS)
+    weights = find_one(session.inputs, WEIGHTS)
     if weights is not None and "--weights" not in flags:
         flags += ["--weights", weights]
     folds = ["--fold", *settings["folds"]] if settings["folds"] else []
@@ -252,7 +160,7 @@ def train(session: Session, settings: dict[str, Any]) -> str:
 def predict(session: Session, settings: dict[str, Any]) -> str:
     """Predict with the finished folds among the inputs."""
     processes = count_processes(settings["gpus"])
-    data = find_data(session)
+    data = find_data(session.inputs)
     gather_runs(session)
     return predict_run(session, ["--data", data.root, "--cache", session.temporary / "packs"], processes)
 
@@ -269,7 +177,7 @@ def predict_run(session: Session, packs: list[Any], processes: int) -> str:
 
 def ensemble(session: Session, settings: dict[str, Any]) -> str:
     """Put the folds of the inputs together, predicting what is missing, and write the submission."""
-    data = find_data(session)
+    data = find_data(session.inputs)
     gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
     must("predict", *packs, "--run", session.run_dir.root)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claris_kaggle.errors import ClarisError, DataError, RunError, TableError, UsageError
-from claris_kaggle.folds import Folds, check_folds, fold_summary, make_folds, read_folds, write_folds
+from claris_kaggle.folds import Folds, check_folds, fold_summary, read_folds, write_folds
+from claris_kaggle.split import make_folds
 
 
 def make_ids(total: int) -> list[str]:

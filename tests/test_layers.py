@@ -17,7 +17,7 @@ PACKAGE = ROOT / "claris_kaggle"
 LAYERS = {
     "foundations": ["errors", "files", "paths", "console", "presets", "config", "stopping"],
     "tables": [
-        "tables", "metrics", "calibration", "uncertainty", "folds", "predictions", "blending", "ensemble",
+        "tables", "metrics", "calibration", "uncertainty", "folds", "split", "predictions", "blending", "ensemble",
         "submission", "comparison", "ledger",
     ],
     "pixels": [
@@ -29,7 +29,7 @@ LAYERS = {
         "demo",
     ],
     "edges": [
-        "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
+        "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
         "doctor", "cli", "__main__",
     ],
 }  # fmt: skip
@@ -102,13 +102,19 @@ def test_each_public_name_is_there_and_documented() -> None:
         claris_kaggle.nothing  # noqa: B018
 
 
+def code_lines(function: ast.FunctionDef) -> int:
+    """The lines of a function without its docstring."""
+    told = ast.get_docstring(function, clean=False)
+    return (function.end_lineno or 0) - function.lineno + 1 - (len(told.splitlines()) if told else 0)
+
+
 def test_modules_and_functions_stay_short() -> None:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text("utf-8")
-        assert len(text.splitlines()) <= 400, path
+        assert len(text.splitlines()) <= 300, path
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef) and node.end_lineno:
-                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+            if isinstance(node, ast.FunctionDef):
+                assert code_lines(node) <= 40, f"{path.name}: {node.name}"
 
 
 def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:

@@ -25,7 +25,7 @@ FOR_OTHERS = {"six"}
 # torchvision reaches us through timm, whose networks import it; `claris doctor` proves that it fits torch.
 WHERE = {
     "torch": "engine", "torchvision": "doctor", "timm": "model", "albumentations": "transforms", "numpy": "metrics",
-    "pandas": "tables", "scikit-learn": "folds", "kaggle": "kaggle_client", "joblib": "workers",
+    "pandas": "tables", "scikit-learn": "split", "kaggle": "kaggle_client", "joblib": "workers",
 }  # fmt: skip
 
 

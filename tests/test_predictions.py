@@ -10,9 +10,10 @@ import pytest
 from claris_kaggle import metrics, predictions
 from claris_kaggle.ensemble import Run, combine, load_run
 from claris_kaggle.errors import ClarisError, DataError, RunError, TableError
-from claris_kaggle.folds import Folds, make_folds
+from claris_kaggle.folds import Folds
 from claris_kaggle.paths import RunDir
 from claris_kaggle.predictions import Oof, TestPredictions
+from claris_kaggle.split import make_folds
 from tests.conftest import shuffle_rows
 
 TOTAL = 60
