@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,9 +13,10 @@ from sklearn.calibration import calibration_curve as plain_curve
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.metrics import log_loss as plain_log_loss
 
-from claris_kaggle import calibration, metrics, uncertainty
+from claris_kaggle import calibration, metrics
 from claris_kaggle.errors import DataError
-from claris_kaggle.uncertainty import cluster_bootstrap, compare_aucs, delong, estimate_auc, slide_shares
+from claris_kaggle.resampling import cluster_bootstrap, resample_weights
+from claris_kaggle.uncertainty import compare_aucs, delong, estimate_auc, measure, slide_shares
 
 
 def scores(seed: int, rows: int = 300, runs: int = 3, slides: int = 15) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -51,7 +54,7 @@ def test_delong_is_its_definition(seed: int) -> None:
 def test_delong_of_a_small_case_done_by_hand() -> None:
     """Malignant 3, 5; benign 1, 4. Placements 1/2, 1 and 1, 1/2; each variance 1/8, over two patches."""
     aucs, covariance = delong(np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0]))
-    assert aucs[0] == 0.75 and covariance[0, 0] == 0.125
+    assert aucs[0] == 0.75 and covariance[0, 0] == pytest.approx(0.125, abs=1e-15)
 
 
 def test_delong_is_close_to_the_jackknife() -> None:
@@ -65,7 +68,7 @@ def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
     labels, columns, slides = scores(2)
     samples = cluster_bootstrap(labels, columns, slides, resamples=40, seed=5)
     numbers = np.unique(slides, return_inverse=True)[1]
-    weights = uncertainty.resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
+    weights = resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
     for sample, weight in zip(samples, weights, strict=True):
         plain = [roc_auc_score(labels, column, sample_weight=weight[numbers]) for column in columns.T]
         assert sample == pytest.approx(plain, abs=1e-12)
@@ -111,13 +114,54 @@ def test_a_comparison_is_signed_paired_and_symmetric() -> None:
     assert (same.difference, same.error, same.p) == (0, 0, 1)
 
 
-def test_an_auc_of_one_has_an_interval_of_itself() -> None:
-    found = estimate_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]))
-    assert (found.value, found.low, found.high) == (1, 1, 1)
+def test_an_auc_of_one_is_as_sure_as_its_independent_pairs_make_it() -> None:
+    """Four of four: Clopper and Pearson's lower bound is 0.025 ** (1 / 4). Of slides, pairs that share none count."""
+    labels, values = np.array([0, 1] * 4), np.array([0.1, 0.9] * 4)
+    bound = stats.binomtest(4, 4).proportion_ci(method="exact").low
+    found = estimate_auc(labels, values)
+    assert (found.value, found.low, found.high) == (1, pytest.approx(bound, abs=1e-12), 1)
+    turned = estimate_auc(labels, 1 - values)
+    assert (turned.value, turned.low, turned.high) == (0, 0, pytest.approx(1 - bound, abs=1e-12))
+    slides = ["a", "a", "b", "b", "c", "c", "d", "d"]
+    two = stats.binomtest(2, 2).proportion_ci(method="exact").low
+    assert estimate_auc(labels, values, slides).low == pytest.approx(two, abs=1e-12)
+
+
+def test_measuring_several_columns_at_once_is_measuring_each() -> None:
+    labels, columns, slides = scores(9)
+    for known in (None, slides):
+        together = measure(labels, columns, known)
+        for column in range(3):
+            alone = estimate_auc(labels, columns[:, column], known)
+            assert astuple(together.estimate(column))[:4] == pytest.approx(astuple(alone)[:4], abs=1e-12)
+        pair = compare_aucs(labels, columns[:, 2], columns[:, 0], known)
+        assert astuple(together.compare(2, 0))[:5] == pytest.approx(astuple(pair)[:5], abs=1e-12)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_no_figure_depends_on_the_order_of_rows_or_on_the_scale(seed: int) -> None:
+    labels, columns, slides = scores(seed)
+    order = np.random.default_rng(seed).permutation(300)
+    for known in (None, slides):
+        here = estimate_auc(labels, columns[:, 0], known)
+        there = estimate_auc(labels[order], columns[order, 0] ** 3, known and [slides[row] for row in order])
+        assert (there.value, there.error) == pytest.approx((here.value, here.error), abs=1e-12)
+        assert (there.low, there.high) == pytest.approx((here.low, here.high), abs=1e-9)
+
+
+def test_p_values_are_those_of_a_paired_z_test() -> None:
+    labels, columns, _ = scores(10)
+    aucs, covariance = plain_delong(labels, columns)
+    z = (aucs[0] - aucs[1]) / np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    found = compare_aucs(labels, columns[:, 0], columns[:, 1])
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), abs=1e-12)
+    ends = (aucs[0] - aucs[1]) * (1 + np.array([-1, 1]) * stats.norm.ppf(0.975) / z)
+    assert (found.low, found.high) == pytest.approx(sorted(ends), abs=1e-12)
 
 
 def test_what_has_no_error_is_refused() -> None:
-    with pytest.raises(DataError, match="two of each"):
+    with pytest.raises(DataError, match="a single benign patch; two of each class"):
         delong(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="a single slide"):
         estimate_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), ["a"] * 4)
