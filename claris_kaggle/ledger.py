@@ -63,11 +63,12 @@ def best_first(lines: list[Entry]) -> list[Entry]:
 
 
 def number(text: str) -> float:
-    """The number, or -1 where there is none yet."""
+    """The figure between 0 and 1, or -1 where there is none."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return -1.0
+    return value if 0 <= value <= 1 else -1.0
 
 
 def agreement(lines: list[Entry]) -> dict[str, Any]:
@@ -75,17 +76,20 @@ def agreement(lines: list[Entry]) -> dict[str, Any]:
 
     Returns:
         `correlation`: Spearman's, of OOF AUC with public and with private score, where there are enough lines;
-        `apart`: a sentence for each line whose public score lies outside its OOF interval.
+        `scored`: how many lines have both figures; `apart`: a sentence for each line whose public score lies
+        outside its OOF interval.
     """
     from scipy.stats import spearmanr
 
-    correlations = {}
+    correlations, scored = {}, {}
     for score in ("public", "private"):
         pairs = [(number(line["oof_auc"]), number(line[score])) for line in lines]
         pairs = [pair for pair in pairs if min(pair) >= 0]
+        scored[score] = len(pairs)
         if len(pairs) >= ENOUGH and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
             correlations[score] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-    return {"correlation": correlations, "apart": [text for line in lines if (text := tell_apart(line))]}
+    apart = [text for line in lines if (text := tell_apart(line))]
+    return {"correlation": correlations, "scored": scored, "apart": apart}
 
 
 def tell_apart(line: Entry) -> str:
