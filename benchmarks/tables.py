@@ -16,8 +16,9 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.simulation import draw_scores, to_probabilities
 from benchmarks.timing import Result, interleave, publish
-from claris_kaggle import blending, uncertainty
-from claris_kaggle.ensemble import load_run, require_comparable, stack_columns
+from claris_kaggle import blending, resampling, uncertainty
+from claris_kaggle.ensemble import stack_columns
+from claris_kaggle.members import load_run, require_comparable
 from claris_kaggle.metrics import auc
 from claris_kaggle.paths import RunDir
 from claris_kaggle.predictions import Oof, write_run_oof, write_test
@@ -64,14 +65,14 @@ def main() -> None:
     took["AUC of each"], aucs = seconds(lambda: [auc(oof.labels, column) for column in columns.T])
     took["DeLong's covariance"], (delong_aucs, _) = seconds(lambda: uncertainty.delong(oof.labels, columns))
     took[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = seconds(
-        lambda: uncertainty.cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
+        lambda: resampling.cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
     )
     for name in blending.FITTED:
         took[f"{name}: weights fitted five times, nested"], _ = seconds(
             lambda name=name: blending.nested(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
         )
     numbers = np.unique(slides, return_inverse=True)[1]
-    weights = uncertainty.resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
+    weights = resampling.resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
 
     def loop() -> np.ndarray[Any, Any]:
         some = weights[:LOOPED, numbers]
@@ -80,7 +81,7 @@ def main() -> None:
     apart = max(np.abs(loop() - samples[:LOOPED, 0]).max(), np.abs(np.array(aucs) - delong_aucs).max())
 
     def ours() -> Any:
-        return uncertainty.cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
+        return resampling.cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
 
     rates = interleave(
         {

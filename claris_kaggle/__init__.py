@@ -40,7 +40,7 @@ PUBLIC = {
     "ensure_pack": "pack",
     "explain": "evidence",
     "generate": "synthetic",
-    "load_run": "ensemble",
+    "load_run": "members",
     "load_trained": "trained",
     "make_fold_file": "prepare",
     "make_folds": "split",

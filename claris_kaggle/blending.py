@@ -112,7 +112,8 @@ def fit_auc(labels: Labels, columns: Columns) -> tuple[Weights, float]:
 def fit_greedy(labels: Labels, columns: Columns) -> tuple[Weights, float]:
     """Greedy selection with replacement by AUC, in bags of half of many runs (Caruana et al. 2004)."""
     runs = columns.shape[1]
-    coarse = np.round(columns * (LEVELS - 1)).astype(np.int32)
+    low, high = columns.min(), columns.max()
+    coarse = np.round((columns - low) / (high - low or 1.0) * (LEVELS - 1)).astype(np.int32)
     malignant = np.asarray(labels) == 1
     halves = coarse[malignant].T.copy(), coarse[~malignant].T.copy()
     generator = np.random.default_rng(0)
@@ -198,6 +199,26 @@ def fit(name: str, labels: Labels, columns: Columns) -> Blend:
     return Blend(name, *method.fit(labels, columns))
 
 
+def why_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
+    """What keeps weights from being fitted without a fold; nothing where two patches of each class are always left."""
+    malignant = np.asarray(labels) == 1
+    for number in np.unique(fold).tolist():
+        outside = malignant[fold != number]
+        if min(outside.sum(), len(outside) - outside.sum()) < 2:
+            return f"no two benign and two malignant patches outside fold {number}"
+    return ""
+
+
+def require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> None:
+    """Refuse a fitted method where its weights cannot be scored on rows that they have not seen.
+
+    Raises:
+        RunError: there is one fold alone, or one that holds nearly all patches of a class.
+    """
+    if METHODS[name].fit is not None and (found := why_unfittable(labels, fold)):
+        raise RunError(found, f"--method {name} fits its weights there", "Take --method mean, or runs with all folds")
+
+
 def nested(name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64]) -> NDArray[np.float64]:
     """Every row's combined prediction, by weights fitted on the other folds, so never on its own label.
 
@@ -208,23 +229,20 @@ def nested(name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64])
     Returns:
         float64 [N] in 0..1.
     Raises:
-        RunError: the method is fitted, and there is one fold alone, or one without both labels outside.
+        RunError: as in `require_fittable`.
     """
+    require_fittable(name, labels, fold)
     space = to_space(columns, METHODS[name].space)
     if METHODS[name].fit is None:
         return fit(name, labels, space).apply(space)
     combined = np.empty(len(labels))
     for number in np.unique(fold):
         inside = fold == number
-        if len(np.unique(np.asarray(labels)[~inside])) < 2:
-            found = f"no benign and malignant patches outside fold {number}"
-            needed = f"--method {name} fits its weights there"
-            raise RunError(found, needed, "Take --method mean, or runs with all their folds")
         combined[inside] = fit(name, np.asarray(labels)[~inside], space[~inside]).apply(space[inside])
     return combined
 
 
 def describe(blend: Blend, names: list[str]) -> dict[str, Any]:
-    """The combination as plain values, a weight for each run's name."""
-    weights = dict(zip(names, map(float, blend.weights), strict=True))
-    return {"method": blend.method, "weights": weights, "intercept": blend.intercept}
+    """The combination as plain values, a weight for each run's name, in their order."""
+    weights = sorted(zip(names, map(float, blend.weights), strict=True))
+    return {"method": blend.method, "weights": dict(weights), "intercept": blend.intercept}

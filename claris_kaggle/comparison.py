@@ -11,16 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle import tables
-from claris_kaggle.ensemble import Run, combine, load_run
-from claris_kaggle.errors import RunError, UsageError
+from claris_kaggle.ensemble import combine
+from claris_kaggle.errors import RunError, UsageError, count
+from claris_kaggle.members import Run, load_runs
 from claris_kaggle.metrics import auc
 from claris_kaggle.paths import RunDir
 from claris_kaggle.submission import COLUMNS, MEND
 from claris_kaggle.uncertainty import compare_aucs
 
 SHOWN = 5
-# Above this two files agree; below its negative one of them is upside down; near 0 one is out of order.
-ALIKE, UNLIKE = 0.5, 0.2
+# Two files whose ranks correlate less have nothing in common.
+UNLIKE = 0.2
+# Another arrangement of the rows must fit better by this much, and by so many times what chance gives, to be named.
+BETTER, CHANCES = 0.1, 5.0
+# A submission that correlates less with the run behind it is not its own.
+SAME = 0.99
 Ranks = NDArray[np.float64]
 
 
@@ -58,8 +63,8 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
         paths: at least two files over the same ids.
         run_dirs: the run behind each file, where known: then the gain of their mean is told from OOF.
     Returns:
-        `pairs` with the rank correlation of each two, the ids they differ on most, and `remarks`; `blend` with
-        the OOF figures where the runs are given.
+        `pairs` with the rank correlation of each two, the ids they differ on most and a `remark`; `remarks` on
+        single files; `blend` with the OOF figures where the runs are given.
     Raises:
         UsageError: fewer than two files, or not one run for each.
         TableError: a file is faulty, or of other ids.
@@ -72,26 +77,40 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
     for path, one in zip(paths[1:], files[1:], strict=True):
         tables.require_equal_ids(one.ids, files[0].ids, path, files[0].name, "Compare files of the same test patches")
     pairs = [compare_pair(a, b) for place, a in enumerate(files) for b in files[place + 1 :]]
-    result: dict[str, Any] = {"rows": len(files[0].ids), "pairs": pairs}
+    result: dict[str, Any] = {"rows": len(files[0].ids), "pairs": pairs, "remarks": examine(files, pairs)}
     if run_dirs:
-        result["blend"] = expect_blend([load_run(run_dir) for run_dir in run_dirs])
+        runs = load_runs(run_dirs)
+        result["blend"] = expect_blend(runs)
+        result["blend"]["remarks"] += tell_apart(files, runs)
     return result
 
 
+def examine(files: Sequence[Submission], pairs: Sequence[dict[str, Any]]) -> list[str]:
+    """What is to be said of a file alone: that it is constant, or at odds with all others, which are at one."""
+    said = [f"{one.name}: every value is {one.values[0]:g}" for one in files if one.values.min() == one.values.max()]
+    odd = [pair for pair in pairs if pair["odd"]]
+    for one in files if len(files) > 2 else []:
+        own = [pair for pair in pairs if one.name in (pair["a"], pair["b"])]
+        if own == odd:
+            said.append(f"{one.name} is at odds with all the others, which are at one")
+    return said
+
+
 def compare_pair(a: Submission, b: Submission) -> dict[str, Any]:
-    """Rank correlation, the largest differences of rank, and what looks wrong."""
-    ranks_a, ranks_b = to_ranks(a.by_id()), to_ranks(b.by_id())
-    correlation = correlate(ranks_a, ranks_b)
-    apart = np.abs(ranks_a - ranks_b)
-    order = np.argsort(-apart, kind="stable")[:SHOWN]
+    """Rank correlation, the largest differences of rank, and what looks wrong (`odd`)."""
     ids, of_a, of_b = sorted(a.ids), a.by_id(), b.by_id()
+    ranks_a, ranks_b = to_ranks(of_a), to_ranks(of_b)
+    apart = np.abs(ranks_a - ranks_b)
     rows = [
         {"id": ids[row], "a": float(of_a[row]), "b": float(of_b[row]), "ranks_apart": float(apart[row])}
-        for row in order
+        for row in np.argsort(-apart, kind="stable")[:SHOWN]
+        if apart[row] > 0
     ]
+    correlation = correlate(ranks_a, ranks_b)
+    remark = explain(a, b, correlation)
     return {
-        "a": a.name, "b": b.name, "rank_correlation": correlation, "most_apart": rows,
-        "remark": explain(a, b, correlation),
+        "a": a.name, "b": b.name, "rank_correlation": correlation, "most_apart": rows, "odd": bool(remark),
+        "remark": remark if rows else "they rank all patches alike, so that Kaggle scores them the same",
     }  # fmt: skip
 
 
@@ -110,20 +129,37 @@ def correlate(a: Ranks, b: Ranks) -> float:
 
 
 def explain(a: Submission, b: Submission, correlation: float) -> str:
-    """What a low correlation comes from: one file upside down, shifted, or written in another order."""
-    if correlation < -ALIKE:
-        return "one of them is upside down: it holds the probability of benign"
-    if correlation > UNLIKE:
-        return ""
-    for one, other in ((a, b), (b, a)):
-        if correlate(to_ranks(one.values), to_ranks(other.by_id())) > ALIKE:
-            return f"the values of {one.name} stand in the order of sorted ids, beside ids in another order"
-    if correlate(to_ranks(a.values), to_ranks(b.values)) > ALIKE:
-        return "their values fit row by row, but not by id: one of them has its ids in another order than its values"
-    shift, best = best_shift(to_ranks(a.values), to_ranks(b.values[order_like(b.ids, a.ids)]))
-    if best > ALIKE:
-        return f"they fit when one is shifted by {abs(shift)} rows: values and ids of one of them are out of step"
-    return "they have next to nothing in common: one of them may have its rows out of order"
+    """What is wrong between two files: one upside down, shifted, or written in another order; nothing if they agree."""
+    if min(one.values.max() - one.values.min() for one in (a, b)) == 0:
+        return ""  # a constant fits with nothing, and is named as such
+    needed = max(BETTER, CHANCES / np.sqrt(len(a.ids)))  # by chance a shift of few rows fits as well
+    better, text = max(arrangements(a, b))
+    if better > correlation + needed:
+        return text.format(better)
+    if correlation < UNLIKE and needed < 1:
+        return "they have next to nothing in common: one of them may have its rows out of order"
+    return ""
+
+
+def arrangements(a: Submission, b: Submission) -> list[tuple[float, str]]:
+    """How well the files fit if one was written wrongly, each with what to say then."""
+    rows_a, rows_b, by_id_a, by_id_b = map(to_ranks, (a.values, b.values, a.by_id(), b.by_id()))
+    aligned = to_ranks(b.values[order_like(b.ids, a.ids)])
+    found = [(-correlate(by_id_a, by_id_b), "one of them is upside down: it holds the probability of benign")]
+    if a.ids != b.ids:
+        text = "they fit ({:.2f}) row by row instead of by id: one of them has its ids in another order than its values"
+        found.append((correlate(rows_a, rows_b), text))
+    for one, values, others in ((a, rows_a, by_id_b), (b, rows_b, by_id_a)):
+        if one.ids != sorted(one.ids):
+            text = f"they fit ({{:.2f}}) if the values of {one.name} stand in the order of sorted ids, beside other ids"
+            found.append((correlate(values, others), text))
+    for sign, twist in ((1, ""), (-1, " and turned upside down")):
+        shift, fit = best_shift(rows_a, aligned, sign)
+        rows = count(abs(shift), "row")
+        text = f"they fit ({{:.2f}}) if one is shifted by {rows}{twist}: its values and ids are out of step"
+        if shift:
+            found.append((fit, text))
+    return found
 
 
 def order_like(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
@@ -132,9 +168,13 @@ def order_like(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
     return np.array([place[name] for name in wanted], dtype=np.int64)
 
 
-def best_shift(a: Ranks, b: Ranks) -> tuple[int, float]:
-    """The number of rows to move `b` by for the highest correlation, and that correlation; all at once by FFT."""
-    a, b = a - a.mean(), b - b.mean()
+def best_shift(a: Ranks, b: Ranks, sign: int = 1) -> tuple[int, float]:
+    """The number of rows to move `b` by for the highest correlation, and that correlation; all at once by FFT.
+
+    Args:
+        sign: -1 where `b` is turned upside down as well.
+    """
+    a, b = a - a.mean(), sign * (b - b.mean())
     size = float(np.sqrt((a @ a) * (b @ b))) or 1.0
     found = np.fft.irfft(np.fft.rfft(a) * np.conj(np.fft.rfft(b)), len(a)) / size
     shift = int(np.argmax(found))
@@ -142,7 +182,7 @@ def best_shift(a: Ranks, b: Ranks) -> tuple[int, float]:
 
 
 def expect_blend(runs: Sequence[Run]) -> dict[str, Any]:
-    """The OOF AUC of the runs' mean against the best of them, with the gain's interval."""
+    """The OOF AUC of the runs' mean against the best of them, with the gain's interval, and what speaks against it."""
     together = combine(runs)
     each = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
     best = max(runs, key=lambda run: each[run.name])
@@ -152,7 +192,19 @@ def expect_blend(runs: Sequence[Run]) -> dict[str, Any]:
         "best": best.name,
         "mean": auc(best.oof.labels, together.oof.probabilities),
         "gain": gain.to_json(),
+        "remarks": [f"{name}: {text}" for name, text in together.evidence["remarks"].items()],
     }
+
+
+def tell_apart(files: Sequence[Submission], runs: Sequence[Run]) -> list[str]:
+    """Which files are not what the run at the same place predicts."""
+    remarks = []
+    for one, run in zip(files, runs, strict=True):
+        if sorted(one.ids) != run.test.ids:
+            remarks.append(f"{one.name}: other ids than the test predictions of {run.name}")
+        elif (fit := correlate(to_ranks(one.by_id()), to_ranks(run.test.probabilities))) < SAME:
+            remarks.append(f"{one.name} is not what {run.name} predicts: rank correlation {fit:.4f}")
+    return remarks
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:

@@ -1,45 +1,25 @@
-"""Several runs as one: their OOF and test probabilities joined by id and combined.
-
-Only runs over the same fold file can be scored together: over another one, a patch that one run
-did not train on may have been in the other's training.
-"""
+"""Several runs as one: their OOF and test probabilities joined by id and combined, by weights scored honestly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle import blending, tables
-from claris_kaggle.calibration import apply_temperature, fit_temperature, nested_temperature
-from claris_kaggle.errors import RunError, UsageError, count, name_few
-from claris_kaggle.folds import read_folds
-from claris_kaggle.metrics import auc
-from claris_kaggle.paths import RunDir
-from claris_kaggle.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
-from claris_kaggle.uncertainty import Comparison, compare_aucs, estimate_auc
+from claris_kaggle import blending, metrics
+from claris_kaggle.calibration import apply_temperature, calibration_error, fit_temperature, nested_temperature
+from claris_kaggle.errors import RunError, name_few
+from claris_kaggle.members import Run, correlate, drop_copies, examine_runs, require_comparable
+from claris_kaggle.metrics import Labels, Probabilities
+from claris_kaggle.predictions import Oof, TestPredictions
+from claris_kaggle.uncertainty import Comparison, measure
 
-# An OOF AUC above this on real patches smells of labels that leaked.
-TOO_GOOD = 0.9995
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run's predictions.
-
-    Attributes:
-        name: the folder's name.
-        oof, test: of all its folds.
-        slides: the slide of each OOF patch; None where the folds were made without.
-    """
-
-    name: str
-    oof: Oof
-    test: TestPredictions
-    slides: list[str] | None = None
+# A gain is sure, and its method handed out, where chance alone would show as much less often than this.
+MOST_DOUBT = 0.05
+Columns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -59,183 +39,152 @@ class Ensemble:
     evidence: dict[str, Any]
 
 
-def load_run(run_dir: RunDir) -> Run:
-    """The predictions of the run in `run_dir`, known to be of its own folds where it has a fold file.
+@dataclass(frozen=True)
+class Trial:
+    """What a method came to.
 
-    Raises:
-        RunError: it is not predicted yet.
-        TableError: a file is faulty, or of another fold file.
+    Attributes:
+        values: float32 [N], each patch combined by weights fitted without its fold.
+        auc: theirs.
+        gain: over the plain mean.
     """
-    missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
-    if missing:
-        found = f"{run_dir.root}: no {' and '.join(missing)} there"
-        needed = "the predictions of all its folds are needed"
-        raise RunError(found, needed, "Run claris train until all folds are finished, then claris predict")
-    oof, test = read_oof(run_dir.oof), read_test(run_dir.test)
-    slides = None
-    if run_dir.folds.exists():
-        folds = read_folds(run_dir.folds)
-        check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
-        slides = folds.slides
-    return Run(run_dir.root.name, oof, test, slides)
+
+    values: Probabilities
+    auc: float
+    gain: Comparison
+
+    @property
+    def doubt(self) -> float:
+        """The one-sided p-value of a gain where there is none."""
+        return self.gain.p / 2 if self.gain.difference > 0 else 1 - self.gain.p / 2
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return {"auc": self.auc, "gain": self.gain.to_json(), "doubt": self.doubt}
 
 
 def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = False) -> Ensemble:
     """The runs as one; neither their order nor a copy among them makes a difference.
 
     Args:
-        method: a name of `blending.METHODS`, or `auto`: the best by its nested score, if it gains more over
-            the plain mean than its own uncertainty; else the mean.
-        only_sound: leave out runs that `examine` has something against.
+        method: a name of `blending.METHODS`, or `auto`: the one of the highest nested AUC. What is not surely
+            better than the plain mean, nested, is not handed out: the mean is.
+        only_sound: leave out runs that `examine_runs` has something against.
     Raises:
         UsageError: an unknown method.
-        RunError: the runs are over different folds, labels or test patches, or none is left.
+        RunError: the runs are over different folds, labels or test patches, or none is left, or there is nothing
+            to fit the method's weights on.
     """
     blending.require_method(method)
     require_comparable(runs)
-    remarks = {run.name: text for run in runs if (text := examine(run))}
+    remarks = examine_runs(runs)
     kept, copies = drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
     if not kept:
         raise RunError(f"{name_few(remarks)}: nothing sound among the runs", "", "Look at their reports")
+    oof, slides = kept[0].oof, next((run.slides for run in kept if run.slides), None)
     columns = stack_columns([run.oof.probabilities for run in kept])
-    first, slides = kept[0], next((run.slides for run in kept if run.slides), None)
-    if method == "auto":
-        method, tried = choose(first.oof, columns, slides)
-    else:
-        tried = try_methods(first.oof, columns, slides, sorted({"mean", method}))
-    space = blending.METHODS[method].space
-    blend = blending.fit(method, first.oof.labels, blending.to_space(columns, space))
+    trials = try_methods(oof, columns, slides, names_to_try(method, oof, len(kept)))
+    taken = choose(trials)
+    space = blending.METHODS[taken].space
+    blend = blending.fit(taken, oof.labels, blending.to_space(columns, space))
     test = blend.apply(blending.to_space(stack_columns([run.test.probabilities for run in kept]), space))
-    oof = blending.nested(method, first.oof.labels, columns, first.oof.fold)
     evidence = {
         **blending.describe(blend, [run.name for run in kept]),
-        "methods": tried,
-        "correlations": correlate(kept, columns),
+        "asked": method,
+        "methods": {name: trial.to_json() for name, trial in trials.items()},
+        "against_best": compare_runs(kept, columns, slides),
+        "correlations": describe_correlations(kept),
         "remarks": remarks,
         "copies": copies,
         "left_out": sorted(remarks) if only_sound else [],
     }
     return Ensemble(
-        Oof(first.oof.ids, first.oof.labels, first.oof.fold, oof.astype(np.float32)),
-        TestPredictions(first.test.ids, test.astype(np.float32)),
+        replace(oof, probabilities=trials[taken].values),
+        TestPredictions(kept[0].test.ids, test.astype(np.float32)),
         slides,
         evidence,
     )
 
 
-def calibrated(together: Ensemble) -> Ensemble:
-    """The ensemble with its probabilities scaled by one temperature, fitted on its OOF predictions.
-
-    The OOF of each fold is scaled by the temperature of the other folds, the test by that of all.
-    """
-    oof = together.oof
-    temperature = fit_temperature(oof.labels, oof.probabilities)
-    scaled = nested_temperature(oof.labels, oof.probabilities, oof.fold).astype(np.float32)
-    test = apply_temperature(together.test.probabilities, temperature).astype(np.float32)
-    return replace(
-        together,
-        oof=replace(oof, probabilities=scaled),
-        test=replace(together.test, probabilities=test),
-        evidence={**together.evidence, "temperature": temperature},
-    )
-
-
-def stack_columns(columns: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+def stack_columns(columns: Sequence[NDArray[np.float32]]) -> Columns:
     """The columns side by side, float64 [N, M]."""
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def try_methods(
-    oof: Oof, columns: NDArray[np.float64], slides: list[str] | None, names: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """The nested AUC of each method and its gain over the plain mean, with the gain's interval."""
-    mean = blending.nested("mean", oof.labels, columns, oof.fold)
-    tried = {}
-    for name in names:
-        values = blending.nested(name, oof.labels, columns, oof.fold) if name != "mean" else mean
-        gain = compare_aucs(oof.labels, values, mean, slides) if name != "mean" else Comparison(0, 0, 0, 0, 1.0, "")
-        tried[name] = {"auc": auc(oof.labels, values.astype(np.float32)), "gain": gain.to_json()}
-    return tried
+def names_to_try(method: str, oof: Oof, runs: int) -> list[str]:
+    """The mean, and what is held against it: the method, or for `auto` all that can be fitted here."""
+    if runs == 1:
+        return ["mean"]
+    if method != "auto":
+        return sorted({"mean", method}, key=list(blending.METHODS).index)
+    fittable = not blending.why_unfittable(oof.labels, oof.fold)
+    return [name for name in blending.METHODS if fittable or name not in blending.FITTED]
 
 
-def choose(oof: Oof, columns: NDArray[np.float64], slides: list[str] | None) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The method of the highest nested AUC whose gain's interval lies above 0, else the mean; and the evidence."""
-    names = list(blending.METHODS)
-    if columns.shape[1] == 1 or len(np.unique(oof.fold)) == 1:
-        names = ["mean"]  # nothing to weigh, or nothing to fit weights on
-    tried = try_methods(oof, columns, slides, names)
-    better = [name for name in tried if tried[name]["gain"]["interval"][0] > 0]
-    return max(better, key=lambda name: tried[name]["auc"], default="mean"), tried
+def try_methods(oof: Oof, columns: Columns, slides: list[str] | None, names: Sequence[str]) -> dict[str, Trial]:
+    """Each method's nested result beside that of the plain mean.
 
-
-def correlate(runs: Sequence[Run], columns: NDArray[np.float64]) -> dict[str, dict[str, float]]:
-    """Spearman's correlation of each pair of runs' OOF probabilities."""
-    from scipy.stats import rankdata
-
-    if len(runs) < 2:
-        return {}
-    with np.errstate(invalid="ignore"):  # a constant run has no correlation: it counts as none
-        table = np.nan_to_num(np.corrcoef(rankdata(columns, axis=0), rowvar=False))
-    names = [run.name for run in runs]
+    Args:
+        names: of methods, the mean first.
+    """
+    nested = [blending.nested(name, oof.labels, columns, oof.fold).astype(np.float32) for name in names]
+    measured = measure(oof.labels, np.stack(nested, axis=1), slides)
     return {
-        one: {other: float(table[row, column]) for column, other in enumerate(names) if other != one}
-        for row, one in enumerate(names)
+        name: Trial(nested[place], metrics.auc(oof.labels, nested[place]), measured.compare(place, 0))
+        for place, name in enumerate(names)
     }
 
 
-def examine(run: Run) -> str:
-    """What speaks against the run's OOF predictions; nothing for a sound one."""
-    values = run.oof.probabilities
-    if values.min() == values.max():
-        return f"every OOF probability is {values[0]:g}"
-    estimate = estimate_auc(run.oof.labels, values, run.slides)
-    if estimate.high < 0.5:
-        return f"OOF AUC {estimate.value:.4f}: it looks inverted, as if the probability of benign had been written"
-    if estimate.low <= 0.5:
-        return f"OOF AUC {estimate.value:.4f}: no better than chance"
-    if estimate.value > TOO_GOOD:
-        return f"OOF AUC {estimate.value:.4f}: too good to be true; it may have seen the labels"
-    return ""
+def choose(trials: Mapping[str, Trial]) -> str:
+    """The method of the highest nested AUC among those that surely gain over the mean, else the mean."""
+    better = [name for name, trial in trials.items() if trial.doubt < MOST_DOUBT]
+    return max(better, key=lambda name: trials[name].auc, default="mean")
 
 
-def drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
-    """The runs with different predictions, in an order of their own, and which copies were dropped for whom."""
-    first: dict[str, Run] = {}
-    copies = {}
-    for run in sorted(runs, key=lambda run: run.name):
-        key = tables.digest(run.oof.ids, run.oof.probabilities) + tables.digest(run.test.ids, run.test.probabilities)
-        if key in first:
-            copies[run.name] = first[key].name
-        else:
-            first[key] = run
-    return [first[key] for key in sorted(first)], copies
+def compare_runs(runs: Sequence[Run], columns: Columns, slides: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Each run's OOF AUC against that of the best run, paired; the best is not in it."""
+    if len(runs) < 2:
+        return {}
+    measured = measure(runs[0].oof.labels, columns, slides)
+    best = int(np.argmax(measured.aucs))
+    found = {
+        run.name: {"best": runs[best].name, **measured.compare(place, best).to_json()}
+        for place, run in enumerate(runs)
+        if place != best
+    }
+    return dict(sorted(found.items()))
 
 
-def require_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs of one name, and runs that are not over the same ids, labels, folds and test patches.
+def describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Spearman's correlation of each pair of runs' OOF probabilities, by name."""
+    if len(runs) < 2:
+        return {}
+    runs = sorted(runs, key=lambda run: run.name)
+    table = correlate([run.oof.probabilities for run in runs])
+    return {
+        one.name: {other.name: float(table[row, column]) for column, other in enumerate(runs) if column != row}
+        for row, one in enumerate(runs)
+    }
 
-    Raises:
-        UsageError: two runs have the same name.
-        RunError: naming two runs and what differs between them.
+
+def calibrated(together: Ensemble) -> Ensemble:
+    """The ensemble with its probabilities scaled by one temperature, fitted on its OOF predictions.
+
+    The OOF of each fold is scaled by the temperature of the other folds, the test by that of all. Where that does
+    not lower the OOF log loss the probabilities stay as they are.
     """
-    names = [run.name for run in runs]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UsageError(f"{repeated[0]} is given more than once", "", "Name each run once")
-    first = runs[0]
-    for run in runs[1:]:
-        faults = []
-        for noun, mine, yours in (("training", first.oof.ids, run.oof.ids), ("test", first.test.ids, run.test.ids)):
-            differ = sorted(set(mine) ^ set(yours))
-            if differ:
-                faults.append(f"{count(len(differ), noun + ' id')} in one of them only ({name_few(differ)})")
-        if not faults:
-            for what, old, new in (
-                ("labels", first.oof.labels, run.oof.labels),
-                ("folds", first.oof.fold, run.oof.fold),
-            ):
-                if np.any(old != new):
-                    faults.append(f"other {what}")
-        if faults:
-            found = f"{first.name} and {run.name} do not fit together: {', '.join(faults)}"
-            raise RunError(found, "runs over the same data and fold file are needed", "Leave one of them out")
+    oof, test = together.oof, together.test
+    temperature = fit_temperature(oof.labels, oof.probabilities)
+    scaled = nested_temperature(oof.labels, oof.probabilities, oof.fold).astype(np.float32)
+    before, after = (calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
+    applied = after["log_loss"] < before["log_loss"]
+    if applied:
+        oof = replace(oof, probabilities=scaled)
+        test = replace(test, probabilities=apply_temperature(test.probabilities, temperature).astype(np.float32))
+    found = {"temperature": temperature, "before": before, "after": after, "applied": applied}
+    return replace(together, oof=oof, test=test, evidence={**together.evidence, "calibration": found})
+
+
+def calibration_figures(labels: Labels, values: Probabilities) -> dict[str, float]:
+    """Log loss and expected calibration error."""
+    return {"log_loss": metrics.log_loss(labels, values), "calibration_error": calibration_error(labels, values)}

@@ -185,17 +185,17 @@ def read_folds(path: Path) -> Folds:
 
 
 def parse_fold_numbers(texts: Sequence[str], path: Path, mend: str) -> NDArray[np.int64]:
-    """The fold numbers, int64 [N].
+    """The fold numbers, int64 [N]; `2.0` is one as well.
 
     Raises:
         TableError: one is no whole number from 0 to 9999.
     """
-    wrong = [
-        f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if not re.fullmatch("[0-9]{1,4}", text)
-    ]
+    found = {text: re.fullmatch(r"([0-9]{1,4})(\.0)?", text) for text in set(texts)}
+    number_of = {text: int(match[1]) for text, match in found.items() if match}
+    wrong = [f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if text not in number_of]
     if wrong:
         raise TableError(f"{path}: {count(len(wrong), 'impossible fold number')} ({name_few(wrong)})", "", mend)
-    return np.array([int(text) for text in texts], dtype=np.int64)
+    return np.array([number_of[text] for text in texts], dtype=np.int64)
 
 
 def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object, mend: str) -> None:

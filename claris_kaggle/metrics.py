@@ -24,9 +24,14 @@ def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
         DataError: the lengths differ, or only one class is there.
     """
     require_both_classes(labels, probabilities)
+    return figures(labels, probabilities)
+
+
+def figures(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
+    """As `summary`, of any patches: the AUC is None where they are all of one class."""
     return {
         "patches": len(labels),
-        "auc": auc(labels, probabilities),
+        "auc": auc(labels, probabilities) if len(np.unique(labels)) == 2 else None,
         "accuracy": accuracy(labels, probabilities),
         "log_loss": log_loss(labels, probabilities),
         "brier": brier(labels, probabilities),

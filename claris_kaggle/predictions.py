@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle import metrics, tables
-from claris_kaggle.calibration import calibration_error, fit_temperature
+from claris_kaggle.calibration import calibration_curve, calibration_error, fit_temperature
 from claris_kaggle.errors import RunError, TableError, count, name_few
 from claris_kaggle.files import write_json
 from claris_kaggle.folds import Folds, parse_fold_numbers
@@ -24,7 +24,7 @@ from claris_kaggle.uncertainty import estimate_auc
 
 OOF_COLUMNS = ("id", "label", "fold", "probability")
 TEST_COLUMNS = ("id", "probability")
-MEND = "Remove it and run claris predict again"
+MEND = "Write it again, by claris predict or the tool that made it"
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
     `accuracy` is at 0.5. `accuracy_nested` cuts each fold at the threshold that was the best on the
     others; `best_threshold` is that of all of them. `auc_interval` lets whole slides vary where they
     are known (`auc_way` says so), else patches. `temperature` is what the logits would be divided by.
+    A fold of one class has no AUC (None), and no part in their mean.
 
     Args:
         slides: the slide of each patch, where it is known.
@@ -193,8 +194,8 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
     rows = []
     for number in np.unique(oof.fold).tolist():
         where = oof.fold == number
-        rows.append({"fold": number, **metrics.summary(labels[where], values[where])})
-    aucs = [row["auc"] for row in rows]
+        rows.append({"fold": number, **metrics.figures(labels[where], values[where])})
+    aucs = [row["auc"] for row in rows if row["auc"] is not None]
     estimate = estimate_auc(labels, values, slides)
     overall = {
         **metrics.summary(labels, values),
@@ -204,36 +205,34 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
         "accuracy_nested": metrics.nested_accuracy(labels, values, oof.fold),
         "calibration_error": calibration_error(labels, values),
         "temperature": fit_temperature(labels, values),
-        "fold_auc_mean": float(np.mean(aucs)),
+        "fold_auc_mean": float(np.mean(aucs)) if aucs else None,
         "fold_auc_std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0,
     }
     return {"overall": overall, "folds": rows}
+
+
+def run_tables(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
+    """What `metrics.json` holds: `run_metrics`, the calibration curve, and the slides where they are known."""
+    return {
+        **run_metrics(oof, slides),
+        "calibration": calibration_curve(oof.labels, oof.probabilities),
+        "slides": slide_metrics(oof, slides) if slides else [],
+    }
 
 
 def slide_metrics(oof: Oof, slides: Sequence[str]) -> list[dict[str, Any]]:
     """Figures of each slide, the one with the highest log loss first.
 
     Returns:
-        slide, fold, patches, malignant ones among them, accuracy at 0.5, log loss, and the AUC where the slide has
-        both classes, else None.
+        slide, fold, malignant patches, and the `metrics.figures`; the AUC is None where the slide has one class.
     """
     rows = []
     names, numbers = np.unique(np.asarray(slides), return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     for name, where in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
         labels, values = oof.labels[where], oof.probabilities[where]
-        both = 0 < labels.sum() < len(labels)
-        rows.append(
-            {
-                "slide": name,
-                "fold": int(oof.fold[where[0]]),
-                "patches": len(labels),
-                "malignant": int(labels.sum()),
-                "accuracy": metrics.accuracy(labels, values),
-                "log_loss": metrics.log_loss(labels, values),
-                "auc": metrics.auc(labels, values) if both else None,
-            }
-        )
+        about = {"slide": name, "fold": int(oof.fold[where[0]]), "malignant": int(labels.sum())}
+        rows.append({**about, **metrics.figures(labels, values)})
     return sorted(rows, key=lambda row: (-row["log_loss"], row["slide"]))
 
 
@@ -253,6 +252,6 @@ def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: di
     test = collect_test({number: one.test for number, one in fold_dirs.items()}, test_ids)
     write_run_oof(run_dir.oof, oof)
     write_test(run_dir.test, test.ids, test.probabilities)
-    metrics_of_run = {**about, **run_metrics(oof, folds.slides)}
+    metrics_of_run = {**about, **run_tables(oof, folds.slides)}
     write_json(run_dir.metrics, metrics_of_run)
     return metrics_of_run

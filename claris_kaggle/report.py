@@ -15,14 +15,14 @@ import pandas as pd
 
 from claris_kaggle import __version__, figures, gallery, tables
 from claris_kaggle.comparison import compare_runs
-from claris_kaggle.ensemble import Run, load_run
 from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.files import read_json, write_text
 from claris_kaggle.ledger import agreement, best_first, read_ledger
+from claris_kaggle.members import Run, label_runs, load_run
 from claris_kaggle.metrics import HALF
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import run_metrics, slide_metrics
-from claris_kaggle.submission import describe_run, label_runs
+from claris_kaggle.submission import describe_run
 
 TEMPLATE = "report.html.jinja"
 HISTORY = ("epoch", "train_loss", "valid_loss", "auc", "seconds", "images_per_second")

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from claris_kaggle import __version__, ensemble, tables
+from claris_kaggle import __version__, ensemble, members, tables
+from claris_kaggle.blending import require_method
 from claris_kaggle.console import say
-from claris_kaggle.errors import TableError, UsageError
+from claris_kaggle.errors import TableError, UsageError, name_few
 from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_bytes, write_json
 from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.predictions import TestPredictions, run_metrics, write_run_oof, write_test
+from claris_kaggle.predictions import TestPredictions, run_metrics, run_tables, write_run_oof, write_test
 
 COLUMNS = ("id", "label")
 MEND = "Write it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
 
 
-def check_submission(path: Path, sample_ids: Sequence[str]) -> dict[str, Any]:
+def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> dict[str, Any]:
     """What the submission holds, once it is known to be one that Kaggle will score as meant.
 
     Args:
         path: the CSV.
         sample_ids: the ids of the sample submission, in its order.
+        called: what messages call the file, where it is a draft of another.
     Returns:
         rows, min, max and mean of the values, the file's SHA-256, and whether the ids stand in the
         sample's order (Kaggle joins by id; another order is allowed).
@@ -36,13 +37,13 @@ def check_submission(path: Path, sample_ids: Sequence[str]) -> dict[str, Any]:
         DiskError: it is not there.
     """
     frame = tables.read_table(path, COLUMNS, mend=MEND, ended=True)
-    ids = frame["id"].tolist()
-    tables.require_ids(ids, path, MEND)
-    tables.require_unique(ids, path, MEND)
-    tables.require_equal_ids(ids, sample_ids, path, "sample_submission.csv", MEND)
-    values = tables.parse_probabilities(frame["label"].tolist(), path, MEND)
+    ids, name = frame["id"].tolist(), called or path
+    tables.require_ids(ids, name, MEND)
+    tables.require_unique(ids, name, MEND)
+    tables.require_equal_ids(ids, sample_ids, name, "sample_submission.csv", MEND)
+    values = tables.parse_probabilities(frame["label"].tolist(), name, MEND)
     if len(values) > 1 and values.min() == values.max():
-        found = f"{path}: every value is {values[0]:g}"
+        found = f"{name}: every value is {values[0]:g}"
         raise TableError(found, "a constant column scores 0.5", "Look at the predictions, or whether it is the sample")
     return {
         "rows": len(ids),
@@ -78,7 +79,7 @@ def write_submission(
     with explain_disk_errors(path), tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         tables.write_table(draft, dict(zip(COLUMNS, (list(sample_ids), values), strict=True)))
-        facts = check_submission(draft, sample_ids)
+        facts = check_submission(draft, sample_ids, called=path)
         content = draft.read_bytes()
     record = {**facts, **about, "versions": {"claris_kaggle": __version__}}
     write_bytes(path, content)
@@ -103,56 +104,94 @@ def submit_runs(
         data: the competition's folder, whose sample submission gives ids and order.
         out: the CSV to write.
         method: one of `blending.METHODS`, or `auto`.
-        only_sound: leave out runs that `ensemble.examine` has something against.
+        only_sound: leave out runs that `members.examine_runs` has something against.
         calibrate: scale the result by the temperature of the OOF predictions; ranks, and so the AUC of a fold, stay.
         keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`: a run like any other.
     Returns:
         The submission's path, `runs` with the OOF figures of each, `oof` with the figures of all
         together, scored with weights fitted on other folds, and the ensemble's evidence.
     Raises:
-        ClarisError: the runs do not fit together or to the data, or are not finished.
+        ClarisError: the runs do not fit together or to the data, or are not finished, or `keep` is not free.
     """
+    require_method(method)
+    if keep:
+        require_free(keep, run_dirs)
     sample_ids = tables.read_sample(data.sample)
-    names = label_runs(run_dirs)
-    runs = [replace(ensemble.load_run(one), name=name) for one, name in zip(run_dirs, names, strict=True)]
-    for run, run_dir in zip(runs, run_dirs, strict=True):
-        tables.require_equal_ids(
-            run.test.ids, sample_ids, run_dir.test, data.sample.name, "Predict on this data folder"
-        )
-    for run, run_dir in zip(runs, run_dirs, strict=True):
-        if not run_dir.folds.exists():
-            say(f"{run.name}: no fold file and no config of its own; that no model saw its OOF patches is its word")
+    runs = members.load_runs(run_dirs)
+    first = runs[0]
+    tables.require_equal_ids(
+        first.test.ids, sample_ids, run_dirs[0].test, data.sample.name, "Predict on this data folder"
+    )
+    tell_unknown(runs, run_dirs, data)
     together = ensemble.combine(runs, method, only_sound=only_sound)
     if calibrate:
         together = ensemble.calibrated(together)
-    figures = run_metrics(together.oof, together.slides)
+    figures = run_tables(together.oof, together.slides)
     evidence = {"ensemble": together.evidence}
-    origin = {name: describe_run(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
+    origin = {run.name: describe_run(run_dir) for run, run_dir in zip(runs, run_dirs, strict=True)}
     about = {"method": together.evidence["method"], "oof": figures["overall"], "runs": origin, **evidence}
     write_submission(out, together.test, sample_ids, about)
     if keep:
-        keep_run(keep, together, {**evidence, **figures})
+        fold_file = next((run_dir.folds for run_dir in run_dirs if run_dir.folds.exists()), None)
+        keep_run(keep, together, {**evidence, **figures}, fold_file)
     of_runs = {run.name: run_metrics(run.oof, run.slides)["overall"] for run in runs}
     return {"submission": str(out), "method": about["method"], "runs": of_runs, "oof": figures["overall"], **evidence}
 
 
-def keep_run(run_dir: RunDir, together: ensemble.Ensemble, figures: dict[str, Any]) -> None:
-    """Write the ensemble as a run of its own, which can be reported on and combined in its turn.
+def tell_unknown(runs: Sequence[members.Run], run_dirs: Sequence[RunDir], data: DataDir) -> None:
+    """Hold the runs against the training labels where they are there, and say what is taken on trust.
 
     Raises:
-        UsageError: the folder is a trained run.
+        RunError: a run's OOF patches are not training patches, or have other labels.
     """
-    if run_dir.config.exists():
-        raise UsageError(f"{run_dir.root}: a trained run", "a folder of its own is needed", "Name another --run")
+    strangers = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
+    if strangers:
+        own = "its own" if len(strangers) == 1 else "their own"
+        say(f"{name_few(strangers)}: no fold file of {own}; that no model saw its OOF patches is taken on trust")
+    if runs[0].slides is None:
+        say("the slides are not known: intervals take patches for independent, and are too narrow where they are not")
+    if not data.labels.exists():
+        return
+    ids, labels = tables.read_labels(data.labels)
+    members.require_labels(runs[0], ids, labels)
+    if len(runs[0].oof.ids) < len(ids):
+        say(f"OOF predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; figures are of those alone")
+
+
+def require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
+    """Refuse to keep an ensemble where another run's predictions are.
+
+    Raises:
+        UsageError: the folder is a trained run, one of those to combine, or another tool's.
+    """
+    is_ensemble = run_dir.metrics.exists() and "ensemble" in read_json(run_dir.metrics)
+    if run_dir.root.resolve() in [one.root.resolve() for one in run_dirs]:
+        what = "one of the runs to combine"
+    elif run_dir.config.exists():
+        what = "a trained run"
+    elif not is_ensemble and (run_dir.oof.exists() or run_dir.test.exists()):
+        what = "it holds predictions of another origin"
+    else:
+        return
+    raise UsageError(f"{run_dir.root}: {what}", "a folder of its own is needed", "Name another --run")
+
+
+def keep_run(
+    run_dir: RunDir, together: ensemble.Ensemble, figures: dict[str, Any], fold_file: Path | None = None
+) -> None:
+    """Write the ensemble as a run of its own, which can be reported on and combined in its turn.
+
+    Args:
+        figures: for its `metrics.json`.
+        fold_file: of the runs, where one has it: it tells the slides.
+    """
+    if fold_file:
+        write_bytes(run_dir.folds, fold_file.read_bytes())
+    else:
+        run_dir.folds.unlink(missing_ok=True)
     write_run_oof(run_dir.oof, together.oof)
     write_test(run_dir.test, together.test.ids, together.test.probabilities)
     write_json(run_dir.metrics, figures)
-
-
-def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
-    """A distinct name for each run: its folder's, or the whole path where two have the same."""
-    names = [run_dir.root.name for run_dir in run_dirs]
-    return [name if names.count(name) == 1 else str(one.root) for name, one in zip(names, run_dirs, strict=True)]
 
 
 def describe_run(run_dir: RunDir) -> dict[str, Any]:

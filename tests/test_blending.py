@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from claris_kaggle import blending, ensemble
+from claris_kaggle import blending
 from claris_kaggle.blending import FITTED, METHODS, fit, nested, to_space
-from claris_kaggle.ensemble import Run, choose, combine
+from claris_kaggle.ensemble import combine, names_to_try
 from claris_kaggle.errors import RunError, UsageError
+from claris_kaggle.members import Run
 from claris_kaggle.metrics import auc
-from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.predictions import Oof, TestPredictions, write_run_oof, write_test
-from claris_kaggle.submission import check_submission, submit_runs
-from claris_kaggle.tables import read_sample
+from claris_kaggle.predictions import Oof, TestPredictions
 
 IDS = [f"{number:040x}" for number in range(600)]
 TEST_IDS = [f"{number:040x}" for number in range(900, 980)]
@@ -54,15 +50,23 @@ def test_weights_lie_on_the_simplex_and_results_in_0_to_1(seed: int, method: str
     assert result.min() >= 0 and result.max() <= 1
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_nested_result_never_uses_a_rows_own_label(method: str) -> None:
-    labels, columns = columns_of(1)
+@given(st.sampled_from(list(METHODS)), st.integers(0, 10_000), st.integers(0, 4))
+@settings(max_examples=30, deadline=None)
+def test_a_nested_result_never_uses_a_rows_own_label_nor_those_of_its_fold(method: str, seed: int, fold: int) -> None:
+    labels, columns = columns_of(seed)
     before = nested(method, labels, columns, FOLD)
-    flipped = np.where(FOLD == 3, 1 - labels, labels)
+    others = np.random.default_rng(seed).permutation(np.flatnonzero(fold == FOLD))[:60]
+    flipped = labels.copy()
+    flipped[others] = 1 - flipped[others]
     after = nested(method, flipped, columns, FOLD)
-    assert np.array_equal(before[FOLD == 3], after[FOLD == 3])
-    if method in FITTED:
-        assert not np.array_equal(before, after)
+    assert np.array_equal(before[fold == FOLD], after[fold == FOLD])
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_weights_do_use_the_labels_of_the_other_folds(method: str) -> None:
+    labels, columns = columns_of(1)
+    after = nested(method, np.where(FOLD == 3, 1 - labels, labels), columns, FOLD)
+    assert not np.array_equal(nested(method, labels, columns, FOLD), after)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
@@ -116,38 +120,66 @@ def test_the_counted_auc_is_scikit_learns() -> None:
 def test_auto_takes_the_mean_unless_another_gains_for_sure() -> None:
     equal = make_runs(8, (1.0, 1.0, 1.0))
     assert combine(equal, "auto").evidence["method"] == "mean"
-    unequal = make_runs(9, (0.6, 6.0, 6.0, 6.0))
-    found = combine(unequal, "auto").evidence
-    assert found["method"] != "mean" and found["methods"][found["method"]]["gain"]["interval"][0] > 0
-    assert set(found["methods"]) == set(METHODS)
-    assert found["methods"][found["method"]]["auc"] >= found["methods"]["mean"]["auc"]
+    found = combine(make_runs(9, (0.6, 6.0, 6.0, 6.0)), "auto").evidence
+    tried = found["methods"]
+    assert found["method"] != "mean" and tried[found["method"]]["doubt"] < 0.05 and set(tried) == set(METHODS)
+    assert tried[found["method"]]["auc"] == max(one["auc"] for one in tried.values() if one["doubt"] < 0.05)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([*METHODS, "auto"]), st.sampled_from([1.0, 3.0]))
+@settings(max_examples=25, deadline=None)
+def test_what_is_handed_out_never_scores_less_than_the_mean(seed: int, method: str, noise: float) -> None:
+    runs = make_runs(seed, (1.0, 1.2, noise))
+    found, mean = combine(runs, method), combine(runs)
+    labels = runs[0].oof.labels
+    assert auc(labels, found.oof.probabilities) >= auc(labels, mean.oof.probabilities)
+    if found.evidence["method"] == "mean":
+        assert found.test.probabilities.tobytes() == mean.test.probabilities.tobytes()
+
+
+def test_a_method_that_is_not_surely_better_is_replaced_by_the_mean_and_that_is_shown() -> None:
+    evidence = combine(make_runs(8, (1.0, 1.0, 1.0)), "stack").evidence
+    assert (evidence["asked"], evidence["method"]) == ("stack", "mean")
+    assert evidence["methods"]["stack"]["doubt"] >= 0.05
+
+
+def test_each_run_is_held_against_the_best_one() -> None:
+    from claris_kaggle.uncertainty import compare_aucs
+
+    runs = make_runs(14)
+    against = combine(runs).evidence["against_best"]
+    assert list(against) == ["run1", "run2"] and against["run2"]["best"] == "run0"
+    expected = compare_aucs(runs[0].oof.labels, runs[2].oof.probabilities, runs[0].oof.probabilities)
+    assert against["run2"]["difference"] == pytest.approx(expected.difference)
+    assert against["run2"]["p"] == pytest.approx(expected.p) and against["run2"]["p"] < 0.01
 
 
 def test_one_run_or_one_fold_leaves_nothing_to_weigh() -> None:
     run = make_runs(10)[0]
-    assert combine([run], "auto").evidence["method"] == "mean"
-    labels, columns = columns_of(10)
-    one_fold = np.zeros(600, dtype=np.int64)
-    assert choose(Oof(IDS, labels, one_fold, columns[:, 0].astype(np.float32)), columns, None)[0] == "mean"
+    assert list(combine([run], "auto").evidence["methods"]) == ["mean"]
+    one_fold = [
+        Run(one.name, Oof(IDS, one.oof.labels, FOLD * 0, one.oof.probabilities), one.test) for one in make_runs(10)
+    ]
+    assert set(combine(one_fold, "auto").evidence["methods"]) == {"mean", "logit", "rank"}
+    assert combine(one_fold, "rank").evidence["asked"] == "rank"
     with pytest.raises(RunError, match=r"outside fold 0; --method stack fits its weights there"):
-        nested("stack", labels, columns, one_fold)
+        combine(one_fold, "stack")
 
 
-def test_runs_that_something_speaks_against_are_named_and_left_out_on_request() -> None:
-    runs = make_runs(11)
-    labels = runs[0].oof.labels
-    constant = Run("constant", Oof(IDS, labels, FOLD, np.full(600, 0.25, np.float32)), runs[0].test)
-    inverted = Run("inverted", Oof(IDS, labels, FOLD, 1 - runs[0].oof.probabilities), runs[1].test)
-    perfect = Run("perfect", Oof(IDS, labels, FOLD, labels.astype(np.float32)), runs[2].test)
-    all_runs = [*runs, constant, inverted, perfect]
-    found = combine(all_runs).evidence
-    assert set(found["remarks"]) == {"constant", "inverted", "perfect"} and found["left_out"] == []
-    assert "every OOF probability is 0.25" in found["remarks"]["constant"]
-    assert "inverted" in found["remarks"]["inverted"] and "too good to be true" in found["remarks"]["perfect"]
-    sound = combine(all_runs, only_sound=True)
-    assert sound.oof.probabilities.tobytes() == combine(runs).oof.probabilities.tobytes()
-    with pytest.raises(RunError, match="nothing sound among the runs"):
-        combine([constant], only_sound=True)
+def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
+    labels = (np.arange(600) % 3 == 0).astype(np.int8)
+    fold = np.where(labels == 1, 0, FOLD)
+    fold[np.flatnonzero(labels)[0]] = 1
+    oof = Oof(IDS, labels, fold, columns_of(0)[1][:, 0].astype(np.float32))
+    assert names_to_try("auto", oof, 3) == ["mean", "logit", "rank"]
+    assert names_to_try("auto", Oof(IDS, labels, FOLD, oof.probabilities), 3) == list(METHODS)
+    with pytest.raises(RunError, match="no two benign and two malignant patches outside fold 0"):
+        nested("auc", labels, columns_of(0)[1], fold)
+
+
+def test_greedy_selection_sees_runs_whose_probabilities_are_all_small() -> None:
+    labels, columns = columns_of(15, (0.8, 4.0, 4.0))
+    assert np.array_equal(fit("greedy", labels, columns * 1e-6).weights, fit("greedy", labels, columns).weights)
 
 
 def test_wrong_names_are_refused() -> None:
@@ -165,65 +197,3 @@ def test_correlations_are_spearmans() -> None:
     table = combine(runs).evidence["correlations"]
     expected = spearmanr(runs[0].oof.probabilities, runs[2].oof.probabilities).statistic
     assert table["run0"]["run2"] == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.fixture
-def foreign(finished: RunDir, tmp_path: Path) -> RunDir:
-    """The predictions of another tool: two files and nothing else."""
-    run = ensemble.load_run(finished)
-    place = RunDir(tmp_path / "foreign")
-    place.root.mkdir()
-    noise = np.random.default_rng(0)
-    oof = np.clip(run.oof.probabilities + noise.normal(0, 0.1, len(run.oof.ids)), 0, 1)
-    write_run_oof(place.oof, Oof(run.oof.ids, run.oof.labels, run.oof.fold, oof.astype(np.float32)))
-    write_test(place.test, run.test.ids, noise.random(len(run.test.ids)).astype(np.float32))
-    return place
-
-
-def test_a_run_from_elsewhere_joins_and_what_is_unknown_is_said(
-    finished: RunDir, foreign: RunDir, generated: DataDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from claris_kaggle.cli import main
-
-    out, kept = tmp_path / "submission.csv", tmp_path / "both"
-    arguments = [finished.root, foreign.root, "--data", generated.root, "--out", out, "--method", "auto", "--run", kept]
-    assert main(["ensemble", *map(str, arguments)]) == 0
-    shown = capsys.readouterr()
-    assert "foreign: no fold file and no config of its own" in shown.err
-    assert "taken: " in shown.out and "nested OOF AUC" in shown.out and "rank correlation" in shown.out
-    check_submission(out, read_sample(generated.sample))
-    assert ensemble.load_run(RunDir(kept)).oof.ids == ensemble.load_run(finished).oof.ids
-    assert '"methods"' in (kept / "metrics.json").read_text() and '"methods"' in out.with_suffix(".json").read_text()
-    assert main(["report", str(foreign.root), str(kept), "--out", str(tmp_path / "report.html")]) == 0
-
-
-def test_runs_of_one_name_in_two_folders_are_told_apart(finished: RunDir, generated: DataDir, tmp_path: Path) -> None:
-    other = RunDir(tmp_path / finished.root.name)
-    other.root.mkdir()
-    for path in (finished.oof, finished.test):
-        (other.root / path.name).write_bytes(path.read_bytes())
-    found = submit_runs([finished, other], generated, tmp_path / "submission.csv")
-    assert set(found["ensemble"]["copies"]) | set(found["ensemble"]["copies"].values()) == {
-        str(finished.root),
-        str(other.root),
-    }
-
-
-def test_calibrating_keeps_the_order_and_mends_the_probabilities(
-    finished: RunDir, generated: DataDir, tmp_path: Path
-) -> None:
-    plain = submit_runs([finished], generated, tmp_path / "plain.csv")
-    scaled = submit_runs([finished], generated, tmp_path / "scaled.csv", calibrate=True)
-    assert scaled["ensemble"]["temperature"] == pytest.approx(plain["oof"]["temperature"], rel=1e-6)
-    values = [
-        [float(line.split(",")[1]) for line in (tmp_path / name).read_text().splitlines()[1:]]
-        for name in ("plain.csv", "scaled.csv")
-    ]
-    assert (np.diff(np.array(values[1])[np.argsort(values[0])]) >= 0).all() and values[0] != values[1]
-
-
-def test_a_trained_run_is_not_overwritten_by_an_ensemble(finished: RunDir, generated: DataDir, tmp_path: Path) -> None:
-    before = finished.oof.read_bytes()
-    with pytest.raises(UsageError, match="a trained run"):
-        submit_runs([finished], generated, tmp_path / "submission.csv", keep=finished)
-    assert finished.oof.read_bytes() == before

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "claris_kaggle"
 LAYERS = {
     "foundations": ["errors", "files", "paths", "console", "presets", "config", "stopping"],
     "tables": [
-        "tables", "metrics", "calibration", "uncertainty", "folds", "split", "predictions", "blending", "ensemble",
-        "submission", "comparison", "ledger",
+        "tables", "metrics", "calibration", "resampling", "uncertainty", "folds", "split", "predictions", "members",
+        "blending", "ensemble", "submission", "comparison", "ledger",
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed",

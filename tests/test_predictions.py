@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from claris_kaggle import metrics, predictions
-from claris_kaggle.ensemble import Run, combine, load_run
+from claris_kaggle.ensemble import combine
 from claris_kaggle.errors import ClarisError, DataError, RunError, TableError
 from claris_kaggle.folds import Folds
+from claris_kaggle.members import Run, load_run
 from claris_kaggle.paths import RunDir
 from claris_kaggle.predictions import Oof, TestPredictions
 from claris_kaggle.split import make_folds

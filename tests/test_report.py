@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from claris_kaggle import figures, gallery
-from claris_kaggle.ensemble import load_run
+from claris_kaggle.members import load_run
 from claris_kaggle.metrics import auc
 from claris_kaggle.patches import patch_id, read_patch
 from claris_kaggle.paths import DataDir, RunDir

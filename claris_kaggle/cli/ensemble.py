@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="submission to write")
     parser.add_argument(
         "--method", default="mean", metavar="NAME",
-        help="mean, logit, rank, logloss, auc, greedy, stack, or auto: the best where that is sure, else mean [mean]",
+        help="mean, logit, rank, logloss, auc, greedy, stack, or auto: the best of them; where its nested gain over "
+        "the mean is not sure, the mean is taken [mean]",
     )  # fmt: skip
     parser.add_argument("--only-sound", action="store_true", help="leave out runs that something speaks against")
     parser.add_argument("--calibrate", action="store_true", help="scale the result by a temperature fitted on OOF")
@@ -47,14 +48,19 @@ def run(args: argparse.Namespace) -> None:
         [options.run_dir(path) for path in args.runs], data, args.out, method=args.method,
         only_sound=args.only_sound, calibrate=args.calibrate, keep=options.run_dir(args.run) if args.run else None,
     )  # fmt: skip
-    tell(result["ensemble"])
+    evidence = result["ensemble"]
+    tell(evidence)
     if args.json:
         print(json.dumps(result))
         return
     for name, figures in result["runs"].items():
-        print(f"{name}: {line(figures)}")
+        print(f"{name}: {line(figures)}{below(evidence['against_best'].get(name))}")
+    if len(evidence["weights"]) > 1:
+        show_methods(evidence)
     if len(result["runs"]) > 1:
-        show_methods(result)
+        print(f"together: {line(result['oof'])}")
+    if "calibration" in evidence:
+        show_calibration(evidence["calibration"])
     print(result["submission"])
 
 
@@ -64,6 +70,14 @@ def line(figures: dict[str, Any]) -> str:
     return f"OOF AUC {figures['auc']:.4f} ({low:.4f} to {high:.4f}), accuracy {figures['accuracy']:.4f}"
 
 
+def below(against: dict[str, Any] | None) -> str:
+    """How far a run is below the best one; nothing for the best itself, and for one that was left out."""
+    if against is None:
+        return ""
+    low, high = against["interval"]
+    return f"; {against['difference']:+.4f} ({low:+.4f} to {high:+.4f}) to {against['best']}, {show_p(against['p'])}"
+
+
 def tell(evidence: dict[str, Any]) -> None:
     """What was noticed about the runs, on stderr."""
     for name, text in evidence["remarks"].items():
@@ -71,21 +85,43 @@ def tell(evidence: dict[str, Any]) -> None:
         say(f"{name}: {text} ({left_out})")
     for name, other in evidence["copies"].items():
         say(f"{name}: the same predictions as {other}; counted once")
+    asked = evidence["methods"].get(evidence["asked"])
+    if asked and evidence["asked"] != evidence["method"]:
+        say(f"{evidence['asked']}: its gain over the mean, {show_gain(asked)}, is not sure; the mean is taken")
 
 
-def show_methods(result: dict[str, Any]) -> None:
-    """The chosen method with its weights, beside what the others scored."""
-    evidence = result["ensemble"]
-    for one, others in evidence["correlations"].items():
-        for other, value in others.items():
-            if one < other:
-                print(f"rank correlation of {one} and {other}: {value:.4f}")
+def show_gain(tried: dict[str, Any]) -> str:
+    """A method's nested gain with its interval, and how often chance alone shows as much."""
+    low, high = tried["gain"]["interval"]
+    return f"{tried['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {show_p(tried['doubt'])}"
+
+
+def show_p(p: float) -> str:
+    """A p-value, as far as it means something."""
+    return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+
+
+def show_methods(evidence: dict[str, Any]) -> None:
+    """The runs' correlations, what each method scored, and the one that was taken with its weights."""
+    names = list(evidence["weights"])
+    print("rank correlation of OOF probabilities")
+    width = max(map(len, names))
+    for row, name in enumerate(names):
+        cells = [f"{evidence['correlations'][name][other]:7.4f}" for other in names[:row]]
+        print(f"  {row + 1:>2} {name:<{width}} {' '.join(cells)}".rstrip())
     for name, tried in evidence["methods"].items():
-        low, high = tried["gain"]["interval"]
-        gain = (
-            "" if name == "mean" else f", over the mean {tried['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f})"
-        )
-        print(f"{name}: nested OOF AUC {tried['auc']:.5f}{gain}")
+        over = "" if name == "mean" else f", over the mean {show_gain(tried)}"
+        print(f"{name:<7} nested OOF AUC {tried['auc']:.5f}{over}")
     weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence["weights"].items())
-    print(f"taken: {result['method']} ({weights})")
-    print(f"together: {line(result['oof'])}")
+    print(f"taken: {evidence['method']} ({weights})")
+
+
+def show_calibration(found: dict[str, Any]) -> None:
+    """The temperature, and what it mends on folds that it was not fitted on."""
+    before, after = found["before"], found["after"]
+    figures = (
+        f"{name.replace('_', ' ')} {before[name]:.4f} to {after[name]:.4f}"
+        for name in ("log_loss", "calibration_error")
+    )
+    left = "" if found["applied"] else "; left as it was"
+    print(f"temperature {found['temperature']:.3f}: {', '.join(figures)}, on folds that it was not fitted on{left}")

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     if args.action == "compare":
         compare(args)
         return
+    if args.runs:
+        raise UsageError("--runs", "it goes with compare", "Leave it out, or say submission compare")
     if args.data is None or len(args.files) != 1:
         found = "no --data" if args.data is None else f"{len(args.files)} files"
         raise UsageError(found, "check needs one file and --data DIR", "Several side by side: submission compare")
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Print how the files compare."""
+    if args.data is not None:
+        raise UsageError("--data", "it goes with check; compare takes the files' own ids", "Leave it out")
     import json
 
     from claris_kaggle.comparison import compare_submissions
@@ -64,8 +68,12 @@ def compare(args: argparse.Namespace) -> None:
         return
     for pair in result["pairs"]:
         show(pair)
+    for remark in result["remarks"]:
+        print(remark)
     if "blend" in result:
         blend = result["blend"]
+        for remark in blend["remarks"]:
+            print(remark)
         low, high = blend["gain"]["interval"]
         gain = f"{blend['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f})"
         print(f"mean of all: OOF AUC {blend['mean']:.5f}, over the best, {blend['best']}: {gain}")
