@@ -155,10 +155,9 @@ def arrangements(a: Submission, b: Submission) -> list[tuple[float, str]]:
             found.append((correlate(values, others), text))
     for sign, twist in ((1, ""), (-1, " and turned upside down")):
         shift, fit = best_shift(rows_a, aligned, sign)
-        rows = count(abs(shift), "row")
-        text = f"they fit ({{:.2f}}) if one is shifted by {rows}{twist}: its values and ids are out of step"
         if shift:
-            found.append((fit, text))
+            move = f"shifted by {count(abs(shift), 'row')}{twist}"
+            found.append((fit, f"they fit ({{:.2f}}) if one is {move}: its values and ids are out of step"))
     return found
 
 
