@@ -87,7 +87,7 @@ def test_a_weak_file_upside_down_is_still_named(first: Path) -> None:
     assert "upside down" in remark(first, IDS, weak)
 
 
-@given(st.integers(0, 10_000), st.floats(0.3, 3.0))
+@given(st.integers(0, 10_000), st.floats(0.3, 1.5))
 @settings(max_examples=40, deadline=None)
 def test_nothing_is_said_of_files_that_are_only_noisy(seed: int, noise: float) -> None:
     generator = np.random.default_rng(seed)
