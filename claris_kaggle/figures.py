@@ -41,6 +41,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True, "lines.linewidth": 1.4, "legend.frameon": False, "legend.fontsize": 8.5,
     "legend.handlelength": 1.6, "legend.labelspacing": 0.35, "text.parse_math": False,
 }  # fmt: skip
+REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (2, 3))}
 Curve = tuple[str, Labels, NDArray[Any]]
 
 
@@ -111,8 +112,8 @@ def by_fold(labels: Labels, values: NDArray[Any], fold: NDArray[np.int64]) -> li
 def draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[Drawing]:
     """Loss and validation AUC over the epochs, a line a fold."""
     last = {fold: table.iloc[-1] for fold, table in histories.items()}
-    losses = listed(f"fold {fold} {row['train_loss']:.3f} and {row['valid_loss']:.3f}" for fold, row in last.items())
-    aucs = listed(f"fold {fold} {row['auc']:.4f}" for fold, row in last.items())
+    losses = [f"fold {fold} {row['train_loss']:.3f} and {row['valid_loss']:.3f}" for fold, row in last.items()]
+    aucs = [f"fold {fold} {row['auc']:.4f}" for fold, row in last.items()]
 
     def lines(axes: Any, column: str, label: str = "", **look: Any) -> None:
         for fold, table in histories.items():
@@ -127,8 +128,8 @@ def draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[Draw
     def paint_auc(axes: Any) -> None:
         lines(axes, "auc", label="fold {}")
 
-    loss_words = f"Training and validation loss after the last epoch: {losses}."
-    auc_words = f"Validation AUC after the last epoch: {aucs}."
+    loss_words = f"Training and validation loss after the last epoch: {', '.join(losses)}."
+    auc_words = f"Validation AUC after the last epoch: {', '.join(aucs)}."
     return [
         draw(f"{name}-loss", loss_words, "epoch", "loss", paint_loss),
         draw(f"{name}-auc", auc_words, "epoch", "AUC", paint_auc),
@@ -139,20 +140,19 @@ def draw_roc(name: str, curves: Sequence[Curve], whole: Curve | None = None) -> 
     """ROC curves, that of all together the strongest."""
     from sklearn.metrics import roc_curve
 
-    said = []
+    lines, said = [], []
+    for title, labels, values in [*curves, *([whole] if whole else [])]:
+        false, true, _ = roc_curve(labels, values)
+        value, found = auc(labels, values), percent(np.interp(0.05, false, true))
+        lines.append((*thin(false, true), f"{value:.4f}  {shorten(title)}"))
+        said.append(f"{title}: AUC {value:.4f}, {found} of the malignant found at 5 % false alarms")
 
     def paint(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-        for title, labels, values, look in styled(curves, whole):
-            false, true, _ = roc_curve(labels, values)
-            value = auc(labels, values)
-            axes.plot(*thin(false, true), label=f"{value:.4f}  {shorten(title)}", **look)
-            found = float(np.interp(0.05, false, true))
-            said.append(f"{title}: AUC {value:.4f}, {percent(found)} of the malignant found at 5 % false alarms")
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.plot([0, 1], [0, 1], **REFERENCE)
+        plot_square(axes, lines, strong=whole is not None)
 
-    drawing = draw(name, "", "benign patches called malignant", "malignant patches found", paint)
-    return Drawing(drawing.svg, f"ROC. {'; '.join(said)}.")
+    words = f"ROC. {'; '.join(said)}."
+    return draw(name, words, "benign patches called malignant", "malignant patches found", paint)
 
 
 def draw_precision(name: str, curves: Sequence[Curve], whole: Curve) -> Drawing:
@@ -160,26 +160,27 @@ def draw_precision(name: str, curves: Sequence[Curve], whole: Curve) -> Drawing:
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     share = float(whole[1].mean())
-    said = [f"a blind call would be right for {percent(share)}"]
+    lines, said = [], [f"A call of malignant at random would be right for {percent(share)}"]
+    for title, labels, values in [*curves, whole]:
+        precision, recall, _ = precision_recall_curve(labels, values)
+        steady, value = recall >= STEADY, float(average_precision_score(labels, values))
+        lines.append((*thin(recall[steady], precision[steady]), f"{value:.4f}  {shorten(title)}"))
+        said.append(f"{title}: average precision {value:.4f}")
 
     def paint(axes: Any) -> None:
-        axes.axhline(share, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
-        for title, labels, values, look in styled(curves, whole):
-            precision, recall, _ = precision_recall_curve(labels, values)
-            value = float(average_precision_score(labels, values))
-            steady = recall >= STEADY
-            axes.plot(*thin(recall[steady], precision[steady]), label=f"{value:.4f}  {shorten(title)}", **look)
-            said.append(f"{title}: average precision {value:.4f}")
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.axhline(share, **REFERENCE)
+        plot_square(axes, lines, strong=True)
 
-    drawing = draw(name, "", "recall: malignant patches found", "precision: calls that are right", paint)
-    return Drawing(drawing.svg, f"Precision and recall. {'; '.join(said)}.")
+    words = f"Precision and recall. {'; '.join(said)}."
+    return draw(name, words, "recall: malignant patches found", "precision: calls that are right", paint)
 
 
-def styled(curves: Sequence[Curve], whole: Curve | None) -> list[tuple[str, Labels, NDArray[Any], dict[str, Any]]]:
-    """Each curve with its look; `whole` last, so that it lies above."""
-    looks = [(*curve, {"color": series(n), "linewidth": 1.1}) for n, curve in enumerate(curves)]
-    return [*looks, (*whole, {"color": INK, "linewidth": 2.0})] if whole else looks
+def plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], str]], *, strong: bool) -> None:
+    """Labelled lines over the unit square; `strong` sets the last one apart."""
+    for number, (across, up, label) in enumerate(lines, 1):
+        last = strong and number == len(lines)
+        axes.plot(across, up, label=label, color=INK if last else series(number - 1), linewidth=2.0 if last else 1.1)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 
 def draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> Drawing:
@@ -189,7 +190,7 @@ def draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> Drawing
     said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
 
     def paint(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)), label="as said")
+        axes.plot([0, 1], [0, 1], **REFERENCE, label="as said")
         axes.plot(curve["said"], curve["found"], color=INK, marker="o", markersize=4.5, label="found")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
@@ -224,7 +225,7 @@ def draw_slides(name: str, aucs: Sequence[float], overall: float) -> Drawing:
     ranked = np.sort(np.asarray(aucs, dtype=float))
 
     def paint(axes: Any) -> None:
-        axes.axhline(overall, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)), label="all patches together")
+        axes.axhline(overall, **REFERENCE, label="all patches together")
         axes.plot(np.arange(1, len(ranked) + 1), ranked, "o", color=series(0), markersize=3.5, label="a slide")
         axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -248,11 +249,12 @@ def draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[s
         axes.set_ylim(len(titles) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
 
-    spans = listed(
+    spans = [
         f"{title} {one['auc']:.4f} ({one['auc_interval'][0]:.4f} to {one['auc_interval'][1]:.4f})"
         for title, one in zip(titles, figures, strict=True)
-    )
-    return draw(name, f"OOF AUC with intervals of 95 %: {spans}.", "OOF AUC", "", paint, 0.8 + 0.35 * len(titles))
+    ]
+    words = f"OOF AUC with intervals of 95 %: {', '.join(spans)}."
+    return draw(name, words, "OOF AUC", "", paint, 0.8 + 0.35 * len(titles))
 
 
 def shorten(title: str, most: int = 22) -> str:
@@ -263,8 +265,3 @@ def shorten(title: str, most: int = 22) -> str:
 def percent(share: Any) -> str:
     """A share of 0..1 in whole percents."""
     return f"{100 * share:.0f} %"
-
-
-def listed(parts: Any) -> str:
-    """The parts after each other, with commas."""
-    return ", ".join(parts)

@@ -206,6 +206,7 @@ def describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFr
         "digests": {"oof.csv": about["oof_sha256"], "test.csv": about["test_sha256"]},
         "split": read_json(split_path) if split_path.exists() else {},
         "has_folds": run_dir.folds.exists(),
+        "proved": run_dir.folds.exists() or "ensemble" in metrics,  # that no model saw the patches that it predicts
         "views": metrics.get("views"),
         "ensemble": metrics.get("ensemble"),
         "test_patches": len(run.test.ids),
