@@ -104,9 +104,9 @@ def thin(across: NDArray[Any], up: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
 
 
 def by_fold(labels: Labels, values: NDArray[Any], fold: NDArray[np.int64]) -> list[Curve]:
-    """Each fold's part, where there are several."""
-    numbers = np.unique(fold).tolist()
-    return [(f"fold {n}", labels[fold == n], values[fold == n]) for n in numbers] if len(numbers) > 1 else []
+    """Each fold's part, where there are several; one of a single class has no curve."""
+    parts = [(f"fold {n}", labels[fold == n], values[fold == n]) for n in np.unique(fold).tolist()]
+    return [part for part in parts if len(np.unique(part[1])) == 2] if len(parts) > 1 else []
 
 
 def draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[Drawing]:
