@@ -13,6 +13,7 @@ if VERSION is None:
 # `report` is installed in any case: a page is what a run ends with. As an extra it mends an environment that was
 # put together by hand. The others are asked for by name.
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
+ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
     name="claris_kaggle",
@@ -56,7 +57,7 @@ setup(
     extras_require={
         "report": REPORT,
         "serve": [],
-        "onnx": [],
+        "onnx": ONNX,
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -70,6 +71,7 @@ setup(
             "pdoc>=15",
             "playwright>=1.40",
             "axe-playwright-python>=0.1.4",
+            *ONNX,
         ],
     },
     entry_points={"console_scripts": ["claris = claris_kaggle.cli:main"]},

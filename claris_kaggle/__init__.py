@@ -39,6 +39,7 @@ PUBLIC = {
     "decode_image": "images",
     "ensure_pack": "pack",
     "explain": "evidence",
+    "export_run": "export",
     "generate": "synthetic",
     "load_run": "members",
     "load_trained": "trained",

@@ -22,11 +22,11 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed",
-        "checkpoint", "engine", "rates", "inference", "evidence", "trained", "pictures",
+        "checkpoint", "engine", "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
     ],
     "verbs": [
         "prepare", "check", "run", "train", "predict", "figures", "gallery", "report", "classify", "classify_page",
-        "demo",
+        "export", "demo",
     ],
     "edges": [
         "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",

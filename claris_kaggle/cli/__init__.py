@@ -19,7 +19,7 @@ from claris_kaggle.errors import ClarisError, Stopped, one_line
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 VERBS = (
     "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
-    "classify", "launch", "push", "status", "pull", "submit", "ledger", "completion",
+    "classify", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
 )  # fmt: skip
 # These pass what stands after -- on to `claris train`.
 PASSING_ON = ("push", "launch")

@@ -1,0 +1,37 @@
+"""Put a finished run into one folder to hand on: weights, recipe, figures, model card and checksums.
+
+The folder is written whole or not at all, holds no path of this machine, and works as --run of `claris classify`.
+--onnx adds model.onnx, from uint8 [N, 96, 96, 3] to the probability [N]; it needs pip install 'claris_kaggle[onnx]'.
+
+example:
+  claris export runs/first --out exports/first
+  claris export runs/first --out exports/first --onnx --views 1
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "a finished run as one folder to hand on, as ONNX too"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run with all folds trained and predicted")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
+    parser.add_argument("--views", type=int, default=8, metavar="V", help="views within model.onnx: 1, 4 or 8 [8]")
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export and print the folder's path."""
+    import json
+
+    from claris_kaggle.export import export_run
+
+    facts = export_run(options.run_dir(args.run), args.out, onnx=args.onnx, views=args.views)
+    print(json.dumps({"out": str(args.out), **facts}) if args.json else args.out)
