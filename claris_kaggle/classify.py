@@ -167,7 +167,10 @@ def classify_image(
     """Classify an image in memory.
 
     Args:
+        trained: a run's folds or an export's, as `load_trained` gives.
         pixels: uint8 [H, W, 3] RGB of at least 96 x 96, as `images.decode_image` gives.
+        name: for the answer and for messages.
+        job: stride, views and limits.
     Raises:
         UsageError: the image is smaller or of another type, or has too many windows.
     """
@@ -208,6 +211,15 @@ def classify_files(
     """Classify the files in turn: for each its answer, or what is wrong with it.
 
     Patches that follow each other are computed together.
+
+    Args:
+        trained: a run's folds or an export's, as `load_trained` gives.
+        paths: of TIFF, PNG or JPEG files.
+        job: stride, views and limits.
+    Returns:
+        As many as there are paths, in their order.
+    Raises:
+        UsageError: another number of views; what is wrong with a file is not raised, but yielded.
     """
     waiting: list[tuple[str, Pixels]] = []
     found: list[Classification | ClarisError]

@@ -12,10 +12,10 @@ from claris_kaggle import __version__
 from claris_kaggle.checkpoint import finished_sha256
 from claris_kaggle.classify import NOTICE
 from claris_kaggle.config import TrainConfig
-from claris_kaggle.ensemble import load_run
 from claris_kaggle.errors import DiskError, RunError, name_few
 from claris_kaggle.files import new_folder, read_json, sha256_bytes, sha256_file, write_bytes, write_json, write_text
 from claris_kaggle.folds import read_folds
+from claris_kaggle.members import load_run
 from claris_kaggle.metrics import HALF
 from claris_kaggle.onnx_file import require_onnx, write_onnx
 from claris_kaggle.paths import ExportDir, RunDir
@@ -30,6 +30,7 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
     """Put the whole folder in place, or nothing.
 
     Args:
+        run_dir: a run with all its folds trained and predicted.
         out: a new folder, or an empty one.
         onnx: write `model.onnx` as well.
         views: 1, 4 or 8, within `model.onnx`.

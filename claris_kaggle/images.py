@@ -66,6 +66,7 @@ def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> 
     looked at before anything is decoded.
 
     Args:
+        content: the file's.
         name: for messages.
         max_pixels: width times height, at most.
     Raises:

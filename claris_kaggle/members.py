@@ -45,7 +45,7 @@ class Run:
 
 
 def load_run(run_dir: RunDir) -> Run:
-    """The predictions of the run, known to be of its own folds where it has a fold file.
+    """The predictions of the run in `run_dir`, known to be of its own folds where it has a fold file.
 
     Raises:
         RunError: it is not predicted yet.

@@ -44,7 +44,7 @@ class Trained:
     figures: dict[str, Any]
 
     def figure(self, name: str) -> float | None:
-        """One of the figures, such as `auc`, `best_threshold` or `temperature`; None where it is not known."""
+        """The figure of that name, such as `auc`, `best_threshold` or `temperature`; None where it is not known."""
         value = self.figures.get(name)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 

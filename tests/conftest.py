@@ -19,7 +19,10 @@ from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 180
-TINY = ["--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32"]
+TINY = [
+    "--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32",
+    "--resolution", "0",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,12 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from claris_kaggle import figures, gallery
+from claris_kaggle.gallery import confident_errors
 from claris_kaggle.members import load_run
 from claris_kaggle.metrics import auc
 from claris_kaggle.patches import patch_id, read_patch
 from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.predictions import Oof, run_metrics, write_run_oof, write_test
+from claris_kaggle.predictions import Oof, read_oof, run_metrics, write_run_oof, write_test
 from claris_kaggle.report import confusion, write_report
 from claris_kaggle.uncertainty import compare_aucs
 
@@ -186,7 +187,8 @@ def test_damaged_weights_cost_the_maps_of_their_fold_alone(
 ) -> None:
     shutil.copytree(finished.root, tmp_path / "run")
     run = RunDir(tmp_path / "run")
-    run.fold(0).weights.write_bytes(b"x")
+    oof = read_oof(run.oof)
+    run.fold(int(oof.fold[confident_errors(oof)[0]])).weights.write_bytes(b"x")
     text = write_report([run], tmp_path / "report.html", data=generated).read_text("utf-8")
     assert "not the weights that training finished with" in text
     assert 0 < sum(one.shape[2] == 4 for one in pictures(text)) < sum(one.shape[2] == 4 for one in pictures(page))

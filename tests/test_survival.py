@@ -310,5 +310,5 @@ def test_a_preset_sets_what_was_not_typed_and_is_kept(
     where = places(generated, cache, tmp_path / "own")
     assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0"]) == 0
     config = read_json(tmp_path / "own/config.json")
-    scratch = {**PRESETS["scratch"], "preset": "scratch", "epochs": 2}  # those of TINY were typed
+    scratch = {**PRESETS["scratch"], "preset": "scratch", "epochs": 2, "resolution": 0}  # TINY types both
     assert {name: config[name] for name in scratch} == scratch
