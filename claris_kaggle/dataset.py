@@ -6,7 +6,7 @@ never on the number of loader workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,12 +39,20 @@ class Batch(NamedTuple):
     stains: Tensor
     total_weight: float
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on the device; from pinned memory without waiting."""
+        return Batch._make((*(part.to(device, non_blocking=True) for part in self[:5]), self.total_weight))
+
 
 class Block(NamedTuple):
     """Patches to predict: where they stand in the result (int64 [B]) and uint8 [B, 96, 96, 3]."""
 
     places: Tensor
     images: Tensor
+
+    def to(self, device: torch.device) -> Block:
+        """The block with its images on the device; from pinned memory without waiting."""
+        return Block(self.places, self.images.to(device, non_blocking=True))
 
 
 def split_evenly(total: int, size: int) -> list[tuple[int, int]]:
@@ -102,7 +110,8 @@ class EpochBatches(Dataset[Batch]):
         self.order = np.argsort(self.words[:, ORDER], kind="stable")
         self.rows = trainset.pack.rows(trainset.ids)
         self.steps = split_evenly(len(trainset.ids), config.batch_size)
-        self.geometry: Geometry | None = None
+        # Made here, so that no loader process has to import albumentations in every epoch.
+        self.geometry = Geometry(config.geometry, config.crop, config.shift, turn=self.turn_here)
 
     def __len__(self) -> int:
         """The number of steps, the same for every rank."""
@@ -117,9 +126,6 @@ class EpochBatches(Dataset[Batch]):
         words = self.words[mine]
         labels = self.trainset.labels
         weights = np.array(self.trainset.class_weights)
-        if self.geometry is None:  # made in the loader's process
-            config = self.config
-            self.geometry = Geometry(config.geometry, config.crop, config.shift, turn=self.turn_here)
         return Batch(
             torch.from_numpy(self.geometry(pixels, words)),
             torch.from_numpy(turn_numbers(words)[: 0 if self.turn_here else None]),
@@ -159,6 +165,34 @@ def load(dataset: Dataset[Any], items: Iterable[int], workers: int, pin: bool) -
         pin_memory=pin,
         worker_init_fn=keep_to_one_core,
     )
+
+
+def send_ahead(loaded: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """The batches or blocks in their order on the device, each sent before work on the one before it begins.
+
+    A GPU copies them on a stream of its own, beside the work, and work waits for its own batch alone.
+    """
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    sent: tuple[Any, Any] | None = None
+    for item in loaded:
+        with torch.cuda.stream(stream):  # None changes nothing
+            following = (item.to(device), None if stream is None else stream.record_event())
+        if sent is not None:
+            yield receive(*sent, device)
+        sent = following
+    if sent is not None:
+        yield receive(*sent, device)
+
+
+def receive(item: Any, event: Any, device: torch.device) -> Any:
+    """The item, for work on the device's usual stream."""
+    if event is not None:
+        working = torch.cuda.current_stream(device)
+        working.wait_event(event)
+        for part in item:
+            if isinstance(part, Tensor) and part.is_cuda:
+                part.record_stream(working)  # its memory is not given away while work on it is left
+    return item
 
 
 def keep_to_one_core(worker: int) -> None:

@@ -78,8 +78,10 @@ def join_world() -> Iterator[World]:
     if size <= 1:
         yield World(0, 0, 1, device)
         return
+    # NCCL refuses two processes on one card, gloo does not.
+    own_card = cuda and int(os.environ.get("LOCAL_WORLD_SIZE", size)) <= torch.cuda.device_count()
     with stdout_to_stderr():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=TIMEOUT)
     try:
         yield World(rank, local, size, device)
     finally:

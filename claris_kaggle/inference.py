@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import PredictionBlocks, load
+from claris_kaggle.dataset import PredictionBlocks, load, send_ahead
 from claris_kaggle.distributed import World, gather_rows
 from claris_kaggle.engine import DTYPES
 from claris_kaggle.pack import Pack
@@ -54,10 +54,9 @@ def predict(
     places, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     model.eval()
     with torch.inference_mode():
-        for block in load(blocks, mine, workers, pin=device.type == "cuda"):
-            images = block.images.to(device, non_blocking=True)
+        for block in send_ahead(load(blocks, mine, workers, pin=device.type == "cuda"), device):
             places.append(block.places)
-            values.append(average_views(view_logits(model, images, config, views)))
+            values.append(average_views(view_logits(model, block.images, config, views)))
             after(len(block.places) * world.world_size)
     return gather_rows(world, torch.cat(places), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
 

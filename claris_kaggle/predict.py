@@ -20,7 +20,7 @@ from claris_kaggle.checkpoint import finished_sha256, load_finished
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.console import Progress, say
 from claris_kaggle.distributed import World
-from claris_kaggle.engine import usable_precision
+from claris_kaggle.engine import suggest_precision, usable_precision
 from claris_kaggle.errors import DataError, DiskError, RunError, Stopped
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
@@ -126,6 +126,8 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
         proved = True
     config, data, finished = read_run(job, proved=proved)
     config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
+    if not job.precision:
+        suggest_precision(config.precision, world.device.type)
     torch.set_num_threads(job.threads or config.threads)
     model = create_model(config.model, stem=config.stem)
     model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -56,6 +56,7 @@ def time_steps(learner: Learner, batches: list[Batch]) -> float:
     """Images a second of training steps on batches that are there already."""
     device = learner.world.device
     warm_up, timed = STEPS.get(device.type, (1, 2))
+    warm_up = max(warm_up, len(batches)) if learner.compiled else warm_up  # a batch of another size compiles anew
     images, began = 0, 0.0
     for number, batch in enumerate(itertools.islice(itertools.cycle(batches), warm_up + timed)):
         if number == warm_up:

@@ -15,7 +15,7 @@ from claris_kaggle import distributed, tables
 from claris_kaggle.config import TrainConfig, default_batch_size, require_same
 from claris_kaggle.console import say
 from claris_kaggle.distributed import World
-from claris_kaggle.engine import choose_precision
+from claris_kaggle.engine import choose_precision, suggest_precision
 from claris_kaggle.errors import RunError, UsageError
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
@@ -40,6 +40,7 @@ class TrainJob:
         time_limit: seconds until all must be done; None for no limit.
         checkpoint_minutes: time between checkpoints within an epoch.
         rates: measure the loader alone and the steps alone first.
+        compile: train through `torch.compile`, which changes the last digits, as another card does.
     """
 
     data: DataDir
@@ -53,6 +54,7 @@ class TrainJob:
     time_limit: float | None = None
     checkpoint_minutes: float = 10.0
     rates: bool = False
+    compile: bool = False
 
     def rank_workers(self, world: World) -> int:
         """Loader processes of one rank of the world."""
@@ -90,6 +92,8 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
         write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
         write_json(path, config.to_json())
     say(describe(config, nproc))
+    if stored is None and "precision" not in given:
+        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
 
 

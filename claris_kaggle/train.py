@@ -22,7 +22,7 @@ from claris_kaggle.console import Progress, duration, say
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Diverged, Learner, average_over_ranks, train_epoch
-from claris_kaggle.errors import Stopped, TrainingError, count
+from claris_kaggle.errors import Stopped, TrainingError, count, one_line
 from claris_kaggle.files import hold_lock
 from claris_kaggle.inference import predict
 from claris_kaggle.metrics import summary
@@ -83,7 +83,7 @@ def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -
         if rates:
             rates = False
             trainset = make_trainset(data, data.folds.train_rows(fold), config)
-            learner = new_learner(config, fold, world)
+            learner = new_learner(job, config, fold, world)
             say_rates(learner, epoch_batches(learner, trainset), job.rank_workers(world))
         train_fold(job, config, data, fold, world, stopper)
 
@@ -93,12 +93,17 @@ def train_fold(
 ) -> None:
     """Train one fold to its end, from its checkpoint if there is one."""
     fold_dir = job.run_dir.fold(fold)
-    learner = take_up(config, fold_dir, fold, world)
+    learner = take_up(job, config, fold, world)
     try:
         learner = run_twice(job, learner, data, fold, stopper)
     except torch.OutOfMemoryError as error:
         found = f"fold {fold}: the GPU's memory does not hold {config.batch_size} patches a step"
         raise TrainingError(found, "", NO_MEMORY.format(config.batch_size // 2)) from error
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("torch._dynamo"):
+            raise
+        found = f"fold {fold}: torch could not compile the network ({one_line(error)})"
+        raise TrainingError(found, "", "Go on without --compile") from error
     if world.is_main:
         select_weights(learner, fold_dir)
         say(f"fold {fold}: finished, validation {last_auc(learner)}{what_is_left(job, learner, data)}")
@@ -128,23 +133,23 @@ def run_twice(job: TrainJob, learner: Learner, data: TrainingData, fold: int, st
         return learner
     except Diverged as error:
         say(f"fold {fold}: {error.found}; going back to the last checkpoint")
-    learner = take_up(learner.config, job.run_dir.fold(fold), fold, learner.world)
+    learner = take_up(job, learner.config, fold, learner.world)
     run_epochs(job, learner, data, fold, stopper)
     return learner
 
 
-def take_up(config: TrainConfig, fold_dir: FoldDir, fold: int, world: World) -> Learner:
+def take_up(job: TrainJob, config: TrainConfig, fold: int, world: World) -> Learner:
     """The learner of the fold's newest checkpoint, or a new one."""
-    learner = new_learner(config, fold, world)
-    state = load_checkpoint(fold_dir.checkpoint)
+    learner, path = new_learner(job, config, fold, world), job.run_dir.fold(fold).checkpoint
+    state = load_checkpoint(path)
     if state is not None:
-        require_same(TrainConfig.from_json(state["config"], fold_dir.checkpoint), config, fold_dir.checkpoint)
+        require_same(TrainConfig.from_json(state["config"], path), config, path)
         learner.restore(state)
         say(f"fold {fold}: going on from epoch {learner.epoch + 1}, step {learner.step + 1}")
     return learner
 
 
-def new_learner(config: TrainConfig, fold: int, world: World) -> Learner:
+def new_learner(job: TrainJob, config: TrainConfig, fold: int, world: World) -> Learner:
     """The network at its start; each fold has its own random weights."""
     model = create_model(config.model, config.seed * 1000 + fold, config.stem)
     weights = find_weights(config.weights, config.model)
@@ -152,7 +157,7 @@ def new_learner(config: TrainConfig, fold: int, world: World) -> Learner:
         skipped = load_start(model, weights)
         if skipped:
             say(f"fold {fold}: the classifier begins at random ({', '.join(skipped)})")
-    return Learner(config, world, model)
+    return Learner(config, world, model, compiled=job.compile)
 
 
 def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, stopper: Stopper) -> None:

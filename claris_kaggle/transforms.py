@@ -7,6 +7,7 @@ the normalisation and applied to the whole batch on the device.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -52,6 +53,13 @@ def draw(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(len(ids), DRAWS)
 
 
+@functools.cache
+def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
+    """The values as a tensor that stays on the device: to send them anew would wait for a GPU's work each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
 class Geometry:
     """Crops and turns patches, each by its own draw.
 
@@ -64,11 +72,13 @@ class Geometry:
     """
 
     def __init__(self, kind: str = "d4", crop: int = SIZE, shift: int = 0, *, turn: bool = True) -> None:
+        self.kind, self.crop, self.shift, self.turn = kind, crop, min(shift, (SIZE - crop) // 2), turn
+        if not turn:
+            return
         import albumentations
         import cv2
         from albumentations.core.type_definitions import d4_group_elements
 
-        self.kind, self.crop, self.shift, self.turn = kind, crop, min(shift, (SIZE - crop) // 2), turn
         self.symmetry, self.elements = albumentations.D4(p=1.0), list(d4_group_elements)
         self.flips = albumentations.Compose(
             [
@@ -122,7 +132,7 @@ def turn_on_device(images: Tensor, turns: Tensor) -> Tensor:
         images: uint8 [B, S, S, 3].
         turns: int64 [B] from `turn_numbers`.
     """
-    transposed, upside_down, mirrored = torch.tensor(TURNS, device=images.device)[turns].T[:, :, None, None, None]
+    transposed, upside_down, mirrored = constant(TURNS, images.device)[turns].T[:, :, None, None, None]
     images = torch.where(transposed, images.transpose(1, 2), images)
     images = torch.where(upside_down, images.flip(1), images)
     return torch.where(mirrored, images.flip(2), images)
@@ -143,6 +153,15 @@ def stain_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float3
     return ((2 * uniform - 1) * strength).astype(np.float32)
 
 
+@functools.cache
+def stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Optical density of a unit of each stain, float32 [3, 3], and its inverse."""
+    with torch.inference_mode(False):
+        stains = torch.tensor(STAINS)
+        stains = stains / stains.norm(dim=1, keepdim=True)
+        return stains.to(device), torch.linalg.inv(stains).to(device)
+
+
 def change_stain(images: Tensor, draws: Tensor) -> Tensor:
     """Haematoxylin, eosin and the rest made stronger or weaker in optical density (Tellez et al. 2019).
 
@@ -152,10 +171,9 @@ def change_stain(images: Tensor, draws: Tensor) -> Tensor:
     Returns:
         float32 [B, H, W, 3] in 0..255.
     """
-    stains = torch.tensor(STAINS, device=images.device)
-    stains = stains / stains.norm(dim=1, keepdim=True)
+    stains, unmixed = stain_matrices(images.device)
     density = -torch.log((images.reshape(len(images), -1, 3).float() + 1) / 256)
-    amounts = torch.matmul(density, torch.linalg.inv(stains))
+    amounts = torch.matmul(density, unmixed)
     changed = amounts * (1 + draws[:, None, :3]) + 0.1 * draws[:, None, 3:]
     light = 256 * torch.exp(-torch.matmul(changed, stains)) - 1
     return light.clamp(0, 255).reshape(images.shape)
@@ -179,7 +197,7 @@ def color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         float32 [B, 3, 3] and [B, 3].
     """
     contrast, saturation, brightness = (1 + draws[:, 0], 1 + draws[:, 1], draws[:, 2])
-    grey = torch.tensor(LUMA, device=draws.device).expand(3, 3)
+    grey = constant(LUMA, draws.device).expand(3, 3)
     identity = torch.eye(3, device=draws.device)
     mixed = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * grey
     matrix = contrast[:, None, None] * (1 + draws[:, 3:6])[:, :, None] * mixed
@@ -198,7 +216,7 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
     Returns:
         float32 [B, 3, H, W], or the resolution for H and W, in channels-last memory.
     """
-    mean, deviation = (torch.tensor(values, device=images.device) for values in STATISTICS[normalise])
+    mean, deviation = (constant(values, images.device) for values in STATISTICS[normalise])
     flat = images.reshape(images.shape[0], -1, 3).float()
     if draws is None:
         shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))

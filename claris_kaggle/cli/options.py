@@ -31,7 +31,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     """--nproc and --workers."""
     parser.add_argument("--nproc", type=natural, default=0, metavar="N", help="processes [one a GPU, else 1]")
     parser.add_argument(
-        "--workers", type=natural, default=None, metavar="N", help="loader processes for each [some on a GPU, else 0]"
+        "--workers",
+        type=natural,
+        default=None,
+        metavar="N",
+        help="loader processes for each [train: some on a GPU; else 0]",
     )
 
 

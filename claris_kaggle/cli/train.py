@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints in an epoch [10]"
     )
     parser.add_argument("--rates", action="store_true", help="say first how fast loader and steps are, each alone")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network, which takes minutes; see --rates for the gain"
+    )
     add_config_flags(parser)
 
 
@@ -59,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
         time_limit=limit,
         checkpoint_minutes=args.checkpoint_minutes,
         rates=args.rates,
+        compile=args.compile,
     )
     train_run(job, given_flags(args), args.arguments)
     if is_speaker() and not was_launched():
