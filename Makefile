@@ -40,8 +40,8 @@ docs: $(READY)  ## the API reference, from the docstrings, in build/docs
 dist: $(READY)  ## source distribution and wheel, in dist
 	$(BIN)/python -m build
 
-bench: $(READY)  ## the benchmarks, some twenty minutes, and docs/performance.md from them
-	for one in input_path packing training batch_norm inference whole tables scaling page; do \
+bench: $(READY)  ## the benchmarks, some thirty minutes, and docs/performance.md from them
+	for one in input_path packing training batch_norm inference whole tables startup scaling page; do \
 		$(BIN)/python -m benchmarks.$$one || exit 1; done
 
 bench-gpu: $(READY)  ## what needs a GPU, and the page

@@ -1,4 +1,4 @@
-"""What batch norm's statistics per rank do to the gradient: its cosine to that of the whole batch.
+"""What batch norm's statistics per rank do to gradient and result, and what synchronised ones would cost.
 
 python -m benchmarks.batch_norm
 """
@@ -7,16 +7,30 @@ from __future__ import annotations
 
 import os
 import statistics
+import tempfile
+import time
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.inference import train_a_little
-from benchmarks.patches import bench_patches
-from benchmarks.timing import Result, publish
+from benchmarks.patches import Bench, bench_patches
+from benchmarks.timing import QUICK, Result, publish
+from benchmarks.training import ALONE
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.dataset import Batch, EpochBatches, TrainSet
+from claris_kaggle.engine import Learner, learning_rate
+from claris_kaggle.inference import predict
+from claris_kaggle.metrics import auc
+from claris_kaggle.model import create_model
 from claris_kaggle.transforms import to_input
 
 WHOLE, RANK_SIZES, DRAWS = 128, (64, 32, 16), 4
+TRAINED, EPOCHS, SEEDS, LEARNT = 640, 6, 3, (128, 64, 16)
+if QUICK:
+    WHOLE, RANK_SIZES, DRAWS, TRAINED, EPOCHS, SEEDS, LEARNT = 8, (4,), 1, 8, 1, 1, (8, 4)
 
 
 def gradient(model: nn.Module, images: Tensor, labels: Tensor, parts: int) -> Tensor:
@@ -28,31 +42,100 @@ def gradient(model: nn.Module, images: Tensor, labels: Tensor, parts: int) -> Te
     return torch.cat([one.grad.flatten() for one in model.parameters() if one.grad is not None]).clone()
 
 
+def compare_gradients(bench: Bench) -> dict[str, list[float]]:
+    """Cosines to the whole batch's gradient, for each number of patches a rank."""
+    cosines: dict[str, list[float]] = {f"{size} a rank": [] for size in (WHOLE, *RANK_SIZES)}
+    model = train_a_little(bench)
+    for number in range(DRAWS):
+        rows = torch.randperm(600, generator=torch.Generator().manual_seed(number))[:WHOLE].numpy()
+        ids = [bench.trainset.ids[row] for row in rows]
+        images = to_input(torch.from_numpy(bench.pack.pixels[bench.pack.rows(ids)]), "patches")
+        labels = torch.from_numpy(bench.trainset.labels[rows])
+        whole = gradient(model, images, labels, 1)
+        for size in (WHOLE, *RANK_SIZES):
+            part = gradient(model, images, labels, WHOLE // size)
+            cosines[f"{size} a rank"].append(torch.cosine_similarity(whole, part, dim=0).item())
+    return cosines
+
+
+def step_in_parts(learner: Learner, batch: Batch, rank_size: int, lr: float) -> None:
+    """A step of ranks that one process plays in turn: each part has its own statistics, the first's are kept."""
+    images = to_input(batch.images, learner.config.normalise, batch.colors)
+    learner.optimizer.param_groups[0]["lr"] = lr
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.model.train()
+    for number, (some, truth) in enumerate(zip(images.split(rank_size), batch.labels.split(rank_size), strict=True)):
+        for norm in learner.model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = 0.0 if number else 0.1
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = learner.model(some)
+        (nn.functional.cross_entropy(logits.float(), truth, reduction="sum") / len(images)).backward()
+    learner.optimizer.step()
+
+
+def learn(bench: Bench, rank_size: int, seed: int) -> float:
+    """AUC over the patches that were not trained on."""
+    ids, labels = bench.trainset.ids, bench.trainset.labels
+    config = TrainConfig(
+        weights="none", epochs=EPOCHS, batch_size=WHOLE, lr=1e-3, color=0.3, precision="bf16", seed=seed
+    )
+    learner = Learner(config, ALONE, create_model("densenet121", seed))
+    trainset = TrainSet(bench.pack, ids[:TRAINED], labels[:TRAINED])
+    for epoch in range(EPOCHS):
+        batches = EpochBatches(trainset, config, epoch=epoch, rank=0, world_size=1)
+        for step in range(len(batches)):
+            done, steps = epoch * len(batches) + step, EPOCHS * len(batches)
+            step_in_parts(learner, batches[step], rank_size, learning_rate(done, steps, config))
+    found = predict(learner.model, bench.pack, ids[TRAINED:], ALONE, config, views=1)
+    return auc(labels[TRAINED:], found)
+
+
+def time_collectives(rank: int, folder: str, channels: list[int]) -> None:
+    """One of two processes: milliseconds of a step's sums, forward and backward, go to a file."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    sums = [torch.zeros(2 * count) for count in channels]
+    took = []
+    for _ in range(20):
+        dist.barrier()
+        began = time.perf_counter()
+        for one in [*sums, *sums]:
+            dist.all_reduce(one)
+        took.append(1000 * (time.perf_counter() - began))
+    if rank == 0:
+        Path(folder, "took").write_text(f"{min(took):.0f} to {statistics.median(took):.0f}")
+    dist.destroy_process_group()
+
+
+def cost_of_collectives() -> tuple[int, str]:
+    """How many collectives a synchronised step needs, and their milliseconds between two gloo processes."""
+    norms = [one for one in create_model("densenet121").modules() if isinstance(one, nn.BatchNorm2d)]
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(time_collectives, (folder, [one.num_features for one in norms]), nprocs=2)
+        return 2 * len(norms), Path(folder, "took").read_text()
+
+
 def main() -> None:
     """Measure, print and keep."""
     torch.set_num_threads(os.cpu_count() or 1)
-    cosines: dict[str, list[float]] = {f"{size} a rank": [] for size in (WHOLE, *RANK_SIZES)}
     with bench_patches() as bench:
-        model = train_a_little(bench)
-        for number in range(DRAWS):
-            rows = torch.randperm(600, generator=torch.Generator().manual_seed(number))[:WHOLE].numpy()
-            ids = [bench.trainset.ids[row] for row in rows]
-            images = to_input(torch.from_numpy(bench.pack.pixels[bench.pack.rows(ids)]), "patches")
-            labels = torch.from_numpy(bench.trainset.labels[rows])
-            whole = gradient(model, images, labels, 1)
-            for size in (WHOLE, *RANK_SIZES):
-                part = gradient(model, images, labels, WHOLE // size)
-                cosines[f"{size} a rank"].append(torch.cosine_similarity(whole, part, dim=0).item())
-    middle = {name: statistics.median(values) for name, values in cosines.items()}
-    title = f"cosine of the gradient to that of a whole batch of {WHOLE}, a network trained for three epochs"
-    publish(
-        Result(
-            "batch_norm", title, "cosine", cosines,
-            {"medians": ", ".join(f"{name} {value:.2f}" for name, value in middle.items())},
-            ["Synchronised batch norm would make all of them 1; torch has it on GPUs alone, so its cost is not known "
-             "here. Two T4s at the default batch of 128 have 64 a rank."],
+        cosines = compare_gradients(bench)
+        learnt = {size: [learn(bench, size, seed) for seed in range(SEEDS)] for size in LEARNT}
+        unseen = len(bench.trainset.ids) - TRAINED
+    count, took = cost_of_collectives()
+    facts = {
+        f"AUC over {unseen} other patches after {EPOCHS} epochs of {TRAINED}, {SEEDS} seeds, {size} a rank": (
+            f"{statistics.mean(aucs):.3f} ({', '.join(f'{one:.3f}' for one in aucs)})"
         )
-    )  # fmt: skip
+        for size, aucs in learnt.items()
+    }
+    facts[f"synchronised, a step's {count} sums between two gloo processes"] = f"{took} ms"
+    notes = [
+        f"{WHOLE} a rank is what synchronised batch norm computes. torch has it on GPUs alone; here one process plays "
+        "the ranks in turn. Two T4s at the default batch of 128 have 64 a rank."
+    ]
+    title = f"cosine of the gradient to that of a whole batch of {WHOLE}, a network trained for three epochs"
+    publish(Result("batch_norm", title, "cosine", cosines, facts, notes))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import Result, interleave, publish, rate_of
+from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
 from benchmarks.training import ALONE, new_learner
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
@@ -23,7 +23,7 @@ from claris_kaggle.model import fold_batch_norm
 from claris_kaggle.transforms import to_input
 from claris_kaggle.tta import view
 
-PATCHES, BATCH, TRAINED = 96, 32, 600
+PATCHES, BATCH, TRAINED, UNSEEN = (8, 4, 16, 32) if QUICK else (96, 32, 600, 600)
 
 
 def train_a_little(bench: Bench) -> torch.nn.Module:
@@ -81,7 +81,7 @@ def main() -> None:
         difference = np.abs(
             plain_passes(contiguous, images).numpy() - predict(folded, bench.pack, ids, ALONE, configs["fp32"], views=8)
         ).max()
-        unseen, labels = bench.trainset.ids[TRAINED:], bench.trainset.labels[TRAINED:]
+        unseen, labels = bench.trainset.ids[-UNSEEN:], bench.trainset.labels[-UNSEEN:]
         aucs = {
             name: roc_auc_score(labels, predict(folded, bench.pack, unseen, ALONE, config, views=8))
             for name, config in configs.items()

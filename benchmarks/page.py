@@ -10,8 +10,8 @@ import json
 from benchmarks.timing import RESULTS, ROOT, Result, ratios, table
 
 ORDER = (
-    "input_path", "packing", "training", "batch_norm", "inference", "whole", "tables", "scaling", "gpu_training",
-    "gpu_inference",
+    "input_path", "packing", "training", "batch_norm", "inference", "whole", "tables", "startup", "scaling",
+    "gpu_training", "gpu_inference",
 )  # fmt: skip
 PAGE, NOTES = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "notes.md"
 PLOT = RESULTS / "ratios.svg"
@@ -31,7 +31,7 @@ def draw(results: list[Result]) -> None:
     rows = [
         (result.title.split(",")[0], name, found)
         for result in results
-        if result.unit != "cosine"
+        if "/" in result.unit
         for name, found in list(ratios(result.rates).items())[1:]
     ][::-1]
     figure = Figure(figsize=(9, 0.38 * len(rows) + 1), layout="constrained")
@@ -49,12 +49,19 @@ def draw(results: list[Result]) -> None:
         figure.savefig(PLOT, metadata={"Date": None})
 
 
+def about_gpu(results: list[Result]) -> str:
+    """Whether there are figures of a GPU."""
+    if any(result.name.startswith("gpu") for result in results):
+        return "The figures of a GPU are at the end, with the card's name."
+    return "**Nothing here was run on a GPU yet.**"
+
+
 def write(results: list[Result]) -> str:
     """The page."""
     parts = [
         "# How fast it is",
         "",
-        NOTES.read_text("utf-8").strip(),
+        NOTES.read_text("utf-8").strip().replace("{GPU}", about_gpu(results)),
         "",
         f"![ratios]({PLOT.relative_to(PAGE.parent)})",
     ]

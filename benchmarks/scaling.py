@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import Result, interleave, publish
+from benchmarks.timing import QUICK, Result, interleave, publish
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.pack import Pack
@@ -25,6 +25,9 @@ from claris_kaggle.synthetic import generate
 
 ROWS = (1_000, 10_000, 100_000, 1_000_000)
 STEPS = 30
+PATCHES, EPOCHS, MODEL = 480, 2, "densenet121"
+if QUICK:
+    ROWS, PATCHES, EPOCHS, MODEL = (1_000, 4_000), 240, 1, "tiny"
 
 
 def claris(*arguments: object) -> None:
@@ -41,8 +44,8 @@ def training(root: Path, nproc: int) -> Callable[[], float]:
         run = root / f"run{nproc}-{next(calls)}"
         claris(
             "train", "--data", root / "data", "--cache", root / "cache", "--folds", root / "folds.csv", "--run", run,
-            "--fold", 0, "--epochs", 2, "--weights", "none", "--batch-size", 64, "--nproc", nproc,
-            "--threads", cores // nproc,
+            "--fold", 0, "--epochs", EPOCHS, "--model", MODEL, "--weights", "none", "--batch-size", 64,
+            "--nproc", nproc, "--threads", cores // nproc,
         )  # fmt: skip
         with (run / "fold0" / "history.csv").open() as file:
             return float(list(csv.DictReader(file))[-1]["images_per_second"])
@@ -82,8 +85,9 @@ def main() -> None:
     """Compare, print and keep."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
+        input_path(root, 100)  # so that no library is counted
         grown = {rows: input_path(root, rows) for rows in ROWS}
-        generate(root / "data", train=480, test=20, slides=12)
+        generate(root / "data", train=PATCHES, test=20, slides=12)
         claris("folds", "--data", root / "data", "--out", root / "folds.csv", "--k", 2, "--cache", root / "cache")
         rates = interleave(
             {"one process, two threads": training(root, 1), "two gloo processes, a thread each": training(root, 2)},

@@ -1,4 +1,7 @@
-"""Interleaved rounds, their medians and ratios, and a file for each benchmark that the page is made from."""
+"""Interleaved rounds, their medians and ratios, and a file for each benchmark that the page is made from.
+
+With `--quick` a benchmark is a trial of itself: one round of little work, nothing kept, figures without meaning.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "performance"
+QUICK = "--quick" in sys.argv[1:]
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Result:
     Attributes:
         name: of its module.
         title: what was compared.
-        unit: of the rates.
+        unit: of the rates; one without a stroke is no rate, and is not drawn.
         rates: each contender's rates, one a round; the first contender is the one compared with.
         facts: other figures, by what they are.
         notes: what a reader has to know.
@@ -47,6 +51,8 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_
         warm_up: rounds that do not count.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
+    if QUICK:
+        rounds, warm_up = 1, 0
     for number in range(warm_up + rounds):
         for name, work in contenders.items():
             rate = work()
@@ -94,11 +100,13 @@ def number(value: float) -> str:
 
 
 def publish(result: Result) -> None:
-    """Print the result and keep it for the page."""
+    """Print the result and keep it for the page, unless it was a trial."""
     result.machine = describe_machine()
     print(table(result))
     for name, text in result.facts.items():
         print(f"{name}: {text}")
+    if QUICK:
+        return
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{result.name}.json").write_text(json.dumps(asdict(result), indent=1) + "\n", "utf-8")
 

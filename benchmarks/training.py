@@ -16,14 +16,14 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import reference
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import Result, interleave, publish, rate_of
+from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Learner, train_epoch, train_step
 from claris_kaggle.model import create_model
 
-BATCH, STEPS = 32, 4
+BATCH, STEPS = (4, 1) if QUICK else (32, 4)
 ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
@@ -127,7 +127,7 @@ def main() -> None:
             "ours, bf16": our_steps(bench, new_learner("bf16")),
         }
         rates = interleave(contenders, rounds=5)
-        shares = {name: [overhead(bench, name) for _ in range(3)] for name in ("fp32", "bf16")}
+        shares = {name: [overhead(bench, name) for _ in range(1 if QUICK else 3)] for name in ("fp32", "bf16")}
     text = ", ".join(
         f"{name} {statistics.median(each):.1%} ({min(each):.1%} to {max(each):.1%})" for name, each in shares.items()
     )

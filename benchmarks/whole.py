@@ -6,6 +6,7 @@ python -m benchmarks.whole
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import reference
+from benchmarks import reference, two_t4s
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import Result, interleave, publish
+from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.training import ALONE, new_learner
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.engine import train_epoch
@@ -23,10 +24,9 @@ from claris_kaggle.inference import predict
 from claris_kaggle.model import fold_batch_norm
 from claris_kaggle.pack import ensure_pack
 
-TRAINED, PREDICTED, BATCH, VIEWS = 512, 256, 32, 8
-# DenseNet-121 at 96 px on two T4s: images a second as shared by roofline and efficiency; not measured.
-T4_TRAINING, T4_INFERENCE = (1450.0, 2900.0), (4600.0, 9200.0)
-EPOCH, FOLD, TRAIN, TEST, FOLDS, EPOCHS = 176_020, 44_005, 220_025, 57_458, 5, 6
+TRAINED, PREDICTED, BATCH, VIEWS, ROUNDS = 512, 256, 32, 8, 3
+if QUICK:
+    TRAINED, PREDICTED, BATCH = 8, 4, 4
 Times = dict[str, list[float]]
 
 
@@ -76,22 +76,6 @@ def as_rate(work: Callable[[], None]) -> Callable[[], float]:
     return measured
 
 
-def predict_t4s() -> dict[str, str]:
-    """What two T4s would take, from the assumed rates alone."""
-    epochs = sorted(EPOCH / rate for rate in T4_TRAINING)
-    views = FOLDS * (TRAIN / FOLDS + TEST) * VIEWS
-    checks = FOLDS * EPOCHS * FOLD
-    totals = sorted(
-        (FOLDS * EPOCHS * EPOCH / train + (views + checks) / infer) / 60
-        for train, infer in zip(T4_TRAINING, T4_INFERENCE, strict=True)
-    )
-    return {
-        f"two T4s, an epoch of {EPOCH:,} images (a prediction)": f"{epochs[0]:.0f} to {epochs[1]:.0f} s",
-        "two T4s, five folds of six epochs, each checked, OOF and test with eight views (a prediction)":
-            f"{totals[0]:.0f} to {totals[1]:.0f} min; the original's training loop alone would take 283",
-    }  # fmt: skip
-
-
 def main() -> None:
     """Compare, print and keep."""
     threads = os.cpu_count() or 1
@@ -104,24 +88,19 @@ def main() -> None:
                 "claris, fp32": as_rate(lambda: run_ours(bench, "fp32", times["claris, fp32"])),
                 "claris, bf16": as_rate(lambda: run_ours(bench, "bf16", times["claris, bf16"])),
             },
-            rounds=3,
+            rounds=ROUNDS,
         )
         about = bench.about
     facts = {
         f"where the time goes, {name}": ", ".join(
-            f"{part} {sorted(each[1:])[len(each[1:]) // 2]:.1f} s" for part, each in parts.items()
+            f"{part} {statistics.median(each[-ROUNDS:]):.1f} s" for part, each in parts.items()
         )
         for name, parts in times.items()
     }
     title = f"train {TRAINED} and predict {PREDICTED} with eight views, one process, {threads} threads, {about}"
     publish(
         Result(
-            "whole", title, "jobs/hour", rates, {**facts, **predict_t4s()},
-            [
-                f"The prediction for two T4s assumes {T4_TRAINING[0]:,.0f} to {T4_TRAINING[1]:,.0f} training and "
-                f"{T4_INFERENCE[0]:,.0f} to {T4_INFERENCE[1]:,.0f} inference images/s on both together: 30 to 60 % of "
-                "their memory bandwidth at the traffic of DenseNet-121 in fp16, and a scaling of 0.9. Not measured.",
-            ],
+            "whole", title, "jobs/hour", rates, {**facts, **two_t4s.prediction()}, [two_t4s.assumptions()]
         )
     )  # fmt: skip
 
