@@ -144,7 +144,6 @@ def explain(a: Submission, b: Submission, correlation: float) -> str:
 def arrangements(a: Submission, b: Submission) -> list[tuple[float, str]]:
     """How well the files fit if one was written wrongly, each with what to say then."""
     rows_a, rows_b, by_id_a, by_id_b = map(to_ranks, (a.values, b.values, a.by_id(), b.by_id()))
-    aligned = to_ranks(b.values[order_like(b.ids, a.ids)])
     found = [(-correlate(by_id_a, by_id_b), "one of them is upside down: it holds the probability of benign")]
     if a.ids != b.ids:
         text = "they fit ({:.2f}) row by row instead of by id: one of them has its ids in another order than its values"
@@ -153,8 +152,15 @@ def arrangements(a: Submission, b: Submission) -> list[tuple[float, str]]:
         if one.ids != sorted(one.ids):
             text = f"they fit ({{:.2f}}) if the values of {one.name} stand in the order of sorted ids, beside other ids"
             found.append((correlate(values, others), text))
+    return [*found, *shifts(a, b), *(shifts(b, a) if a.ids != b.ids else [])]
+
+
+def shifts(a: Submission, b: Submission) -> list[tuple[float, str]]:
+    """How well the files fit if one was shifted in the order of `a`, upside down or not, with what to say then."""
+    found = []
+    mine, others = to_ranks(a.values), to_ranks(b.values[order_like(b.ids, a.ids)])
     for sign, twist in ((1, ""), (-1, " and turned upside down")):
-        shift, fit = best_shift(rows_a, aligned, sign)
+        shift, fit = best_shift(mine, others, sign)
         if shift:
             move = f"shifted by {count(abs(shift), 'row')}{twist}"
             found.append((fit, f"they fit ({{:.2f}}) if one is {move}: its values and ids are out of step"))

@@ -72,6 +72,8 @@ def test_shifted_rows_are_found_upside_down_as_well(first: Path) -> None:
     assert "if one is shifted by 7 rows:" in remark(first, IDS, np.roll(NOISY, 7))
     assert "if one is shifted by 7 rows and turned upside down" in remark(first, IDS, np.roll(1 - NOISY, -7))
     assert best_shift(to_ranks(VALUES), to_ranks(np.roll(VALUES, 3)))[0] == -3
+    order = np.random.default_rng(5).permutation(ROWS)  # the shift is in this file's own order, whatever the other's is
+    assert "shifted by 7 rows" in remark(first, [IDS[row] for row in order], np.roll(NOISY[order], 7))
 
 
 def test_shifted_rows_are_found_where_neighbours_resemble_each_other_and_where_only_a_part_is(first: Path) -> None:
