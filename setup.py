@@ -13,6 +13,7 @@ if VERSION is None:
 # `report` is installed in any case: a page is what a run ends with. As an extra it mends an environment that was
 # put together by hand. The others are asked for by name.
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
+SERVE = ["starlette>=1.3", "uvicorn>=0.30", "python-multipart>=0.0.20"]
 ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(
@@ -26,7 +27,7 @@ setup(
     packages=[*find_packages(include=["claris_kaggle", "claris_kaggle.*"]), "claris_kaggle.kernel_scripts"],
     package_dir={"claris_kaggle.kernel_scripts": "kernels"},
     package_data={
-        "claris_kaggle": ["py.typed", "*.jinja"],
+        "claris_kaggle": ["py.typed", "*.jinja", "*.js"],
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*"],
     },
     python_requires=">=3.11",
@@ -56,7 +57,7 @@ setup(
     ],
     extras_require={
         "report": REPORT,
-        "serve": [],
+        "serve": SERVE,
         "onnx": ONNX,
         "dev": [
             "pytest>=8",
@@ -71,6 +72,8 @@ setup(
             "pdoc>=15",
             "playwright>=1.40",
             "axe-playwright-python>=0.1.4",
+            "httpx2",  # by which starlette tests its pages
+            *SERVE,
             *ONNX,
         ],
     },

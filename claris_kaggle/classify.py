@@ -6,7 +6,7 @@ speaks for its middle 32 x 32 pixels, as labels do, so the image is called malig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from claris_kaggle.console import Progress
 from claris_kaggle.errors import ClarisError, UsageError
 from claris_kaggle.evidence import CENTRE, Floats, centre_share
 from claris_kaggle.images import MAX_PIXELS, read_image
+from claris_kaggle.inference import BLOCK_SIZE
 from claris_kaggle.metrics import HALF
 from claris_kaggle.patches import SHAPE, SIZE, Pixels
 from claris_kaggle.trained import Opinion, Trained, consult
 from claris_kaggle.tta import require_views
 
 NOTICE = "A research tool and no diagnosis."
-# Patches that are held in memory at once, each some 28 KB.
-BATCH, TOGETHER = 256, 32
+# Patches of several files that are computed together.
+TOGETHER = 32
 MAX_WINDOWS = 100_000
 
 
@@ -162,7 +163,12 @@ class Classification:
 
 
 def classify_image(
-    trained: Trained, pixels: Pixels, name: str = "image", job: ClassifyJob = DEFAULTS
+    trained: Trained,
+    pixels: Pixels,
+    name: str = "image",
+    job: ClassifyJob = DEFAULTS,
+    *,
+    after: Callable[[int], None] | None = None,
 ) -> Classification:
     """Classify an image in memory.
 
@@ -171,6 +177,8 @@ def classify_image(
         pixels: uint8 [H, W, 3] RGB of at least 96 x 96, as `images.decode_image` gives.
         name: for the answer and for messages.
         job: stride, views and limits.
+        after: called with the number of windows that were done together, and what it raises ends the work; None is a
+            bar on a terminal, or a line now and then.
     Raises:
         UsageError: the image is smaller or of another type, or has too many windows.
     """
@@ -184,16 +192,28 @@ def classify_image(
         found = f"{name}: {len(tops) * len(lefts):,} windows at a stride of {job.stride}"
         raise UsageError(found, f"at most {MAX_WINDOWS:,} are looked at", "Give a larger --stride")
     places = [(top, left) for top in tops.tolist() for left in lefts.tolist()]
-    parts = []
-    with Progress(name, len(places), "windows") as progress:
-        for begin in range(0, len(places), BATCH):
-            windows = np.stack([cut(pixels, *place) for place in places[begin : begin + BATCH]])
-            parts.append(consult(trained, windows, views=job.views).probabilities)
-            progress.update(len(windows))
-    heat = Heat(tops, lefts, np.concatenate(parts).reshape(len(tops), len(lefts)))
+    if after:
+        probabilities = ask_windows(trained, pixels, places, job.views, after)
+    else:
+        with Progress(name, len(places), "windows") as progress:
+            probabilities = ask_windows(trained, pixels, places, job.views, progress.update)
+    heat = Heat(tops, lefts, probabilities.reshape(len(tops), len(lefts)))
     place = places[int(heat.probabilities.argmax())]
     opinion = consult(trained, cut(pixels, *place)[None], views=job.views)
     return answer(trained, opinion, 0, name, pixels, job, place, heat)
+
+
+def ask_windows(
+    trained: Trained, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, after: Callable[[int], None]
+) -> Floats:
+    """The probability of the window at each place, float32 [len(places)]."""
+    device = next(next(iter(trained.models.values())).parameters()).device
+    size, parts = BLOCK_SIZE.get(device.type, TOGETHER), []
+    for begin in range(0, len(places), size):
+        windows = np.stack([cut(pixels, *place) for place in places[begin : begin + size]])
+        parts.append(consult(trained, windows, views=views).probabilities)
+        after(len(windows))
+    return np.concatenate(parts)
 
 
 def classify_patches(

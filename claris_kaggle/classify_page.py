@@ -1,10 +1,11 @@
-"""The page of `claris classify`: every answer with its pictures, in one file without a script."""
+"""What is shown of answers: a page with every picture in itself and no script, or one object for a program."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from claris_kaggle import __version__
 from claris_kaggle.classify import NOTICE, Classification
@@ -13,7 +14,24 @@ from claris_kaggle.files import write_text
 from claris_kaggle.pictures import draw_heat, draw_map, png_uri
 from claris_kaggle.trained import Trained
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 TEMPLATE = "classify.html.jinja"
+
+
+def all_as_json(
+    trained: Trained, views: int, images: Sequence[dict[str, Any]], faults: Sequence[str]
+) -> dict[str, Any]:
+    """The answers as one object for a program, with what they come from and that they are no diagnosis.
+
+    Args:
+        images: of `Classification.to_json`.
+        faults: what was wrong with other images, a line each.
+    """
+    run = {"name": trained.name, "model": trained.config.model, "folds": list(trained.models), "views": views}
+    about = {"notice": NOTICE, "run": {**run, "oof_auc": trained.figure("auc")}}
+    return {**about, "images": list(images), "faults": list(faults)}
 
 
 def require_page_name(path: Path) -> Path:
@@ -45,24 +63,42 @@ def section(found: Classification, crop: int) -> dict[str, Any]:
     }
 
 
-def render(sections: Sequence[dict[str, Any]], faults: Sequence[str], trained: Trained) -> str:
+def render(
+    sections: Sequence[dict[str, Any]],
+    faults: Sequence[str],
+    trained: Trained,
+    template: str = TEMPLATE,
+    **more: object,
+) -> str:
     """The whole page.
 
     Args:
         sections: of `section`.
         faults: what was wrong with other images, a line each.
+        template: its name; another one extends the first.
+        more: what the other one needs besides.
     """
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            images=sections,
+            faults=faults,
+            notice=NOTICE,
+            trained=trained,
+            auc=trained.figure("auc"),
+            version=__version__,
+            **more,
+        )
+    )
+
+
+@cache
+def environment() -> Environment:
+    """Where templates are found; what they show is escaped."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("claris_kaggle", ""), autoescape=True, trim_blocks=True)
-    return environment.get_template(TEMPLATE).render(
-        images=sections,
-        faults=faults,
-        notice=NOTICE,
-        trained=trained,
-        auc=trained.figure("auc"),
-        version=__version__,
-    )
+    return Environment(loader=PackageLoader("claris_kaggle", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def write_page(path: Path, sections: Sequence[dict[str, Any]], faults: Sequence[str], trained: Trained) -> None:

@@ -5,6 +5,7 @@
     ├── DataError           exit 1   an input file does not hold what it should
     │   ├── TableError               a CSV
     │   └── PatchError               an image
+    │       └── OversizeError        one above the limits
     ├── RunError            exit 1   a run folder does not fit what was asked of it
     ├── DiskError           exit 1   a file cannot be written or read
     ├── TrainingError       exit 1   the computation itself failed
@@ -58,6 +59,10 @@ class TableError(DataError):
 
 class PatchError(DataError):
     """An image that is damaged, of another size or kind, or not the one its name says."""
+
+
+class OversizeError(PatchError):
+    """An image of more bytes or pixels than are taken."""
 
 
 class RunError(ClarisError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from claris_kaggle.errors import PatchError, UsageError, one_line
+from claris_kaggle.errors import OversizeError, PatchError, UsageError, one_line
 from claris_kaggle.files import explain_disk_errors
 from claris_kaggle.patches import SIZE, Pixels
 
@@ -55,7 +55,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
         DiskError: it is not there or not readable.
     """
     with explain_disk_errors(path), path.open("rb") as stream:
-        content = stream.read(BYTES_A_PIXEL * max_pixels + SPARE_BYTES + 1)
+        content = stream.read(largest_file(max_pixels) + 1)
     return decode_image(content, path, max_pixels)
 
 
@@ -70,12 +70,13 @@ def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> 
         name: for messages.
         max_pixels: width times height, at most.
     Raises:
-        PatchError: too large, too small, grey or of another kind of colour, several pictures in one, cut off,
-            damaged, or no such image at all.
+        OversizeError: too large.
+        PatchError: too small, grey or of another kind of colour, several pictures in one, cut off, damaged, or no
+            such image at all.
     """
     from PIL import Image, UnidentifiedImageError
 
-    if len(content) > BYTES_A_PIXEL * max_pixels + SPARE_BYTES:
+    if len(content) > largest_file(max_pixels):
         raise too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
     try:
         with warnings.catch_warnings():
@@ -113,10 +114,15 @@ def require_fit(image: Any, name: object, max_pixels: int) -> None:
         raise PatchError(found, "stained tissue in RGB is needed", "Give the picture in its own colours")
 
 
-def too_large(name: object, found: str, max_pixels: int) -> PatchError:
+def largest_file(max_pixels: int) -> int:
+    """The bytes of a file, at most, that holds so many pixels."""
+    return BYTES_A_PIXEL * max_pixels + SPARE_BYTES
+
+
+def too_large(name: object, found: str, max_pixels: int) -> OversizeError:
     """The refusal of a file above the limit."""
     needed = f"at most {max_pixels:,} pixels are taken"
-    return PatchError(f"{name}: {found}", needed, "Cut it into pieces, or allow more with --max-pixels")
+    return OversizeError(f"{name}: {found}", needed, "Cut it into pieces, or allow more with --max-pixels")
 
 
 def to_rgb(image: Any) -> Pixels:

@@ -30,7 +30,7 @@ LAYERS = {
     ],
     "edges": [
         "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
-        "doctor", "cli", "__main__",
+        "doctor", "uploads", "serve", "cli", "__main__",
     ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]

@@ -19,7 +19,7 @@ from claris_kaggle.errors import ClarisError, Stopped, one_line
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 VERBS = (
     "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
-    "classify", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
+    "classify", "serve", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
 )  # fmt: skip
 # These pass what stands after -- on to `claris train`.
 PASSING_ON = ("push", "launch")
@@ -36,6 +36,7 @@ EPILOG = """the way through, from any folder:
   claris ensemble runs/first --data DIR --out submission.csv
   claris report runs/first --out report.html
   claris classify --run runs/first IMAGE                  ask it about images
+  claris serve --run runs/first                           the same as a page of this machine
 
 all of it on Kaggle's GPUs, with one command:
   claris launch first

@@ -12,13 +12,12 @@ example:
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claris_kaggle.cli import options
 from claris_kaggle.console import say
-from claris_kaggle.errors import ClarisError, PatchError, UsageError, count
+from claris_kaggle.errors import ClarisError, PatchError, count
 
 if TYPE_CHECKING:
     from claris_kaggle.classify import Classification
@@ -33,31 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of them")
     options.add_run(parser)
-    parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
-    parser.add_argument(
-        "--threshold", default="0.5", metavar="P", help="malignant from there on: a number, or oof: the run's own [0.5]"
-    )
-    parser.add_argument("--stride", type=int, default=32, metavar="N", help="pixels from window to window [32]")
-    parser.add_argument(
-        "--max-pixels", type=int, default=25_000_000, metavar="N", help="largest width times height [25000000]"
-    )
+    options.add_classifying(parser, max_pixels=25_000_000)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures as well")
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Classify every image; those that are faulty are named, and make the verb fail at its end."""
-    from claris_kaggle.classify import ClassifyJob, classify_files
+    from claris_kaggle.classify import classify_files
     from claris_kaggle.classify_page import require_page_name, section
     from claris_kaggle.images import list_images
-    from claris_kaggle.trained import load_trained
 
-    job = ClassifyJob(views=args.views, stride=args.stride, max_pixels=args.max_pixels)
     if args.html:
         require_page_name(args.html)
     paths = list_images(args.images)
-    trained = load_trained(args.run)
-    job = replace(job, threshold=choose_threshold(args.threshold, trained))
+    trained, job = options.load_classifier(args)
     answers, sections, faults = [], [], []
     if not args.json:
         print(ROW.format(*HEADER))
@@ -73,23 +62,6 @@ def run(args: argparse.Namespace) -> None:
         if not args.json:
             print(line(found), flush=True)
     finish(args, trained, answers, sections, faults)
-
-
-def choose_threshold(text: str, trained: Trained) -> float:
-    """The number, or the threshold that was the best on the run's own OOF predictions.
-
-    Raises:
-        UsageError: no number, or `oof` for a run that is not predicted.
-    """
-    if text != "oof":
-        try:
-            return float(text)
-        except ValueError:
-            raise UsageError(f"--threshold is {text!r}", "a number between 0 and 1, or oof, is needed") from None
-    found = trained.figure("best_threshold")
-    if found is None:
-        raise UsageError(f"--threshold is oof, and {trained.name} has no OOF predictions", "", "Run claris predict")
-    return found
 
 
 def line(found: Classification) -> str:
@@ -118,15 +90,13 @@ def finish(
     import json
 
     from claris_kaggle.classify import NOTICE
-    from claris_kaggle.classify_page import write_page
+    from claris_kaggle.classify_page import all_as_json, write_page
 
     messages = [str(fault) for fault in faults]
     if args.html:
         write_page(args.html, sections, messages, trained)
     if args.json:
-        run = {"name": trained.name, "model": trained.config.model, "folds": list(trained.models), "views": args.views}
-        about = {"notice": NOTICE, "run": {**run, "oof_auc": trained.figure("auc")}}
-        print(json.dumps({**about, "images": answers, "faults": messages}))
+        print(json.dumps(all_as_json(trained, args.views, answers, messages)))
     else:
         print(NOTICE)
     if len(answers) + len(faults) == 1 and faults:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from claris_kaggle.errors import UsageError
 from claris_kaggle.paths import DataDir, RunDir, default_cache
+
+if TYPE_CHECKING:
+    from claris_kaggle.classify import ClassifyJob
+    from claris_kaggle.trained import Trained
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +31,18 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """--run, the run's folder."""
     parser.add_argument(
         "--run", "--run-dir", dest="run", type=Path, required=True, metavar="DIR", help="the run's folder"
+    )
+
+
+def add_classifying(parser: argparse.ArgumentParser, max_pixels: int) -> None:
+    """How images are classified; `load_classifier` reads it."""
+    parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
+    parser.add_argument(
+        "--threshold", default="0.5", metavar="P", help="malignant from there on: a number, or oof: the run's own [0.5]"
+    )
+    parser.add_argument("--stride", type=int, default=32, metavar="N", help="pixels from window to window [32]")
+    parser.add_argument(
+        "--max-pixels", type=int, default=max_pixels, metavar="N", help=f"largest width times height [{max_pixels}]"
     )
 
 
@@ -77,3 +96,30 @@ def run_dir(path: Path) -> RunDir:
 def cache_dir(args: argparse.Namespace) -> Path:
     """The folder of packs."""
     return args.cache or default_cache()
+
+
+def load_classifier(args: argparse.Namespace) -> tuple[Trained, ClassifyJob]:
+    """The networks of --run, and how they are to be asked; the flags are looked at before the weights are read."""
+    from claris_kaggle.classify import ClassifyJob
+    from claris_kaggle.trained import load_trained
+
+    job = ClassifyJob(views=args.views, stride=args.stride, max_pixels=args.max_pixels)
+    trained = load_trained(args.run)
+    return trained, replace(job, threshold=choose_threshold(args.threshold, trained))
+
+
+def choose_threshold(text: str, trained: Trained) -> float:
+    """The number, or the threshold that was the best on the run's own OOF predictions.
+
+    Raises:
+        UsageError: no number, or `oof` for a run that is not predicted.
+    """
+    if text != "oof":
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageError(f"--threshold is {text!r}", "a number between 0 and 1, or oof, is needed") from None
+    found = trained.figure("best_threshold")
+    if found is None:
+        raise UsageError(f"--threshold is oof, and {trained.name} has no OOF predictions", "", "Run claris predict")
+    return found

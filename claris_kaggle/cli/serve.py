@@ -1,0 +1,55 @@
+"""The answers of claris classify as a page of this machine: drop an image, see what speaks for and against.
+
+Its address goes to stdout once the page is there; Ctrl-C ends it. An upload is looked at in memory and kept nowhere.
+Programs send one to /classify and get JSON: curl --form image=@patch.tif http://127.0.0.1:8000/classify
+A research tool and no diagnosis.
+
+example:
+  claris serve --run runs/first
+  claris serve --run runs/first --port 8080 --views 1 --max-pixels 10000000
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from claris_kaggle.cli import options
+from claris_kaggle.console import say
+from claris_kaggle.errors import count
+
+HELP = "the same as a small page of this machine: drop an image, see the answer"
+WARNING = "warning: {} can be reached from other machines. Whoever reaches it can use it, unencrypted and unasked"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's flags."""
+    options.add_run(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1, this machine alone]")
+    parser.add_argument("--port", type=port, default=8000, metavar="N", help="0 takes any that is free [8000]")
+    options.add_classifying(parser, max_pixels=2_500_000)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load the networks once, say where the page is, and answer until a signal ends it."""
+    import signal
+
+    from claris_kaggle.classify import NOTICE
+    from claris_kaggle.serve import bracketed, is_loopback, listen, serve
+
+    with listen(args.host, args.port) as listener:
+        trained, job = options.load_classifier(args)
+        address = f"http://{bracketed(args.host)}:{listener.getsockname()[1]}/"
+        if not is_loopback(args.host):
+            say(WARNING.format(address))
+        say(f"{trained.config.model}, {count(len(trained.models), 'fold')} of {trained.name}. {NOTICE} Ctrl-C ends it.")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        print(address, flush=True)
+        serve(trained, job, listener, args.host, debug=args.debug)
+
+
+def port(text: str) -> int:
+    """A port's number."""
+    value = options.natural(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is above 65535")
+    return value
