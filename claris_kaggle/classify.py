@@ -18,7 +18,7 @@ from claris_kaggle.calibration import apply_temperature
 from claris_kaggle.console import Progress
 from claris_kaggle.errors import ClarisError, UsageError
 from claris_kaggle.evidence import CENTRE, Floats, centre_share
-from claris_kaggle.images import MAX_PIXELS, read_image
+from claris_kaggle.images import MAX_PIXELS, cut, read_image, window_starts
 from claris_kaggle.inference import BLOCK_SIZE
 from claris_kaggle.metrics import HALF
 from claris_kaggle.patches import SHAPE, SIZE, Pixels
@@ -293,18 +293,3 @@ def answer(
         centre_share=None if parts is None else float(centre_share(parts[None], trained.config.crop)[0]),
         heat=heat,
     )
-
-
-def cut(pixels: Pixels, top: int, left: int) -> Pixels:
-    """The window at that place, uint8 [96, 96, 3]."""
-    return pixels[top : top + SIZE, left : left + SIZE]
-
-
-def window_starts(side: int, stride: int) -> NDArray[np.int64]:
-    """Where windows begin along a side, the last one flush with its end.
-
-    >>> window_starts(96, 32).tolist(), window_starts(200, 32).tolist()
-    ([0], [0, 32, 64, 96, 104])
-    """
-    last = side - SIZE
-    return np.array([*range(0, last, stride), last], dtype=np.int64)

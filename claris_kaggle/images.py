@@ -1,4 +1,4 @@
-"""Image files of people's own, of any size, to pixels: within limits, decoded whole, nothing guessed.
+"""Image files of people's own, of any size, to pixels and windows: within limits, decoded whole, nothing guessed.
 
 How a file is turned (EXIF) is left as it is stored: the eight views make no difference of it.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from claris_kaggle.errors import OversizeError, PatchError, UsageError, one_line
 from claris_kaggle.files import explain_disk_errors
@@ -135,3 +136,18 @@ def to_rgb(image: Any) -> Pixels:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (WHITE,) * 4), image)
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def cut(pixels: Pixels, top: int, left: int) -> Pixels:
+    """The window at that place, uint8 [96, 96, 3]."""
+    return pixels[top : top + SIZE, left : left + SIZE]
+
+
+def window_starts(side: int, stride: int) -> NDArray[np.int64]:
+    """Where windows begin along a side, the last one flush with its end.
+
+    >>> window_starts(96, 32).tolist(), window_starts(200, 32).tolist()
+    ([0], [0, 32, 64, 96, 104])
+    """
+    last = side - SIZE
+    return np.array([*range(0, last, stride), last], dtype=np.int64)

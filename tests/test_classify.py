@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from claris_kaggle.classify import NOTICE, ClassifyJob, classify_files, classify_image, window_starts
+from claris_kaggle.classify import NOTICE, ClassifyJob, classify_files, classify_image
 from claris_kaggle.errors import ClarisError, RunError, UsageError
+from claris_kaggle.images import window_starts
 from claris_kaggle.patches import read_patch
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.pictures import draw_heat, draw_map, tint
