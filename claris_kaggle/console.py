@@ -28,8 +28,8 @@ def say(text: str) -> None:
 def duration(seconds: float) -> str:
     """A time as one says it.
 
-    >>> duration(45.2), duration(750), duration(4800)
-    ('45 s', '12 min', '1 h 20 min')
+    >>> duration(45.2), duration(750), duration(6000)
+    ('45 s', '12 min', '1 h 40 min')
     """
     if seconds < 99.5:
         return f"{seconds:.0f} s"

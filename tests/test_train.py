@@ -55,7 +55,7 @@ def test_a_finished_run_is_left_as_it_is(call: Call, where: list[object], run: P
     ("flags", "words"),
     [
         (["--epochs", 3], "epochs 2 there, 3 now"),
-        (["--lr", 0.5], "lr 0.001 there, 0.5 now"),
+        (["--lr", 0.5], "lr 0.002 there, 0.5 now"),
         (["--seed", 1, "--batch-size", 64], "batch_size 32 there, 64 now; seed 0 there, 1 now"),
         (["--model", "densenet121"], "model 'tiny' there, 'densenet121' now"),
     ],
