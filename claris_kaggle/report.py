@@ -15,6 +15,7 @@ import pandas as pd
 
 from claris_kaggle import __version__, figures, gallery, tables
 from claris_kaggle.comparison import compare_runs
+from claris_kaggle.console import duration
 from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.files import read_json, write_text
 from claris_kaggle.ledger import agreement, best_first, read_ledger
@@ -88,20 +89,9 @@ def make_environment() -> Any:
         signed=lambda value: f"{value:+.4f}".replace("-", "−"),
         percent=lambda value, places=1: f"{100 * value:.{places}f}\u00a0%",
         number=lambda value: f"{value:,}",
-        duration=write_duration,
+        duration=duration,
     )
     return environment
-
-
-def write_duration(seconds: float) -> str:
-    """A time for people, in its two largest units.
-
-    >>> write_duration(3.2), write_duration(425), write_duration(11_520)
-    ('3 s', '7 min 5 s', '3 h 12 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def describe(run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None) -> dict[str, Any]:
