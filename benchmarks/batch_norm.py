@@ -5,7 +5,6 @@ python -m benchmarks.batch_norm
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 
 from benchmarks.inference import train_a_little
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import QUICK, Result, publish
-from benchmarks.training import ALONE
+from benchmarks.timing import QUICK, THREADS, Result, publish
+from benchmarks.training import ALONE, MODEL
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import Batch, EpochBatches, TrainSet
 from claris_kaggle.engine import Learner, learning_rate
@@ -80,7 +79,7 @@ def learn(bench: Bench, rank_size: int, seed: int) -> float:
     config = TrainConfig(
         weights="none", epochs=EPOCHS, batch_size=WHOLE, lr=1e-3, color=0.3, precision="bf16", seed=seed
     )
-    learner = Learner(config, ALONE, create_model("densenet121", seed))
+    learner = Learner(config, ALONE, create_model(MODEL, seed))
     trainset = TrainSet(bench.pack, ids[:TRAINED], labels[:TRAINED])
     for epoch in range(EPOCHS):
         batches = EpochBatches(trainset, config, epoch=epoch, rank=0, world_size=1)
@@ -117,7 +116,7 @@ def cost_of_collectives() -> tuple[int, str]:
 
 def main() -> None:
     """Measure, print and keep."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(THREADS)
     with bench_patches() as bench:
         cosines = compare_gradients(bench)
         learnt = {size: [learn(bench, size, seed) for seed in range(SEEDS)] for size in LEARNT}

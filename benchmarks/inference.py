@@ -5,7 +5,6 @@ python -m benchmarks.inference
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
+from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
 from benchmarks.training import ALONE, new_learner
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
@@ -50,8 +49,7 @@ def plain_passes(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     """Compare, print and keep."""
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     with bench_patches() as bench:
         model = train_a_little(bench)
         plain = type(model)  # the same network, in the usual memory order
@@ -91,7 +89,7 @@ def main() -> None:
         f"AUC over {len(labels)} patches": f"fp32 {aucs['fp32']:.5f}, bf16 {aucs['bf16']:.5f}, "
         f"apart by {abs(aucs['fp32'] - aucs['bf16']):.1e}",
     }
-    title = f"eight views, DenseNet-121, batch {BATCH}, {threads} threads, {bench.about}"
+    title = f"eight views, DenseNet-121, batch {BATCH}, {THREADS} threads, {bench.about}"
     publish(Result("inference", title, "patches/s", rates, facts))
 
 

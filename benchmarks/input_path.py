@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import reference
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
+from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet, load
 from claris_kaggle.pack import Pack
@@ -116,5 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(THREADS)
     main()

@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "performance"
 QUICK = "--quick" in sys.argv[1:]
+THREADS = 1 if QUICK else os.cpu_count() or 1
 
 
 @dataclass

@@ -5,7 +5,6 @@ python -m benchmarks.training
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -16,21 +15,21 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import reference
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
+from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Learner, train_epoch, train_step
 from claris_kaggle.model import create_model
 
-BATCH, STEPS = (4, 1) if QUICK else (32, 4)
+MODEL, BATCH, STEPS = ("tiny", 4, 1) if QUICK else ("densenet121", 32, 4)
 ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
 def new_learner(precision: str) -> Learner:
     """Our learner of DenseNet-121."""
     config = TrainConfig(weights="none", epochs=1, batch_size=BATCH, lr=1e-4, color=1.0, precision=precision)
-    return Learner(config, ALONE, create_model("densenet121"))
+    return Learner(config, ALONE, create_model(MODEL))
 
 
 def steps_of(bench: Bench, learner: Learner) -> EpochBatches:
@@ -116,8 +115,7 @@ def overhead(bench: Bench, precision: str) -> float:
 
 def main() -> None:
     """Compare, print and keep."""
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     with bench_patches() as bench:
         contenders = {
             "reference: torchvision, contiguous, loss looked at in each step": their_steps(),
@@ -132,7 +130,7 @@ def main() -> None:
         f"{name} {statistics.median(each):.1%} ({min(each):.1%} to {max(each):.1%})" for name, each in shares.items()
     )
     facts = {"our loop beside forward, backward and update, by torch's profiler": text}
-    title = f"training step, DenseNet-121, batch {BATCH}, {threads} threads"
+    title = f"training step, DenseNet-121, batch {BATCH}, {THREADS} threads"
     publish(Result("training", title, "images/s", rates, facts))
 
 

@@ -5,7 +5,6 @@ python -m benchmarks.whole
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -16,7 +15,7 @@ import torch
 
 from benchmarks import reference, two_t4s
 from benchmarks.patches import Bench, bench_patches
-from benchmarks.timing import QUICK, Result, interleave, publish
+from benchmarks.timing import QUICK, THREADS, Result, interleave, publish
 from benchmarks.training import ALONE, new_learner
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.engine import train_epoch
@@ -78,8 +77,7 @@ def as_rate(work: Callable[[], None]) -> Callable[[], float]:
 
 def main() -> None:
     """Compare, print and keep."""
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     times: dict[str, Times] = {"reference": {}, "claris, fp32": {}, "claris, bf16": {}}
     with bench_patches() as bench:
         rates = interleave(
@@ -97,7 +95,7 @@ def main() -> None:
         )
         for name, parts in times.items()
     }
-    title = f"train {TRAINED} and predict {PREDICTED} with eight views, one process, {threads} threads, {about}"
+    title = f"train {TRAINED} and predict {PREDICTED} with eight views, one process, {THREADS} threads, {about}"
     publish(
         Result(
             "whole", title, "jobs/hour", rates, {**facts, **two_t4s.prediction()}, [two_t4s.assumptions()]
