@@ -6,22 +6,36 @@ python -m benchmarks.ensembling [--seeds N]
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import sklearn.metrics as sklearn
 from numpy.typing import NDArray
+from scipy import stats
+from sklearn.calibration import calibration_curve
 
 from benchmarks.simulation import Scores, coverage, draw_scores, to_probabilities
+from benchmarks.tables import write_runs
 from benchmarks.timing import ROOT
-from claris_kaggle import blending
-from claris_kaggle.ensemble import choose
+from claris_kaggle import blending, calibration, metrics
+from claris_kaggle.calibration import BINS
+from claris_kaggle.ensemble import choose, try_methods
+from claris_kaggle.members import correlate
 from claris_kaggle.metrics import auc
-from claris_kaggle.predictions import Oof
+from claris_kaggle.paths import DataDir
+from claris_kaggle.predictions import Oof, read_oof, read_test
+from claris_kaggle.resampling import cluster_bootstrap, resample_weights
+from claris_kaggle.tables import write_table
+from claris_kaggle.uncertainty import delong, whole_interval
 
 PAGE = ROOT / "docs" / "ensembling.md"
-FOLDS, UNSEEN = 5, 4000
+FOLDS, UNSEEN, RUNS = 5, 4000, 20
 
 
 class Setting(NamedTuple):
@@ -46,6 +60,10 @@ SETTINGS = (
     Setting("few patches, one good run of three", (2.0, 0.7, 0.7), 0.3, 20, 15),
     Setting("three equal runs on other scales", (2.0, 2.0, 2.0), 0.5, 60, 25, 0.3, (1.0, 4.0, 0.3)),
     Setting("many patches, a ladder of three", (1.8, 2.0, 2.2), 0.7, 200, 60),
+    Setting("twelve equal runs", (2.0,) * 12, 0.7, 60, 25),
+    Setting("few patches, twelve equal runs", (1.5,) * 12, 0.6, 20, 15),
+    Setting("few slides that differ much, four equal runs", (2.0,) * 4, 0.5, 10, 60, 0.6),
+    Setting("three runs, one upside down", (2.0, 2.0, -2.0), 0.3, 60, 25),
 )
 
 
@@ -63,16 +81,25 @@ def make(setting: Setting, seed: int) -> tuple[Scores, NDArray[np.float64], Scor
     return tuple(sets)  # type: ignore[return-value]
 
 
-def gains(setting: Setting, seed: int) -> dict[str, float]:
-    """For each method what it hands out scores on unseen patches, minus what the plain mean does."""
+class Gains(NamedTuple):
+    """For each method, over the plain mean in AUC of unseen patches, or as the nested score says."""
+
+    handed_out: dict[str, float]
+    bare: dict[str, float]
+    said: dict[str, float]
+
+
+def gains(setting: Setting, seed: int) -> Gains:
+    """What is handed out for each method, what the method itself would come to, and the gain that is told."""
     known, columns, unseen, others = make(setting, seed)
     fold = known.slide % FOLDS
-    values = {name: apply_to(name, known.labels, columns, others) for name in blending.METHODS}
     oof = Oof([str(row) for row in range(len(known.labels))], known.labels, fold, columns[:, 0].astype(np.float32))
-    chosen, _ = choose(oof, columns, known.slides)
-    scores = {name: auc(unseen.labels, value) for name, value in values.items()}
-    scores["auto"] = scores[chosen]
-    return {name: score - scores["mean"] for name, score in scores.items() if name != "mean"}
+    trials = try_methods(oof, columns, known.slides, list(blending.METHODS))
+    scores = {name: auc(unseen.labels, apply_to(name, known.labels, columns, others)) for name in trials}
+    bare = {name: score - scores["mean"] for name, score in scores.items()}
+    taken = {name: choose({name: trial}) for name, trial in trials.items()} | {"auto": choose(trials)}
+    said = {name: trials[one].gain.difference for name, one in taken.items()}
+    return Gains({name: bare[one] for name, one in taken.items()}, bare, said)
 
 
 def apply_to(
@@ -83,21 +110,29 @@ def apply_to(
     return blending.fit(name, labels, blending.to_space(columns, space)).apply(blending.to_space(others, space))
 
 
-def gain_table(seeds: int) -> list[str]:
-    """A row for each setting: each method's mean gain with its standard error."""
-    names = [*(name for name in blending.METHODS if name != "mean"), "auto"]
-    lines = ["| runs | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    worst = np.inf
+def gain_tables(seeds: int) -> tuple[list[str], list[str]]:
+    """A row for each setting: what is handed out, with what `auto` says of itself; and the bare methods."""
+    methods = [name for name in blending.METHODS if name != "mean"]
+    names, worst = [*methods, "auto"], (np.inf, "", "")
+    out = ["| runs | " + " | ".join([*names, "`auto` says"]) + " |", "| --- " * (len(names) + 2) + "|"]
+    bare = ["| runs | " + " | ".join(methods) + " |", "| --- " * (len(methods) + 1) + "|"]
     for setting in SETTINGS:
         rows = [gains(setting, seed) for seed in range(seeds)]
-        cells = []
-        for name in names:
-            each = np.array([row[name] for row in rows])
-            cells.append(f"{each.mean():+.4f} ± {each.std(ddof=1) / np.sqrt(seeds):.4f}")
-        worst = min(worst, float(np.mean([row["auto"] for row in rows])))
-        lines.append(f"| {setting.name} | " + " | ".join(cells) + " |")
-        print(lines[-1], file=sys.stderr, flush=True)
-    return [*lines, "", f"The worst of `auto`'s mean gains is {worst:+.5f}."]
+        cells = [mean_cell([row.handed_out[name] for row in rows]) for name in names]
+        cells.append(mean_cell([row.said["auto"] for row in rows]))
+        out.append(f"| {setting.name} | " + " | ".join(cells) + " |")
+        bare.append(
+            f"| {setting.name} | " + " | ".join(mean_cell([row.bare[name] for row in rows]) for name in methods) + " |"
+        )
+        means = [(float(np.mean([row.handed_out[name] for row in rows])), name, setting.name) for name in names]
+        worst = min(worst, *means)
+        print(out[-1], bare[-1], sep="\n", file=sys.stderr, flush=True)
+    return [*out, "", f"The worst mean of what was handed out: {worst[0]:+.5f}, `{worst[1]}` of {worst[2]}."], bare
+
+
+def mean_cell(values: list[float]) -> str:
+    """Mean and standard error."""
+    return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
 
 
 def coverage_table(trials: int) -> list[str]:
@@ -108,7 +143,7 @@ def coverage_table(trials: int) -> list[str]:
     ]
     for slides, patches, effect, level in (
         (100, 30, 0.0, 0.90), (216, 20, 0.0, 0.97), (216, 30, 0.4, 0.97), (216, 30, 0.7, 0.95), (80, 40, 0.7, 0.93),
-        (40, 30, 0.7, 0.90),
+        (40, 30, 0.7, 0.90), (20, 30, 0.7, 0.90), (216, 30, 0.4, 0.99), (216, 20, 0.0, 0.995),
     ):  # fmt: skip
         held = coverage(slides=slides, patches=patches, effect=effect, auc=level, trials=trials, seed=slides)
         cells = (
@@ -125,23 +160,85 @@ def coverage_table(trials: int) -> list[str]:
 
 
 def size_table() -> list[str]:
-    """Seconds of each method, nested over five folds, at the competition's size and twenty runs."""
+    """Seconds of one core for each method, nested over five folds, at the competition's size and twenty runs."""
     import resource
 
     generator = np.random.default_rng(0)
-    scores = draw_scores(generator, slides=216, patches=1040, effect=0.4, strengths=tuple(np.linspace(2.5, 3, 20)))
+    scores = draw_scores(generator, slides=216, patches=1040, effect=0.4, strengths=tuple(np.linspace(2.5, 3, RUNS)))
     rows = slice(0, 220_025)
     labels, fold, columns = scores.labels[rows], scores.slide[rows] % FOLDS, to_probabilities(scores.values[rows])
     lines = ["| method | seconds |", "| --- | --- |"]
     for name in blending.METHODS:
-        began = time.perf_counter()
+        began = time.process_time()
         blending.nested(name, labels, columns.astype(np.float64), fold)
-        lines.append(f"| {name} | {time.perf_counter() - began:.1f} |")
+        lines.append(f"| {name} | {time.process_time() - began:.1f} |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
         *lines,
         "",
         f"The most memory of the process: {peak:,.0f} MB, of which the table is {columns.size * 8e-6:.0f}.",
+    ]
+
+
+def whole_facts() -> list[str]:
+    """Seconds and memory of the command itself over folders of twenty runs."""
+    import resource
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        run_dirs, _ = write_runs(root, RUNS)
+        oof, test = read_oof(run_dirs[0].oof), read_test(run_dirs[0].test)
+        data = DataDir(root / "data")
+        for split in ("train", "test"):
+            data.patches(split).mkdir(parents=True)
+        write_table(data.labels, {"id": oof.ids, "label": oof.labels})
+        write_table(data.sample, {"id": test.ids, "label": np.zeros(len(test.ids), int)})
+        places = [*(str(one.root) for one in run_dirs), "--data", str(data.root), "--out", str(root / "s.csv")]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "claris_kaggle", "ensemble", *places, "--method", "auto"]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [f"`claris ensemble` of the twenty folders with `--method auto`: {seconds:.0f} s of one core's work and "
+            f"{after.ru_maxrss / 1024:,.0f} MB, reading and writing and the figures of each run included."]  # fmt: skip
+
+
+def agreement_table() -> list[str]:
+    """The largest difference to what scikit-learn and SciPy say of the same 20,000 patches."""
+    scores = draw_scores(np.random.default_rng(0), slides=40, patches=500, effect=0.4, strengths=(2.0, 2.2))
+    even = len(scores.labels) // BINS * BINS  # so that bins of equal size are the same for both
+    labels, columns = scores.labels[:even], to_probabilities(scores.values[:even]).astype(np.float64)
+    slides = scores.slides[:even]
+    values, smooth = columns[:, 0], stats.rankdata(columns[:, 0]) / len(labels)
+    numbers = np.unique(slides, return_inverse=True)[1]
+    weights = resample_weights(numbers, labels == 1, 20, np.random.default_rng(0))
+    resampled = [sklearn.roc_auc_score(labels, values, sample_weight=weight[numbers]) for weight in weights]
+    wins = stats.mannwhitneyu(values[labels == 1], values[labels == 0]).statistic / (labels.sum() * (1 - labels).sum())
+    found, said = calibration_curve(labels, smooth, n_bins=BINS, strategy="quantile")
+    bound = stats.binomtest(40, 40).proportion_ci(method="exact").low
+    pairs = {
+        "AUC, `sklearn.metrics.roc_auc_score`": (auc(labels, values), sklearn.roc_auc_score(labels, values)),
+        "AUC of DeLong's placements, `scipy.stats.mannwhitneyu`": (delong(labels, values)[0][0], wins),
+        "AUC of resampled slides, `roc_auc_score` with weights": (
+            cluster_bootstrap(labels, values, slides, resamples=20)[:, 0], resampled,
+        ),
+        "log loss, `sklearn.metrics.log_loss`": (metrics.log_loss(labels, values), sklearn.log_loss(labels, values)),
+        "Brier score, `sklearn.metrics.brier_score_loss`": (
+            metrics.brier(labels, values), sklearn.brier_score_loss(labels, values),
+        ),
+        "calibration curve, `sklearn.calibration.calibration_curve`": (
+            [calibration.calibration_curve(labels, smooth)[name] for name in ("found", "said")], [found, said],
+        ),
+        "rank correlation, `scipy.stats.spearmanr`": (
+            correlate(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,
+        ),
+        "interval of an AUC of 1, `scipy.stats.binomtest`": (whole_interval(1.0, 40)[0], bound),
+    }  # fmt: skip
+    differences = ((name, float(np.abs(np.subtract(ours, theirs)).max())) for name, (ours, theirs) in pairs.items())
+    return [
+        "| figure | largest difference |",
+        "| --- | --- |",
+        *(f"| {name} | {off:.0e} |" for name, off in differences),
     ]
 
 
@@ -151,17 +248,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--trials", type=int, default=800)
     arguments = parser.parse_args()
-    template = (ROOT / "benchmarks" / "ensembling-notes.md").read_text("utf-8")
+    handed_out, bare = gain_tables(arguments.seeds)
     parts = {
-        "{gains}": gain_table(arguments.seeds),
+        "{gains}": handed_out,
+        "{bare}": bare,
         "{coverage}": coverage_table(arguments.trials),
-        "{sizes}": size_table(),
+        "{sizes}": [*size_table(), "", *whole_facts()],
+        "{agreement}": agreement_table(),
+        "{seeds}": [str(arguments.seeds)],
+        "{trials}": [str(arguments.trials)],
     }
+    text = (ROOT / "benchmarks" / "ensembling-notes.md").read_text("utf-8")
     for name, lines in parts.items():
-        template = template.replace(name, "\n".join(lines))
-    PAGE.write_text(
-        template.replace("{seeds}", str(arguments.seeds)).replace("{trials}", str(arguments.trials)), "utf-8"
-    )
+        text = text.replace(name, "\n".join(lines))
+    PAGE.write_text(text, "utf-8")
     print(PAGE.relative_to(ROOT))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from claris_kaggle.uncertainty import compare_aucs, estimate_auc
+from claris_kaggle.uncertainty import measure
 
 
 class Scores(NamedTuple):
@@ -73,8 +73,8 @@ def coverage(*, slides: int, patches: int, effect: float, auc: float, trials: in
     for _ in range(trials):
         scores = draw_scores(generator, slides=slides, patches=patches, effect=effect, strengths=(strength, strength))
         known = scores.slides if effect else None
-        estimate = estimate_auc(scores.labels, scores.values[:, 0], known)
-        comparison = compare_aucs(scores.labels, scores.values[:, 0], scores.values[:, 1], known)
+        measured = measure(scores.labels, scores.values, known)
+        estimate, comparison = measured.estimate(0), measured.compare(0, 1)
         values.append(estimate.value)
         ends.append((estimate.low, estimate.high))
         compared += comparison.low <= 0 <= comparison.high

@@ -28,18 +28,18 @@ if QUICK:
     ROWS, TEST_ROWS, RESAMPLES, LOOPED = 22_025, 5_745, 50, 2
 
 
-def write_runs(root: Path) -> tuple[list[RunDir], list[str]]:
+def write_runs(root: Path, models: int = MODELS) -> tuple[list[RunDir], list[str]]:
     """Runs on disk with five folds by slide, and the slide of each row in the order of the ids."""
     generator = np.random.default_rng(0)
     scores = draw_scores(
-        generator, slides=SLIDES, patches=1040, effect=0.4, strengths=tuple(np.linspace(2.5, 3.0, MODELS))
+        generator, slides=SLIDES, patches=1040, effect=0.4, strengths=tuple(np.linspace(2.5, 3.0, models))
     )
     rows = slice(0, ROWS)
     ids = [f"{number:040x}" for number in range(len(scores.labels[rows]))]
     test_ids = [f"{number:040x}" for number in range(10**6, 10**6 + TEST_ROWS)]
     run_dirs = []
-    for model in range(MODELS):
-        run_dir = RunDir(root / f"run{model}")
+    for model in range(models):
+        run_dir = RunDir(root / f"run{model:02d}")
         run_dir.root.mkdir()
         values = to_probabilities(scores.values[rows, model])
         write_run_oof(run_dir.oof, Oof(ids, scores.labels[rows], scores.slide[rows] % 5, values))
