@@ -18,7 +18,7 @@ from claris_kaggle.config import TrainConfig
 from claris_kaggle.engine import usable_precision
 from claris_kaggle.errors import DataError, RunError
 from claris_kaggle.evidence import Floats, explain
-from claris_kaggle.files import explain_disk_errors, read_json, sha256_bytes
+from claris_kaggle.files import explain_disk_errors, read_json, sha256_file
 from claris_kaggle.model import create_model, fold_batch_norm
 from claris_kaggle.patches import Pixels
 from claris_kaggle.paths import ExportDir, RunDir
@@ -140,13 +140,12 @@ def read_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], Sealed]:
 
 
 def read_export(export: ExportDir) -> tuple[TrainConfig, dict[str, Any], Sealed]:
-    """The same of an export, once its small files are known to be as they were written."""
+    """The same of an export, once all but the weights, which are proved as they are read, is known to be whole."""
     sums = read_sums(export)
-    for path in (export.facts, export.config, export.card):
-        with explain_disk_errors(path):
-            content = path.read_bytes()
-        if sha256_bytes(content) != sums.get(path.name):
-            raise RunError(f"{path}: not as it was exported", "", "Copy the export again")
+    names = {export.facts.name, export.config.name, *(name for name in sums if not name.endswith(".safetensors"))}
+    for path in sorted(export.root / name for name in names):
+        if not path.is_file() or sha256_file(path) != sums.get(path.name):
+            raise RunError(f"{path}: missing, or not as it was exported", "", "Copy the export again")
     facts = read_json(export.facts)
     if facts.get("format") != FORMAT:
         raise RunError(f"{export.facts}: of format {facts.get('format')}", f"{FORMAT} is needed", "Export it again")

@@ -82,3 +82,17 @@ def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(tmp_path / ".lock")], timeout=60)
     with files.hold_lock(tmp_path / ".lock"):
         pass
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    home = tmp_path / "folders"
+    with pytest.raises(ValueError, match="half"), files.new_folder(home / "one") as aside:
+        files.write_text(aside / "a", "a")
+        raise ValueError("half")
+    assert list(home.iterdir()) == []
+    with files.new_folder(home / "one") as aside:
+        files.write_text(aside / "a", "a")
+        assert not (home / "one").exists()
+    with pytest.raises(DiskError, match=r"there already; nothing was changed"), files.new_folder(home / "one"):
+        pass
+    assert contents(home) == {"one/a": b"a"} and [path.name for path in home.iterdir()] == ["one"]
