@@ -53,9 +53,14 @@ def draw(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), dtype="<u8").reshape(len(ids), DRAWS)
 
 
-@functools.cache
 def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
-    """The values as a tensor that stays on the device: to send them anew would wait for a GPU's work each time."""
+    """The values as a tensor on the device; on a GPU it stays there, as to send it anew would wait for its work."""
+    return torch.tensor(values) if device.type == "cpu" else kept_on_device(values, device)
+
+
+@functools.cache
+def kept_on_device(values: tuple[object, ...], device: torch.device) -> Tensor:
+    """The same tensor each time."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)
 
