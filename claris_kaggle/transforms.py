@@ -54,8 +54,9 @@ def draw(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
-    """The values as a tensor on the device; on a GPU it stays there, as to send it anew would wait for its work."""
-    return torch.tensor(values) if device.type == "cpu" else kept_on_device(values, device)
+    """The values as a tensor that stays on the device: to send them anew would wait for a GPU's work each time."""
+    # A graph that is exported wants constants of its own.
+    return torch.tensor(values) if torch.compiler.is_compiling() else kept_on_device(values, device)
 
 
 @functools.cache
