@@ -13,7 +13,7 @@ if VERSION is None:
 # `report` is installed in any case: a page is what a run ends with. As an extra it mends an environment that was
 # put together by hand. The others are asked for by name.
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
-SERVE = ["starlette>=1.3", "uvicorn>=0.30", "python-multipart>=0.0.20"]
+SERVE = ["starlette>=1.6", "uvicorn>=0.30", "python-multipart>=0.0.20"]
 ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 setup(

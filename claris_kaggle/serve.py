@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -28,7 +29,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,6 +89,8 @@ class Desk:
             return 200, [await self.wait(request, partial(self.look, name, content, tell))], []
         except ClarisError as error:
             return status_of(error), [], [str(error)]
+        except ClientDisconnect as error:
+            raise HTTPException(GONE, "Nobody waits.") from error
 
     async def wait(self, request: Request, work: Callable[[threading.Event], dict[str, Any]]) -> dict[str, Any]:
         """What `work` returns once it is its turn; given up when nobody waits for it any longer."""
@@ -96,7 +99,7 @@ class Desk:
         try:
             while not (await asyncio.wait({turn}, timeout=LOOK_SECONDS))[0]:
                 if await request.is_disconnected():
-                    raise HTTPException(GONE)
+                    raise ClientDisconnect
             return turn.result()
         finally:
             gone.set()
@@ -244,6 +247,7 @@ def serve(trained: Trained, job: ClassifyJob, listener: socket.socket, host: str
         listener: of `listen`; it is closed at the end.
         host: the name that it was made of.
     """
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it remarks on what is sent
     desk = Desk(trained, job)
     config = uvicorn.Config(
         make_app(desk, host, debug=debug),
@@ -252,7 +256,7 @@ def serve(trained: Trained, job: ClassifyJob, listener: socket.socket, host: str
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="critical",
+        log_level=logging.CRITICAL,
         access_log=False,
         proxy_headers=False,
         server_header=False,

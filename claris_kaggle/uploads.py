@@ -43,10 +43,9 @@ async def read_upload(request: Request, max_pixels: int) -> tuple[str, bytes]:
     try:
         async with aclosing(limited(request, max_pixels)) as stream:
             form = await MemoryParser(request.headers, stream, max_files=1, max_fields=0).parse()
-    except MultiPartException as error:
-        raise UsageError(f"the form cannot be taken ({error.message.rstrip('.')})", NEEDED) from error
-    except FormParserError as error:
-        raise UsageError("the form is damaged", NEEDED) from error
+    except (MultiPartException, FormParserError) as error:
+        why = getattr(error, "message", str(error)).rstrip(".")
+        raise UsageError(f"the form cannot be taken ({why})", NEEDED) from error
     upload = form.get(FIELD)
     name, content = (upload.filename, await upload.read()) if isinstance(upload, UploadFile) else ("", b"")
     await form.close()

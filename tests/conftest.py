@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,15 @@ from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 180
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+# What pages are looked at in: width in pixels and colour scheme.
+CASES = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
 TINY = [
     "--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32",
     "--resolution", "0",
@@ -91,6 +102,36 @@ def finished(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory:
         done = claris(*arguments)
         assert done.returncode == 0, done.stderr
     return RunDir(run)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium with a new profile."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not here: pip install '.[dev]'")
+    with playwright.sync_playwright() as started:
+        profile = tmp_path_factory.mktemp("profile")
+        context = started.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, headless=True, args=list(FLAGS)
+        )
+        yield context
+        context.close()
+
+
+def open_page(browser: Any, address: str, width: int, scheme: str) -> tuple[Any, list[str]]:
+    """The page as it is shown, and everything that went wrong or was asked of others."""
+    page, faults = browser.new_page(), []
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("requestfailed", lambda request: faults.append(request.url))
+    page.on(
+        "request", lambda one: None if one.url == address or one.url.startswith("data:") else faults.append(one.url)
+    )
+    page.goto(address)
+    return page, faults
 
 
 def environment() -> dict[str, str]:

@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claris_kaggle.paths import DataDir, RunDir
-
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
-CASES = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium with a new profile."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not here: pip install '.[dev]'")
-    with playwright.sync_playwright() as started:
-        profile = tmp_path_factory.mktemp("profile")
-        context = started.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, headless=True, args=list(FLAGS)
-        )
-        yield context
-        context.close()
+from tests.conftest import CASES, open_page
 
 
 @pytest.fixture(scope="module")
@@ -58,29 +35,12 @@ LEDGER = """time,ref,file,sha256,runs,commit,oof_auc,oof_low,oof_high,public,pri
 """
 
 
-def open_page(browser: Any, path: Path, width: int, scheme: str) -> tuple[Any, list[str]]:
-    """The page as it is shown, and everything that went wrong or was asked of others."""
-    page, faults = browser.new_page(), []
-    page.set_viewport_size({"width": width, "height": 800})
-    page.emulate_media(color_scheme=scheme)
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("requestfailed", lambda request: faults.append(request.url))
-    page.on("request", lambda request: None if is_own(request.url, path) else faults.append(request.url))
-    page.goto(path.as_uri())
-    return page, faults
-
-
-def is_own(url: str, path: Path) -> bool:
-    return url == path.as_uri() or url.startswith("data:")
-
-
 @pytest.mark.parametrize(("width", "scheme"), CASES)
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_the_report_renders_alone_and_fits(
     browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
-    page, faults = open_page(browser, pages[name], width, scheme)
+    page, faults = open_page(browser, pages[name].as_uri(), width, scheme)
     assert not faults
     assert page.evaluate("document.documentElement.scrollWidth") == width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -96,7 +56,7 @@ def test_the_report_renders_alone_and_fits(
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_no_rule_of_accessibility_is_broken(browser: Any, pages: dict[str, Path], name: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not here: pip install '.[dev]'")
-    page, _ = open_page(browser, pages[name], 1280, scheme)
+    page, _ = open_page(browser, pages[name].as_uri(), 1280, scheme)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     found = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]})
     assert not found.response["violations"], found.generate_report()
@@ -105,7 +65,7 @@ def test_no_rule_of_accessibility_is_broken(browser: Any, pages: dict[str, Path]
 
 
 def test_the_report_can_be_walked_by_keyboard(browser: Any, pages: dict[str, Path]) -> None:
-    page, _ = open_page(browser, pages["one"], 1280, "light")
+    page, _ = open_page(browser, pages["one"].as_uri(), 1280, "light")
     page.keyboard.press("Tab")
     skip = page.evaluate("[document.activeElement.className, document.activeElement.getBoundingClientRect().left]")
     assert skip[0] == "skip" and skip[1] >= 0
@@ -121,7 +81,7 @@ def test_the_report_can_be_walked_by_keyboard(browser: Any, pages: dict[str, Pat
 
 
 def test_on_paper_everything_is_open_and_light(browser: Any, pages: dict[str, Path]) -> None:
-    page, _ = open_page(browser, pages["one"], 800, "dark")
+    page, _ = open_page(browser, pages["one"].as_uri(), 800, "dark")
     is_open = "document.querySelector('dl.words').checkVisibility()"
     assert not page.evaluate(is_open)
     page.emulate_media(media="print", color_scheme="dark")
@@ -131,7 +91,7 @@ def test_on_paper_everything_is_open_and_light(browser: Any, pages: dict[str, Pa
 
 
 def test_pictures_are_drawn_and_their_maps_over_them(browser: Any, pages: dict[str, Path]) -> None:
-    page, _ = open_page(browser, pages["one"], 1280, "light")
+    page, _ = open_page(browser, pages["one"].as_uri(), 1280, "light")
     sizes = page.evaluate("""() => Promise.all([...document.querySelectorAll('.patch image')].map(async one => {
         const image = new Image(); image.src = one.getAttribute('href'); await image.decode();
         return [image.naturalWidth, image.naturalHeight] }))""")

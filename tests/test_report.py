@@ -266,7 +266,7 @@ def test_charts_of_many_patches_stay_small(tmp_path: Path) -> None:
 
 def test_letters_and_lines_stand_out_in_light_and_dark() -> None:
     """WCAG AA: 4.5 to 1 for letters, 3 to 1 for what is drawn."""
-    css = (Path(figures.__file__).parent / "report.css.jinja").read_text("utf-8")
+    css = (Path(figures.__file__).parent / "page.css.jinja").read_text("utf-8")
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#\w+)", part)) for part in css.split("* { box-sizing")[0].split("@media")
     )
