@@ -1,4 +1,4 @@
-"""The statistics of five models over a table of the competition's size, in CPU time: what one core takes.
+"""The statistics of five models over a table of the competition's size, in CPU time of one thread.
 
 python -m benchmarks.tables
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from benchmarks.simulation import draw_scores, to_probabilities
 from benchmarks.timing import QUICK, Result, interleave, publish
@@ -49,7 +50,7 @@ def write_runs(root: Path, models: int = MODELS) -> tuple[list[RunDir], list[str
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """The CPU time that the work takes, of all threads together, and what it gives."""
+    """The CPU time that the work takes, and what it gives."""
     began = time.process_time()
     result = work()
     return time.process_time() - began, result
@@ -98,10 +99,11 @@ def main() -> None:
     publish(
         Result(
             "tables", f"AUC of one model in resamples of slides, {ROWS:,} rows", "resamples/s", rates, facts,
-            [f"CPU time of all threads together. The loop is timed over {LOOPED} resamples, ours over {RESAMPLES:,}."],
+            [f"CPU time of one thread. The loop is timed over {LOOPED} resamples, ours over {RESAMPLES:,}."],
         )
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):
+        main()
