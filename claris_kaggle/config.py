@@ -20,6 +20,7 @@ SELECTIONS = ("last", "best")
 GEOMETRIES = ("d4", "flips")
 NORMALISATIONS = ("patches", "imagenet")
 STEMS = ("pool", "no-pool")
+EQUIVARIANCES = ("none", "p4m")
 LEAST_SIDE = 32  # DenseNet halves five times
 DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
 
@@ -80,6 +81,10 @@ class TrainConfig:
     )
     shift: int = flagged(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
     stem: str = flagged("pool", "DenseNet's first pooling: pool, or no-pool at four times the cost", choices=STEMS)
+    equivariance: str = flagged(
+        "none", "p4m: weights shared among the eight symmetries of the square; from random weights",
+        choices=EQUIVARIANCES,
+    )  # fmt: skip
     class_weight: float = flagged(1.0, "weight of malignant patches in the loss against benign ones", low=0)
     label_smoothing: float = flagged(0.0, "share of each label given to the other", low=0, high=0.5)
     ema: float = flagged(0.0, "decay of a moving average of the weights, which then predicts; 0 is none", low=0, high=1)
@@ -98,6 +103,10 @@ class TrainConfig:
         if self.resolution > self.crop or 0 < self.resolution < LEAST_SIDE:
             needed = f"0, or {LEAST_SIDE} to the crop's {self.crop} is needed"
             raise UsageError(f"--resolution is {self.resolution}", needed)
+        if self.equivariance != "none" and self.weights != "none":
+            found = f"--equivariance {self.equivariance} with --weights {self.weights}"
+            mend = "Give --weights none, or --equivariance none"
+            raise UsageError(found, "networks of shared weights begin from random ones", mend)
         if self.small_share and (self.resolution or self.crop) < 2 * LEAST_SIDE:
             found = f"--small-share halves {self.resolution or self.crop} pixels"
             raise UsageError(found, f"at least {2 * LEAST_SIDE} are needed")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.console import say
+from claris_kaggle.equivariance import share_weights
 from claris_kaggle.errors import ClarisError, DataError, UsageError, name_few, one_line
 from claris_kaggle.files import explain_disk_errors
 
@@ -57,32 +58,34 @@ class TinyNet(nn.Sequential):
         return self[-1]
 
 
-def create_model(name: str, seed: int = 0, stem: str = "pool") -> nn.Module:
-    """A network with random weights that depend on name and seed alone; logits are float [B, 2].
+def create_model(name: str, seed: int = 0, stem: str = "pool", equivariance: str = "none") -> nn.Module:
+    """A network with random weights that depend on its arguments alone; logits are float [B, 2].
 
     Args:
         stem: `no-pool` takes DenseNet's first pooling away, so that all that follows sees twice the resolution.
+        equivariance: `p4m` shares weights among eight orientations, for training; see `equivariance.plain`.
     Raises:
-        UsageError: timm has no network of that name; the message has near ones.
+        UsageError: timm has no network of that name (the message has near ones), or it has not the layers for this.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "tiny":
-            return TinyNet()
-        import timm
+        model = TinyNet() if name == "tiny" else create_timm_model(name)
+    if stem == "no-pool":
+        if not hasattr(getattr(model, "features", None), "pool0"):
+            raise UsageError(f"--stem is no-pool for {name}", "only a DenseNet has that pooling", "Give --stem pool")
+        model.get_submodule("features").pool0 = nn.Identity()
+    return share_weights(model) if equivariance == "p4m" else model
 
-        if not timm.is_model(name):
-            near = timm.list_models(f"*{name.split('.')[0][:8]}*")
-            known = f"near ones: {name_few(near)}" if near else "densenet121 is the one to begin with"
-            raise UsageError(f"--model is {name!r}", "timm knows no network of that name", known[0].upper() + known[1:])
-        model = timm.create_model(name, pretrained=False, num_classes=CLASSES)
-        if stem == "no-pool":
-            if not hasattr(getattr(model, "features", None), "pool0"):
-                raise UsageError(
-                    f"--stem is no-pool for {name}", "only a DenseNet has that pooling", "Give --stem pool"
-                )
-            model.features.pool0 = nn.Identity()
-        return model
+
+def create_timm_model(name: str) -> Any:
+    """timm's network of two classes, its random weights drawn from torch's global generator."""
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0][:8]}*")
+        known = f"near ones: {name_few(near)}" if near else "densenet121 is the one to begin with"
+        raise UsageError(f"--model is {name!r}", "timm knows no network of that name", known[0].upper() + known[1:])
+    return timm.create_model(name, pretrained=False, num_classes=CLASSES)
 
 
 def find_weights(weights: str, model: str) -> Path | None:

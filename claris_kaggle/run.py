@@ -82,7 +82,7 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
-    create_model(asked.model, stem=asked.stem)  # an unknown name must fail before the data are read
+    create_model(asked.model, 0, asked.stem, asked.equivariance)  # an unknown name must fail before the data are read
     data = read_training(job.data, job.fold_file, job.cache)
     if stored is None:
         preset = choose_preset(asked.preset, pretrained=weights is not None)

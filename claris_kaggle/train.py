@@ -22,6 +22,7 @@ from claris_kaggle.console import Progress, duration, say
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Diverged, Learner, average_over_ranks, train_epoch
+from claris_kaggle.equivariance import plain
 from claris_kaggle.errors import Stopped, TrainingError, count, one_line
 from claris_kaggle.files import hold_lock
 from claris_kaggle.inference import predict
@@ -151,7 +152,7 @@ def take_up(job: TrainJob, config: TrainConfig, fold: int, world: World) -> Lear
 
 def new_learner(job: TrainJob, config: TrainConfig, fold: int, world: World) -> Learner:
     """The network at its start; each fold has its own random weights."""
-    model = create_model(config.model, config.seed * 1000 + fold, config.stem)
+    model = create_model(config.model, config.seed * 1000 + fold, config.stem, config.equivariance)
     weights = find_weights(config.weights, config.model)
     if weights is not None:
         skipped = load_start(model, weights)
@@ -182,7 +183,7 @@ def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, s
                 seen = dataclasses.replace(config, resolution=config.resolution_in(learner.epoch), small_share=0.0)
                 with Progress(name, len(valid_ids), "images", note=last_auc(learner)) as progress:
                     probabilities = predict(
-                        learner.predictor, data.pack, valid_ids, world, seen,
+                        plain(learner.predictor), data.pack, valid_ids, world, seen,
                         views=1, workers=workers, after=progress.update,
                     )  # fmt: skip
                 stopper.tick()
@@ -263,7 +264,7 @@ def end_epoch(
     learner.loss_sum.zero_()
     if learner.world.is_main:
         if row["auc"] > best:
-            save_weights(fold_dir.best_weights, learner.predictor)
+            save_weights(fold_dir.best_weights, plain(learner.predictor))
         tables.write_table(fold_dir.history, {name: [one[name] for one in learner.history] for name in HISTORY})
     if learner.skipped:
         say(f"fold {fold}: {int(learner.skipped)} steps so far had no finite loss and changed no weight")
@@ -286,9 +287,9 @@ def select_weights(learner: Learner, fold_dir: FoldDir) -> None:
     By default those of the last epoch: picking the epoch by the fold's own validation patches
     would flatter the OOF score that the same patches give.
     """
-    row = learner.history[-1]
+    row, model = learner.history[-1], plain(learner.predictor)
     if learner.config.select == "best":
         row = max(learner.history, key=lambda one: one["auc"])
-        learner.predictor.load_state_dict(read_weights(fold_dir.best_weights))
-    save_weights(fold_dir.weights, learner.predictor)
+        model.load_state_dict(read_weights(fold_dir.best_weights))
+    save_weights(fold_dir.weights, model)
     finish_fold(fold_dir, {"epoch": row["epoch"], "auc": row["auc"], "select": learner.config.select})

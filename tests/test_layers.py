@@ -21,8 +21,8 @@ LAYERS = {
         "blending", "ensemble", "submission", "comparison", "ledger",
     ],
     "pixels": [
-        "workers", "patches", "images", "pack", "synthetic", "transforms", "tta", "dataset", "model", "distributed",
-        "checkpoint", "engine", "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
+        "workers", "patches", "images", "pack", "synthetic", "transforms", "tta", "dataset", "equivariance", "model",
+        "distributed", "checkpoint", "engine", "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
     ],
     "verbs": [
         "prepare", "check", "run", "train", "predict", "figures", "gallery", "report", "classify", "classify_page",
