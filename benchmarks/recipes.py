@@ -92,6 +92,11 @@ RECIPES = {
     "original, unpooled": Recipe(
         "the middle 48 without the first pooling", "original", {"crop": 48, "shift": 4, "stem": "no-pool"}
     ),
+    "original, p4m": Recipe("weights shared among the square's symmetries", "original", {"equivariance": "p4m"}),
+    "original, mixup": Recipe("mixup of 0.4", "original", {"mixup": 0.4}),
+    "original, cutmix": Recipe("half of the steps in other surroundings", "original", {"cutmix": 0.5}),
+    "original, drop-path": Recipe("layers left out for a tenth", "original", {"drop_path": 0.1}),
+    "scratch, p4m": Recipe("weights shared among the square's symmetries", "scratch", {"equivariance": "p4m"}),
     "scratch, no average": Recipe("without the moving average", "scratch", {"ema": 0.0}),
     "scratch, stain": Recipe("H&E stain at 0.05 besides", "scratch", {"stain": 0.05}),
     "scratch, 1e-3": Recipe("one-cycle to 1e-3", "scratch", {"lr": 1e-3}),

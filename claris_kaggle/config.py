@@ -87,6 +87,11 @@ class TrainConfig:
     )  # fmt: skip
     class_weight: float = flagged(1.0, "weight of malignant patches in the loss against benign ones", low=0)
     label_smoothing: float = flagged(0.0, "share of each label given to the other", low=0, high=0.5)
+    mixup: float = flagged(0.0, "mixup's Beta parameter: patches and labels of a step mixed; 0 is none", low=0, high=10)
+    cutmix: float = flagged(
+        0.0, "share of steps with the labelled middle of each patch in another's surroundings", low=0, high=1
+    )
+    drop_path: float = flagged(0.0, "share of patches for which a DenseNet's layer is left out", low=0, high=0.9)
     ema: float = flagged(0.0, "decay of a moving average of the weights, which then predicts; 0 is none", low=0, high=1)
     select: str = flagged("last", "epoch whose weights predict: last, or best by validation AUC", choices=SELECTIONS)
     precision: str = flagged("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)

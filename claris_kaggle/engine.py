@@ -17,6 +17,7 @@ from claris_kaggle.console import say
 from claris_kaggle.dataset import Batch, EpochBatches, load, send_ahead
 from claris_kaggle.distributed import World, any_rank, first_text
 from claris_kaggle.errors import Stopped, TrainingError, UsageError
+from claris_kaggle.mixing import has_surroundings_mixed, mix_surroundings, mixup_share, seed_layers
 from claris_kaggle.transforms import change_stain, to_input, turn_on_device
 
 WARM_UP = 0.3
@@ -187,18 +188,21 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     so each rank's sum is divided by its share of the step.
     """
     device, config = learner.world.device, learner.config
-    images, turns, labels, colors, stains, _ = batch.to(device)
-    images = turn_on_device(images, turns) if len(turns) else images
-    images = change_stain(images, stains) if config.stain else images
+    batch = batch.to(device)
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     learner.wrapped.train()
+    if config.drop_path:
+        seed_layers(config.seed, learner.taken, learner.world.rank)
+    inputs, kept = augmented(learner, batch), 1.0
+    if config.mixup:
+        kept = mixup_share(config.seed, learner.taken, config.mixup)
+        inputs = torch.lerp(inputs.flip(0), inputs, kept)
     with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
-        draws = colors if config.color else None
-        logits = learner.wrapped(to_input(images, config.normalise, draws, config.resolution_in(learner.epoch)))
-    total = functional.cross_entropy(
-        logits.float(), labels, weight=learner.class_weights, reduction="sum", label_smoothing=config.label_smoothing
-    )
+        logits = learner.wrapped(inputs).float()
+    total = kept * summed_loss(learner, logits, batch.labels)
+    if kept < 1:
+        total = total + (1 - kept) * summed_loss(learner, logits, batch.labels.flip(0))
     loss = total * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
@@ -208,6 +212,24 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     if learner.average is not None:
         learner.average.update(learner.model, step=learner.taken)
     count_loss(learner, loss.detach())
+
+
+def augmented(learner: Learner, batch: Batch) -> Tensor:
+    """What the network takes of the batch, every change that was drawn for its patches made: float32 [B, 3, S, S]."""
+    config = learner.config
+    images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
+    if config.cutmix and has_surroundings_mixed(config.seed, learner.taken, config.cutmix):
+        images = mix_surroundings(images)
+    images = change_stain(images, batch.stains) if config.stain else images
+    draws = batch.colors if config.color else None
+    return to_input(images, config.normalise, draws, config.resolution_in(learner.epoch))
+
+
+def summed_loss(learner: Learner, logits: Tensor, labels: Tensor) -> Tensor:
+    """Weighted cross-entropy of the patches, summed."""
+    return functional.cross_entropy(
+        logits, labels, weight=learner.class_weights, reduction="sum", label_smoothing=learner.config.label_smoothing
+    )
 
 
 def count_loss(learner: Learner, loss: Tensor) -> None:

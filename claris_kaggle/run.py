@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from claris_kaggle import distributed, tables
 from claris_kaggle.config import TrainConfig, default_batch_size, require_same
@@ -19,6 +20,7 @@ from claris_kaggle.engine import choose_precision, suggest_precision
 from claris_kaggle.errors import RunError, UsageError
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
+from claris_kaggle.mixing import leave_out_layers
 from claris_kaggle.model import create_model, find_weights
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.prepare import TrainingData, read_training
@@ -82,11 +84,11 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
-    create_model(asked.model, 0, asked.stem, asked.equivariance)  # an unknown name must fail before the data are read
-    data = read_training(job.data, job.fold_file, job.cache)
     if stored is None:
         preset = choose_preset(asked.preset, pretrained=weights is not None)
         asked = TrainConfig(**{**PRESETS[preset], **given, "preset": preset})
+    new_network(asked)  # an unknown name must fail before the data are read
+    data = read_training(job.data, job.fold_file, job.cache)
     config = resolve(asked, weights, data, nproc)
     if stored is not None:
         require_same(stored, config, path)
@@ -99,6 +101,18 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
     if stored is None and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
+
+
+def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
+    """The network that training begins with, before any starting weights; each fold has its own random ones.
+
+    Raises:
+        UsageError: there is no such network, or it has not the layers that the config speaks of.
+    """
+    model = create_model(config.model, config.seed * 1000 + fold, config.stem, config.equivariance)
+    if config.drop_path:
+        leave_out_layers(model, config.drop_path)
+    return model
 
 
 def require_no_foreign_files(run_dir: RunDir) -> None:

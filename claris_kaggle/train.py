@@ -27,11 +27,11 @@ from claris_kaggle.errors import Stopped, TrainingError, count, one_line
 from claris_kaggle.files import hold_lock
 from claris_kaggle.inference import predict
 from claris_kaggle.metrics import summary
-from claris_kaggle.model import create_model, find_weights, load_start, read_weights
+from claris_kaggle.model import find_weights, load_start, read_weights
 from claris_kaggle.paths import FoldDir
 from claris_kaggle.prepare import TrainingData
 from claris_kaggle.rates import say_rates
-from claris_kaggle.run import TrainJob, begin_on_machines, begin_run, choose_folds, continue_run
+from claris_kaggle.run import TrainJob, begin_on_machines, begin_run, choose_folds, continue_run, new_network
 from claris_kaggle.stopping import Stopper
 
 HISTORY = ("epoch", "train_loss", "valid_loss", "auc", "accuracy", "lr", "seconds", "images_per_second")
@@ -151,8 +151,8 @@ def take_up(job: TrainJob, config: TrainConfig, fold: int, world: World) -> Lear
 
 
 def new_learner(job: TrainJob, config: TrainConfig, fold: int, world: World) -> Learner:
-    """The network at its start; each fold has its own random weights."""
-    model = create_model(config.model, config.seed * 1000 + fold, config.stem, config.equivariance)
+    """The network at its start."""
+    model = new_network(config, fold)
     weights = find_weights(config.weights, config.model)
     if weights is not None:
         skipped = load_start(model, weights)

@@ -22,7 +22,8 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "synthetic", "transforms", "tta", "dataset", "equivariance", "model",
-        "distributed", "checkpoint", "engine", "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
+        "distributed", "checkpoint", "mixing", "engine", "rates", "inference", "evidence", "trained", "pictures",
+        "onnx_file",
     ],
     "verbs": [
         "prepare", "check", "run", "train", "predict", "figures", "gallery", "report", "classify", "classify_page",
