@@ -97,6 +97,9 @@ RECIPES = {
     "original, cutmix": Recipe("half of the steps in other surroundings", "original", {"cutmix": 0.5}),
     "original, drop-path": Recipe("layers left out for a tenth", "original", {"drop_path": 0.1}),
     "scratch, p4m": Recipe("weights shared among the square's symmetries", "scratch", {"equivariance": "p4m"}),
+    "scratch, shifted": Recipe(
+        "the middle 88 at 44, moved by up to 4", "scratch", {"crop": 88, "shift": 4, "resolution": 44, "epochs": 28}
+    ),
     "scratch, no average": Recipe("without the moving average", "scratch", {"ema": 0.0}),
     "scratch, stain": Recipe("H&E stain at 0.05 besides", "scratch", {"stain": 0.05}),
     "scratch, 1e-3": Recipe("one-cycle to 1e-3", "scratch", {"lr": 1e-3}),

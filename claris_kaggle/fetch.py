@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from claris_kaggle import kaggle_api
-from claris_kaggle.console import Progress, say
+from claris_kaggle.console import Progress, Waiting, say
 from claris_kaggle.errors import ClarisError, DataError, DiskError, UsageError, one_line
 from claris_kaggle.files import explain_disk_errors, hold_lock
 from claris_kaggle.paths import DataDir
@@ -43,9 +45,13 @@ def fetch_data(folder: Path, competition: str = kaggle_api.COMPETITION) -> DataD
         archive_folder = aside / "archive"
         archive_folder.mkdir(parents=True, exist_ok=True)
         say("fetching the competition's archive, some 7 GB")
-        kaggle_api.patiently(
-            "download_all", deadline=kaggle_api.DOWNLOAD_DEADLINE, competition=competition, folder=str(archive_folder)
-        )
+        with growth_shown(archive_folder):
+            kaggle_api.patiently(
+                "download_all",
+                deadline=kaggle_api.DOWNLOAD_DEADLINE,
+                competition=competition,
+                folder=str(archive_folder),
+            )
         archive = find_archive(archive_folder)
         unpack(archive, aside / "files")
         DataDir(aside / "files").require()
@@ -54,6 +60,37 @@ def fetch_data(folder: Path, competition: str = kaggle_api.COMPETITION) -> DataD
         (aside / "files").rename(folder)
         shutil.rmtree(aside)
     return data.require()
+
+
+@contextlib.contextmanager
+def growth_shown(folder: Path, every: float = 1.0) -> Iterator[None]:
+    """Show how much has come into the folder so far: Kaggle's client, in a process of its own, tells nobody."""
+    done = threading.Event()
+
+    def watch() -> None:
+        before, start = size_of(folder), time.monotonic()
+        with Waiting() as waiting:
+            while not done.wait(every):
+                now = size_of(folder)
+                rate = (now - before) / (time.monotonic() - start)
+                waiting.show(f"{now / 1e9:.2f} GB fetched, {rate / 1e6:.1f} MB/s")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files that lie in the folder; one that goes away meanwhile counts for nothing."""
+    total = 0
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def find_archive(folder: Path) -> Path:

@@ -501,6 +501,23 @@ def test_the_competitions_files_are_fetched_whole(
     assert not list(tmp_path.glob(".data.fetching"))
 
 
+def test_a_long_fetch_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from claris_kaggle import console
+    from claris_kaggle.fetch import growth_shown
+
+    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "AGE_SHARE", 0.0)
+    with growth_shown(tmp_path, every=0.01):
+        (tmp_path / "archive.zip.kaggle-partial").write_bytes(bytes(30_000_000))
+        deadline = time.monotonic() + 20
+        while "0.03 GB fetched" not in (said := capsys.readouterr().err):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.02)
+    assert "MB/s" in said
+
+
 def test_a_fetch_that_cannot_be_says_why_and_leaves_no_data(
     kaggle: FakeKaggle, archive: bytes, call: Call, tmp_path: Path
 ) -> None:
