@@ -77,6 +77,7 @@ RECIPES = {
     # One change at a time, each at the compute of six epochs of the original.
     "original, D4": Recipe("the square's symmetries for flips and 20 degrees", "original", {"geometry": "d4"}),
     "original, one-cycle": Recipe("one-cycle to 1e-3", "original", {"schedule": "onecycle", "lr": 1e-3}),
+    "original, cosine": Recipe("a cosine from 1e-3 on", "original", {"schedule": "cosine", "lr": 1e-3}),
     "original, decay": Recipe("decay of 0.05", "original", {"weight_decay": 0.05}),
     "original, average": Recipe("moving average of 0.99", "original", {"ema": 0.99}),
     "original, colour": Recipe("colour at 0.3", "original", {"color": 0.3}),

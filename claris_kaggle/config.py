@@ -15,7 +15,7 @@ from claris_kaggle.errors import DataError, RunError, UsageError
 from claris_kaggle.presets import PRESETS
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-SCHEDULES = ("onecycle", "constant")
+SCHEDULES = ("onecycle", "cosine", "constant")
 SELECTIONS = ("last", "best")
 GEOMETRIES = ("d4", "flips")
 NORMALISATIONS = ("patches", "imagenet")

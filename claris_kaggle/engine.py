@@ -34,16 +34,17 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """The learning rate of step `step` (from 0) of `steps` in the whole training.
 
     `onecycle` warms up over the first 30 % and falls by a cosine to nothing (Smith and Topin
-    2018). A pure function of the step needs no scheduler state in the checkpoint.
+    2018); `cosine` falls from the first step on (Loshchilov and Hutter 2017). A pure function of
+    the step needs no scheduler state in the checkpoint.
     """
     peak = config.lr
     if config.schedule == "constant":
         return peak
-    place = (step + 0.5) / steps
-    if place < WARM_UP:
-        low, high, share = FIRST_LR, 1.0, place / WARM_UP
+    place, warm_up = (step + 0.5) / steps, WARM_UP if config.schedule == "onecycle" else 0.0
+    if place < warm_up:
+        low, high, share = FIRST_LR, 1.0, place / warm_up
     else:
-        low, high, share = 1.0, LAST_LR, (place - WARM_UP) / (1 - WARM_UP)
+        low, high, share = 1.0, LAST_LR, (place - warm_up) / (1 - warm_up)
     return peak * (high + (low - high) * (1 + math.cos(math.pi * share)) / 2)
 
 

@@ -192,6 +192,9 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert max(rates) == pytest.approx(1e-3, rel=1e-3) and int(np.argmax(rates)) in range(295, 305)
     assert rates[0] == pytest.approx(1e-3 / 25, rel=0.01) and rates[-1] < 1e-6
     assert learning_rate(7, 1000, TrainConfig(lr=1e-3, schedule="constant")) == 1e-3
+    falling = [learning_rate(step, 1000, TrainConfig(lr=1e-3, schedule="cosine")) for step in range(1000)]
+    assert falling == sorted(falling, reverse=True) and falling[0] == pytest.approx(1e-3, rel=1e-4)
+    assert falling[-1] < 1e-6 and falling[500] == pytest.approx(5e-4, rel=0.01)
 
 
 def test_the_first_epochs_see_half_the_resolution_and_the_last_the_whole() -> None:
