@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 import warnings
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from claris_kaggle.errors import ClarisError, TrainingError, UsageError
 from claris_kaggle.files import write_bytes
 from claris_kaggle.patches import SHAPE
-from claris_kaggle.trained import Trained
+from claris_kaggle.trained import Trained, consult
 from claris_kaggle.transforms import centre, to_input
 from claris_kaggle.tta import require_views, view
 
@@ -38,8 +39,9 @@ class Together(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The probabilities; the softmax over two classes is a sigmoid of their difference."""
-        pixels = centre(images.float(), self.config.crop)
-        inputs = torch.cat([to_input(view(pixels, number), self.config.normalise) for number in range(self.views)])
+        pixels, config = centre(images.float(), self.config.crop), self.config
+        seen = [to_input(view(pixels, v), config.normalise, resolution=config.resolution) for v in range(self.views)]
+        inputs = torch.cat(seen)
         logits = torch.stack([network(inputs) for network in self.folds])
         odds = (logits[:, :, 1] - logits[:, :, 0]).reshape(len(self.folds), self.views, -1)
         return odds.sigmoid().mean(dim=(0, 1))
@@ -58,10 +60,10 @@ def require_onnx() -> None:
 
 
 def write_onnx(path: Path, trained: Trained, views: int, about: dict[str, str]) -> None:
-    """Write the file and prove that it answers as torch does.
+    """Write the file and prove that it answers as `consult` does in float32.
 
     Args:
-        trained: on the CPU, in float32.
+        trained: on the CPU.
         about: kept in the file's metadata.
     Raises:
         UsageError: a package is missing, or another number of views.
@@ -76,8 +78,8 @@ def write_onnx(path: Path, trained: Trained, views: int, about: dict[str, str]) 
     except Exception as error:  # the exporter raises its own kinds, by version
         found = f"{trained.config.model} could not be put into ONNX ({type(error).__name__})"
         raise ClarisError(found, "", "Export without --onnx") from error
-    with torch.inference_mode():
-        needed = network(torch.from_numpy(images)).numpy()
+    exact = dataclasses.replace(trained, config=dataclasses.replace(trained.config, precision="fp32"))
+    needed = consult(exact, images, views=views).probabilities
     difference = float(np.abs(run_onnx(content, images) - needed).max())
     if not difference <= TOLERANCE:
         raise TrainingError(

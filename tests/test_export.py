@@ -25,7 +25,7 @@ from claris_kaggle.onnx_file import Together, run_onnx
 from claris_kaggle.patches import read_patch
 from claris_kaggle.paths import DataDir, ExportDir, RunDir
 from claris_kaggle.predictions import read_test
-from claris_kaggle.trained import Trained, load_trained
+from claris_kaggle.trained import Trained, consult, load_trained
 from tests.conftest import contents
 
 Call = Callable[..., tuple[int, str, str]]
@@ -171,17 +171,15 @@ def test_without_the_extra_one_line_says_how_to_get_it(
     assert not (tmp_path / "out").exists()
 
 
-def test_crops_and_single_views_are_exported_as_well() -> None:
+@pytest.mark.parametrize(("crop", "resolution", "views"), [(64, 0, 1), (96, 48, 8), (80, 33, 4)])
+def test_every_crop_and_resolution_is_exported_as_it_is_classified(crop: int, resolution: int, views: int) -> None:
     import torch
 
-    config = TrainConfig(model="tiny", crop=64, normalise="imagenet", precision="fp32")
+    config = TrainConfig(model="tiny", crop=crop, resolution=resolution, normalise="imagenet", precision="fp32")
     trained = Trained("x", config, {0: create_model("tiny", 1).eval(), 1: create_model("tiny", 2).eval()}, {})
     images = np.random.default_rng(1).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-    network = Together(trained, 1).eval()
-    with torch.inference_mode():
-        needed = network(torch.from_numpy(images)).numpy()
-    found = run_onnx(onnx_file.convert(network, torch.from_numpy(images[:2]), {}), images)
-    np.testing.assert_allclose(found, needed, rtol=0, atol=1e-5)
+    found = run_onnx(onnx_file.convert(Together(trained, views).eval(), torch.from_numpy(images[:2]), {}), images)
+    np.testing.assert_allclose(found, consult(trained, images, views=views).probabilities, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
