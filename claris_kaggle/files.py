@@ -14,8 +14,8 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def beside(path: Path) -> Path:
+    """A name beside `path` that nothing has yet; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there replaces `path` on a clean exit.
+    """A temporary file beside `path`; what is written there replaces `path` on a clean exit.
 
     On an exception the temporary file is removed and `path` stays as it was.
 
@@ -71,15 +77,12 @@ def replacing(path: Path) -> Iterator[Path]:
         DiskError: the folder cannot be made or written, or the disk is full.
     """
     with explain_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = beside(path)
         try:
+            temporary.touch(exist_ok=False)
             yield temporary
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
-            temporary.chmod(0o666 & ~current_umask())
             temporary.replace(path)
             sync_folder(path.parent)
         finally:
@@ -96,23 +99,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         DiskError: `path` is there and not empty, the folder cannot be made or written, or the disk is full.
     """
     with explain_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        aside = beside(path)
         try:
+            aside.mkdir()
             yield aside
-            aside.chmod(0o777 & ~current_umask())
             sync_folder(aside)
             aside.rename(path)
             sync_folder(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-
-
-def current_umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.console import Progress
 from claris_kaggle.errors import UsageError
-from claris_kaggle.files import explain_disk_errors, read_json, sync_folder, write_json, write_text
+from claris_kaggle.files import new_folder, read_json, write_json, write_text
 from claris_kaggle.patches import SIZE, Pixels, encode, patch_id
 
 FORMAT = 1
@@ -71,17 +69,9 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
         if (root / "generated.json").exists() and read_json(root / "generated.json") == wanted:
             return root
         raise UsageError(f"{root}: holds something else", "a new folder is needed", "Name another, or remove it")
-    with explain_disk_errors(root):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
-        try:
-            fill(aside, train=train, test=test, slides=slides, seed=seed)
-            write_json(aside / "generated.json", wanted)
-            aside.chmod(0o755)
-            aside.rename(root)
-            sync_folder(root.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    with new_folder(root) as aside:
+        fill(aside, train=train, test=test, slides=slides, seed=seed)
+        write_json(aside / "generated.json", wanted)
     return root
 
 

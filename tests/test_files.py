@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from claris_kaggle.errors import DataError, DiskError, RunError
 from tests.conftest import contents
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("step", ["fsync", "replace", "touch"])
 def test_a_failure_at_any_step_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "file"
     files.write_text(path, "old")
@@ -60,9 +61,18 @@ def test_damaged_json_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
         files.read_json(tmp_path / "x.json")
 
 
-def test_written_files_follow_the_umask(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "file", "text")
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~files.current_umask()
+def test_files_and_folders_follow_the_umask_and_many_threads_leave_it_alone(tmp_path: Path) -> None:
+    kept = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: files.write_text(tmp_path / f"{number}", "text"), range(200)))
+        with files.new_folder(tmp_path / "folder"):
+            pass
+    finally:
+        found = os.umask(kept)
+    assert found == 0o027
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.is_file()} == {0o640}
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
 
 
 def test_a_second_holder_is_told_who_holds_the_lock(tmp_path: Path) -> None:
