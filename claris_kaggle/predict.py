@@ -21,7 +21,7 @@ from claris_kaggle.config import TrainConfig
 from claris_kaggle.console import Progress, say
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import suggest_precision, usable_precision
-from claris_kaggle.errors import DataError, DiskError, RunError, Stopped
+from claris_kaggle.errors import DataError, DiskError, RunError, Stopped, TrainingError
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
 from claris_kaggle.inference import predict
@@ -175,7 +175,12 @@ def predict_fold(
     world: World,
     stopper: Stopper,
 ) -> None:
-    """Write the fold's `oof.csv` and `test.csv`, then the receipt that names both."""
+    """Write the fold's `oof.csv` and `test.csv`, then the receipt that names both.
+
+    Raises:
+        TrainingError: a prediction is no number; nothing was written.
+        Stopped: on time or by a signal; nothing was written.
+    """
     fold_dir = job.run_dir.fold(fold)
     load_finished(fold_dir, model)
     folded = fold_batch_norm(model)
@@ -192,11 +197,14 @@ def predict_fold(
                 raise Stopped(found, "", "The same command goes on with that fold")
 
         def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
-            return predict(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+            found = predict(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+            if wrong := int((~np.isfinite(found)).sum()):
+                what = f"fold {fold}: {wrong:,} of {len(found):,} predictions are no numbers, in {config.precision}"
+                raise TrainingError(what, "", "Predict with --precision fp32; if that is no better, train it anew")
+            return found
 
         oof = probabilities(data.train, valid_ids)
-        if np.isfinite(oof).all():
-            progress.note = f"OOF AUC {auc(data.folds.labels[rows], oof):.4f}"
+        progress.note = f"OOF AUC {auc(data.folds.labels[rows], oof):.4f}"
         test = probabilities(data.test, data.test.ids)
     if world.is_main:
         fold_dir.receipt.unlink(missing_ok=True)

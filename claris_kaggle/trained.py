@@ -16,7 +16,7 @@ from torch import nn
 from claris_kaggle.checkpoint import load_sealed
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.engine import usable_precision
-from claris_kaggle.errors import DataError, RunError
+from claris_kaggle.errors import DataError, RunError, TrainingError
 from claris_kaggle.evidence import Floats, explain
 from claris_kaggle.files import explain_disk_errors, read_json, sha256_file
 from claris_kaggle.model import create_model, fold_batch_norm
@@ -78,8 +78,12 @@ def consult(trained: Trained, patches: Pixels, *, views: int = 8) -> Opinion:
     Raises:
         UsageError: another number of views.
         DataError: the patches have another shape or type.
+        TrainingError: an answer is no number, which would pass for benign.
     """
     found = [explain(model, patches, trained.config, views=views) for model in trained.models.values()]
+    if not all(np.isfinite(one.probabilities).all() for one in found):
+        what = f"{trained.name}: a network's answer is no number, in {trained.config.precision}"
+        raise TrainingError(what, "a probability is needed", "Use a run of --precision fp32")
     maps = [one.maps for one in found if one.maps is not None]
     return Opinion(
         probabilities=mean([one.probabilities for one in found]),

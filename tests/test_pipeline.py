@@ -10,16 +10,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from claris_kaggle.checkpoint import finish_fold, load_finished, save_weights
+from claris_kaggle.errors import TrainingError
+from claris_kaggle.model import create_model
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import read_oof, read_test
 from claris_kaggle.tables import read_labels, read_sample
+from claris_kaggle.trained import consult, load_trained
 from tests.conftest import DEADLINE, TINY, claris, contents, environment, shuffle_rows
 
+Call = Callable[..., tuple[int, str, str]]
 STEPS = Path(__file__).parent / "ddp_steps.py"
 PREDICTIONS = ("oof.csv", "test.csv")
 
@@ -78,6 +85,23 @@ def test_one_view_and_eight_views_are_different_predictions(
     assert claris("predict", *places(generated, cache, run), "--views", 1).returncode == 0
     one, eight = read_oof(run / "oof.csv").probabilities, read_oof(finished.oof).probabilities
     assert 0 < np.abs(one - eight).max() < 0.5
+
+
+def test_predictions_that_are_no_numbers_are_refused_and_written_nowhere(
+    call: Call, finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path
+) -> None:
+    run = RunDir(copy_run(finished, tmp_path / "run", predicted=False))
+    model = create_model("tiny")
+    load_finished(run.fold(1), model)
+    with torch.no_grad():
+        model.get_classifier().bias.fill_(float("nan"))  # type: ignore[operator]
+    save_weights(run.fold(1).weights, model)
+    finish_fold(run.fold(1), {})
+    code, shown, said = call("predict", *places(generated, cache, run.root))
+    assert (code, shown) == (1, "") and "fold 1: " in said and "predictions are no numbers, in fp32" in said
+    assert run.fold(0).receipt.exists() and not run.fold(1).oof.exists() and not run.fold(1).receipt.exists()
+    with pytest.raises(TrainingError, match="answer is no number"):  # and not benign
+        consult(load_trained(run.root), np.zeros((1, 96, 96, 3), dtype=np.uint8), views=1)
 
 
 def test_two_processes_train_exactly_the_mean_gradient(
