@@ -31,11 +31,6 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Put the state in place whole; the file that was there becomes the generation before."""
-    write_checkpoint(path, serialize(state))
-
-
 def serialize(state: dict[str, Any]) -> memoryview:
     """The state as a torch archive."""
     stream = io.BytesIO()
@@ -104,12 +99,13 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises:
         RunError: there are files, and none of them is whole.
+        DiskError: one is there and cannot be read.
     """
     faults = []
     for candidate in (path, previous(path)):
-        try:
-            content = candidate.read_bytes()
-        except FileNotFoundError:
+        with explain_disk_errors(candidate):
+            content = candidate.read_bytes() if candidate.exists() else None
+        if content is None:
             continue
         body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
         try:

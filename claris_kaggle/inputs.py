@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.errors import RunError, name_few
-from claris_kaggle.files import explain_disk_errors, read_json, sha256_file
+from claris_kaggle.files import explain_disk_errors, new_folder, read_json, sha256_file, write_bytes
 from claris_kaggle.paths import DataDir, RunDir
 
 MANIFEST = "claris-session.json"
@@ -84,23 +84,24 @@ def is_whole(path: Path, facts: dict[str, Any]) -> bool:
 
 
 def merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
-    """Copy the folds of several parts of one run into one folder; a finished fold goes before an unfinished one.
+    """Copy the folds of several parts of one run into one folder, each whole; a finished one before an unfinished one.
 
     Raises:
         RunError: the parts have different configs or folds.
+        DiskError: a file cannot be read or written.
     """
     with explain_disk_errors(target.root):
         for source in (one for one in sources if one.config.exists()):
-            target.root.mkdir(parents=True, exist_ok=True)
             for path in (source.config, source.folds, source.folds.with_suffix(".json")):
                 copy = target.root / path.name
                 if copy.exists() and path.suffix == ".csv" and copy.read_bytes() != path.read_bytes():
                     raise RunError(f"{path}: other folds than {copy}", "", "Merge the parts of one run only")
                 if copy.exists() and path == source.config and read_json(copy) != read_json(path):
                     raise RunError(f"{path}: another config than {copy}", "", "Merge the parts of one run only")
-                shutil.copyfile(path, copy)
+                write_bytes(copy, path.read_bytes())
             for folder in sorted(source.root.glob("fold[0-9]*")):
                 place = target.root / folder.name
                 if not (place / "model.json").exists():
                     shutil.rmtree(place, ignore_errors=True)
-                    shutil.copytree(folder, place)
+                    with new_folder(place) as aside:  # a half copied fold could pass for a finished one
+                        shutil.copytree(folder, aside, dirs_exist_ok=True)

@@ -1,8 +1,7 @@
 """What a kernel does inside a Kaggle session: find its inputs, run the verbs, leave a manifest of what it wrote.
 
-The working folder keeps only what
-the next step needs; packs go to fast temporary storage. A session that stops in time ends well:
-its output is the next session's input.
+The working folder keeps only what the next step needs; packs go to fast temporary storage. A session that stops in
+time ends well: its output is the next session's input.
 """
 
 from __future__ import annotations
@@ -186,7 +185,9 @@ def ensemble(session: Session, settings: dict[str, Any]) -> str:
 
 
 def tidy(run_dir: RunDir) -> None:
-    """Remove what no later step needs: checkpoints of finished folds, and spare generations."""
+    """Remove what no later step needs: checkpoints of finished folds, spare generations, half written files."""
+    for path in [path for path in run_dir.root.rglob(".*.part") if path.is_file()]:
+        path.unlink()
     for folder in run_dir.root.glob("fold[0-9]*"):
         finished = (folder / "model.json").exists()
         for path in folder.glob("last.ckpt*"):

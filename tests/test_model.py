@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from claris_kaggle.checkpoint import load_checkpoint, previous, save_checkpoint
+from claris_kaggle.checkpoint import load_checkpoint, previous, serialize, write_checkpoint
 from claris_kaggle.config import TrainConfig, require_same
 from claris_kaggle.errors import ClarisError, DataError, RunError, UsageError
 from claris_kaggle.model import create_model, find_weights, fold_batch_norm, load_start, read_weights
@@ -95,7 +95,7 @@ def test_a_checkpoint_comes_back_and_the_one_before_is_the_fallback(
     path = tmp_path / "last.ckpt"
     assert load_checkpoint(path) is None
     for number in range(3):
-        save_checkpoint(path, {"number": number, "tensor": torch.full((3,), number)})
+        write_checkpoint(path, serialize({"number": number, "tensor": torch.full((3,), number)}))
     assert load_checkpoint(path)["number"] == 2  # type: ignore[index]
     path.write_bytes(path.read_bytes()[:-1])
     assert load_checkpoint(path)["number"] == 1  # type: ignore[index]
@@ -107,7 +107,7 @@ def test_a_checkpoint_comes_back_and_the_one_before_is_the_fallback(
 
 def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    save_checkpoint(path, {"tensor": torch.arange(5)})
+    write_checkpoint(path, serialize({"tensor": torch.arange(5)}))
     whole = path.read_bytes()
     for place in range(0, len(whole), 37):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])

@@ -178,3 +178,20 @@ def test_the_library_works_without_being_installed_as_in_a_kernel(
     ):
         code, _, said = call(*arguments)
         assert code == 0, said
+
+
+def test_a_fold_that_could_not_be_copied_whole_is_not_there(finished: RunDir, tmp_path: Path) -> None:
+    from claris_kaggle.errors import DiskError
+    from claris_kaggle.inputs import merge_runs
+
+    part, target = RunDir(tmp_path / "part"), RunDir(tmp_path / "target")
+    shutil.copytree(finished.root, part.root)
+    dangling = part.fold(1).root / "zz"
+    dangling.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DiskError):
+        merge_runs([part], target)
+    assert target.sealed_folds() == [0] and not target.fold(1).root.exists()
+    dangling.unlink()
+    merge_runs([part], target)
+    assert target.sealed_folds() == [0, 1, 2]
+    assert target.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()
