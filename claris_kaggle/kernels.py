@@ -14,7 +14,7 @@ from typing import Any
 from claris_kaggle import kaggle_api
 from claris_kaggle.console import Progress
 from claris_kaggle.errors import KaggleError, UsageError, name_few
-from claris_kaggle.files import explain_disk_errors, read_json, write_json
+from claris_kaggle.files import explain_disk_errors, hold_lock, read_json, write_json
 from claris_kaggle.inputs import MANIFEST, is_whole
 from claris_kaggle.stopping import parse_duration
 
@@ -50,8 +50,8 @@ def push_kernel(folder: Path, mark: str) -> Kernel:
     Raises:
         KaggleError: refused.
     """
-    ref = str(read_json(folder / "kernel-metadata.json")["id"])
-    script = (folder / str(read_json(folder / "kernel-metadata.json")["code_file"])).read_text("utf-8")
+    metadata = read_json(folder / "kernel-metadata.json")
+    ref, script = str(metadata["id"]), (folder / str(metadata["code_file"])).read_text("utf-8")
     limit = re.search(r"'time_limit': '([^']+)'", script)
     timeout = int(parse_duration(limit.group(1)) + SESSION_SLACK) if limit else 0
     return Kernel(ref=ref, version=kaggle_api.push(folder, ref, mark, timeout=timeout), mark=mark)
@@ -196,10 +196,11 @@ def check_table(path: Path) -> None:
 
 
 def remember(path: Path, job: str, kernel: Kernel) -> None:
-    """Add the push to the record of pushes."""
-    known = read_json(path)["kernels"] if path.exists() else []
+    """Add the push to the record of pushes, under a lock."""
     entry = {"job": job, "ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
-    write_json(path, {"kernels": [*known, entry]})
+    with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
+        known = read_json(path)["kernels"] if path.exists() else []
+        write_json(path, {"kernels": [*known, entry]})
 
 
 def recall(path: Path, ref: str = "") -> Kernel:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from claris_kaggle import tables
-from claris_kaggle.errors import DataError, TableError
+from claris_kaggle.errors import TableError
 from claris_kaggle.files import hold_lock
 
 COLUMNS = (
@@ -14,7 +15,6 @@ COLUMNS = (
 )  # fmt: skip
 # So many scored lines say something about whether OOF and leaderboard go together.
 ENOUGH = 4
-LEDGER = Path("submissions") / "ledger.csv"
 Entry = dict[str, str]
 
 
@@ -38,13 +38,12 @@ def read_ledger(path: Path) -> list[Entry]:
 def record(path: Path, entry: Entry) -> None:
     """Add the submission, or fill in what is new where its `ref` is known, under a lock.
 
+    Args:
+        entry: by the names of `COLUMNS`, a `ref` among them; commas, quotes and line breaks become blanks.
     Raises:
-        DataError: a value cannot stand in a CSV without quotes.
         TableError: the file is no ledger.
     """
-    wrong = [name for name, value in entry.items() if any(sign in value for sign in ',"\n\r')]
-    if wrong or not entry.get("ref"):
-        raise DataError(f"{path}: a line without a ref, or with a comma in {', '.join(wrong)}", "", "")
+    entry = {name: re.sub(r'[,"\r\n]', " ", value) for name, value in entry.items()}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         lines = read_ledger(path)
         known = next((line for line in lines if line["ref"] == entry["ref"]), None)

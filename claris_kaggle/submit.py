@@ -50,7 +50,7 @@ def submit_file(
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if earlier is None else "",
         "ref": str(ref),
-        "file": str(path).replace(",", " "),
+        "file": str(path),
         "sha256": facts["sha256"],
         "runs": about["runs"],
         "commit": about["commit"],
@@ -67,13 +67,13 @@ def describe_origin(path: Path, sha256: str) -> Entry:
     known = read_json(beside) if beside.exists() else {}
     if known.get("sha256") != sha256:
         known = {}
-    runs = " ".join(sorted(known.get("runs", {}))).replace(",", " ")
+    runs, commit = " ".join(sorted(known.get("runs", {}))), commit_name()
     oof = known.get("oof", {})
     figures = [oof.get("auc"), *oof.get("auc_interval", [None, None])]
     score, low, high = ("" if value is None else f"{value:.5f}" for value in figures)
-    text = f"{runs or path.name} at {commit_name()}" + (f", OOF AUC {score}" if score else "")
+    text = f"{runs or path.name} at {commit}" + (f", OOF AUC {score}" if score else "")
     oof_figures = {"oof_auc": score, "oof_low": low, "oof_high": high}
-    return {"runs": runs, "commit": commit_name(), **oof_figures, "text": text[:400]}
+    return {"runs": runs, "commit": commit, **oof_figures, "text": text[:400]}
 
 
 def wait_for_score(entry: Entry, mark: str, ledger: Path, *, wait: float, poll: float) -> Entry:
