@@ -64,8 +64,7 @@ def split_evenly(total: int, size: int) -> list[tuple[int, int]]:
     [(0, 4), (4, 7), (7, 10)]
     """
     parts = max(1, -(-total // size))
-    bounds = np.linspace(0, total, parts + 1)
-    edges = [int(np.ceil(bound - 1e-9)) for bound in bounds]
+    edges = [-(-total * part // parts) for part in range(parts + 1)]
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 

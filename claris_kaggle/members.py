@@ -6,7 +6,6 @@ did not train on may have been in the other's training.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.errors import RunError, TableError, UsageError, count, name_few
+from claris_kaggle.files import sha256_bytes
 from claris_kaggle.folds import read_folds
 from claris_kaggle.paths import RunDir
 from claris_kaggle.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
@@ -159,7 +159,7 @@ def drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
     first: dict[str, Run] = {}
     copies = {}
     for run in sorted(runs, key=lambda run: run.name):
-        key = hashlib.sha256(run.oof.probabilities.tobytes() + run.test.probabilities.tobytes()).hexdigest()
+        key = sha256_bytes(run.oof.probabilities.tobytes() + run.test.probabilities.tobytes())
         if key in first:
             copies[run.name] = first[key].name
         else:
