@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.errors import ClarisError, one_line
 from claris_kaggle.paths import DataDir, default_cache
 
 PACKAGES = ("torch", "torchvision", "timm", "albumentations", "pandas", "numpy", "scikit-learn", "kaggle", "joblib")
 OLDEST, NEWEST = (3, 11), (3, 13)
-WHOLE_PACK_GB, WHOLE_DATA_GB, RUN_GB, MEMORY_GB = 7.7, 7.8, 1.0, 6.0
+WHOLE_PACK_GB, RUN_GB, MEMORY_GB = 7.7, 1.0, 6.0
 GOOD, WARNING, BAD = "good", "warning", "bad"
 
 
@@ -43,19 +42,25 @@ def examine(data: Path | None, cache: Path | None, *, account: bool) -> list[Fin
         cache: where packs go.
         account: ask Kaggle who the token belongs to, which needs the network.
     """
-    cache = cache or default_cache()
-    looks: list[Callable[[], list[Finding]]] = [
-        look_at_python, look_at_packages, look_at_pair, look_at_devices, look_at_memory,
-        lambda: look_at_disk(cache), lambda: look_at_data(data), lambda: look_at_account(account),
-    ]  # fmt: skip
+    looks: dict[str, Callable[[], list[Finding]]] = {
+        "python": look_at_python,
+        "packages": look_at_packages,
+        "torch pair": look_at_pair,
+        "gpu": look_at_devices,
+        "memory": look_at_memory,
+        "disk": lambda: look_at_disk(cache or default_cache()),
+        "data": lambda: look_at_data(data),
+        "kaggle account": lambda: look_at_account(account),
+    }
     findings = []
-    for look in looks:
+    for name, look in looks.items():
         try:
             findings += look()
+        except ClarisError as error:
+            findings.append(Finding(name, BAD, error.found, error.mend))
         except Exception as error:  # a broken library must be a line here, not the end
-            name = getattr(look, "__name__", "look").removeprefix("look_at_")
             found = f"{type(error).__name__}: {one_line(error)}"
-            findings.append(Finding(name, BAD, found, "Install the package again"))
+            findings.append(Finding(name, BAD, found, "Install the packages again"))
     return findings
 
 
@@ -136,11 +141,8 @@ def look_at_data(data: Path | None) -> list[Finding]:
         return [Finding("data", WARNING, "not looked at", "Name it: claris doctor --data DIR")]
     from claris_kaggle import tables
 
-    try:
-        place = DataDir(data).require()
-        ids, test_ids = tables.read_labels(place.labels)[0], tables.read_sample(place.sample)
-    except ClarisError as error:
-        return [Finding("data", BAD, error.found, error.mend)]
+    place = DataDir(data).require()
+    ids, test_ids = tables.read_labels(place.labels)[0], tables.read_sample(place.sample)
     return [Finding("data", GOOD, f"{len(ids):,} training and {len(test_ids):,} test patches at {data}")]
 
 
@@ -150,15 +152,12 @@ def look_at_account(ask: bool) -> list[Finding]:
         return [Finding("kaggle account", WARNING, "not asked", "Ask with claris doctor --account")]
     from claris_kaggle import kaggle_api
 
-    try:
-        user = kaggle_api.whoami()
-        allowed = kaggle_api.patiently("limits", competition=kaggle_api.COMPETITION)["allowed"]
-    except ClarisError as error:
-        return [Finding("kaggle account", BAD, error.found, error.mend)]
+    user = kaggle_api.whoami()
+    allowed = kaggle_api.patiently("limits", competition=kaggle_api.COMPETITION)["allowed"]
     return [Finding("kaggle account", GOOD, f"{user}, {allowed} submissions left today")]
 
 
 def summary_line(findings: list[Finding]) -> str:
-    """How many lines are bad."""
-    bad: list[Any] = [one for one in findings if one.state == BAD]
-    return "all that must work does" if not bad else f"{len(bad)} to mend: {', '.join(one.name for one in bad)}"
+    """Which findings are bad, in a line."""
+    bad = [one.name for one in findings if one.state == BAD]
+    return f"{len(bad)} to mend: {', '.join(bad)}" if bad else "all that must work does"

@@ -183,7 +183,25 @@ class ExportDir:
         return self.root / f"fold{fold}.safetensors"
 
 
+def require_ending(path: Path, *endings: str) -> Path:
+    """The path itself.
+
+    Raises:
+        UsageError: its name has none of the endings, such as `.csv`.
+    """
+    if path.suffix not in endings:
+        raise UsageError(f"{path}: another kind of file", f"a name that ends in {endings[0]} is needed")
+    return path
+
+
 def default_cache() -> Path:
-    """Where packs go unless `--cache` says otherwise: the user's cache folder."""
+    """Where packs go unless `--cache` says otherwise: the user's cache folder.
+
+    Raises:
+        UsageError: this user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "claris_kaggle"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "claris_kaggle"
+    except RuntimeError as error:
+        raise UsageError("this user has no home to keep packs in", "", "Name a folder with --cache") from error

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,20 @@ def test_doctor_names_what_is_bad_with_its_mend(tmp_path: Path, sample: DataDir)
     assert done.returncode == 1 and '"ok": false' in done.stdout
     done = claris("doctor", "--account", "--data", sample.root)
     assert done.returncode == 1 and "no Kaggle token was found" in done.stdout
+
+
+def test_without_a_home_a_cache_is_asked_for(
+    call: Callable[..., tuple[int, str, str]], generated: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    code, _, said = call("pack", "--data", generated.root)
+    assert (code, said) == (2, "claris: this user has no home to keep packs in. Name a folder with --cache\n")
+    code, shown, _ = call("doctor")
+    assert code == 1 and "disk           this user has no home" in shown and "torch pair" in shown
 
 
 def test_a_fold_file_that_leaks_is_refused_before_training(

@@ -24,7 +24,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """--cache, the folder of packs."""
-    parser.add_argument("--cache", type=Path, default=None, metavar="DIR", help=f"folder for packs [{default_cache()}]")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder for packs [claris_kaggle in your cache folder, ~/.cache]"
+    )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +82,14 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no time to wait")
     return value
 
 
