@@ -1,10 +1,11 @@
-"""The competition's files, fetched as one archive and unpacked whole or not at all."""
+"""The competition's files: all of them as one archive, unpacked whole or not at all; or a single one."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import shutil
+import tempfile
 import threading
 import time
 import zipfile
@@ -13,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from claris_kaggle import kaggle_api
 from claris_kaggle.console import Progress, Waiting, say
-from claris_kaggle.errors import ClarisError, DataError, DiskError, UsageError, one_line
-from claris_kaggle.files import explain_disk_errors, hold_lock
+from claris_kaggle.errors import ClarisError, DataError, DiskError, KaggleError, UsageError, one_line
+from claris_kaggle.files import explain_disk_errors, hold_lock, write_bytes
 from claris_kaggle.paths import DataDir
 
 SPARE_BYTES = 1 << 28
@@ -151,3 +152,28 @@ def is_inside(name: str) -> bool:
     """Whether a file of this name lies inside the folder that it is unpacked to."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def fetch_file(name: str, folder: Path, competition: str = kaggle_api.COMPETITION) -> Path:
+    """Fetch one of the competition's files, which Kaggle may send zipped, into the folder.
+
+    Raises:
+        KaggleError: refused, or what came is not that file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
+        kaggle_api.patiently(
+            "download_one", deadline=kaggle_api.PUSH_DEADLINE, competition=competition, name=name, folder=aside
+        )
+        fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
+        if len(fetched) != 1:
+            raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "one is needed", "Run it again")
+        if zipfile.is_zipfile(fetched[0]):
+            with zipfile.ZipFile(fetched[0]) as archive:
+                content = archive.read(name) if name in archive.namelist() else b""
+        else:
+            content = fetched[0].read_bytes()
+        if not content or content.lstrip()[:1] == b"<":
+            raise KaggleError(f"{name}: what Kaggle sent is not that file", "", "Run it again")
+        write_bytes(folder / name, content)
+    return folder / name

@@ -9,16 +9,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from claris_kaggle.console import say
-from claris_kaggle.errors import KaggleError, UsageError
-from claris_kaggle.files import write_bytes
+from claris_kaggle.errors import KaggleError
 
 COMPETITION = "histopathologic-cancer-detection"
 DEADLINE = float(os.environ.get("CLARIS_KAGGLE_DEADLINE", "120"))
@@ -257,38 +254,3 @@ def fetch_file(url: str, target: Path, *, limit: int, deadline: float = 600.0) -
         raise KaggleError(
             f"{target.name}: not fetched ({type(error).__name__})", "", "Run it again", passing=True
         ) from error
-
-
-def require_ref(ref: str) -> str:
-    """The kernel's name as owner/slug.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    owner, _, slug = ref.partition("/")
-    if not owner or not slug or "/" in slug:
-        raise UsageError(f"a kernel of the name {ref!r}", "owner/slug is needed")
-    return ref
-
-
-def fetch_competition_file(name: str, folder: Path, competition: str = COMPETITION) -> Path:
-    """Fetch one of the competition's files, which Kaggle may send zipped, into the folder.
-
-    Raises:
-        KaggleError: refused, or what came is not that file.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
-        patiently("download_one", deadline=PUSH_DEADLINE, competition=competition, name=name, folder=aside)
-        fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
-        if len(fetched) != 1:
-            raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "one is needed", "Run it again")
-        if zipfile.is_zipfile(fetched[0]):
-            with zipfile.ZipFile(fetched[0]) as archive:
-                content = archive.read(name) if name in archive.namelist() else b""
-        else:
-            content = fetched[0].read_bytes()
-        if not content or content.lstrip()[:1] == b"<":
-            raise KaggleError(f"{name}: what Kaggle sent is not that file", "", "Run it again")
-        write_bytes(folder / name, content)
-    return folder / name

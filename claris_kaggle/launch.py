@@ -15,14 +15,16 @@ from claris_kaggle import kaggle_api, kernels, tables
 from claris_kaggle.bundle import compose_kernel
 from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
+from claris_kaggle.fetch import fetch_file
 from claris_kaggle.files import hold_lock, read_json
 from claris_kaggle.folds import read_folds
 from claris_kaggle.inputs import merge_runs
 from claris_kaggle.kernels import explain_end, kernel_status, new_mark, pull_kernel
 from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.plan import MOST_SESSIONS, Launch, Plan, Round
-from claris_kaggle.predictions import gather_run, read_test
-from claris_kaggle.submission import submit_runs
+from claris_kaggle.plan import FAILED, MOST_SESSIONS, Launch, Plan, Round
+from claris_kaggle.predictions import gather_run
+from claris_kaggle.session import STOPPED
+from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.submit import submit_file
 
 LONGEST_SESSION = 24 * 3600.0
@@ -49,7 +51,7 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
 def retire_failed(launch: Launch) -> None:
     """Let sessions that failed be begun anew: typing the same command again asks for that."""
     for part in launch.rounds:
-        if part and part[-1].outcome == "failed":
+        if part and part[-1].outcome == FAILED:
             say(f"{part[-1].ref} failed before: pushing it again")
             part.append(Round(mark=new_mark(launch.plan.name), ref=part[-1].ref))
     launch.save()
@@ -115,7 +117,7 @@ def advance(launch: Launch, part: int) -> None:
 def push(launch: Launch, part: int) -> None:
     """Push the part's newest round, unless that has happened already."""
     one, plan = launch.rounds[part][-1], launch.plan
-    earlier = [ref for ref in reversed([old.ref for old in launch.rounds[part][:-1] if old.outcome == "stopped"])]
+    stopped = [earlier.ref for earlier in launch.rounds[part][:-1] if earlier.outcome == STOPPED]
     version = kaggle_api.find_push(one.ref, one.mark)
     if version is None:
         folder = launch.root / "kernels" / one.ref.split("/")[1]
@@ -128,7 +130,7 @@ def push(launch: Launch, part: int) -> None:
             folds=plan.parts[part],
             flags=plan.flags,
             time_limit=plan.time_limit,
-            inputs=earlier[:1],
+            inputs=stopped[-1:],
             datasets=plan.datasets,
             models=plan.models,
         )
@@ -152,7 +154,7 @@ def look(launch: Launch, part: int) -> None:
         one.outcome, one.ended = str(manifest["status"]), time.time()
         launch.save()
     elif one.status in kernels.ENDED:
-        one.outcome, one.ended = "failed", time.time()
+        one.outcome, one.ended = FAILED, time.time()
         launch.save()
         raise explain_end(one.kernel(), one.status, message)
     elif time.time() - one.began > LONGEST_SESSION:
@@ -171,6 +173,12 @@ def show(launch: Launch) -> str:
     return "\n".join(lines)
 
 
+def count_views(run_dir: RunDir) -> Any:
+    """How many views the first fold was predicted with; None where that is not known."""
+    receipt = run_dir.fold(0).receipt
+    return read_json(receipt).get("views") if receipt.exists() else None
+
+
 def put_together(launch: Launch) -> tuple[Path, Sequence[str]]:
     """Merge the parts into one run, and write its checked submission; returns its path and the sample's ids.
 
@@ -180,12 +188,10 @@ def put_together(launch: Launch) -> tuple[Path, Sequence[str]]:
     run_dir, data = RunDir(launch.root / "run"), DataDir(launch.root / "sample")
     merge_runs([RunDir(launch.folder(part) / "run") for part in range(len(launch.plan.parts))], run_dir)
     if not data.sample.exists():
-        kaggle_api.fetch_competition_file(data.sample.name, data.root)
+        fetch_file(data.sample.name, data.root)
     sample_ids = tables.read_sample(data.sample)
-    folds = read_folds(run_dir.folds)
-    views = {"test_patches": len(read_test(run_dir.fold(0).test).ids)}
-    gather_run(run_dir, folds, sample_ids, views)
+    gather_run(run_dir, read_folds(run_dir.folds), sample_ids, {"views": count_views(run_dir)})
     submission = launch.root / "submission.csv"
-    result = submit_runs([run_dir], data, submission)
+    result = ensemble_runs([run_dir], data, submission)
     say(f"{submission}: OOF AUC {result['oof']['auc']:.4f}")
     return submission, sample_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,6 +17,8 @@ from claris_kaggle.kernels import Kernel
 from claris_kaggle.session import COMPLETE
 
 MOST_SESSIONS = 2
+# How a round ends besides what its own manifest says.
+FAILED = "failed"
 FOLDS, EPOCHS = 5, 6
 # Measured by nobody yet on Kaggle: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
 # images/s expected of two T4s, plus OOF and test with eight views at 4,600 to 9,200.
@@ -118,13 +121,7 @@ class Launch:
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan as JSON gives it back."""
-    values = dataclasses.asdict(plan)
-    return {name: listed(value) for name, value in values.items()}
-
-
-def listed(value: Any) -> Any:
-    """Tuples as lists, at any depth."""
-    return [listed(one) for one in value] if isinstance(value, tuple | list) else value
+    return dict(json.loads(json.dumps(dataclasses.asdict(plan))))
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="folder with sample_submission.csv [fetched from Kaggle]"
     )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the score")
-    parser.add_argument("--poll", type=float, default=10.0, metavar="SECONDS", help="time between two looks [10]")
+    parser.add_argument(
+        "--poll", type=options.seconds, default=10.0, metavar="SECONDS", help="time between two looks [10]"
+    )
     options.add_ledger(parser)
     options.add_json(parser)
 
@@ -33,13 +35,14 @@ def run(args: argparse.Namespace) -> None:
     import json
     import tempfile
 
-    from claris_kaggle import kaggle_api, tables
+    from claris_kaggle import tables
+    from claris_kaggle.fetch import fetch_file
     from claris_kaggle.submit import LONGEST_WAIT, submit_file
 
     with tempfile.TemporaryDirectory() as temporary:
         sample = (args.data or Path(temporary)) / "sample_submission.csv"
         if args.data is None:
-            kaggle_api.fetch_competition_file(sample.name, sample.parent)
+            fetch_file(sample.name, sample.parent)
         ids = tables.read_sample(sample)
     entry = submit_file(args.file, ids, args.ledger, wait=0 if args.no_wait else LONGEST_WAIT, poll=args.poll)
     if args.json:
