@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from claris_kaggle.errors import RunError, UsageError, count
 from claris_kaggle.members import Run, load_runs
 from claris_kaggle.metrics import auc
 from claris_kaggle.paths import RunDir
-from claris_kaggle.submission import COLUMNS, MEND
+from claris_kaggle.submission import Submission, read_submission
 from claris_kaggle.uncertainty import compare_aucs
 
 SHOWN = 5
@@ -27,33 +26,6 @@ BETTER, CHANCES = 0.1, 5.0
 # A submission that correlates less with the run behind it is not its own.
 SAME = 0.99
 Ranks = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A submission's rows as they stand in the file: ids, and float32 values."""
-
-    name: str
-    ids: list[str]
-    values: NDArray[np.float32]
-
-    def by_id(self) -> NDArray[np.float32]:
-        """The values in the order of the sorted ids."""
-        return self.values[tables.sort_order(self.ids)]
-
-
-def read_submission(path: Path) -> Submission:
-    """The rows of the file.
-
-    Raises:
-        TableError: it is no submission.
-        DiskError: it is not there.
-    """
-    frame = tables.read_table(path, COLUMNS, mend=MEND, ended=True)
-    ids = frame["id"].tolist()
-    tables.require_ids(ids, path, MEND)
-    tables.require_unique(ids, path, MEND)
-    return Submission(str(path), ids, tables.parse_probabilities(frame["label"].tolist(), path, MEND))
 
 
 def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) -> dict[str, Any]:
@@ -87,7 +59,7 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
 
 def examine(files: Sequence[Submission], pairs: Sequence[dict[str, Any]]) -> list[str]:
     """What is to be said of a file alone: that it is constant, or at odds with all others, which are at one."""
-    said = [f"{one.name}: every value is {one.values[0]:g}" for one in files if one.values.min() == one.values.max()]
+    said = [f"{one.name}: every value is {one.values[0]:g}" for one in files if one.is_constant()]
     odd = [pair for pair in pairs if pair["odd"]]
     for one in files if len(files) > 2 else []:
         own = [pair for pair in pairs if one.name in (pair["a"], pair["b"])]
@@ -130,7 +102,7 @@ def correlate(a: Ranks, b: Ranks) -> float:
 
 def explain(a: Submission, b: Submission, correlation: float) -> str:
     """What is wrong between two files: one upside down, shifted, or written in another order; nothing if they agree."""
-    if min(one.values.max() - one.values.min() for one in (a, b)) == 0:
+    if a.is_constant() or b.is_constant():
         return ""  # a constant fits with nothing, and is named as such
     needed = max(BETTER, CHANCES / np.sqrt(len(a.ids)))  # by chance a shift of few rows fits as well
     better, text = max(arrangements(a, b))

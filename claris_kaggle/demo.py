@@ -14,7 +14,7 @@ from claris_kaggle.predict import PredictJob, predict_run
 from claris_kaggle.prepare import make_fold_file, make_packs
 from claris_kaggle.report import write_report
 from claris_kaggle.run import TrainJob
-from claris_kaggle.submission import submit_runs
+from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.synthetic import generate
 from claris_kaggle.train import train_run
 
@@ -67,7 +67,7 @@ def run_demo(
     say("5 of 7, predict: eight views of every patch")
     predict_run(PredictJob(**places), ["predict", *typed])
     say("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
-    result = submit_runs([run_dir], data, out / "submission.csv")
+    result = ensemble_runs([run_dir], data, out / "submission.csv")
     say("7 of 7, report")
     report = write_report([run_dir], out / "report.html", data=data)
     return {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,51 @@ from claris_kaggle import __version__, ensemble, members, tables
 from claris_kaggle.blending import require_method
 from claris_kaggle.console import say
 from claris_kaggle.errors import TableError, UsageError, name_few
-from claris_kaggle.files import explain_disk_errors, read_json, sha256_file, write_bytes, write_json
-from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.files import read_json, replacing, sha256_file, write_bytes, write_json
+from claris_kaggle.metrics import Probabilities
+from claris_kaggle.paths import DataDir, RunDir, require_ending
 from claris_kaggle.predictions import TestPredictions, run_metrics, run_tables, write_run_oof, write_test
 
 COLUMNS = ("id", "label")
 MEND = "Write it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission's rows as they stand in the file.
+
+    Attributes:
+        name: of the file, for messages.
+        ids: [N], each once.
+        values: float32 [N] in 0..1.
+    """
+
+    name: str
+    ids: list[str]
+    values: Probabilities
+
+    def by_id(self) -> Probabilities:
+        """The values in the order of the sorted ids."""
+        return self.values[tables.sort_order(self.ids)]
+
+    def is_constant(self) -> bool:
+        """Whether several rows all have one value."""
+        return len(self.values) > 1 and bool(self.values.min() == self.values.max())
+
+
+def read_submission(path: Path, called: Path | None = None) -> Submission:
+    """The rows of the file `path`; `called` is what messages call it, where it is a draft of another.
+
+    Raises:
+        TableError: it is no submission.
+        DiskError: it is not there.
+    """
+    name = called or path
+    frame = tables.read_table(path, COLUMNS, mend=MEND, ended=True)
+    ids = frame["id"].tolist()
+    tables.require_ids(ids, name, MEND)
+    tables.require_unique(ids, name, MEND)
+    return Submission(str(name), ids, tables.parse_probabilities(frame["label"].tolist(), name, MEND))
 
 
 def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> dict[str, Any]:
@@ -36,21 +75,17 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
             are no probabilities, or all of them the same.
         DiskError: it is not there.
     """
-    frame = tables.read_table(path, COLUMNS, mend=MEND, ended=True)
-    ids, name = frame["id"].tolist(), called or path
-    tables.require_ids(ids, name, MEND)
-    tables.require_unique(ids, name, MEND)
-    tables.require_equal_ids(ids, sample_ids, name, "sample_submission.csv", MEND)
-    values = tables.parse_probabilities(frame["label"].tolist(), name, MEND)
-    if len(values) > 1 and values.min() == values.max():
-        found = f"{name}: every value is {values[0]:g}"
+    one = read_submission(path, called)
+    tables.require_equal_ids(one.ids, sample_ids, called or path, "sample_submission.csv", MEND)
+    if one.is_constant():
+        found = f"{one.name}: every value is {one.values[0]:g}"
         raise TableError(found, "a constant column scores 0.5", "Look at the predictions, or whether it is the sample")
     return {
-        "rows": len(ids),
-        "min": float(values.min()),
-        "max": float(values.max()),
-        "mean": float(values.mean(dtype=np.float64)),
-        "sample_order": ids == list(sample_ids),
+        "rows": len(one.ids),
+        "min": float(one.values.min()),
+        "max": float(one.values.max()),
+        "mean": float(one.values.mean(dtype=np.float64)),
+        "sample_order": one.ids == list(sample_ids),
         "sha256": sha256_file(path),
     }
 
@@ -71,23 +106,19 @@ def write_submission(
         UsageError: the name does not end in .csv.
         TableError: the predictions do not make a submission; the file that was there stays.
     """
-    if path.suffix != ".csv":
-        raise UsageError(f"{path}: not a name of a CSV file", "a name that ends in .csv is needed")
+    require_ending(path, ".csv")
     tables.require_equal_ids(test.ids, sample_ids, path, "sample_submission.csv", "Predict again on this data folder")
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
     values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
-    with explain_disk_errors(path), tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / path.name
+    with replacing(path) as draft:
         tables.write_table(draft, dict(zip(COLUMNS, (list(sample_ids), values), strict=True)))
         facts = check_submission(draft, sample_ids, called=path)
-        content = draft.read_bytes()
     record = {**facts, **about, "versions": {"claris_kaggle": __version__}}
-    write_bytes(path, content)
     write_json(path.with_suffix(".json"), record)
     return record
 
 
-def submit_runs(
+def ensemble_runs(
     run_dirs: Sequence[RunDir],
     data: DataDir,
     out: Path,

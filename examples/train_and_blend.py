@@ -25,7 +25,7 @@ def main(folder: Path) -> Path:
         ck.train_run(job, {"model": "tiny", "weights": "none", "epochs": 2, "seed": seed, "threads": 1}, [])
         ck.predict_run(ck.PredictJob(data=data, run_dir=run_dir, cache=cache, nproc=1), [])
 
-    result = ck.submit_runs(runs, data, folder / "submission.csv")
+    result = ck.ensemble_runs(runs, data, folder / "submission.csv")
     for name, figures in {**result["runs"], "together": result["oof"]}.items():
         print(f"{name}: OOF AUC {figures['auc']:.4f}")
     print(result["submission"])

@@ -18,7 +18,7 @@ from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.members import load_runs
 from claris_kaggle.metrics import auc
 from claris_kaggle.paths import RunDir
-from claris_kaggle.submission import submit_runs
+from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.tables import write_table
 from tests.handmade import make_run, put, put_data
 
@@ -145,7 +145,7 @@ def test_the_verb_tells_the_gain_of_a_blend_where_the_runs_are_known(
     runs = [put(tmp_path / folder, make_run("same", seed)) for folder, seed in (("x", 1), ("y", 2))]
     files = [tmp_path / name for name in ("a.csv", "b.csv")]
     for run, path in zip(runs, files, strict=True):
-        submit_runs([run], data, path)
+        ensemble_runs([run], data, path)
     places = [run.root for run in runs]
     code, shown, _ = call("submission", "compare", *files, "--runs", *places, "--json")
     blend = json.loads(shown)["blend"]
@@ -188,6 +188,14 @@ def test_scores_that_are_no_figures_are_left_out_of_account() -> None:
     found = ledger.agreement(odd + [line(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
     assert found["apart"] == [] and found["scored"]["public"] == 4 and found["correlation"]["public"] == 1
     assert ledger.best_first(odd)[0]["ref"] == "0"
+
+
+def test_a_line_of_any_words_is_written_and_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    ledger.record(path, {"ref": "7", "file": 'a "new", better\n.csv', "status": "PENDING"})
+    ledger.record(path, {"ref": "7", "public": "0.97", "status": ""})
+    (line,) = ledger.read_ledger(path)
+    assert (line["file"], line["public"], line["status"]) == ("a  new   better .csv", "0.97", "PENDING")
 
 
 def test_an_empty_ledger_says_so(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

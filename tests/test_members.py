@@ -15,7 +15,7 @@ from claris_kaggle.folds import Folds, write_folds
 from claris_kaggle.members import Run, examine_runs, label_runs, load_run, load_runs, require_labels
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import Oof, read_oof, run_metrics
-from claris_kaggle.submission import check_submission, submit_runs
+from claris_kaggle.submission import check_submission, ensemble_runs
 from tests.conftest import contents, shuffle_rows
 from tests.handmade import FOLD, IDS, LABELS, SLIDES, TEST_IDS, TESTS, TOTAL, make_run, put, put_data
 
@@ -61,7 +61,7 @@ def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataD
     assert folds.slides == SLIDES
     write_folds(two[1].folds, folds, {})
     kept = RunDir(data.root / "both")
-    found = submit_runs(two, data, data.root / "s.csv", keep=kept)
+    found = ensemble_runs(two, data, data.root / "s.csv", keep=kept)
     assert {one["auc_way"] for one in [found["oof"], *found["runs"].values()]} == {"slides"}
     again = load_run(kept)
     assert again.slides == SLIDES
@@ -74,7 +74,7 @@ def test_the_order_of_rows_in_files_changes_no_byte(data: DataDir, two: list[Run
     results = []
     for number in range(2):
         kept = RunDir(data.root / f"kept{number}")
-        submit_runs(two, data, data.root / "s.csv", method="auto", keep=kept)
+        ensemble_runs(two, data, data.root / "s.csv", method="auto", keep=kept)
         results.append({**contents(kept.root), "s": (data.root / "s.csv").read_bytes()})
         for run_dir in two:
             for path in (run_dir.oof, run_dir.test):
@@ -90,7 +90,7 @@ def test_predictions_of_another_origin_are_never_overwritten(place: str, data: D
     (folder / "trained" / "config.json").write_text("{}")
     before = contents(folder)
     with pytest.raises(UsageError, match=r"(one of the runs|another origin|a trained run).*Name another --run"):
-        submit_runs(two, data, data.root / "s.csv", keep=RunDir(folder / place))
+        ensemble_runs(two, data, data.root / "s.csv", keep=RunDir(folder / place))
     assert contents(folder) == before and not (data.root / "s.csv").exists()
 
 
@@ -105,7 +105,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(data: DataDir, two: li
     namesake = put(tmp_path / "elsewhere", make_run("first", 3))
     names = [run.name for run in load_runs([*two, namesake])]
     assert names == [str(two[0].root), "second", str(namesake.root)]
-    assert set(submit_runs([*two, namesake], data, data.root / "s.csv")["runs"]) == set(names)
+    assert set(ensemble_runs([*two, namesake], data, data.root / "s.csv")["runs"]) == set(names)
 
 
 def change(run: Run, **parts: object) -> Run:
@@ -141,7 +141,7 @@ def test_a_run_that_does_not_fit_is_refused_by_name(name: str, data: DataDir, tw
     spoil, words = MISFITS[name]
     odd = put(two[0].root.parent, spoil(make_run("odd", 3)))
     with pytest.raises(ClarisError, match=words) as caught:
-        submit_runs([two[0], odd], data, data.root / "s.csv")
+        ensemble_runs([two[0], odd], data, data.root / "s.csv")
     assert not isinstance(caught.value, UsageError) and not (data.root / "s.csv").exists()
 
 
@@ -149,11 +149,11 @@ def test_labels_are_held_against_the_training_labels(data: DataDir, tmp_path: Pa
     wrong = LABELS.copy()
     wrong[7] = 1 - wrong[7]
     with pytest.raises(RunError, match=rf"odd: 1 label other than in train_labels.csv \({IDS[7]}\)"):
-        submit_runs([put(tmp_path / "a", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
+        ensemble_runs([put(tmp_path / "a", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
     with pytest.raises(RunError, match=r"odd: 1 OOF id not in train_labels.csv"):
         require_labels(make_run("odd", 3), IDS[1:], LABELS[1:])
     data.labels.unlink()
-    submit_runs([put(tmp_path / "b", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
+    ensemble_runs([put(tmp_path / "b", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
 
 
 def test_labels_and_folds_written_as_decimals_are_read(two: list[RunDir]) -> None:
@@ -224,7 +224,7 @@ def test_suspects_are_left_out_only_on_request(call: Call, data: DataDir, two: l
     with_it = (data.root / "s.csv").read_bytes()
     code, shown, said = call("ensemble", *everyone, "--only-sound")
     assert code == 0 and "(left out)" in said and "odd 0." not in shown
-    submit_runs(two, data, data.root / "t.csv")
+    ensemble_runs(two, data, data.root / "t.csv")
     assert (data.root / "s.csv").read_bytes() == (data.root / "t.csv").read_bytes() != with_it
     code, shown, said = call("ensemble", *everyone[2:], "--only-sound")
     assert (code, shown) == (1, "") and "nothing sound among the runs" in said
@@ -242,7 +242,7 @@ def test_faults_name_the_file_that_was_asked_for(data: DataDir, tmp_path: Path) 
     run = make_run("flat", 3)
     flat = put(tmp_path, replace(run, test=replace(run.test, probabilities=np.full(TESTS, 0.5, np.float32))))
     with pytest.raises(TableError) as caught:
-        submit_runs([flat], data, data.root / "s.csv")
+        ensemble_runs([flat], data, data.root / "s.csv")
     assert str(caught.value).startswith(f"{data.root / 's.csv'}: every value is 0.5")
 
 
@@ -251,8 +251,8 @@ def values_of(path: Path) -> np.ndarray:
 
 
 def test_calibrating_keeps_the_order_and_mends_the_probabilities(data: DataDir, two: list[RunDir]) -> None:
-    plain = submit_runs(two, data, data.root / "plain.csv")
-    scaled = submit_runs(two, data, data.root / "scaled.csv", calibrate=True)
+    plain = ensemble_runs(two, data, data.root / "plain.csv")
+    scaled = ensemble_runs(two, data, data.root / "scaled.csv", calibrate=True)
     found = scaled["ensemble"]["calibration"]
     assert found["applied"] and found["temperature"] == pytest.approx(plain["oof"]["temperature"], rel=1e-6)
     assert found["after"]["log_loss"] == scaled["oof"]["log_loss"] < plain["oof"]["log_loss"]
@@ -265,7 +265,7 @@ def test_a_temperature_that_does_not_help_other_folds_is_not_applied(data: DataD
     run = make_run("odd", 3)
     logits = np.log(run.oof.probabilities / (1 - run.oof.probabilities)) * np.where(FOLD == 0, 9, 0.5)
     place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))
-    plain = submit_runs([place], data, data.root / "plain.csv")
-    scaled = submit_runs([place], data, data.root / "scaled.csv", calibrate=True)
+    plain = ensemble_runs([place], data, data.root / "plain.csv")
+    scaled = ensemble_runs([place], data, data.root / "scaled.csv", calibrate=True)
     assert not scaled["ensemble"]["calibration"]["applied"] and scaled["oof"] == plain["oof"]
     assert (data.root / "plain.csv").read_bytes() == (data.root / "scaled.csv").read_bytes()

@@ -12,7 +12,7 @@ import pytest
 from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import TestPredictions
-from claris_kaggle.submission import check_submission, submit_runs, write_submission
+from claris_kaggle.submission import check_submission, ensemble_runs, write_submission
 from claris_kaggle.tables import read_sample
 from tests.conftest import shuffle_rows
 
@@ -93,7 +93,7 @@ def test_a_name_that_is_no_csv_is_refused(tmp_path: Path) -> None:
 def test_the_json_beside_says_where_the_submission_came_from(
     finished: RunDir, generated: DataDir, tmp_path: Path
 ) -> None:
-    result = submit_runs([finished], generated, tmp_path / "s.csv")
+    result = ensemble_runs([finished], generated, tmp_path / "s.csv")
     about = json.loads((tmp_path / "s.json").read_text())
     assert about["sha256"] == check_submission(tmp_path / "s.csv", read_sample(generated.sample))["sha256"]
     assert about["runs"]["finished"]["config"]["model"] == "tiny"

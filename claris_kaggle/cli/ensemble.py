@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> None:
     data = options.data_dir(args)
     import json
 
-    from claris_kaggle.submission import submit_runs
+    from claris_kaggle.submission import ensemble_runs
 
-    result = submit_runs(
+    result = ensemble_runs(
         [options.run_dir(path) for path in args.runs], data, args.out, method=args.method,
         only_sound=args.only_sound, calibrate=args.calibrate, keep=options.run_dir(args.run) if args.run else None,
     )  # fmt: skip
