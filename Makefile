@@ -57,5 +57,5 @@ format: $(READY)  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove the environments and what the demo made
+	rm -rf $(VENV) .venv-kaggle demo-output build dist .pytest_cache .mypy_cache .ruff_cache

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parent
 # The folder of templates: beside the package in a clone, inside it where it was installed.
 BESIDE, INSIDE = "kernels", "kernel_scripts"
 NOT_BUNDLED = {"__pycache__", INSIDE}
-# Kaggle takes a source of less than a megabyte; the library needs a tenth of that, so it travels in
+# Kaggle takes a source of less than a megabyte; the library needs a third of that, so it travels in
 # the script itself: one thing to push, nothing to wait for, and the version is the script's own.
 LARGEST_SOURCE = 1_000_000
 EPOCH = (1980, 1, 1, 0, 0, 0)
