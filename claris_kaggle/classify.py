@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from claris_kaggle.calibration import apply_temperature
 from claris_kaggle.console import Progress
 from claris_kaggle.errors import ClarisError, UsageError
-from claris_kaggle.evidence import CENTRE, Floats, centre_share
+from claris_kaggle.evidence import Floats, centre_share
 from claris_kaggle.images import MAX_PIXELS, cut, read_image, window_starts
-from claris_kaggle.inference import BLOCK_SIZE
+from claris_kaggle.inference import block_size
 from claris_kaggle.metrics import HALF
-from claris_kaggle.patches import SHAPE, SIZE, Pixels
+from claris_kaggle.patches import CENTRE, SHAPE, SIZE, Pixels
 from claris_kaggle.trained import Opinion, Trained, consult
 from claris_kaggle.tta import require_views
 
@@ -208,7 +208,7 @@ def ask_windows(
 ) -> Floats:
     """The probability of the window at each place, float32 [len(places)]."""
     device = next(next(iter(trained.models.values())).parameters()).device
-    size, parts = BLOCK_SIZE.get(device.type, TOGETHER), []
+    size, parts = block_size(device), []
     for begin in range(0, len(places), size):
         windows = np.stack([cut(pixels, *place) for place in places[begin : begin + size]])
         parts.append(consult(trained, windows, views=views).probabilities)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from claris_kaggle import __version__
+from claris_kaggle import __version__, pages
 from claris_kaggle.classify import NOTICE, Classification
-from claris_kaggle.errors import UsageError
 from claris_kaggle.files import write_text
+from claris_kaggle.paths import require_ending
 from claris_kaggle.pictures import draw_heat, draw_map, png_uri
 from claris_kaggle.trained import Trained
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 TEMPLATE = "classify.html.jinja"
 
@@ -34,17 +30,6 @@ def all_as_json(
     return {**about, "images": list(images), "faults": list(faults)}
 
 
-def require_page_name(path: Path) -> Path:
-    """The path itself.
-
-    Raises:
-        UsageError: it does not end in .html.
-    """
-    if path.suffix not in (".html", ".htm"):
-        raise UsageError(f"{path}: not a name of a page", "a name that ends in .html is needed")
-    return path
-
-
 def section(found: Classification, crop: int) -> dict[str, Any]:
     """What the page says of one image; the image itself is not kept.
 
@@ -59,7 +44,7 @@ def section(found: Classification, crop: int) -> dict[str, Any]:
         **found.to_json(),
         "fold_range": found.fold_range,
         "view_range": found.view_range,
-        "pictures": {name: png_uri(picture) for name, picture in pictures.items() if picture is not None},
+        "pictures": {name: None if picture is None else png_uri(picture) for name, picture in pictures.items()},
     }
 
 
@@ -78,29 +63,10 @@ def render(
         template: its name; another one extends the first.
         more: what the other one needs besides.
     """
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            images=sections,
-            faults=faults,
-            notice=NOTICE,
-            trained=trained,
-            auc=trained.figure("auc"),
-            version=__version__,
-            **more,
-        )
-    )
-
-
-@cache
-def environment() -> Environment:
-    """Where templates are found; what they show is escaped."""
-    from jinja2 import Environment, PackageLoader
-
-    return Environment(loader=PackageLoader("claris_kaggle", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    about = {"notice": NOTICE, "trained": trained, "auc": trained.figure("auc"), "version": __version__}
+    return pages.render(template, images=sections, faults=faults, **about, **more)
 
 
 def write_page(path: Path, sections: Sequence[dict[str, Any]], faults: Sequence[str], trained: Trained) -> None:
     """Put the page in place whole."""
-    write_text(require_page_name(path), render(sections, faults, trained))
+    write_text(require_ending(path, ".html", ".htm"), render(sections, faults, trained))

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.errors import DataError
-from claris_kaggle.inference import BLOCK_SIZE, through_views, view_logits
-from claris_kaggle.patches import SHAPE, Pixels
+from claris_kaggle.inference import block_size, through_views, view_logits
+from claris_kaggle.patches import CENTRE, SHAPE, Pixels
 from claris_kaggle.tta import average_views, require_views, view_back
 
-# The side of the square in the middle of a patch that its label speaks of, in pixels.
-CENTRE = 32
 NO_MAP = "no map: this network does not end in a mean over a grid and one linear layer"
 Floats = NDArray[np.float32]
 
@@ -65,7 +63,7 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
         raise DataError(f"patches of {images.dtype} {list(images.shape)}", "uint8 [B, 96, 96, 3] is needed, B above 0")
     model.eval()
     device = next(model.parameters()).device
-    size = BLOCK_SIZE.get(device.type, 32)
+    size = block_size(device)
     with torch.inference_mode():
         last = linear_head(model)
         blocks = [

@@ -18,6 +18,7 @@ from claris_kaggle.folds import read_folds
 from claris_kaggle.members import load_run
 from claris_kaggle.metrics import HALF
 from claris_kaggle.onnx_file import require_onnx, write_onnx
+from claris_kaggle.pages import render
 from claris_kaggle.paths import ExportDir, RunDir
 from claris_kaggle.predictions import run_metrics
 from claris_kaggle.trained import FORMAT, load_trained, sums_text
@@ -132,7 +133,4 @@ def copy_proved(source: Path, target: Path, digest: str) -> None:
 
 def render_card(config: TrainConfig, facts: dict[str, Any]) -> str:
     """The model card, as Markdown."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("claris_kaggle", ""), trim_blocks=True)
-    return environment.get_template(TEMPLATE).render(config=config, facts=facts, oof=facts["oof"]) + "\n"
+    return render(TEMPLATE, config=config, facts=facts, oof=facts["oof"])

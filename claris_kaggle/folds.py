@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle import __version__, tables
-from claris_kaggle.errors import DataError, DiskError, RunError, TableError, UsageError, count, name_few
+from claris_kaggle.errors import DataError, DiskError, RunError, TableError, count, name_few
 from claris_kaggle.files import read_json, write_json
 from claris_kaggle.metrics import Labels
+from claris_kaggle.paths import require_ending
 
 CLASSES = ("benign", "malignant")
 COLUMNS = ("id", "label", "group", "fold")
@@ -111,9 +112,7 @@ def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: b
         UsageError: the name does not end in .csv.
         RunError: other folds are there, and `overwrite` is not set.
     """
-    if path.suffix != ".csv":
-        raise UsageError(f"{path}: not a name of a CSV file", "a name that ends in .csv is needed")
-    if path.exists() and not overwrite:
+    if require_ending(path, ".csv").exists() and not overwrite:
         if not holds(path, folds):
             raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
         if same_json(path, folds):

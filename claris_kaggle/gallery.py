@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +17,13 @@ from claris_kaggle.metrics import HALF
 from claris_kaggle.pack import open_pack, pack_folder, read_proved
 from claris_kaggle.patches import SIZE, Pixels, patch_id
 from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.pictures import AGAINST, FOR, png_uri
 from claris_kaggle.predictions import Oof
 
 SHOWN = 6
 VIEWS = 8
-# A map is laid over the grey patch in these colours, which the colour-blind tell apart, the stronger the more it says.
-FOR, AGAINST, STRONGEST = (240, 100, 0), (0, 100, 230), 0.8
+# How little of the grey patch a map lets through where it says most.
+STRONGEST = 0.8
 Reader = Callable[[Sequence[str]], Pixels]
 
 
@@ -126,7 +125,7 @@ def show(oof: Oof, rows: Sequence[int], slides: Sequence[str] | None, reader: Re
     if reader is None or not found:
         return found
     pixels = reader([one.id for one in found])
-    return [replace(one, picture=to_uri(pixels[place])) for place, one in enumerate(found)]
+    return [replace(one, picture=png_uri(pixels[place])) for place, one in enumerate(found)]
 
 
 def explain_all(specimens: Sequence[Specimen], run_dir: RunDir, reader: Reader) -> tuple[list[Specimen], list[str]]:
@@ -151,10 +150,12 @@ def explain_fold(specimens: Sequence[Specimen], run_dir: RunDir, fold: int, read
         ClarisError: the fold has no whole weights, or they are of another version.
     """
     from claris_kaggle.checkpoint import load_finished
+    from claris_kaggle.engine import usable_precision
     from claris_kaggle.evidence import centre_share, explain
     from claris_kaggle.model import create_model
 
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
+    config = replace(config, precision=usable_precision("", config.precision, "cpu"))
     model = create_model(config.model, stem=config.stem)
     load_finished(run_dir.fold(fold), model)
     found = explain(model, reader([one.id for one in specimens]), config, views=VIEWS)
@@ -163,7 +164,7 @@ def explain_fold(specimens: Sequence[Specimen], run_dir: RunDir, fold: int, read
     else:
         shares = centre_share(found.maps, config.crop).tolist()
         seen = [
-            replace(one, crop=config.crop, map=to_uri(paint_map(parts)), centre=share)
+            replace(one, crop=config.crop, map=png_uri(paint_map(parts)), centre=share)
             for one, parts, share in zip(specimens, found.maps, shares, strict=True)
         ]
     views = found.view_probabilities.T.tolist()
@@ -176,12 +177,3 @@ def paint_map(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
     colours = np.where(parts[:, :, None] > 0, np.array(FOR), np.array(AGAINST))
     alpha = np.rint(255 * STRONGEST * strength)[:, :, None]
     return np.concatenate([colours, alpha], axis=2).astype(np.uint8)
-
-
-def to_uri(pixels: NDArray[np.uint8]) -> str:
-    """The picture, uint8 [h, w, 3] or [h, w, 4], as a PNG in a data URI."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

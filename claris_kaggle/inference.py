@@ -49,7 +49,7 @@ def predict(
         float32 [len(ids)] in 0..1, in the order of `ids`, on every rank.
     """
     device = world.device
-    blocks = PredictionBlocks(pack, ids, BLOCK_SIZE.get(device.type, 32))
+    blocks = PredictionBlocks(pack, ids, block_size(device))
     mine = range(world.rank, len(blocks), world.world_size)
     places, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     model.eval()
@@ -59,6 +59,11 @@ def predict(
             values.append(average_views(view_logits(model, block.images, config, views)))
             after(len(block.places) * world.world_size)
     return gather_rows(world, torch.cat(places), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
+
+
+def block_size(device: torch.device) -> int:
+    """How many patches are computed together on the device."""
+    return BLOCK_SIZE.get(device.type, BLOCK_SIZE["cpu"])
 
 
 def view_logits(model: nn.Module, images: Tensor, config: TrainConfig, views: int) -> Tensor:

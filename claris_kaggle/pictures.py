@@ -8,21 +8,21 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.evidence import CENTRE, Floats
-from claris_kaggle.patches import SIZE, Pixels
+from claris_kaggle.patches import CENTRE, SIZE, Pixels
 
 # Okabe and Ito's vermilion for malignant and blue for benign, which the colour-blind can tell apart as well.
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)
 STRONGEST = 0.6
 LONGEST_SIDE = 960
+Floats = NDArray[np.float32]
 
 
-def png_uri(pixels: Pixels) -> str:
-    """uint8 [H, W, 3] as the address of a picture that is held in the page."""
+def png_uri(pixels: NDArray[np.uint8]) -> str:
+    """uint8 [H, W, 3], or [H, W, 4] with transparency, as the address of a picture that is held in the page."""
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG")
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

@@ -15,13 +15,13 @@ import pandas as pd
 
 from claris_kaggle import __version__, figures, gallery, tables
 from claris_kaggle.comparison import compare_runs
-from claris_kaggle.console import duration
-from claris_kaggle.errors import TableError, UsageError
+from claris_kaggle.errors import TableError
 from claris_kaggle.files import read_json, write_text
 from claris_kaggle.ledger import agreement, best_first, read_ledger
 from claris_kaggle.members import Run, label_runs, load_run
 from claris_kaggle.metrics import HALF
-from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.pages import render
+from claris_kaggle.paths import DataDir, RunDir, require_ending
 from claris_kaggle.predictions import run_metrics, slide_metrics
 from claris_kaggle.submission import describe_run
 
@@ -52,8 +52,7 @@ def write_report(
         UsageError: the name does not end in .html.
         ClarisError: a run is not predicted, or a file of it is faulty.
     """
-    if out.suffix not in (".html", ".htm"):
-        raise UsageError(f"{out}: not a name of a page", "a name that ends in .html is needed")
+    require_ending(out, ".html", ".htm")
     names = label_runs(run_dirs)
     runs = [replace(load_run(run_dir), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
     sections = [
@@ -61,37 +60,17 @@ def write_report(
         for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1)
     ]
     lines = read_ledger(ledger) if ledger else []
-    page = make_environment().get_template(TEMPLATE).render(
+    page = render(
+        TEMPLATE,
         runs=sections,
         comparison=compare(runs, sections) if len(runs) > 1 else None,
         ledger={"lines": best_first(lines), **agreement(lines)} if lines else None,
         versions=find_versions(),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
-    )  # fmt: skip
+    )
     write_text(out, page)
     return out
-
-
-def make_environment() -> Any:
-    """Jinja with the filters that the page writes its numbers with; a name that it does not know is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("claris_kaggle", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters.update(
-        digits=lambda value, places=4: "–" if value is None else f"{value:.{places}f}",
-        signed=lambda value: f"{value:+.4f}".replace("-", "−"),
-        percent=lambda value, places=1: f"{100 * value:.{places}f}\u00a0%",
-        number=lambda value: f"{value:,}",
-        duration=duration,
-    )
-    return environment
 
 
 def describe(run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None) -> dict[str, Any]:
@@ -227,5 +206,9 @@ def compare_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 def find_versions() -> dict[str, str]:
     """The versions of what is here now, which may not be what the runs were made with."""
     found = {"claris": __version__, "Python": platform.python_version()}
-    here = {one.metadata["Name"].lower(): one.version for one in importlib.metadata.distributions()}
-    return {**found, **{name: here.get(name, "not here") for name in PACKAGES}}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not here"
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +22,13 @@ LAYERS = {
         "blending", "ensemble", "submission", "comparison", "ledger",
     ],
     "pixels": [
-        "workers", "patches", "images", "pack", "synthetic", "transforms", "tta", "dataset", "equivariance", "model",
-        "distributed", "checkpoint", "mixing", "engine", "rates", "inference", "evidence", "trained", "pictures",
-        "onnx_file",
+        "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
+        "model", "distributed", "checkpoint", "mixing", "engine", "rates", "inference", "evidence", "trained",
+        "pictures", "onnx_file",
     ],
     "verbs": [
-        "prepare", "check", "run", "train", "predict", "figures", "gallery", "report", "classify", "classify_page",
-        "export", "demo",
+        "prepare", "check", "run", "train", "predict", "pages", "figures", "gallery", "report", "classify",
+        "classify_page", "export", "demo",
     ],
     "edges": [
         "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
@@ -59,6 +60,15 @@ def modules() -> dict[str, Path]:
 
 def test_every_module_has_a_layer() -> None:
     assert set(modules()) | {"cli"} == set(ORDER)
+
+
+def test_the_table_of_rooms_has_every_module_in_the_order_of_imports() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    rows = text.split("| layer | module | holds |")[1].split("\n\n")[0].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r"`(\w+)/?`", row.split("|")[2])]
+    assert named == [module for module in ORDER if module != "__main__"]
+    layers = [row.split("|")[1].split("(")[0].strip() for row in rows]
+    assert [layer for layer in layers if layer] == list(LAYERS)
 
 
 @pytest.mark.parametrize("module", [name for name in ORDER if name != "cli"])
@@ -98,6 +108,8 @@ def test_every_verb_has_help_with_an_example() -> None:
 def test_each_public_name_is_there_and_documented() -> None:
     for name in claris_kaggle.PUBLIC:
         assert getattr(claris_kaggle, name).__doc__, name
+    typed = re.findall(r"from claris_kaggle\.(\w+) import (\w+) as (\w+)", (PACKAGE / "__init__.py").read_text("utf-8"))
+    assert {name: module for module, name, _ in typed} == claris_kaggle.PUBLIC
     assert dir(claris_kaggle) == claris_kaggle.__all__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         claris_kaggle.nothing  # noqa: B018
@@ -126,6 +138,7 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
         (["train", "--epochs", "six"], "invalid int value: 'six'"),
         (["train"], "the following arguments are required: --data"),
         (["pack", "--data", "x", "--jobs", "-1"], "--jobs"),
+        (["submit", "x.csv", "--poll", "-1"], "-1 is no time to wait"),
     ):
         done = claris(*arguments)
         assert done.returncode == 2 and words in done.stderr and "--help" in done.stderr

@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from claris_kaggle import figures, gallery
+from claris_kaggle.files import read_json, write_json
 from claris_kaggle.gallery import confident_errors
 from claris_kaggle.members import load_run
 from claris_kaggle.metrics import auc
@@ -102,7 +103,6 @@ def test_views_and_share_in_the_centre_are_those_of_the_folds_own_weights(
     from claris_kaggle.checkpoint import load_finished
     from claris_kaggle.config import TrainConfig
     from claris_kaggle.evidence import centre_share, explain
-    from claris_kaggle.files import read_json
     from claris_kaggle.model import create_model
 
     oof, text = load_run(finished).oof, said(page)
@@ -123,6 +123,15 @@ def test_views_and_share_in_the_centre_are_those_of_the_folds_own_weights(
     drawn = next(one for one in pictures(page) if one.shape[2] == 4).astype(int)
     assert ((drawn[:, :, 0] > drawn[:, :, 2]) == (found.maps[0] > 0)).all()  # orange speaks for malignant
     assert np.argmax(drawn[:, :, 3]) == np.argmax(np.abs(found.maps[0]))
+
+
+def test_a_run_of_a_gpu_is_explained_in_the_arithmetic_of_a_cpu(
+    finished: RunDir, generated: DataDir, page: str, tmp_path: Path
+) -> None:
+    run = RunDir(shutil.copytree(finished.root, tmp_path / finished.root.name))
+    write_json(run.config, {**read_json(run.config), "precision": "fp16"})
+    again = write_report([run], tmp_path / "report.html", data=generated).read_text("utf-8")
+    assert re.findall(r'<image [^>]*href="([^"]+)"', again) == re.findall(r'<image [^>]*href="([^"]+)"', page)
 
 
 def test_only_the_patches_that_are_shown_are_read(

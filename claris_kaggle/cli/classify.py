@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from claris_kaggle.cli import options
 from claris_kaggle.console import say
 from claris_kaggle.errors import ClarisError, PatchError, count
+from claris_kaggle.paths import require_ending
 
 if TYPE_CHECKING:
     from claris_kaggle.classify import Classification
@@ -40,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Classify every image; those that are faulty are named, and make the verb fail at its end."""
     from claris_kaggle.classify import classify_files
-    from claris_kaggle.classify_page import require_page_name, section
+    from claris_kaggle.classify_page import section
     from claris_kaggle.images import list_images
 
     if args.html:
-        require_page_name(args.html)
+        require_ending(args.html, ".html", ".htm")
     paths = list_images(args.images)
     trained, job = options.load_classifier(args)
     answers, sections, faults = [], [], []
