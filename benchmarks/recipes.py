@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
     @property
     def config(self) -> TrainConfig:
         """All its training options."""
-        return TrainConfig(**{**PRESETS[self.preset], **self.changes, "preset": self.preset})
+        return TrainConfig(**{**PRESETS[self.preset], **self.changes, "preset": self.preset, "weights": "none"})
 
     @property
     def cost(self) -> float:
