@@ -18,7 +18,7 @@ from claris_kaggle import __version__, tables
 from claris_kaggle.errors import DataError, DiskError, RunError, TableError, count, name_few
 from claris_kaggle.files import read_json, write_json
 from claris_kaggle.metrics import Labels
-from claris_kaggle.paths import require_ending
+from claris_kaggle.paths import require_place
 
 CLASSES = ("benign", "malignant")
 COLUMNS = ("id", "label", "group", "fold")
@@ -109,10 +109,11 @@ def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: b
     Args:
         about: what the JSON should say besides: seed, digests of the inputs.
     Raises:
-        UsageError: the name does not end in .csv.
+        UsageError: the name does not end in .csv, or a file that holds no folds has it.
         RunError: other folds are there, and `overwrite` is not set.
     """
-    if require_ending(path, ".csv").exists() and not overwrite:
+    require_place(path, COLUMNS)
+    if path.exists() and not overwrite:
         if not holds(path, folds):
             raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
         if same_json(path, folds):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from claris_kaggle.errors import UsageError
+from claris_kaggle.files import explain_disk_errors
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,24 @@ def require_ending(path: Path, *endings: str) -> Path:
     if path.suffix not in endings:
         raise UsageError(f"{path}: another kind of file", f"a name that ends in {endings[0]} is needed")
     return path
+
+
+def require_place(path: Path, columns: Sequence[str]) -> None:
+    """Refuse to write a CSV of these columns over a file of another kind, or over one of the competition's.
+
+    Raises:
+        UsageError: the name does not end in .csv, is one of the competition's, or is that of a table of other columns.
+        DiskError: what is there cannot be read.
+    """
+    require_ending(path, ".csv")
+    if path.name in (DataDir(path.parent).labels.name, DataDir(path.parent).sample.name):
+        raise UsageError(f"{path}: the competition's own file", "it is only read", "Give another --out")
+    if path.exists():
+        with explain_disk_errors(path), path.open("rb") as stream:
+            header = stream.readline(200).decode("utf-8-sig", "replace").strip()
+        if "," in header and header != ",".join(columns):
+            found = f"{path}: another file is there (its header is {header[:80]!r})"
+            raise UsageError(found, "nothing was changed", "Give another --out")
 
 
 def default_cache() -> Path:

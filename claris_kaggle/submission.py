@@ -15,7 +15,7 @@ from claris_kaggle.console import say
 from claris_kaggle.errors import TableError, UsageError, name_few
 from claris_kaggle.files import read_json, replacing, sha256_file, write_bytes, write_json
 from claris_kaggle.metrics import Probabilities
-from claris_kaggle.paths import DataDir, RunDir, require_ending
+from claris_kaggle.paths import DataDir, RunDir, require_place
 from claris_kaggle.predictions import TestPredictions, run_metrics, run_tables, write_run_oof, write_test
 
 COLUMNS = ("id", "label")
@@ -103,10 +103,10 @@ def write_submission(
     Returns:
         The content of the JSON.
     Raises:
-        UsageError: the name does not end in .csv.
+        UsageError: the name does not end in .csv, or a file that is no submission has it.
         TableError: the predictions do not make a submission; the file that was there stays.
     """
-    require_ending(path, ".csv")
+    require_place(path, COLUMNS)
     tables.require_equal_ids(test.ids, sample_ids, path, "sample_submission.csv", "Predict again on this data folder")
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
     values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
@@ -145,6 +145,7 @@ def ensemble_runs(
         ClarisError: the runs do not fit together or to the data, or are not finished, or `keep` is not free.
     """
     require_method(method)
+    require_place(out, COLUMNS)
     if keep:
         require_free(keep, run_dirs)
     sample_ids = tables.read_sample(data.sample)

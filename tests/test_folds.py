@@ -205,3 +205,11 @@ def test_every_version_of_the_libraries_gives_these_very_folds() -> None:
     slides = [f"s{number * number % 37}" for number in range(300)]
     digest = make_folds(ids, labels, slides=slides).digest
     assert digest == "fbde22382e93182da09bcedfe866c11ff4e9fefc8034dbb47968fcaea85ac146"
+
+
+def test_the_labels_are_not_replaced_by_folds_even_when_forced(tmp_path: Path, folds: Folds) -> None:
+    labels = tmp_path / "train_labels.csv"
+    labels.write_text("id,label\na,0\n")
+    with pytest.raises(UsageError, match="competition's own file"):
+        write_folds(labels, folds, {}, overwrite=True)
+    assert labels.read_text() == "id,label\na,0\n"

@@ -113,3 +113,13 @@ def test_the_verb_prints_what_it_found(
     assert json.loads(shown)["rows"] == 70
     code, shown, said = call("submission", "check", generated.sample, "--data", generated.root)
     assert (code, shown) == (1, "") and "every value is 0" in said
+
+
+@pytest.mark.parametrize("name", ["sample_submission.csv", "train_labels.csv", "folds.csv"])
+def test_no_file_of_another_kind_is_replaced(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    place.write_text("id,label,group,fold\na,0,a,0\n" if name == "folds.csv" else "id,label\na,0\n")
+    before = place.read_bytes()
+    with pytest.raises(UsageError, match="another --out|Give another"):
+        write_submission(place, TestPredictions(IDS, np.linspace(0, 1, len(IDS), dtype=np.float32)), IDS, {})
+    assert place.read_bytes() == before and not place.with_suffix(".json").exists()
