@@ -151,9 +151,7 @@ def check_value(item: dataclasses.Field[Any], value: Any) -> None:
     """
     flag = "--" + item.name.replace("_", "-")
     limits = item.metadata
-    kinds: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(item.type).split(" ")[0], (str,))
-    if value is None and "None" in str(item.type):
-        return
+    kinds: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(item.type), (str,))
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise UsageError(f"{flag} is {value!r}", f"{kinds[-1].__name__} is needed")
     if "choices" in limits and value not in limits["choices"]:
@@ -168,15 +166,14 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recipe (kept in config.json; must agree on a resume)")
     for item in dataclasses.fields(TrainConfig):
         if item.metadata.get("flag"):
-            kind = {"int": int, "float": float}.get(str(item.type).split(" ")[0], str)
-            shown = "" if item.default is None else f" [{item.default}]"
+            kind = {"int": int, "float": float}.get(str(item.type), str)
             group.add_argument(
                 "--" + item.name.replace("_", "-"),
                 type=kind,
                 default=argparse.SUPPRESS,
                 metavar=item.name.upper() if kind is str and "choices" not in item.metadata else None,
                 choices=item.metadata.get("choices"),
-                help=item.metadata["help"] + shown,
+                help=f"{item.metadata['help']} [{item.default}]",
             )
 
 
