@@ -101,13 +101,13 @@ def test_an_ensemble_session_ends_in_a_submission_that_passes(
 def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(generated: DataDir, tmp_path: Path) -> None:
     flags = (*TINY, "--weights", "none", "--epochs", "100000")
     first = Machine(tmp_path / "first", generated, new_layout=False)
-    done = first.run("train", flags=flags, folds=[0], time_limit="16s")
+    done = first.run("train", flags=flags, folds=[0], time_limit="24s")
     assert done.returncode == 0, done.stdout + done.stderr
     assert first.manifest()["status"] == "stopped"
     assert "run/fold0/last.ckpt" in first.manifest()["files"]  # type: ignore[operator]
     second = Machine(tmp_path / "second", generated, new_layout=True)
     second.mount(first.working, "claris-train")
-    done = second.run("train", flags=flags, folds=[0], time_limit="16s")
+    done = second.run("train", flags=flags, folds=[0], time_limit="24s")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fold 0: going on from epoch" in done.stderr
 
