@@ -13,16 +13,15 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from claris_kaggle.config import TrainConfig
-from claris_kaggle.console import say
 from claris_kaggle.dataset import Batch, EpochBatches, load, send_ahead
 from claris_kaggle.distributed import World, any_rank, first_text
-from claris_kaggle.errors import Stopped, TrainingError, UsageError
+from claris_kaggle.errors import Stopped, TrainingError
 from claris_kaggle.mixing import has_surroundings_mixed, mix_surroundings, mixup_share, seed_layers
+from claris_kaggle.precision import DTYPES
 from claris_kaggle.transforms import change_stain, to_input, turn_on_device
 
 WARM_UP = 0.3
 FIRST_LR, LAST_LR = 1 / 25, 1e-4
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # On a GPU looking at the loss waits for the device: do it once in this many steps.
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
 # So many steps in a row without a finite loss are no accident any more.
@@ -46,33 +45,6 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     else:
         low, high, share = 1.0, LAST_LR, (place - warm_up) / (1 - warm_up)
     return peak * (high + (low - high) * (1 + math.cos(math.pi * share)) / 2)
-
-
-def choose_precision(asked: str, device_type: str) -> str:
-    """What `auto` means on the device: fp16 on a GPU, fp32 on a CPU; else what was asked for.
-
-    Raises:
-        UsageError: fp16 without a GPU.
-    """
-    if asked == "auto":
-        return "fp16" if device_type == "cuda" else "fp32"
-    if asked == "fp16" and device_type != "cuda":
-        mend = "Give fp32, or bf16 on a processor that has it"
-        raise UsageError("--precision is fp16, and there is no GPU here", "", mend)
-    return asked
-
-
-def usable_precision(asked: str, own: str, device_type: str) -> str:
-    """What was asked for, else a run's own where the device has it, else what `auto` means there."""
-    foreign = own == "fp16" and device_type != "cuda"
-    return choose_precision(asked or ("auto" if foreign else own), device_type)
-
-
-def suggest_precision(taken: str, device_type: str) -> None:
-    """Say what would be faster than fp32, on a processor that computes in bf16 itself."""
-    kinds = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if taken == "fp32" and device_type == "cpu" and any(getattr(torch.cpu, kind, bool)() for kind in kinds):
-        say("this processor has bf16: --precision bf16 would be 1.5 to 1.9 times as fast (docs/performance.md)")
 
 
 class Diverged(TrainingError):

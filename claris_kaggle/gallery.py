@@ -150,9 +150,9 @@ def explain_fold(specimens: Sequence[Specimen], run_dir: RunDir, fold: int, read
         ClarisError: the fold has no whole weights, or they are of another version.
     """
     from claris_kaggle.checkpoint import load_finished
-    from claris_kaggle.engine import usable_precision
     from claris_kaggle.evidence import centre_share, explain
     from claris_kaggle.model import create_model
+    from claris_kaggle.precision import usable_precision
 
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     config = replace(config, precision=usable_precision("", config.precision, "cpu"))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.dataset import PredictionBlocks, load, send_ahead
 from claris_kaggle.distributed import World, gather_rows
-from claris_kaggle.engine import DTYPES
 from claris_kaggle.pack import Pack
+from claris_kaggle.precision import DTYPES
 from claris_kaggle.transforms import centre, to_input
 from claris_kaggle.tta import average_views, view
 

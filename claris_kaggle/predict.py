@@ -20,7 +20,6 @@ from claris_kaggle.checkpoint import finished_sha256, load_finished
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.console import Progress, say
 from claris_kaggle.distributed import World
-from claris_kaggle.engine import suggest_precision, usable_precision
 from claris_kaggle.errors import DataError, DiskError, RunError, Stopped, TrainingError
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
@@ -29,6 +28,7 @@ from claris_kaggle.metrics import auc
 from claris_kaggle.model import create_model, fold_batch_norm
 from claris_kaggle.pack import Pack
 from claris_kaggle.paths import DataDir, FoldDir, RunDir
+from claris_kaggle.precision import suggest_precision, usable_precision
 from claris_kaggle.prepare import get_pack, read_training
 from claris_kaggle.stopping import Stopper
 from claris_kaggle.tta import require_views

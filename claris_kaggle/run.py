@@ -16,13 +16,13 @@ from claris_kaggle import distributed, tables
 from claris_kaggle.config import TrainConfig, default_batch_size, require_same
 from claris_kaggle.console import say
 from claris_kaggle.distributed import World
-from claris_kaggle.engine import choose_precision, suggest_precision
 from claris_kaggle.errors import RunError, UsageError
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
 from claris_kaggle.mixing import leave_out_layers
 from claris_kaggle.model import create_model, find_weights
 from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.precision import choose_precision, suggest_precision
 from claris_kaggle.prepare import TrainingData, read_training
 from claris_kaggle.presets import PRESETS, choose_preset
 

@@ -7,37 +7,29 @@ who has left is not computed for any longer.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import ipaddress
 import logging
 import os
-import re
 import socket
 import threading
-import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib import resources
 from typing import Any
-from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from claris_kaggle.classify import Classification, ClassifyJob, classify_image
 from claris_kaggle.classify_page import all_as_json, render, section
-from claris_kaggle.console import say
 from claris_kaggle.errors import ClarisError, OversizeError, Stopped, UsageError
+from claris_kaggle.guard import Guard, bracketed, fail, is_loopback, refuse, security_headers
 from claris_kaggle.images import decode_image, largest_file
 from claris_kaggle.trained import Trained
 from claris_kaggle.uploads import FIELD, read_upload
@@ -49,7 +41,6 @@ CONNECTIONS = 32
 LOOK_SECONDS, LAST_SECONDS = 0.25, 2
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 GONE = 499
-LONGEST_PATH = 100
 Tell = Callable[[Classification], dict[str, Any]]
 
 
@@ -137,88 +128,9 @@ def make_app(desk: Desk, host: str, *, debug: bool = False) -> ASGIApp:
     return Guard(app, names, security_headers(desk.script), debug=debug)
 
 
-class Guard:
-    """Knows the names that are answered to, adds the headers that keep the page by itself, logs a line a request."""
-
-    def __init__(self, app: ASGIApp, names: list[str], headers: Mapping[str, str], *, debug: bool) -> None:
-        self.app, self.headers, self.debug = app, headers, debug
-        self.known = re.compile("(?:" + "|".join(map(re.escape, names)) + r")(?::\d+)?" if names else ".*", re.I)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        begin, status = time.monotonic(), "-"
-
-        async def send_on(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = str(message["status"])
-                MutableHeaders(scope=message).update(self.headers)
-            await send(message)
-
-        known = self.known.fullmatch(Headers(scope=scope).get("host", ""))
-        try:
-            await (self.app if known else STRANGER)(scope, receive, send_on)
-        except Exception as error:  # answered by `fail` already
-            status += f" {type(error).__name__}"
-            if self.debug:
-                traceback.print_exc()
-        finally:
-            path, seconds = quote(scope["path"])[:LONGEST_PATH], time.monotonic() - begin
-            say(f"{time.strftime('%H:%M:%S')} {scope['method']} {path} {status} {seconds:.2f} s")
-
-
-STRANGER = PlainTextResponse("This page answers to localhost alone.\n", 421)
-WORDS = {404: "There is no such page here: / is one, and programs send images to /classify.", 405: "Not in this way."}
-
-
-async def refuse(request: Request, error: Exception) -> Response:
-    """A request that has no page, in a line of text."""
-    assert isinstance(error, HTTPException)
-    text = WORDS.get(error.status_code, error.detail)
-    return PlainTextResponse(f"{text}\n", error.status_code, error.headers)
-
-
-async def fail(request: Request, error: Exception) -> Response:
-    """A mistake of ours, or one that no message foresees."""
-    return PlainTextResponse(
-        f"The computation failed ({type(error).__name__}); claris serve --debug shows where.\n", 500
-    )
-
-
-def security_headers(script: str) -> dict[str, str]:
-    """What a browser may do with the page: show it, run its own script, send its form to where it came from."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; form-action 'self'"
-    return {
-        "Content-Security-Policy": f"default-src 'none'; {allowed}; base-uri 'none'; frame-ancestors 'none'",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-store",
-    }
-
-
 def read_script() -> str:
     """The page's own script."""
     return resources.files("claris_kaggle").joinpath(SCRIPT).read_text("utf-8")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether no other machine reaches this address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def bracketed(host: str) -> str:
-    """The host as it stands in an address.
-
-    >>> bracketed("::1"), bracketed("127.0.0.1")
-    ('[::1]', '127.0.0.1')
-    """
-    return f"[{host}]" if ":" in host else host
 
 
 def listen(host: str, port: int) -> socket.socket:

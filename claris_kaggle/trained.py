@@ -15,13 +15,13 @@ from torch import nn
 
 from claris_kaggle.checkpoint import load_sealed
 from claris_kaggle.config import TrainConfig
-from claris_kaggle.engine import usable_precision
 from claris_kaggle.errors import DataError, RunError, TrainingError
 from claris_kaggle.evidence import Floats, explain
 from claris_kaggle.files import explain_disk_errors, read_json, sha256_file
 from claris_kaggle.model import create_model, fold_batch_norm
 from claris_kaggle.patches import Pixels
 from claris_kaggle.paths import ExportDir, RunDir
+from claris_kaggle.precision import usable_precision
 
 FORMAT = 1
 LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")

@@ -23,8 +23,8 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
-        "model", "distributed", "checkpoint", "mixing", "engine", "rates", "inference", "evidence", "trained",
-        "pictures", "onnx_file",
+        "model", "distributed", "checkpoint", "mixing", "precision", "engine", "rates", "inference", "evidence",
+        "trained", "pictures", "onnx_file",
     ],
     "verbs": [
         "prepare", "check", "run", "train", "predict", "pages", "figures", "gallery", "report", "classify",
@@ -32,7 +32,7 @@ LAYERS = {
     ],
     "edges": [
         "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
-        "doctor", "uploads", "serve", "cli", "__main__",
+        "doctor", "uploads", "guard", "serve", "cli", "__main__",
     ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]

@@ -41,7 +41,8 @@ from tests.conftest import CASES, DEADLINE, environment, open_page
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette is not here: pip install '.[dev]'")
 
-from claris_kaggle.serve import Desk, bracketed, is_loopback, make_app  # noqa: E402
+from claris_kaggle.guard import bracketed, is_loopback  # noqa: E402
+from claris_kaggle.serve import Desk, make_app  # noqa: E402
 from claris_kaggle.uploads import LONGEST_NAME, plain_name  # noqa: E402
 
 Call = Callable[..., tuple[int, str, str]]

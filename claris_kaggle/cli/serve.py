@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     import signal
 
     from claris_kaggle.classify import NOTICE
-    from claris_kaggle.serve import bracketed, is_loopback, listen, serve
+    from claris_kaggle.guard import bracketed, is_loopback
+    from claris_kaggle.serve import listen, serve
 
     with listen(args.host, args.port) as listener:
         trained, job = options.load_classifier(args)
