@@ -26,7 +26,10 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 LONGEST_PAUSE = 120.0
 # Settings of the client that would change what it does, or print requests with their token.
 UNWANTED = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY")
-LOGIN = "Make a token on your Kaggle account page and put it where Kaggle's client looks for it"
+LOGIN = (
+    "Make one at kaggle.com/settings, under API, and put it into ~/.kaggle/kaggle.json or "
+    "~/.kaggle/access_token, as Kaggle says there, or into KAGGLE_API_TOKEN"
+)
 
 
 def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def explain(method: str, answer: dict[str, Any]) -> KaggleError:
     text, status = answer.get("text", ""), answer.get("status", 0)
     said = f": {text}" if text else ""
     if answer["failure"] == "login":
-        return KaggleError(text, "a Kaggle token is needed", LOGIN)
+        return KaggleError(text, "", LOGIN)
     if answer["failure"] == "network":
         return KaggleError(
             f"Kaggle could not be reached ({text})", "", "Look at the network, and run it again", passing=True

@@ -131,6 +131,9 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
             {"slug": plan.slug(number, 0), "folds": list(part) or list(range(FOLDS)), "machine": "GPU T4 x2"}
             for number, part in enumerate(plan.parts)
         ],
+        "flags": list(plan.flags),
+        "time_limit": plan.time_limit,
+        "inputs": [*plan.datasets, *plan.models],
         "at_a_time": min(MOST_SESSIONS, len(plan.parts)),
         "then": ["pull", "ensemble here", "submit", "wait for the score", "ledger"],
         "estimated_hours": round(plan.hours(), 1),

@@ -396,6 +396,25 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
         assert call("launch", name, "--dry-run")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--", "--epocs", "3"], "did you mean --epochs?"),
+        (["--", "--epochs", "0"], "at least 1"),
+        (["--", "--fold", "1"], "--fold behind --; the session sets that itself"),
+        (["--time-limit", "20h"], "Kaggle ends a session at 12h"),
+        (["--dataset", "slides"], "--dataset slides"),
+        (["--model-input", "me/densenet121"], "--model-input me/densenet121"),
+    ],
+)
+def test_what_a_session_would_refuse_is_refused_before_anything_is_pushed(
+    kaggle: FakeKaggle, call: Call, flags: list[str], words: str
+) -> None:
+    for command in (["launch", "first"], ["push", "train"]):
+        code, _, said = call(*command, *flags)
+        assert code == 2 and words in said and kaggle.seen == []
+
+
 def start_launch(tmp_path: Path) -> subprocess.Popen[str]:
     """`claris launch` in a process group of its own."""
     command = [sys.executable, "-m", "claris_kaggle", "launch", "first", "--poll", "0", "--epochs", "2"]

@@ -42,15 +42,16 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.errors import UsageError
     from claris_kaggle.launch import run_launch
     from claris_kaggle.plan import Plan, describe_plan, require_name
-    from claris_kaggle.stopping import parse_duration
 
     if args.epochs < 1:
         raise UsageError("--epochs is 0", "at least 1 is needed")
-    parse_duration(args.time_limit)
+    options.require_session(args.time_limit)
+    options.require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
+    options.require_references(args.model_input, "--model-input", (4, 5), "owner/model/framework/variation/version")
     plan = Plan(
         name=require_name(args.name),
         parts=tuple((fold,) for fold in range(5)) if args.per_fold else ((),),
-        flags=("--epochs", str(args.epochs), *args.rest),
+        flags=("--epochs", str(args.epochs), *options.flags_for_train(args.rest)),
         time_limit=args.time_limit,
         datasets=tuple(args.dataset),
         models=tuple(args.model_input),
@@ -77,6 +78,9 @@ def show_plan(facts: dict[str, object], *, as_json: bool) -> None:
         return
     for kernel in facts["kernels"]:  # type: ignore[attr-defined]
         print(f"push     {kernel['slug']}: folds {' '.join(map(str, kernel['folds']))}, {kernel['machine']}")
+    inputs = ", ".join(["the competition", *facts["inputs"]])  # type: ignore[misc]
+    print(f"train    {' '.join(facts['flags'])}, stopping itself after {facts['time_limit']}")  # type: ignore[arg-type]
+    print(f"inputs   {inputs}")
     print(f"at once  {facts['at_a_time']}; then {', '.join(facts['then'])}")  # type: ignore[arg-type]
     print(f"hours    about {facts['estimated_hours']} of two T4s (an estimate) of {facts['weekly_hours']:g} a week")
     print(f"upload   {facts['upload_bytes']:,} bytes, the library at {facts['commit']}")

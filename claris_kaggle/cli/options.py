@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ from claris_kaggle.paths import DataDir, RunDir, default_cache
 if TYPE_CHECKING:
     from claris_kaggle.classify import ClassifyJob
     from claris_kaggle.trained import Trained
+
+# What a kernel gives to `claris train` on its own, and the longest that Kaggle lets one run.
+SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
+LONGEST = "12h"
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +96,52 @@ def seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no time to wait")
     return value
+
+
+def flags_for_train(rest: Sequence[str]) -> tuple[str, ...]:
+    """The flags behind --, once `claris train` is known to take them: a session would find out an hour later.
+
+    Raises:
+        UsageError: one sets what the session sets itself, or a value that cannot be.
+        SystemExit: `claris train` has no such flag; it has said so.
+    """
+    from claris_kaggle.cli import build_parser
+    from claris_kaggle.config import TrainConfig, given_flags
+
+    parser = build_parser("train")
+    own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
+    before, after = parser.parse_args(own), parser.parse_args([*own, *rest])
+    taken = ["--" + name.replace("_", "-") for name in SESSION_SETS if vars(after)[name] != vars(before)[name]]
+    if taken:
+        raise UsageError(f"{', '.join(taken)} behind --", "the session sets that itself", "Leave it out")
+    TrainConfig(**given_flags(after))
+    return tuple(rest)
+
+
+def require_session(text: str) -> None:
+    """Refuse a session's time limit that is none, or that Kaggle would cut short.
+
+    Raises:
+        UsageError: naming both.
+    """
+    from claris_kaggle.stopping import parse_duration
+
+    if parse_duration(text) >= parse_duration(LONGEST):
+        raise UsageError(f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST}", "Leave it at 11h20m")
+
+
+def require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:
+    """Refuse inputs that Kaggle would not find, and so would run without.
+
+    Args:
+        parts: how many names an input may have, joined by slashes.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    for one in references:
+        if len(one.split("/")) not in parts or not all(one.split("/")):
+            raise UsageError(f"{flag} {one}", f"a name such as {example} is needed")
 
 
 def data_dir(args: argparse.Namespace) -> DataDir:

@@ -41,6 +41,12 @@ def run(args: argparse.Namespace) -> None:
 
     from claris_kaggle import bundle, kaggle_api, kernels
 
+    if args.time_limit:
+        options.require_session(args.time_limit)
+    options.require_references(args.input, "--input", (2, 3), "owner/slug")
+    options.require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
+    options.require_references(args.model_input, "--model-input", (4, 5), "owner/model/framework/variation/version")
+    flags = options.flags_for_train(args.rest)
     slug = args.slug or f"claris-{args.job}"
     mark = kernels.new_mark(slug)
     user = args.user if args.build_only and args.user else kaggle_api.whoami()
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
             slug=slug,
             mark=mark,
             folds=args.fold,
-            flags=args.rest,
+            flags=flags,
             time_limit=args.time_limit,
             inputs=args.input,
             datasets=args.dataset,
