@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,11 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
     from tests.conftest import claris
 
     for arguments, words in (
-        (["trian"], "no verb 'trian'; did you mean train?"),
+        (["trian"], "no verb 'trian'; did you mean train? See"),
+        (
+            ["folds", "--data", "d", "--out", "f.csv", "--slide-map", "x"],
+            "did you mean --slides? See claris folds --help",
+        ),
         (["train", "--epochs", "six"], "invalid int value: 'six'"),
         (["train"], "the following arguments are required: --data"),
         (["pack", "--data", "x", "--jobs", "-1"], "--jobs"),
@@ -144,3 +149,12 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
         assert done.returncode == 2 and words in done.stderr and "--help" in done.stderr
         assert done.stderr.count("\n") == 1 and done.stdout == ""
     assert "demo" in claris().stdout
+
+
+def test_a_tilde_in_a_path_is_the_home_folder_and_no_folder_of_that_name(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    _, _, said = call("submission", "check", "~/s.csv", "--data=~/data")
+    assert f"claris: {tmp_path}/data: no " in said

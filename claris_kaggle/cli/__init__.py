@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 from claris_kaggle import __version__
@@ -44,15 +45,28 @@ all of it on Kaggle's GPUs, with one command:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose refusals are one line."""
+    """A parser whose refusals are one line.
+
+    Attributes:
+        named: the parser of the verb that was typed: argparse leaves its unknown flags to this one.
+    """
+
+    named: OneLineParser | None = None
 
     def error(self, message: str) -> NoReturn:
-        """Say what was wrong, the nearest verb to a misspelt one, and where the help is; exit code 2."""
+        """Say what was wrong, the nearest verb or flag to a misspelt one, and where the help is; exit code 2."""
+        if message.startswith("unrecognized"):
+            if self.named:
+                self.named.error(message)
+            typed = next((word.split("=")[0] for word in message.split() if word.startswith("--")), "")
+            near = get_close_matches(typed, self._option_string_actions, 1)
+            message += f"; did you mean {near[0]}?" if near else ""
         if "invalid choice" in message and "VERB" in message:
             typed = message.split("'")[1]
             near = get_close_matches(typed, VERBS, 1)
             message = f"no verb {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
-        self.exit(2, f"{self.prog}: {message.rstrip('.')}. See {self.prog} --help\n")
+        end = "" if message.endswith((".", "?")) else "."
+        self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help\n")
 
 
 def build_parser(*verbs: str) -> argparse.ArgumentParser:
@@ -74,6 +88,7 @@ def build_parser(*verbs: str) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name in verbs:
+            parser.named = sub
             module.add_arguments(sub)
             sub.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     return parser
@@ -90,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         own, rest = split_rest(arguments) if verb in PASSING_ON else (arguments, [])
         args = build_parser(verb or "").parse_args(own)
         args.arguments, args.rest = arguments, rest
+        find_homes(args)
         module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
         return int(module.run(args) or 0)
     except SystemExit as stop:
@@ -106,6 +122,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(explain_missing(error), arguments)
     except Exception as error:
         return fail_unexpectedly(error, arguments)
+
+
+def find_homes(args: argparse.Namespace) -> None:
+    """Look up a leading ~ in all paths: shells leave it in --out=~/FILE, and quotes keep it."""
+    for name, value in vars(args).items():
+        if isinstance(value, Path):
+            setattr(args, name, value.expanduser())
+        elif isinstance(value, list):
+            setattr(args, name, [one.expanduser() if isinstance(one, Path) else one for one in value])
 
 
 def split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
