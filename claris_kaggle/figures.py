@@ -119,7 +119,7 @@ def draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[Draw
         for fold, table in histories.items():
             look |= {"color": series(fold), "marker": MARKERS[fold % len(MARKERS)], "label": label.format(fold)}
             axes.plot(table["epoch"], table[column], markersize=4, **look)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
     def paint_loss(axes: Any) -> None:
         lines(axes, "train_loss", linestyle=":", alpha=0.8)

@@ -127,10 +127,17 @@ def describe_folds(
                 "slides": None if slides is None else len(np.unique(slides[inside])),
                 "epochs": None if history is None else len(history),
                 "seconds": None if history is None else float(history["seconds"].sum()),
-                "rate": None if history is None else float(history["images_per_second"].mean()),
+                "rate": None if history is None else mean_rate([history]),
             }
         )
     return found
+
+
+def mean_rate(histories: Sequence[pd.DataFrame]) -> float:
+    """Images a second over all epochs of all histories together: a slow fold counts for its longer time."""
+    epochs = pd.concat(histories)
+    seconds = epochs["seconds"].to_numpy()
+    return float(np.average(epochs["images_per_second"], weights=seconds if seconds.sum() > 0 else None))
 
 
 def confusion(run: Run) -> dict[str, int]:
@@ -169,7 +176,6 @@ def describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFr
     about = describe_run(run_dir)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
     split_path = run_dir.folds.with_suffix(".json")
-    rates = [float(table["images_per_second"].mean()) for table in histories.values()]
     return {
         "config": about.get("config", {}),
         "digests": {"oof.csv": about["oof_sha256"], "test.csv": about["test_sha256"]},
@@ -181,7 +187,7 @@ def describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFr
         "test_patches": len(run.test.ids),
         "slide_count": len(set(run.slides)) if run.slides else None,
         "seconds": sum(float(table["seconds"].sum()) for table in histories.values()) if histories else None,
-        "rate": float(np.mean(rates)) if rates else None,
+        "rate": mean_rate(list(histories.values())) if histories else None,
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from claris_kaggle.metrics import auc
 from claris_kaggle.patches import patch_id, read_patch
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import Oof, read_oof, run_metrics, write_run_oof, write_test
-from claris_kaggle.report import confusion, write_report
+from claris_kaggle.report import confusion, mean_rate, write_report
 from claris_kaggle.uncertainty import compare_aucs
 
 Call = Callable[..., tuple[int, str, str]]
@@ -221,6 +222,19 @@ def test_a_faulty_file_is_one_line_and_the_page_stays(
     code, _, told = call("report", tmp_path / "run", "--out", out)
     assert code == 1 and words in told and told.count("\n") == 1
     assert out.read_text() == "the page before"
+
+
+def test_the_rate_of_all_folds_is_their_images_by_their_seconds() -> None:
+    slow = pd.DataFrame({"seconds": [30.0, 10.0], "images_per_second": [10.0, 30.0]})
+    fast = pd.DataFrame({"seconds": [10.0], "images_per_second": [60.0]})
+    assert mean_rate([slow, fast]) == pytest.approx((300 + 300 + 600) / 50)
+    assert mean_rate([fast.assign(seconds=0.0)]) == 60
+
+
+def test_epochs_are_whole_numbers_even_where_there_is_but_one() -> None:
+    one = pd.DataFrame({"epoch": [1.0], "train_loss": [0.6], "valid_loss": [0.5], "auc": [0.8]})
+    for drawing in figures.draw_learning("a", {0: one}):
+        assert "1.02" not in re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg)
 
 
 def test_the_verb_prints_the_page_and_refuses_other_names(call: Call, finished: RunDir, tmp_path: Path) -> None:
