@@ -71,8 +71,9 @@ def require_finished(run_dir: RunDir) -> dict[int, str]:
         RunError: naming the folds that are not finished, or not predicted.
     """
     if not run_dir.config.exists() or not run_dir.folds.exists():
-        found = f"{run_dir.root}: no config.json and folds.csv there"
-        raise RunError(found, "a trained run is needed", "Train first: claris train")
+        raise RunError(
+            run_dir.lacks("config.json and folds.csv"), "a trained run is needed", "Train first: claris train"
+        )
     folds = range(read_folds(run_dir.folds).k)
     digests = {fold: digest for fold in folds if (digest := finished_sha256(run_dir.fold(fold)))}
     unfinished = [fold for fold in folds if fold not in digests]

@@ -53,7 +53,7 @@ def load_run(run_dir: RunDir) -> Run:
     """
     missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
     if missing:
-        found = f"{run_dir.root}: no {' and '.join(missing)} there"
+        found = run_dir.lacks(" and ".join(missing))
         needed = "the predictions of all its folds are needed"
         raise RunError(found, needed, "Run claris train until all folds are finished, then claris predict")
     oof, test = read_oof(run_dir.oof), read_test(run_dir.test)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from claris_kaggle.errors import UsageError
+from claris_kaggle.errors import UsageError, name_few
 from claris_kaggle.files import explain_disk_errors
 
 
@@ -142,6 +142,14 @@ class RunDir:
     def fold(self, fold: int) -> FoldDir:
         """The folder of fold number `fold`, counted from 0."""
         return FoldDir(self.root / f"fold{fold}")
+
+    def lacks(self, names: str) -> str:
+        """What a message says of a folder that lacks the files `names`, or is not there, with runs that may be meant."""
+        there = self.root.is_dir()
+        where = self.root if there else self.root.parent
+        runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in where.glob(f"*/{name}")})
+        near = f" (runs in {where}: {name_few(runs)})" if runs else ""
+        return f"{self.root}: {f'no {names} there' if there else 'no such folder'}{near}"
 
     def sealed_folds(self) -> list[int]:
         """The numbers of the folds that say they are finished; whether they are is for who loads them."""

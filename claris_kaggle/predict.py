@@ -84,6 +84,7 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
     if distributed.under_torchrun():
         with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
             return work(job, world, stopper, proved=distributed.was_launched())
+    require_trained(job.run_dir)  # before the lock, which would make the folder
     with hold_lock(job.run_dir.lock):
         nproc = job.nproc or distributed.default_nproc()
         if nproc == 1:
@@ -94,6 +95,16 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
         return read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None
 
 
+def require_trained(run_dir: RunDir) -> None:
+    """Refuse a folder that holds no run.
+
+    Raises:
+        RunError: naming it, and runs beside or within it.
+    """
+    if not run_dir.config.exists():
+        raise RunError(run_dir.lacks("config.json"), "a trained run is needed", "Train first: claris train")
+
+
 def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, PredictData, list[int]]:
     """The run's config, its data and its finished folds, known to fit each other.
 
@@ -101,8 +112,7 @@ def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, Pre
         RunError: there is no such run, none of its folds is finished, or the data are not its own.
     """
     run_dir = job.run_dir
-    if not run_dir.config.exists():
-        raise RunError(f"{run_dir.root}: no config.json there", "a trained run is needed", "Train first: claris train")
+    require_trained(run_dir)
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     training = read_training(job.data, run_dir.folds, job.cache, proved=proved)
     if training.folds.digest != config.folds_sha256:

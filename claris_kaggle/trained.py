@@ -119,7 +119,7 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> Trained
         mend = "Remove model.json beside it and run claris train again"
     else:
         needed = "a run's folder, or one that claris export wrote, is needed"
-        raise RunError(f"{folder}: no config.json there", needed, "Train first: claris train")
+        raise RunError(run_dir.lacks("config.json"), needed, "Train first: claris train")
     model = create_model(config.model, stem=config.stem)
     models = {}
     for fold, (path, digest) in sealed.items():

@@ -180,7 +180,7 @@ def test_a_run_in_the_making_answers_with_the_folds_that_are_finished(
         run.fold(fold).seal.unlink()
     with pytest.raises(RunError, match="no finished fold there"):
         load_trained(run.root)
-    with pytest.raises(RunError, match=r"no config\.json there; a run's folder"):
+    with pytest.raises(RunError, match=r"no config\.json there \(runs in .*: run\); a run's folder"):
         load_trained(tmp_path)
 
 

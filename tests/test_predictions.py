@@ -176,6 +176,12 @@ def test_a_run_whose_predictions_are_of_other_folds_is_refused(finished: RunDir,
 def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no oof.csv and test.csv there.*claris predict"):
         load_run(RunDir(tmp_path))
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.json").touch()
+    with pytest.raises(RunError, match=rf"there \(runs in {tmp_path}: first\)"):
+        load_run(RunDir(tmp_path))
+    with pytest.raises(RunError, match=rf"frist: no such folder \(runs in {tmp_path}: first\)"):
+        load_run(RunDir(tmp_path / "frist"))
 
 
 def test_figures_of_each_slide_are_those_of_its_patches(folds: Folds) -> None:

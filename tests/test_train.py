@@ -174,7 +174,8 @@ def test_predictions_for_other_data_are_refused(call: Call, run: Path, sample: D
 
 def test_a_run_that_is_none_is_refused(call: Call, generated: DataDir, tmp_path: Path) -> None:
     code, _, said = call("predict", "--data", generated.root, "--run", tmp_path / "nothing")
-    assert code == 1 and "no config.json there" in one_line(said) and "claris train" in said
+    assert code == 1 and "no such folder" in one_line(said) and "claris train" in said
+    assert not (tmp_path / "nothing").exists()
     code, _, said = call("ensemble", tmp_path / "nothing", "--data", generated.root, "--out", tmp_path / "s.csv")
     assert code == 1 and "claris predict" in one_line(said)
 
