@@ -47,6 +47,11 @@ def explain(error: OSError, path: object) -> DiskError:
         return DiskError(f"{path}: not allowed to write or read there", "", "Name a folder that you may write to")
     if error.errno == errno.ENOENT:
         return DiskError(f"{path}: no such file or folder", "", "Look at the path")
+    if error.errno == errno.EISDIR:
+        return DiskError(f"{path}: a folder", "a file is needed", "Look at the path")
+    parent = next((one for one in Path(str(path)).parents if one.exists()), None)
+    if parent and not parent.is_dir():
+        return DiskError(f"{parent}: a file", "a folder is needed there; nothing was changed", "Name a folder")
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return DiskError(f"{path}: there already", "nothing was changed", "Name a new folder")
     return DiskError(f"{path}: {error.strerror or error}")
