@@ -68,7 +68,7 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
         sample_ids: the ids of the sample submission, in its order.
         called: what messages call the file, where it is a draft of another.
     Returns:
-        rows, min, max and mean of the values, the file's SHA-256, and whether the ids stand in the
+        rows, min, max and mean of the values, how many differ, the file's SHA-256, and whether the ids stand in the
         sample's order (Kaggle joins by id; another order is allowed).
     Raises:
         TableError: cut off, a wrong header, extra columns, missing, surplus or repeated ids, values that
@@ -85,6 +85,7 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
         "min": float(one.values.min()),
         "max": float(one.values.max()),
         "mean": float(one.values.mean(dtype=np.float64)),
+        "distinct": len(np.unique(one.values)),
         "sample_order": one.ids == list(sample_ids),
         "sha256": sha256_file(path),
     }

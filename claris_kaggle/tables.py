@@ -24,6 +24,8 @@ SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "group")
 GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 FETCH = "Fetch the file again"
+# How files begin that other tools call CSV.
+PACKED = {b"\x1f\x8b": "packed with gzip", b"PK\x03\x04": "a ZIP archive or spreadsheet", b"\xff\xfe": "text in UTF-16"}
 
 
 def read_table(
@@ -68,6 +70,9 @@ def decode(content: bytes, path: Path, mend: str) -> str:
     """
     if not content.strip():
         raise TableError(f"{path}: empty", "", mend)
+    kind = next((kind for start, kind in PACKED.items() if content.startswith(start)), None)
+    if kind:
+        raise TableError(f"{path}: {kind}", "a plain CSV in UTF-8 is needed", "Unpack it, or save it as one")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,13 +122,15 @@ def require_header(found: Sequence[str], columns: Sequence[str], path: Path, men
         return
     if not missing and any(name == "" or name.startswith("Unnamed") for name in surplus):
         what = "an index column before the others"
-        mend = mend or "Write it without: to_csv(..., index=False)"
+        mend = "Write it without: to_csv(..., index=False)"
     elif not missing and surplus:
         what = f"extra columns: {name_few(surplus)}"
     elif not missing:
         what = f"the columns are {name_few(found)}"
     else:
         what = f"the header is {','.join(found)[:80]!r}"
+        if any(sign in name for name in found for sign in ";\t"):
+            mend = "Separate the columns by commas, and write numbers with a point"
     raise TableError(f"{path}: {what}", f"{','.join(columns)} is needed", mend)
 
 

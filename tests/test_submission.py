@@ -36,8 +36,9 @@ FAULTS = {
     "an extra column": ("".join(f"{line},x\n" for line in GOOD.splitlines()), "extra columns: x"),
     "an index column": (
         "".join(f"{number - 1 if number else ''},{line}\n" for number, line in enumerate(GOOD.splitlines())),
-        "an index column",
+        "to_csv(..., index=False)",
     ),
+    "semicolons": (GOOD.replace(",", ";"), "Separate the columns by commas"),
     "ids with .tif": (GOOD.replace(",0.", ".tif,0."), "12 ids with the file's ending"),
     "a constant column": ("id,label\n" + "".join(f"{name},0.5\n" for name in IDS), "every value is 0.5"),
     "cut off in a number": (GOOD[:-2], "cut off"),
@@ -113,6 +114,10 @@ def test_the_verb_prints_what_it_found(
     assert json.loads(shown)["rows"] == 70
     code, shown, said = call("submission", "check", generated.sample, "--data", generated.root)
     assert (code, shown) == (1, "") and "every value is 0" in said
+    rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
+    out.write_text("id,label\n" + "".join(f"{name},{int(float(value) > 0.5)}\n" for name, value in rows))
+    code, _, said = call("submission", "check", out, "--data", generated.root)
+    assert code == 0 and "only two different values" in said
 
 
 @pytest.mark.parametrize("name", ["sample_submission.csv", "train_labels.csv", "folds.csv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ BAD_LABELS = {
     "id out of the folder": (b"id,label\n../../evil,1\n", "1 impossible id"),
     "id empty": (b"id,label\n,1\n", "1 impossible id"),
     "zero bytes": (b"id,label\na,1\n\0\0\0\0", "zero bytes"),
+    "gzip": (gzip.compress(b"id,label\na,1\n"), "packed with gzip"),
+    "UTF-16": ("id,label\na,1\n".encode("utf-16"), "text in UTF-16"),
     "not text": (b"id,label\n\xff\xfe,1\n", "not UTF-8"),
     "open quote": (b'id,label\n"a,1\n', "not a whole table"),
     "image": (b"II*\0\x08\0\0\0", "zero bytes"),

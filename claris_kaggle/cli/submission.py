@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.cli import options
+from claris_kaggle.console import say
 from claris_kaggle.errors import UsageError
 
 HELP = "check a submission, or compare several"
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
     spread = f"{facts['min']:.4g} to {facts['max']:.4g}, mean {facts['mean']:.4g}"
     order = "" if facts["sample_order"] else ", not in the sample's order (Kaggle joins by id)"
     print(f"{path}: {facts['rows']:,} rows, {spread}{order}: good")
+    if facts["distinct"] == 2 < facts["rows"]:
+        say(f"{path}: only two different values; probabilities rank the patches, and score a higher AUC than classes")
 
 
 def compare(args: argparse.Namespace) -> None:
