@@ -33,10 +33,12 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     """The files among the paths, and the images in the folders among them (not those of folders within), by name.
 
     Raises:
-        UsageError: a folder has no image in it.
+        UsageError: a folder has no image in it, or an address of the web is given.
     """
     found: list[Path] = []
     for path in paths:
+        if path.parts[:1] in (("http:",), ("https:",)):
+            raise UsageError(f"{path}: an address", "image files are needed", "Download it first, and name the file")
         if not path.is_dir():
             found.append(path)
             continue

@@ -138,6 +138,11 @@ def test_no_pixel_of_a_cut_file_is_made_up(kind: str) -> None:
             decode_image(content[:kept], "x")
 
 
+def test_an_address_is_no_file() -> None:
+    with pytest.raises(UsageError, match="an address; image files are needed. Download it first"):
+        list_images([Path("https://example.org/a.png")])
+
+
 def test_folders_are_searched_and_files_taken_as_they_are(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.tif", ".hidden.png", "notes.txt", "c.jpeg"):
         (tmp_path / name).touch()

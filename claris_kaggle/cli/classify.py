@@ -48,15 +48,16 @@ def run(args: argparse.Namespace) -> None:
         require_ending(args.html, ".html", ".htm")
     paths = list_images(args.images)
     trained, job = options.load_classifier(args)
-    answers, sections, faults = [], [], []
-    if not args.json:
-        print(ROW.format(*HEADER))
+    answers: list[dict[str, Any]] = []
+    sections, faults = [], []
     for found in classify_files(trained, paths, job):
         if isinstance(found, ClarisError):
             faults.append(found)
             if len(paths) > 1:
                 say(str(found))
             continue
+        if not args.json and not answers:
+            print(ROW.format(*HEADER))
         answers.append(found.to_json())
         if args.html:
             sections.append(section(found, trained.config.crop))
@@ -98,7 +99,7 @@ def finish(
         write_page(args.html, sections, messages, trained)
     if args.json:
         print(json.dumps(all_as_json(trained, args.views, answers, messages)))
-    else:
+    elif answers:
         print(NOTICE)
     if len(answers) + len(faults) == 1 and faults:
         raise faults[0]
