@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
+from claris_kaggle.console import say
 
 HELP = "make or check a fold file"
 
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({"file": str(args.out or args.check), "digest": folds.digest, "folds": rows}))
         return
     print(args.out or args.check)
+    grouped = folds.slides is not None
     for row in rows:
-        print(
-            "fold {fold}: {patches:,} patches, {malignant:,} malignant ({share:.1%}), {groups:,} groups".format(**row)
-        )
+        shown = "fold {fold}: {patches:,} patches, {malignant:,} malignant ({share:.1%})"
+        print((shown + ", {groups:,} slides" * grouped).format(**row))
+    if not grouped:
+        say("split by patch: patches of one slide look alike, so scores will flatter; --slides FILE keeps slides whole")
