@@ -144,7 +144,7 @@ class RunDir:
         return FoldDir(self.root / f"fold{fold}")
 
     def lacks(self, names: str) -> str:
-        """What a message says of a folder that lacks the files `names`, or is not there, with runs that may be meant."""
+        """What is said of a folder that lacks the files `names`, or is not there, with the runs that may be meant."""
         there = self.root.is_dir()
         where = self.root if there else self.root.parent
         runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in where.glob(f"*/{name}")})
