@@ -21,9 +21,14 @@ def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
         labels: [N] of 0 and 1, both present.
         probabilities: float [N] in 0..1.
     Raises:
-        DataError: the lengths differ, or only one class is there.
+        DataError: the lengths differ, only one class is there, or a value is no probability, as a logit is not.
     """
     require_both_classes(labels, probabilities)
+    values = np.asarray(probabilities, dtype=np.float64)
+    wrong = ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        found = f"{int(wrong.sum()):,} of {len(values):,} values are no probabilities (first {values[wrong][0]:g})"
+        raise DataError(found, "each must be from 0 to 1", "Give probabilities: of a logit, 1 / (1 + exp(-logit))")
     return figures(labels, probabilities)
 
 

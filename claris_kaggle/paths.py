@@ -21,6 +21,10 @@ class DataDir:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        """Take the name of a folder for the folder."""
+        object.__setattr__(self, "root", Path(self.root))
+
     @property
     def labels(self) -> Path:
         """The labels of the training patches: id,label."""
@@ -108,6 +112,10 @@ class RunDir:
     """
 
     root: Path
+
+    def __post_init__(self) -> None:
+        """Take the name of a folder for the folder."""
+        object.__setattr__(self, "root", Path(self.root))
 
     @property
     def config(self) -> Path:

@@ -43,7 +43,7 @@ def read_table(
         DiskError: the file is not there or not readable.
     """
     with explain_disk_errors(path):
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     text = decode(content, path, mend)
     if ended and not text.endswith("\n"):
         raise TableError(f"{path}: cut off, its last line has no end", "", mend)

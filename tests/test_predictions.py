@@ -10,10 +10,10 @@ import pytest
 from claris_kaggle import metrics, predictions
 from claris_kaggle.ensemble import combine
 from claris_kaggle.errors import ClarisError, DataError, RunError, TableError
-from claris_kaggle.folds import Folds
+from claris_kaggle.folds import Folds, read_folds
 from claris_kaggle.members import Run, load_run
 from claris_kaggle.paths import RunDir
-from claris_kaggle.predictions import Oof, TestPredictions
+from claris_kaggle.predictions import Oof, TestPredictions, read_oof
 from claris_kaggle.split import make_folds
 from tests.conftest import shuffle_rows
 
@@ -129,6 +129,18 @@ def test_the_best_threshold_is_the_best_of_all() -> None:
     threshold, best = metrics.best_threshold(labels, values)
     assert best == pytest.approx(metrics.accuracy(labels, values, threshold))
     assert best == pytest.approx(max(metrics.accuracy(labels, values, one) for one in np.arange(-0.005, 1.01, 0.01)))
+
+
+@pytest.mark.parametrize("value", [-1.5, 2.0, float("nan"), float("inf")])
+def test_what_is_no_probability_has_no_figures(value: float) -> None:
+    with pytest.raises(DataError, match="1 of 4 values are no probabilities"):
+        metrics.summary(np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, value, 0.9]))
+
+
+def test_names_do_for_paths(finished: RunDir) -> None:
+    oof = read_oof(str(finished.oof))  # type: ignore[arg-type]
+    assert read_folds(str(finished.folds)).ids == oof.ids  # type: ignore[arg-type]
+    assert load_run(RunDir(str(finished.root))).oof.ids == oof.ids  # type: ignore[arg-type]
 
 
 def test_one_class_has_no_auc() -> None:
