@@ -59,7 +59,7 @@ class TinyNet(nn.Sequential):
 
 
 def create_model(name: str, seed: int = 0, stem: str = "pool", equivariance: str = "none") -> nn.Module:
-    """A network with random weights that depend on its arguments alone; logits are float [B, 2].
+    """A network with random weights that depend on name, seed and layers alone; logits are float [B, 2].
 
     Args:
         stem: `no-pool` takes DenseNet's first pooling away, so that all that follows sees twice the resolution.
