@@ -122,7 +122,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
         ("batch_size", -1, "--batch-size is -1"),
         ("lr", -1.0, "--lr is -1"),
         ("lr", float("nan"), "--lr is nan"),
-        ("schedule", "magic", "it must be one of onecycle, constant"),
+        ("schedule", "magic", "it must be one of onecycle, cosine, constant"),
         ("epochs", "6", "--epochs is '6'; int is needed"),
     ],
 )
