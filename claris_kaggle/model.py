@@ -81,11 +81,22 @@ def create_timm_model(name: str) -> Any:
     """timm's network of two classes, its random weights drawn from torch's global generator."""
     import timm
 
+    require_known(name)
+    return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+
+
+def require_known(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        UsageError: with near ones.
+    """
+    import timm
+
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:8]}*")
         known = f"near ones: {name_few(near)}" if near else "densenet121 is the one to begin with"
         raise UsageError(f"--model is {name!r}", "timm knows no network of that name", known[0].upper() + known[1:])
-    return timm.create_model(name, pretrained=False, num_classes=CLASSES)
 
 
 def find_weights(weights: str, model: str) -> Path | None:
@@ -110,13 +121,17 @@ def fetch_imagenet(model: str) -> Path:
     # Bounded: without a network the client would otherwise try for minutes.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_SECONDS)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", HUB_SECONDS)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not the user's to read
     import timm
 
+    if model != "tiny":
+        require_known(model)
     config = None if model == "tiny" else timm.models.get_pretrained_cfg(model)
     if config is None or not config.hf_hub_id:
         raise UsageError(f"--weights imagenet: timm has none for {model}", "", "Give --weights none, or a file")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    # Its retries are not the user's to read; it sets its own level when it is imported.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
     cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     if isinstance(cached, str):

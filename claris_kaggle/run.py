@@ -16,7 +16,7 @@ from claris_kaggle import distributed, tables
 from claris_kaggle.config import TrainConfig, default_batch_size, require_same
 from claris_kaggle.console import say
 from claris_kaggle.distributed import World
-from claris_kaggle.errors import RunError, UsageError
+from claris_kaggle.errors import RunError, UsageError, count
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
 from claris_kaggle.mixing import leave_out_layers
@@ -150,7 +150,7 @@ def describe(config: TrainConfig, nproc: int) -> str:
     )
     side = f" at {config.resolution} pixels" if config.resolution else ""
     return (
-        f"training {config.model} from {start} ({config.preset} recipe): {config.epochs} epochs{side}, "
+        f"training {config.model} from {start} ({config.preset} recipe): {count(config.epochs, 'epoch')}{side}, "
         f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, colour {config.color:g}, {config.precision}, "
         f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
     )

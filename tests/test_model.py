@@ -81,9 +81,12 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_start(create_model("densenet121"), tmp_path / "w.safetensors")
 
 
-def test_imagenet_weights_without_a_network_fail_with_the_way_out() -> None:
+def test_imagenet_weights_without_a_network_fail_with_the_way_out(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ClarisError, match=r"could not be fetched.*--weights none"):
         find_weights("imagenet", "densenet121")
+    assert capfd.readouterr().err == "fetching the ImageNet weights of densenet121\n"
+    with pytest.raises(UsageError, match=r"'densenet12';.*densenet121"):
+        find_weights("imagenet", "densenet12")
     with pytest.raises(UsageError, match="no such file"):
         find_weights("nowhere.pth", "densenet121")
     assert find_weights("none", "densenet121") is None

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     flags = options.flags_for_train(args.rest)
     slug = args.slug or f"claris-{args.job}"
     mark = kernels.new_mark(slug)
-    user = args.user if args.build_only and args.user else kaggle_api.whoami()
+    user = owner(args)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
         ref = bundle.compose_kernel(
@@ -72,3 +72,24 @@ def run(args: argparse.Namespace) -> None:
     kernels.remember(args.record, args.job, kernel)
     facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
+
+
+def owner(args: argparse.Namespace) -> str:
+    """Whose kernel it is to be: the account's, or for a folder that is only built, any.
+
+    Raises:
+        UsageError: nobody is named, and there is no account to ask.
+    """
+    from claris_kaggle import kaggle_api
+    from claris_kaggle.errors import KaggleError, UsageError
+
+    if args.build_only and args.user:
+        return str(args.user)
+    try:
+        return kaggle_api.whoami()
+    except KaggleError as error:
+        if not args.build_only:
+            raise
+        raise UsageError(
+            "--build-only without --user, and no account here", "a name is needed", "Give --user"
+        ) from error
