@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     import json
     import tempfile
 
-    from claris_kaggle import bundle, kaggle_api, kernels
+    from claris_kaggle import bundle, kernels
 
     if args.time_limit:
         options.require_session(args.time_limit)
