@@ -98,6 +98,7 @@ def test_an_ensemble_session_ends_in_a_submission_that_passes(
     assert machine.manifest()["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(generated: DataDir, tmp_path: Path) -> None:
     flags = (*TINY, "--weights", "none", "--epochs", "100000")
     first = Machine(tmp_path / "first", generated, new_layout=False)

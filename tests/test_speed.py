@@ -133,6 +133,7 @@ def test_the_page_of_speeds_holds_what_the_benchmarks_have_kept() -> None:
     "name",
     ["input_path", "packing", "training", "batch_norm", "inference", "whole", "tables", "startup", "scaling", "gpu"],
 )
+@pytest.mark.slow
 def test_each_benchmark_can_be_tried_and_then_keeps_nothing(name: str) -> None:
     if name == "gpu" and shutil.which("g++") is None:
         pytest.skip("torch compiles for a CPU with g++ alone")
