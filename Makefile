@@ -23,8 +23,8 @@ setup: $(READY)  ## build the environment in .venv
 demo: $(READY)  ## the whole way on generated patches: a checked submission and a report
 	$(BIN)/claris demo --out demo-output
 
-test: $(READY)  ## the fast tests, two at a time
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
+test: $(READY)  ## the fast tests, two files at a time
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(READY)  ## the long tests alone
 	$(BIN)/python -m pytest -m slow
