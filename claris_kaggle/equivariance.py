@@ -11,6 +11,7 @@ own network instead: what is kept when it is finished is a plain file of weights
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from typing import Any
 
@@ -31,6 +32,7 @@ def view_grid(side: int, number: int) -> Tensor:
     return view(cells, number)[0]
 
 
+@functools.cache  # a DenseNet-121 asks for it 119 times
 def relative_views() -> list[list[int]]:
     """[g][h]: the view that h is when it is seen from g, the group's product of g's inverse with h."""
     grids = [view_grid(3, number) for number in range(ORDER)]

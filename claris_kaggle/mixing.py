@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from claris_kaggle.errors import UsageError
-
-CENTRE = 32  # side in pixels of what the competition's label speaks of
+from claris_kaggle.patches import CENTRE
+from claris_kaggle.transforms import centre
 
 
 def step_draws(seed: int, step: int, rank: int = 0) -> np.random.Generator:
@@ -39,9 +39,8 @@ def mix_surroundings(images: Tensor) -> Tensor:
     Args:
         images: [B, S, S, C]; the first is paired with the last, and so on: their order is random already.
     """
-    mixed, begin = images.flip(0), (images.shape[1] - CENTRE) // 2
-    middle = slice(begin, begin + CENTRE)
-    mixed[:, middle, middle] = images[:, middle, middle]
+    mixed = images.flip(0)
+    centre(mixed, CENTRE).copy_(centre(images, CENTRE))
     return mixed
 
 

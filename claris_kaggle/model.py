@@ -123,9 +123,10 @@ def fetch_imagenet(model: str) -> Path:
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", HUB_SECONDS)
     import timm
 
+    config = None
     if model != "tiny":
         require_known(model)
-    config = None if model == "tiny" else timm.models.get_pretrained_cfg(model)
+        config = timm.models.get_pretrained_cfg(model)
     if config is None or not config.hf_hub_id:
         raise UsageError(f"--weights imagenet: timm has none for {model}", "", "Give --weights none, or a file")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache

@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if args.epochs < 1:
         raise UsageError("--epochs is 0", "at least 1 is needed")
     options.require_session(args.time_limit)
-    options.require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
-    options.require_references(args.model_input, "--model-input", (4, 5), "owner/model/framework/variation/version")
+    options.require_inputs(args)
     plan = Plan(
         name=require_name(args.name),
         parts=tuple((fold,) for fold in range(5)) if args.per_fold else ((),),

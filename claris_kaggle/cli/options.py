@@ -130,6 +130,12 @@ def require_session(text: str) -> None:
         raise UsageError(f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST}", "Leave it at 11h20m")
 
 
+def require_inputs(args: argparse.Namespace) -> None:
+    """Refuse datasets and models that Kaggle would not find; see `require_references`."""
+    require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
+    require_references(args.model_input, "--model-input", (4, 5), "owner/model/framework/variation/version")
+
+
 def require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:
     """Refuse inputs that Kaggle would not find, and so would run without.
 

@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> None:
     if args.time_limit:
         options.require_session(args.time_limit)
     options.require_references(args.input, "--input", (2, 3), "owner/slug")
-    options.require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
-    options.require_references(args.model_input, "--model-input", (4, 5), "owner/model/framework/variation/version")
+    options.require_inputs(args)
     flags = options.flags_for_train(args.rest)
     slug = args.slug or f"claris-{args.job}"
     mark = kernels.new_mark(slug)
