@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from benchmarks.recipes import RECIPES, VIEWS, kept_at, write_page
+from benchmarks.recipe_page import VIEWS, write_page
+from benchmarks.recipe_rows import RECIPES, kept_at
 from benchmarks.timing import ROOT
 from claris_kaggle.checkpoint import load_finished
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.files import read_json
 from claris_kaggle.inference import view_logits
 from claris_kaggle.metrics import auc
-from claris_kaggle.model import create_model
+from claris_kaggle.model import trained_network
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.prepare import read_training
 from claris_kaggle.transforms import centre, to_input
@@ -54,7 +55,7 @@ def measure(run_dir: RunDir, out: Path) -> dict[str, float]:
     for fold in range(data.folds.k):
         rows = data.folds.valid_rows(fold)
         images = torch.from_numpy(data.pack.pixels[data.pack.rows([data.folds.ids[row] for row in rows])])
-        model = create_model(config.model, stem=config.stem).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = trained_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         load_finished(run_dir.fold(fold), model)
         logits = logits_of(model.eval(), images, config)
         ways = {f"{views} views": logits[:views] for views in VIEW_COUNTS}

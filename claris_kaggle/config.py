@@ -19,7 +19,9 @@ SCHEDULES = ("onecycle", "cosine", "constant")
 SELECTIONS = ("last", "best")
 GEOMETRIES = ("d4", "flips")
 NORMALISATIONS = ("patches", "imagenet")
-STEMS = ("pool", "no-pool")
+STEMS = ("pool", "pool4", "no-pool")
+TAILS = ("pool", "no-pool")
+POOLINGS = ("mean", "centre")
 EQUIVARIANCES = ("none", "p4m")
 LEAST_SIDE = 32  # DenseNet halves five times
 DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
@@ -80,7 +82,18 @@ class TrainConfig:
         0.0, "share of the epochs, the first ones, at half the resolution and a quarter of the cost", low=0, high=1
     )
     shift: int = flagged(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
-    stem: str = flagged("pool", "DenseNet's first pooling: pool, or no-pool at four times the cost", choices=STEMS)
+    stem: str = flagged(
+        "pool",
+        "DenseNet's first pooling: pool, pool4 at a quarter of the cost, or no-pool at four times",
+        choices=STEMS,
+    )
+    tail: str = flagged(
+        "pool", "DenseNet's last pooling between blocks: pool, or no-pool, for small patches", choices=TAILS
+    )
+    pooling: str = flagged(
+        "mean", "what the head sees of the last grid: its mean, or half of that and half of the centre",
+        choices=POOLINGS,
+    )  # fmt: skip
     equivariance: str = flagged(
         "none", "p4m: weights shared among the eight symmetries of the square; from random weights",
         choices=EQUIVARIANCES,
@@ -108,13 +121,21 @@ class TrainConfig:
         if self.resolution > self.crop or 0 < self.resolution < LEAST_SIDE:
             needed = f"0, or {LEAST_SIDE} to the crop's {self.crop} is needed"
             raise UsageError(f"--resolution is {self.resolution}", needed)
+        side, least = self.resolution or self.crop, self.least_side
+        if side < least:
+            found = f"--stem pool4 with --tail pool leaves nothing of {side} pixels"
+            raise UsageError(found, f"at least {least} are needed", "Give --tail no-pool, or a larger --crop")
         if self.equivariance != "none" and self.weights != "none":
             found = f"--equivariance {self.equivariance} with --weights {self.weights}"
             mend = "Give --weights none, or --equivariance none"
             raise UsageError(found, "networks of shared weights begin from random ones", mend)
-        if self.small_share and (self.resolution or self.crop) < 2 * LEAST_SIDE:
-            found = f"--small-share halves {self.resolution or self.crop} pixels"
-            raise UsageError(found, f"at least {2 * LEAST_SIDE} are needed")
+        if self.small_share and side < 2 * least:
+            raise UsageError(f"--small-share halves {side} pixels", f"at least {2 * least} are needed")
+
+    @property
+    def least_side(self) -> int:
+        """Pixels that a patch needs to end in one cell at least."""
+        return 2 * LEAST_SIDE if self.stem == "pool4" and self.tail == "pool" else LEAST_SIDE
 
     def resolution_in(self, epoch: int) -> int:
         """What `resolution` is in that epoch, counted from 0."""

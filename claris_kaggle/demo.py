@@ -18,8 +18,8 @@ from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.synthetic import generate
 from claris_kaggle.train import train_run
 
-# Two passes in small batches: enough to learn the generated patches within two minutes on two cores.
-RECIPE = {"weights": "none", "epochs": 2, "batch_size": 16, "resolution": 0, "ema": 0.0}
+# A few passes in small batches: enough to learn the generated patches within two minutes on two cores.
+RECIPE = {"weights": "none", "epochs": 4, "batch_size": 16, "ema": 0.0}
 
 
 def run_demo(
@@ -61,7 +61,7 @@ def run_demo(
     make_fold_file(data, fold_file, slides=slide_map, seed=seed, cache=cache, force=True)
     places: dict[str, Any] = {"data": data, "run_dir": run_dir, "cache": cache, "nproc": nproc}
     typed = [str(word) for word in ("--data", data.root, "--run", run_dir.root, "--cache", cache)]
-    say(f"4 of 7, train: {model}, five folds, two epochs")
+    say(f"4 of 7, train: {model}, five folds, {RECIPE['epochs']} epochs")
     given = {**RECIPE, "model": model, "seed": seed}
     train_run(TrainJob(fold_file=fold_file, **places), given, ["train", *typed, "--folds", str(fold_file)])
     say("5 of 7, predict: eight views of every patch")

@@ -151,12 +151,12 @@ def explain_fold(specimens: Sequence[Specimen], run_dir: RunDir, fold: int, read
     """
     from claris_kaggle.checkpoint import load_finished
     from claris_kaggle.evidence import centre_share, explain
-    from claris_kaggle.model import create_model
+    from claris_kaggle.model import trained_network
     from claris_kaggle.precision import usable_precision
 
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     config = replace(config, precision=usable_precision("", config.precision, "cpu"))
-    model = create_model(config.model, stem=config.stem)
+    model = trained_network(config)
     load_finished(run_dir.fold(fold), model)
     found = explain(model, reader([one.id for one in specimens]), config, views=VIEWS)
     if found.maps is None:

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from claris_kaggle.config import TrainConfig
 from claris_kaggle.console import say
 from claris_kaggle.equivariance import share_weights
 from claris_kaggle.errors import ClarisError, DataError, UsageError, name_few, one_line
 from claris_kaggle.files import explain_disk_errors
+from claris_kaggle.layout import lay_out
 
 CLASSES = 2
 HUB_SECONDS = "10"
@@ -58,11 +60,22 @@ class TinyNet(nn.Sequential):
         return self[-1]
 
 
-def create_model(name: str, seed: int = 0, stem: str = "pool", equivariance: str = "none") -> nn.Module:
+def create_model(
+    name: str,
+    seed: int = 0,
+    *,
+    stem: str = "pool",
+    tail: str = "pool",
+    pooling: str = "mean",
+    equivariance: str = "none",
+) -> nn.Module:
     """A network with random weights that depend on name, seed and layers alone; logits are float [B, 2].
 
     Args:
-        stem: `no-pool` takes DenseNet's first pooling away, so that all that follows sees twice the resolution.
+        stem: `no-pool` takes DenseNet's first pooling away, `pool4` makes it coarser; for this and the next two see
+            `layout.lay_out`.
+        tail: `no-pool` takes its last pooling between blocks away.
+        pooling: `centre` gives the middle of the last grid half of the weight.
         equivariance: `p4m` shares weights among eight orientations, for training; see `equivariance.plain`.
     Raises:
         UsageError: timm has no network of that name (the message has near ones), or it has not the layers for this.
@@ -70,11 +83,13 @@ def create_model(name: str, seed: int = 0, stem: str = "pool", equivariance: str
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TinyNet() if name == "tiny" else create_timm_model(name)
-    if stem == "no-pool":
-        if not hasattr(getattr(model, "features", None), "pool0"):
-            raise UsageError(f"--stem is no-pool for {name}", "only a DenseNet has that pooling", "Give --stem pool")
-        model.get_submodule("features").pool0 = nn.Identity()
+    lay_out(model, stem=stem, tail=tail, pooling=pooling)
     return share_weights(model) if equivariance == "p4m" else model
+
+
+def trained_network(config: TrainConfig) -> nn.Module:
+    """The network that the weights of a run's finished folds are of."""
+    return create_model(config.model, stem=config.stem, tail=config.tail, pooling=config.pooling)
 
 
 def create_timm_model(name: str) -> Any:

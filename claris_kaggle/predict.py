@@ -25,7 +25,7 @@ from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
 from claris_kaggle.inference import predict
 from claris_kaggle.metrics import auc
-from claris_kaggle.model import create_model, fold_batch_norm
+from claris_kaggle.model import fold_batch_norm, trained_network
 from claris_kaggle.pack import Pack
 from claris_kaggle.paths import DataDir, FoldDir, RunDir
 from claris_kaggle.precision import suggest_precision, usable_precision
@@ -139,7 +139,7 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
     if not job.precision:
         suggest_precision(config.precision, world.device.type)
     torch.set_num_threads(job.threads or config.threads)
-    model = create_model(config.model, stem=config.stem)
+    model = trained_network(config)
     model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for fold in finished:
         if not distributed.from_main(world, is_predicted(job, fold)):

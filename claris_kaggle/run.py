@@ -24,7 +24,7 @@ from claris_kaggle.model import create_model, find_weights
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.precision import choose_precision, suggest_precision
 from claris_kaggle.prepare import TrainingData, read_training
-from claris_kaggle.presets import PRESETS, choose_preset
+from claris_kaggle.presets import choose_preset, preset_for
 
 # Where the scratch recipe, measured on 1,200 patches, is far from home.
 MANY = 20_000
@@ -86,7 +86,7 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
     weights = find_weights(asked.weights, asked.model)
     if stored is None:
         preset = choose_preset(asked.preset, pretrained=weights is not None)
-        asked = TrainConfig(**{**PRESETS[preset], **given, "preset": preset})
+        asked = TrainConfig(**{**preset_for(preset, asked.model), **given, "preset": preset})
     new_network(asked)  # an unknown name must fail before the data are read
     data = read_training(job.data, job.fold_file, job.cache)
     config = resolve(asked, weights, data, nproc)
@@ -96,8 +96,8 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
         write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
         write_json(path, config.to_json())
     say(describe(config, nproc))
-    if config.preset == "scratch" and config.resolution and len(data.folds.ids) >= MANY:
-        say("the scratch recipe is for few patches: with so many, --resolution 0 --epochs 6 may be worth more")
+    if config.preset == "scratch" and config.stem == "pool4" and len(data.folds.ids) >= MANY:
+        say("the scratch recipe is for few patches: with so many, --stem pool --tail pool --epochs 6 may be worth more")
     if stored is None and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
@@ -109,7 +109,14 @@ def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     Raises:
         UsageError: there is no such network, or it has not the layers that the config speaks of.
     """
-    model = create_model(config.model, config.seed * 1000 + fold, config.stem, config.equivariance)
+    model = create_model(
+        config.model,
+        config.seed * 1000 + fold,
+        stem=config.stem,
+        tail=config.tail,
+        pooling=config.pooling,
+        equivariance=config.equivariance,
+    )
     if config.drop_path:
         leave_out_layers(model, config.drop_path)
     return model

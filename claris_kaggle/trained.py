@@ -18,7 +18,7 @@ from claris_kaggle.config import TrainConfig
 from claris_kaggle.errors import DataError, RunError, TrainingError
 from claris_kaggle.evidence import Floats, explain
 from claris_kaggle.files import explain_disk_errors, read_json, sha256_file
-from claris_kaggle.model import create_model, fold_batch_norm
+from claris_kaggle.model import fold_batch_norm, trained_network
 from claris_kaggle.patches import Pixels
 from claris_kaggle.paths import ExportDir, RunDir
 from claris_kaggle.precision import usable_precision
@@ -120,7 +120,7 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> Trained
     else:
         needed = "a run's folder, or one that claris export wrote, is needed"
         raise RunError(run_dir.lacks("config.json"), needed, "Train first: claris train")
-    model = create_model(config.model, stem=config.stem)
+    model = trained_network(config)
     models = {}
     for fold, (path, digest) in sealed.items():
         load_sealed(path, digest, model, mend)

@@ -32,7 +32,6 @@ FLAGS = (
 CASES = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
 TINY = [
     "--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32",
-    "--resolution", "0",
 ]  # fmt: skip
 
 

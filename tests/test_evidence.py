@@ -57,15 +57,20 @@ def test_parts_and_bias_are_the_log_odds(views: int, crop: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stem", "crop", "grid", "folded"),
-    [("pool", 96, (3, 3), False), ("pool", 64, (2, 2), True), ("no-pool", 96, (6, 6), True)],
+    ("layout", "crop", "grid", "folded"),
+    [
+        ({}, 96, (3, 3), False),
+        ({}, 64, (2, 2), True),
+        ({"stem": "no-pool"}, 96, (6, 6), True),
+        ({"stem": "pool4", "tail": "no-pool", "pooling": "centre"}, 96, (3, 3), True),
+    ],
 )
 def test_a_real_densenets_parts_and_bias_are_its_log_odds(
-    stem: str, crop: int, grid: tuple[int, int], folded: bool
+    layout: dict[str, str], crop: int, grid: tuple[int, int], folded: bool
 ) -> None:
-    model, images = restless(create_model("densenet121", stem=stem)), patches(2)
+    model, images = restless(create_model("densenet121", **layout)), patches(2)
     model = fold_batch_norm(model) if folded else model
-    config = dataclasses.replace(PLAIN, model="densenet121", stem=stem, crop=crop)
+    config = dataclasses.replace(PLAIN, model="densenet121", crop=crop, **layout)
     found = explain(model, images, config, views=4)
     assert found.maps is not None and found.maps.shape == (2, *grid) and found.maps.dtype == np.float32
     assert found.view_probabilities.shape == (4, 2) and np.ptp(found.maps) > 0

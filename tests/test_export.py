@@ -186,7 +186,8 @@ def test_every_crop_and_resolution_is_exported_as_it_is_classified(crop: int, re
 def test_a_real_densenet_in_onnx_answers_as_it_does(tmp_path: Path) -> None:
     from claris_kaggle.model import fold_batch_norm
 
-    model = fold_batch_norm(create_model("densenet121"))
-    trained = Trained("x", TrainConfig(precision="fp32"), {0: model}, {})
+    layout = {"stem": "pool4", "tail": "no-pool", "pooling": "centre"}
+    model = fold_batch_norm(create_model("densenet121", **layout))
+    trained = Trained("x", TrainConfig(precision="fp32", **layout), {0: model}, {})
     onnx_file.write_onnx(tmp_path / "model.onnx", trained, 8, {})  # proves itself to 1e-5
     assert (tmp_path / "model.onnx").stat().st_size > 27e6

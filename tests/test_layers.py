@@ -24,7 +24,7 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
-        "model", "distributed", "checkpoint", "mixing", "precision", "engine", "rates", "inference", "evidence",
+        "layout", "model", "distributed", "checkpoint", "mixing", "precision", "engine", "rates", "inference", "evidence",
         "trained", "pictures", "onnx_file",
     ],
     "verbs": [

@@ -27,7 +27,7 @@ from claris_kaggle.errors import ClarisError, DiskError, Stopped
 from claris_kaggle.model import create_model
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.prepare import get_pack
-from claris_kaggle.presets import PRESETS
+from claris_kaggle.presets import preset_for
 from claris_kaggle.tables import read_labels
 from tests.conftest import DEADLINE, TINY, claris, environment
 from tests.test_pipeline import kill_all, places, predictions_of, run_through_kills, start, wait_for_line
@@ -325,5 +325,5 @@ def test_a_preset_sets_what_was_not_typed_and_is_kept(
     where = places(generated, cache, tmp_path / "own")
     assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0"]) == 0
     config = read_json(tmp_path / "own/config.json")
-    scratch = {**PRESETS["scratch"], "preset": "scratch", "epochs": 2, "resolution": 0}  # TINY types both
+    scratch = {**preset_for("scratch", "tiny"), "preset": "scratch", "epochs": 2}  # TINY types its epochs
     assert {name: config[name] for name in scratch} == scratch

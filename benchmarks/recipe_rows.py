@@ -1,0 +1,102 @@
+"""The recipes that are compared, what each costs, and where its figures are kept."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.timing import ROOT
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.model import create_model
+from claris_kaggle.presets import PRESETS
+
+KEPT = ROOT / "docs" / "recipes"
+BASE, TWICE = "original", "original, twice"
+
+
+class Recipe(NamedTuple):
+    """A preset and what is other than in it."""
+
+    about: str
+    preset: str = "original"
+    changes: dict[str, Any] = {}
+
+    @property
+    def config(self) -> TrainConfig:
+        """All its training options."""
+        return TrainConfig(**{**PRESETS[self.preset], **self.changes, "preset": self.preset, "weights": "none"})
+
+    @property
+    def cost(self) -> float:
+        """Operations for each training patch over all epochs, forward and backward, in 1e9 (two a multiply-add)."""
+        config = self.config
+        sides = [config.resolution_in(epoch) or config.crop for epoch in range(config.epochs)]
+        return sum(sides.count(side) * one_image(config.model, config.stem, config.tail, side) for side in set(sides))
+
+
+@functools.cache
+def one_image(name: str, stem: str, tail: str, side: int) -> float:
+    """Of one image of that side, forward and backward, in 1e9 floating-point operations."""
+    model = create_model(name, stem=stem, tail=tail)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(2, 3, side, side)).sum().backward()
+    return float(counter.get_total_flops()) / 2 / 1e9
+
+
+COARSE = {"stem": "pool4", "tail": "no-pool"}
+SMALL = {"stem": "pool", "tail": "pool", "resolution": 48, "epochs": 24}
+RECIPES = {
+    "original": Recipe("the original's recipe"),
+    "scratch": Recipe("the scratch preset", "scratch"),
+    "original, twice": Recipe("the original's at twice the compute", "original", {"epochs": 12}),
+    "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", {"epochs": 40}),
+    # One change at a time, each at the compute of six epochs of the original.
+    "original, D4": Recipe("the square's symmetries for flips and 20 degrees", "original", {"geometry": "d4"}),
+    "original, one-cycle": Recipe("one-cycle to 1e-3", "original", {"schedule": "onecycle", "lr": 1e-3}),
+    "original, cosine": Recipe("a cosine from 1e-3 on", "original", {"schedule": "cosine", "lr": 1e-3}),
+    "original, decay": Recipe("decay of 0.05", "original", {"weight_decay": 0.05}),
+    "original, average": Recipe("moving average of 0.99", "original", {"ema": 0.99}),
+    "original, colour": Recipe("colour at 0.3", "original", {"color": 0.3}),
+    "original, stain": Recipe("H&E stain at 0.05", "original", {"stain": 0.05}),
+    "original, both colours": Recipe("colour at 0.3, stain at 0.05", "original", {"color": 0.3, "stain": 0.05}),
+    "original, smoothing": Recipe("labels smoothed by 0.05", "original", {"label_smoothing": 0.05}),
+    "original, even weights": Recipe("classes weigh the same", "original", {"class_weight": 1.0}),
+    "original, batch 16": Recipe("16 patches a step", "original", {"batch_size": 16}),
+    "original, half": Recipe("patches averaged down to 48", "original", {"epochs": 24, "resolution": 48}),
+    "original, half then whole": Recipe("half of the compute at 48", "original", {"epochs": 15, "small_share": 0.8}),
+    "original, centre 64": Recipe("the middle 64 pixels", "original", {"epochs": 13, "crop": 64, "shift": 8}),
+    "original, centre 48": Recipe("the middle 48 pixels", "original", {"epochs": 24, "crop": 48, "shift": 4}),
+    "original, unpooled": Recipe(
+        "the middle 48 without the first pooling", "original", {"crop": 48, "shift": 4, "stem": "no-pool"}
+    ),
+    "original, p4m": Recipe("weights shared among the square's symmetries", "original", {"equivariance": "p4m"}),
+    "original, mixup": Recipe("mixup of 0.4", "original", {"mixup": 0.4}),
+    "original, cutmix": Recipe("half of the steps in other surroundings", "original", {"cutmix": 0.5}),
+    "original, drop-path": Recipe("layers left out for a tenth", "original", {"drop_path": 0.1}),
+    "original, centre": Recipe("the last grid's centre weighs half", "original", {"pooling": "centre"}),
+    "original, coarse": Recipe("the poolings of scratch", "original", {**COARSE, "epochs": 20}),
+    # One change at a time from the scratch preset.
+    "scratch, p4m": Recipe("weights shared among the square's symmetries", "scratch", {"equivariance": "p4m"}),
+    "scratch, centre": Recipe("the last grid's centre weighs half", "scratch", {"pooling": "centre"}),
+    "scratch, cutmix": Recipe("half of the steps in other surroundings", "scratch", {"cutmix": 0.5}),
+    "scratch, no colour": Recipe("without changes of colour", "scratch", {"color": 0.0}),
+    "scratch, no average": Recipe("without the moving average", "scratch", {"ema": 0.0}),
+    "scratch, stain": Recipe("H&E stain at 0.05 besides", "scratch", {"stain": 0.05}),
+    "scratch, 1e-3": Recipe("one-cycle to 1e-3", "scratch", {"lr": 1e-3}),
+    "scratch, batch 16": Recipe("16 patches a step", "scratch", {"batch_size": 16}),
+    "scratch, centre 64": Recipe("the middle 64 pixels", "scratch", {"crop": 64, "shift": 8, "epochs": 45}),
+    "scratch at 48": Recipe("patches averaged down to 48, all poolings", "scratch", SMALL),
+    "scratch at 48, tail": Recipe(
+        "the same without the last pooling", "scratch", {**SMALL, "tail": "no-pool", "epochs": 21}
+    ),
+    "scratch at 48, p4m": Recipe("shared weights at 48", "scratch", {**SMALL, "equivariance": "p4m"}),
+}
+
+
+def kept_at(name: str, seed: int) -> Path:
+    """Where a unit's figures are kept."""
+    return KEPT / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
