@@ -24,8 +24,8 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
-        "layout", "model", "distributed", "checkpoint", "mixing", "precision", "engine", "rates", "inference", "evidence",
-        "trained", "pictures", "onnx_file",
+        "layout", "model", "distributed", "checkpoint", "mixing", "precision", "engine", "rates", "inference",
+        "evidence", "trained", "pictures", "onnx_file",
     ],
     "verbs": [
         "prepare", "check", "run", "train", "predict", "pages", "figures", "gallery", "report", "classify",
