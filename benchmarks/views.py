@@ -21,6 +21,7 @@ from benchmarks.recipe_rows import RECIPES, kept_at
 from benchmarks.timing import ROOT
 from claris_kaggle.checkpoint import load_finished
 from claris_kaggle.config import TrainConfig
+from claris_kaggle.errors import count
 from claris_kaggle.files import read_json
 from claris_kaggle.inference import view_logits
 from claris_kaggle.metrics import auc
@@ -58,7 +59,7 @@ def measure(run_dir: RunDir, out: Path) -> dict[str, float]:
         model = trained_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         load_finished(run_dir.fold(fold), model)
         logits = logits_of(model.eval(), images, config)
-        ways = {f"{views} views": logits[:views] for views in VIEW_COUNTS}
+        ways = {count(views, "view"): logits[:views] for views in VIEW_COUNTS}
         ways["8 views, own batch statistics"] = logits_of(with_own_statistics(model, images, config), images, config)
         for way, chosen in ways.items():
             found.setdefault(way, np.empty(len(data.folds.ids), np.float32))[rows] = average_views(chosen).numpy()
