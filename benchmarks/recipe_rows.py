@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import ROOT
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.model import create_model
-from claris_kaggle.presets import PRESETS
+from claris_kaggle.presets import DENSENETS_ALONE, PRESETS
 
 KEPT = ROOT / "docs" / "recipes"
 BASE, TWICE = "original", "original, twice"
@@ -35,19 +35,19 @@ class Recipe(NamedTuple):
         """Operations for each training patch over all epochs, forward and backward, in 1e9 (two a multiply-add)."""
         config = self.config
         sides = [config.resolution_in(epoch) or config.crop for epoch in range(config.epochs)]
-        return sum(sides.count(side) * one_image(config.model, config.stem, config.tail, side) for side in set(sides))
+        return sum(sides.count(side) * one_image(config.model, side, **config.layout) for side in set(sides))
 
 
 @functools.cache
-def one_image(name: str, stem: str, tail: str, side: int) -> float:
+def one_image(name: str, side: int, **layout: Any) -> float:
     """Of one image of that side, forward and backward, in 1e9 floating-point operations."""
-    model = create_model(name, stem=stem, tail=tail)
+    model = create_model(name, **layout)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, 3, side, side)).sum().backward()
     return float(counter.get_total_flops()) / 2 / 1e9
 
 
-COARSE = {"stem": "pool4", "tail": "no-pool"}
+COARSE = {key: PRESETS["scratch"][key] for key in DENSENETS_ALONE}
 SMALL = {"stem": "pool", "tail": "pool", "resolution": 48, "epochs": 24}
 RECIPES = {
     "original": Recipe("the original's recipe"),

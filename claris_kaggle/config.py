@@ -133,6 +133,11 @@ class TrainConfig:
             raise UsageError(f"--small-share halves {side} pixels", f"at least {2 * least} are needed")
 
     @property
+    def layout(self) -> dict[str, Any]:
+        """What `model.create_model` is to change about the network's poolings, in training and after."""
+        return {"stem": self.stem, "tail": self.tail, "pooling": self.pooling}
+
+    @property
     def least_side(self) -> int:
         """Pixels that a patch needs to end in one cell at least."""
         return 2 * LEAST_SIDE if self.stem == "pool4" and self.tail == "pool" else LEAST_SIDE

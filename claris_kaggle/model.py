@@ -89,7 +89,7 @@ def create_model(
 
 def trained_network(config: TrainConfig) -> nn.Module:
     """The network that the weights of a run's finished folds are of."""
-    return create_model(config.model, stem=config.stem, tail=config.tail, pooling=config.pooling)
+    return create_model(config.model, **config.layout)
 
 
 def create_timm_model(name: str) -> Any:

@@ -109,14 +109,8 @@ def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     Raises:
         UsageError: there is no such network, or it has not the layers that the config speaks of.
     """
-    model = create_model(
-        config.model,
-        config.seed * 1000 + fold,
-        stem=config.stem,
-        tail=config.tail,
-        pooling=config.pooling,
-        equivariance=config.equivariance,
-    )
+    seed = config.seed * 1000 + fold
+    model = create_model(config.model, seed, **config.layout, equivariance=config.equivariance)
     if config.drop_path:
         leave_out_layers(model, config.drop_path)
     return model
