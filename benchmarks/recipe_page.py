@@ -10,56 +10,72 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from benchmarks.recipe_rows import BASE, KEPT, RECIPES, TWICE
+from benchmarks.recipe_rows import BASE, KEPT, RECIPES, TWICE, Unit, read_unit
 from benchmarks.timing import ROOT
 from claris_kaggle.folds import read_folds
 from claris_kaggle.metrics import accuracy, auc
 from claris_kaggle.uncertainty import delong
 
 PAGE = ROOT / "docs" / "recipes.md"
+TRAINED_ON = 960  # patches of the sample in an epoch of one fold
 PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
 
 
-class Unit(NamedTuple):
-    """One recipe under one seed, its rows known by NaN for patches of folds that were left out."""
-
-    name: str
-    seed: int
-    epochs: int
-    probabilities: NDArray[np.float64]
-
-
 def read_units() -> dict[str, list[Unit]]:
-    """What was measured so far, by recipe."""
+    """What was measured so far, by recipe, in order of seeds."""
     found: dict[str, list[Unit]] = {}
-    for path in sorted(KEPT.glob("*.json")):
-        one = json.loads(path.read_text("utf-8"))
-        unit = Unit(one["name"], one["seed"], one["epochs"], np.array(one["probabilities"], dtype=np.float64))
+    for unit in filter(None, map(read_unit, sorted(KEPT.glob("*.json")))):
         found.setdefault(unit.name, []).append(unit)
     return {name: sorted(found[name], key=lambda unit: unit.seed) for name in RECIPES if name in found}
 
 
-def difference(units: list[Unit], base: list[Unit], labels: NDArray[np.int8]) -> tuple[float, float, int]:
-    """Mean over the common seeds of the difference of pooled AUC to the base, half its 95 % interval, and the seeds.
+class Gains(NamedTuple):
+    """One recipe's pooled AUC over its base's: a difference for each seed that both have, float64 [S].
 
-    Two things vary: which patches there are (DeLong's variance of the mean over seeds) and what a seed
-    makes of them (the variance between seeds; Satterthwaite's degrees of freedom for the sum).
+    Attributes:
+        variance: of the mean of the differences, by which patches there are (DeLong).
     """
+
+    differences: NDArray[np.float64]
+    variance: float
+
+
+def gains(units: list[Unit], base: list[Unit], labels: NDArray[np.int8]) -> Gains:
+    """The paired differences of the units to those of the same seed, over the patches that all have."""
     old = {unit.seed: unit for unit in base}
     pairs = [(unit, old[unit.seed]) for unit in units if unit.seed in old]
     if not pairs:
-        return float("nan"), float("nan"), 0
+        return Gains(np.empty(0), float("nan"))
     rows = np.all([np.isfinite(unit.probabilities) for pair in pairs for unit in pair], axis=0)
     columns = np.stack([unit.probabilities[rows] for pair in pairs for unit in pair], axis=1)
     aucs, covariance = delong(labels[rows], columns)
-    count = len(pairs)
-    signs = np.tile([1 / count, -1 / count], count)
-    by_patch = float(signs @ covariance @ signs)
-    by_seed = float(np.var(aucs[::2] - aucs[1::2], ddof=1)) / count if count > 1 else 0.0
-    width = norm.ppf(0.975)
-    if by_seed:
-        width = t.ppf(0.975, (by_patch + by_seed) ** 2 / (by_seed**2 / (count - 1)))
-    return float(signs @ aucs), float(width * np.sqrt(by_patch + by_seed)), count
+    signs = np.tile([1 / len(pairs), -1 / len(pairs)], len(pairs))
+    return Gains(aucs[::2] - aucs[1::2], float(signs @ covariance @ signs))
+
+
+def all_gains(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> dict[str, Gains]:
+    """Of every recipe that has a base."""
+    found = {name: gains(units[name], units.get(base_of(name), []), labels) for name in units if name != BASE}
+    return {name: one for name, one in found.items() if len(one.differences)}
+
+
+def half_widths(found: dict[str, Gains]) -> dict[str, float]:
+    """Half of the 95 % interval of each recipe's mean difference.
+
+    Two things vary: which patches there are, and what a seed makes of them. A single seed says nothing about the
+    latter, so that its variance is that of all recipes of several seeds together; the degrees of freedom of the sum
+    are Satterthwaite's.
+    """
+    several = [one.differences for one in found.values() if len(one.differences) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    by_seed = sum(float(np.var(values)) * len(values) for values in several) / freedom if freedom else 0.0
+    halves = {}
+    for name, one in found.items():
+        seeds = by_seed / len(one.differences)
+        total = one.variance + seeds
+        width = t.ppf(0.975, total**2 / (seeds**2 / freedom)) if seeds else norm.ppf(0.975)
+        halves[name] = float(width * np.sqrt(total))
+    return halves
 
 
 def base_of(name: str) -> str:
@@ -70,20 +86,25 @@ def base_of(name: str) -> str:
 def table(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> list[str]:
     """A row for each recipe that was measured."""
     lines = [
-        "| recipe | what it is | epochs | cost | patches x seeds | OOF AUC | accuracy | AUC over the original (95 %) |",
-        "| --- " * 8 + "|",
+        "| recipe | what it is | images | GFLOP an image | cost | patches x seeds | OOF AUC | accuracy "
+        "| AUC over the original (95 %) |",
+        "| --- " * 9 + "|",
     ]
+    found = all_gains(units, labels)
+    halves = half_widths(found)
     for name, measured in units.items():
-        rows = np.isfinite(measured[0].probabilities)
+        rows = np.all([np.isfinite(unit.probabilities) for unit in measured], axis=0)
         aucs = [auc(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
         hits = [accuracy(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
-        base = base_of(name)
-        middle, half, count = difference(measured, units.get(base, []), labels)
-        gain = f"{middle:+.4f} ({middle - half:+.4f} to {middle + half:+.4f})" if count and name != BASE else ""
-        if gain and base != BASE:
-            gain += f", over {base}"
+        gain = ""
+        if name in found:
+            middle, half = np.mean(found[name].differences), halves[name]
+            gain = f"{middle:+.4f} ({middle - half:+.4f} to {middle + half:+.4f})"
+            gain += "" if base_of(name) == BASE else f", over {base_of(name)}"
+        recipe, epochs = RECIPES[name], RECIPES[name].config.epochs
         cells = (
-            name, RECIPES[name].about, measured[0].epochs, f"{RECIPES[name].cost / RECIPES[BASE].cost:.2f}",
+            name, recipe.about, f"{epochs * TRAINED_ON:,}", f"{recipe.cost / epochs:.2f}",
+            f"{recipe.cost / RECIPES[BASE].cost:.2f}",
             f"{rows.sum():,} x {len(measured)}", f"{np.mean(aucs):.4f}", f"{np.mean(hits):.4f}", gain,
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -105,14 +126,13 @@ def draw(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    shown = [(name, *difference(units[name], units.get(base_of(name), []), labels)) for name in units if name != BASE]
-    shown = [row for row in shown if row[3]][::-1]
-    figure = Figure(figsize=(7.5, 1 + 0.3 * len(shown)), layout="constrained")
-    axes = figure.add_subplot(xlabel="AUC over the original's recipe, 95 % interval")
-    axes.errorbar(
-        [row[1] for row in shown], range(len(shown)), xerr=[row[2] for row in shown], fmt="o", color="#0072b2"
-    )
-    axes.set_yticks(range(len(shown)), [row[0] for row in shown])
+    found = all_gains(units, labels)
+    names, halves = list(found)[::-1], half_widths(found)
+    figure = Figure(figsize=(7.5, 1 + 0.3 * len(names)), layout="constrained")
+    axes = figure.add_subplot(xlabel="AUC over the original's recipe (twice: over that at twice the compute), 95 %")
+    middles = [np.mean(found[name].differences) for name in names]
+    axes.errorbar(middles, range(len(names)), xerr=[halves[name] for name in names], fmt="o", color="#0072b2")
+    axes.set_yticks(range(len(names)), names)
     axes.axvline(0, color="grey", linestyle=":")
     axes.spines[["top", "right"]].set_visible(False)
     with matplotlib.rc_context({"svg.hashsalt": "claris"}):

@@ -6,11 +6,14 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import ROOT
 from claris_kaggle.config import TrainConfig
+from claris_kaggle.files import read_json
 from claris_kaggle.model import create_model
 from claris_kaggle.presets import DENSENETS_ALONE, PRESETS
 
@@ -26,9 +29,14 @@ class Recipe(NamedTuple):
     changes: dict[str, Any] = {}
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What is other than in a plain run, kept with the figures: when it changes they are another recipe's."""
+        return {**PRESETS[self.preset], **self.changes}
+
+    @property
     def config(self) -> TrainConfig:
         """All its training options."""
-        return TrainConfig(**{**PRESETS[self.preset], **self.changes, "preset": self.preset, "weights": "none"})
+        return TrainConfig(**{**self.options, "preset": self.preset, "weights": "none"})
 
     @property
     def cost(self) -> float:
@@ -73,14 +81,18 @@ RECIPES = {
     "original, unpooled": Recipe(
         "the middle 48 without the first pooling", "original", {"crop": 48, "shift": 4, "stem": "no-pool"}
     ),
-    "original, p4m": Recipe("weights shared among the square's symmetries", "original", {"equivariance": "p4m"}),
+    "original, p4m": Recipe(
+        "weights shared among the square's symmetries, at 93 pixels", "original", {"equivariance": "p4m", "crop": 93}
+    ),
     "original, mixup": Recipe("mixup of 0.4", "original", {"mixup": 0.4}),
     "original, cutmix": Recipe("half of the steps in other surroundings", "original", {"cutmix": 0.5}),
     "original, drop-path": Recipe("layers left out for a tenth", "original", {"drop_path": 0.1}),
     "original, centre": Recipe("the last grid's centre weighs half", "original", {"pooling": "centre"}),
     "original, coarse": Recipe("the poolings of scratch", "original", {**COARSE, "epochs": 20}),
     # One change at a time from the scratch preset.
-    "scratch, p4m": Recipe("weights shared among the square's symmetries", "scratch", {"equivariance": "p4m"}),
+    "scratch, p4m": Recipe(
+        "weights shared among the square's symmetries, at 95 pixels", "scratch", {"equivariance": "p4m", "crop": 95}
+    ),
     "scratch, centre": Recipe("the last grid's centre weighs half", "scratch", {"pooling": "centre"}),
     "scratch, cutmix": Recipe("half of the steps in other surroundings", "scratch", {"cutmix": 0.5}),
     "scratch, no colour": Recipe("without changes of colour", "scratch", {"color": 0.0}),
@@ -93,8 +105,23 @@ RECIPES = {
     "scratch at 48, tail": Recipe(
         "the same without the last pooling", "scratch", {**SMALL, "tail": "no-pool", "epochs": 21}
     ),
-    "scratch at 48, p4m": Recipe("shared weights at 48", "scratch", {**SMALL, "equivariance": "p4m"}),
 }
+
+
+class Unit(NamedTuple):
+    """One recipe under one seed: a probability for each patch, NaN for those of folds that were left out."""
+
+    name: str
+    seed: int
+    probabilities: NDArray[np.float64]
+
+
+def read_unit(path: Path) -> Unit | None:
+    """The unit whose figures are in the file; None where they are another recipe's than the one of that name now."""
+    one = read_json(path)
+    if one["name"] not in RECIPES or one["options"] != RECIPES[one["name"]].options:
+        return None
+    return Unit(one["name"], one["seed"], np.array(one["probabilities"], dtype=np.float64))
 
 
 def kept_at(name: str, seed: int) -> Path:

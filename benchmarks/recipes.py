@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.patches import SAMPLE
 from benchmarks.recipe_page import write_page
-from benchmarks.recipe_rows import KEPT, RECIPES, kept_at
+from benchmarks.recipe_rows import RECIPES, kept_at, read_unit
 from benchmarks.timing import ROOT
-from claris_kaggle.folds import read_folds
+from claris_kaggle.files import write_text
+from claris_kaggle.folds import Folds, read_folds
 from claris_kaggle.predictions import read_oof
 
 FOLDS = (0, 1, 2, 3, 4)
@@ -66,15 +68,21 @@ def run(name: str, seed: int, out: Path, folds: Sequence[int]) -> None:
         oof = read_oof(folder / f"fold{fold}" / "oof.csv")
         for one, value in zip(oof.ids, oof.probabilities, strict=True):
             values[where[one]] = round(float(value), 5)
-    KEPT.mkdir(parents=True, exist_ok=True)
     content = {
         "name": name,
         "seed": seed,
-        "epochs": recipe.config.epochs,
+        "options": recipe.options,
         "precision": precision,
         "probabilities": values,
     }
-    kept.write_text(json.dumps(content) + "\n", "utf-8")
+    write_text(kept, json.dumps(content) + "\n")
+
+
+def is_done(name: str, seed: int, folds: Folds, wanted: Sequence[int]) -> bool:
+    """Whether the figures of those folds are there, of the recipe as it is now."""
+    path = kept_at(name, seed)
+    unit = read_unit(path) if path.exists() else None
+    return unit is not None and all(np.isfinite(unit.probabilities[folds.valid_rows(fold)]).all() for fold in wanted)
 
 
 def main() -> None:
@@ -93,7 +101,13 @@ def main() -> None:
     data = light_copy(arguments.out)
     claris("folds", "--data", data, "--out", arguments.out / "folds.csv", "--cache", arguments.out / "cache")
     claris("pack", "--data", data, "--cache", arguments.out / "cache")
-    todo = [(name, seed) for seed in arguments.seeds for name in arguments.only if not kept_at(name, seed).exists()]
+    folds = read_folds(arguments.out / "folds.csv")
+    todo = [
+        (name, seed)
+        for seed in arguments.seeds
+        for name in arguments.only
+        if not is_done(name, seed, folds, arguments.folds)
+    ]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         jobs = [] if arguments.table else [
             pool.submit(run, name, seed, arguments.out, arguments.folds) for name, seed in todo

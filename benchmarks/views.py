@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from benchmarks.timing import ROOT
 from claris_kaggle.checkpoint import load_finished
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.errors import count
-from claris_kaggle.files import read_json
+from claris_kaggle.files import read_json, write_json
 from claris_kaggle.inference import view_logits
 from claris_kaggle.metrics import auc
 from claris_kaggle.model import trained_network
@@ -73,15 +72,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmark-runs")
     arguments = parser.parse_args()
-    figures = {}
+    figures = read_json(VIEWS) if VIEWS.exists() else {}  # runs whose folders are gone keep theirs
     for name in arguments.names:
         runs = [RunDir(arguments.out / kept_at(name, seed).stem) for seed in arguments.seeds]
         measured = [measure(run, arguments.out) for run in runs if run.config.exists()]
         if measured:
             figures[name] = {way: float(np.mean([one[way] for one in measured])) for way in measured[0]}
             figures[name]["seeds"] = len(measured)
-    VIEWS.parent.mkdir(parents=True, exist_ok=True)
-    VIEWS.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    write_json(VIEWS, figures)
     write_page(arguments.out)
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from claris_kaggle.errors import DataError, RunError, UsageError
-from claris_kaggle.presets import PRESETS
+from claris_kaggle.patches import CENTRE, SIZE
+from claris_kaggle.presets import PRESETS, choose_preset, preset_for
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 SCHEDULES = ("onecycle", "cosine", "constant")
@@ -63,20 +64,20 @@ class TrainConfig:
         0, "patches a step, over all processes together; 0 is 128, or fewer where patches are few", low=0
     )
     preset: str = flagged(
-        "auto", "recipe that sets all of the following where they are not typed; auto goes by the weights",
+        "auto", "recipe: values of options below that are not typed; auto is pretrained, or without weights scratch",
         choices=("auto", *PRESETS),
     )  # fmt: skip
     epochs: int = flagged(6, "passes over the training patches", low=1)
-    lr: float = flagged(1e-4, "peak learning rate", low=0)
+    lr: float = flagged(1e-4, "peak learning rate", low=0, high=1)
     schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
-    weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0)
+    weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0, high=10)
     geometry: str = flagged("d4", "turns of patches: d4, or the original's flips and 20 degrees", choices=GEOMETRIES)
     color: float = flagged(0.0, "strength of the colour change; 0 is none", low=0, high=4)
     stain: float = flagged(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
     normalise: str = flagged("patches", "whose mean and deviation", choices=NORMALISATIONS)
-    crop: int = flagged(96, "side of the centre that the network sees", low=LEAST_SIDE, high=96)
+    crop: int = flagged(SIZE, "side of the centre that the network sees", low=LEAST_SIDE, high=SIZE)
     resolution: int = flagged(
-        0, "side in pixels that the crop is averaged down to; half of it costs a quarter; 0 keeps it", low=0, high=96
+        0, "side in pixels that the crop is averaged down to; half of it costs a quarter; 0 keeps it", low=0, high=SIZE
     )
     small_share: float = flagged(
         0.0, "share of the epochs, the first ones, at half the resolution and a quarter of the cost", low=0, high=1
@@ -95,17 +96,24 @@ class TrainConfig:
         choices=POOLINGS,
     )  # fmt: skip
     equivariance: str = flagged(
-        "none", "p4m: weights shared among the eight symmetries of the square; from random weights",
+        "none", "p4m: weights shared among the square's eight symmetries; from random weights, at --crop 93",
         choices=EQUIVARIANCES,
     )  # fmt: skip
-    class_weight: float = flagged(1.0, "weight of malignant patches in the loss against benign ones", low=0)
-    label_smoothing: float = flagged(0.0, "share of each label given to the other", low=0, high=0.5)
+    class_weight: float = flagged(
+        1.0, "weight of malignant patches in the loss against benign ones", low=0.01, high=100
+    )
+    label_smoothing: float = flagged(
+        0.0, "share of each label spread over both classes, as in PyTorch", low=0, high=0.5
+    )
     mixup: float = flagged(0.0, "mixup's Beta parameter: patches and labels of a step mixed; 0 is none", low=0, high=10)
     cutmix: float = flagged(
         0.0, "share of steps with the labelled middle of each patch in another's surroundings", low=0, high=1
     )
     drop_path: float = flagged(0.0, "share of patches for which a DenseNet's layer is left out", low=0, high=0.9)
-    ema: float = flagged(0.0, "decay of a moving average of the weights, which then predicts; 0 is none", low=0, high=1)
+    ema: float = flagged(
+        0.0, "decay of a moving average of the weights, which then predicts, lower in the first steps; 0 is none",
+        low=0, high=1,
+    )  # fmt: skip
     select: str = flagged("last", "epoch whose weights predict: last, or best by validation AUC", choices=SELECTIONS)
     precision: str = flagged("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)
     seed: int = flagged(0, "all randomness is derived from it", low=0, high=2**31 - 1)
@@ -118,19 +126,8 @@ class TrainConfig:
         """Refuse what cannot be meant, before any work is done."""
         for item in dataclasses.fields(self):
             check_value(item, getattr(self, item.name))
-        if self.resolution > self.crop or 0 < self.resolution < LEAST_SIDE:
-            needed = f"0, or {LEAST_SIDE} to the crop's {self.crop} is needed"
-            raise UsageError(f"--resolution is {self.resolution}", needed)
-        side, least = self.resolution or self.crop, self.least_side
-        if side < least:
-            found = f"--stem pool4 with --tail pool leaves nothing of {side} pixels"
-            raise UsageError(found, f"at least {least} are needed", "Give --tail no-pool, or a larger --crop")
-        if self.equivariance != "none" and self.weights != "none":
-            found = f"--equivariance {self.equivariance} with --weights {self.weights}"
-            mend = "Give --weights none, or --equivariance none"
-            raise UsageError(found, "networks of shared weights begin from random ones", mend)
-        if self.small_share and side < 2 * least:
-            raise UsageError(f"--small-share halves {side} pixels", f"at least {2 * least} are needed")
+        check_sides(self)
+        check_company(self)
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -169,6 +166,47 @@ class TrainConfig:
             raise DataError(f"{source}: {error}", "", "Start again in a new run folder") from error
 
 
+def check_sides(config: TrainConfig) -> None:
+    """Refuse a crop, resolution, shift or poolings that leave a network nothing to see.
+
+    Raises:
+        UsageError: naming the flags.
+    """
+    if config.resolution > config.crop or 0 < config.resolution < LEAST_SIDE:
+        needed = f"0, or {LEAST_SIDE} to the crop's {config.crop} is needed"
+        raise UsageError(f"--resolution is {config.resolution}", needed)
+    side, least = config.resolution or config.crop, config.least_side
+    if side < least:
+        found = f"--stem pool4 with --tail pool leaves nothing of {side} pixels"
+        raise UsageError(found, f"at least {least} are needed", "Give --tail no-pool")
+    if config.small_share and side < 2 * least:
+        found = f"--small-share {config.small_share:g} halves {side} pixels"
+        raise UsageError(found, f"at least {2 * least} are needed", "Give --small-share 0")
+    room = (SIZE - config.crop) // 2
+    if config.shift > room:
+        found = f"--shift is {config.shift} and --crop {config.crop}"
+        raise UsageError(found, f"a crop of that side can move by {room} at most", "Give a smaller --shift or --crop")
+
+
+def check_company(config: TrainConfig) -> None:
+    """Refuse options that mean nothing, or another thing, beside each other.
+
+    Raises:
+        UsageError: naming the flags.
+    """
+    if config.small_share and config.select == "best":
+        found = f"--small-share {config.small_share:g} with --select best"
+        raise UsageError(found, "the best epoch could be one of small patches", "Give --select last")
+    if config.cutmix and (config.shift or config.crop <= CENTRE):
+        found = f"--cutmix {config.cutmix:g} with --shift {config.shift} and --crop {config.crop}"
+        needed = "the labelled middle must stand in the middle, with surroundings"
+        raise UsageError(found, needed, f"Give --shift 0 and a --crop above {CENTRE}, or --cutmix 0")
+    if config.equivariance != "none" and config.weights != "none":
+        found = f"--equivariance {config.equivariance} with --weights {config.weights}"
+        mend = "Give --weights none, or --equivariance none"
+        raise UsageError(found, "networks of shared weights begin from random ones", mend)
+
+
 def check_value(item: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a value that its field's limits do not allow.
 
@@ -183,8 +221,8 @@ def check_value(item: dataclasses.Field[Any], value: Any) -> None:
     if "choices" in limits and value not in limits["choices"]:
         raise UsageError(f"{flag} is {value!r}", "it must be one of " + ", ".join(limits["choices"]))
     if "low" in limits and not limits["low"] <= value <= limits.get("high", 1e9):
-        top = f" and {limits['high']}" if "high" in limits else ""
-        raise UsageError(f"{flag} is {value}", f"it must be at least {limits['low']}{top}")
+        span = f"from {limits['low']} to {limits['high']}" if "high" in limits else f"at least {limits['low']}"
+        raise UsageError(f"{flag} is {value}", f"it must be {span}")
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -199,14 +237,37 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
                 default=argparse.SUPPRESS,
                 metavar=item.name.upper() if kind is str and "choices" not in item.metadata else None,
                 choices=item.metadata.get("choices"),
-                help=f"{item.metadata['help']} [{item.default}]",
+                help=f"{item.metadata['help']} [{default_text(item)}]",
             )
+
+
+def default_text(item: dataclasses.Field[Any]) -> str:
+    """What the field is where it is not typed, and under which presets it is something else.
+
+    >>> fields = {item.name: item for item in dataclasses.fields(TrainConfig)}
+    >>> default_text(fields["seed"]), default_text(fields["epochs"])
+    ('0', '6; scratch: 20')
+    """
+    by_preset = {name: values.get(item.name, item.default) for name, values in PRESETS.items()}
+    others = [f"{name}: {value}" for name, value in by_preset.items() if value != item.default]
+    return "; ".join([str(item.default), *others])
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
     """The config fields that were typed on the command line."""
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     return {name: value for name, value in vars(args).items() if name in names}
+
+
+def with_preset(given: dict[str, Any]) -> TrainConfig:
+    """The config of what was typed, over the values of its preset; no `auto` is left.
+
+    Raises:
+        UsageError: as `TrainConfig`.
+    """
+    typed = TrainConfig(**{name: given[name] for name in ("model", "weights", "preset") if name in given})
+    preset = choose_preset(typed.preset, pretrained=typed.weights != "none")
+    return TrainConfig(**{**preset_for(preset, typed.model), **given, "preset": preset})
 
 
 def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None:

@@ -2,7 +2,8 @@
 
 Cohen and Welling 2016; DenseNets for this very task: Veeling et al. 2018. Channels come in groups of eight, one for
 each view of `tta`; turning the patch turns the maps and changes places within each group, so that pooled groups stay as
-they are. Shapes and operations are those of the plain network, with an eighth of its weights to learn.
+they are. That holds for sides at which every stride meets the same pixels from either end: 93 or 61 for a DenseNet, not
+96 (`require_symmetric`). Shapes and operations are those of the plain network, with an eighth of its weights to learn.
 
 escnn builds such networks from layers and tensors of its own. Here torch's parametrizations share the weights of timm's
 own network instead: what is kept when it is finished is a plain file of weights, read as any other by everything else.
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from claris_kaggle.config import LEAST_SIDE
 from claris_kaggle.errors import UsageError
 from claris_kaggle.tta import view
 
@@ -105,6 +107,28 @@ def share_weights(model: nn.Module) -> nn.Module:
             if isinstance(part, nn.BatchNorm2d):
                 repeat(part, "bias")
     return model
+
+
+def require_symmetric(model: nn.Module, side: int) -> None:
+    """Refuse patches of a side at which the network of shared weights does not see all views alike.
+
+    Raises:
+        UsageError: naming the next side below that would do.
+    """
+    if sees_alike(model, side):
+        return
+    fitting = next((one for one in range(side - 1, LEAST_SIDE - 1, -1) if sees_alike(model, one)), None)
+    mend = f"Give --crop {fitting} and --resolution 0" if fitting else MEND
+    found = f"--equivariance p4m at {side} pixels: the strides meet other pixels from the left than from the right"
+    raise UsageError(found, "a side is needed at which all views are seen alike", mend)
+
+
+@torch.inference_mode()
+def sees_alike(model: nn.Module, side: int) -> bool:
+    """Whether noise of that side and the same noise turned by a quarter give the same logits."""
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    logits = copy.deepcopy(model).eval()(torch.cat([image, image.rot90(1, (2, 3))]))
+    return bool(torch.allclose(logits[0], logits[1], rtol=0, atol=1e-3 * float(logits.abs().max())))
 
 
 def can_share(part: nn.Module, first: bool) -> bool:

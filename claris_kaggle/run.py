@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from claris_kaggle import distributed, tables
-from claris_kaggle.config import TrainConfig, default_batch_size, require_same
+from claris_kaggle.config import TrainConfig, default_batch_size, require_same, with_preset
 from claris_kaggle.console import say
 from claris_kaggle.distributed import World
+from claris_kaggle.equivariance import require_symmetric
 from claris_kaggle.errors import RunError, UsageError, count
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
@@ -24,7 +25,6 @@ from claris_kaggle.model import create_model, find_weights
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.precision import choose_precision, suggest_precision
 from claris_kaggle.prepare import TrainingData, read_training
-from claris_kaggle.presets import choose_preset, preset_for
 
 # Where the scratch recipe, measured on 1,200 patches, is far from home.
 MANY = 20_000
@@ -78,29 +78,41 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
     stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
     if job.only and stored is None and job.run_dir.root.is_dir():
         require_no_foreign_files(job.run_dir)
-    asked = TrainConfig(**{**(stored.to_json() if stored else {}), **given})
+    asked = with_preset(given) if stored is None else TrainConfig(**{**stored.to_json(), **without_auto(given)})
     folds = read_folds(job.fold_file)  # what is quickly found comes before what takes time
     choose_folds(folds, job.only)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
-    if stored is None:
-        preset = choose_preset(asked.preset, pretrained=weights is not None)
-        asked = TrainConfig(**{**preset_for(preset, asked.model), **given, "preset": preset})
-    new_network(asked)  # an unknown name must fail before the data are read
+    model = new_network(asked)  # an unknown name must fail before the data are read
+    if asked.equivariance != "none":
+        require_symmetric(model, asked.resolution or asked.crop)
     data = read_training(job.data, job.fold_file, job.cache)
     config = resolve(asked, weights, data, nproc)
     if stored is not None:
         require_same(stored, config, path)
     else:
+        hint_at_many(config, len(data.folds.ids))
         write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
         write_json(path, config.to_json())
     say(describe(config, nproc))
-    if config.preset == "scratch" and config.stem == "pool4" and len(data.folds.ids) >= MANY:
-        say("the scratch recipe is for few patches: with so many, --stem pool --tail pool --epochs 6 may be worth more")
     if stored is None and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
+
+
+def without_auto(given: dict[str, Any]) -> dict[str, Any]:
+    """What was typed for a run that has its config: `auto` means the preset that was chosen when it began."""
+    return {name: value for name, value in given.items() if (name, value) != ("preset", "auto")}
+
+
+def hint_at_many(config: TrainConfig, patches: int) -> None:
+    """Say before a run begins what may suit so many patches better than the scratch preset."""
+    if config.preset == "scratch" and config.stem == "pool4" and patches >= MANY:
+        say(
+            "the scratch recipe is for few patches: with so many, a new --run with --stem pool --tail pool --epochs 6 "
+            "may be worth more"
+        )
 
 
 def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
@@ -144,15 +156,23 @@ def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc:
     )
 
 
+# Options of the recipe that `describe` has words of its own for, or that change nothing about the recipe.
+DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads"}
+
+
 def describe(config: TrainConfig, nproc: int) -> str:
-    """The recipe in one line, for the user to see what was taken."""
+    """The recipe in one line, for the user to see what was taken: all that is not as a plain run has it."""
     start = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
         config.weights, f"weights of {config.weights}"
     )
-    side = f" at {config.resolution} pixels" if config.resolution else ""
+    others = [
+        f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
+        for item in dataclasses.fields(config)
+        if item.metadata.get("flag") and item.name not in DESCRIBED and getattr(config, item.name) != item.default
+    ]
     return (
-        f"training {config.model} from {start} ({config.preset} recipe): {count(config.epochs, 'epoch')}{side}, "
-        f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, colour {config.color:g}, {config.precision}, "
+        f"training {config.model} from {start} ({config.preset} recipe): {count(config.epochs, 'epoch')}, "
+        f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, {''.join(others)}{config.precision}, "
         f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
     )
 

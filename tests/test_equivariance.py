@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Learner
-from claris_kaggle.equivariance import plain, share_weights
+from claris_kaggle.equivariance import plain, require_symmetric, share_weights
 from claris_kaggle.errors import UsageError
 from claris_kaggle.model import create_model, read_weights
 from claris_kaggle.paths import DataDir, RunDir
@@ -90,6 +90,14 @@ def test_a_network_with_other_layers_is_refused_by_the_layer() -> None:
         share_weights(nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.GroupNorm(2, 16)))
 
 
+def test_a_side_at_which_strides_break_the_symmetry_is_refused_with_one_that_does_not() -> None:
+    for name, layout, fitting in (("densenet121", {}, 93), ("densenet121", {"stem": "pool4", "tail": "no-pool"}, 95)):
+        model = create_model(name, equivariance="p4m", **layout)
+        with pytest.raises(UsageError, match=rf"p4m at 96 pixels: .*Give --crop {fitting}"):
+            require_symmetric(model, 96)
+        require_symmetric(model, fitting)
+
+
 def test_starting_weights_are_refused() -> None:
     with pytest.raises(UsageError, match=r"--equivariance p4m with --weights imagenet; .*--weights none"):
         TrainConfig(equivariance="p4m")
@@ -114,7 +122,7 @@ def test_a_run_of_shared_weights_leaves_plain_ones_and_is_predicted_as_any_other
 ) -> None:
     run = RunDir(tmp_path / "run")
     places = ["--data", str(generated.root), "--run", str(run.root), "--cache", str(cache)]
-    flags = ["--equivariance", "p4m", "--fold", "0", "--select", select, "--nproc", nproc]
+    flags = ["--equivariance", "p4m", "--crop", "89", "--fold", "0", "--select", select, "--nproc", nproc]
     done = claris("train", *places, "--folds", str(fold_file), *TINY, *flags)
     assert done.returncode == 0, done.stderr
     weights = read_weights(run.fold(0).weights)

@@ -401,6 +401,7 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     [
         (["--", "--epocs", "3"], "did you mean --epochs?"),
         (["--", "--epochs", "0"], "at least 1"),
+        (["--", "--weights", "none", "--tail", "pool", "--resolution", "48"], "leaves nothing of 48 pixels"),
         (["--", "--fold", "1"], "--fold behind --; the session sets that itself"),
         (["--time-limit", "20h"], "Kaggle ends a session at 12h"),
         (["--dataset", "slides"], "--dataset slides"),

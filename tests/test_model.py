@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
 from claris_kaggle.checkpoint import load_checkpoint, previous, serialize, write_checkpoint
-from claris_kaggle.config import TrainConfig, require_same
+from claris_kaggle.config import TrainConfig, require_same, with_preset
 from claris_kaggle.errors import ClarisError, DataError, RunError, UsageError
 from claris_kaggle.model import create_model, find_weights, fold_batch_norm, load_start, read_weights
 
@@ -124,7 +125,10 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
         ("epochs", 0, "--epochs is 0; it must be at least 1"),
         ("batch_size", -1, "--batch-size is -1"),
         ("lr", -1.0, "--lr is -1"),
-        ("lr", float("nan"), "--lr is nan"),
+        ("lr", float("nan"), "--lr is nan; it must be from 0 to 1"),
+        ("mixup", 20.0, "--mixup is 20.0; it must be from 0 to 10"),
+        ("class_weight", 0.0, "--class-weight is 0.0; it must be from 0.01"),
+        ("shift", 8, "--shift is 8 and --crop 96; a crop of that side can move by 0 at most"),
         ("schedule", "magic", "it must be one of onecycle, cosine, constant"),
         ("epochs", "6", "--epochs is '6'; int is needed"),
     ],
@@ -133,6 +137,30 @@ def test_a_config_refuses_what_cannot_be_meant(field: str, value: object, words:
     with pytest.raises(UsageError) as caught:
         TrainConfig(**{field: value})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"small_share": 0.5, "select": "best"}, "the best epoch could be one of small patches; Give --select last"),
+        ({"cutmix": 0.5, "crop": 64, "shift": 8}, "the labelled middle must stand in the middle"),
+        ({"cutmix": 0.5, "crop": 32}, "with surroundings"),
+    ],
+)
+def test_options_that_mean_nothing_beside_each_other_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(**changes)
+    assert words in str(caught.value).replace(". Give", "; Give")
+
+
+def test_typed_options_are_judged_beside_those_of_the_preset() -> None:
+    assert with_preset({"weights": "none", "stem": "pool4", "crop": 48}).tail == "no-pool"
+    with pytest.raises(UsageError, match="--tail pool leaves nothing of 48 pixels"):
+        with_preset({"weights": "none", "tail": "pool", "resolution": 48})
+    assert with_preset({"weights": "none", "model": "tiny"}).preset == "scratch"
+    assert with_preset({}).preset == with_preset({"weights": "some.pth"}).preset == "pretrained"
+    with pytest.raises(UsageError, match="--preset is 'magic'"):
+        with_preset({"preset": "magic"})
 
 
 def test_a_config_comes_back_from_json_and_names_unknown_fields() -> None:

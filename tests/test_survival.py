@@ -327,3 +327,5 @@ def test_a_preset_sets_what_was_not_typed_and_is_kept(
     config = read_json(tmp_path / "own/config.json")
     scratch = {**preset_for("scratch", "tiny"), "preset": "scratch", "epochs": 2}  # TINY types its epochs
     assert {name: config[name] for name in scratch} == scratch
+    # to type what was the default is to type nothing new
+    assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0", "--preset", "auto"]) == 0

@@ -106,7 +106,7 @@ def flags_for_train(rest: Sequence[str]) -> tuple[str, ...]:
         SystemExit: `claris train` has no such flag; it has said so.
     """
     from claris_kaggle.cli import build_parser
-    from claris_kaggle.config import TrainConfig, given_flags
+    from claris_kaggle.config import given_flags, with_preset
 
     parser = build_parser("train")
     own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
@@ -114,7 +114,7 @@ def flags_for_train(rest: Sequence[str]) -> tuple[str, ...]:
     taken = ["--" + name.replace("_", "-") for name in SESSION_SETS if vars(after)[name] != vars(before)[name]]
     if taken:
         raise UsageError(f"{', '.join(taken)} behind --", "the session sets that itself", "Leave it out")
-    TrainConfig(**given_flags(after))
+    with_preset(given_flags(after))
     return tuple(rest)
 
 
