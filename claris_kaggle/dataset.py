@@ -6,8 +6,11 @@ never on the number of loader workers.
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from claris_kaggle.config import TrainConfig
+from claris_kaggle.errors import TrainingError
 from claris_kaggle.pack import Pack
 from claris_kaggle.transforms import ORDER, Geometry, color_draws, draw, stain_draws, turn_numbers
+
+# Where loader processes leave what they send, and how many items each has ready (torch's own default).
+SHARED_MEMORY, AHEAD = Path("/dev/shm"), 2
 
 
 class Batch(NamedTuple):
@@ -161,6 +168,7 @@ def load(dataset: Dataset[Any], items: Iterable[int], workers: int, pin: bool) -
         batch_size=None,
         sampler=list(items),
         num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
         pin_memory=pin,
         worker_init_fn=keep_to_one_core,
     )
@@ -173,7 +181,7 @@ def send_ahead(loaded: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     sent: tuple[Any, Any] | None = None
-    for item in loaded:
+    for item in explain_workers(loaded):
         with torch.cuda.stream(stream):  # None changes nothing
             following = (item.to(device), None if stream is None else stream.record_event())
         if sent is not None:
@@ -194,9 +202,42 @@ def receive(item: Any, event: Any, device: torch.device) -> Any:
     return item
 
 
+def explain_workers(loaded: Iterable[Any]) -> Iterator[Any]:
+    """What was loaded, and of a loader process that was killed, what to do.
+
+    Raises:
+        TrainingError: torch found one dead.
+    """
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        mend = "Run the same command to go on, with fewer --workers if it happens again"
+        raise TrainingError("a loader process was killed", "out of memory is the usual reason", mend) from error
+
+
+def fitting_workers(wanted: int, item_bytes: int, processes: int) -> int:
+    """As many loader processes as the shared memory holds items ahead for; a container may have 64 MiB of it.
+
+    Args:
+        item_bytes: of what a loader process sends at a time.
+        processes: on this machine, each with its own loader processes.
+    """
+    if wanted == 0 or not SHARED_MEMORY.is_dir():
+        return wanted
+    room = shutil.disk_usage(SHARED_MEMORY).free // processes
+    return min(wanted, room // (item_bytes * (AHEAD + 1)))
+
+
 def keep_to_one_core(worker: int) -> None:
-    """Stop OpenCV and torch from using threads in a loader worker: they would fight for the cores."""
+    """Stop OpenCV and torch from using threads in a loader worker: they would fight for the cores.
+
+    A signal to the whole group is for the process that trains: without its workers it could not stop in order.
+    """
     import cv2
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@ world size come from its environment alone. One process needs no group and takes
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from claris_kaggle.files import hold_lock
 
 LAUNCHED = "CLARIS_LAUNCHED"
 TIMEOUT = timedelta(minutes=30)
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class World:
         rank: 0..world_size-1 over all machines.
         local_rank: 0.. on this machine.
         world_size: processes in all.
+        local_size: processes on this machine.
         device: the GPU of the local rank, or the CPU.
     """
 
@@ -45,6 +48,7 @@ class World:
     local_rank: int
     world_size: int
     device: torch.device
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -69,7 +73,10 @@ def default_nproc() -> int:
 
 @contextlib.contextmanager
 def join_world() -> Iterator[World]:
-    """This process's place; with more than one process, inside a process group that is always ended."""
+    """This process's place; with more than one process, inside a process group.
+
+    A process that fails does not end the group: NCCL would wait in that for peers which wait for this one.
+    """
     rank, local, size = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
@@ -79,13 +86,20 @@ def join_world() -> Iterator[World]:
         yield World(0, 0, 1, device)
         return
     # NCCL refuses two processes on one card, gloo does not.
-    own_card = cuda and int(os.environ.get("LOCAL_WORLD_SIZE", size)) <= torch.cuda.device_count()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    own_card = cuda and here <= torch.cuda.device_count()
+    if was_launched():
+        end_with_parent()
     with stdout_to_stderr():
         dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=TIMEOUT)
-    try:
-        yield World(rank, local, size, device)
-    finally:
-        dist.destroy_process_group()
+    yield World(rank, local, size, device, here)
+    dist.destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when the one that launched it is killed, and with it holds the lock no more."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -197,6 +211,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.2,
+        local_addr="127.0.0.1",  # the machine's own name need not lead anywhere
     )
     try:
         elastic_launch(config, sys.executable)("-m", "claris_kaggle", *arguments)

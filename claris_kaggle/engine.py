@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ FIRST_LR, LAST_LR = 1 / 25, 1e-4
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
 # So many steps in a row without a finite loss are no accident any more.
 MOST_SKIPPED = 5
+# Nor are so many without a change of a weight: fp16's scale has been halved as often by then.
+MOST_UNMOVED = 40
+# torch 2.14 has another name for it.
+NEWER, OLDER = "forward_sync_buffers", "broadcast_buffers"
+SYNC_BUFFERS = NEWER if NEWER in inspect.signature(DistributedDataParallel).parameters else OLDER
 GO_ON, STOP, BROKEN = 0, 1, 2
 
 
@@ -62,6 +68,9 @@ class Learner:
         taken: steps taken so far, over all epochs.
         loss_sum: the steps' losses of the epoch so far, this rank's share, float64 on the device.
         skipped, streak: steps without a finite loss in all and in a row, int64 on the device; they change nothing.
+        kept_buffers: the running statistics at the last look.
+        looked_at, moved, moved_at: `skipped` and the optimizer's count of steps at the last look, and `taken` when
+            that count last changed.
         seconds: time spent in the epoch so far.
         history: one row for each finished epoch.
     """
@@ -89,12 +98,13 @@ class Learner:
         )
         self.wrapped: nn.Module = self.model
         if self.world.world_size > 1:
+            unsynced: dict[str, Any] = {SYNC_BUFFERS: False}
             # Rank 0's running statistics are those that are saved; `share_buffers` gives them to all to predict with.
             self.wrapped = DistributedDataParallel(
                 self.model,
                 device_ids=[device] if fused else None,
                 gradient_as_bucket_view=True,
-                broadcast_buffers=False,
+                **unsynced,
             )
         if self.compiled:  # steps have two sizes at most: a program for each is faster than one for any size
             self.wrapped = torch.compile(self.wrapped, dynamic=False)  # type: ignore[assignment]
@@ -105,6 +115,8 @@ class Learner:
             self.average = ModelEmaV3(self.model, decay=self.config.ema, use_warmup=True)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.skipped, self.streak = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        self.kept_buffers: list[Tensor] = []
+        self.looked_at, self.moved, self.moved_at = 0, -1.0, 0
         self.class_weights = torch.tensor([1.0, self.config.class_weight], device=device)
 
     @property
@@ -113,8 +125,28 @@ class Learner:
         predictor: nn.Module = self.model if self.average is None else self.average.module
         return predictor
 
+    def look(self) -> bool:
+        """Whether training can go on, and running statistics without what steps of no finite loss left in them.
+
+        One infinity in a forward pass would stay in a batch norm for good, whatever becomes of the step: then those
+        of the last look are put back. Waits for the device.
+        """
+        skipped, networks = int(self.skipped), [self.model] if self.average is None else [self.model, self.average]
+        buffers = [one for network in networks for one in network.buffers() if one.is_floating_point()]
+        if skipped > self.looked_at and self.kept_buffers:
+            for buffer, kept in zip(buffers, self.kept_buffers, strict=True):
+                buffer.copy_(kept)
+        else:
+            self.kept_buffers = [one.clone() for one in buffers]
+        self.looked_at = skipped
+        moved = next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
+        if moved != self.moved:  # the scaler leaves out steps whose gradients are not finite
+            self.moved, self.moved_at = moved, self.taken
+        return int(self.streak) < MOST_SKIPPED and self.taken - self.moved_at < MOST_UNMOVED
+
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, as tensors and plain values."""
+        self.look()
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
@@ -124,7 +156,7 @@ class Learner:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
-            "loss_sum": self.loss_sum,
+            "loss_sum": self.loss_sum * self.world.world_size,  # the others' shares are about as large
             "skipped": self.skipped,
             "history": self.history,
             "config": self.config.to_json(),
@@ -135,13 +167,16 @@ class Learner:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.optimizer.defaults["fused"]  # it may have been another device's
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
         self.seconds = state["seconds"]
-        self.loss_sum.copy_(state["loss_sum"])
+        self.loss_sum.copy_(state["loss_sum"] / self.world.world_size)
         self.skipped.copy_(state["skipped"])
         self.streak.zero_()
+        self.kept_buffers, self.looked_at, self.moved = [], int(self.skipped), -1.0
         self.history = list(state["history"])
 
 
@@ -236,11 +271,10 @@ def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: 
         reason = between(len(batch.labels) * learner.world.world_size)
         if learner.step % every and learner.step < steps:
             continue
-        broken = int(learner.streak.item()) >= MOST_SKIPPED
-        code = any_rank(learner.world, BROKEN if broken else STOP if reason else GO_ON)
+        code = any_rank(learner.world, BROKEN if not learner.look() else STOP if reason else GO_ON)
         if code == BROKEN:
             raise Diverged(
-                f"epoch {learner.epoch + 1}, step {learner.step}: the loss is no number",
+                f"epoch {learner.epoch + 1}, step {learner.step}: the loss or its gradients are no numbers",
                 "",
                 f"Begin a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
             )

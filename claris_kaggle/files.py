@@ -18,11 +18,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from claris_kaggle.errors import DataError, DiskError, RunError
 
 CHUNK = 1 << 22
+HELD: set[TextIO] = set()  # the lock files that this process holds
 
 
 @contextlib.contextmanager
@@ -190,4 +191,17 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
         stream.flush()
-        yield
+        HELD.add(stream)
+        try:
+            yield
+        finally:
+            HELD.discard(stream)
+
+
+def let_go() -> None:
+    """Give up the parent's locks in a forked process, which would hold them on when the parent is killed."""
+    while HELD:
+        HELD.pop().close()
+
+
+os.register_at_fork(after_in_child=let_go)

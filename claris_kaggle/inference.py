@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import PredictionBlocks, load, send_ahead
+from claris_kaggle.dataset import PredictionBlocks, fitting_workers, load, send_ahead
 from claris_kaggle.distributed import World, gather_rows
+from claris_kaggle.errors import TrainingError
 from claris_kaggle.pack import Pack
+from claris_kaggle.patches import NBYTES
 from claris_kaggle.precision import DTYPES
 from claris_kaggle.transforms import centre, to_input
 from claris_kaggle.tta import average_views, view
@@ -47,18 +50,31 @@ def predict(
         after: called with the number of patches that all ranks together have done.
     Returns:
         float32 [len(ids)] in 0..1, in the order of `ids`, on every rank.
+    Raises:
+        TrainingError: the GPU's memory does not hold a block.
     """
     device = world.device
     blocks = PredictionBlocks(pack, ids, block_size(device))
+    workers = fitting_workers(workers, blocks.block_size * NBYTES, world.local_size)
     mine = range(world.rank, len(blocks), world.world_size)
     places, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), explain_memory(blocks.block_size):
         for block in send_ahead(load(blocks, mine, workers, pin=device.type == "cuda"), device):
-            places.append(block.places)
+            places.append(block.places.clone())  # one that a worker sent holds a file open
             values.append(average_views(view_logits(model, block.images, config, views)))
             after(len(block.places) * world.world_size)
     return gather_rows(world, torch.cat(places), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
+
+
+@contextlib.contextmanager
+def explain_memory(patches: int) -> Iterator[None]:
+    """Say what to do where a block does not fit: its size is fixed, so that something else is in the way."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        found = f"the GPU's memory does not hold {patches} patches to predict"
+        raise TrainingError(found, "", "End what else uses the card (nvidia-smi lists it), and run it again") from error
 
 
 def block_size(device: torch.device) -> int:

@@ -70,6 +70,10 @@ class Stopper:
         self.slowest = max(self.slowest, now - self.last)
         self.last = now
 
+    def pause(self) -> None:
+        """Begin to count anew: the time since the last tick was none that comes again."""
+        self.last = time.monotonic()
+
     def left(self) -> float:
         """Seconds until the limit; infinite without one."""
         return float("inf") if self.limit is None else self.limit - (time.monotonic() - self.start)

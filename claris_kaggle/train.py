@@ -23,7 +23,7 @@ from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Diverged, Learner, average_over_ranks, train_epoch
 from claris_kaggle.equivariance import plain
-from claris_kaggle.errors import Stopped, TrainingError, count, one_line
+from claris_kaggle.errors import RunError, Stopped, TrainingError, count, one_line
 from claris_kaggle.files import hold_lock
 from claris_kaggle.inference import predict
 from claris_kaggle.metrics import summary
@@ -77,31 +77,27 @@ def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -
     torch.backends.cudnn.benchmark = True
     rates = job.rates
     for fold in choose_folds(data.folds, job.only):
-        fold_dir = job.run_dir.fold(fold)
-        if finished_sha256(fold_dir):
+        if finished_sha256(job.run_dir.fold(fold)):
             say(f"fold {fold}: finished before")
             continue
-        if rates:
-            rates = False
-            trainset = make_trainset(data, data.folds.train_rows(fold), config)
-            learner = new_learner(job, config, fold, world)
-            say_rates(learner, epoch_batches(learner, trainset), job.rank_workers(world))
-        train_fold(job, config, data, fold, world, stopper)
+        train_fold(job, config, data, fold, world, stopper, rates=rates)
+        rates = False
 
 
 def train_fold(
-    job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper
+    job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper, *, rates: bool
 ) -> None:
-    """Train one fold to its end, from its checkpoint if there is one."""
+    """Train one fold to its end, from its checkpoint if there is one; `rates` measures first what holds it up."""
     fold_dir = job.run_dir.fold(fold)
-    learner = take_up(job, config, fold, world)
     try:
-        learner = run_twice(job, learner, data, fold, stopper)
+        if rates:
+            measure_rates(job, config, data, fold, world)
+        learner = run_twice(job, take_up(job, config, fold, world), data, fold, stopper)
     except torch.OutOfMemoryError as error:
         found = f"fold {fold}: the GPU's memory does not hold {config.batch_size} patches a step"
         raise TrainingError(found, "", NO_MEMORY.format(config.batch_size // 2)) from error
     except RuntimeError as error:
-        if not type(error).__module__.startswith("torch._dynamo"):
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         found = f"fold {fold}: torch could not compile the network ({one_line(error)})"
         raise TrainingError(found, "", "Go on without --compile") from error
@@ -109,6 +105,13 @@ def train_fold(
         select_weights(learner, fold_dir)
         say(f"fold {fold}: finished, validation {last_auc(learner)}{what_is_left(job, learner, data)}")
     distributed.any_rank(world, 0)  # nobody goes on before the fold is sealed
+
+
+def measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> None:
+    """Say how fast loader and steps are, on a network that is thrown away."""
+    trainset = make_trainset(data, data.folds.train_rows(fold), config)
+    learner = new_learner(job, config, fold, world)
+    say_rates(learner, epoch_batches(learner, trainset), job.rank_workers(world))
 
 
 def last_auc(learner: Learner) -> str:
@@ -134,6 +137,7 @@ def run_twice(job: TrainJob, learner: Learner, data: TrainingData, fold: int, st
         return learner
     except Diverged as error:
         say(f"fold {fold}: {error.found}; going back to the last checkpoint")
+    distributed.any_rank(learner.world, 0)  # rank 0 has left its writer, so that all read the same checkpoint
     learner = take_up(job, learner.config, fold, learner.world)
     run_epochs(job, learner, data, fold, stopper)
     return learner
@@ -147,6 +151,9 @@ def take_up(job: TrainJob, config: TrainConfig, fold: int, world: World) -> Lear
         require_same(TrainConfig.from_json(state["config"], path), config, path)
         learner.restore(state)
         say(f"fold {fold}: going on from epoch {learner.epoch + 1}, step {learner.step + 1}")
+    if distributed.from_main(world, learner.taken) != learner.taken:
+        found = f"{path}: process {world.rank} does not see the checkpoint that process 0 goes on from"
+        raise RunError(found, "one folder on all machines is needed", "Put --run on a disk that they share")
     return learner
 
 
@@ -177,6 +184,7 @@ def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, s
         try:
             while learner.epoch < config.epochs:
                 loss = average_over_ranks(world, timed_epoch(job, learner, trainset, writer, stopper, fold))
+                save_if_main(learner, writer)  # validation takes longer than an end by force may wait
                 stopper.tick()
                 distributed.share_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
@@ -194,6 +202,8 @@ def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, s
                 save_if_main(learner, writer)
         except Stopped:
             save_if_main(learner, writer)
+            writer.wait()
+            distributed.any_rank(world, 0)  # when one rank has ended, torchrun gives the others 30 s
             raise
 
 
@@ -240,7 +250,7 @@ def timed_epoch(
             stopper.tick()
             return stopper.reason()
 
-        stopper.tick()
+        stopper.pause()
         return train_epoch(learner, batches, job.rank_workers(world), between)
 
 

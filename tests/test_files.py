@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -92,6 +94,18 @@ def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(tmp_path / ".lock")], timeout=60)
     with files.hold_lock(tmp_path / ".lock"):
         pass
+
+
+def test_a_forked_process_does_not_hold_the_lock_of_its_parent(tmp_path: Path) -> None:
+    with files.hold_lock(tmp_path / ".lock"):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        child.start()
+        time.sleep(0.2)  # for the child to have begun
+    try:
+        with files.hold_lock(tmp_path / ".lock"):
+            assert child.is_alive()
+    finally:
+        child.kill()
 
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -10,24 +10,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from claris_kaggle import engine
+from claris_kaggle import dataset, engine
 from claris_kaggle.checkpoint import CheckpointWriter, load_checkpoint
 from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import EpochBatches, TrainSet
+from claris_kaggle.dataset import Batch, EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Diverged, Learner, train_epoch
-from claris_kaggle.errors import ClarisError, DiskError, Stopped
+from claris_kaggle.errors import ClarisError, DiskError, Stopped, TrainingError, UsageError
 from claris_kaggle.model import create_model
 from claris_kaggle.paths import DataDir, RunDir
+from claris_kaggle.precision import choose_precision, usable_precision
 from claris_kaggle.prepare import get_pack
 from claris_kaggle.presets import preset_for
+from claris_kaggle.stopping import Stopper
 from claris_kaggle.tables import read_labels
 from tests.conftest import DEADLINE, TINY, claris, environment
 from tests.test_pipeline import kill_all, places, predictions_of, run_through_kills, start, wait_for_line
@@ -81,8 +84,121 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
 
 def test_many_such_steps_in_a_row_are_an_error(trainset: TrainSet, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, set(range(2, 7)))
-    with pytest.raises(Diverged, match="the loss is no number"):
+    with pytest.raises(Diverged, match="the loss or its gradients are no numbers"):
         train_epoch(new_learner(), batches_of(trainset), 0, lambda rows: "")
+
+
+def test_an_infinity_in_a_forward_pass_does_not_stay_in_the_running_statistics(
+    trainset: TrainSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(new_learner().config, ema=0.9)
+    learner, whole = Learner(config, ALONE, create_model("tiny")), engine.augmented
+
+    def spoiled(learner: Learner, batch: Batch) -> torch.Tensor:
+        return whole(learner, batch) * (float("inf") if learner.taken == 2 else 1)
+
+    monkeypatch.setattr(engine, "augmented", spoiled)
+    train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
+    assert int(learner.skipped) == 1
+    for state in (learner.state()["model"], learner.state()["average"]):
+        assert all(bool(torch.isfinite(value).all()) for value in state.values())
+
+
+def test_steps_whose_gradients_are_no_numbers_are_an_error_in_the_end(
+    trainset: TrainSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MOST_UNMOVED", 3)
+    learner = new_learner()
+    next(learner.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(Diverged, match=r"step 4: the loss or its gradients are no numbers"):
+        train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
+    assert int(learner.skipped) == 0
+
+
+def test_a_checkpoint_of_another_device_keeps_this_ones_way_to_update() -> None:
+    state = new_learner().state()
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True  # as a GPU's
+    learner = new_learner()
+    learner.restore(state)
+    assert not any(group["fused"] for group in learner.optimizer.param_groups)
+
+
+def test_shared_memory_that_is_small_is_left_to_fewer_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not dataset.SHARED_MEMORY.is_dir():
+        pytest.skip("no shared memory folder on this system")
+    block = 512 * 27_648
+    for free, processes, wanted, fitting in (
+        (64 << 20, 1, 4, 1),
+        (64 << 20, 2, 4, 0),
+        (8 << 30, 2, 4, 4),
+        (0, 1, 0, 0),
+    ):
+        monkeypatch.setattr(dataset.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert dataset.fitting_workers(wanted, block, processes) == fitting
+
+
+def test_ranks_end_with_the_process_that_launched_them(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    where = places(generated, cache, tmp_path / "run")
+    flags = ["--model", "tiny", "--weights", "none", "--epochs", "1000", "--nproc", "2"]
+    process = start("train", *where, "--folds", fold_file, *flags)
+    try:
+        wait_for_line(process, ("epoch 1/1000",))
+        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+        assert process.stderr is not None
+        process.stderr.close()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(ranks) >= 2 and not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
+
+
+def test_a_signal_to_the_whole_group_stops_training_with_loader_processes_in_order(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    where = places(generated, cache, tmp_path / "run")
+    flags = ["--model", "tiny", "--weights", "none", "--epochs", "1000", "--workers", "1"]
+    process = start("train", *where, "--folds", fold_file, *flags)
+    wait_for_line(process, ("epoch 1/1000",))
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 3 and "stopped by SIGTERM" in said, said
+    assert RunDir(tmp_path / "run").fold(0).checkpoint.exists()
+
+
+def test_a_loader_process_that_is_killed_is_one_clear_line() -> None:
+    def dying() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    with pytest.raises(TrainingError, match=r"a loader process was killed.*fewer --workers"):
+        list(dataset.explain_workers(dying()))
+
+
+def test_a_gpu_without_bf16_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(UsageError, match="bf16, which this GPU does not have"):
+        choose_precision("bf16", "cuda")
+    assert usable_precision("", "bf16", "cuda") == "fp16"
+    assert choose_precision("bf16", "cpu") == "bf16"
+
+
+def test_what_will_not_come_again_is_no_work_to_keep_time_for() -> None:
+    stopper = Stopper(100.0)
+    stopper.last -= 50
+    stopper.pause()
+    stopper.tick()
+    assert stopper.slowest < 1 and not stopper.reason()
+    stopper.last -= 80
+    stopper.tick()
+    assert stopper.reason() == "the time limit"
 
 
 def test_a_fold_goes_back_to_its_checkpoint_once_and_ends_the_same(

@@ -140,7 +140,7 @@ def test_a_loss_that_is_no_number_ends_with_advice(call: Call, where: list[objec
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
     where[where.index("--run") + 1] = tmp_path / "new"
     code, _, said = call(*where, *TINY, "--weights", tmp_path / "w.safetensors")
-    assert code == 1 and "the loss is no number" in one_line(said) and "lower --lr" in said
+    assert code == 1 and "the loss or its gradients are no numbers" in one_line(said) and "lower --lr" in said
     assert not (tmp_path / "new/fold0/model.json").exists()
 
 
