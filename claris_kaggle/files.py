@@ -142,7 +142,8 @@ def read_json(path: Path) -> dict[str, Any]:
     with explain_disk_errors(path):
         content = path.read_bytes()
     try:
-        value = json.loads(content)
+        # What is no JSON, and some tools write all the same, is kept as text, so that it can be written again.
+        value = json.loads(content, parse_constant=str)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a whole JSON file ({error})", "", "Make it again, or remove it") from error
     if not isinstance(value, dict):

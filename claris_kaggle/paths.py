@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from claris_kaggle.errors import UsageError, name_few
-from claris_kaggle.files import explain_disk_errors
+from claris_kaggle.errors import DataError, UsageError, name_few
+from claris_kaggle.files import explain_disk_errors, read_json
 
 
 @dataclass(frozen=True)
@@ -213,21 +213,36 @@ def require_ending(path: Path, *endings: str) -> Path:
 
 
 def require_place(path: Path, columns: Sequence[str]) -> None:
-    """Refuse to write a CSV of these columns over a file of another kind, or over one of the competition's.
+    """Refuse to write a CSV of these columns, and the JSON beside it, over anything but an older one of that kind.
 
     Raises:
-        UsageError: the name does not end in .csv, is one of the competition's, or is that of a table of other columns.
+        UsageError: the name does not end in .csv, is one of the competition's, or is that of a file that does not
+            begin with these columns; or the JSON beside it is not one of ours.
         DiskError: what is there cannot be read.
     """
     require_ending(path, ".csv")
     if path.name in (DataDir(path.parent).labels.name, DataDir(path.parent).sample.name):
         raise UsageError(f"{path}: the competition's own file", "it is only read", "Give another --out")
-    if path.exists():
-        with explain_disk_errors(path), path.open("rb") as stream:
-            header = stream.readline(200).decode("utf-8-sig", "replace").strip()
-        if "," in header and header != ",".join(columns):
-            found = f"{path}: another file is there (its header is {header[:80]!r})"
+    about = path.with_suffix(".json")
+    with explain_disk_errors(path):
+        if path.exists() and path.stat().st_size > 0:
+            with path.open("rb") as stream:
+                header = stream.readline(200).decode("utf-8-sig", "replace").strip()
+            if header != ",".join(columns):
+                found = f"{path}: another file is there (its first line is {header[:80]!r})"
+                raise UsageError(found, "nothing was changed", "Give another --out")
+        if about.exists() and not is_ours(about):
+            found = f"{about}: another file is there, where what is known of {path.name} would go"
             raise UsageError(found, "nothing was changed", "Give another --out")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the JSON says that it was written by this package."""
+    try:
+        versions = read_json(path).get("versions")
+    except DataError:
+        return False
+    return isinstance(versions, dict) and "claris_kaggle" in versions
 
 
 def default_cache() -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from claris_kaggle import __version__, ensemble, members, tables
 from claris_kaggle.blending import require_method
 from claris_kaggle.console import say
-from claris_kaggle.errors import TableError, UsageError, name_few
+from claris_kaggle.errors import DataError, DiskError, TableError, UsageError, name_few
 from claris_kaggle.files import read_json, replacing, sha256_file, write_bytes, write_json
 from claris_kaggle.metrics import Probabilities
 from claris_kaggle.paths import DataDir, RunDir, require_place
@@ -104,18 +104,19 @@ def write_submission(
     Returns:
         The content of the JSON.
     Raises:
-        UsageError: the name does not end in .csv, or a file that is no submission has it.
-        TableError: the predictions do not make a submission; the file that was there stays.
+        UsageError: the name does not end in .csv, or what is there is no submission of ours.
+        TableError: the predictions do not make a submission; the files that were there stay.
     """
     require_place(path, COLUMNS)
     tables.require_equal_ids(test.ids, sample_ids, path, "sample_submission.csv", "Predict again on this data folder")
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
     values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
-    with replacing(path) as draft:
+    # Both are whole before either takes its name.
+    with replacing(path.with_suffix(".json")) as beside, replacing(path) as draft:
         tables.write_table(draft, dict(zip(COLUMNS, (list(sample_ids), values), strict=True)))
         facts = check_submission(draft, sample_ids, called=path)
-    record = {**facts, **about, "versions": {"claris_kaggle": __version__}}
-    write_json(path.with_suffix(".json"), record)
+        record = {**facts, **about, "versions": {"claris_kaggle": __version__}}
+        write_json(beside, record)
     return record
 
 
@@ -192,21 +193,29 @@ def tell_unknown(runs: Sequence[members.Run], run_dirs: Sequence[RunDir], data: 
 
 
 def require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
-    """Refuse to keep an ensemble where another run's predictions are.
+    """Refuse to keep an ensemble where it would take the place of anything but an older one.
 
     Raises:
-        UsageError: the folder is a trained run, one of those to combine, or another tool's.
+        UsageError: the folder is a trained run, one of those to combine, or holds files of another origin.
     """
-    is_ensemble = run_dir.metrics.exists() and "ensemble" in read_json(run_dir.metrics)
+    taken = [path.name for path in (run_dir.folds, run_dir.oof, run_dir.test, run_dir.metrics) if path.exists()]
     if run_dir.root.resolve() in [one.root.resolve() for one in run_dirs]:
         what = "one of the runs to combine"
     elif run_dir.config.exists():
         what = "a trained run"
-    elif not is_ensemble and (run_dir.oof.exists() or run_dir.test.exists()):
-        what = "it holds predictions of another origin"
+    elif taken and not is_ensemble(run_dir):
+        what = f"it holds {name_few(taken)} of another origin"
     else:
         return
     raise UsageError(f"{run_dir.root}: {what}", "a folder of its own is needed", "Name another --run")
+
+
+def is_ensemble(run_dir: RunDir) -> bool:
+    """Whether the folder says that it is an ensemble which was kept."""
+    try:
+        return isinstance(read_json(run_dir.metrics).get("ensemble"), dict)
+    except (DataError, DiskError):
+        return False
 
 
 def keep_run(

@@ -94,6 +94,19 @@ def test_predictions_of_another_origin_are_never_overwritten(place: str, data: D
     assert contents(folder) == before and not (data.root / "s.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["folds.csv", "oof.csv", "test.csv", "metrics.json"])
+@pytest.mark.parametrize("text", ["notes", '{"ensemble": 0.9}'])
+def test_a_file_of_ones_own_is_never_taken_for_an_ensembles(
+    name: str, text: str, data: DataDir, two: list[RunDir]
+) -> None:
+    place = RunDir(data.root / "mine")
+    place.root.mkdir()
+    (place.root / name).write_text(text)
+    with pytest.raises(UsageError, match=f"it holds {name} of another origin.*Name another --run"):
+        ensemble_runs(two, data, data.root / "s.csv", keep=place)
+    assert contents(place.root) == {name: text.encode()} and not (data.root / "s.csv").exists()
+
+
 def test_a_run_that_is_given_twice_is_refused_however_it_is_spelt(two: list[RunDir], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(two[0].root)
     for again in (two[0].root, two[0].root / ".." / "first", tmp_path / "link"):

@@ -14,7 +14,7 @@ from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import TestPredictions
 from claris_kaggle.submission import check_submission, ensemble_runs, write_submission
 from claris_kaggle.tables import read_sample
-from tests.conftest import shuffle_rows
+from tests.conftest import contents, shuffle_rows
 
 IDS = [f"{number * 37 % 101:040x}" for number in range(12)]
 GOOD = "id,label\n" + "".join(f"{name},0.{number + 1:02d}\n" for number, name in enumerate(IDS))
@@ -79,10 +79,10 @@ def test_the_written_rows_stand_in_the_samples_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", [np.full(12, 0.5), np.append(np.linspace(0, 1, 11), np.nan)])
 def test_a_refused_submission_leaves_the_old_file(tmp_path: Path, values: np.ndarray) -> None:
-    (tmp_path / "s.csv").write_text("old")
+    (tmp_path / "s.csv").write_text("id,label\nold")
     with pytest.raises(TableError):
         write_submission(tmp_path / "s.csv", TestPredictions(sorted(IDS), values.astype(np.float32)), IDS, {})
-    assert (tmp_path / "s.csv").read_text() == "old"
+    assert (tmp_path / "s.csv").read_text() == "id,label\nold"
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["s.csv"]
 
 
@@ -128,3 +128,46 @@ def test_no_file_of_another_kind_is_replaced(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="another --out|Give another"):
         write_submission(place, TestPredictions(IDS, np.linspace(0, 1, len(IDS), dtype=np.float32)), IDS, {})
     assert place.read_bytes() == before and not place.with_suffix(".json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("s.csv", "id;label\nprecious;0,5\n"),
+        ("s.csv", "id\tlabel\n"),
+        ("s.csv", "notes"),
+        ("s.csv", "\nnotes"),
+        ("s.json", '{"precious": 1}'),
+        ("s.json", "notes"),
+    ],
+)
+def test_no_file_of_another_kind_is_replaced_by_a_submission_or_its_json(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=rf"{name}: another file is there.*Give another --out"):
+        write_submission(tmp_path / "s.csv", TestPredictions(IDS, np.linspace(0, 1, len(IDS))), IDS, {})
+    assert contents(tmp_path) == before
+
+
+def test_a_submission_and_its_json_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    one = TestPredictions(IDS, np.linspace(0, 1, len(IDS)))
+    (tmp_path / "s.csv").touch()
+    write_submission(tmp_path / "s.csv", one, IDS, {})
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="JSON"):
+        write_submission(tmp_path / "s.csv", TestPredictions(IDS, one.probabilities[::-1]), IDS, {"lr": float("nan")})
+    assert contents(tmp_path) == before
+    write_submission(tmp_path / "s.csv", TestPredictions(IDS, one.probabilities[::-1]), IDS, {})
+    assert contents(tmp_path) != before
+
+
+def test_what_is_no_number_in_another_tools_config_is_kept_as_text(
+    finished: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    other = RunDir(tmp_path / "other")
+    other.root.mkdir()
+    for path in (finished.oof, finished.test):
+        (other.root / path.name).write_bytes(path.read_bytes())
+    other.config.write_text('{"lr": NaN}')
+    ensemble_runs([other], generated, tmp_path / "s.csv")
+    assert json.loads((tmp_path / "s.json").read_text())["runs"]["other"]["config"] == {"lr": "NaN"}
