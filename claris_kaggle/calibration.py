@@ -7,25 +7,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.metrics import Labels, keep_off_ends
+from claris_kaggle.metrics import Labels, Probabilities, keep_off_ends
 
 BINS = 15
 
 
 def calibration_curve(labels: Labels, probabilities: NDArray[Any], bins: int = BINS) -> dict[str, list[float]]:
-    """What was said and what was found in equally filled bins of patches.
+    """What was said and what was found in about equally filled bins of patches; equal probabilities share one.
 
+    Args:
+        bins: how many there are where all probabilities differ.
     Returns:
         `said`: mean probability of each bin, `found`: share of malignant patches, `patches`: their number.
     """
-    order = np.argsort(probabilities, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
     values, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels) == 1
+    order = np.argsort(values, kind="stable")
+    parts = [part for part in np.split(order, bin_edges(values[order], bins)) if len(part)]
     return {
         "said": [float(values[part].mean()) for part in parts],
         "found": [float(truth[part].mean()) for part in parts],
         "patches": [float(len(part)) for part in parts],
     }
+
+
+def bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """Where bins begin after the first, in ascending values; an edge among equal ones gives way to both their ends."""
+    edges = np.arange(1, bins) * len(values) // bins
+    edges = edges[edges > 0]
+    ends = np.searchsorted(values, values[edges], "left"), np.searchsorted(values, values[edges - 1], "right")
+    return np.unique(np.concatenate(ends))
 
 
 def calibration_error(labels: Labels, probabilities: NDArray[Any], bins: int = BINS) -> float:
@@ -48,16 +58,31 @@ def fit_temperature(labels: Labels, probabilities: NDArray[Any]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
 
 
-def apply_temperature(probabilities: NDArray[Any], temperature: float) -> NDArray[np.float64]:
-    """The probabilities with their logits divided by the temperature; their order stays."""
+def apply_temperature(probabilities: NDArray[Any], temperature: float) -> Probabilities:
+    """The probabilities with their logits divided by the temperature, as float32: none pass or join each other."""
     from scipy.special import expit, logit
 
-    return np.asarray(expit(logit(keep_off_ends(probabilities)) / temperature))
+    values, places = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
+    scaled = expit(logit(values) / temperature).astype(np.float32)
+    return keep_apart(scaled)[places.reshape(np.shape(probabilities))]
 
 
-def nested_temperature(labels: Labels, probabilities: NDArray[Any], fold: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each fold scaled by the temperature of the others, so that what it is scored on is not what it was fitted on."""
-    values = np.asarray(probabilities, dtype=np.float64)
+def keep_apart(values: Probabilities) -> Probabilities:
+    """Ascending values of 0..1, those that are equal moved to the next float32 that is free."""
+    rows = np.arange(len(values))
+    # Bits of floats that are not negative, read as whole numbers, stand in the order of the floats, without a gap.
+    bits = np.maximum.accumulate(values.view(np.int32) - rows) + rows
+    highest = np.float32(1).view(np.int32) - rows[::-1]
+    return np.minimum(bits, highest).astype(np.int32).view(np.float32)
+
+
+def nested_temperature(labels: Labels, probabilities: NDArray[Any], fold: NDArray[np.int64]) -> Probabilities:
+    """Each fold scaled by the temperature of the others, so that what it is scored on is not what it was fitted on.
+
+    Returns:
+        float32 [N]; a fold's own order stays, folds may move past each other.
+    """
+    values = np.asarray(probabilities, dtype=np.float32)
     scaled = values.copy()
     for number in np.unique(fold) if len(np.unique(fold)) > 1 else []:
         inside = fold == number

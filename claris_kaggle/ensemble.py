@@ -175,12 +175,12 @@ def calibrated(together: Ensemble) -> Ensemble:
     """
     oof, test = together.oof, together.test
     temperature = fit_temperature(oof.labels, oof.probabilities)
-    scaled = nested_temperature(oof.labels, oof.probabilities, oof.fold).astype(np.float32)
+    scaled = nested_temperature(oof.labels, oof.probabilities, oof.fold)
     before, after = (calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
     applied = after["log_loss"] < before["log_loss"]
     if applied:
         oof = replace(oof, probabilities=scaled)
-        test = replace(test, probabilities=apply_temperature(test.probabilities, temperature).astype(np.float32))
+        test = replace(test, probabilities=apply_temperature(test.probabilities, temperature))
     found = {"temperature": temperature, "before": before, "after": after, "applied": applied}
     return replace(together, oof=oof, test=test, evidence={**together.evidence, "calibration": found})
 

@@ -184,7 +184,7 @@ def plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], str
 
 
 def draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> Drawing:
-    """What was said against what was found, in equally filled bins."""
+    """What was said against what was found, in about equally filled bins."""
     curve = calibration_curve(labels, values)
     pairs = list(zip(curve["said"], curve["found"], strict=True))
     said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))

@@ -77,7 +77,10 @@ def brier(labels: Labels, probabilities: Probabilities) -> float:
 
 
 def best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float, float]:
-    """The threshold of the highest accuracy on these very patches, and that accuracy: an optimistic figure."""
+    """The threshold of the highest accuracy on these very patches, and that accuracy: an optimistic figure.
+
+    A probability of 1 is called malignant by any threshold.
+    """
     order = np.argsort(probabilities, kind="stable")
     sorted_labels = np.asarray(labels, dtype=np.int64)[order]
     values = np.asarray(probabilities, dtype=np.float64)[order]
@@ -85,7 +88,7 @@ def best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float,
     benign_below = np.concatenate([[0], np.cumsum(1 - sorted_labels)])
     malignant_above = sorted_labels.sum() - np.concatenate([[0], np.cumsum(sorted_labels)])
     right = benign_below + malignant_above
-    possible = np.concatenate([[True], values[1:] > values[:-1], [True]])
+    possible = np.concatenate([[True], values[1:] > values[:-1], values[-1:] < 1])
     cut = int(np.argmax(np.where(possible, right, -1)))
     low = values[cut - 1] if cut > 0 else 0.0
     high = values[cut] if cut < len(values) else 1.0

@@ -131,6 +131,12 @@ def test_the_best_threshold_is_the_best_of_all() -> None:
     assert best == pytest.approx(max(metrics.accuracy(labels, values, one) for one in np.arange(-0.005, 1.01, 0.01)))
 
 
+def test_a_threshold_and_its_accuracy_hold_where_probabilities_are_one() -> None:
+    labels, values = np.array([0, 0, 0, 1]), np.array([1.0, 1.0, 1.0, 0.2])
+    threshold, best = metrics.best_threshold(labels, values)
+    assert best == metrics.accuracy(labels, values, threshold) == 0.25
+
+
 @pytest.mark.parametrize("value", [-1.5, 2.0, float("nan"), float("inf")])
 def test_what_is_no_probability_has_no_figures(value: float) -> None:
     with pytest.raises(DataError, match="1 of 4 values are no probabilities"):

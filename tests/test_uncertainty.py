@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.calibration import calibration_curve as plain_curve
 from sklearn.metrics import brier_score_loss, roc_auc_score
-from sklearn.metrics import log_loss as plain_log_loss
 
 from claris_kaggle import calibration, metrics
 from claris_kaggle.errors import DataError
@@ -202,8 +201,34 @@ def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
     assert found == pytest.approx(temperature, rel=0.08)
     mended = calibration.apply_temperature(skewed, found)
     assert (np.diff(mended[np.argsort(skewed)]) >= 0).all()
-    clipped = np.clip(skewed, 2.0**-24, 1 - 2.0**-24)
-    assert plain_log_loss(labels, mended) <= plain_log_loss(labels, clipped) + 1e-12
+    assert metrics.log_loss(labels, mended) <= metrics.log_loss(labels, skewed) + 1e-12
+
+
+@given(
+    st.lists(st.one_of(st.floats(0, 1), st.floats(0, 1, width=32), st.floats(0.999999, 1)), min_size=1, max_size=60),
+    st.floats(-4, 4).map(np.exp),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_temperature_neither_swaps_nor_merges_ranks(values: list[float], temperature: float) -> None:
+    found = calibration.apply_temperature(np.array(values), temperature)
+    assert found.dtype == np.float32 and 0 <= found.min() <= found.max() <= 1
+    assert np.array_equal(stats.rankdata(found), stats.rankdata(values))
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))
+def test_equal_probabilities_share_a_bin_so_that_the_order_of_rows_is_no_matter(values: list[float]) -> None:
+    probabilities = np.repeat(np.array(values, dtype=np.float64), 7)
+    labels = np.arange(len(probabilities)) % 3 % 2
+    curve, turned = (calibration.calibration_curve(labels[::step], probabilities[::step]) for step in (1, -1))
+    assert sum(curve["patches"]) == len(probabilities)
+    assert curve == {name: pytest.approx(column, abs=1e-12) for name, column in turned.items()}
+
+
+def test_a_forecast_of_two_values_that_come_true_has_no_calibration_error() -> None:
+    labels = np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
+    values = np.repeat([0.2, 0.8], 50)
+    assert calibration.calibration_error(labels, values) == pytest.approx(0, abs=1e-12)
+    assert calibration.calibration_curve(labels, values)["patches"] == [50, 50]
 
 
 def test_a_nested_temperature_and_threshold_do_not_see_their_own_fold() -> None:
