@@ -90,7 +90,7 @@ def read_oof(path: Path) -> Oof:
     ids, order = checked_ids(frame["id"].tolist(), path)
     labels = tables.parse_labels(frame["label"].tolist(), path)
     fold = parse_fold_numbers(frame["fold"].tolist(), path, MEND)
-    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, MEND)
+    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, MEND).astype(np.float32)
     return Oof(ids, labels[order], fold[order], probabilities[order])
 
 
@@ -103,7 +103,8 @@ def read_test(path: Path) -> TestPredictions:
     """
     frame = tables.read_table(path, TEST_COLUMNS, mend=MEND, ended=True)
     ids, order = checked_ids(frame["id"].tolist(), path)
-    return TestPredictions(ids, tables.parse_probabilities(frame["probability"].tolist(), path, MEND)[order])
+    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, MEND).astype(np.float32)
+    return TestPredictions(ids, probabilities[order])
 
 
 def checked_ids(ids: Sequence[str], path: Path) -> tuple[list[str], NDArray[np.int64]]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from claris_kaggle import __version__, ensemble, members, tables
 from claris_kaggle.blending import require_method
 from claris_kaggle.console import say
 from claris_kaggle.errors import DataError, DiskError, TableError, UsageError, name_few
 from claris_kaggle.files import read_json, replacing, sha256_file, write_bytes, write_json
-from claris_kaggle.metrics import Probabilities
 from claris_kaggle.paths import DataDir, RunDir, require_place
 from claris_kaggle.predictions import TestPredictions, run_metrics, run_tables, write_run_oof, write_test
 
@@ -29,14 +29,14 @@ class Submission:
     Attributes:
         name: of the file, for messages.
         ids: [N], each once.
-        values: float32 [N] in 0..1.
+        values: float64 [N] in 0..1: Kaggle tells apart what a float32 would not.
     """
 
     name: str
     ids: list[str]
-    values: Probabilities
+    values: NDArray[np.float64]
 
-    def by_id(self) -> Probabilities:
+    def by_id(self) -> NDArray[np.float64]:
         """The values in the order of the sorted ids."""
         return self.values[tables.sort_order(self.ids)]
 
@@ -84,7 +84,7 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
         "rows": len(one.ids),
         "min": float(one.values.min()),
         "max": float(one.values.max()),
-        "mean": float(one.values.mean(dtype=np.float64)),
+        "mean": float(one.values.mean()),
         "distinct": len(np.unique(one.values)),
         "sample_order": one.ids == list(sample_ids),
         "sha256": sha256_file(path),

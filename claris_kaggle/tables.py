@@ -6,7 +6,6 @@ depends on the order of a file. Only the sample submission keeps its order.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from claris_kaggle.csv_text import decode, require_even, require_header, split_header
 from claris_kaggle.errors import TableError, count, name_few, one_line
 from claris_kaggle.files import explain_disk_errors, sha256_bytes, write_text
 
 SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "group")
 GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+# What other tools write where there is nothing, in small letters.
+GAPS = ("nan", "na", "null", "none", "<na>")
 LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 FETCH = "Fetch the file again"
-# How files begin that other tools call CSV.
-PACKED = {b"\x1f\x8b": "packed with gzip", b"PK\x03\x04": "a ZIP archive or spreadsheet", b"\xff\xfe": "text in UTF-16"}
 
 
 def read_table(
@@ -47,8 +47,7 @@ def read_table(
     text = decode(content, path, mend)
     if ended and not text.endswith("\n"):
         raise TableError(f"{path}: cut off, its last line has no end", "", mend)
-    header = text[: text.find("\n")] if "\n" in text else text
-    found = [name.strip().strip('"') for name in header.rstrip("\r").split(",")]
+    found = split_header(text)
     require_header(found, columns, path, mend, others=others)
     require_even(text, found, path, mend)
     try:
@@ -62,85 +61,13 @@ def read_table(
     return frame[list(columns)]
 
 
-def decode(content: bytes, path: Path, mend: str) -> str:
-    """The text of a CSV file, with or without a byte-order mark.
-
-    Raises:
-        TableError: it is empty, or no text.
-    """
-    if not content.strip():
-        raise TableError(f"{path}: empty", "", mend)
-    kind = next((kind for start, kind in PACKED.items() if content.startswith(start)), None)
-    if kind:
-        raise TableError(f"{path}: {kind}", "a plain CSV in UTF-8 is needed", "Unpack it, or save it as one")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", mend) from error
-    if "\0" in text:
-        raise TableError(f"{path}: damaged, zero bytes from place {text.index(chr(0)):,} on", "", mend)
-    return text
-
-
-def require_even(text: str, columns: Sequence[str], path: Path, mend: str) -> None:
-    """Refuse rows of another length than the header: pandas would fill them up or cut them without a word.
-
-    Raises:
-        TableError: naming the first such line.
-    """
-    wanted = len(columns)
-    try:
-        # The plain count is ten times as fast, and right where nothing is quoted.
-        quoted = '"' in text
-        lengths = (
-            map(len, csv.reader(io.StringIO(text), strict=True)) if quoted else map(count_fields, text.split("\n"))
-        )
-        for number, length in enumerate(lengths, 1):
-            if length not in (0, wanted):
-                what = "too few" if length < wanted else "too many"
-                raise TableError(f"{path}: line {number} has {what} values", f"{','.join(columns)} is needed", mend)
-    except csv.Error as error:
-        raise TableError(f"{path}: not a whole table ({error})", "", mend) from error
-
-
-def count_fields(line: str) -> int:
-    """The number of values in a line without quotes; none in a blank one."""
-    return line.count(",") + 1 if line.strip() else 0
-
-
-def require_header(found: Sequence[str], columns: Sequence[str], path: Path, mend: str, *, others: bool) -> None:
-    """Refuse a header that is not the needed one, naming what is wrong with it.
-
-    Raises:
-        TableError: columns are missing, surplus, repeated or in another order.
-    """
-    if list(found) == list(columns):
-        return
-    missing = [name for name in columns if name not in found]
-    surplus = [name for name in found if name not in columns]
-    if others and not missing and len(set(found)) == len(found):
-        return
-    if not missing and any(name == "" or name.startswith("Unnamed") for name in surplus):
-        what = "an index column before the others"
-        mend = "Write it without: to_csv(..., index=False)"
-    elif not missing and surplus:
-        what = f"extra columns: {name_few(surplus)}"
-    elif not missing:
-        what = f"the columns are {name_few(found)}"
-    else:
-        what = f"the header is {','.join(found)[:80]!r}"
-        if any(sign in name for name in found for sign in ";\t"):
-            mend = "Separate the columns by commas, and write numbers with a point"
-    raise TableError(f"{path}: {what}", f"{','.join(columns)} is needed", mend)
-
-
 def require_ids(ids: Sequence[str], path: Path, mend: str = "") -> None:
     """Refuse ids that cannot be ids: with `.tif`, folders, blanks or nothing in them.
 
     Raises:
         TableError: naming the first of them with their lines.
     """
-    tif = [name for name in ids if name.endswith((".tif", ".tiff"))]
+    tif = [name for name in ids if name.lower().endswith((".tif", ".tiff"))]
     if tif:
         what = f"{count(len(tif), 'id')} with the file's ending ({name_few(tif)})"
         raise TableError(f"{path}: {what}", "the id alone is needed", "Take .tif away from the id column")
@@ -215,19 +142,20 @@ def read_sample(path: Path) -> list[str]:
 def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
     """The slide of each of the ids, in their order, joined by id; the map may hold more.
 
-    The column of slides is called wsi, slide, slide_id or group.
+    The column of slides is called wsi, slide, slide_id or group. Missing values count as no slide.
 
     Raises:
         TableError: no such column, repeated ids, an id without a slide.
     """
-    with explain_disk_errors(path):
-        header = decode(path.read_bytes()[:4096].split(b"\n")[0] + b"\n", path, "").strip().split(",")
+    with explain_disk_errors(path), path.open("rb") as stream:
+        header = split_header(decode(stream.readline(), path, ""))
     column = next((name for name in SLIDE_COLUMNS if name in header), None)
     if column is None:
         what = f"{path}: the columns are {','.join(header)[:80]}"
         raise TableError(what, f"id and one of {', '.join(SLIDE_COLUMNS)} are needed", "Rename the column of slides")
     frame = read_table(path, ["id", column], others=True)
-    names, slides = frame["id"].tolist(), [text.strip() for text in frame[column].tolist()]
+    names = frame["id"].tolist()
+    slides = [without_gap(text.strip()) for text in frame[column].tolist()]
     require_ids(names, path)
     require_unique(names, path, "Take the repeated rows away", values=slides)
     slide_of = dict(zip(names, slides, strict=True))
@@ -238,8 +166,13 @@ def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
     return [slide_of[name] for name in ids]
 
 
-def parse_probabilities(texts: Sequence[str], path: Path, mend: str = "") -> NDArray[np.float32]:
-    """The probabilities, float32 [N] in 0..1.
+def without_gap(text: str) -> str:
+    """The text, or nothing where it stands for nothing."""
+    return "" if text.lower() in GAPS else text
+
+
+def parse_probabilities(texts: Sequence[str], path: Path, mend: str = "") -> NDArray[np.float64]:
+    """The probabilities, float64 [N] in 0..1.
 
     Raises:
         TableError: one is no number, NaN, infinite or out of range, each kind named as such.
@@ -247,7 +180,7 @@ def parse_probabilities(texts: Sequence[str], path: Path, mend: str = "") -> NDA
     values = pd.to_numeric(pd.Series(texts, dtype=str), errors="coerce").to_numpy(np.float64)
     lowered = [text.strip().lower() for text in texts]
     empty = np.array([text == "" for text in lowered])
-    nan = np.array([text in ("nan", "na", "null", "none", "<na>") for text in lowered])
+    nan = np.array([text in GAPS for text in lowered])
     infinite = np.isinf(values)
     no_number = np.isnan(values) & ~nan & ~empty
     with np.errstate(invalid="ignore"):
@@ -259,7 +192,7 @@ def parse_probabilities(texts: Sequence[str], path: Path, mend: str = "") -> NDA
             named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in rows.tolist())
             found = f"{path}: {count(len(rows), 'probability', 'probabilities')} {kind} ({named})"
             raise TableError(found, "each must be a number from 0 to 1", mend)
-    return values.astype(np.float32)
+    return values
 
 
 def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, source: object, mend: str = "") -> None:

@@ -18,7 +18,7 @@ from claris_kaggle.errors import TableError, UsageError
 from claris_kaggle.members import load_runs
 from claris_kaggle.metrics import auc
 from claris_kaggle.paths import RunDir
-from claris_kaggle.submission import ensemble_runs
+from claris_kaggle.submission import ensemble_runs, read_submission
 from claris_kaggle.tables import write_table
 from tests.handmade import make_run, put, put_data
 
@@ -110,6 +110,12 @@ def test_a_file_of_nothing_is_said_to_be_so(first: Path) -> None:
 def test_files_of_the_same_order_are_said_to_score_the_same(first: Path) -> None:
     assert "Kaggle scores them the same" in remark(first, IDS, VALUES / 2)
     assert compare_submissions([first, first])["pairs"][0]["most_apart"] == []
+
+
+def test_values_that_a_float32_would_merge_are_told_apart(first: Path) -> None:
+    lines = [f"{name},{1 - 1e-8 * place:.12f}" for place, name in enumerate(IDS)]
+    first.write_text("\n".join(["id,label", *lines]) + "\n")
+    assert len(np.unique(read_submission(first).values)) == len(IDS)
 
 
 def test_too_few_rows_prove_nothing() -> None:

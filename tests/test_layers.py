@@ -19,8 +19,8 @@ PACKAGE = ROOT / "claris_kaggle"
 LAYERS = {
     "foundations": ["errors", "files", "paths", "console", "presets", "config", "stopping"],
     "tables": [
-        "tables", "metrics", "calibration", "resampling", "uncertainty", "folds", "split", "predictions", "members",
-        "blending", "ensemble", "submission", "comparison", "ledger",
+        "csv_text", "tables", "metrics", "calibration", "resampling", "uncertainty", "folds", "split", "predictions",
+        "members", "blending", "ensemble", "submission", "comparison", "ledger",
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",

@@ -22,6 +22,7 @@ BAD_LABELS = {
     "no header": (f"{A},1\n{B},0\n".encode(), "the header is"),
     "extra column": (b"id,label,note\na,1,x\n", "extra columns: note"),
     "index column": (b",id,label\n0,a,1\n", "index column"),
+    "comma at the end": (b"id,label,\na,1,\n", "an empty column at the end; id,label is needed. Take the comma"),
     "short row": (b"id,label\na,1\nb\n", "line 3 has too few values"),
     "long row": (b"id,label\na,1,2\n", "line 2 has too many values"),
     "label 2": (b"id,label\na,1\nb,2\n", "1 label other than 0 and 1 ('2' in line 3)"),
@@ -30,6 +31,7 @@ BAD_LABELS = {
     "same id same label": (b"id,label\na,1\na,1\n", "1 repeated id (a)"),
     "same id other label": (b"id,label\na,1\na,0\n", "1 of them with different values"),
     "id with .tif": (b"id,label\na.tif,1\n", "1 id with the file's ending (a.tif)"),
+    "id with .TIF": (b"id,label\na.TIF,1\n", "1 id with the file's ending (a.TIF)"),
     "id out of the folder": (b"id,label\n../../evil,1\n", "1 impossible id"),
     "id empty": (b"id,label\n,1\n", "1 impossible id"),
     "zero bytes": (b"id,label\na,1\n\0\0\0\0", "zero bytes"),
@@ -61,6 +63,8 @@ def test_a_faulty_label_file_is_named_with_its_fault(tmp_path: Path, name: str) 
         b'"id","label"\n"b","0"\n"a","1"\n',
         b"id,label\nb,0.0\na,1.0",
         b"id,label\n\nb,0\na,1\n\n",
+        b"id,label\n \nb,0\na,1\n \n",
+        b'"id","label"\n \n"b",0\n"a",1\n \n',
     ],
 )
 def test_every_usual_way_to_write_a_csv_is_read(tmp_path: Path, content: bytes) -> None:
@@ -91,9 +95,16 @@ def test_slides_are_joined_by_id_whatever_their_order(tmp_path: Path, column: st
     assert tables.read_slides(tmp_path / "s.csv", ["a", "b"]) == ["camelyon_1", "camelyon_2"]
 
 
+@pytest.mark.parametrize("header", ['"id","wsi"', "id, wsi", ' "id" , "wsi"', "\ufeffid,wsi", "id,wsi\r"])
+def test_a_slide_maps_header_may_be_quoted_or_spaced(tmp_path: Path, header: str) -> None:
+    (tmp_path / "s.csv").write_text(f"{header}\na,s1\nb,s2\n", "utf-8")
+    assert tables.read_slides(tmp_path / "s.csv", ["a", "b"]) == ["s1", "s2"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        *((f"id,wsi\na,s1\nb,{gap}\n", "1 training id without a slide (b)") for gap in ("NA", "nan", "None", '""')),
         ("id,wsi\na,s1\n", "1 training id without a slide (b)"),
         ("id,wsi\na,s1\nb,\n", "1 training id without a slide (b)"),
         ("id,wsi\na,s1\nb,s1\na,s2\n", "1 repeated id (a), 1 of them with different values"),
@@ -113,7 +124,8 @@ def test_probabilities_come_back_as_the_same_float32(tmp_path: Path, values: lis
     written = np.array(values, dtype=np.float32)
     tables.write_table(tmp_path / "p.csv", {"probability": written})
     texts = tables.read_table(tmp_path / "p.csv", ["probability"])["probability"].tolist()
-    assert tables.parse_probabilities(texts, tmp_path / "p.csv").tobytes() == np.abs(written).tobytes()
+    found = tables.parse_probabilities(texts, tmp_path / "p.csv").astype(np.float32)
+    assert found.tobytes() == np.abs(written).tobytes()
 
 
 @settings(max_examples=50)
