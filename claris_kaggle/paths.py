@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,11 @@ class RunDir:
         """The folder of fold number `fold`, counted from 0."""
         return FoldDir(self.root / f"fold{fold}")
 
+    def fold_dirs(self) -> dict[int, FoldDir]:
+        """The folders of folds that are there, by number, ascending; not `fold0_old` and the like."""
+        found = (re.fullmatch(r"fold(0|[1-9][0-9]*)", path.name) for path in self.root.glob("fold*"))
+        return {number: self.fold(number) for number in sorted(int(one[1]) for one in found if one)}
+
     def lacks(self, names: str) -> str:
         """What is said of a folder that lacks the files `names`, or is not there, with the runs that may be meant."""
         there = self.root.is_dir()
@@ -161,8 +167,7 @@ class RunDir:
 
     def sealed_folds(self) -> list[int]:
         """The numbers of the folds that say they are finished; whether they are is for who loads them."""
-        seals = (path.parent.name.removeprefix("fold") for path in self.root.glob("fold*/model.json"))
-        return sorted(int(number) for number in seals if number.isdecimal())
+        return [number for number, fold_dir in self.fold_dirs().items() if fold_dir.seal.exists()]
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
     `accuracy` is at 0.5. `accuracy_nested` cuts each fold at the threshold that was the best on the
     others; `best_threshold` is that of all of them. `auc_interval` lets whole slides vary where they
     are known (`auc_way` says so), else patches. `temperature` is what the logits would be divided by.
-    A fold of one class has no AUC (None), and no part in their mean.
+    A fold of one class has no AUC (None), and no part in their mean; with one AUC alone there is no `fold_auc_std`.
 
     Args:
         slides: the slide of each patch, where it is known.
@@ -207,7 +207,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
         "calibration_error": calibration_error(labels, values),
         "temperature": fit_temperature(labels, values),
         "fold_auc_mean": float(np.mean(aucs)) if aucs else None,
-        "fold_auc_std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0,
+        "fold_auc_std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
     }
     return {"overall": overall, "folds": rows}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -47,7 +48,7 @@ def write_report(
         data: the competition's folder, from which the few patches that are shown are read; without it and `cache`
             the page has no pictures.
         cache: a folder of packs, which is looked into before `data`.
-        ledger: the record of submissions, shown where there is such a file.
+        ledger: the record of submissions, shown where it has any.
     Raises:
         UsageError: the name does not end in .html.
         ClarisError: a run is not predicted, or a file of it is faulty.
@@ -81,6 +82,7 @@ def describe(run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache
     parts = figures.by_fold(oof.labels, oof.probabilities, oof.fold)
     return {
         "name": run.name,
+        "typed": to_type(run_dir.root),
         "anchor": anchor,
         "overall": figures_of_run["overall"],
         "folds": describe_folds(run, figures_of_run["folds"], histories),
@@ -96,6 +98,12 @@ def describe(run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache
     }
 
 
+def to_type(path: Path) -> str:
+    """The path as it is typed here, without the folders above this one."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 def read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
     """The history of each fold that has one, in the order of the folds.
 
@@ -103,10 +111,13 @@ def read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
         TableError: one is cut off, or holds no numbers.
     """
     found = {}
-    for path in sorted(run_dir.root.glob("fold[0-9]*/history.csv"), key=lambda path: int(path.parent.name[4:])):
+    for number, fold_dir in run_dir.fold_dirs().items():
+        path = fold_dir.history
+        if not path.exists():
+            continue
         table = tables.read_table(path, HISTORY, ended=True, others=True, mend="Remove it, or train that fold again")
         try:
-            found[int(path.parent.name[4:])] = table.astype(float)
+            found[number] = table.astype(float)
         except ValueError as error:
             raise TableError(f"{path}: not all of it numbers", "", "Remove it, or train that fold again") from error
     return found
@@ -206,7 +217,7 @@ def compare_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The names of the runs that have a config, and the fields in which these differ, a value for each run."""
     fields = dict.fromkeys(name for config in configs.values() for name in config if not name.endswith("_sha256"))
     values = {field: [config.get(field, "–") for config in configs.values()] for field in fields}
-    return {"names": list(configs), "fields": {name: row for name, row in values.items() if len(set(row)) > 1}}
+    return {"names": list(configs), "fields": {name: row for name, row in values.items() if row != row[:1] * len(row)}}
 
 
 def find_versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from claris_kaggle import __version__, ensemble, members, tables
 from claris_kaggle.blending import require_method
 from claris_kaggle.console import say
-from claris_kaggle.errors import DataError, DiskError, TableError, UsageError, name_few
+from claris_kaggle.errors import DataError, DiskError, RunError, TableError, UsageError, name_few
 from claris_kaggle.files import read_json, replacing, sha256_file, write_bytes, write_json
 from claris_kaggle.paths import DataDir, RunDir, require_place
 from claris_kaggle.predictions import TestPredictions, run_metrics, run_tables, write_run_oof, write_test
@@ -144,7 +144,8 @@ def ensemble_runs(
         The submission's path, `runs` with the OOF figures of each, `oof` with the figures of all
         together, scored with weights fitted on other folds, and the ensemble's evidence.
     Raises:
-        ClarisError: the runs do not fit together or to the data, or are not finished, or `keep` is not free.
+        ClarisError: the runs do not fit together or to the data, are not finished, or cancel out; or `keep` is not
+            free.
     """
     require_method(method)
     require_place(out, COLUMNS)
@@ -163,6 +164,7 @@ def ensemble_runs(
     figures = run_tables(together.oof, together.slides)
     evidence = {"ensemble": together.evidence}
     origin = {run.name: describe_run(run_dir) for run, run_dir in zip(runs, run_dirs, strict=True)}
+    require_variety(together)
     about = {"method": together.evidence["method"], "oof": figures["overall"], "runs": origin, **evidence}
     write_submission(out, together.test, sample_ids, about)
     if keep:
@@ -170,6 +172,19 @@ def ensemble_runs(
         keep_run(keep, together, {**evidence, **figures}, fold_file)
     of_runs = {run.name: run_metrics(run.oof, run.slides)["overall"] for run in runs}
     return {"submission": str(out), "method": about["method"], "runs": of_runs, "oof": figures["overall"], **evidence}
+
+
+def require_variety(together: ensemble.Ensemble) -> None:
+    """Refuse a constant that comes of suspicious runs, such as a run and its mirror, naming these.
+
+    Raises:
+        RunError: one of them with what speaks against it.
+    """
+    values, remarks = together.test.probabilities, together.evidence["remarks"]
+    kept = [f"{name}: {text}" for name, text in remarks.items() if name not in together.evidence["left_out"]]
+    if len(together.evidence["weights"]) > 1 and kept and np.ptp(values) == 0:
+        found = f"together the runs say {values[0]:g} of every patch; {kept[0]}"
+        raise RunError(found, "", "Leave it out, or take --only-sound")
 
 
 def tell_unknown(runs: Sequence[members.Run], run_dirs: Sequence[RunDir], data: DataDir) -> None:
@@ -241,7 +256,6 @@ def describe_run(run_dir: RunDir) -> dict[str, Any]:
     about: dict[str, Any] = {"oof_sha256": sha256_file(run_dir.oof), "test_sha256": sha256_file(run_dir.test)}
     if run_dir.config.exists():
         about["config"] = read_json(run_dir.config)
-    weights = {}
-    for seal in sorted(run_dir.root.glob("fold[0-9]*/model.json")):
-        weights[seal.parent.name] = read_json(seal).get("weights_sha256")
+    sealed = run_dir.sealed_folds()
+    weights = {f"fold{fold}": read_json(run_dir.fold(fold).seal).get("weights_sha256") for fold in sealed}
     return {**about, "weights_sha256": weights}

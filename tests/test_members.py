@@ -259,6 +259,15 @@ def test_faults_name_the_file_that_was_asked_for(data: DataDir, tmp_path: Path) 
     assert str(caught.value).startswith(f"{data.root / 's.csv'}: every value is 0.5")
 
 
+def test_runs_that_cancel_out_are_named(data: DataDir, two: list[RunDir], tmp_path: Path) -> None:
+    run = load_run(two[0])
+    mirror = replace(change(run, probabilities=1 - run.oof.probabilities), name="mirror")
+    place = put(tmp_path, replace(mirror, test=replace(run.test, probabilities=1 - run.test.probabilities)))
+    with pytest.raises(RunError, match="say 0.5 of every patch; mirror: OOF AUC .* it looks inverted"):
+        ensemble_runs([two[0], place], data, data.root / "s.csv")
+    assert ensemble_runs([two[0], place], data, data.root / "s.csv", only_sound=True)
+
+
 def values_of(path: Path) -> np.ndarray:
     return np.array([float(line.split(",")[1]) for line in path.read_text().splitlines()[1:]])
 

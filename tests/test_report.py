@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from claris_kaggle.metrics import auc
 from claris_kaggle.patches import patch_id, read_patch
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.predictions import Oof, read_oof, run_metrics, write_run_oof, write_test
-from claris_kaggle.report import confusion, mean_rate, write_report
+from claris_kaggle.report import compare_configs, confusion, describe, mean_rate, read_histories, to_type, write_report
+from claris_kaggle.submission import describe_run
 from claris_kaggle.uncertainty import compare_aucs
 
 Call = Callable[..., tuple[int, str, str]]
@@ -154,7 +156,8 @@ def test_pictures_from_a_pack_are_the_same(finished: RunDir, cache: Path, page: 
 def test_without_data_the_page_lists_the_patches_and_says_how_to_see_them(finished: RunDir, tmp_path: Path) -> None:
     page = write_report([finished], tmp_path / "report.html").read_text("utf-8")
     oof = load_run(finished).oof
-    assert "--data DIR" in page and "<image" not in page
+    assert f"claris report {finished.root} --out report.html --data DIR" in page and "<image" not in page
+    assert to_type(Path.cwd() / "runs" / "my run") == "'runs/my run'"
     assert all(oof.ids[row] in page for row in gallery.confident_errors(oof))
 
 
@@ -311,3 +314,31 @@ def luminance(colour: str) -> float:
     parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_copies_of_fold_folders_are_no_folds(finished: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(finished.root, tmp_path / finished.root.name))
+    for name in ("fold0_old", "fold0_1", "fold01", "fold"):
+        shutil.copytree(run.fold(0).root, run.root / name)
+    assert list(run.fold_dirs()) == run.sealed_folds() == list(read_histories(run)) == [0, 1, 2]
+    assert describe_run(run)["weights_sha256"] == describe_run(finished)["weights_sha256"]
+    write_report([run], tmp_path / "report.html")
+
+
+def test_configs_of_other_tools_may_hold_lists() -> None:
+    configs = {"a": {"lrs": [1, 2], "steps": {"n": 1}}, "b": {"lrs": [1, 3], "steps": {"n": 1}}}
+    assert compare_configs(configs)["fields"] == {"lrs": [[1, 2], [1, 3]]}
+
+
+def test_a_ledger_that_is_named_must_be_there(call: Call, finished: RunDir, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    code, shown, said = call("report", finished.root, "--out", out, "--ledger", tmp_path / "nosuch.csv")
+    assert (code, shown) == (2, "") and "nosuch.csv: no such file" in said and not out.exists()
+
+
+def test_one_fold_has_no_spread_between_folds(finished: RunDir) -> None:
+    run = load_run(finished)
+    oof = replace(run.oof, fold=np.zeros_like(run.oof.fold))
+    assert run_metrics(oof)["overall"]["fold_auc_std"] is None
+    section = describe(replace(run, oof=oof), finished, "run1", None, None)
+    assert section["overall"]["fold_auc_mean"] == section["folds"][0]["auc"]

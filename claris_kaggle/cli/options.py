@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What a kernel gives to `claris train` on its own, and the longest that Kaggle lets one run.
 SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
 LONGEST = "12h"
+LEDGER = Path("submissions") / "ledger.csv"
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +79,7 @@ def add_record(parser: argparse.ArgumentParser) -> None:
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     """--ledger, what was submitted."""
-    default = Path("submissions") / "ledger.csv"
-    parser.add_argument("--ledger", type=Path, default=default, metavar="FILE", help=f"the ledger [{default}]")
+    parser.add_argument("--ledger", type=Path, default=LEDGER, metavar="FILE", help=f"the ledger [{LEDGER}]")
 
 
 def natural(text: str) -> int:

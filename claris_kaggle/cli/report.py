@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
+from claris_kaggle.errors import UsageError
 
 HELP = "an HTML page of a run or several"
 
@@ -22,13 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="the competition's folder: errors are then shown as pictures"
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of packs to take the pictures from")
-    options.add_ledger(parser)
+    parser.add_argument("--ledger", type=Path, metavar="FILE", help=f"the ledger [{options.LEDGER}, where it is]")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page and print its path."""
+    """Write the page and print its path.
+
+    Raises:
+        UsageError: a ledger is named that is not there.
+    """
+    if args.ledger and not args.ledger.exists():
+        raise UsageError(f"--ledger {args.ledger}: no such file", "", "Look at the path, or leave it out")
     data = options.data_dir(args) if args.data else None
     from claris_kaggle.report import write_report
 
     runs = [options.run_dir(path) for path in args.runs]
-    print(write_report(runs, args.out, data=data, cache=args.cache, ledger=args.ledger))
+    print(write_report(runs, args.out, data=data, cache=args.cache, ledger=args.ledger or options.LEDGER))
