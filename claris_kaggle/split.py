@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle import tables
-from claris_kaggle.errors import UsageError, count
+from claris_kaggle.errors import DataError, UsageError, count, name_few
 from claris_kaggle.folds import CLASSES, Folds, require_both_classes
 from claris_kaggle.metrics import Labels
 
@@ -40,8 +40,10 @@ def make_folds(
         Without slides, folds that differ by at most one in the patches of each class, duplicates counted once.
     Raises:
         UsageError: k is below 2 or above what there is to split.
-        DataError: a fold would hold one class only.
+        DataError: a column is of another length, ids are repeated, a label is not 0 or 1, or a fold would hold one
+            class only.
     """
+    require_columns(ids, labels, slides=slides, contents=contents)
     order = tables.sort_order(ids)
     ids = [ids[row] for row in order]
     labels = np.asarray(labels, dtype=np.int8)[order]
@@ -53,6 +55,21 @@ def make_folds(
     folds = Folds(ids, labels, groups, fold)
     require_both_classes(folds, "the split", "Ask for fewer folds with --k, or another --seed")
     return folds
+
+
+def require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str] | None) -> None:
+    """Refuse what is no table of patches, each once and benign or malignant.
+
+    Raises:
+        DataError: naming the first fault.
+    """
+    for name, column in {"labels": labels, **others}.items():
+        if column is not None and len(column) != len(ids):
+            raise DataError(f"{count(len(ids), 'id')} and {len(column):,} {name}", "one of each a patch is needed")
+    tables.require_unique(ids, "the ids")
+    wrong = sorted({str(label) for label in np.asarray(labels).tolist() if label not in (0, 1)})
+    if wrong:
+        raise DataError(f"labels {name_few(wrong)}", "a label is 0 (benign) or 1 (malignant)")
 
 
 def join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:

@@ -76,7 +76,7 @@ def require_ids(ids: Sequence[str], path: Path, mend: str = "") -> None:
         raise TableError(f"{path}: {count(len(wrong), 'impossible id')} ({name_few(wrong)})", "", mend)
 
 
-def require_unique(ids: Sequence[str], path: Path, mend: str = "", values: Sequence[Any] | None = None) -> None:
+def require_unique(ids: Sequence[str], path: object, mend: str = "", values: Sequence[Any] | None = None) -> None:
     """Refuse repeated ids, and say whether the `values` of their rows agree.
 
     Raises:

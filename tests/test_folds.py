@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from claris_kaggle.errors import ClarisError, DataError, RunError, TableError, UsageError
 from claris_kaggle.folds import Folds, check_folds, fold_summary, read_folds, write_folds
+from claris_kaggle.paths import DataDir
 from claris_kaggle.split import make_folds
 
 
@@ -104,6 +106,35 @@ def test_slides_that_share_a_duplicate_become_one_group() -> None:
 def test_an_impossible_number_of_folds_is_refused(k: int, total: int, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         make_folds(make_ids(total), (np.arange(total) < 3).astype(np.int8), k=k)
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "words"),
+    [
+        (make_ids(8), np.arange(9) % 2, "8 ids and 9 labels"),
+        (["a"] * 8, np.arange(8) % 2, r"1 repeated id \(a\)"),
+        (make_ids(8), np.arange(8) % 3, "labels 2; a label is 0"),
+        (make_ids(8), np.array([0, 1] * 3 + [0, np.nan]), "labels nan; a label is 0"),
+        (make_ids(8), ["0", "1"] * 4, "labels 0, 1; a label is 0"),
+    ],
+)
+def test_what_is_no_table_of_patches_is_refused(ids: list[str], labels: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        make_folds(ids, labels, k=2)
+
+
+@pytest.mark.parametrize("name", ["slides", "contents"])
+def test_a_slide_or_content_for_each_patch_is_needed(name: str) -> None:
+    with pytest.raises(DataError, match=f"40 ids and 3 {name}"):
+        make_folds(make_ids(40), make_labels(40), k=2, **{name: ["s"] * 3})
+
+
+def test_flags_of_making_do_not_go_with_checking(
+    call: Callable[..., tuple[int, str, str]], generated: DataDir, fold_file: Path
+) -> None:
+    check = ["folds", "--data", generated.root, "--check", fold_file]
+    code, shown, said = call(*check, "--k", 10, "--seed", 0, "--force")
+    assert (code, shown) == (2, "") and "--k and --seed and --force with --check" in said
 
 
 def test_a_fold_without_a_class_is_refused(tmp_path: Path) -> None:

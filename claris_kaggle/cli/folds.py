@@ -15,6 +15,7 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 from claris_kaggle.console import say
+from claris_kaggle.errors import UsageError
 
 HELP = "make or check a fold file"
 
@@ -26,15 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
     what.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
     parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi [split by patch]")
-    parser.add_argument("--k", type=int, default=5, metavar="K", help="number of folds [5]")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another split [0]")
+    parser.add_argument("--k", type=int, metavar="K", help="number of folds [5]")
+    parser.add_argument("--seed", type=int, metavar="S", help="another seed, another split [0]")
     parser.add_argument("--force", action="store_true", help="replace other folds in that file")
     options.add_cache(parser)
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make or check the file and print the folds' make-up."""
+    """Make or check the file and print the folds' make-up.
+
+    Raises:
+        UsageError: a flag of making goes with --check.
+    """
+    given = {"--k": args.k is not None, "--seed": args.seed is not None, "--force": args.force}
+    if args.check and any(given.values()):
+        found = f"{' and '.join(flag for flag, typed in given.items() if typed)} with --check"
+        raise UsageError(found, "the file says how it is split", "Leave it out, or make folds with --out")
     data = options.data_dir(args)
     import json
 
@@ -46,8 +55,9 @@ def run(args: argparse.Namespace) -> None:
         folds = check_fold_file(data, args.check, slides=args.slides, cache=cache)
     else:
         folds = make_fold_file(
-            data, args.out, slides=args.slides, k=args.k, seed=args.seed, cache=cache, force=args.force
-        )
+            data, args.out, slides=args.slides, k=5 if args.k is None else args.k, seed=args.seed or 0, cache=cache,
+            force=args.force,
+        )  # fmt: skip
     rows = fold_summary(folds)
     if args.json:
         print(json.dumps({"file": str(args.out or args.check), "digest": folds.digest, "folds": rows}))
