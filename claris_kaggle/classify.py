@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.calibration import apply_temperature
 from claris_kaggle.console import Progress
-from claris_kaggle.errors import ClarisError, UsageError
+from claris_kaggle.errors import ClarisError, UsageError, printable
 from claris_kaggle.evidence import Floats, centre_share
 from claris_kaggle.images import MAX_PIXELS, cut, read_image, window_starts
 from claris_kaggle.inference import block_size
@@ -253,10 +253,10 @@ def classify_files(
         try:
             pixels = read_image(path, job.max_pixels)
             if pixels.shape == SHAPE:
-                waiting.append((str(path), pixels))
+                waiting.append((printable(path), pixels))
                 found = []
             else:
-                found = [classify_image(trained, pixels, str(path), job)]
+                found = [classify_image(trained, pixels, printable(path), job)]
         except ClarisError as error:
             found = [error]
         if found or len(waiting) == TOGETHER:

@@ -34,9 +34,9 @@ class ClarisError(Exception):
     exit_code = 1
 
     def __init__(self, found: str, needed: str = "", mend: str = "") -> None:
-        self.found, self.needed, self.mend = found, needed, mend
-        text = "; ".join(part for part in (found, needed) if part)
-        super().__init__(f"{text}. {mend}" if mend else text)
+        self.found, self.needed, self.mend = map(printable, (found, needed, mend))
+        text = "; ".join(part for part in (self.found, self.needed) if part)
+        super().__init__(f"{text}. {self.mend}" if mend else text)
 
     def __reduce__(self) -> tuple[type[ClarisError], tuple[str, str, str]]:
         """Rebuild from the three parts: joblib workers send errors as pickles."""
@@ -106,6 +106,15 @@ class Stopped(ClarisError):
     """Stopped by the time limit or a signal, with everything on disk to go on."""
 
     exit_code = 3
+
+
+def printable(name: object) -> str:
+    """A name that every page and terminal in UTF-8 takes: bytes of a file's name that are no text are spelt out.
+
+    >>> printable("caf\\udce9.png")
+    'caf\\\\udce9.png'
+    """
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def name_few(names: Iterable[object]) -> str:

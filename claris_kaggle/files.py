@@ -45,17 +45,25 @@ def explain(error: OSError, path: object) -> DiskError:
         mend = "Free some space, or name a folder on another disk, and run the same command again"
         return DiskError(f"{path}: no space left on the disk", "nothing was changed", mend)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DiskError(f"{path}: not allowed to write or read there", "", "Name a folder that you may write to")
+        return DiskError(f"{path}: not allowed to write or read there", "", "Change its permissions, or name another")
     if error.errno == errno.ENOENT:
         return DiskError(f"{path}: no such file or folder", "", "Look at the path")
     if error.errno == errno.EISDIR:
         return DiskError(f"{path}: a folder", "a file is needed", "Look at the path")
-    parent = next((one for one in Path(str(path)).parents if one.exists()), None)
-    if parent and not parent.is_dir():
+    parent = next((one for one in Path(str(path)).parents if os.path.lexists(one)), None)
+    if parent and not is_folder(parent):
         return DiskError(f"{parent}: a file", "a folder is needed there; nothing was changed", "Name a folder")
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return DiskError(f"{path}: there already", "nothing was changed", "Name a new folder")
     return DiskError(f"{path}: {error.strerror or error}")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is seen to be a folder: not where a folder above is locked, or the name too long to be one."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:
@@ -99,12 +107,16 @@ def replacing(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which takes that name on a clean exit; on an exception it is removed.
 
-    Its files are to be written through this module, which has them on disk by then.
+    Its files are to be written through this module, which has them on disk by then. A link is followed.
 
     Raises:
-        DiskError: `path` is there and not empty, the folder cannot be made or written, or the disk is full.
+        DiskError: `path` is there and not empty, or the current folder, which a shell would go on showing empty; or the
+            folder cannot be made or written, or the disk is full.
     """
     with explain_disk_errors(path):
+        path = path.resolve()
+        if path.exists() and path.samefile(os.curdir):
+            raise DiskError(f"{path}: the current folder", "nothing was changed", "Name a new folder")
         aside = beside(path)
         try:
             aside.mkdir()

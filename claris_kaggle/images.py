@@ -5,9 +5,10 @@ How a file is turned (EXIF) is left as it is stored: the eight views make no dif
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.errors import OversizeError, PatchError, UsageError, one_line
-from claris_kaggle.files import explain_disk_errors
+from claris_kaggle.files import explain_disk_errors, is_folder
 from claris_kaggle.patches import SIZE, Pixels
 
 FORMATS = ("TIFF", "PNG", "JPEG")
@@ -39,7 +40,7 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.parts[:1] in (("http:",), ("https:",)):
             raise UsageError(f"{path}: an address", "image files are needed", "Download it first, and name the file")
-        if not path.is_dir():
+        if not is_folder(path):
             found.append(path)
             continue
         with explain_disk_errors(path):
@@ -82,7 +83,7 @@ def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> 
     if len(content) > largest_file(max_pixels):
         raise too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
     try:
-        with warnings.catch_warnings():
+        with pillow_limit(max_pixels), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on what a file says of itself; what matters is refused here
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 require_fit(image, name, max_pixels)
@@ -96,6 +97,19 @@ def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> 
     except Exception as error:  # Pillow's decoders raise all kinds on damaged files
         found = f"{name}: damaged or cut off ({one_line(error)})"
         raise PatchError(found, "a whole TIFF, PNG or JPEG is needed", "Fetch or save it again") from error
+
+
+@contextlib.contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Let Pillow open images of so many pixels, which it would refuse from 179 million on."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def require_fit(image: Any, name: object, max_pixels: int) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +130,38 @@ def test_a_faulty_file_is_named_and_the_others_are_done(
     code, shown, said = call("classify", "--run", finished.root, tmp_path / "small.png", "--json")
     assert code == 1 and "64 x 64 pixels; at least 96 x 96 are needed" in said and said.count("\n") == 1
     assert len(json.loads(shown)["faults"]) == 1
+
+
+def test_names_that_are_no_text_are_spelt_out(call: Call, finished: RunDir, generated: DataDir, tmp_path: Path) -> None:
+    source = sorted(generated.patches("test").iterdir())[0]
+    good, bad = (tmp_path / os.fsdecode(name) for name in (b"good\xe9.tif", b"bad\xe9.tif"))
+    try:
+        good.write_bytes(source.read_bytes())
+        bad.write_text("bad")
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    page = tmp_path / "page.html"
+    code, shown, said = call("classify", "--run", finished.root, good, bad, source, "--html", page)
+    assert code == 1 and r"good\udce9.tif" in shown and str(source) in shown and r"bad\udce9.tif: no image" in said
+    assert r"good\udce9.tif" in page.read_text("utf-8") and r"bad\udce9.tif" in page.read_text("utf-8")
+
+
+def test_a_tilde_may_begin_a_name_and_a_long_name_stops_nobody(
+    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~t.tif").write_bytes(sorted(generated.patches("test").iterdir())[0].read_bytes())
+    code, shown, said = call("classify", "--run", finished.root, "n" * 300 + ".tif", "~t.tif")
+    assert code == 1 and "~t.tif" in shown and "File name too long" in said and "1 of 2 images" in said
+
+
+def test_what_the_disk_refuses_anywhere_is_one_line(call: Call, generated: DataDir, tmp_path: Path) -> None:
+    where = ["--data", generated.root, "--out", tmp_path / "s.csv"]
+    code, shown, said = call("ensemble", "n" * 300, *where)
+    assert (code, shown) == (1, "") and said.count("\n") == 1 and "File name too long" in said
+    program = [sys.executable, "-m", "claris_kaggle", "completion", "bash"]
+    full = subprocess.run(["sh", "-c", '"$@" > /dev/full', "sh", *program], capture_output=True, text=True)
+    assert full.returncode == 1 and "no space left" in full.stderr and full.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -120,3 +120,26 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"there already; nothing was changed"), files.new_folder(home / "one"):
         pass
     assert contents(home) == {"one/a": b"a"} and [path.name for path in home.iterdir()] == ["one"]
+
+
+def test_a_link_to_an_empty_folder_is_followed_and_the_current_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    with files.new_folder(tmp_path / "link") as aside:
+        files.write_text(aside / "a", "a")
+    assert contents(here) == {"a": b"a"} and (tmp_path / "link").is_symlink()
+    (here / "empty").mkdir()
+    monkeypatch.chdir(here / "empty")
+    for name in (Path(), here / "empty"):
+        with pytest.raises(DiskError, match="the current folder; nothing was changed"), files.new_folder(name):
+            pass
+
+
+def test_a_name_too_long_is_explained_and_no_folder(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 300) / "x.png"
+    assert not files.is_folder(path)
+    with pytest.raises(DiskError, match="File name too long"):
+        files.sha256_file(path)

@@ -138,6 +138,20 @@ def test_no_pixel_of_a_cut_file_is_made_up(kind: str) -> None:
             decode_image(content[:kept], "x")
 
 
+def test_the_limit_is_the_callers_and_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert decode_image(saved(Image.fromarray(PIXELS)), "x", 12_000).shape == PIXELS.shape
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    for most in (11_999, 5_000):
+        with pytest.raises(PatchError, match=f"at most {most:,} pixels are taken"):
+            decode_image(saved(Image.fromarray(PIXELS)), "x", most)
+
+
+def test_what_cannot_be_looked_at_is_left_to_be_named_with_the_file(tmp_path: Path) -> None:
+    paths = [tmp_path / ("n" * 300), tmp_path / "good.png"]
+    assert list_images(paths) == paths
+
+
 def test_an_address_is_no_file() -> None:
     with pytest.raises(UsageError, match="an address; image files are needed. Download it first"):
         list_images([Path("https://example.org/a.png")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
@@ -16,6 +17,7 @@ from typing import NoReturn
 from claris_kaggle import __version__
 from claris_kaggle.console import is_speaker
 from claris_kaggle.errors import ClarisError, Stopped, one_line
+from claris_kaggle.files import explain
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 VERBS = (
@@ -107,14 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.arguments, args.rest = arguments, rest
         find_homes(args)
         module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
-        return int(module.run(args) or 0)
+        code = int(module.run(args) or 0)
+        sys.stdout.flush()  # a disk that is full here is told as such
+        return code
     except SystemExit as stop:
         return int(stop.code or 0)
     except KeyboardInterrupt:
         return fail(Stopped("stopped by Ctrl-C", "", "The same command begins again or goes on"), arguments)
     except BrokenPipeError:
-        # Whoever read our output has gone; keep Python from failing once more at its own flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()  # whoever read it has gone
         return 1
     except ClarisError as error:
         return fail(error, arguments)
@@ -128,9 +131,17 @@ def find_homes(args: argparse.Namespace) -> None:
     """Look up a leading ~ in all paths: shells leave it in --out=~/FILE, and quotes keep it."""
     for name, value in vars(args).items():
         if isinstance(value, Path):
-            setattr(args, name, value.expanduser())
+            setattr(args, name, find_home(value))
         elif isinstance(value, list):
-            setattr(args, name, [one.expanduser() if isinstance(one, Path) else one for one in value])
+            setattr(args, name, [find_home(one) if isinstance(one, Path) else one for one in value])
+
+
+def find_home(path: Path) -> Path:
+    """The path with its home looked up; as it is where ~ begins the name of a file."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no user of that name
+        return path
 
 
 def split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -157,8 +168,18 @@ def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
     """A mistake of ours, or one that no message foresees: its kind and text, and how to see more."""
     if is_lost_peer(error):
         return 1  # the rank that failed first has said why
+    if isinstance(error, OSError) and error.errno:
+        if error.filename is None:
+            drop_output()  # it may be that which fails
+        return fail(explain(error, error.filename or "a file or the output"), arguments)
     mend = "" if "--debug" in arguments else "Run it again with --debug to see where"
     return fail(ClarisError(f"{type(error).__name__}: {one_line(error)}", "", mend), arguments)
+
+
+def drop_output() -> None:
+    """Send stdout nowhere, so that Python does not fail once more at its own flush."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain_missing(error: ModuleNotFoundError) -> ClarisError:
