@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from claris_kaggle.paths import require_place
 
 CLASSES = ("benign", "malignant")
 COLUMNS = ("id", "label", "group", "fold")
-# Groups of fewer patches than this on average are no slides.
+# Groups of fewer patches than this on average are no slides, where no JSON says what they are.
 SLIDE_SIZE = 2
 MEND = "Make it again: claris folds --data DIR --out {}"
 
@@ -36,12 +36,14 @@ class Folds:
         labels: int8 [N] of 0 and 1.
         groups: [N] text; patches of one group stand in one fold.
         fold: int64 [N] of 0..k-1, the fold in which a patch is validated.
+        by_slide: whether the groups are slides; None where nothing tells but their size.
     """
 
     ids: list[str]
     labels: Labels
     groups: list[str]
     fold: NDArray[np.int64]
+    by_slide: bool | None = None
 
     @property
     def k(self) -> int:
@@ -56,7 +58,8 @@ class Folds:
     @property
     def slides(self) -> list[str] | None:
         """The slide of each patch; None where groups are duplicates at most, as in a split by patch."""
-        return self.groups if len(set(self.groups)) * SLIDE_SIZE <= len(self.ids) else None
+        large = len(set(self.groups)) * SLIDE_SIZE <= len(self.ids)
+        return self.groups if (large if self.by_slide is None else self.by_slide) else None
 
     def train_rows(self, fold: int) -> NDArray[np.int64]:
         """The rows that fold number `fold` is trained on, ascending."""
@@ -116,7 +119,7 @@ def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: b
     if path.exists() and not overwrite:
         if not holds(path, folds):
             raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
-        if same_json(path, folds):
+        if read_about(path, folds):
             return False
     values = {"id": folds.ids, "label": folds.labels, "group": folds.groups, "fold": folds.fold}
     tables.write_table(path, values)
@@ -132,6 +135,7 @@ def describe(folds: Folds) -> dict[str, Any]:
         "k": folds.k,
         "patches": len(folds.ids),
         "groups": len(set(folds.groups)),
+        "by_slide": folds.slides is not None,
         "method": "stratified by label, " + ("whole groups" if grouped else "patch by patch"),
         "folds": fold_summary(folds),
         # Our own is not asked of pip: in a kernel the library is there without being installed.
@@ -150,12 +154,13 @@ def holds(path: Path, folds: Folds) -> bool:
         return False
 
 
-def same_json(path: Path, folds: Folds) -> bool:
-    """Whether the JSON beside the file is whole and of these folds."""
+def read_about(path: Path, folds: Folds) -> dict[str, Any]:
+    """What the JSON beside the file says, where it is whole and of these folds, else nothing."""
     try:
-        return read_json(path.with_suffix(".json")).get("folds_sha256") == folds.digest
+        about = read_json(path.with_suffix(".json"))
     except (DataError, DiskError):
-        return False
+        return {}
+    return about if about.get("folds_sha256") == folds.digest else {}
 
 
 def read_folds(path: Path) -> Folds:
@@ -181,7 +186,7 @@ def read_folds(path: Path) -> Folds:
     folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
     require_together(folds, folds.groups, "group", path, mend)
     require_both_classes(folds, path, mend)
-    return folds
+    return replace(folds, by_slide=read_about(path, folds).get("by_slide"))
 
 
 def parse_fold_numbers(texts: Sequence[str], path: Path, mend: str) -> NDArray[np.int64]:

@@ -52,7 +52,7 @@ def make_folds(
     members = np.unique(groups, return_inverse=True)[1]
     require_possible(labels, members, k, grouped=slides is not None)
     fold = split_by_slide(labels, groups, k, seed) if slides is not None else split_by_patch(labels, groups, k, seed)
-    folds = Folds(ids, labels, groups, fold)
+    folds = Folds(ids, labels, groups, fold, by_slide=slides is not None)
     require_both_classes(folds, "the split", "Ask for fewer folds with --k, or another --seed")
     return folds
 

@@ -14,7 +14,8 @@ from claris_kaggle import __version__, ensemble, members, tables
 from claris_kaggle.blending import require_method
 from claris_kaggle.console import say
 from claris_kaggle.errors import DataError, DiskError, RunError, TableError, UsageError, name_few
-from claris_kaggle.files import read_json, replacing, sha256_file, write_bytes, write_json
+from claris_kaggle.files import read_json, replacing, sha256_file, write_json
+from claris_kaggle.folds import read_folds, write_folds
 from claris_kaggle.paths import DataDir, RunDir, require_place
 from claris_kaggle.predictions import TestPredictions, run_metrics, run_tables, write_run_oof, write_test
 
@@ -213,7 +214,8 @@ def require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
     Raises:
         UsageError: the folder is a trained run, one of those to combine, or holds files of another origin.
     """
-    taken = [path.name for path in (run_dir.folds, run_dir.oof, run_dir.test, run_dir.metrics) if path.exists()]
+    files = (run_dir.folds, run_dir.folds.with_suffix(".json"), run_dir.oof, run_dir.test, run_dir.metrics)
+    taken = [path.name for path in files if path.exists()]
     if run_dir.root.resolve() in [one.root.resolve() for one in run_dirs]:
         what = "one of the runs to combine"
     elif run_dir.config.exists():
@@ -243,9 +245,10 @@ def keep_run(
         fold_file: of the runs, where one has it: it tells the slides.
     """
     if fold_file:
-        write_bytes(run_dir.folds, fold_file.read_bytes())
+        write_folds(run_dir.folds, read_folds(fold_file), {"copied_from": fold_file.name}, overwrite=True)
     else:
-        run_dir.folds.unlink(missing_ok=True)
+        for path in (run_dir.folds, run_dir.folds.with_suffix(".json")):
+            path.unlink(missing_ok=True)
     write_run_oof(run_dir.oof, together.oof)
     write_test(run_dir.test, together.test.ids, together.test.probabilities)
     write_json(run_dir.metrics, figures)

@@ -165,6 +165,21 @@ def test_a_fold_file_comes_back_the_same_and_is_not_written_twice(tmp_path: Path
     assert path.stat().st_mtime_ns == stamp
 
 
+def test_folds_know_whether_they_are_of_slides_by_their_json_whatever_the_size_of_these(tmp_path: Path) -> None:
+    ids, labels = make_ids(60), make_labels(60)
+    slides = [f"s{number // 2 if number < 20 else number}" for number in range(60)]
+    by_slide = make_folds(ids, labels, k=3, slides=slides)
+    by_patch = make_folds(ids, labels, k=3, contents=[str(number // 2) for number in range(60)])
+    assert by_slide.slides == by_slide.groups and by_patch.slides is None
+    for folds in (by_slide, by_patch):
+        write_folds(tmp_path / "f.csv", folds, {}, overwrite=True)
+        assert read_folds(tmp_path / "f.csv").slides == folds.slides
+        write_folds(tmp_path / "copy.csv", read_folds(tmp_path / "f.csv"), {}, overwrite=True)
+        assert read_folds(tmp_path / "copy.csv").slides == folds.slides
+    (tmp_path / "f.json").write_text("cut")
+    assert read_folds(tmp_path / "f.csv").digest == by_patch.digest
+
+
 def test_other_folds_are_not_overwritten(tmp_path: Path, folds: Folds) -> None:
     path = tmp_path / "f.csv"
     write_folds(path, folds, {})

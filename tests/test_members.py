@@ -94,7 +94,7 @@ def test_predictions_of_another_origin_are_never_overwritten(place: str, data: D
     assert contents(folder) == before and not (data.root / "s.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["folds.csv", "oof.csv", "test.csv", "metrics.json"])
+@pytest.mark.parametrize("name", ["folds.csv", "folds.json", "oof.csv", "test.csv", "metrics.json"])
 @pytest.mark.parametrize("text", ["notes", '{"ensemble": 0.9}'])
 def test_a_file_of_ones_own_is_never_taken_for_an_ensembles(
     name: str, text: str, data: DataDir, two: list[RunDir]
