@@ -10,7 +10,7 @@ from claris_kaggle import __version__, pages
 from claris_kaggle.classify import NOTICE, Classification
 from claris_kaggle.files import write_text
 from claris_kaggle.paths import require_ending
-from claris_kaggle.pictures import draw_heat, draw_map, png_uri
+from claris_kaggle.pictures import draw_heat, draw_map, jpeg_uri
 from claris_kaggle.trained import Trained
 
 TEMPLATE = "classify.html.jinja"
@@ -44,7 +44,7 @@ def section(found: Classification, crop: int) -> dict[str, Any]:
         **found.to_json(),
         "fold_range": found.fold_range,
         "view_range": found.view_range,
-        "pictures": {name: None if picture is None else png_uri(picture) for name, picture in pictures.items()},
+        "pictures": {name: None if picture is None else jpeg_uri(picture) for name, picture in pictures.items()},
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -22,7 +24,7 @@ from claris_kaggle.errors import ClarisError, RunError, UsageError
 from claris_kaggle.images import window_starts
 from claris_kaggle.patches import read_patch
 from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.pictures import draw_heat, draw_map, tint
+from claris_kaggle.pictures import draw_heat, draw_map, jpeg_uri, png_uri, tint
 from claris_kaggle.predictions import read_test
 from claris_kaggle.trained import Trained, load_trained
 from tests.conftest import claris
@@ -229,6 +231,13 @@ def test_pictures_show_what_speaks_for_and_against_in_its_place() -> None:
     assert drawn[3, 3].tolist() == [128, 128, 128] and drawn[32, 40].tolist() == drawn[50, 63].tolist() == [0, 0, 0]
     assert (draw_map(grey, np.ones((2, 2), dtype=np.float32), 64)[:16] == 128).all()
     assert np.array_equal(tint(grey, np.zeros((96, 96))), grey)
+
+
+def test_a_picture_to_look_at_is_small_and_shows_the_patch(generated: DataDir) -> None:
+    patch = read_patch(sorted(generated.patches("test").iterdir())[0])
+    exact, small = png_uri(patch), jpeg_uri(patch)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(small.split(",")[1]))))
+    assert len(small) < len(exact) / 2 and np.abs(shown.astype(int) - patch).mean() < 6
 
 
 def test_heat_lies_where_the_windows_are_and_not_on_the_rim() -> None:

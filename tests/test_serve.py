@@ -96,7 +96,7 @@ def test_page_and_json_are_what_classify_answers(client: Any, trained: Trained, 
     for words in (found.verdict, f"probability of malignant {found.probability:.3f}", patch.name, NOTICE, "3 folds"):
         assert words in page.text
     assert found.centre_share is not None and f"{found.centre_share:.0%}".replace("%", " %") in page.text
-    assert page.text.count('<img src="data:image/png;base64,') == page.text.count(' alt="') == 2
+    assert page.text.count('<img src="data:image/jpeg;base64,') == page.text.count(' alt="') == 2
 
 
 def test_a_larger_image_has_its_heat(client: Any) -> None:
