@@ -157,7 +157,7 @@ def holds(path: Path, folds: Folds) -> bool:
 def read_about(path: Path, folds: Folds) -> dict[str, Any]:
     """What the JSON beside the file says, where it is whole and of these folds, else nothing."""
     try:
-        about = read_json(path.with_suffix(".json"))
+        about = read_json(Path(path).with_suffix(".json"))
     except (DataError, DiskError):
         return {}
     return about if about.get("folds_sha256") == folds.digest else {}
