@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from claris_kaggle.errors import DataError, RunError, UsageError
-from claris_kaggle.patches import CENTRE, SIZE
 from claris_kaggle.presets import PRESETS, choose_preset, preset_for
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
@@ -24,6 +23,8 @@ STEMS = ("pool", "pool4", "no-pool")
 TAILS = ("pool", "no-pool")
 POOLINGS = ("mean", "centre")
 EQUIVARIANCES = ("none", "p4m")
+SIZE = 96  # the side of a patch, in pixels
+CENTRE = 32  # the side of the square in its middle that its label speaks of
 LEAST_SIDE = 32  # DenseNet halves five times
 DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
 

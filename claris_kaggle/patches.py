@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from claris_kaggle import config
 from claris_kaggle.errors import PatchError, one_line
 from claris_kaggle.files import explain
 
-SIZE = 96
+SIZE, CENTRE = config.SIZE, config.CENTRE
 SHAPE = (SIZE, SIZE, 3)
 NBYTES = SIZE * SIZE * 3
-# The side of the square in the middle of a patch that its label speaks of, in pixels.
-CENTRE = 32
 LONGEST_HEADER = 4096
 MEND = "Fetch the file again"
 # Two well-known odd patches of the training set, by their ids (checked: SHA-1 of the pixels).

@@ -217,13 +217,9 @@ def epoch_batches(learner: Learner, trainset: TrainSet) -> EpochBatches:
     """The steps of the learner's current epoch for its rank."""
     config, world = learner.config, learner.world
     return EpochBatches(
-        trainset,
-        config,
-        epoch=learner.epoch,
-        rank=world.rank,
-        world_size=world.world_size,
+        trainset, config, epoch=learner.epoch, rank=world.rank, world_size=world.world_size,
         turn_here=world.device.type == "cpu",
-    )
+    )  # fmt: skip
 
 
 def timed_epoch(
@@ -262,8 +258,7 @@ def end_epoch(
         "epoch": learner.epoch + 1,
         "train_loss": train_loss,
         "valid_loss": figures["log_loss"],
-        "auc": figures["auc"],
-        "accuracy": figures["accuracy"],
+        **{name: figures[name] for name in ("auc", "accuracy")},
         "lr": learner.optimizer.param_groups[0]["lr"],
         "seconds": learner.seconds,
         "images_per_second": images / max(learner.seconds, 1e-9),
