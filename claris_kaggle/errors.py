@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 NAMED = 3
+# The variable with the file in which a verb leaves why it failed, for the process that started it.
+LAST_WORDS = "CLARIS_LAST_WORDS"
 
 
 class ClarisError(Exception):
@@ -85,6 +87,7 @@ class KaggleError(ClarisError):
         passing: a later try may do better.
         after: seconds that the server asked to wait.
         busy: refused only because other sessions are running.
+        refused: an answer to a push came, and it is no kernel as it was asked for.
     """
 
     def __init__(
@@ -97,9 +100,11 @@ class KaggleError(ClarisError):
         passing: bool = False,
         after: float = 0.0,
         busy: bool = False,
+        refused: bool = False,
     ) -> None:
         super().__init__(found, needed, mend)
-        self.status, self.passing, self.after, self.busy = status, passing, after, busy
+        self.status, self.passing, self.after = status, passing, after
+        self.busy, self.refused = busy, refused
 
 
 class Stopped(ClarisError):

@@ -1,28 +1,35 @@
 """What a kernel does inside a Kaggle session: find its inputs, run the verbs, leave a manifest of what it wrote.
 
 The working folder keeps only what the next step needs; packs go to fast temporary storage. A session that stops in
-time ends well: its output is the next session's input.
+time ends well: its output is the next session's input. So does one that fails with a fold or a checkpoint on disk:
+Kaggle keeps the output only of sessions that end well.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.errors import ClarisError, RunError, UsageError
+from claris_kaggle.config import add_config_flags, given_flags
+from claris_kaggle.errors import LAST_WORDS, ClarisError, RunError, UsageError
 from claris_kaggle.files import sha256_file, write_json
 from claris_kaggle.inputs import MANIFEST, find_data, find_one, find_runs, merge_runs
 from claris_kaggle.paths import RunDir
 from claris_kaggle.stopping import parse_duration
 
 JOBS = ("train", "predict", "ensemble")
-COMPLETE, STOPPED = "complete", "stopped"
+COMPLETE, STOPPED, FAILED = "complete", "stopped", "failed"
+# Where the output of a real session lies.
+WORKING = Path("/kaggle/working")
+SUBMISSION = "submission.csv"
 WEIGHTS = ("*.safetensors", "*.pth")
 SLIDES = ("slides.csv", "patch_id_wsi*.csv")
 
@@ -57,14 +64,35 @@ def run_session(settings: dict[str, Any]) -> int:
     """Do the job of the settings; the exit code of the script."""
     try:
         session = open_session(settings)
-        status = {"train": train, "predict": predict, "ensemble": ensemble}[settings["job"]](session, settings)
+        status, message = work(session, settings)
         tidy(session.run_dir)
-        write_manifest(session, settings, status)
+        write_manifest(session, settings, status, message)
     except ClarisError as error:
         print("claris: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
         return error.exit_code
-    print(f"claris session: {settings['job']} {status}", flush=True)
+    print(f"claris session: {settings['job']} {status}{message and ': ' + message}", flush=True)
     return 0
+
+
+def work(session: Session, settings: dict[str, Any]) -> tuple[str, str]:
+    """Do the job: how it ended, and why it failed where something is worth keeping all the same.
+
+    Raises:
+        ClarisError: it failed, and nothing is.
+    """
+    job = settings["job"]
+    try:
+        return {"train": train, "predict": predict, "ensemble": ensemble}[job](session, settings), ""
+    except ClarisError as error:
+        if job == "ensemble" or not is_worth_keeping(session.run_dir):
+            raise
+        print(f"claris: THE JOB FAILED. What it had finished is kept as this session's output. {error}", flush=True)
+        return FAILED, " ".join(str(error).split())
+
+
+def is_worth_keeping(run_dir: RunDir) -> bool:
+    """Whether there is a finished fold, or a checkpoint of one."""
+    return any(path for name in ("model.json", "last.ckpt") for path in run_dir.root.glob(f"fold[0-9]*/{name}"))
 
 
 def open_session(settings: dict[str, Any]) -> Session:
@@ -75,16 +103,17 @@ def open_session(settings: dict[str, Any]) -> Session:
     """
     if settings.get("job") not in JOBS:
         raise UsageError(f"a job of the name {settings.get('job')!r}", f"it must be one of {', '.join(JOBS)}")
-    working = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))
+    working = Path(os.environ.get("KAGGLE_WORKING_DIR", WORKING))
     temporary = os.environ.get("KAGGLE_TEMP_DIR") or tempfile.mkdtemp(prefix="claris-temporary-")
     deadline = time.monotonic() + parse_duration(settings["time_limit"])
     inputs = Path(os.environ.get("KAGGLE_INPUT_ROOT", "/kaggle/input"))
     if not inputs.is_dir():
         raise UsageError(f"{inputs}: no such folder", "Kaggle mounts the inputs there", "Set KAGGLE_INPUT_ROOT")
+    os.environ[LAST_WORDS] = str(Path(temporary) / "last-words.txt")
     return Session(inputs, working, Path(temporary), deadline)
 
 
-def count_processes(wanted: int) -> int:
+def count_processes(session: Session, wanted: int) -> int:
     """One process for each GPU; two on a machine without any, for a trial.
 
     Raises:
@@ -93,8 +122,8 @@ def count_processes(wanted: int) -> int:
     import torch
 
     found = torch.cuda.device_count()
-    real = "KAGGLE_WORKING_DIR" not in os.environ
-    if found == wanted or (found == 0 and not real):
+    # Kaggle sets its variables too, so it is the folder that tells a real session from a trial.
+    if found == wanted or (found == 0 and session.working != WORKING):
         return found or 2
     what = f"{found} GPUs in this session, and {wanted} were asked for"
     raise UsageError(what, "", "Choose the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")
@@ -120,16 +149,24 @@ def must(*arguments: object) -> None:
     """Run a verb that has to succeed.
 
     Raises:
-        RunError: it did not; it has said why.
+        RunError: it did not, with its last words.
     """
     code = claris(*arguments)
     if code:
-        raise RunError(f"claris {arguments[0]} ended with exit code {code}", "", "See its message above")
+        raise explain_verb(arguments[0], code)
+
+
+def explain_verb(verb: object, code: int) -> RunError:
+    """Why a verb failed: what it left as its last words."""
+    path = Path(os.environ[LAST_WORDS])
+    if path.exists():
+        return RunError(f"claris {verb}: {path.read_text('utf-8')}")
+    return RunError(f"claris {verb} ended with exit code {code}", "", "See the log")
 
 
 def train(session: Session, settings: dict[str, Any]) -> str:
     """Train the folds of the settings, then predict with them."""
-    processes = count_processes(settings["gpus"])
+    processes = count_processes(session, settings["gpus"])
     data, run_dir = find_data(session.inputs), session.run_dir
     gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
@@ -142,7 +179,7 @@ def train(session: Session, settings: dict[str, Any]) -> str:
         must("folds", *packs, "--out", fold_file, *(["--slides", slides] if slides else []))
     flags = list(settings["flags"])
     weights = find_one(session.inputs, WEIGHTS)
-    if weights is not None and "--weights" not in flags:
+    if weights is not None and not begins_elsewhere(flags):
         flags += ["--weights", weights]
     folds = ["--fold", *settings["folds"]] if settings["folds"] else []
     code = claris(
@@ -152,13 +189,21 @@ def train(session: Session, settings: dict[str, Any]) -> str:
     if code == 3:
         return STOPPED
     if code:
-        raise RunError(f"claris train ended with exit code {code}", "", "See its message above")
+        raise explain_verb("train", code)
     return predict_run(session, packs, processes)
+
+
+def begins_elsewhere(flags: Sequence[str]) -> bool:
+    """Whether the flags themselves say what training begins with: weights, or the recipe that takes none."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_config_flags(parser)
+    given = given_flags(parser.parse_known_args([str(flag) for flag in flags])[0])
+    return "weights" in given or given.get("preset") == "scratch"
 
 
 def predict(session: Session, settings: dict[str, Any]) -> str:
     """Predict with the finished folds among the inputs."""
-    processes = count_processes(settings["gpus"])
+    processes = count_processes(session, settings["gpus"])
     data = find_data(session.inputs)
     gather_runs(session)
     return predict_run(session, ["--data", data.root, "--cache", session.temporary / "packs"], processes)
@@ -170,7 +215,7 @@ def predict_run(session: Session, packs: list[Any], processes: int) -> str:
         "predict", *packs, "--run", session.run_dir.root, "--nproc", processes, "--time-limit", session.left()
     )
     if code not in (0, 3):
-        raise RunError(f"claris predict ended with exit code {code}", "", "See its message above")
+        raise explain_verb("predict", code)
     return STOPPED if code else COMPLETE
 
 
@@ -180,7 +225,7 @@ def ensemble(session: Session, settings: dict[str, Any]) -> str:
     gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
     must("predict", *packs, "--run", session.run_dir.root)
-    must("ensemble", session.run_dir.root, "--data", data.root, "--out", session.working / "submission.csv")
+    must("ensemble", session.run_dir.root, "--data", data.root, "--out", session.working / SUBMISSION)
     return COMPLETE
 
 
@@ -197,12 +242,12 @@ def tidy(run_dir: RunDir) -> None:
             (folder / "best.safetensors").unlink(missing_ok=True)
 
 
-def write_manifest(session: Session, settings: dict[str, Any], status: str) -> None:
-    """Write, last of all, what the session was asked, how it ended, and every file's size and SHA-256."""
+def write_manifest(session: Session, settings: dict[str, Any], status: str, message: str) -> None:
+    """Write, last of all, what the session was asked, how it ended and why, and size and SHA-256 of its run's files."""
     files = {}
-    for path in sorted(session.working.rglob("*")):
-        if path.is_file() and path.name not in (MANIFEST, ".lock"):
+    for path in sorted([*session.run_dir.root.rglob("*"), *session.working.glob("submission.*")]):
+        if path.is_file() and path.name != ".lock":
             name = path.relative_to(session.working).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     about = {name: settings.get(name, "") for name in ("job", "mark", "commit", "folds")}
-    write_json(session.working / MANIFEST, {**about, "status": status, "files": files})
+    write_json(session.working / MANIFEST, {**about, "status": status, "message": message, "files": files})

@@ -83,7 +83,7 @@ def test_a_training_session_leaves_predictions_and_little_else(trained: Machine)
     assert {"run/oof.csv", "run/test.csv", "run/metrics.json", "run/fold4/model.safetensors"} <= names
     assert not any("ckpt" in name or "best" in name or "pixels" in name for name in names)
     left = {path.relative_to(trained.working).as_posix() for path in trained.working.rglob("*") if path.is_file()}
-    assert left - names <= {"claris-session.json", "run/.lock"}
+    assert left - names <= {"claris-session.json", "run/.lock"} and all(name.startswith("run/") for name in names)
 
 
 def test_an_ensemble_session_ends_in_a_submission_that_passes(
@@ -96,6 +96,24 @@ def test_an_ensemble_session_ends_in_a_submission_that_passes(
     facts = check_submission(machine.working / "submission.csv", read_sample(generated.sample))
     assert facts["rows"] == 70 and facts["sample_order"]
     assert machine.manifest()["status"] == "complete"
+
+
+def test_parts_trained_apart_are_put_together_by_an_ensemble_session(
+    trained: Machine, generated: DataDir, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path, generated, new_layout=True)
+    for slug, folds in (("one", "01"), ("two", "234")):
+        manifest = trained.manifest()
+        shutil.copytree(trained.working, tmp_path / slug)
+        for name in list(manifest["files"]):  # type: ignore[call-overload]
+            if name.split("/")[1] not in ("config.json", "folds.csv", "folds.json", *(f"fold{one}" for one in folds)):
+                (tmp_path / slug / name).unlink()
+                del manifest["files"][name]  # type: ignore[attr-defined]
+        (tmp_path / slug / "claris-session.json").write_text(json.dumps(manifest))
+        machine.mount(tmp_path / slug, slug)
+    done = machine.run("ensemble")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"submission.csv", "submission.json", "run/oof.csv"} <= set(machine.manifest()["files"])  # type: ignore[call-overload]
 
 
 @pytest.mark.slow
@@ -149,6 +167,61 @@ def test_a_session_without_the_competition_says_so(generated: DataDir, tmp_path:
     (machine.inputs / COMPETITION).unlink()
     done = machine.run("train", flags=TINY)
     assert done.returncode == 1 and "Add the competition to the kernel's inputs" in done.stderr
+
+
+@pytest.mark.parametrize(("kept", "code"), [("model.json", 0), ("last.ckpt", 0), ("history.csv", 1)])
+def test_a_failed_session_ends_well_where_something_is_worth_keeping(
+    generated: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, code: int
+) -> None:
+    from claris_kaggle import session
+
+    def fail(here: session.Session, settings: dict[str, object]) -> str:
+        here.run_dir.fold(0).root.mkdir(parents=True)
+        (here.run_dir.fold(0).root / kept).write_text("{}")
+        (here.working / "notes.txt").write_text("not of the run")
+        session.must("check", "--data", tmp_path / "nowhere")
+        return session.COMPLETE
+
+    monkeypatch.setattr(session, "train", fail)
+    for name in ("KAGGLE_WORKING_DIR", "KAGGLE_TEMP_DIR", "KAGGLE_INPUT_ROOT"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("CLARIS_LAST_WORDS", "")
+    assert session.run_session({"job": "train", "mark": "m", "folds": [], "time_limit": "1h"}) == code
+    path = tmp_path / "KAGGLE_WORKING_DIR" / "claris-session.json"
+    assert path.exists() == (code == 0)
+    if code == 0:
+        manifest = json.loads(path.read_text())
+        assert manifest["status"] == "failed" and "nowhere: no train" in manifest["message"]
+        assert list(manifest["files"]) == [f"run/fold0/{kept}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "own"),
+    [
+        (["--epochs", "3"], False), (["--preset", "pretrained"], False), (["--weights", "none"], True),
+        (["--weights=none"], True), (["--preset", "scratch"], True), (["--preset=scratch", "--compile"], True),
+    ],
+)  # fmt: skip
+def test_flags_that_say_what_to_begin_with_are_not_overridden(flags: list[str], own: bool) -> None:
+    from claris_kaggle.session import begins_elsewhere
+
+    assert begins_elsewhere(flags) == own
+
+
+def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    from claris_kaggle.errors import UsageError
+    from claris_kaggle.session import WORKING, Session, count_processes
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(WORKING))
+    assert count_processes(Session(tmp_path, tmp_path, tmp_path, 0.0), 2) == 2
+    with pytest.raises(UsageError, match="0 GPUs in this session"):
+        count_processes(Session(tmp_path, WORKING, tmp_path, 0.0), 2)
 
 
 def test_the_template_alone_says_how_to_build_it(tmp_path: Path) -> None:

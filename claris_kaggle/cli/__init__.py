@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from claris_kaggle import __version__
 from claris_kaggle.console import is_speaker
-from claris_kaggle.errors import ClarisError, Stopped, one_line
+from claris_kaggle.errors import LAST_WORDS, ClarisError, Stopped, one_line
 from claris_kaggle.files import explain
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
@@ -159,8 +159,12 @@ def fail(error: ClarisError, arguments: Sequence[str]) -> int:
 
         if leave_message(error):
             return error.exit_code
+    line = " ".join(str(error).split())
     if is_speaker() or not isinstance(error, Stopped):
-        print("claris: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        print(f"claris: {line}", file=sys.stderr, flush=True)
+    if LAST_WORDS in os.environ:
+        with contextlib.suppress(OSError):  # it has been said
+            Path(os.environ[LAST_WORDS]).write_text(line, "utf-8")
     return error.exit_code
 
 
