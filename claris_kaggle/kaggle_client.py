@@ -8,12 +8,17 @@ typed layer where its convenient one drops versions or hides refusals.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 KERNEL_REFUSALS = (
     "invalid_tags",
@@ -22,6 +27,7 @@ KERNEL_REFUSALS = (
     "invalid_kernel_sources",
     "invalid_model_sources",
 )
+SOURCES = ("dataset", "competition", "kernel", "model")
 PAGE_LIMIT = 200
 # What the client itself answers when the upload failed; before 2.2 it has no name for it.
 UPLOAD_FAILED = "Could not submit to competition"
@@ -52,14 +58,16 @@ def push(api: Any, folder: str, timeout: int) -> dict[str, Any]:
 
 
 def kernel(api: Any, ref: str) -> dict[str, Any]:
-    """The newest version's number and source of a kernel."""
+    """The newest version's number, source and inputs of a kernel; the inputs by their names in the metadata."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
     request = ApiGetKernelRequest()
     request.user_name, request.kernel_slug = split_ref(ref)
     with api.build_kaggle_client() as client:
         answer = client.kernels.kernels_api_client.get_kernel(request)
-    return {"version": answer.metadata.current_version_number or 0, "source": answer.blob.source or ""}
+    about = answer.metadata
+    sources = {f"{kind}_sources": list(getattr(about, f"{kind}_data_sources") or []) for kind in SOURCES}
+    return {"version": about.current_version_number or 0, "source": answer.blob.source or "", "sources": sources}
 
 
 def status(api: Any, ref: str, version: int) -> dict[str, Any]:
@@ -96,9 +104,12 @@ def outputs(api: Any, ref: str, version: int) -> dict[str, Any]:
 
 
 def submit(api: Any, path: str, message: str, competition: str) -> dict[str, Any]:
-    """Upload and submit a file."""
-    answer = api.competition_submit(path, message, competition, quiet=True)
-    return {"ref": answer.ref or 0, "message": answer.message or "", "uploaded": answer.message != UPLOAD_FAILED}
+    """Upload and submit a file; the reason of an upload that failed is only printed by the client."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        answer = api.competition_submit(path, message, competition, quiet=True)
+    uploaded = answer.message != UPLOAD_FAILED
+    reason = answer.message or "" if uploaded else " ".join(printed.getvalue().split())[-200:]
+    return {"ref": answer.ref or 0, "message": reason, "uploaded": uploaded}
 
 
 def submissions(api: Any, competition: str) -> dict[str, Any]:
@@ -158,31 +169,53 @@ METHODS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def run(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The call's answer, or a description of how it failed: login, http, network or client."""
+    """The call's answer, or a description of how it failed: login, http, storage, network, disk or client."""
     import requests
 
-    login = {"failure": "login", "text": "no Kaggle token was found, or it was not accepted"}
     try:
-        import kaggle  # logs in while it is imported, and in some versions ends the process when it cannot
-    except (SystemExit, OSError, ValueError):
-        return login
-    if not getattr(kaggle.api, "_authenticated", True) or not has_login(kaggle.api):
-        return login
-    try:
-        return {"answer": METHODS[method](kaggle.api, **arguments)}
+        api = log_in()
+        if api is None:
+            return {"failure": "login", "text": "no Kaggle token was found, or it was not accepted"}
+        return {"answer": METHODS[method](api, **arguments)}
     except requests.HTTPError as error:
-        response = error.response
-        status_code = response.status_code if response is not None else 0
-        after = response.headers.get("Retry-After", "") if response is not None else ""
-        return {"failure": "http", "status": status_code, "text": http_text(response, error), "after": after}
+        return describe_answer(error.response, error)
     except (requests.JSONDecodeError, json.JSONDecodeError):
         return {"failure": "network", "text": "the answer was no JSON"}
-    except (requests.RequestException, OSError) as error:
-        if isinstance(error, requests.RequestException | ConnectionError):
-            return {"failure": "network", "text": type(error).__name__}
-        return {"failure": "client", "text": f"{type(error).__name__}: {error}"}
+    except (requests.RequestException, ConnectionError) as error:
+        return {"failure": "network", "text": type(error).__name__}
+    except OSError as error:
+        return {"failure": "disk", "text": error.strerror or str(error), "errno": error.errno or 0}
     except (Exception, SystemExit) as error:
         return {"failure": "client", "text": f"{type(error).__name__}: {error}"}
+
+
+def log_in() -> Any:
+    """The client, logged in; None where there is nothing to log in with, or it was not accepted.
+
+    Raises:
+        requests.RequestException: an access token could not be asked about.
+    """
+    import requests
+
+    try:
+        import kaggle  # logs in while it is imported, and in some versions ends the process when it cannot
+
+        if not getattr(kaggle.api, "_authenticated", True):
+            kaggle.api.authenticate()  # what was swallowed at import comes once more, and can be told apart
+    except requests.RequestException:
+        raise
+    except (SystemExit, OSError, ValueError):
+        return None
+    return kaggle.api if has_login(kaggle.api) else None
+
+
+def describe_answer(response: Any, error: Exception) -> dict[str, Any]:
+    """What a refusal says; one from the storage that a download was sent on to is told apart from Kaggle's own."""
+    if response is None:
+        return {"failure": "http", "status": 0, "text": str(error)[:300], "after": ""}
+    kind = "http" if "/v1/" in urlsplit(response.url or "/v1/").path else "storage"
+    after = response.headers.get("Retry-After", "")
+    return {"failure": kind, "status": response.status_code, "text": http_text(response), "after": after}
 
 
 def has_login(api: Any) -> bool:
@@ -191,10 +224,8 @@ def has_login(api: Any) -> bool:
     return bool(values.get(api.CONFIG_NAME_KEY) or values.get(api.CONFIG_NAME_TOKEN))
 
 
-def http_text(response: Any, error: Exception) -> str:
+def http_text(response: Any) -> str:
     """What the server said, in a line: the message of a JSON answer, and no page of HTML."""
-    if response is None:
-        return str(error)[:300]
     try:
         message = response.json().get("message", "")
     except (ValueError, AttributeError):
@@ -203,8 +234,21 @@ def http_text(response: Any, error: Exception) -> str:
     return " ".join(str(message).split())[:300]
 
 
+def end_with_parent(every: float = 0.5) -> None:
+    """End this process soon after the one that started it: a killed fetch must not go on writing beside the next."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Answer one call."""
+    end_with_parent()
     # The client prints to stdout as it likes: only our own answer may go there.
     answer_to = os.dup(1)
     os.dup2(2, 1)

@@ -1,12 +1,9 @@
-"""Kernels on Kaggle: pushed, watched, and their output fetched and proved."""
+"""Kernels on Kaggle: watched, and their output fetched and proved."""
 
 from __future__ import annotations
 
 import json
-import re
-import secrets
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,14 +11,12 @@ from typing import Any
 from claris_kaggle import kaggle_api
 from claris_kaggle.console import Progress
 from claris_kaggle.errors import KaggleError, UsageError, name_few
-from claris_kaggle.files import explain_disk_errors, hold_lock, read_json, write_json
+from claris_kaggle.files import explain_disk_errors, read_json
 from claris_kaggle.inputs import MANIFEST, is_whole
-from claris_kaggle.stopping import parse_duration
 
 LARGEST_OUTPUT = 2 << 30
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 TABLES = {"oof.csv": "id,label,fold,probability", "test.csv": "id,probability", "submission.csv": "id,label"}
-SESSION_SLACK = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +32,6 @@ class Kernel:
     ref: str
     version: int
     mark: str
-
-
-def new_mark(name: str) -> str:
-    """A text that no other push or submission has."""
-    return f"{name}-{secrets.token_hex(6)}"
-
-
-def push_kernel(folder: Path, mark: str) -> Kernel:
-    """Push the composed kernel.
-
-    Raises:
-        KaggleError: refused.
-    """
-    metadata = read_json(folder / "kernel-metadata.json")
-    ref, script = str(metadata["id"]), (folder / str(metadata["code_file"])).read_text("utf-8")
-    limit = re.search(r"'time_limit': '([^']+)'", script)
-    timeout = int(parse_duration(limit.group(1)) + SESSION_SLACK) if limit else 0
-    return Kernel(ref=ref, version=kaggle_api.push(folder, ref, mark, timeout=timeout), mark=mark)
 
 
 def kernel_status(kernel: Kernel) -> tuple[str, str]:
@@ -78,6 +55,16 @@ def explain_end(kernel: Kernel, status: str, message: str) -> KaggleError:
     return KaggleError(f"{kernel.ref} version {kernel.version} {what}: {reasons}", "", "Mend it, and push it again")
 
 
+def explain_failure(kernel: Kernel, manifest: dict[str, Any], out: Path) -> KaggleError:
+    """Why a session failed that kept what it had finished, and where that is now."""
+    found = f"{kernel.ref} version {kernel.version} failed: {manifest.get('message') or 'no reason given'}"
+    return KaggleError(
+        found,
+        f"what it had finished is in {out}",
+        f"Mend it; the same claris launch goes on with that, and so does a push with --input {kernel.ref}",
+    )
+
+
 def log_tail(log: str, lines: int = 3) -> str:
     """The last lines of a kernel's log, which Kaggle keeps as JSON."""
     try:
@@ -95,6 +82,7 @@ def pull_kernel(kernel: Kernel, out: Path) -> dict[str, Any]:
         The manifest that the session wrote.
     Raises:
         KaggleError: it is not complete, or its output is not what its own manifest says.
+        UsageError: the folder holds another pull's files, changed since.
     """
     status, message = kernel_status(kernel)
     if status != "COMPLETE":
@@ -107,12 +95,30 @@ def pull_kernel(kernel: Kernel, out: Path) -> dict[str, Any]:
     addresses = {safe_name(one["name"]): one["url"] for one in listed}
     with explain_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        earlier = read_json(out / MANIFEST)["files"] if (out / MANIFEST).exists() else {}
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=out) as aside:
             manifest = fetch_manifest(kernel, addresses, Path(aside))
+            stale = find_stale(out, earlier, manifest["files"])
             fetch_files(kernel, manifest, addresses, Path(aside), out)
+            for path in stale:
+                path.unlink()
             # The manifest last: where it is, everything that it names is there.
             (Path(aside) / MANIFEST).replace(out / MANIFEST)
     return manifest
+
+
+def find_stale(out: Path, earlier: dict[str, Any], files: dict[str, Any]) -> list[Path]:
+    """What an earlier pull put into the folder and this one does not have: beside it, it would mix two runs.
+
+    Raises:
+        UsageError: some of it has been changed since, and would be lost.
+    """
+    left = {safe_name(name): facts for name, facts in earlier.items() if name not in files and (out / name).exists()}
+    changed = sorted(name for name, facts in left.items() if not is_whole(out / name, facts))
+    if changed:
+        found = f"{out}: files of an earlier pull were changed since ({name_few(changed)})"
+        raise UsageError(found, "nothing was changed now", "Name another --out")
+    return [out / name for name in left]
 
 
 def safe_name(name: str) -> str:
@@ -193,26 +199,3 @@ def check_table(path: Path) -> None:
             header = stream.readline(200).decode("utf-8", "replace").strip()
         if header != wanted:
             raise KaggleError(f"{path.name}: the header is {header[:80]!r}", f"{wanted} is needed", "Pull again")
-
-
-def remember(path: Path, job: str, kernel: Kernel) -> None:
-    """Add the push to the record of pushes, under a lock."""
-    entry = {"job": job, "ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
-    with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
-        known = read_json(path)["kernels"] if path.exists() else []
-        write_json(path, {"kernels": [*known, entry]})
-
-
-def recall(path: Path, ref: str = "") -> Kernel:
-    """The newest push in the record, or the newest of this kernel.
-
-    Raises:
-        UsageError: there is none.
-    """
-    known: Iterable[dict[str, Any]] = read_json(path)["kernels"] if path.exists() else []
-    fitting = [one for one in known if ref in ("", one["ref"], one["ref"].split("/")[-1])]
-    if not fitting:
-        what = f"no push of {ref}" if ref else "no push"
-        raise UsageError(f"{path}: {what} is recorded", "", "Push first: claris push train")
-    newest = fitting[-1]
-    return Kernel(ref=newest["ref"], version=newest["version"], mark=newest["mark"])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle import kaggle_api, kernels, tables
+from claris_kaggle import kaggle_api, kernels, pushes, tables
 from claris_kaggle.bundle import compose_kernel
 from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
@@ -19,11 +19,12 @@ from claris_kaggle.fetch import fetch_file
 from claris_kaggle.files import hold_lock, read_json
 from claris_kaggle.folds import read_folds
 from claris_kaggle.inputs import merge_runs
-from claris_kaggle.kernels import explain_end, kernel_status, new_mark, pull_kernel
+from claris_kaggle.kernels import explain_end, explain_failure, kernel_status, pull_kernel
 from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.plan import FAILED, MOST_SESSIONS, Launch, Plan, Round
+from claris_kaggle.plan import MOST_SESSIONS, Launch, Plan, Round
 from claris_kaggle.predictions import gather_run
-from claris_kaggle.session import STOPPED
+from claris_kaggle.pushes import new_mark
+from claris_kaggle.session import FAILED
 from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.submit import submit_file
 
@@ -38,7 +39,7 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
         ClarisError: a session failed, Kaggle refused, or another plan was begun under this name.
     """
     with hold_lock(root / ".lock"):
-        launch = Launch(root, plan)
+        launch = Launch(root, plan, was_taken)
         if not launch.user:
             launch.user = kaggle_api.whoami()
             launch.save()
@@ -48,30 +49,80 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
         return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
 
 
+def was_taken(one: Round) -> bool:
+    """Whether Kaggle took the round's kernel as it was asked for, which an answer that got lost did not tell."""
+    if one.version or one.outcome == FAILED:
+        return bool(one.version)
+    return pushes.find_push(one.ref, one.mark, {}) is not None
+
+
 def retire_failed(launch: Launch) -> None:
-    """Let sessions that failed be begun anew: typing the same command again asks for that."""
-    for part in launch.rounds:
+    """Let sessions that failed be begun anew, on what they kept: typing the same command again asks for that."""
+    for number, part in enumerate(launch.rounds):
         if part and part[-1].outcome == FAILED:
-            say(f"{part[-1].ref} failed before: pushing it again")
-            part.append(Round(mark=new_mark(launch.plan.name), ref=part[-1].ref))
+            again = "going on with what it kept" if part[-1].kept else "pushing it again"
+            say(f"{part[-1].ref} failed before: {again}")
+            part.append(next_round(launch, number))
     launch.save()
 
 
+def next_round(launch: Launch, number: int) -> Round:
+    """A new round of a part: under a name of its own, but for one that begins anew what failed without a trace."""
+    part = launch.rounds[number]
+    anew = part and part[-1].outcome == FAILED and not part[-1].kept
+    ref = part[-1].ref if anew else f"{launch.user}/{launch.plan.slug(number, len(part))}"
+    return Round(mark=new_mark(launch.plan.name), ref=ref)
+
+
 def train_parts(launch: Launch, poll: float) -> None:
-    """Push the training kernels, two at a time, until every part is complete and pulled."""
-    parts = range(len(launch.plan.parts))
+    """Push the training kernels, two at a time, until every part is complete and pulled.
+
+    Raises:
+        KaggleError: a session failed; the other parts have been trained all the same.
+    """
+    failed: dict[int, KaggleError] = {}
     shown = ""
+
+    def left() -> list[int]:
+        return [part for part in range(len(launch.rounds)) if part not in failed and not launch.complete(part)]
+
     with Waiting() as waiting:
-        while not all(launch.complete(part) for part in parts):
-            for part in parts:
-                advance(launch, part)
+        while left():
+            for part in left():
+                error = advance_patiently(launch, part)
+                if error is not None:
+                    failed[part] = error
             table = show(launch)
             if table != shown:
                 say(table)
                 shown = table
-            if not all(launch.complete(part) for part in parts):
+            if left():
                 waiting.show(describe_wait(launch))
                 time.sleep(poll)
+    for error in list(failed.values())[1:]:
+        say(error.found)
+    if failed:
+        raise next(iter(failed.values()))
+
+
+def advance_patiently(launch: Launch, part: int) -> KaggleError | None:
+    """Do the next thing for a part, also when Kaggle is out of reach for now.
+
+    Returns:
+        Why its session failed, which the other parts need not share.
+    Raises:
+        KaggleError: anything else that does not pass, or passes for longer than a session can last.
+    """
+    try:
+        advance(launch, part)
+    except KaggleError as error:
+        one = launch.rounds[part][-1]
+        if one.version and one.outcome == FAILED:
+            return error
+        if not error.passing or time.time() - one.began > LONGEST_SESSION:
+            raise
+        say(f"{one.ref}: {error.found}; looking again later")
+    return None
 
 
 def describe_wait(launch: Launch) -> str:
@@ -105,8 +156,7 @@ def advance(launch: Launch, part: int) -> None:
             return
         if len(rounds) >= MOST_ROUNDS:
             raise KaggleError(f"{rounds[-1].ref}: not finished after {len(rounds)} sessions", "", "Look at its log")
-        ref = f"{launch.user}/{launch.plan.slug(part, len(rounds))}"
-        rounds.append(Round(mark=new_mark(launch.plan.name), ref=ref))
+        rounds.append(next_round(launch, part))
         launch.save()
     if not rounds[-1].version:
         push(launch, part)
@@ -115,33 +165,42 @@ def advance(launch: Launch, part: int) -> None:
 
 
 def push(launch: Launch, part: int) -> None:
-    """Push the part's newest round, unless that has happened already."""
+    """Push the part's newest round, unless that has happened already.
+
+    Raises:
+        KaggleError: refused, or taken without one of its inputs: the round has failed.
+    """
     one, plan = launch.rounds[part][-1], launch.plan
-    stopped = [earlier.ref for earlier in launch.rounds[part][:-1] if earlier.outcome == STOPPED]
-    version = kaggle_api.find_push(one.ref, one.mark)
-    if version is None:
-        folder = launch.root / "kernels" / one.ref.split("/")[1]
-        compose_kernel(
-            "train",
-            folder,
-            user=launch.user,
-            slug=one.ref.split("/")[1],
-            mark=one.mark,
-            folds=plan.parts[part],
-            flags=plan.flags,
-            time_limit=plan.time_limit,
-            inputs=stopped[-1:],
-            datasets=plan.datasets,
-            models=plan.models,
-        )
-        try:
-            version = kernels.push_kernel(folder, one.mark).version
-        except KaggleError as error:
-            if error.busy:
-                say(f"{one.ref}: {error.found}; waiting")
-                return
-            raise
-    one.version, one.began = version, time.time()
+    slug = one.ref.split("/")[1]
+    folder = launch.root / "kernels" / slug
+    compose_kernel(
+        "train",
+        folder,
+        user=launch.user,
+        slug=slug,
+        mark=one.mark,
+        folds=plan.parts[part],
+        flags=plan.flags,
+        time_limit=plan.time_limit,
+        inputs=[earlier.ref for earlier in launch.rounds[part][:-1] if earlier.kept][-1:],
+        datasets=plan.datasets,
+        models=plan.models,
+    )
+    try:
+        kernel = pushes.push_kernel(folder, one.mark, again=True)
+    except KaggleError as error:
+        if error.busy:
+            say(f"{one.ref}: {error.found}; waiting")
+            # A version that was saved all the same never runs: it must not be found by its mark.
+            one.mark = new_mark(plan.name)
+        if error.refused:
+            one.outcome, one.ended = FAILED, time.time()
+        launch.save()
+        if error.busy:
+            return
+        raise
+    pushes.remember(launch.root.parent / pushes.RECORD, kernel, job="train")
+    one.version, one.began = kernel.version, time.time()
     launch.save()
 
 
@@ -153,6 +212,8 @@ def look(launch: Launch, part: int) -> None:
         manifest = pull_kernel(one.kernel(), launch.folder(part))
         one.outcome, one.ended = str(manifest["status"]), time.time()
         launch.save()
+        if one.outcome == FAILED:
+            raise explain_failure(one.kernel(), manifest, launch.folder(part))
     elif one.status in kernels.ENDED:
         one.outcome, one.ended = FAILED, time.time()
         launch.save()

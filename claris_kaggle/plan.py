@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +16,9 @@ from claris_kaggle.bundle import build_bundle, commit_name
 from claris_kaggle.errors import RunError, UsageError
 from claris_kaggle.files import read_json, write_json
 from claris_kaggle.kernels import Kernel
-from claris_kaggle.session import COMPLETE
+from claris_kaggle.session import COMPLETE, FAILED, STOPPED
 
 MOST_SESSIONS = 2
-# How a round ends besides what its own manifest says.
-FAILED = "failed"
 FOLDS, EPOCHS = 5, 6
 # Measured by nobody yet on Kaggle: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
 # images/s expected of two T4s, plus OOF and test with eight views at 4,600 to 9,200.
@@ -80,26 +80,38 @@ class Round:
         """Whether Kaggle may still be working on it."""
         return not self.outcome
 
+    @property
+    def kept(self) -> bool:
+        """Whether its output was pulled and is to be gone on with: it stopped, or failed with folds on disk."""
+        return self.status == "COMPLETE" and self.outcome in (STOPPED, FAILED)
+
     def kernel(self) -> Kernel:
         """The version that was pushed."""
         return Kernel(ref=self.ref, version=self.version, mark=self.mark)
 
 
 class Launch:
-    """The state of a launch, on disk after every change."""
+    """The state of a launch, on disk after every change.
 
-    def __init__(self, root: Path, plan: Plan) -> None:
+    Args:
+        taken: whether Kaggle took the kernel of a round; while it took none, the plan may be another.
+    Raises:
+        RunError: begun with another plan.
+    """
+
+    def __init__(self, root: Path, plan: Plan, taken: Callable[[Round], bool] = lambda one: True) -> None:
         self.root, self.plan, self.path = root, plan, root / "launch.json"
         self.user, self.rounds = "", [[] for _ in plan.parts]  # type: tuple[str, list[list[Round]]]
         if self.path.exists():
             stored = read_json(self.path)
-            asked = as_json(plan)
-            if stored["plan"] != asked:
+            asked, rounds = as_json(plan), [[Round(**one) for one in part] for part in stored["rounds"]]
+            self.user = stored["user"]
+            if stored["plan"] == asked:
+                self.rounds = rounds
+            elif any(taken(one) for part in rounds for one in part):
                 changed = [name for name in asked if stored["plan"].get(name) != asked[name]]
                 found = f"{self.path}: begun with another plan ({', '.join(changed)})"
                 raise RunError(found, "", "Give the same flags, or another NAME")
-            self.user = stored["user"]
-            self.rounds = [[Round(**one) for one in part] for part in stored["rounds"]]
 
     def save(self) -> None:
         """Put the state in place."""
@@ -149,6 +161,6 @@ def require_name(name: str) -> str:
     Raises:
         UsageError: it cannot be.
     """
-    if not name or len(name) > 24 or not name.replace("-", "").isalnum() or name != name.lower() or not name.isascii():
+    if len(name) > 24 or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise UsageError(f"a name {name!r}", "up to 24 small letters and digits, joined by -, are needed")
     return name

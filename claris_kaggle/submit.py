@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from claris_kaggle import kaggle_api
 from claris_kaggle.bundle import commit_name
 from claris_kaggle.console import Waiting, duration, say
-from claris_kaggle.errors import KaggleError
+from claris_kaggle.errors import KaggleError, name_few
 from claris_kaggle.files import read_json
 from claris_kaggle.ledger import Entry, record
 from claris_kaggle.submission import check_submission
@@ -35,15 +35,19 @@ def submit_file(
         The line of the ledger.
     Raises:
         TableError: the file is no submission; nothing was sent.
-        KaggleError: refused, over the daily limit, or scored as an error.
+        KaggleError: refused, over the daily limit, or scored as an error; such a file is sent again by the next call.
     """
     facts = check_submission(path, sample_ids)
     mark = f"claris-{facts['sha256'][:16]}"
     about = describe_origin(path, facts["sha256"])
-    earlier = kaggle_api.find_submission(mark)
+    known = find_submissions(mark)
+    failed = [int(one["ref"]) for one in known if one["status"] == "ERROR"]
+    earlier = next((one for one in known if one["ref"] not in failed), None)
     if earlier is None:
-        kaggle_api.require_allowance()
-        ref = kaggle_api.submit(path, f"{about['text']} [{mark}]", mark)
+        if failed:
+            say(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
+        require_allowance()
+        ref = send(path, f"{about['text']} [{mark}]", mark, failed)
     else:
         ref = int(earlier["ref"])
         say(f"{path}: submitted before, as {ref}")
@@ -58,7 +62,62 @@ def submit_file(
         "status": "PENDING",
     }
     record(ledger, entry)
-    return wait_for_score(entry, mark, ledger, wait=wait, poll=poll)
+    return wait_for_score(entry, mark, failed, ledger, wait=wait, poll=poll)
+
+
+def send(path: Path, message: str, mark: str, failed: Collection[int]) -> int:
+    """Submit the file and return the submission's number; `mark` in the message finds a lost answer again.
+
+    Args:
+        failed: numbers of submissions with the mark that are not meant.
+    Raises:
+        KaggleError: refused, not uploaded, or over the daily limit.
+    """
+
+    def attempt() -> dict[str, Any]:
+        answer = kaggle_api.call(
+            "submit",
+            deadline=kaggle_api.PUSH_DEADLINE,
+            path=str(path.absolute()),
+            message=message,
+            competition=kaggle_api.COMPETITION,
+        )
+        if not answer["uploaded"]:
+            reason = f" ({answer['message']})" if answer["message"] else ""
+            found = f"the submission could not be uploaded{reason}"
+            raise KaggleError(found, "", "Run the same command again", passing=True)
+        return answer
+
+    answer = kaggle_api.retry(attempt, lambda: find_submission(mark, failed))
+    found = answer if answer["ref"] else find_submission(mark, failed)
+    if found is None:
+        raise KaggleError(
+            f"Kaggle did not list the submission ({answer.get('message', '')})", "", "Look at the web page"
+        )
+    return int(found["ref"])
+
+
+def find_submissions(mark: str) -> list[dict[str, Any]]:
+    """The submissions whose description has the mark."""
+    found = kaggle_api.patiently("submissions", competition=kaggle_api.COMPETITION)["submissions"]
+    return [one for one in found if mark in one["description"]]
+
+
+def find_submission(mark: str, failed: Collection[int] = ()) -> dict[str, Any] | None:
+    """The submission whose description has the mark, but for those of these numbers."""
+    return next((one for one in find_submissions(mark) if one["ref"] not in failed), None)
+
+
+def require_allowance() -> None:
+    """Refuse before anything is uploaded when today's submissions are used up.
+
+    Raises:
+        KaggleError: none is left today.
+    """
+    limits = kaggle_api.patiently("limits", competition=kaggle_api.COMPETITION)
+    if limits["allowed"] < 1 and limits["today"] > 0:  # after the deadline the answer may come without numbers
+        found = f"today's submissions are used up ({limits['today']} made)"
+        raise KaggleError(found, "", "Run the same command after midnight UTC")
 
 
 def describe_origin(path: Path, sha256: str) -> Entry:
@@ -76,8 +135,10 @@ def describe_origin(path: Path, sha256: str) -> Entry:
     return {"runs": runs, "commit": commit, **oof_figures, "text": text[:400]}
 
 
-def wait_for_score(entry: Entry, mark: str, ledger: Path, *, wait: float, poll: float) -> Entry:
-    """The ledger's line with its scores, or still pending after `wait` seconds.
+def wait_for_score(
+    entry: Entry, mark: str, failed: Collection[int], ledger: Path, *, wait: float, poll: float
+) -> Entry:
+    """The ledger's line with its scores, or still pending after `wait` seconds; an outage is waited through.
 
     Raises:
         KaggleError: Kaggle could not score the file.
@@ -85,7 +146,13 @@ def wait_for_score(entry: Entry, mark: str, ledger: Path, *, wait: float, poll: 
     start = time.monotonic()
     with Waiting() as waiting:
         while True:
-            found = kaggle_api.find_submission(mark)
+            found = None
+            try:
+                found = find_submission(mark, failed)
+            except KaggleError as error:
+                if not error.passing:
+                    raise
+                say(f"{error.found}; looking again in {poll:.0f} s")
             waited = time.monotonic() - start
             if (found is not None and found["status"] != "PENDING") or waited >= wait:
                 break

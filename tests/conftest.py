@@ -18,6 +18,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
+from tests.kaggle_server import FakeKaggle, Files  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 180
@@ -101,6 +102,36 @@ def finished(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory:
         done = claris(*arguments)
         assert done.returncode == 0, done.stderr
     return RunDir(run)
+
+
+@pytest.fixture
+def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
+    """A fresh server, with the environment that points the client at it and quick retries."""
+    fake = FakeKaggle()
+    for name, value in fake.environment(str(home)).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("claris_kaggle.kaggle_api.PAUSES", (0.0, 0.0, 0.0))
+    yield fake
+    fake.close()
+
+
+def run_files(run: RunDir, folds: tuple[int, ...] = (0, 1, 2)) -> Files:
+    """What a training session leaves of these folds."""
+    kept = {}
+    for name, content in contents(run.root).items():
+        top, base = name.split("/")[0], name.split("/")[-1]
+        wanted = top in {f"fold{fold}" for fold in folds} and not base.startswith(("last", "best"))
+        if wanted or name in ("config.json", "folds.csv", "folds.json"):
+            kept[f"run/{name}"] = content
+    return kept
+
+
+@pytest.fixture
+def trained(kaggle: FakeKaggle, finished: RunDir, generated: DataDir) -> FakeKaggle:
+    """A server whose training kernels leave the finished run, or the folds that they were asked for."""
+    kaggle.produce = lambda settings: (run_files(finished, tuple(settings["folds"]) or (0, 1, 2)), "complete")
+    kaggle.data["sample_submission.csv"] = generated.sample.read_bytes()
+    return kaggle
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,8 @@ def with_manifest(files: Files, settings: dict[str, Any], status: str = "complet
     """The files with the manifest that a session would write."""
     facts = {name: {"bytes": len(one), "sha256": hashlib.sha256(one).hexdigest()} for name, one in files.items()}
     about = {"job": settings["job"], "mark": settings["mark"], "commit": settings["commit"], "folds": settings["folds"]}
-    return {**files, MANIFEST: json.dumps({**about, "status": status, "files": facts}).encode()}
+    about |= {"status": status, "message": "the loss is no number" if status == "failed" else ""}
+    return {**files, MANIFEST: json.dumps({**about, "files": facts}).encode()}
 
 
 class FakeKaggle:
@@ -73,6 +74,8 @@ class FakeKaggle:
         self.data: Files = {}
         self.uploads: list[bytes] = []
         self.allowed = 5
+        self.limits: dict[str, int] | None = None
+        self.unknown: set[str] = set()
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.authorizations: set[str] = set()
         self.faults: dict[str, list[Fault]] = defaultdict(list)
@@ -120,12 +123,19 @@ class FakeKaggle:
         if self.active() >= self.session_limit:
             return 200, {"error": "Maximum batch GPU session count of 2 reached."}
         settings = read_settings(body["text"])
+        refused = {}
+        for kind in ("dataset", "competition", "kernel", "model"):
+            unknown = [one for one in body.get(f"{kind}DataSources", []) if one in self.unknown]
+            if unknown:
+                body[f"{kind}DataSources"] = [one for one in body[f"{kind}DataSources"] if one not in unknown]
+                refused[f"invalid{kind.capitalize()}Sources"] = unknown
         files, status = self.produce(settings)
         version = Version(body["text"], body, list(self.statuses), with_manifest(files, settings, status))
         self.kernels[body["slug"]].append(version)
         self.most_active = max(self.most_active, self.active())
         number = len(self.kernels[body["slug"]])
-        return 200, {"ref": f"/code/{body['slug']}", "url": f"{self.url}/code/{body['slug']}", "versionNumber": number}
+        address = f"{self.url}/code/{body['slug']}"
+        return 200, {"ref": f"/code/{body['slug']}", "url": address, "versionNumber": number, **refused}
 
     def version(self, body: dict[str, Any]) -> Version | None:
         versions = self.kernels.get(f"{body.get('userName')}/{body.get('kernelSlug')}", [])
@@ -136,8 +146,13 @@ class FakeKaggle:
         ref = f"{body['userName']}/{body['kernelSlug']}"
         if ref not in self.kernels:
             return 403, {"code": 403, "message": "Permission denied"}
-        source = self.kernels[ref][-1].text
-        return 200, {"metadata": {"currentVersionNumber": len(self.kernels[ref])}, "blob": {"source": source}}
+        newest = self.kernels[ref][-1]
+        inputs = {name: value for name, value in newest.request.items() if name.endswith("DataSources")}
+        about = {"currentVersionNumber": len(self.kernels[ref]), **inputs}
+        return 200, {"metadata": about, "blob": {"source": newest.text}}
+
+    def do_IntrospectToken(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 200, {"active": body["token"] == "a-token", "username": "me"}
 
     def do_GetKernelSessionStatus(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         one = self.version(body)
@@ -181,7 +196,10 @@ class FakeKaggle:
         return 200, {"submissions": [{key: one[key] for key in one if key != "looks"} for one in self.submissions]}
 
     def do_GetSubmissionLimits(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return 200, {"numToday": 5 - self.allowed, "numAllowedNow": self.allowed}
+        return 200, self.limits if self.limits is not None else {
+            "numToday": 5 - self.allowed,
+            "numAllowedNow": self.allowed,
+        }
 
     def redirect(self, route: str, body: dict[str, Any]) -> str:
         """Where a download is redirected to; an empty text for other requests."""

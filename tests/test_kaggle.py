@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -18,45 +18,16 @@ import pytest
 from claris_kaggle import kaggle_api, launch
 from claris_kaggle.bundle import build_bundle, commit_name, compose_kernel
 from claris_kaggle.errors import ClarisError, KaggleError
-from claris_kaggle.kernels import Kernel, new_mark, pull_kernel, push_kernel
+from claris_kaggle.kernels import Kernel, pull_kernel
 from claris_kaggle.ledger import read_ledger
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import Plan
-from tests.conftest import ROOT, contents, environment
+from claris_kaggle.pushes import new_mark, push_kernel
+from tests.conftest import ROOT, contents, environment, run_files
 from tests.kaggle_server import FakeKaggle, Fault, Files
 
 CANARY = "canary-0123456789abcdef"
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
-    """A fresh server, with the environment that points the client at it and quick retries."""
-    fake = FakeKaggle()
-    for name, value in fake.environment(str(home)).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(kaggle_api, "PAUSES", (0.0, 0.0, 0.0))
-    yield fake
-    fake.close()
-
-
-def run_files(run: RunDir, folds: tuple[int, ...] = (0, 1, 2)) -> Files:
-    """What a training session leaves of these folds."""
-    kept = {}
-    for name, content in contents(run.root).items():
-        top, base = name.split("/")[0], name.split("/")[-1]
-        wanted = top in {f"fold{fold}" for fold in folds} and not base.startswith(("last", "best"))
-        if wanted or name in ("config.json", "folds.csv", "folds.json"):
-            kept[f"run/{name}"] = content
-    return kept
-
-
-@pytest.fixture
-def trained(kaggle: FakeKaggle, finished: RunDir, generated: DataDir) -> FakeKaggle:
-    """A server whose training kernels leave the finished run, or the folds that they were asked for."""
-    kaggle.produce = lambda settings: (run_files(finished, tuple(settings["folds"]) or (0, 1, 2)), "complete")
-    kaggle.data["sample_submission.csv"] = generated.sample.read_bytes()
-    return kaggle
 
 
 def compose(folder: Path, mark: str = "mark-1", **named: object) -> str:
@@ -139,7 +110,10 @@ FINAL = {
     "403": (Fault(status=403, body=b'{"code": 403, "message": "Forbidden"}'), "Accept the rules"),
     "403 with a page": (Fault(status=403, body=b"<html></html>", kind="text/html"), "an answer of type text/html"),
     "404": (Fault(status=404, body=b'{"code": 404, "message": "no"}'), "does not know"),
-    "400": (Fault(status=400, body=b'{"code": 400, "message": "bad title"}'), "400 to push: bad title"),
+    "400": (
+        Fault(status=400, body=b'{"code": 400, "message": "bad title"}'),
+        "400 and did not take the kernel: bad title",
+    ),
 }
 
 
@@ -392,7 +366,7 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     plan = json.loads(shown)
     assert code == 0 and len(plan["kernels"]) == 5 and plan["at_a_time"] == 2 and kaggle.seen == []
     assert plan["upload_bytes"] < 5_000_000
-    for name in ("First", "a/b", "", "x" * 30):
+    for name in ("First", "a/b", "", "x" * 30, "a-", "a--b"):
         assert call("launch", name, "--dry-run")[0] == 2
 
 
@@ -405,7 +379,7 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
         (["--", "--fold", "1"], "--fold behind --; the session sets that itself"),
         (["--time-limit", "20h"], "Kaggle ends a session at 12h"),
         (["--dataset", "slides"], "--dataset slides"),
-        (["--model-input", "me/densenet121"], "--model-input me/densenet121"),
+        (["--model-input", "me/densenet121/pytorch/default"], "--model-input me/densenet121/pytorch/default"),
     ],
 )
 def test_what_a_session_would_refuse_is_refused_before_anything_is_pushed(

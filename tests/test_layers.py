@@ -32,8 +32,8 @@ LAYERS = {
         "classify_page", "export", "demo",
     ],
     "edges": [
-        "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "submit", "plan", "launch",
-        "doctor", "uploads", "guard", "serve", "cli", "__main__",
+        "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "pushes", "submit", "plan",
+        "launch", "doctor", "uploads", "guard", "serve", "cli", "__main__",
     ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]

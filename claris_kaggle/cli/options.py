@@ -133,7 +133,7 @@ def require_session(text: str) -> None:
 def require_inputs(args: argparse.Namespace) -> None:
     """Refuse datasets and models that Kaggle would not find; see `require_references`."""
     require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
-    require_references(args.model_input, "--model-input", (4, 5), "owner/model/framework/variation/version")
+    require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
 
 
 def require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:

@@ -23,12 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch, and print what there is."""
+    """Fetch, and print what there is.
+
+    Raises:
+        KaggleError: the session failed; what it had finished is there all the same.
+    """
     import json
 
-    from claris_kaggle import kernels
+    from claris_kaggle import kernels, pushes
+    from claris_kaggle.session import FAILED
 
-    kernel = kernels.recall(args.record, args.ref)
+    kernel = pushes.recall(args.record, args.ref)
     manifest = kernels.pull_kernel(kernel, args.out)
     facts = {"out": str(args.out), "status": manifest["status"], "files": sorted(manifest["files"])}
     print(json.dumps(facts) if args.json else f"{args.out}: {len(manifest['files'])} files, {manifest['status']}")
+    if manifest["status"] == FAILED:
+        raise kernels.explain_failure(kernel, manifest, args.out)

@@ -1,6 +1,6 @@
 """Push a kernel: training, prediction or ensemble, with the library as it is at this commit inside.
 
-Flags after -- go to claris train.
+Flags after -- go to claris train. Stopped before Kaggle's answer came, the same command looks for that push first.
 
 example:
   claris push train
@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from claris_kaggle.cli import options
+
+if TYPE_CHECKING:
+    from claris_kaggle.kernels import Kernel
 
 HELP = "push a kernel to Kaggle"
 
@@ -35,42 +39,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Build the kernel, push it, remember it, and print its name and version."""
+    """Build the kernel, push it unless an unfinished push of the same arrived, and print its name and version."""
     import json
     import tempfile
 
-    from claris_kaggle import bundle, kernels
+    from claris_kaggle import bundle, pushes
+    from claris_kaggle.kernels import Kernel
 
+    require_training(args)
     if args.time_limit:
         options.require_session(args.time_limit)
     options.require_references(args.input, "--input", (2, 3), "owner/slug")
     options.require_inputs(args)
-    flags = options.flags_for_train(args.rest)
-    slug = args.slug or f"claris-{args.job}"
-    mark = kernels.new_mark(slug)
-    user = owner(args)
+    settings: dict[str, Any] = {
+        "folds": args.fold,
+        "flags": list(options.flags_for_train(args.rest)),
+        "time_limit": args.time_limit,
+        "inputs": args.input,
+        "datasets": args.dataset,
+        "models": args.model_input,
+    }
+    user, slug = owner(args), args.slug or f"claris-{args.job}"
+    built = str(args.build_only or "")
+    ref = f"{user}/{slug}"
+    asked = {"job": args.job, "ref": ref, "commit": bundle.commit_name(), "built": built, **settings}
+    earlier = "" if built else pushes.unfinished(args.record, asked)
+    mark = earlier or pushes.new_mark(slug)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
-        ref = bundle.compose_kernel(
-            args.job,
-            folder,
-            user=user,
-            slug=slug,
-            mark=mark,
-            folds=args.fold,
-            flags=flags,
-            time_limit=args.time_limit,
-            inputs=args.input,
-            datasets=args.dataset,
-            models=args.model_input,
-        )
+        bundle.compose_kernel(args.job, folder, user=user, slug=slug, mark=mark, **settings)
+        # Put down before it is pushed: by the mark a push whose answer never came is found.
+        pushes.remember(args.record, Kernel(ref=ref, version=0, mark=mark), job=args.job, asked=asked, built=built)
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
-        kernel = kernels.push_kernel(folder, mark)
-    kernels.remember(args.record, args.job, kernel)
+        kernel = push(folder, mark, args.record, again=bool(earlier))
+    pushes.remember(args.record, kernel, job=args.job)
     facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
+
+
+def push(folder: Path, mark: str, record: Path, *, again: bool) -> Kernel:
+    """The version that the kernel became; a refused one is taken out of the record.
+
+    Raises:
+        KaggleError: refused, or not known to have arrived.
+    """
+    from claris_kaggle import pushes
+    from claris_kaggle.errors import KaggleError
+
+    try:
+        return pushes.push_kernel(folder, mark, again=again)
+    except KaggleError as error:
+        if error.refused or error.busy:
+            pushes.forget(record, mark)
+        raise
+
+
+def require_training(args: argparse.Namespace) -> None:
+    """Refuse folds and flags of training for the other kernels, which would not look at them.
+
+    Raises:
+        UsageError: naming them.
+    """
+    from claris_kaggle.errors import UsageError
+
+    given = ["--fold"] * bool(args.fold) + ["flags behind --"] * bool(args.rest)
+    if args.job != "train" and given:
+        raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train alone", "Leave them out")
 
 
 def owner(args: argparse.Namespace) -> str:

@@ -27,15 +27,15 @@ def run(args: argparse.Namespace) -> int:
     """Print the state; 1 when it has failed."""
     import json
 
-    from claris_kaggle import kernels
+    from claris_kaggle import kernels, pushes
 
-    kernel = kernels.recall(args.record, args.ref)
+    kernel = pushes.recall(args.record, args.ref)
     status, message = kernels.kernel_status(kernel)
     failed = status in kernels.ENDED and status != "COMPLETE"
-    if failed:
-        message = kernels.explain_end(kernel, status, message).found
+    error = kernels.explain_end(kernel, status, message) if failed else None
+    if error and not args.json:
+        raise error
+    message = error.found if error else message
     facts = {"ref": kernel.ref, "version": kernel.version, "status": status, "message": message}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}: {status.lower()}")
-    if failed:
-        raise kernels.explain_end(kernel, status, message)
-    return 0
+    return int(failed)
