@@ -32,6 +32,7 @@ SUITES = (
     "tests/test_fuzz.py",
     "tests/test_survival.py",
     "tests/test_kaggle.py",
+    "tests/test_kaggle_trouble.py",
     "tests/test_session.py",
 )
 SAID = re.compile(r"(survived|seconds to the end|worst time|requests of a plain launch|kills survived)[^\n]*")
