@@ -33,7 +33,7 @@ def run_launch(plan: Plan, tmp_path: Path) -> dict[str, object]:
     return launch.run_launch(plan, tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
 
-@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_kernel_that_lacks_an_input_is_not_adopted_and_the_flag_may_be_corrected(
     trained: FakeKaggle, tmp_path: Path, lost: bool
 ) -> None:
@@ -51,6 +51,7 @@ def test_a_kernel_that_lacks_an_input_is_not_adopted_and_the_flag_may_be_correct
         run_launch(plan_of(datasets=("me/others",)), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_version_saved_without_a_session_is_not_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.faults["SaveKernel"] = [Fault(status=200, body=FULL, acted=True)]
     run_launch(plan_of(), tmp_path)
@@ -59,6 +60,7 @@ def test_a_version_saved_without_a_session_is_not_waited_for(trained: FakeKaggle
     assert [one["version"] for one in state["rounds"][0]] == [2]
 
 
+@pytest.mark.slow
 def test_what_a_failed_session_had_finished_is_kept_and_gone_on_with(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
 ) -> None:
@@ -83,6 +85,7 @@ def test_a_failed_session_is_pulled_and_said_to_have_failed(
     assert (tmp_path / "out/run/fold0/model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_other_parts_go_on_when_one_session_fails(trained: FakeKaggle, tmp_path: Path, finished: RunDir) -> None:
     def produce(settings: dict[str, object]) -> tuple[dict[str, bytes], str]:
         folds = tuple(settings["folds"])  # type: ignore[arg-type]
@@ -96,6 +99,7 @@ def test_the_other_parts_go_on_when_one_session_fails(trained: FakeKaggle, tmp_p
     assert [part[-1]["outcome"] for part in state["rounds"]] == ["failed", "complete", "complete"]
 
 
+@pytest.mark.slow
 def test_an_outage_is_waited_through(trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kaggle_api, "PAUSES", ())
     trained.faults["GetKernelSessionStatus"] = [Fault(status=503), Fault(cut=True), Fault(status=502)]
@@ -182,6 +186,7 @@ def test_a_push_whose_answer_got_lost_is_adopted_by_the_same_command(
     assert call(*push, "--fold", "0")[1] == "me/claris-train version 2\n"
 
 
+@pytest.mark.slow
 def test_kernels_of_a_launch_and_those_pushed_by_hand_are_known(
     trained: FakeKaggle, call: Call, tmp_path: Path
 ) -> None:

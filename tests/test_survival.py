@@ -279,6 +279,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_machines_train_as_one(generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path) -> None:
     """Two nodes of one process each, on loopback, give the bytes of two processes on one machine."""
     arguments = ["train", "--folds", str(fold_file), *TINY, "--fold", "0"]
