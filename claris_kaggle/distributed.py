@@ -7,7 +7,6 @@ world size come from its environment alone. One process needs no group and takes
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -26,10 +25,10 @@ import torch.distributed as dist
 
 from claris_kaggle.errors import ClarisError, Stopped, TrainingError
 from claris_kaggle.files import hold_lock
+from claris_kaggle.stopping import end_with_parent
 
 LAUNCHED = "CLARIS_LAUNCHED"
 TIMEOUT = timedelta(minutes=30)
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,11 @@ def join_world() -> Iterator[World]:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     own_card = cuda and here <= torch.cuda.device_count()
     if was_launched():
-        end_with_parent()
+        end_with_parent()  # which holds the lock
     with stdout_to_stderr():
         dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=TIMEOUT)
     yield World(rank, local, size, device, here)
     dist.destroy_process_group()
-
-
-def end_with_parent() -> None:
-    """Have the system kill this process when the one that launched it is killed, and with it holds the lock no more."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager

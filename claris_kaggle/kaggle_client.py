@@ -13,12 +13,12 @@ import io
 import json
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from claris_kaggle.stopping import end_with_parent
 
 KERNEL_REFUSALS = (
     "invalid_tags",
@@ -234,21 +234,9 @@ def http_text(response: Any) -> str:
     return " ".join(str(message).split())[:300]
 
 
-def end_with_parent(every: float = 0.5) -> None:
-    """End this process soon after the one that started it: a killed fetch must not go on writing beside the next."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(every)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     """Answer one call."""
-    end_with_parent()
+    end_with_parent()  # a killed fetch must not go on writing beside the next
     # The client prints to stdout as it likes: only our own answer may go there.
     answer_to = os.dup(1)
     os.dup2(2, 1)
