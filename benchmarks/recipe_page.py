@@ -129,7 +129,7 @@ def draw(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> None:
     found = all_gains(units, labels)
     names, halves = list(found)[::-1], half_widths(found)
     figure = Figure(figsize=(7.5, 1 + 0.3 * len(names)), layout="constrained")
-    axes = figure.add_subplot(xlabel="AUC over the original's recipe (twice: over that at twice the compute), 95 %")
+    axes = figure.add_subplot(xlabel="AUC over the original's recipe (scratch, twice: over original, twice), 95 %")
     middles = [np.mean(found[name].differences) for name in names]
     axes.errorbar(middles, range(len(names)), xerr=[halves[name] for name in names], fmt="o", color="#0072b2")
     axes.set_yticks(range(len(names)), names)
