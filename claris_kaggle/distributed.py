@@ -27,7 +27,7 @@ from claris_kaggle.errors import ClarisError, Stopped, TrainingError
 from claris_kaggle.files import hold_lock
 from claris_kaggle.stopping import end_with_parent
 
-LAUNCHED = "CLARIS_LAUNCHED"
+LAUNCHED = "CLARIS_LAUNCHED"  # the number of the process that launched this one
 TIMEOUT = timedelta(minutes=30)
 
 
@@ -62,7 +62,7 @@ def under_torchrun() -> bool:
 
 def was_launched() -> bool:
     """Whether `launch` started this process, so that the parent has prepared and locked everything."""
-    return os.environ.get(LAUNCHED) == "1"
+    return LAUNCHED in os.environ
 
 
 def default_nproc() -> int:
@@ -88,7 +88,7 @@ def join_world() -> Iterator[World]:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     own_card = cuda and here <= torch.cuda.device_count()
     if was_launched():
-        end_with_parent()  # which holds the lock
+        end_with_parent(int(os.environ[LAUNCHED]))  # which holds the lock
     with stdout_to_stderr():
         dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=TIMEOUT)
     yield World(rank, local, size, device, here)
@@ -194,7 +194,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ[LAUNCHED] = "1"
+    os.environ[LAUNCHED] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

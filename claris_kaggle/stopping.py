@@ -38,16 +38,31 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def end_with_parent(every: float = 0.5) -> None:
-    """End this process at once, from now on, when the one that started it has ended."""
+def end_with_parent(known: int = 0, every: float = 0.5) -> None:
+    """End this process at once, from now on, when the one that started it has ended.
+
+    Args:
+        known: the other's number, where it may have ended before this was called: then nobody tells a new parent.
+    """
     parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and is_alive(known or parent):
             time.sleep(every)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def is_alive(number: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 class Stopper:

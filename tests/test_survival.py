@@ -32,7 +32,7 @@ from claris_kaggle.prepare import get_pack
 from claris_kaggle.presets import preset_for
 from claris_kaggle.stopping import Stopper
 from claris_kaggle.tables import read_labels
-from tests.conftest import DEADLINE, TINY, claris, environment
+from tests.conftest import DEADLINE, ROOT, TINY, claris, environment
 from tests.test_pipeline import kill_all, places, predictions_of, run_through_kills, start, wait_for_line
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
@@ -156,6 +156,15 @@ def test_ranks_end_with_the_process_that_launched_them(
     while any(Path(f"/proc/{rank}").exists() for rank in ranks) and time.monotonic() < until:
         time.sleep(0.1)
     assert len(ranks) >= 2 and not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
+
+
+def test_a_rank_whose_launcher_ended_before_it_began_ends_as_well() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(timeout=60)
+    program = (
+        f"import time\nfrom claris_kaggle.stopping import end_with_parent\nend_with_parent({gone.pid})\ntime.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, cwd=ROOT).returncode == 1
 
 
 def test_a_signal_to_the_whole_group_stops_training_with_loader_processes_in_order(
