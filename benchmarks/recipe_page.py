@@ -83,14 +83,13 @@ def base_of(name: str) -> str:
     return TWICE if name.endswith(", twice") and name != TWICE else BASE
 
 
-def table(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> list[str]:
+def table(units: dict[str, list[Unit]], labels: NDArray[np.int8], found: dict[str, Gains]) -> list[str]:
     """A row for each recipe that was measured."""
     lines = [
         "| recipe | what it is | images | GFLOP an image | cost | patches x seeds | OOF AUC | accuracy "
         "| AUC over the original (95 %) |",
         "| --- " * 9 + "|",
     ]
-    found = all_gains(units, labels)
     halves = half_widths(found)
     for name, measured in units.items():
         rows = np.all([np.isfinite(unit.probabilities) for unit in measured], axis=0)
@@ -121,12 +120,11 @@ def views_table() -> list[str]:
     return lines if figures else ["Not measured yet."]
 
 
-def draw(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> None:
+def draw(found: dict[str, Gains]) -> None:
     """The differences with their intervals, as a picture."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    found = all_gains(units, labels)
     names, halves = list(found)[::-1], half_widths(found)
     figure = Figure(figsize=(7.5, 1 + 0.3 * len(names)), layout="constrained")
     axes = figure.add_subplot(xlabel="AUC over the original's recipe (scratch, twice: over original, twice), 95 %")
@@ -143,8 +141,9 @@ def write_page(out: Path) -> None:
     """Table and plot of what is there, among the notes."""
     units, labels = read_units(), read_folds(out / "folds.csv").labels
     text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
-    for mark, lines in (("{table}", table(units, labels)), ("{views}", views_table())):
+    found = all_gains(units, labels)
+    for mark, lines in (("{table}", table(units, labels, found)), ("{views}", views_table())):
         text = text.replace(mark, "\n".join(lines))
     PAGE.write_text(text, "utf-8")
-    draw(units, labels)
+    draw(found)
     print(PAGE.relative_to(ROOT))

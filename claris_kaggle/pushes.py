@@ -16,7 +16,7 @@ from claris_kaggle.stopping import parse_duration
 
 RECORD = "kernels.json"
 # Beyond the limit at which a session stops itself, for its end; Kaggle takes no more than its own longest.
-SESSION_SLACK, LONGEST_SESSION = 1800.0, 12 * 3600.0
+SESSION_SLACK, LONGEST_SESSION = 1800.0, "12h"
 PAGE = "https://www.kaggle.com/code"
 
 
@@ -55,7 +55,7 @@ def push_kernel(folder: Path, mark: str, *, again: bool = False) -> Kernel:
 def session_timeout(script: str) -> int:
     """Seconds after which Kaggle is to stop the session of this script; 0 leaves it to Kaggle."""
     limit = re.search(r"'time_limit': '([^']+)'", script)
-    return int(min(parse_duration(limit.group(1)) + SESSION_SLACK, LONGEST_SESSION)) if limit else 0
+    return int(min(parse_duration(limit.group(1)) + SESSION_SLACK, parse_duration(LONGEST_SESSION))) if limit else 0
 
 
 def accept(ref: str, answer: dict[str, Any]) -> int:

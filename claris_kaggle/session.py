@@ -92,7 +92,7 @@ def work(session: Session, settings: dict[str, Any]) -> tuple[str, str]:
 
 def is_worth_keeping(run_dir: RunDir) -> bool:
     """Whether there is a finished fold, or a checkpoint of one."""
-    return any(path for name in ("model.json", "last.ckpt") for path in run_dir.root.glob(f"fold[0-9]*/{name}"))
+    return any(fold.seal.exists() or fold.checkpoint.exists() for fold in run_dir.fold_dirs().values())
 
 
 def open_session(settings: dict[str, Any]) -> Session:

@@ -138,12 +138,15 @@ def test_shared_memory_that_is_small_is_left_to_fewer_loader_processes(monkeypat
         assert dataset.fitting_workers(wanted, block, processes) == fitting
 
 
+def start_long(*arguments: object) -> subprocess.Popen[str]:
+    """Training that will not end by itself before it is stopped."""
+    return start("train", *arguments, "--model", "tiny", "--weights", "none", "--epochs", "1000")
+
+
 def test_ranks_end_with_the_process_that_launched_them(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
-    where = places(generated, cache, tmp_path / "run")
-    flags = ["--model", "tiny", "--weights", "none", "--epochs", "1000", "--nproc", "2"]
-    process = start("train", *where, "--folds", fold_file, *flags)
+    process = start_long(*places(generated, cache, tmp_path / "run"), "--folds", fold_file, "--nproc", "2")
     try:
         wait_for_line(process, ("epoch 1/1000",))
         ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -170,9 +173,7 @@ def test_a_rank_whose_launcher_ended_before_it_began_ends_as_well() -> None:
 def test_a_signal_to_the_whole_group_stops_training_with_loader_processes_in_order(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
-    where = places(generated, cache, tmp_path / "run")
-    flags = ["--model", "tiny", "--weights", "none", "--epochs", "1000", "--workers", "1"]
-    process = start("train", *where, "--folds", fold_file, *flags)
+    process = start_long(*places(generated, cache, tmp_path / "run"), "--folds", fold_file, "--workers", "1")
     wait_for_line(process, ("epoch 1/1000",))
     os.killpg(process.pid, signal.SIGTERM)
     assert process.stderr is not None

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from claris_kaggle.classify import ClassifyJob
     from claris_kaggle.trained import Trained
 
-# What a kernel gives to `claris train` on its own, and the longest that Kaggle lets one run.
+# What a kernel gives to `claris train` on its own.
 SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
-LONGEST = "12h"
 LEDGER = Path("submissions") / "ledger.csv"
 
 
@@ -124,10 +123,11 @@ def require_session(text: str) -> None:
     Raises:
         UsageError: naming both.
     """
+    from claris_kaggle.pushes import LONGEST_SESSION
     from claris_kaggle.stopping import parse_duration
 
-    if parse_duration(text) >= parse_duration(LONGEST):
-        raise UsageError(f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST}", "Leave it at 11h20m")
+    if parse_duration(text) >= parse_duration(LONGEST_SESSION):
+        raise UsageError(f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST_SESSION}", "Leave it at 11h20m")
 
 
 def require_inputs(args: argparse.Namespace) -> None:
