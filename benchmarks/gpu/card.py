@@ -76,7 +76,7 @@ def host_batch(size: int) -> Batch:
     """A step of noise on the host."""
     images = torch.randint(0, 256, (size, *SHAPE), dtype=torch.uint8)
     numbers, draws = torch.arange(size), torch.zeros(size, 6)
-    return Batch(*(pinned(part) for part in (images, numbers % 8, numbers % 2, draws, draws)), float(size))
+    return Batch._make((*(pinned(part) for part in (images, numbers % 8, numbers % 2, draws, draws)), float(size)))
 
 
 def noise_pack(rows: int) -> Pack:

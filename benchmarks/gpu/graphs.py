@@ -38,7 +38,8 @@ def capture_forward(forward: Callable[[Tensor], Tensor], images: Tensor) -> Call
     """
     if not images.is_cuda:
         return forward
-    static, kept = images.clone(), []
+    static = images.clone()
+    kept: list[Tensor] = []
 
     def work() -> None:
         kept[:] = [forward(static)]

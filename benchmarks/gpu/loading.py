@@ -123,7 +123,7 @@ def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable
     order = torch.from_numpy(batches.order).to(DEVICE)
 
     def batch_at(begin: int, end: int) -> Batch:
-        return Batch(*(part[order[begin:end]] for part in parts), float(end - begin))
+        return Batch._make((*(part[order[begin:end]] for part in parts), float(end - begin)))
 
     def eager(batch: Batch) -> None:
         train_step(learner, batch, LR)

@@ -37,7 +37,7 @@ SIDES = (96, 128) if QUICK else (96, 128, 192, 224)
 BATCHES = {"training": (128, 64, 32, 512, 256), "inference": (512, 128, 64, 256)}
 ROUNDS, LEAST_SECONDS = (1, 0.0) if QUICK else (3, 0.12)
 COLUMNS = [
-    "side", "GFLOP an image", "batch", "fp16 eager", "fp16 CUDA graph", "bf16 eager", "bf16 CUDA graph",
+    f"{CARD}: side", "GFLOP an image", "batch", "fp16 eager", "fp16 CUDA graph", "bf16 eager", "bf16 CUDA graph",
     "peak GB, fp16", "share of a copy's bandwidth",
 ]  # fmt: skip
 Step = Callable[[], object]

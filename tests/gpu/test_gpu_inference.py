@@ -74,7 +74,7 @@ def test_a_graph_of_the_forward_pass_gives_eager_logits(pack: Pack) -> None:
 def test_training_without_enough_memory_says_which_batch_size_to_try(
     call: Call, little_memory: Callable[[float], None], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
-    little_memory(0.01)
+    little_memory(0.006)
     where = ["--data", generated.root, "--cache", cache, "--run", tmp_path / "run", "--folds", fold_file]
     flags = ["--weights", "none", "--batch-size", 160, "--fold", 0, "--nproc", 1, "--workers", 0]
     code, shown, said = call("train", *where, *flags)
