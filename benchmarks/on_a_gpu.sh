@@ -46,8 +46,8 @@ if [ -z "$quick" ]; then
 fi
 options=(-W default -p no:cacheprovider)
 [ -z "$quick" ] && has xdist && options+=(-n 6)
-[ -z "$quick" ] && has pytest_timeout && options+=(--timeout 110)
-timeout --kill-after 5 150 "$python" -m pytest tests/gpu "${options[@]}" >"$tests" 2>&1
+[ -z "$quick" ] && has pytest_timeout && options+=(--timeout 130)
+timeout --kill-after 5 160 "$python" -m pytest tests/gpu "${options[@]}" >"$tests" 2>&1
 code=$?
 echo "tests/gpu: exit code $code, $SECONDS s"
 [ $code -ne 0 ] && failed=1

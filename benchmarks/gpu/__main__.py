@@ -18,9 +18,9 @@ from benchmarks.timing import QUICK, ROOT, option
 SECTIONS: dict[str, tuple[list[str], float]] = {
     "training": (["training"], 95),
     "inference": (["inference"], 75),
-    "training sizes": (["sizes", "training"], 75),
-    "inference sizes": (["sizes", "inference"], 45),
-    "loading": (["loading"], 80),
+    "loading": (["loading"], 110),
+    "training sizes": (["sizes", "training"], 85),
+    "inference sizes": (["sizes", "inference"], 50),
 }
 START_UP = 15.0  # seconds of a section that are not its measurements: imports, the network, the first kernels
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ CARD = torch.cuda.get_device_name(DEVICE) if CUDA else "a CPU in its place"
 MODEL = "tiny" if QUICK else "densenet121"
 LR = 1e-4
 Work = Callable[[], object]
+Contender = Callable[[], float]
 
 
 def config_of(precision: str, batch_size: int) -> TrainConfig:
@@ -65,6 +68,20 @@ def rate_of_steps(loop: Callable[[], object], skipped: int) -> float:
             images += rows
     wait_for(DEVICE)
     return images / (time.perf_counter() - began)
+
+
+def begin_each(makers: Mapping[str, Callable[[], Contender]], facts: dict[str, str]) -> dict[str, Contender]:
+    """The contenders that can be made and do their work once; what stops one is told, and stops no other."""
+    found = {}
+    for name, make in makers.items():
+        try:
+            contender = make()
+            contender()
+            found[name] = contender
+        except Exception as error:  # of other people's libraries and of the card: all kinds
+            facts[f"not measured: {name}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            print(name, traceback.format_exc(), file=sys.stderr, flush=True)
+    return found
 
 
 def pinned(tensor: torch.Tensor) -> torch.Tensor:

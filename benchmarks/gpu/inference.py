@@ -18,7 +18,9 @@ from benchmarks.gpu.card import (
     DEVICE,
     MODEL,
     WORLD,
+    Contender,
     Work,
+    begin_each,
     config_of,
     copy_bandwidth,
     median,
@@ -86,35 +88,42 @@ def our_prediction() -> Work:
     return lambda: predict(model, pack, pack.ids, WORLD, config_of("fp16", BLOCK), views=VIEWS, workers=workers)
 
 
-def contenders() -> dict[str, Callable[[], float]]:
+def makers() -> dict[str, Callable[[], Contender]]:
     """What is compared, without what has to be compiled first."""
     images, labels = peers.float_batch(BLOCK)
-    ours = our_views(our_model())
-    found = {
-        "reference, float32": rate_of(BLOCK, peers.reference_views(images, VIEWS)),
-        "timm's loop, fp16, channels-last": rate_of(BLOCK, peers.timm_views(images, VIEWS)),
-        OURS: rate_of(BLOCK, ours),
-        "ours, bf16": rate_of(BLOCK, our_views(our_model(), "bf16")),
-        "ours with cuDNN's trials": rate_of(BLOCK, ours, trials=True),
-        "ours without folding": rate_of(BLOCK, our_views(our_model(folded=False))),
-        "ours as a CUDA graph": rate_of(BLOCK, recorded_views(our_model())),
-        "ours with its loader": rate_of(BLOCK * BLOCKS, our_prediction()),
-    }
-    if peers.has_lightning():
+
+    def views(work: Callable[[], Work], *, trials: bool = False) -> Callable[[], Contender]:
+        return lambda: rate_of(BLOCK, work(), trials=trials)
+
+    def lightning() -> Contender:
         rate = peers.lightning_rate(lambda: [(images, labels)] * (VIEWS + 2), 2, predict=True)
-        found["Lightning, 16-mixed"] = lambda: rate() / VIEWS
-    return found
+        return lambda: rate() / VIEWS
+
+    found = {
+        "reference, float32": views(lambda: peers.reference_views(images, VIEWS)),
+        "timm's loop, fp16, channels-last": views(lambda: peers.timm_views(images, VIEWS)),
+        OURS: views(lambda: our_views(our_model())),
+        "ours, bf16": views(lambda: our_views(our_model(), "bf16")),
+        "ours with cuDNN's trials": views(lambda: our_views(our_model()), trials=True),
+        "ours without folding": views(lambda: our_views(our_model(folded=False))),
+        "ours as a CUDA graph": views(lambda: recorded_views(our_model())),
+        "ours with its loader": lambda: rate_of(BLOCK * BLOCKS, our_prediction()),
+    }
+    return {**found, **({"Lightning, 16-mixed": lightning} if peers.has_lightning() else {})}
 
 
-def with_compiled(found: Mapping[str, Callable[[], float]], facts: dict[str, str]) -> dict[str, Callable[[], float]]:
-    """The contenders with those that are compiled."""
+def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
+    """What has to be compiled first."""
     model = compiled_model()
-    work = our_views(model)
-    facts["first compiled block, with what an earlier process left in the cache"] = f"{seconds_of(work):.0f} s"
+
+    def compiled() -> Contender:
+        work = our_views(model)
+        facts["first compiled block, with what an earlier process left in the cache"] = f"{seconds_of(work):.0f} s"
+        return rate_of(BLOCK, work)
+
     return {
-        **found,
-        "ours, compiled": rate_of(BLOCK, work),
-        "ours, compiled, as a CUDA graph": rate_of(BLOCK, recorded_views(model)),
+        "ours, compiled": compiled,
+        "ours, compiled, as a CUDA graph": lambda: rate_of(BLOCK, recorded_views(model)),
     }
 
 
@@ -129,9 +138,9 @@ def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], ban
 def main() -> None:
     """Compare without compiling, keep that, and compare again with it."""
     bandwidth, facts = copy_bandwidth(), {"waits for the device in a block": waits(our_views(our_model()))}
-    found = contenders()
+    found = begin_each(makers(), facts)
     compare(found, facts, bandwidth)
-    compare(with_compiled(found, facts), facts, bandwidth)
+    compare({**found, **begin_each(compiled_makers(facts), facts)}, facts, bandwidth)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ python -m benchmarks.gpu.sizes training|inference [--quick] [--out DIR] [--secon
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,7 +131,10 @@ def measure(network: Trainer | Predictor, side: int, gflop: float, batch: int) -
         peak = peak_gigabytes()
         gigabytes = gigabytes or peak
         begin_peak()  # a graph has memory of its own
-        ways = [eager, recorded()] if CUDA and fits_twice(peak) else [eager]
+        ways = [eager]
+        if CUDA and fits_twice(peak):
+            with contextlib.suppress(RuntimeError):
+                ways.append(recorded())
         rates += [*rates_of(ways, batch), 0.0][:2]
         del ways, recorded
     first, second, third, fourth = rates
@@ -156,7 +161,8 @@ def try_row(network: Trainer | Predictor, side: int, gflop: float, batch: int) -
     """The row; without rates where the card's memory does not hold it."""
     try:
         return measure(network, side, gflop, batch)
-    except torch.OutOfMemoryError:
+    except RuntimeError:  # out of memory in the allocator, in cuDNN or in a capture
+        print(traceback.format_exc(), file=sys.stderr, flush=True)
         return Row(side, gflop, batch, (0.0, 0.0, 0.0, 0.0), 0.0)
 
 

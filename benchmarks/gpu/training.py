@@ -13,7 +13,9 @@ from benchmarks.gpu.card import (
     CUDA,
     LR,
     WORLD,
+    Contender,
     Work,
+    begin_each,
     config_of,
     copy_bandwidth,
     host_batch,
@@ -62,43 +64,49 @@ def recorded_steps(learner: Learner) -> Work:
     return work
 
 
-def contenders() -> dict[str, Callable[[], float]]:
+def makers() -> dict[str, Callable[[], Contender]]:
     """What is compared, without what has to be compiled first."""
     images, batch = BATCH * STEPS, peers.float_batch(BATCH)
-    ours = our_steps(new_learner("fp16"))
+    skipped = min(4, STEPS - 1)
 
     def batches() -> list[tuple[peers.Tensor, peers.Tensor]]:
         return [batch] * STEPS
 
+    def steps(work: Callable[[], Work], *, trials: bool = True) -> Callable[[], Contender]:
+        return lambda: rate_of(images, work(), trials=trials)
+
     found = {
-        "reference loop, float32": rate_of(images, peers.all_of(peers.reference_loop(batches)), trials=True),
-        "timm's loop, fp16, channels-last": rate_of(images, peers.all_of(peers.timm_loop(batches)), trials=True),
-        OURS: rate_of(images, ours, trials=True),
-        "ours, bf16": rate_of(images, our_steps(new_learner("bf16")), trials=True),
-        "ours without cuDNN's trials": rate_of(images, ours, trials=False),
-        "ours as a CUDA graph": rate_of(images, recorded_steps(new_learner("fp16")), trials=True),
+        "reference loop, float32": steps(lambda: peers.all_of(peers.reference_loop(batches))),
+        "timm's loop, fp16, channels-last": steps(lambda: peers.all_of(peers.timm_loop(batches))),
+        OURS: steps(lambda: our_steps(new_learner("fp16"))),
+        "ours, bf16": steps(lambda: our_steps(new_learner("bf16"))),
+        "ours without cuDNN's trials": steps(lambda: our_steps(new_learner("fp16")), trials=False),
+        "ours as a CUDA graph": steps(lambda: recorded_steps(new_learner("fp16"))),
     }
     if peers.has_lightning():
-        skipped = min(4, STEPS - 1)
-        found["Lightning, 16-mixed"] = peers.lightning_rate(lambda: [batch] * (STEPS + skipped), skipped)
+        found["Lightning, 16-mixed"] = lambda: peers.lightning_rate(lambda: [batch] * (STEPS + skipped), skipped)
     return found
 
 
-def with_compiled(found: Mapping[str, Callable[[], float]], facts: dict[str, str]) -> dict[str, Callable[[], float]]:
-    """The contenders with those that are compiled."""
-    images, work = BATCH * STEPS, our_steps(new_learner("fp16", compiled=True))
-    facts["first compiled steps, with what an earlier process left in the cache"] = f"{seconds_of(work):.0f} s"
-    recorded = recorded_steps(new_learner("fp16", compiled=True))
+def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
+    """What has to be compiled first."""
+
+    def compiled() -> Contender:
+        work = our_steps(new_learner("fp16", compiled=True))
+        facts["first compiled steps, with what an earlier process left in the cache"] = f"{seconds_of(work):.0f} s"
+        return rate_of(BATCH * STEPS, work, trials=True)
+
     return {
-        **found,
-        "ours, compiled": rate_of(images, work, trials=True),
-        "ours, compiled, as a CUDA graph": rate_of(images, recorded, trials=True),
+        "ours, compiled": compiled,
+        "ours, compiled, as a CUDA graph": lambda: rate_of(
+            BATCH * STEPS, recorded_steps(new_learner("fp16", compiled=True)), trials=True
+        ),
     }
 
 
 def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], bandwidth: float) -> None:
     """Measure, print and keep."""
-    rates = interleave(found, rounds=ROUNDS, warm_up=2)
+    rates = interleave(found, rounds=ROUNDS, warm_up=1)
     used = median(rates[OURS]) * TRAFFIC["train"] / bandwidth
     facts[f"share of the card's {bandwidth / 1e9:,.0f} GB/s in a copy"] = f"{used:.0%}"
     publish(Result("gpu_training", f"training DenseNet-121, batch {BATCH}, {CARD}", "images/s", rates, facts))
@@ -113,9 +121,9 @@ def main() -> None:
         f"{upload_bandwidth() / 27648:,.0f} patches/s",
         "Lightning": "measured" if peers.has_lightning() else "not installed here",
     }
-    found = contenders()
+    found = begin_each(makers(), facts)
     compare(found, facts, bandwidth)
-    compare(with_compiled(found, facts), facts, bandwidth)
+    compare({**found, **begin_each(compiled_makers(facts), facts)}, facts, bandwidth)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from claris_kaggle.engine import SYNC_BUFFERS, train_step
-from tests.gpu.test_gpu_steps import GPU, batch_of, learner_of, weights_of
+from tests.gpu.test_gpu_steps import GPU, assert_same_steps, batch_of, learner_of
 
 
 def main(out: str) -> None:
@@ -21,13 +21,15 @@ def main(out: str) -> None:
     for seed in range(5):
         for learner in (plain, wrapped):
             train_step(learner, batch_of(seed=seed), 1e-3)
+    assert_same_steps(plain, wrapped, 1e-3)
+    backend = dist.group.WORLD._get_backend(GPU).name()  # type: ignore[union-attr]
     summed, codes = torch.arange(4.0, device=GPU), torch.tensor([3])
     dist.all_reduce(summed)
     dist.all_reduce(codes, op=dist.ReduceOp.MAX)
     for buffer in wrapped.model.buffers():
         dist.broadcast(buffer, src=0)
-    found = {"plain": weights_of(plain), "wrapped": weights_of(wrapped), "summed": summed.cpu(), "codes": codes}
-    torch.save({**found, "backend": dist.get_backend(dist.group.WORLD), "ranks": dist.get_world_size()}, out)
+    found = {"summed": summed.cpu(), "codes": codes, "backend": backend, "ranks": dist.get_world_size()}
+    torch.save({**found, "taken": wrapped.taken}, out)
     dist.destroy_process_group()
 
 

@@ -67,7 +67,7 @@ def test_a_graph_of_the_forward_pass_gives_eager_logits(pack: Pack) -> None:
     with torch.inference_mode():
         replay = capture_forward(lambda images: view_logits(model, images, config, 8), first)
         for images in (second, first):
-            torch.testing.assert_close(replay(images).clone(), view_logits(model, images, config, 8))
+            torch.testing.assert_close(replay(images).clone(), view_logits(model, images, config, 8), rtol=0, atol=5e-3)
         assert not torch.equal(replay(first).clone(), replay(second).clone())
 
 
