@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from claris_kaggle.dataset import Batch
-from claris_kaggle.engine import Learner, decayed, train_step
+from claris_kaggle.engine import Learner, parameter_groups, train_step
 
 WARM_UP = 3
 
@@ -66,7 +66,7 @@ def capture_step(learner: Learner, batch: Batch, lr: float) -> Callable[[Batch],
         return lambda batch: train_step(learner, batch, lr)
     rate = torch.tensor(lr, device=device)
     learner.optimizer = torch.optim.AdamW(
-        decayed(learner.model, learner.config.weight_decay), lr=rate, fused=True, capturable=True
+        parameter_groups(learner.model, learner.config), lr=rate, fused=True, capturable=True
     )
     static = Batch._make((*(part.to(device).clone() for part in batch[:5]), batch.total_weight))
     replay = record(lambda: train_step(learner, static, rate))  # type: ignore[arg-type]
