@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from claris_kaggle.config import CUDNN_MODES
 from claris_kaggle.errors import UsageError
 from claris_kaggle.paths import DataDir, RunDir, default_cache
 
@@ -54,7 +55,7 @@ def add_classifying(parser: argparse.ArgumentParser, max_pixels: int) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """--nproc and --workers."""
+    """--nproc, --workers and --cudnn."""
     parser.add_argument("--nproc", type=natural, default=0, metavar="N", help="processes [one a GPU, else 1]")
     parser.add_argument(
         "--workers",
@@ -62,6 +63,12 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="N",
         help="loader processes for each [train: some on a GPU; else 0]",
+    )
+    parser.add_argument(
+        "--cudnn",
+        choices=CUDNN_MODES,
+        default=CUDNN_MODES[0],
+        help="settings of cuDNN on a GPU; the next one is tried when cuDNN fails [default]",
     )
 
 
