@@ -137,7 +137,7 @@ def find_runs(root: Path, aside: Path) -> list[RunDir]:
     Raises:
         RunError: a file is not the one that the session wrote.
     """
-    found = []
+    found: list[RunDir] = []
     for folder, names in walk(root):
         if MANIFEST in names:
             manifest = read_json(folder / MANIFEST)
