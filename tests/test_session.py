@@ -349,7 +349,9 @@ def test_what_a_killed_session_left_broken_is_left_out_and_said(
     folds[0].oof.write_text("half of it")
     folds[2].checkpoint.write_bytes(folds[2].checkpoint.read_bytes()[:-9])
     [run] = find_runs(ended_early.working, tmp_path / "aside")
-    assert run.sealed_folds() == [1] and not run.fold(2).root.exists() and not run.fold(0).root.exists()
+    # Fold 0 goes on from its checkpoint, and fold 2 begins anew.
+    assert run.sealed_folds() == [1] and not run.fold(2).root.exists()
+    assert [path.name for path in run.fold(0).root.iterdir()] == ["last.ckpt"]
     assert "fold0 left out, as not whole" in capsys.readouterr().err
     ended_early.run_dir.config.write_text("{}")
     with pytest.raises(RunError, match=r"not those of its manifest \(run/config.json\)"):
