@@ -192,6 +192,12 @@ def is_whole(path: Path, facts: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
 
 
+def is_same_config(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return True if the configs agree; the same starting weights may have been mounted in other places."""
+    same_weights = bool(one.get("weights_sha256")) and one["weights_sha256"] == other.get("weights_sha256")
+    return {**one, "weights": other.get("weights")} == other if same_weights else one == other
+
+
 def merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
     """Copy the folds of several parts of one run into one folder, each whole; a finished one before an unfinished one.
 
@@ -205,7 +211,7 @@ def merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
                 copy = target.root / path.name
                 if copy.exists() and path.suffix == ".csv" and copy.read_bytes() != path.read_bytes():
                     raise RunError(f"{path}: other folds than {copy}", "", "Merge the parts of one run only")
-                if copy.exists() and path == source.config and read_json(copy) != read_json(path):
+                if copy.exists() and path == source.config and not is_same_config(read_json(copy), read_json(path)):
                     raise RunError(f"{path}: another config than {copy}", "", "Merge the parts of one run only")
                 write_bytes(copy, path.read_bytes())
             for folder in sorted(source.root.glob("fold[0-9]*")):

@@ -497,6 +497,18 @@ def test_the_library_works_without_being_installed_as_in_a_kernel(
         assert code == 0, said
 
 
+def test_parts_whose_weights_were_mounted_in_other_places_are_one_run(finished: RunDir, tmp_path: Path) -> None:
+    config = json.loads(finished.config.read_text())
+    parts = [RunDir(tmp_path / name) for name in ("one", "two", "three")]
+    for number, (part, digest) in enumerate(zip(parts, ("a", "a", "b"), strict=True)):
+        shutil.copytree(finished.root, part.root)
+        place = {"weights": f"/kaggle/input/{number}/w.pth", "weights_sha256": digest}
+        part.config.write_text(json.dumps({**config, **place}))
+    merge_runs(parts[:2], RunDir(tmp_path / "merged"))
+    with pytest.raises(RunError, match="another config"):
+        merge_runs(parts[1:], RunDir(tmp_path / "other"))
+
+
 def test_a_fold_that_could_not_be_copied_whole_is_not_there(finished: RunDir, tmp_path: Path) -> None:
     from claris_kaggle.errors import DiskError
 
