@@ -92,6 +92,9 @@ def compose_kernel(
     inputs: Sequence[str] = (),
     datasets: Sequence[str] = (),
     models: Sequence[str] = (),
+    weights_from: str = "",
+    slides_from: str = "",
+    folds_from: str = "",
 ) -> str:
     """Write the script and its metadata to the folder, ready for `kaggle kernels push -p`, and return its owner/slug.
 
@@ -100,6 +103,8 @@ def compose_kernel(
         folds: fold numbers; empty for all.
         flags: passed on to `claris train`.
         inputs: kernels (owner/slug) whose output is an input; datasets and models likewise.
+        weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs; an input that is not
+            among those is attached as a dataset. `slides_from` and `folds_from` likewise.
     Raises:
         UsageError: the name or the settings cannot be.
     """
@@ -108,16 +113,34 @@ def compose_kernel(
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
         raise UsageError(f"a kernel's name {slug!r}", "5 to 50 small letters and digits, joined by -, are needed")
     template = find_templates() / job
-    settings = {"folds": list(folds), "flags": list(flags), "mark": mark, "commit": commit_name()}
+    named = {"weights_from": weights_from, "slides_from": slides_from, "folds_from": folds_from}
+    settings = {"folds": list(folds), "flags": list(flags), "mark": mark, "commit": commit_name(), **named}
     if time_limit:
         settings["time_limit"] = time_limit
     metadata = read_json(template / "kernel-metadata.json")
     # The slug follows from the title, so the title is the slug in words.
     metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(inputs)}
-    metadata |= {"dataset_sources": list(datasets), "model_sources": list(models)}
+    attached = attach_named([*filter(None, named.values())], inputs, datasets, models)
+    metadata |= {"dataset_sources": attached, "model_sources": list(models)}
     write_text(folder / f"{job}.py", fill_script((template / f"{job}.py").read_text("utf-8"), settings))
     write_json(folder / "kernel-metadata.json", metadata)
     return f"{user}/{slug}"
+
+
+def attach_named(
+    names: Sequence[str], inputs: Sequence[str], datasets: Sequence[str], models: Sequence[str]
+) -> list[str]:
+    """Return the datasets of a kernel: those given, and those of the named files that are in no other input.
+
+    >>> attach_named(["me/w/a.pth", "me/s/b.csv", "me/k/run/folds.csv"], ["me/k"], ["me/s/3"], [])
+    ['me/s/3', 'me/w']
+    """
+    attached = list(datasets)
+    for name in names:
+        whole = [*("/".join(one.split("/")[:2]) for one in (*inputs, *attached)), *models]
+        if not any(name.lower().startswith(f"{one.lower()}/") for one in whole):
+            attached.append("/".join(name.split("/")[:2]))
+    return attached
 
 
 def fill_script(source: str, settings: dict[str, Any]) -> str:

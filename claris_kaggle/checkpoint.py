@@ -124,6 +124,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def is_whole_checkpoint(path: Path) -> bool:
+    """Return True if the file is there and its SHA-256 fits."""
+    content = path.read_bytes() if path.is_file() else b""
+    return len(content) > DIGEST_BYTES and hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
+
+
 def save_weights(path: Path, model: nn.Module) -> None:
     """Put the network's weights in place whole, as safetensors."""
     import safetensors.torch

@@ -15,6 +15,8 @@ from claris_kaggle.errors import DataError, RunError, UsageError
 from claris_kaggle.presets import PRESETS, choose_preset, preset_for
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+# Settings of cuDNN, from fast to safe: autotuning and channels-last tensors, only the latter, neither.
+CUDNN_MODES = ("default", "no-autotune", "contiguous")
 SCHEDULES = ("onecycle", "cosine", "constant")
 SELECTIONS = ("last", "best")
 GEOMETRIES = ("d4", "flips")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from claris_kaggle import errors
 from claris_kaggle.errors import ClarisError, Stopped, TrainingError
 from claris_kaggle.files import hold_lock
 from claris_kaggle.stopping import end_with_parent
@@ -81,14 +82,14 @@ def join_world() -> Iterator[World]:
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+    if was_launched():
+        end_with_parent(int(os.environ[LAUNCHED]))  # which holds the lock
     if size <= 1:
         yield World(0, 0, 1, device)
         return
     # NCCL refuses two processes on one card, gloo does not.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     own_card = cuda and here <= torch.cuda.device_count()
-    if was_launched():
-        end_with_parent(int(os.environ[LAUNCHED]))  # which holds the lock
     with stdout_to_stderr():
         dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=TIMEOUT)
     yield World(rank, local, size, device, here)
@@ -222,7 +223,8 @@ def leave_message(error: ClarisError) -> bool:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not was_launched() or not path:
         return False
-    content = {"found": error.found, "needed": error.needed, "mend": error.mend, "code": error.exit_code}
+    parts = {"found": error.found, "needed": error.needed, "mend": error.mend}
+    content = {"type": type(error).__name__, **parts, "code": error.exit_code}
     # The keys that torchrun itself looks for are message and timestamp.
     Path(path).write_text(json.dumps({"message": json.dumps(content), "timestamp": int(time.time())}), "utf-8")
     return True
@@ -233,7 +235,8 @@ def explain_failure(failures: dict[int, Any], nproc: int) -> ClarisError:
     for failure in sorted(failures.values(), key=lambda one: one.timestamp):
         try:
             left = json.loads(failure.message)
-            error = ClarisError(left["found"], left["needed"], left["mend"])
+            error_type = getattr(errors, left["type"], ClarisError)
+            error: ClarisError = error_type(left["found"], left["needed"], left["mend"])
             error.exit_code = left["code"]
             return error
         except (TypeError, ValueError, KeyError):

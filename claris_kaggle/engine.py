@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from claris_kaggle.config import TrainConfig
+from claris_kaggle.cudnn_fallback import DEFAULT, move_network
 from claris_kaggle.dataset import Batch, EpochBatches, load, send_ahead
 from claris_kaggle.distributed import World, any_rank, first_text
 from claris_kaggle.errors import Stopped, TrainingError
@@ -62,8 +63,9 @@ class Learner:
     """A network in training with all that a checkpoint must hold.
 
     Attributes:
-        model: the bare network, channels-last, on the device.
+        model: the bare network, on the device.
         compiled: train through `torch.compile`; `model` and its names stay as they are.
+        cudnn: one of `config.CUDNN_MODES`; `contiguous` keeps the network contiguous instead of channels-last.
         epoch, step: the next step to take, counted from 0 within the epoch.
         taken: steps taken so far, over all epochs.
         loss_sum: the steps' losses of the epoch so far, this rank's share, float64 on the device.
@@ -79,6 +81,7 @@ class Learner:
     world: World
     model: nn.Module
     compiled: bool = False
+    cudnn: str = DEFAULT
     epoch: int = 0
     step: int = 0
     taken: int = 0
@@ -88,7 +91,7 @@ class Learner:
     def __post_init__(self) -> None:
         """Move the network to the device and make optimizer, scaler and the DDP wrapper."""
         device = self.world.device
-        self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        move_network(self.model, device, self.cudnn)
         fused = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.config), lr=0.0, fused=fused)
         self.body = body_parameters(self.model)

@@ -9,6 +9,7 @@
     ├── RunError            exit 1   a run folder does not fit what was asked of it
     ├── DiskError           exit 1   a file cannot be written or read
     ├── TrainingError       exit 1   the computation itself failed
+    │   └── CudnnError               in a cuDNN call
     ├── KaggleError         exit 1   Kaggle refused, or could not be reached
     └── Stopped             exit 3   stopped on time or on request; work is left to resume
 
@@ -77,6 +78,10 @@ class DiskError(ClarisError):
 
 class TrainingError(ClarisError):
     """A computation that failed: NaN loss, out of memory, a process that died."""
+
+
+class CudnnError(TrainingError):
+    """A cuDNN call that failed on a GPU; the same work may succeed with other settings."""
 
 
 class KaggleError(ClarisError):

@@ -185,6 +185,7 @@ def push(launch: Launch, part: int) -> None:
         inputs=[earlier.ref for earlier in launch.rounds[part][:-1] if earlier.kept][-1:],
         datasets=plan.datasets,
         models=plan.models,
+        **plan.named_files,
     )
     try:
         kernel = pushes.push_kernel(folder, one.mark, again=True)

@@ -35,6 +35,7 @@ class Plan:
         flags: for `claris train`.
         time_limit: of each session.
         datasets, models: inputs of the training kernels besides the competition.
+        weights_from, slides_from, folds_from: files that the sessions take, as owner/dataset/file; see `bundle`.
     """
 
     name: str
@@ -43,6 +44,14 @@ class Plan:
     time_limit: str = "11h20m"
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    weights_from: str = ""
+    slides_from: str = ""
+    folds_from: str = ""
+
+    @property
+    def named_files(self) -> dict[str, str]:
+        """Return the files that the sessions take, by the names of their settings."""
+        return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from")}
 
     def part_name(self, number: int) -> str:
         """The name of a part, as in its kernel's slug."""
@@ -106,6 +115,7 @@ class Launch:
             stored = read_json(self.path)
             asked, rounds = as_json(plan), [[Round(**one) for one in part] for part in stored["rounds"]]
             self.user = stored["user"]
+            stored["plan"] = as_json(Plan(name="")) | stored["plan"]  # of an earlier version, without newer fields
             if stored["plan"] == asked:
                 self.rounds = rounds
             elif any(taken(one) for part in rounds for one in part):
@@ -145,7 +155,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         ],
         "flags": list(plan.flags),
         "time_limit": plan.time_limit,
-        "inputs": [*plan.datasets, *plan.models],
+        "inputs": [*plan.datasets, *plan.models, *filter(None, plan.named_files.values())],
         "at_a_time": min(MOST_SESSIONS, len(plan.parts)),
         "then": ["pull", "ensemble here", "submit", "wait for the score", "ledger"],
         "estimated_hours": round(plan.hours(), 1),

@@ -19,6 +19,7 @@ from claris_kaggle import distributed, predictions, tables
 from claris_kaggle.checkpoint import finished_sha256, load_finished
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.console import Progress, say
+from claris_kaggle.cudnn_fallback import DEFAULT, convert_cudnn_failures, move_network, run_ranks
 from claris_kaggle.distributed import World
 from claris_kaggle.errors import DataError, DiskError, RunError, Stopped, TrainingError
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
@@ -46,6 +47,7 @@ class PredictJob:
         threads: CPU threads for each; 0 takes the run's own.
         precision: of the arithmetic; empty takes the run's own.
         time_limit: seconds until all must be done; None for no limit.
+        cudnn: one of `config.CUDNN_MODES`, to begin with.
     """
 
     data: DataDir
@@ -57,6 +59,7 @@ class PredictJob:
     threads: int = 0
     precision: str = ""
     time_limit: float | None = None
+    cudnn: str = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,13 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
     require_trained(job.run_dir)  # before the lock, which would make the folder
     with hold_lock(job.run_dir.lock):
         nproc = job.nproc or distributed.default_nproc()
-        if nproc == 1:
-            with distributed.join_world() as world:
-                return work(job, world, stopper, proved=False)
-        read_run(job)
-        distributed.launch(nproc, [*arguments, *stopper.flags()])
-        return read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None
+        if nproc > 1:
+            read_run(job)
+        return run_ranks(
+            job.cudnn, nproc, arguments, stopper.flags,
+            lambda world, mode: work(replace(job, cudnn=mode), world, stopper, proved=False),
+            lambda: read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None,
+        )  # fmt: skip
 
 
 def require_trained(run_dir: RunDir) -> None:
@@ -140,10 +144,11 @@ def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> di
         suggest_precision(config.precision, world.device.type)
     torch.set_num_threads(job.threads or config.threads)
     model = trained_network(config)
-    model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    move_network(model, world.device, job.cudnn)
     for fold in finished:
         if not distributed.from_main(world, is_predicted(job, fold)):
-            predict_fold(job, config, data, fold, model, world, stopper)
+            with convert_cudnn_failures(f"fold {fold}", job.cudnn):
+                predict_fold(job, config, data, fold, model, world, stopper)
     missing = sorted(set(range(data.folds.k)) - set(finished))
     if missing:
         say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
@@ -193,7 +198,7 @@ def predict_fold(
     """
     fold_dir = job.run_dir.fold(fold)
     load_finished(fold_dir, model)
-    folded = fold_batch_norm(model)
+    folded = move_network(fold_batch_norm(model), world.device, job.cudnn)
     rows = data.folds.valid_rows(fold)
     valid_ids = [data.folds.ids[row] for row in rows]
     total = len(valid_ids) + len(data.test.ids)

@@ -15,6 +15,7 @@ from torch import nn
 from claris_kaggle import distributed, tables
 from claris_kaggle.config import TrainConfig, default_batch_size, require_same, with_preset
 from claris_kaggle.console import say
+from claris_kaggle.cudnn_fallback import DEFAULT
 from claris_kaggle.distributed import World
 from claris_kaggle.equivariance import require_symmetric
 from claris_kaggle.errors import RunError, UsageError, count
@@ -45,6 +46,7 @@ class TrainJob:
         checkpoint_minutes: time between checkpoints within an epoch.
         rates: measure the loader alone and the steps alone first.
         compile: train through `torch.compile`, which changes the last digits, as another card does.
+        cudnn: one of `config.CUDNN_MODES`, to begin with; others than `default` change the last digits too.
     """
 
     data: DataDir
@@ -59,6 +61,7 @@ class TrainJob:
     checkpoint_minutes: float = 10.0
     rates: bool = False
     compile: bool = False
+    cudnn: str = DEFAULT
 
     def rank_workers(self, world: World) -> int:
         """Loader processes of one rank of the world."""

@@ -1,27 +1,26 @@
 """What a kernel does inside a Kaggle session: find its inputs, run the verbs, leave a manifest of what it wrote.
 
 The working folder keeps only what the next step needs; packs go to fast temporary storage. A session that stops in
-time ends well: its output is the next session's input. So does one that fails with a fold or a checkpoint on disk:
-Kaggle keeps the output only of sessions that end well.
+time ends well: its output is the next session's input. So does one that fails with a fold or a checkpoint on disk. The
+manifest is also written after each finished fold, for sessions that are killed or time out.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.config import add_config_flags, given_flags
-from claris_kaggle.errors import LAST_WORDS, ClarisError, RunError, UsageError
+from claris_kaggle.errors import LAST_WORDS, ClarisError, DiskError, RunError, UsageError
 from claris_kaggle.files import sha256_file, write_json
-from claris_kaggle.inputs import MANIFEST, find_data, find_one, find_runs, merge_runs
+from claris_kaggle.inputs import MANIFEST, RUNNING, find_data, find_named_files, find_runs, find_unnamed, merge_runs
 from claris_kaggle.paths import RunDir
 from claris_kaggle.stopping import parse_duration
 
@@ -30,8 +29,8 @@ COMPLETE, STOPPED, FAILED = "complete", "stopped", "failed"
 # Where the output of a real session lies.
 WORKING = Path("/kaggle/working")
 SUBMISSION = "submission.csv"
-WEIGHTS = ("*.safetensors", "*.pth")
-SLIDES = ("slides.csv", "patch_id_wsi*.csv")
+# Seconds between two looks for finished folds.
+LOOK_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def run_session(settings: dict[str, Any]) -> int:
         session = open_session(settings)
         status, message = work(session, settings)
         tidy(session.run_dir)
-        write_manifest(session, settings, status, message)
+        write_manifest(session, settings, status, message, all_files(session))
     except ClarisError as error:
         print("claris: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
         return error.exit_code
@@ -135,14 +134,33 @@ def gather_runs(session: Session) -> None:
     Raises:
         RunError: they are not of one run.
     """
-    runs = find_runs(session.inputs)
-    merge_runs([RunDir(folder / "run") for folder, _ in runs], session.run_dir)
+    merge_runs(find_runs(session.inputs, session.temporary / "earlier"), session.run_dir)
 
 
 def claris(*arguments: object) -> int:
     """Run a verb in a process of its own, whose talk goes to this session's log."""
     print("$ claris " + " ".join(map(str, arguments)), flush=True)
     return subprocess.call([sys.executable, "-m", "claris_kaggle", *map(str, arguments)])
+
+
+def run_watched(session: Session, settings: dict[str, Any], *arguments: object) -> int:
+    """Run a verb like `claris`, and write the manifest after each fold that it finishes."""
+    print("$ claris " + " ".join(map(str, arguments)), flush=True)
+    written: list[tuple[Path, int]] = []
+    with subprocess.Popen([sys.executable, "-m", "claris_kaggle", *map(str, arguments)]) as process:
+        while True:
+            code = process.poll()
+            # A file may be replaced between two looks: the next look writes the manifest again.
+            with contextlib.suppress(DiskError, OSError):
+                files = finished_files(session.run_dir)
+                found = [(path, path.stat().st_mtime_ns) for path in files]
+                if found != written:
+                    write_manifest(session, settings, RUNNING, "", files)
+                    written = found
+            if code is not None:
+                return code
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_EVERY)
 
 
 def must(*arguments: object) -> None:
@@ -168,37 +186,28 @@ def train(session: Session, settings: dict[str, Any]) -> str:
     """Train the folds of the settings, then predict with them."""
     processes = count_processes(session, settings["gpus"])
     data, run_dir = find_data(session.inputs), session.run_dir
+    named = find_named_files(session.inputs, settings)
+    for path in find_unnamed(session.inputs, data, named):
+        print(f"claris: {path} is not used: no setting names it", flush=True)
     gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
     must("pack", *packs)
-    fold_file = run_dir.folds
+    slides = ["--slides", named.slides] if named.slides else []
+    fold_file = named.folds or run_dir.folds
     if not fold_file.exists():
-        fold_file = find_one(session.inputs, ("folds.csv",)) or session.temporary / "folds.csv"
-    if not fold_file.exists():
-        slides = find_one(session.inputs, SLIDES)
-        must("folds", *packs, "--out", fold_file, *(["--slides", slides] if slides else []))
-    flags = list(settings["flags"])
-    weights = find_one(session.inputs, WEIGHTS)
-    if weights is not None and not begins_elsewhere(flags):
-        flags += ["--weights", weights]
+        fold_file = session.temporary / "folds.csv"
+        must("folds", *packs, "--out", fold_file, *slides)
+    weights = ["--weights", named.weights] if named.weights else []
     folds = ["--fold", *settings["folds"]] if settings["folds"] else []
-    code = claris(
-        "train", *packs, "--folds", fold_file, "--run", run_dir.root, "--nproc", processes,
-        "--time-limit", session.left(), "--rates", *folds, *flags,
+    code = run_watched(
+        session, settings, "train", *packs, "--folds", fold_file, "--run", run_dir.root, "--nproc", processes,
+        "--time-limit", session.left(), "--rates", *folds, *slides, *settings["flags"], *weights,
     )  # fmt: skip
     if code == 3:
         return STOPPED
     if code:
         raise explain_verb("train", code)
-    return predict_run(session, packs, processes)
-
-
-def begins_elsewhere(flags: Sequence[str]) -> bool:
-    """Whether the flags themselves say what training begins with: weights, or the recipe that takes none."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_config_flags(parser)
-    given = given_flags(parser.parse_known_args([str(flag) for flag in flags])[0])
-    return "weights" in given or given.get("preset") == "scratch"
+    return predict_run(session, settings, packs, processes)
 
 
 def predict(session: Session, settings: dict[str, Any]) -> str:
@@ -206,14 +215,15 @@ def predict(session: Session, settings: dict[str, Any]) -> str:
     processes = count_processes(session, settings["gpus"])
     data = find_data(session.inputs)
     gather_runs(session)
-    return predict_run(session, ["--data", data.root, "--cache", session.temporary / "packs"], processes)
+    return predict_run(session, settings, ["--data", data.root, "--cache", session.temporary / "packs"], processes)
 
 
-def predict_run(session: Session, packs: list[Any], processes: int) -> str:
+def predict_run(session: Session, settings: dict[str, Any], packs: list[Any], processes: int) -> str:
     """Predict with every finished fold of the session's run."""
-    code = claris(
-        "predict", *packs, "--run", session.run_dir.root, "--nproc", processes, "--time-limit", session.left()
-    )
+    code = run_watched(
+        session, settings, "predict", *packs, "--run", session.run_dir.root, "--nproc", processes,
+        "--time-limit", session.left(),
+    )  # fmt: skip
     if code not in (0, 3):
         raise explain_verb("predict", code)
     return STOPPED if code else COMPLETE
@@ -242,12 +252,29 @@ def tidy(run_dir: RunDir) -> None:
             (folder / "best.safetensors").unlink(missing_ok=True)
 
 
-def write_manifest(session: Session, settings: dict[str, Any], status: str, message: str) -> None:
-    """Write, last of all, what the session was asked, how it ended and why, and size and SHA-256 of its run's files."""
-    files = {}
-    for path in sorted([*session.run_dir.root.rglob("*"), *session.working.glob("submission.*")]):
-        if path.is_file() and path.name != ".lock":
-            name = path.relative_to(session.working).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+def finished_files(run_dir: RunDir) -> list[Path]:
+    """Return the files of the finished folds and those that they need; none while no fold is finished."""
+    files: list[Path] = []
+    for fold in run_dir.fold_dirs().values():
+        if fold.seal.exists():
+            files += [fold.seal, fold.weights, *(one for one in [fold.history] if one.exists())]
+            files += [fold.receipt, fold.oof, fold.test] if fold.receipt.exists() else []
+    return [run_dir.config, run_dir.folds, run_dir.folds.with_suffix(".json"), *files] if files else []
+
+
+def all_files(session: Session) -> list[Path]:
+    """Return the files of the session's run, and those of its submission."""
+    found = [*session.run_dir.root.rglob("*"), *session.working.glob("submission.*")]
+    return [path for path in found if path.is_file() and path.name != ".lock"]
+
+
+def write_manifest(
+    session: Session, settings: dict[str, Any], status: str, message: str, files: Iterable[Path]
+) -> None:
+    """Write what the session was asked, how it ended and why, and size and SHA-256 of the files."""
+    facts = {
+        path.relative_to(session.working).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(files)
+    }
     about = {name: settings.get(name, "") for name in ("job", "mark", "commit", "folds")}
-    write_json(session.working / MANIFEST, {**about, "status": status, "message": message, "files": files})
+    write_json(session.working / MANIFEST, {**about, "status": status, "message": message, "files": facts})

@@ -19,6 +19,7 @@ from claris_kaggle import distributed, tables
 from claris_kaggle.checkpoint import CheckpointWriter, finish_fold, finished_sha256, load_checkpoint, save_weights
 from claris_kaggle.config import TrainConfig, require_same
 from claris_kaggle.console import Progress, duration, say
+from claris_kaggle.cudnn_fallback import DEFAULT, convert_cudnn_failures, run_ranks
 from claris_kaggle.dataset import EpochBatches, TrainSet
 from claris_kaggle.distributed import World
 from claris_kaggle.engine import Diverged, Learner, average_over_ranks, train_epoch
@@ -56,12 +57,12 @@ def train_run(job: TrainJob, given: dict[str, Any], arguments: Sequence[str]) ->
         return
     with hold_lock(job.run_dir.lock):
         nproc = job.nproc or distributed.default_nproc()
-        if nproc == 1:
-            with distributed.join_world() as world:
-                work(job, given, world, stopper)
-            return
-        begin_run(job, given, nproc)
-        distributed.launch(nproc, [*arguments, *stopper.flags()])
+        if nproc > 1:
+            begin_run(job, given, nproc)
+        run_ranks(
+            job.cudnn, nproc, arguments, stopper.flags,
+            lambda world, mode: work(dataclasses.replace(job, cudnn=mode), given, world, stopper),
+        )  # fmt: skip
 
 
 def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -> None:
@@ -74,7 +75,7 @@ def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -
     else:
         config, data = begin_on_machines(job, given, world)
     torch.set_num_threads(config.threads)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = job.cudnn == DEFAULT
     rates = job.rates
     for fold in choose_folds(data.folds, job.only):
         if finished_sha256(job.run_dir.fold(fold)):
@@ -90,9 +91,10 @@ def train_fold(
     """Train one fold to its end, from its checkpoint if there is one; `rates` measures first what holds it up."""
     fold_dir = job.run_dir.fold(fold)
     try:
-        if rates:
-            measure_rates(job, config, data, fold, world)
-        learner = run_twice(job, take_up(job, config, fold, world), data, fold, stopper)
+        with convert_cudnn_failures(f"fold {fold}", job.cudnn):
+            if rates:
+                measure_rates(job, config, data, fold, world)
+            learner = run_twice(job, take_up(job, config, fold, world), data, fold, stopper)
     except torch.OutOfMemoryError as error:
         found = f"fold {fold}: the GPU's memory does not hold {config.batch_size} patches a step"
         raise TrainingError(found, "", NO_MEMORY.format(config.batch_size // 2)) from error
@@ -161,11 +163,9 @@ def new_learner(job: TrainJob, config: TrainConfig, fold: int, world: World) -> 
     """The network at its start."""
     model = new_network(config, fold)
     weights = find_weights(config.weights, config.model)
-    if weights is not None:
-        skipped = load_start(model, weights)
-        if skipped:
-            say(f"fold {fold}: the classifier begins at random ({', '.join(skipped)})")
-    return Learner(config, world, model, compiled=job.compile)
+    if weights is not None and (skipped := load_start(model, weights)):
+        say(f"fold {fold}: the classifier begins at random ({', '.join(skipped)})")
+    return Learner(config, world, model, compiled=job.compile, cudnn=job.cudnn)
 
 
 def run_epochs(job: TrainJob, learner: Learner, data: TrainingData, fold: int, stopper: Stopper) -> None:
@@ -228,9 +228,8 @@ def timed_epoch(
     """The rest of the epoch with progress, checkpoints now and then, and an eye on the time."""
     config, world = learner.config, learner.world
     batches = epoch_batches(learner, trainset)
-    start, before = time.monotonic(), learner.seconds
-    saved = start
-    total = len(trainset.ids)
+    before, total = learner.seconds, len(trainset.ids)
+    saved = start = time.monotonic()
     name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}"
     done = int(total * learner.step / len(batches))
     with Progress(name, total, "images", done=done, note=last_auc(learner)) as progress:

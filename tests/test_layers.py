@@ -24,7 +24,8 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
-        "layout", "model", "distributed", "checkpoint", "mixing", "precision", "engine", "rates", "inference",
+        "layout", "model", "distributed", "cudnn_fallback", "checkpoint", "mixing", "precision", "engine", "rates",
+        "inference",
         "evidence", "trained", "pictures", "onnx_file",
     ],
     "verbs": [

@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--poll", type=options.seconds, default=60.0, metavar="SECONDS", help="time between two looks [60]"
     )
     parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="of each session [11h20m]")
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="datasets, as for weights or slides")
-    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models, as for weights")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
+    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
+    options.add_named_files(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, and ask nobody")
     options.add_ledger(parser)
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
         time_limit=args.time_limit,
         datasets=tuple(args.dataset),
         models=tuple(args.model_input),
+        **options.named_files(args),
     )
     if args.dry_run:
         show_plan(describe_plan(plan), as_json=args.json)

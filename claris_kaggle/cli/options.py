@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from claris_kaggle.config import CUDNN_MODES
 from claris_kaggle.errors import UsageError
 from claris_kaggle.paths import DataDir, RunDir, default_cache
 
@@ -54,7 +55,7 @@ def add_classifying(parser: argparse.ArgumentParser, max_pixels: int) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """--nproc and --workers."""
+    """--nproc, --workers and --cudnn."""
     parser.add_argument("--nproc", type=natural, default=0, metavar="N", help="processes [one a GPU, else 1]")
     parser.add_argument(
         "--workers",
@@ -63,6 +64,21 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="loader processes for each [train: some on a GPU; else 0]",
     )
+    parser.add_argument(
+        "--cudnn",
+        choices=CUDNN_MODES,
+        default=CUDNN_MODES[0],
+        help="settings of cuDNN on a GPU; the next one is tried when cuDNN fails [default]",
+    )
+
+
+def add_named_files(parser: argparse.ArgumentParser) -> None:
+    """--weights-from, --slides-from and --folds-from, for training kernels."""
+    files = {"weights": "starting weights", "slides": "a slide map, for folds by slide", "folds": "a fold file"}
+    for name, what in files.items():
+        parser.add_argument(
+            f"--{name}-from", default="", metavar="FILE", help=f"{what}: owner/dataset/file; the dataset is attached"
+        )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +150,31 @@ def require_inputs(args: argparse.Namespace) -> None:
     """Refuse datasets and models that Kaggle would not find; see `require_references`."""
     require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
     require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
+
+
+def named_files(args: argparse.Namespace) -> dict[str, str]:
+    """The files that a session is to take, by the names of its settings, known to be possible beside the other flags.
+
+    Raises:
+        UsageError: one is no owner/dataset/file, or the flags behind -- name other weights.
+    """
+    from claris_kaggle.cli import build_parser
+    from claris_kaggle.config import given_flags, with_preset
+
+    found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from")}
+    for name, value in found.items():
+        parts = value.split("/")
+        if value and (len(parts) < 3 or not all(parts) or {".", ".."} & {*parts}):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} {value}", "a name such as owner/dataset/file is needed")
+    if found["weights_from"]:
+        own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
+        given = given_flags(build_parser("train").parse_args([*own, *args.rest]))
+        if "weights" in given:
+            what = f"--weights-from {found['weights_from']} and --weights {given['weights']} behind --"
+            raise UsageError(what, "training begins with one of them", "Leave one out")
+        with_preset({**given, "weights": found["weights_from"]})
+    return found
 
 
 def require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:

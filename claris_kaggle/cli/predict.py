@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         threads=args.threads,
         precision=args.precision,
         time_limit=limit,
+        cudnn=args.cudnn,
     )
     metrics = predict_run(job, args.arguments)
     if metrics is None or not is_speaker() or was_launched():

@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=options.natural, nargs="+", default=[], metavar="K", help="folds to train [all]")
     parser.add_argument("--time-limit", default="", metavar="TIME", help="of the session [11h20m]")
     parser.add_argument("--input", nargs="+", default=[], metavar="REF", help="kernels whose output is an input")
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="datasets, as for weights or slides")
-    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models, as for weights")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
+    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
+    options.add_named_files(parser)
     parser.add_argument("--build-only", type=Path, metavar="DIR", help="write script and metadata there, push nothing")
     parser.add_argument("--user", default="", help="with --build-only: the account [asked of Kaggle]")
     options.add_record(parser)
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
         "inputs": args.input,
         "datasets": args.dataset,
         "models": args.model_input,
+        **options.named_files(args),
     }
     user, slug = owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
@@ -105,6 +107,7 @@ def require_training(args: argparse.Namespace) -> None:
     from claris_kaggle.errors import UsageError
 
     given = ["--fold"] * bool(args.fold) + ["flags behind --"] * bool(args.rest)
+    given += [f"--{name}-from" for name in ("weights", "slides", "folds") if vars(args)[f"{name}_from"]]
     if args.job != "train" and given:
         raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train alone", "Leave them out")
 

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
         nproc=args.nproc,
         workers=args.workers,
         time_limit=limit,
+        cudnn=args.cudnn,
         checkpoint_minutes=args.checkpoint_minutes,
         rates=args.rates,
         compile=args.compile,
