@@ -1,11 +1,20 @@
-"""Talk and progress on stderr, from rank 0 alone; results on stdout are the verbs' own."""
+"""Log messages and progress of rank 0 under the logger `claris_kaggle`.
+
+A program that uses the library sees them when it configures that logger. The command line shows them on stderr, with
+progress bars on a terminal (`messages_on_stderr`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Self
+
+LOGGER = logging.getLogger("claris_kaggle")
 
 LINE_EVERY = 30.0
 # A log of hours must stay readable: a process that is older speaks once in a sixtieth of its age, which makes
@@ -14,15 +23,55 @@ AGE_SHARE = 1 / 60
 BORN = time.monotonic()
 
 
+class _StderrHandler(logging.Handler):
+    """Write each message as a line on the present `sys.stderr`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the message."""
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
+    """Show log messages and progress on stderr within the context, as the command line does.
+
+    Args:
+        level: the lowest level that is shown; `logging.DEBUG` adds tracebacks of errors.
+    """
+    if _is_on_stderr():  # a command that is called within another one
+        yield
+        return
+    handler, kept = _StderrHandler(), (LOGGER.level, LOGGER.propagate)
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(level)
+    LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(kept[0])
+        LOGGER.propagate = kept[1]
+
+
+def _shows_progress() -> bool:
+    """Return True if a progress bar may be drawn: on a terminal, when messages go to stderr."""
+    return _is_on_stderr() and is_speaker() and sys.stderr.isatty()
+
+
+def _is_on_stderr() -> bool:
+    """Return True within `messages_on_stderr`."""
+    return any(isinstance(handler, _StderrHandler) for handler in LOGGER.handlers)
+
+
 def is_speaker() -> bool:
-    """Whether this process is the one that talks: rank 0, or no rank at all."""
+    """Return True if this process logs for all ranks: rank 0, or no rank at all."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
-    """One line of talk on stderr."""
+    """Log one message at level INFO, on rank 0 alone."""
     if is_speaker():
-        print(text, file=sys.stderr, flush=True)
+        LOGGER.info("%s", text)
 
 
 def duration(seconds: float) -> str:
@@ -43,7 +92,7 @@ class Waiting:
     def __init__(self, **bar: Any) -> None:
         self.spoken = time.monotonic()
         self.bar: Any = None
-        if is_speaker() and sys.stderr.isatty():
+        if _shows_progress():
             from tqdm import tqdm
 
             self.bar = tqdm(leave=False, **(bar or {"bar_format": "{desc}"}))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from claris_kaggle.config import CUDNN_MODES
 from claris_kaggle.console import say
 from claris_kaggle.distributed import World, join_world, launch
 from claris_kaggle.errors import CudnnError, one_line
+from claris_kaggle.rank_process import write_job
 
 T = TypeVar("T")
 DEFAULT, NO_AUTOTUNE, CONTIGUOUS = CUDNN_MODES
@@ -75,19 +78,19 @@ def make_contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tenso
 def run_ranks(
     mode: str,
     nproc: int,
-    arguments: Sequence[str],
-    flags: Callable[[], Sequence[str]],
-    run_here: Callable[[World, str], T],
-    read_result: Callable[[], T | None] = lambda: None,
-) -> T | None:
-    """Run a verb on all ranks of this machine, and again with the next mode after a cuDNN failure.
+    entry: str,
+    make_job: Callable[[str], dict[str, Any]],
+    run_here: Callable[[World], T],
+    read_result: Callable[[], T],
+) -> T:
+    """Run a job on all ranks of this machine, and again with the next mode after a cuDNN failure.
 
     Args:
         mode: one of CUDNN_MODES, to begin with.
-        nproc: processes on this machine.
-        arguments: the command line that starts a rank; without one, a single process retries in itself.
-        flags: returns the flags that depend on the time.
-        run_here: runs the verb in this process, with the world and the mode.
+        nproc: processes on this machine; a single one runs in this process first.
+        entry: what a rank calls with the job, as `package.module:function`.
+        make_job: returns the job for a mode, as plain values for the file that the ranks read.
+        run_here: runs the job in this process.
         read_result: reads what other processes have done.
     Returns:
         The result of `run_here` or `read_result`.
@@ -98,10 +101,12 @@ def run_ranks(
     chosen = mode
     while True:
         try:
-            if nproc == 1 and (chosen == mode or not arguments):
+            if nproc == 1 and chosen == mode:
                 with join_world() as world:
-                    return run_here(world, chosen)
-            launch(nproc, [*arguments, *flags(), "--cudnn", chosen])
+                    return run_here(world)
+            with tempfile.TemporaryDirectory(prefix="claris-ranks-") as folder:
+                write_job(Path(folder) / "job.json", entry, make_job(chosen))
+                launch(nproc, "claris_kaggle.rank_process", str(Path(folder) / "job.json"))
             return read_result()
         except CudnnError as error:
             if chosen == CONTIGUOUS:

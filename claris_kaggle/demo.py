@@ -60,12 +60,10 @@ def run_demo(
     say("3 of 7, folds: five, by slide")
     make_fold_file(data, fold_file, slides=slide_map, seed=seed, cache=cache, force=True)
     places: dict[str, Any] = {"data": data, "run_dir": run_dir, "cache": cache, "nproc": nproc}
-    typed = [str(word) for word in ("--data", data.root, "--run", run_dir.root, "--cache", cache)]
     say(f"4 of 7, train: {model}, five folds, {RECIPE['epochs']} epochs")
-    given = {**RECIPE, "model": model, "seed": seed}
-    train_run(TrainJob(fold_file=fold_file, **places), given, ["train", *typed, "--folds", str(fold_file)])
+    train_run(TrainJob(fold_file=fold_file, **places), {**RECIPE, "model": model, "seed": seed})
     say("5 of 7, predict: eight views of every patch")
-    predict_run(PredictJob(**places), ["predict", *typed])
+    predict_run(PredictJob(**places))
     say("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
     result = ensemble_runs([run_dir], data, out / "submission.csv")
     say("7 of 7, report")

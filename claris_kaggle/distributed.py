@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch.distributed as dist
 from claris_kaggle import errors
 from claris_kaggle.errors import ClarisError, Stopped, TrainingError
 from claris_kaggle.files import hold_lock
-from claris_kaggle.stopping import end_with_parent
+from claris_kaggle.stopping import end_with_parent, restore_signals
 
 LAUNCHED = "CLARIS_LAUNCHED"  # the number of the process that launched this one
 TIMEOUT = timedelta(minutes=30)
@@ -183,8 +183,10 @@ def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total:
     return result
 
 
-def launch(nproc: int, arguments: Sequence[str]) -> None:
-    """Run `claris` with the arguments in `nproc` processes under torchrun, to their end.
+def launch(nproc: int, module: str, *arguments: str) -> None:
+    """Run a module in `nproc` processes under torchrun, to their end.
+
+    Handlers of signals, environment and log levels are restored afterwards.
 
     Raises:
         ClarisError: a process failed, with the message and exit code that it left; torchrun ends the others.
@@ -193,9 +195,6 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ[LAUNCHED] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -207,15 +206,30 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         monitor_interval=0.2,
         local_addr="127.0.0.1",  # the machine's own name need not lead anywhere
     )
+    with restore_signals(), launcher_environment():
+        try:
+            elastic_launch(config, sys.executable)("-m", module, *arguments)
+        except ChildFailedError as failed:
+            raise explain_failure(failed.failures, nproc) from failed
+        except SignalException as stopped:  # torchrun has passed it on, and the ranks have saved and ended
+            found = f"stopped by {signal.Signals(stopped.sigval).name}"
+            raise Stopped(found, "", "The same command goes on from there") from stopped
+
+
+@contextlib.contextmanager
+def launcher_environment() -> Iterator[None]:
+    """Give the ranks one thread each and the number of this process, and silence torchrun, within the context."""
+    logger, kept = logging.getLogger("torch.distributed"), dict(os.environ)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ[LAUNCHED] = str(os.getpid())
     try:
-        elastic_launch(config, sys.executable)("-m", "claris_kaggle", *arguments)
-    except ChildFailedError as failed:
-        raise explain_failure(failed.failures, nproc) from failed
-    except SignalException as stopped:  # torchrun has passed it on, and the ranks have saved and ended
-        found = f"stopped by {signal.Signals(stopped.sigval).name}"
-        raise Stopped(found, "", "The same command goes on from there") from stopped
+        yield
     finally:
-        del os.environ[LAUNCHED]
+        logger.setLevel(level)
+        for name in set(os.environ) - set(kept):  # torchrun sets some of its own
+            del os.environ[name]
 
 
 def leave_message(error: ClarisError) -> bool:

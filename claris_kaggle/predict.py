@@ -6,7 +6,6 @@ claris predict --data DIR --run DIR --views 8
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from claris_kaggle.pack import Pack
 from claris_kaggle.paths import DataDir, FoldDir, RunDir
 from claris_kaggle.precision import suggest_precision, usable_precision
 from claris_kaggle.prepare import get_pack, read_training
+from claris_kaggle.run import convert_places, job_values, torch_settings
 from claris_kaggle.stopping import Stopper
 from claris_kaggle.tta import require_views
 
@@ -61,6 +61,19 @@ class PredictJob:
     time_limit: float | None = None
     cudnn: str = DEFAULT
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as plain values, for the file that other processes read."""
+        return job_values(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> PredictJob:
+        """Return the job whose `to_json` is `content`."""
+        return cls(**content)
+
+    def __post_init__(self) -> None:
+        """Accept names of folders and files as text."""
+        convert_places(self)
+
 
 @dataclass(frozen=True)
 class PredictData:
@@ -71,12 +84,13 @@ class PredictData:
     test: Pack
 
 
-def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Predict with every finished fold, skipping what is there; the run's metrics once all folds are.
+def predict_run(job: PredictJob) -> dict[str, Any] | None:
+    """Predict with every finished fold, skipping what is there, on one process or several.
+
+    Messages go to the logger `claris_kaggle`. Handlers of signals and settings of torch are restored at the end.
 
     Args:
         job: what to predict and how.
-        arguments: the command line to start processes with.
     Returns:
         The content of `metrics.json`, or None while folds are missing or on a rank other than 0.
     Raises:
@@ -86,17 +100,29 @@ def predict_run(job: PredictJob, arguments: Sequence[str]) -> dict[str, Any] | N
     stopper = Stopper(job.time_limit)
     if distributed.under_torchrun():
         with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
-            return work(job, world, stopper, proved=distributed.was_launched())
+            return work(job, world, stopper, proved=False)
     require_trained(job.run_dir)  # before the lock, which would make the folder
     with hold_lock(job.run_dir.lock):
         nproc = job.nproc or distributed.default_nproc()
         if nproc > 1:
             read_run(job)
         return run_ranks(
-            job.cudnn, nproc, arguments, stopper.flags,
-            lambda world, mode: work(replace(job, cudnn=mode), world, stopper, proved=False),
+            job.cudnn, nproc, "claris_kaggle.predict:predict_rank",
+            lambda mode: replace(job, cudnn=mode, time_limit=stopper.limit_from_now()).to_json(),
+            lambda world: work(job, world, stopper, proved=False),
             lambda: read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None,
         )  # fmt: skip
+
+
+def predict_rank(content: dict[str, Any]) -> None:
+    """Predict on one rank that `predict_run` launched.
+
+    Args:
+        content: of `PredictJob.to_json`.
+    """
+    job = PredictJob.from_json(content)
+    with distributed.join_world() as world:
+        work(job, world, Stopper(job.time_limit), proved=True)
 
 
 def require_trained(run_dir: RunDir) -> None:
@@ -131,29 +157,36 @@ def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, Pre
 
 
 def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> dict[str, Any] | None:
-    """What every rank does: fold after fold, and rank 0 puts them together."""
-    stopper.listen()
-    if not proved and world.world_size > 1:
-        if world.local_rank == 0:
-            read_run(job)
-        distributed.any_rank(world, 0)
-        proved = True
-    config, data, finished = read_run(job, proved=proved)
-    config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
-    if not job.precision:
-        suggest_precision(config.precision, world.device.type)
-    torch.set_num_threads(job.threads or config.threads)
+    """Do what every rank does: fold after fold; rank 0 writes the files of the run."""
+    with stopper.listen():
+        if not proved and world.world_size > 1:
+            if world.local_rank == 0:
+                read_run(job)
+            distributed.any_rank(world, 0)
+            proved = True
+        config, data, finished = read_run(job, proved=proved)
+        config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
+        if not job.precision:
+            suggest_precision(config.precision, world.device.type)
+        with torch_settings(job.threads or config.threads, autotune=torch.backends.cudnn.benchmark):
+            predict_folds(job, config, data, finished, world, stopper)
+    missing = sorted(set(range(data.folds.k)) - set(finished))
+    if missing:
+        say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
+        return None
+    return put_together(job, data) if world.is_main else None
+
+
+def predict_folds(
+    job: PredictJob, config: TrainConfig, data: PredictData, finished: list[int], world: World, stopper: Stopper
+) -> None:
+    """Predict with the finished folds that have no predictions yet, in turn."""
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
     for fold in finished:
         if not distributed.from_main(world, is_predicted(job, fold)):
             with convert_cudnn_failures(f"fold {fold}", job.cudnn):
                 predict_fold(job, config, data, fold, model, world, stopper)
-    missing = sorted(set(range(data.folds.k)) - set(finished))
-    if missing:
-        say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
-        return None
-    return put_together(job, data) if world.is_main else None
 
 
 def is_predicted(job: PredictJob, fold: int) -> bool:

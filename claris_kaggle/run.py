@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,66 @@ class TrainJob:
     compile: bool = False
     cudnn: str = DEFAULT
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as plain values, for the file that other processes read."""
+        return job_values(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TrainJob:
+        """Return the job whose `to_json` is `content`."""
+        return cls(**content)
+
+    def __post_init__(self) -> None:
+        """Accept names of folders and files as text."""
+        convert_places(self)
+        object.__setattr__(self, "only", tuple(self.only))
+
     def rank_workers(self, world: World) -> int:
         """Loader processes of one rank of the world."""
         if self.workers is not None:
             return self.workers
         return min(4, max(1, share_cores(world.world_size))) if world.device.type == "cuda" else 0
+
+
+def convert_places(job: Any) -> None:
+    """Convert the fields of a frozen job that name folders and files from text."""
+    kinds: dict[str, Any] = {"data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path}
+    for item in dataclasses.fields(job):
+        value = getattr(job, item.name)
+        if item.name in kinds and isinstance(value, str | Path):
+            object.__setattr__(job, item.name, kinds[item.name](value))
+
+
+def job_values(job: Any) -> dict[str, Any]:
+    """Return the fields of a job as plain values: folders and files as absolute paths."""
+    values = {item.name: getattr(job, item.name) for item in dataclasses.fields(job)}
+    values |= {name: value.root for name, value in values.items() if isinstance(value, DataDir | RunDir)}
+    return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def chosen_options(config: TrainConfig | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options that a caller chose: all of a config's, those of a mapping, or none."""
+    if not isinstance(config, TrainConfig):
+        return dict(config or {})
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.metadata.get("flag")}
+
+
+@contextlib.contextmanager
+def torch_settings(threads: int, *, autotune: bool) -> Iterator[None]:
+    """Set torch's CPU threads and cuDNN's autotuning within the context.
+
+    Args:
+        threads: CPU threads of this process.
+        autotune: let cuDNN try its algorithms on the first batch of each shape.
+    """
+    kept = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = autotune
+    try:
+        yield
+    finally:
+        torch.set_num_threads(kept[0])
+        torch.backends.cudnn.benchmark = kept[1]
 
 
 def share_cores(nproc: int) -> int:

@@ -6,15 +6,18 @@ the process ends is always a whole checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 from claris_kaggle.errors import UsageError
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Kept back for the end of a long run; a short limit gives up a twentieth of itself.
 RESERVE_SECONDS = 60.0
 RESERVE_SHARE = 0.05
@@ -65,6 +68,24 @@ def is_alive(number: int) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def restore_signals() -> Iterator[tuple[int, ...]]:
+    """Restore the handlers of the signals that stop a program when the context ends.
+
+    Returns:
+        The numbers of those signals; empty outside the main thread, where Python allows no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield ()
+        return
+    kept = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield tuple(kept)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 class Stopper:
     """Knows whether it is time to stop.
 
@@ -78,13 +99,17 @@ class Stopper:
         self.slowest = 0.0
         self.signal = ""
 
-    def listen(self) -> None:
-        """Let SIGTERM and SIGINT ask for a stop instead of ending the process.
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT ask for a stop within the context, instead of ending the process.
 
-        A second one ends it, but for a rank: torchrun passes signals on that the rank may have got itself.
+        A second one ends it, but for a rank: torchrun passes signals on that the rank may have got itself. Outside the
+        main thread, where Python allows no handlers, signals keep their effect.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.hear)
+        with restore_signals() as numbers:
+            for number in numbers:
+                signal.signal(number, self.hear)
+            yield
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Take note of the signal and give the next one its usual effect."""
@@ -106,9 +131,9 @@ class Stopper:
         """Seconds until the limit; infinite without one."""
         return float("inf") if self.limit is None else self.limit - (time.monotonic() - self.start)
 
-    def flags(self) -> list[str]:
-        """The limit as processes that are started now must get it: a second at least, to end as one that stopped."""
-        return [] if self.limit is None else ["--time-limit", f"{max(1.0, self.left()):.0f}s"]
+    def limit_from_now(self) -> float | None:
+        """Return the limit for processes that start now: one second at least, so that they stop in order."""
+        return None if self.limit is None else max(1.0, self.left())
 
     def reason(self) -> str:
         """Why to stop now, or an empty text: a signal, or too little time for the slowest work seen so far."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,16 @@ from claris_kaggle.model import find_weights, load_start, read_weights
 from claris_kaggle.paths import FoldDir
 from claris_kaggle.prepare import TrainingData
 from claris_kaggle.rates import say_rates
-from claris_kaggle.run import TrainJob, begin_on_machines, begin_run, choose_folds, continue_run, new_network
+from claris_kaggle.run import (
+    TrainJob,
+    begin_on_machines,
+    begin_run,
+    choose_folds,
+    chosen_options,
+    continue_run,
+    new_network,
+    torch_settings,
+)
 from claris_kaggle.stopping import Stopper
 
 HISTORY = ("epoch", "train_loss", "valid_loss", "auc", "accuracy", "lr", "seconds", "images_per_second")
@@ -40,42 +49,60 @@ LOWER_LR = "Begin a new run with a lower --lr, or with --precision fp32"
 NO_MEMORY = "Begin a new run with --batch-size {} or smaller"
 
 
-def train_run(job: TrainJob, given: dict[str, Any], arguments: Sequence[str]) -> None:
-    """Train the folds that are not finished yet.
+def train_run(job: TrainJob, config: TrainConfig | Mapping[str, Any] | None = None) -> None:
+    """Train the folds that are not finished yet, on one process or several.
+
+    Messages go to the logger `claris_kaggle`. Handlers of signals and settings of torch are restored at the end.
 
     Args:
         job: where things lie and how to work.
-        given: config fields that the user chose; the others come from the run, else the defaults.
-        arguments: the command line to start processes with.
+        config: a whole config, or the options that differ from the run's own, else from the preset's.
     Raises:
         ClarisError: inputs do not fit, another config began the run, training failed, or Stopped.
     """
-    stopper = Stopper(job.time_limit)
+    stopper, options = Stopper(job.time_limit), chosen_options(config)
     if distributed.under_torchrun():
         with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
-            work(job, given, world, stopper)
+            work(job, options, world, stopper)
         return
     with hold_lock(job.run_dir.lock):
         nproc = job.nproc or distributed.default_nproc()
         if nproc > 1:
-            begin_run(job, given, nproc)
+            begin_run(job, options, nproc)
         run_ranks(
-            job.cudnn, nproc, arguments, stopper.flags,
-            lambda world, mode: work(dataclasses.replace(job, cudnn=mode), given, world, stopper),
+            job.cudnn, nproc, "claris_kaggle.train:train_rank",
+            lambda mode: dataclasses.replace(job, cudnn=mode, time_limit=stopper.limit_from_now()).to_json(),
+            lambda world: work(job, options, world, stopper),
+            lambda: None,
         )  # fmt: skip
 
 
+def train_rank(content: dict[str, Any]) -> None:
+    """Train on one rank that `train_run` launched; the config is that of the run's folder.
+
+    Args:
+        content: of `TrainJob.to_json`.
+    """
+    job = TrainJob.from_json(content)
+    with distributed.join_world() as world:
+        work(job, {}, world, Stopper(job.time_limit))
+
+
 def work(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -> None:
-    """What every rank does: agree on the config, then train fold after fold."""
-    stopper.listen()
-    if distributed.was_launched():
-        config, data = continue_run(job)
-    elif world.world_size == 1:
-        config, data = begin_run(job, given, 1)
-    else:
-        config, data = begin_on_machines(job, given, world)
-    torch.set_num_threads(config.threads)
-    torch.backends.cudnn.benchmark = job.cudnn == DEFAULT
+    """Do what every rank does: agree on the config, then train fold after fold."""
+    with stopper.listen():
+        if distributed.was_launched():
+            config, data = continue_run(job)
+        elif world.world_size == 1:
+            config, data = begin_run(job, given, 1)
+        else:
+            config, data = begin_on_machines(job, given, world)
+        with torch_settings(config.threads, autotune=job.cudnn == DEFAULT):
+            train_folds(job, config, data, world, stopper)
+
+
+def train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: World, stopper: Stopper) -> None:
+    """Train the folds that are not finished, in turn."""
     rates = job.rates
     for fold in choose_folds(data.folds, job.only):
         if finished_sha256(job.run_dir.fold(fold)):

@@ -22,8 +22,8 @@ def main(folder: Path) -> Path:
     for seed, run_dir in enumerate(runs):
         # One process in this one; several need a command line to be started with, as `claris train` gives it.
         job = ck.TrainJob(data=data, fold_file=fold_file, run_dir=run_dir, cache=cache, nproc=1)
-        ck.train_run(job, {"model": "tiny", "weights": "none", "epochs": 2, "seed": seed, "threads": 1}, [])
-        ck.predict_run(ck.PredictJob(data=data, run_dir=run_dir, cache=cache, nproc=1), [])
+        ck.train_run(job, {"model": "tiny", "weights": "none", "epochs": 2, "seed": seed, "threads": 1})
+        ck.predict_run(ck.PredictJob(data=data, run_dir=run_dir, cache=cache, nproc=1))
 
     result = ck.ensemble_runs(runs, data, folder / "submission.csv")
     for name, figures in {**result["runs"], "together": result["oof"]}.items():

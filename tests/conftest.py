@@ -17,6 +17,7 @@ import pytest
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from claris_kaggle.console import messages_on_stderr  # noqa: E402
 from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
 from tests.kaggle_server import FakeKaggle, Files  # noqa: E402
 
@@ -48,12 +49,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def usual_signals() -> Iterator[None]:
-    """Verbs that listen to signals in this process must not leave their handlers to the next test."""
+def messages() -> Iterator[None]:
+    """Log messages on stderr, as the command line shows them, and handlers of signals left as they were."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+    with messages_on_stderr():
+        yield
+    assert kept == {number: signal.getsignal(number) for number in kept}, "a call left its handlers of signals"
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,6 @@ from claris_kaggle.cudnn_fallback import convert_cudnn_failures, move_network
 from claris_kaggle.errors import CudnnError
 from claris_kaggle.model import create_model, fold_batch_norm
 from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.predict import PredictJob, predict_run
-from claris_kaggle.run import TrainJob
-from claris_kaggle.train import train_run
 from tests.conftest import DEADLINE, TINY, claris, contents, environment
 from tests.test_pipeline import copy_run, places, predictions_of
 
@@ -142,48 +139,13 @@ def test_ranks_of_another_launcher_name_the_flag_to_go_on_with(
     assert done.returncode == 0 and (tmp_path / "run/fold0/model.json").exists(), done.stderr
 
 
-def fail_here(monkeypatch: pytest.MonkeyPatch, condition: Callable[[torch.Tensor], bool]) -> None:
-    """Let convolutions of this process fail where the condition holds for their input."""
-    whole = torch.nn.Conv2d._conv_forward
-
-    def conv_forward(self: torch.nn.Conv2d, inputs: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-        if condition(inputs):
-            raise RuntimeError(FAILURE)
-        return whole(self, inputs, *others)
-
-    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", conv_forward)
-
-
-def train_here(data: DataDir, cache: Path, folds: Path, run: RunDir, cudnn: str = "default") -> None:
-    """Train and predict one fold in this process, which no command line began."""
-    job = TrainJob(data=data, fold_file=folds, run_dir=run, cache=cache, nproc=1, only=(0,), cudnn=cudnn)
-    train_run(job, {"model": "tiny", "weights": "none", "epochs": 1, "threads": 1, "batch_size": 32}, [])
-    predict_run(PredictJob(data=data, run_dir=run, cache=cache, nproc=1, views=1, cudnn=cudnn), [])
-
-
-def test_one_process_without_a_command_line_retries_in_itself_up_to_contiguous_tensors(
-    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    wanted, run = RunDir(tmp_path / "wanted"), RunDir(tmp_path / "run")
-    train_here(generated, cache, fold_file, wanted, "contiguous")
-    fail_here(monkeypatch, lambda inputs: not inputs.is_contiguous())
-    capsys.readouterr()
-    train_here(generated, cache, fold_file, run)
-    said = [line.split("; ")[1] for line in capsys.readouterr().err.splitlines() if "retrying" in line]
-    assert said == 2 * ["retrying without autotuning", "retrying with contiguous tensors and without autotuning"]
-    assert run.fold(0).weights.read_bytes() == wanted.fold(0).weights.read_bytes()
-    assert predictions_of(run.root) == predictions_of(wanted.root) != {}
-
-
 def test_a_failure_that_stays_ends_after_three_attempts(
-    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    fail_here(monkeypatch, lambda inputs: True)
-    with pytest.raises(CudnnError, match="EXECUTION_FAILED.*Update the GPU driver"):
-        train_here(generated, cache, fold_file, RunDir(tmp_path / "run"))
-    assert capsys.readouterr().err.count("retrying") == 2
+    fail: Callable[..., None], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    fail("True")
+    done = train(generated, cache, fold_file, tmp_path / "run")
+    assert done.returncode == 1 and done.stderr.count("retrying") == 2, done.stderr
+    assert "CUDNN_STATUS_EXECUTION_FAILED" in done.stderr and "Update the GPU driver" in done.stderr
 
 
 def test_only_failures_of_cudnn_are_converted() -> None:

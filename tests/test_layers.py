@@ -24,9 +24,8 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
-        "layout", "model", "distributed", "cudnn_fallback", "checkpoint", "mixing", "precision", "engine", "rates",
-        "inference",
-        "evidence", "trained", "pictures", "onnx_file",
+        "layout", "model", "distributed", "rank_process", "cudnn_fallback", "checkpoint", "mixing", "precision", "engine",
+        "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
     ],
     "verbs": [
         "prepare", "check", "run", "train", "predict", "pages", "figures", "gallery", "report", "classify",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from claris_kaggle import __version__
-from claris_kaggle.console import is_speaker
+from claris_kaggle.console import is_speaker, messages_on_stderr
 from claris_kaggle.errors import LAST_WORDS, ClarisError, Stopped, one_line
 from claris_kaggle.files import explain
 
@@ -99,6 +100,12 @@ def build_parser(*verbs: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use, 3 stopped in time."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with messages_on_stderr(logging.DEBUG if "--debug" in arguments else logging.INFO):
+        return run_command(arguments)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run the command line with messages on stderr, and return its exit code."""
     verb = next((word for word in arguments if not word.startswith("-")), None)
     if not arguments:
         build_parser().print_help()
@@ -106,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         own, rest = split_rest(arguments) if verb in PASSING_ON else (arguments, [])
         args = build_parser(verb or "").parse_args(own)
-        args.arguments, args.rest = arguments, rest
+        args.rest = rest
         find_homes(args)
         module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
         code = int(module.run(args) or 0)
@@ -154,11 +161,6 @@ def fail(error: ClarisError, arguments: Sequence[str]) -> int:
     """One line on stderr, by the process that the user started; the error's exit code."""
     if "--debug" in arguments:
         traceback.print_exc()
-    if "RANK" in os.environ:
-        from claris_kaggle.distributed import leave_message
-
-        if leave_message(error):
-            return error.exit_code
     line = " ".join(str(error).split())
     if is_speaker() or not isinstance(error, Stopped):
         print(f"claris: {line}", file=sys.stderr, flush=True)
@@ -170,8 +172,11 @@ def fail(error: ClarisError, arguments: Sequence[str]) -> int:
 
 def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
     """A mistake of ours, or one that no message foresees: its kind and text, and how to see more."""
-    if is_lost_peer(error):
-        return 1  # the rank that failed first has said why
+    if "RANK" in os.environ:  # of the user's own torchrun
+        from claris_kaggle.rank_process import is_lost_peer
+
+        if is_lost_peer(error):
+            return 1  # the rank that failed first has said why
     if isinstance(error, OSError) and error.errno:
         if error.filename is None:
             drop_output()  # it may be that which fails
@@ -200,10 +205,3 @@ def explain_missing(error: ModuleNotFoundError) -> ClarisError:
     extras = [one[2] for one in found if one and one[1].lower() == package]
     what = f"'claris_kaggle[{extras[0]}]'" if extras else package
     return ClarisError(f"the Python package {package} is not installed", "", f"Install it: pip install {what}")
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether another process of the group went away, so that this one could not go on."""
-    text = str(error)
-    lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
-    return "RANK" in os.environ and isinstance(error, RuntimeError) and lost

@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.console import is_speaker
-    from claris_kaggle.distributed import was_launched
     from claris_kaggle.predict import PredictJob, predict_run
 
     job = PredictJob(
@@ -58,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
         time_limit=limit,
         cudnn=args.cudnn,
     )
-    metrics = predict_run(job, args.arguments)
-    if metrics is None or not is_speaker() or was_launched():
+    metrics = predict_run(job)
+    if metrics is None or not is_speaker():
         return
     if args.json:
         print(json.dumps(metrics))

@@ -46,7 +46,6 @@ def run(args: argparse.Namespace) -> None:
     limit = parse_duration(args.time_limit) if args.time_limit else None
     data = options.data_dir(args)
     from claris_kaggle.console import is_speaker
-    from claris_kaggle.distributed import was_launched
     from claris_kaggle.run import TrainJob
     from claris_kaggle.train import train_run
 
@@ -65,6 +64,6 @@ def run(args: argparse.Namespace) -> None:
         rates=args.rates,
         compile=args.compile,
     )
-    train_run(job, given_flags(args), args.arguments)
-    if is_speaker() and not was_launched():
+    train_run(job, given_flags(args))
+    if is_speaker():
         print(args.run)
