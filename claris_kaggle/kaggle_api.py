@@ -37,6 +37,11 @@ PHRASES = {
     "submit": "take the submission",
     "submissions": "list the submissions",
     "limits": "tell how many submissions are left",
+    "quota": "tell the GPU hours",
+    "competition": "show the competition",
+    "running_log": "show the session's log",
+    "delete": "delete the kernel",
+    "status_of_label": "tell how the session is doing",
     "download_all": "send the competition's files",
     "download_one": "send a file of the competition",
 }

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from claris_kaggle.client_calls import CALLS
 from claris_kaggle.stopping import end_with_parent
+from claris_kaggle.wire_log import record_requests
 
 KERNEL_REFUSALS = (
     "invalid_tags",
@@ -41,7 +43,8 @@ def split_ref(ref: str) -> tuple[str, str]:
 
 def whoami(api: Any) -> dict[str, Any]:
     """The account that the client is logged in as."""
-    return {"user": api.config_values.get(api.CONFIG_NAME_USER, "")}
+    method = str(api.config_values.get("auth_method", "")).lower()
+    return {"user": api.config_values.get(api.CONFIG_NAME_USER, ""), "method": method}
 
 
 def push(api: Any, folder: str, timeout: int) -> dict[str, Any]:
@@ -165,7 +168,7 @@ METHODS: dict[str, Callable[..., dict[str, Any]]] = {
     for one in (
         whoami, push, kernel, status, outputs, submit, submissions, limits, download_all, download_one,
     )
-}  # fmt: skip
+} | CALLS  # fmt: skip
 
 
 def run(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +176,7 @@ def run(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
     import requests
 
     try:
+        record_requests()
         api = log_in()
         if api is None:
             return {"failure": "login", "text": "no Kaggle token was found, or it was not accepted"}

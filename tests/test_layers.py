@@ -32,8 +32,9 @@ LAYERS = {
         "classify_page", "export", "demo",
     ],
     "edges": [
-        "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "pushes", "submit", "plan",
-        "launch", "doctor", "uploads", "guard", "serve", "cli", "__main__",
+        "inputs", "machine", "session", "bundle", "wire_log", "client_calls", "kaggle_client", "kaggle_api", "fetch",
+        "kernels", "session_log", "pushes", "submit", "plan", "quota", "probe", "findings", "account", "launch", "doctor",
+        "uploads", "guard", "serve", "cli", "__main__",
     ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]
