@@ -42,8 +42,7 @@ def examine_account() -> list[Finding]:
         return [Finding("kaggle account", BAD, error.found, LOGIN_HELP)]
     looks: dict[str, Callable[[], list[Finding]]] = {
         "kaggle account": lambda: [describe_login(answer)],
-        "rules": lambda: [describe_rules(ask_competition())],
-        "submissions": lambda: [look_at_submissions()],
+        "rules": look_at_competition,
         "gpu hours": lambda: [look_at_quota()],
     }
     findings = []
@@ -63,9 +62,13 @@ def describe_login(answer: dict[str, Any]) -> Finding:
     return Finding("kaggle account", GOOD, f"{user}, logged in by {method}" if method else user)
 
 
-def ask_competition() -> dict[str, Any]:
-    """Ask Kaggle how the account stands in the competition."""
-    return kaggle_api.patiently("competition", competition=kaggle_api.COMPETITION)
+def look_at_competition() -> list[Finding]:
+    """Ask Kaggle how the account stands in the competition: the rules, and the submissions."""
+    answer = kaggle_api.patiently("competition", competition=kaggle_api.COMPETITION)
+    rules = describe_rules(answer)
+    if rules.state == BAD:
+        return [rules]  # Kaggle refuses to tell more
+    return [rules, describe_submissions(answer)]
 
 
 def describe_rules(answer: dict[str, Any]) -> Finding:
@@ -78,9 +81,8 @@ def describe_rules(answer: dict[str, Any]) -> Finding:
     return Finding("rules", GOOD, "the competition's rules are accepted")
 
 
-def look_at_submissions() -> Finding:
+def describe_submissions(answer: dict[str, Any]) -> Finding:
     """Return whether the competition takes submissions, and how many are left today."""
-    answer = ask_competition()
     if answer.get("closed") or answer.get("only_kernels"):
         why = "takes no submissions now" if answer.get("closed") else "takes submissions from notebooks only"
         return Finding("submissions", BAD, f"the competition {why}", f"Look at {COMPETITION_PAGE}/submissions")

@@ -6,12 +6,13 @@ the same call goes on: an act whose answer got lost is looked for by its mark be
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle import kaggle_api, kernels, pushes, tables
+from claris_kaggle import account, kaggle_api, kernels, pushes, quota, tables
 from claris_kaggle.bundle import compose_kernel
 from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
@@ -25,6 +26,7 @@ from claris_kaggle.plan import MOST_SESSIONS, Launch, Plan, Round
 from claris_kaggle.predictions import gather_run
 from claris_kaggle.pushes import new_mark
 from claris_kaggle.session import FAILED
+from claris_kaggle.session_log import ProgressReader
 from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.submit import submit_file
 
@@ -43,10 +45,26 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
         if not launch.user:
             launch.user = kaggle_api.whoami()
             launch.save()
+        prepare_account(launch)
         retire_failed(launch)
         train_parts(launch, poll)
         submission, sample_ids = put_together(launch)
         return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
+
+
+def prepare_account(launch: Launch) -> None:
+    """Say how many GPU hours are left, and whether the parts that are not pushed yet fit into them.
+
+    Raises:
+        KaggleError: the account has no GPU hours at all.
+    """
+    waiting = [part for part, rounds in enumerate(launch.rounds) if not rounds or not rounds[-1].version]
+    if not waiting:
+        return
+    if len(waiting) == len(launch.rounds):
+        account.propose_probe(launch.user)
+    parts = tuple(launch.plan.parts[part] for part in waiting)
+    quota.require_quota(dataclasses.replace(launch.plan, parts=parts).hours())
 
 
 def was_taken(one: Round) -> bool:
@@ -81,7 +99,7 @@ def train_parts(launch: Launch, poll: float) -> None:
         KaggleError: a session failed; the other parts have been trained all the same.
     """
     failed: dict[int, KaggleError] = {}
-    shown = ""
+    shown, reader = "", ProgressReader()
 
     def left() -> list[int]:
         return [part for part in range(len(launch.rounds)) if part not in failed and not launch.complete(part)]
@@ -97,7 +115,7 @@ def train_parts(launch: Launch, poll: float) -> None:
                 say(table)
                 shown = table
             if left():
-                waiting.show(describe_wait(launch))
+                waiting.show(describe_wait(launch, reader))
                 time.sleep(poll)
     for error in list(failed.values())[1:]:
         say(error.found)
@@ -125,11 +143,11 @@ def advance_patiently(launch: Launch, part: int) -> KaggleError | None:
     return None
 
 
-def describe_wait(launch: Launch) -> str:
-    """How long the sessions of now have been running, and how long all may still take, by the plan's estimate."""
+def describe_wait(launch: Launch, reader: ProgressReader) -> str:
+    """How far the sessions of now are, by their own logs, and how long all may still take, by the plan's estimate."""
     now = time.time()
     running = [rounds[-1] for rounds in launch.rounds if rounds and rounds[-1].running and rounds[-1].version]
-    times = ", ".join(f"{one.ref} {one.status.lower() or 'pushed'} for {duration(now - one.began)}" for one in running)
+    times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
     spent = sum((one.ended or now) - one.began for rounds in launch.rounds for one in rounds if one.version)
     left = (3600 * launch.plan.hours() - spent) / max(len(running), 1)
     guess = f"about {duration(left)} to go" if left > 0 else "longer than estimated"

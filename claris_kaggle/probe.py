@@ -182,7 +182,8 @@ def remove_kernel(probe: Probe) -> None:
 @contextmanager
 def timed(probe: Probe, name: str) -> Iterator[Callable[[str], None]]:
     """Put a step down with its time: what it is called with, or why it failed."""
-    start, results = time.monotonic(), []
+    start = time.monotonic()
+    results: list[str] = []
     try:
         yield results.append
     except ClarisError as error:

@@ -8,6 +8,8 @@ from enum import Enum
 from typing import Any
 
 from claris_kaggle import kaggle_api
+from claris_kaggle.console import say
+from claris_kaggle.errors import KaggleError
 
 PHONE_PAGE = "https://www.kaggle.com/settings"
 
@@ -63,6 +65,25 @@ def ask_quota() -> GpuQuota | None:
         KaggleError: Kaggle did not answer.
     """
     return parse_quota(kaggle_api.patiently("quota"))
+
+
+def require_quota(hours: float) -> None:
+    """Say the account's GPU hours, and whether a plan fits into them; Kaggle's silence stops nobody.
+
+    Args:
+        hours: that the sessions to be pushed are estimated to take.
+    Raises:
+        KaggleError: the account has no GPU hours at all.
+    """
+    try:
+        quota = ask_quota()
+    except KaggleError as error:
+        say(f"GPU hours: not known ({error.found})")
+        return
+    verdict = judge_plan(quota, hours)
+    if verdict.fit is Fit.NEVER:
+        raise KaggleError(verdict.text, "nothing was pushed", "Run the same command when it is verified")
+    say(f"GPU hours: {describe_quota(quota)}; {verdict.text}" if quota else f"GPU hours: {verdict.text}")
 
 
 def parse_quota(answer: dict[str, Any]) -> GpuQuota | None:

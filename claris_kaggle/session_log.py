@@ -7,8 +7,9 @@ import re
 import time
 
 from claris_kaggle import kaggle_api
+from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
-from claris_kaggle.kernels import Kernel
+from claris_kaggle.kernels import ENDED, Kernel, kernel_status
 
 STREAM_SECONDS, CALL_SECONDS, ASK_EVERY = 10.0, 40.0, 60.0
 LONGEST_LINE = 160
@@ -57,6 +58,27 @@ def ask_progress(kernel: Kernel) -> str:
         return ""
 
 
+def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
+    """Wait until the session has ended, and show how far it is; its state and why it failed.
+
+    Raises:
+        KaggleError: Kaggle refused to tell; an outage is waited through.
+    """
+    reader, start = ProgressReader(), time.monotonic()
+    with Waiting() as waiting:
+        while True:
+            try:
+                status, message = kernel_status(kernel)
+                if status in ENDED:
+                    return status, message
+                waiting.show(reader.describe(kernel, status, time.monotonic() - start))
+            except KaggleError as error:
+                if not error.passing:
+                    raise
+                say(f"{error.found}; looking again in {poll:.0f} s")
+            time.sleep(poll)
+
+
 class ProgressReader:
     """The newest progress line of each running session, asked for once a minute at most."""
 
@@ -72,3 +94,14 @@ class ProgressReader:
             self.lines[key] = ask_progress(kernel) or self.lines.get(key, "")
             self.asked[key] = time.monotonic()
         return self.lines[key]
+
+    def describe(self, kernel: Kernel, status: str, waited: float) -> str:
+        """Return how a session is doing: its own progress line where it can be had, and the time.
+
+        Args:
+            kernel: the version that runs.
+            status: its state, as Kaggle names it.
+            waited: seconds since it was pushed, or since it is watched.
+        """
+        line = self.line(kernel) if status == "RUNNING" else ""
+        return f"{kernel.ref} {status.lower()} for {duration(waited)}" + (f": {line}" if line else "")

@@ -33,8 +33,8 @@ LAYERS = {
     ],
     "edges": [
         "inputs", "machine", "session", "bundle", "wire_log", "client_calls", "kaggle_client", "kaggle_api", "fetch",
-        "kernels", "session_log", "pushes", "submit", "plan", "quota", "probe", "findings", "account", "launch", "doctor",
-        "uploads", "guard", "serve", "cli", "__main__",
+        "kernels", "session_log", "pushes", "submit", "plan", "quota", "probe", "findings", "account", "launch",
+        "doctor", "uploads", "guard", "serve", "cli", "__main__",
     ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]
