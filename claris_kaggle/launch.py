@@ -45,8 +45,8 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
         if not launch.user:
             launch.user = kaggle_api.whoami()
             launch.save()
-        prepare_account(launch)
         retire_failed(launch)
+        prepare_account(launch)
         train_parts(launch, poll)
         submission, sample_ids = put_together(launch)
         return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
@@ -58,13 +58,10 @@ def prepare_account(launch: Launch) -> None:
     Raises:
         KaggleError: the account has no GPU hours at all.
     """
-    waiting = [part for part, rounds in enumerate(launch.rounds) if not rounds or not rounds[-1].version]
-    if not waiting:
-        return
-    if len(waiting) == len(launch.rounds):
+    parts = tuple(launch.plan.parts[part] for part in range(len(launch.rounds)) if launch.needs_push(part))
+    if parts:
         account.propose_probe(launch.user)
-    parts = tuple(launch.plan.parts[part] for part in waiting)
-    quota.require_quota(dataclasses.replace(launch.plan, parts=parts).hours())
+        quota.require_quota(dataclasses.replace(launch.plan, parts=parts).hours())
 
 
 def was_taken(one: Round) -> bool:

@@ -126,6 +126,11 @@ class Launch:
         """Whether the part is trained, predicted and pulled."""
         return bool(self.rounds[part]) and self.rounds[part][-1].outcome == COMPLETE
 
+    def needs_push(self, part: int) -> bool:
+        """Return whether the part is not complete and Kaggle has no session of it that may still be running."""
+        rounds = self.rounds[part]
+        return not self.complete(part) and not (rounds and rounds[-1].running and rounds[-1].version)
+
     def active(self) -> int:
         """How many sessions may be running."""
         return sum(one.running for part in self.rounds for one in part[-1:])

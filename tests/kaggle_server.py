@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.account_routes import AccountRoutes
+
 KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionApiService"
 MANIFEST = "claris-session.json"
 Files = dict[str, bytes]
@@ -65,10 +67,11 @@ def with_manifest(files: Files, settings: dict[str, Any], status: str = "complet
     return {**files, MANIFEST: json.dumps({**about, "files": facts}).encode()}
 
 
-class FakeKaggle:
+class FakeKaggle(AccountRoutes):
     """What the server knows, and how it behaves."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.kernels: dict[str, list[Version]] = defaultdict(list)
         self.submissions: list[dict[str, Any]] = []
         self.data: Files = {}
@@ -278,6 +281,8 @@ def make_handler(kaggle: FakeKaggle) -> type[http.server.BaseHTTPRequestHandler]
             with kaggle.lock:
                 if self.spoiled("GET", lambda: None):
                     return
+            if kaggle.stream_log(self):
+                return
             content = kaggle.find(self.path)
             if content is None:
                 self.reply(404, b"<html>not here</html>", "text/html")
