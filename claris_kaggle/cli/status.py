@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     kernel = pushes.recall(args.record, args.ref)
     status, message = kernels.kernel_status(kernel)
     failed = status in kernels.ENDED and status != "COMPLETE"
-    error = kernels.explain_end(kernel, status, message) if failed else None
+    error = kernels.explain_end(kernel, status, message, kernels.session_log(kernel)) if failed else None
     if error and not args.json:
         raise error
     message = error.found if error else message
