@@ -15,22 +15,16 @@ from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.paths import default_cache
 from claris_kaggle.plan import Plan
 from claris_kaggle.probe import Probe, describe_image, run_probe, unexpected_versions
-from claris_kaggle.pushes import PAGE
-from claris_kaggle.quota import PHONE_PAGE, Fit, ask_quota, describe_quota, judge_plan
+from claris_kaggle.quota import Fit, ask_quota, describe_quota, judge_plan
 
-COMPETITION_PAGE = f"https://www.kaggle.com/competitions/{kaggle_api.COMPETITION}"
-RULES_PAGE = f"{COMPETITION_PAGE}/rules"
-TOKEN_PAGE = "https://www.kaggle.com/settings/api"
+COMPETITION_PAGE = f"{kaggle_api.SITE}/competitions/{kaggle_api.COMPETITION}"
+RULES_PAGE = kaggle_api.rules_page()
 # By the client's own names, in the order in which it looks for them.
 METHODS = {
     "access_token": "an API token (KAGGLE_API_TOKEN or ~/.kaggle/access_token)",
     "legacy_api_key": "a user name and key (kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY)",
     "oauth": "kaggle auth login",
 }
-LOGIN_HELP = (
-    f"Run kaggle auth login; or make a token at {TOKEN_PAGE} and put it into KAGGLE_API_TOKEN, "
-    "~/.kaggle/access_token or, as kaggle.json, into ~/.kaggle"
-)
 ACCOUNTS = "accounts.json"
 
 
@@ -39,7 +33,7 @@ def examine_account() -> list[Finding]:
     try:
         answer = kaggle_api.patiently("whoami")
     except ClarisError as error:
-        return [Finding("kaggle account", BAD, error.found, LOGIN_HELP)]
+        return [Finding("kaggle account", BAD, error.found, kaggle_api.LOGIN)]
     looks: dict[str, Callable[[], list[Finding]]] = {
         "kaggle account": lambda: [describe_login(answer)],
         "rules": look_at_competition,
@@ -99,11 +93,14 @@ def look_at_quota() -> Finding:
     """Return the GPU hours, and whether a launch with the default options fits into them."""
     quota = ask_quota()
     if quota is None:
-        return Finding("gpu hours", WARNING, "Kaggle named no GPU hours", f"Look at {PHONE_PAGE}")
+        return Finding("gpu hours", WARNING, "Kaggle named no GPU hours", f"Look at {kaggle_api.SETTINGS_PAGE}")
     verdict = judge_plan(quota, Plan(name="default").hours())
     if verdict.fit is Fit.NEVER:
         return Finding(
-            "gpu hours", BAD, "0 h a week, so a session has 0 GPUs", f"Verify your phone number at {PHONE_PAGE}"
+            "gpu hours",
+            BAD,
+            "0 h a week, so a session has 0 GPUs",
+            f"Verify your phone number at {kaggle_api.SETTINGS_PAGE}",
         )
     state = GOOD if verdict.fit is Fit.FITS else WARNING
     return Finding("gpu hours", state, f"{describe_quota(quota)}; a launch with default options: {verdict.text}")
@@ -122,7 +119,7 @@ def describe_probe(probe: Probe, path: Path) -> list[Finding]:
     steps = "; ".join(f"{step.name}: {step.result} ({step.seconds:g} s)" for step in probe.steps)
     findings = [Finding("probe", BAD if probe.error else GOOD, steps, probe.error)]
     if probe.ref and not probe.deleted:
-        where = f"Delete it at {PAGE}/{probe.ref}"
+        where = f"Delete it at {kaggle_api.CODE_PAGE}/{probe.ref}"
         findings.append(Finding("probe kernel", WARNING, f"{probe.ref} is still there", where))
     return [*findings, Finding("probe record", GOOD, f"{path}, without names or tokens: attach it to a bug report")]
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle import __version__, kaggle_api, kernels, pushes, session_log, wire_log
+from claris_kaggle import __version__, kaggle_api, kernels, pushes, session_progress, wire_log
 from claris_kaggle.bundle import compose_kernel
 from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import ClarisError, KaggleError
@@ -114,10 +114,10 @@ def rehearse(probe: Probe, folder: Path, poll: float) -> None:
     with timed(probe, "status") as done:
         done(wait_for_end(kernel, poll))
     with timed(probe, "log") as done:
-        done(session_log.ask_progress(kernel) or "no progress line in it")
+        done(session_progress.ask_progress(kernel) or "no progress line in it")
     with timed(probe, "listing and pull") as done:
-        manifest = kernels.pull_kernel(kernel, folder / "out")
-        done(f"{len(manifest['files'])} files, proved by their manifest")
+        output = kernels.pull_patiently(kernel, folder / "out")
+        done(f"{len(output.files)} files, proved by their manifest")
     probe.machine = read_json(folder / "out" / "run" / PROBE)
     ask_refusals(probe, kernel)
 
@@ -142,7 +142,7 @@ def wait_for_end(kernel: Kernel, poll: float) -> str:
             waiting.show(f"{kernel.ref} {status.lower()} for {duration(waited)}")
             time.sleep(poll)
     if status != "COMPLETE":
-        raise kernels.explain_end(kernel, status, message)
+        raise kernels.explain_end(kernel, status, message, kernels.session_log(kernel))
     return ", ".join(seen)
 
 
@@ -176,7 +176,7 @@ def remove_kernel(probe: Probe) -> None:
         gone = error.status in (403, 404) and not any(step.name == "status" for step in probe.steps)
         probe.deleted = gone  # the push never arrived
         if not gone:
-            say(f"{error.found}; delete it at {pushes.PAGE}/{probe.ref}")
+            say(f"{error.found}; delete it at {kaggle_api.CODE_PAGE}/{probe.ref}")
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from claris_kaggle import kaggle_api
 from claris_kaggle.console import say
 from claris_kaggle.errors import KaggleError
 
-PHONE_PAGE = "https://www.kaggle.com/settings"
-
 
 @dataclass(frozen=True, kw_only=True)
 class GpuQuota:
@@ -132,7 +130,7 @@ def judge_plan(quota: GpuQuota | None, hours: float) -> Verdict:
         return Verdict(fit=Fit.FITS, text=f"Kaggle named no GPU hours; the plan takes about {hours:.1f} h")
     plan = f"the plan takes about {hours:.1f} h"
     if quota.allowed <= 0:
-        text = f"this account has 0 GPU hours: Kaggle gives GPUs after the phone number is verified at {PHONE_PAGE}"
+        text = f"this account has 0 GPU hours: Kaggle gives GPUs after the phone number is verified at {kaggle_api.SETTINGS_PAGE}"
         return Verdict(fit=Fit.NEVER, text=text)
     if hours > quota.allowed:
         text = f"{plan}, and a week has {quota.allowed:g} h: the launch needs several weeks, or train fewer folds"

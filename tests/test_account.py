@@ -77,7 +77,7 @@ def test_without_a_token_every_way_to_log_in_is_named(
     monkeypatch.delenv("KAGGLE_USERNAME")
     (only,) = account.examine_account()
     assert only.state == BAD and kaggle.seen == []
-    for way in ("kaggle auth login", "KAGGLE_API_TOKEN", "access_token", "kaggle.json", "kaggle.com/settings/api"):
+    for way in ("kaggle auth login", "KAGGLE_API_TOKEN", "access_token", "kaggle.json", "kaggle.com/settings"):
         assert way in only.mend, way
 
 
@@ -92,7 +92,13 @@ def test_an_api_token_is_told_from_a_key(kaggle: FakeKaggle, monkeypatch: pytest
 
 def test_the_page_describes_every_way_to_log_in() -> None:
     page = (ROOT / "docs" / "kaggle.md").read_text("utf-8")
-    for way in ("kaggle auth login", "KAGGLE_API_TOKEN", "~/.kaggle/access_token", "kaggle.json", account.TOKEN_PAGE):
+    for way in (
+        "kaggle auth login",
+        "KAGGLE_API_TOKEN",
+        "~/.kaggle/access_token",
+        "kaggle.json",
+        "https://www.kaggle.com/settings",
+    ):
         assert way in page, way
 
 

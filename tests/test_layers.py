@@ -33,7 +33,7 @@ LAYERS = {
     ],
     "edges": [
         "inputs", "machine", "session", "bundle", "wire_log", "client_calls", "kaggle_client", "kaggle_api", "fetch",
-        "kernels", "session_log", "pushes", "submit", "plan", "quota", "probe", "findings", "account", "launch",
+        "kernels", "session_progress", "pushes", "submit", "plan", "quota", "probe", "findings", "account", "launch",
         "doctor", "uploads", "guard", "serve", "cli", "__main__",
     ],
 }  # fmt: skip

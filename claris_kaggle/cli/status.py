@@ -34,12 +34,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the state; 1 when it has failed."""
     import json
 
-    from claris_kaggle import kernels, pushes, session_log
+    from claris_kaggle import kernels, pushes, session_progress
 
     kernel = pushes.recall(args.record, args.ref)
-    status, message = session_log.follow_session(kernel, args.poll) if args.follow else kernels.kernel_status(kernel)
+    status, message = (
+        session_progress.follow_session(kernel, args.poll) if args.follow else kernels.kernel_status(kernel)
+    )
     failed = status in kernels.ENDED and status != "COMPLETE"
-    error = kernels.explain_end(kernel, status, message) if failed else None
+    error = kernels.explain_end(kernel, status, message, kernels.session_log(kernel)) if failed else None
     if error and not args.json:
         raise error
     message = error.found if error else message

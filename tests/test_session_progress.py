@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from claris_kaggle import console, session_log
+from claris_kaggle import console, session_progress
 from claris_kaggle.console import Progress
 from claris_kaggle.kernels import Kernel
-from claris_kaggle.session_log import ProgressReader, ask_progress, log_lines, progress_line
+from claris_kaggle.session_progress import ProgressReader, ask_progress, log_lines, progress_line
 from tests.kaggle_server import FakeKaggle, Fault
 from tests.test_kaggle import push
 
@@ -51,7 +51,7 @@ def test_later_news_goes_before_an_earlier_bar() -> None:
     assert progress_line(f"{LINE}\n{end}") == end
     assert progress_line(f"{LINE}\n$ claris predict --data /kaggle/input") == "claris predict"
     assert progress_line("fold 1: finished, validation AUC 0.97; about 5 h left") != ""
-    assert len(progress_line("fold 1: finished, " + "x" * 1000)) <= session_log.LONGEST_LINE
+    assert len(progress_line("fold 1: finished, " + "x" * 1000)) <= session_progress.LONGEST_LINE
 
 
 @pytest.mark.parametrize("log", ["", "[]", "null", "{}", "[1, 2]", "Traceback (most recent call last):\nKeyError: 'x'"])
@@ -99,10 +99,10 @@ def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
     running: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([LINE, "", "later"])
-    monkeypatch.setattr(session_log, "ask_progress", lambda kernel: next(answers))
+    monkeypatch.setattr(session_progress, "ask_progress", lambda kernel: next(answers))
     reader = ProgressReader()
     assert [reader.line(running) for _ in range(5)] == [LINE] * 5
-    monkeypatch.setattr(session_log, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(session_progress, "ASK_EVERY", 0.0)
     assert [reader.line(running) for _ in range(2)] == [LINE, "later"]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 
 from claris_kaggle import kaggle_api
 from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
-from claris_kaggle.kernels import ENDED, Kernel, kernel_status
+from claris_kaggle.kernels import ENDED, Kernel, kernel_status, log_entries
 
 STREAM_SECONDS, CALL_SECONDS, ASK_EVERY = 10.0, 40.0, 60.0
 LONGEST_LINE = 160
@@ -27,10 +26,8 @@ def log_lines(log: str) -> list[str]:
     >>> log_lines('[{"data": "one\\\\ntw"}, {"data": "o\\\\n"}]')
     ['one', 'two']
     """
-    try:
-        text = "".join(str(entry.get("data", "")) for entry in json.loads(log))
-    except (ValueError, AttributeError, TypeError):
-        text = log
+    entries = log_entries(log)
+    text = "".join(str(one.get("data", "")) for one in entries) if entries else log
     return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
