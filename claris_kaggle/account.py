@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from claris_kaggle.errors import ClarisError
 from claris_kaggle.files import read_json, write_json
 from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.paths import default_cache
-from claris_kaggle.plan import Plan
+from claris_kaggle.plan import Launch, Plan
 from claris_kaggle.probe import Probe, describe_image, run_probe, unexpected_versions
-from claris_kaggle.quota import Fit, ask_quota, describe_quota, judge_plan
+from claris_kaggle.quota import Fit, ask_quota, describe_quota, judge_plan, require_quota
 
 COMPETITION_PAGE = f"{kaggle_api.SITE}/competitions/{kaggle_api.COMPETITION}"
 RULES_PAGE = kaggle_api.rules_page()
@@ -96,12 +97,8 @@ def look_at_quota() -> Finding:
         return Finding("gpu hours", WARNING, "Kaggle named no GPU hours", f"Look at {kaggle_api.SETTINGS_PAGE}")
     verdict = judge_plan(quota, Plan(name="default").hours())
     if verdict.fit is Fit.NEVER:
-        return Finding(
-            "gpu hours",
-            BAD,
-            "0 h a week, so a session has 0 GPUs",
-            f"Verify your phone number at {kaggle_api.SETTINGS_PAGE}",
-        )
+        mend = f"Verify your phone number at {kaggle_api.SETTINGS_PAGE}"
+        return Finding("gpu hours", BAD, "0 h a week, so a session has 0 GPUs", mend)
     state = GOOD if verdict.fit is Fit.FITS else WARNING
     return Finding("gpu hours", state, f"{describe_quota(quota)}; a launch with default options: {verdict.text}")
 
@@ -133,6 +130,18 @@ def describe_machine(probe: Probe) -> list[Finding]:
     if str(probe.machine.get("data", "")).startswith("not found"):
         findings.append(Finding("kaggle image", BAD, "the competition's files are not mounted", f"See {RULES_PAGE}"))
     return findings
+
+
+def prepare_account(launch: Launch) -> None:
+    """Say how many GPU hours are left, and whether the parts that are not pushed yet fit into them.
+
+    Raises:
+        KaggleError: the account has no GPU hours at all.
+    """
+    parts = tuple(launch.plan.parts[part] for part in range(len(launch.rounds)) if launch.needs_push(part))
+    if parts:
+        propose_probe(launch.user)
+        require_quota(dataclasses.replace(launch.plan, parts=parts).hours())
 
 
 def propose_probe(user: str) -> None:

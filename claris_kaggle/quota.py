@@ -130,7 +130,8 @@ def judge_plan(quota: GpuQuota | None, hours: float) -> Verdict:
         return Verdict(fit=Fit.FITS, text=f"Kaggle named no GPU hours; the plan takes about {hours:.1f} h")
     plan = f"the plan takes about {hours:.1f} h"
     if quota.allowed <= 0:
-        text = f"this account has 0 GPU hours: Kaggle gives GPUs after the phone number is verified at {kaggle_api.SETTINGS_PAGE}"
+        mend = f"Kaggle gives GPUs after the phone number is verified at {kaggle_api.SETTINGS_PAGE}"
+        text = f"this account has 0 GPU hours: {mend}"
         return Verdict(fit=Fit.NEVER, text=text)
     if hours > quota.allowed:
         text = f"{plan}, and a week has {quota.allowed:g} h: the launch needs several weeks, or train fewer folds"

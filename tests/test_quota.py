@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from claris_kaggle import console, kaggle_api, launch, quota
+from claris_kaggle.account import prepare_account
 from claris_kaggle.errors import KaggleError
 from claris_kaggle.plan import Launch, Plan, Round
 from claris_kaggle.quota import Fit, GpuQuota, describe_quota, judge_plan, parse_quota
@@ -83,14 +84,14 @@ def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress
     asked = [route.split("/")[-1] for route, _ in trained.seen]
     assert asked.count("GetAcceleratorQuotaStatistics") == 1
     assert asked.index("GetAcceleratorQuotaStatistics") < asked.index("SaveKernel")
-    launch.prepare_account(Launch(tmp_path / "first", plan_of()))
+    prepare_account(Launch(tmp_path / "first", plan_of()))
     assert trained.count("GetAcceleratorQuotaStatistics") == 1  # nothing is left to push
 
 
 def test_a_plan_that_cannot_fit_is_said_before_the_first_push(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launch.prepare_account(Launch(tmp_path / "first", plan_of(epochs=400)))
+    prepare_account(Launch(tmp_path / "first", plan_of(epochs=400)))
     assert "a week has 30 h: the launch needs several weeks" in capsys.readouterr().err
     assert kaggle.count("SaveKernel") == 0
 
@@ -103,10 +104,10 @@ def test_only_what_is_still_to_be_pushed_needs_hours(
     one = Plan(name="first", parts=((2,),)).hours()
     begun.rounds[0] = [Round(mark="a", ref="me/a", version=1, outcome="complete")]
     begun.rounds[1] = [Round(mark="b", ref="me/b", version=1)]
-    launch.prepare_account(begun)
+    prepare_account(begun)
     assert f"the plan takes about {one:.1f} h" in capsys.readouterr().err
     begun.rounds[1][0].outcome = "stopped"
-    launch.prepare_account(begun)
+    prepare_account(begun)
     assert f"the plan takes about {2 * one:.1f} h" in capsys.readouterr().err
 
 
@@ -125,7 +126,7 @@ def test_a_quota_that_cannot_be_had_stops_no_launch(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=404)]
-    launch.prepare_account(Launch(tmp_path / "first", plan_of()))
+    prepare_account(Launch(tmp_path / "first", plan_of()))
     assert "GPU hours: not known" in capsys.readouterr().err
 
 

@@ -34,12 +34,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the state; 1 when it has failed."""
     import json
 
-    from claris_kaggle import kernels, pushes, session_progress
+    from claris_kaggle import kernels, pushes
+    from claris_kaggle.session_progress import follow_session
 
     kernel = pushes.recall(args.record, args.ref)
-    status, message = (
-        session_progress.follow_session(kernel, args.poll) if args.follow else kernels.kernel_status(kernel)
-    )
+    status, message = follow_session(kernel, args.poll) if args.follow else kernels.kernel_status(kernel)
     failed = status in kernels.ENDED and status != "COMPLETE"
     error = kernels.explain_end(kernel, status, message, kernels.session_log(kernel)) if failed else None
     if error and not args.json:
