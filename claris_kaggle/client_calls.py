@@ -28,9 +28,8 @@ def describe_quota(gpu: Any) -> dict[str, Any]:
 
 
 def competition(api: Any, competition: str) -> dict[str, Any]:
-    """Return what Kaggle says of the account in the competition; `found` is False where the search lacks it."""
-    answer = api.competitions_list(search=competition)
-    for one in answer.competitions or []:
+    """Return what Kaggle says of the account in the competition; `found` is False where it names none."""
+    for one in find_competition(api, competition):
         if one.ref.rstrip("/").split("/")[-1] == competition:
             return {
                 "found": True,
@@ -40,6 +39,23 @@ def competition(api: Any, competition: str) -> dict[str, Any]:
                 "daily": one.max_daily_submissions or 0,
             }
     return {"found": False}
+
+
+def find_competition(api: Any, name: str) -> list[Any]:
+    """Return the competition by its name; where Kaggle refuses that, those that the account has entered."""
+    import requests
+    from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
+
+    # Typed: `competitions_list` leaves out what has ended, unless the account has entered it.
+    request = ApiGetCompetitionRequest()
+    request.competition_name = name
+    try:
+        with api.build_kaggle_client() as client:
+            return [client.competitions.competition_api_client.get_competition(request)]
+    except requests.HTTPError as error:
+        if error.response is None or error.response.status_code not in (403, 404):
+            raise
+    return list(api.competitions_list(group="entered", search=name).competitions or [])
 
 
 def running_log(api: Any, ref: str, version: int, seconds: float) -> dict[str, Any]:

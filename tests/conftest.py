@@ -18,7 +18,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
-from tests.kaggle_server import FakeKaggle, Files  # noqa: E402
+from tests.kaggle_double import FakeKaggle, Files  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 180

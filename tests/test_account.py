@@ -11,9 +11,11 @@ import pytest
 from claris_kaggle import account, kaggle_api
 from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
 from tests.conftest import ROOT
-from tests.kaggle_server import FakeKaggle, Fault
+from tests.kaggle_double import FakeKaggle, Fault
 
 Call = Callable[..., tuple[int, str, str]]
+QUOTA = "kernels.KernelsApiService/GetAcceleratorQuotaStatistics"
+NO_LIST = Fault(status=200, body=b'{"competitions": []}')
 
 
 def examined() -> dict[str, Finding]:
@@ -21,6 +23,7 @@ def examined() -> dict[str, Finding]:
 
 
 def test_an_account_that_may_launch_is_told_so(kaggle: FakeKaggle) -> None:
+    kaggle.hours_used = 12.5
     found = examined()
     assert [(name, one.state) for name, one in found.items()] == [
         ("kaggle account", GOOD), ("rules", GOOD), ("submissions", GOOD), ("gpu hours", GOOD),
@@ -29,26 +32,26 @@ def test_an_account_that_may_launch_is_told_so(kaggle: FakeKaggle) -> None:
         "me, logged in by a user name and key (kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY)"
     )
     assert found["submissions"].found == "open, 5 left today"
-    assert "1.0 h used and 0.0 h reserved" in found["gpu hours"].found and "h are free" in found["gpu hours"].found
+    assert "12.5 h used and 0.0 h reserved" in found["gpu hours"].found and "h are free" in found["gpu hours"].found
 
 
 STATES: dict[str, tuple[Callable[[FakeKaggle], object], str, str, str]] = {
     "rules not accepted": (
-        lambda kaggle: setattr(kaggle, "entered", False), "rules", BAD, "-cancer-detection/rules"
+        lambda kaggle: setattr(kaggle, "rules_accepted", False), "rules", BAD, "-cancer-detection/rules"
     ),
-    "a competition that the search lacks": (
-        lambda kaggle: setattr(kaggle, "listed", ["another-one"]), "rules", WARNING, "/rules"
+    "a competition that it does not show": (
+        lambda kaggle: kaggle.faults.update(GetCompetition=[Fault(status=404)], ListCompetitions=[NO_LIST]), "rules", WARNING, "/rules"
     ),
     "submissions closed": (
         lambda kaggle: setattr(kaggle, "submissions_disabled", True), "submissions", BAD, "/submissions"
     ),
     "no submission left": (lambda kaggle: setattr(kaggle, "allowed", 0), "submissions", WARNING, "after midnight UTC"),
-    "phone not verified": (lambda kaggle: setattr(kaggle, "gpu", {}), "gpu hours", BAD, "https://www.kaggle.com/settings"),
+    "phone not verified": (lambda kaggle: setattr(kaggle, "hours_a_week", 0.0), "gpu hours", BAD, "https://www.kaggle.com/settings"),
     "GPU hours unknown": (
-        lambda kaggle: setattr(kaggle, "gpu", None), "gpu hours", WARNING, "https://www.kaggle.com/settings"
+        lambda kaggle: kaggle.answers.update({QUOTA: {}}), "gpu hours", WARNING, "https://www.kaggle.com/settings"
     ),
     "GPU hours used up": (
-        lambda kaggle: kaggle.gpu.update(timeUsed="108000s"), "gpu hours", WARNING, ""
+        lambda kaggle: setattr(kaggle, "hours_used", 30.0), "gpu hours", WARNING, ""
     ),
 }  # fmt: skip
 
@@ -64,10 +67,16 @@ def test_what_stands_in_the_way_is_named_with_the_page_that_mends_it(kaggle: Fak
 
 
 def test_one_question_that_fails_leaves_the_other_answers(kaggle: FakeKaggle) -> None:
-    kaggle.faults["ListCompetitions"] = [Fault(status=403, body=b'{"code": 403, "message": "no"}')]
+    kaggle.faults["GetCompetition"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
     found = examined()
-    assert found["rules"].state == BAD and "403" in found["rules"].found
+    assert found["rules"].state == BAD and "400" in found["rules"].found
     assert found["gpu hours"].state == GOOD
+
+
+def test_where_a_competition_cannot_be_asked_for_the_list_of_those_entered_is_read(kaggle: FakeKaggle) -> None:
+    kaggle.faults["GetCompetition"] = [Fault(status=403)]
+    answer = kaggle_api.call("competition", competition=kaggle_api.COMPETITION)
+    assert answer["found"] and answer["entered"] and answer["daily"] == 5 and kaggle.count("ListCompetitions") == 1
 
 
 def test_without_a_token_every_way_to_log_in_is_named(
@@ -105,7 +114,7 @@ def test_the_page_describes_every_way_to_log_in() -> None:
 def test_the_command_prints_a_line_for_each_and_fails_on_a_bad_one(
     kaggle: FakeKaggle, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kaggle.entered = False
+    kaggle.rules_accepted = False
     code, shown, _ = call("doctor", "--account", "--json")
     findings = {one["name"]: one for one in json.loads(shown)["findings"]}
     assert code == 1 and findings["rules"]["state"] == BAD and findings["gpu hours"]["state"] == GOOD

@@ -24,7 +24,7 @@ from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import Plan
 from claris_kaggle.pushes import new_mark, push_kernel
 from tests.conftest import ROOT, contents, environment, run_files
-from tests.kaggle_server import FakeKaggle, Fault, Files
+from tests.kaggle_double import FakeKaggle, Fault, Files
 
 CANARY = "canary-0123456789abcdef"
 Call = Callable[..., tuple[int, str, str]]

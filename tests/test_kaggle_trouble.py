@@ -19,7 +19,7 @@ from claris_kaggle.ledger import read_ledger
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import Plan
 from tests.conftest import ROOT, contents, environment, run_files
-from tests.kaggle_server import FakeKaggle, Fault
+from tests.kaggle_double import FakeKaggle, Fault
 
 Call = Callable[..., tuple[int, str, str]]
 FULL = b'{"error": "Maximum batch GPU session count of 2 reached."}'

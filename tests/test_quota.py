@@ -13,9 +13,10 @@ from claris_kaggle.account import prepare_account
 from claris_kaggle.errors import KaggleError
 from claris_kaggle.plan import Launch, Plan, Round
 from claris_kaggle.quota import Fit, GpuQuota, describe_quota, judge_plan, parse_quota
-from tests.kaggle_server import FakeKaggle, Fault
+from tests.kaggle_double import FakeKaggle, Fault, log_of
 
 Call = Callable[..., tuple[int, str, str]]
+QUOTA = "kernels.KernelsApiService/GetAcceleratorQuotaStatistics"
 RENEWS = datetime(2026, 12, 5, tzinfo=UTC)
 
 
@@ -45,7 +46,9 @@ def test_a_plan_fits_where_the_hours_neither_used_nor_reserved_cover_it(
 
 
 def test_the_quota_is_read_as_the_client_gives_it(kaggle: FakeKaggle) -> None:
-    kaggle.gpu = {"timeUsed": "45000.500s", "timeReserved": "41400s", "totalTimeAllowed": "108000s"}
+    week = {"quotaRefreshTime": "2026-12-05T00:00:00.000Z"}
+    gpu = {"timeUsed": "45000.500s", "timeReserved": "41400s", "totalTimeAllowed": "108000s"}
+    kaggle.answers[QUOTA] = {**week, "gpuQuota": gpu}
     found = quota.ask_quota()
     assert found is not None and found.renews == RENEWS
     assert (found.used, found.reserved, found.allowed) == pytest.approx((12.5, 11.5, 30.0), abs=1e-3)
@@ -53,10 +56,10 @@ def test_the_quota_is_read_as_the_client_gives_it(kaggle: FakeKaggle) -> None:
         "12.5 h used and 11.5 h reserved by running sessions, of 30 h a week; "
         "the next week begins Sat 2026-12-05 00:00 UTC"
     )
-    kaggle.gpu = {"totalTimeAllowed": "108000s"}  # nothing used yet: zeros are left out
+    kaggle.answers[QUOTA] = {**week, "gpuQuota": {"totalTimeAllowed": "108000s"}}  # zeros are left out
     found = quota.ask_quota()
     assert found is not None and (found.used, found.reserved, found.free) == (0.0, 0.0, 30.0)
-    kaggle.gpu = None
+    kaggle.answers[QUOTA] = week
     assert quota.ask_quota() is None
 
 
@@ -76,7 +79,14 @@ def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress
     monkeypatch.setattr(console, "LINE_EVERY", 0.0)
     monkeypatch.setattr(console, "AGE_SHARE", 0.0)
     line = "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.9712"
-    trained.statuses, trained.running_lines = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"], [line]
+    trained.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
+    trained.hours_used = 1.0
+
+    def say_it(route: str, number: int) -> None:
+        for version in trained.kernels["me/claris-first-all"]:
+            version.log = log_of(line)
+
+    trained.on_request = say_it
     launch.run_launch(plan_of(), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     said = capsys.readouterr().err
     assert said.count("GPU hours: 1.0 h used and 0.0 h reserved") == 1 and "29.0 h are free" in said
@@ -115,7 +125,7 @@ def test_an_account_without_gpus_pushes_nothing_and_is_told_the_page(
     kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    kaggle.gpu = {}
+    kaggle.hours_a_week = 0.0
     code, shown, said = call("launch", "first", "--poll", "0")
     last = said.splitlines()[-1]
     assert (code, shown) == (1, "") and "0 GPU hours" in last and "https://www.kaggle.com/settings" in last

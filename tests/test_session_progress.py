@@ -14,7 +14,7 @@ from claris_kaggle import console, session_progress
 from claris_kaggle.console import Progress
 from claris_kaggle.kernels import Kernel
 from claris_kaggle.session_progress import ProgressReader, ask_progress, log_lines, progress_line
-from tests.kaggle_server import FakeKaggle, Fault
+from tests.kaggle_double import FakeKaggle, Fault, log_of
 from tests.test_kaggle import push
 
 Call = Callable[..., tuple[int, str, str]]
@@ -64,34 +64,29 @@ def test_parts_of_lines_are_put_together() -> None:
 
 
 @pytest.fixture
-def running(trained: FakeKaggle, tmp_path: Path) -> Kernel:
+def running(kaggle: FakeKaggle, tmp_path: Path) -> Kernel:
     """A kernel whose session runs and has said something."""
-    trained.statuses = ["RUNNING"]
-    trained.running_lines = ["$ claris train", LINE, "[W] a warning of another library"]
-    return push(tmp_path / "k")
+    kaggle.statuses = ["RUNNING"]
+    kernel = push(tmp_path / "k")
+    kaggle.kernels["me/claris-train"][0].log = log_of("$ claris train", LINE, "[W] a warning of another library")
+    return kernel
 
 
-def test_a_running_sessions_stream_is_read_without_waiting_for_its_end(trained: FakeKaggle, running: Kernel) -> None:
+def test_a_running_sessions_stream_is_read_without_waiting_for_its_end(kaggle: FakeKaggle, running: Kernel) -> None:
+    kaggle.stream_seconds = 60.0
     start = time.monotonic()
     assert ask_progress(running) == LINE
-    assert time.monotonic() - start < trained.hold  # the stream stays open for longer
-    assert trained.streamed == ["me/claris-train v1"]
-
-
-def test_without_a_stream_the_saved_log_is_read(trained: FakeKaggle, tmp_path: Path) -> None:
-    trained.statuses = ["COMPLETE"]
-    kernel = push(tmp_path / "k")
-    trained.kernels["me/claris-train"][0].log = as_json(LINE)
-    trained.faults["GET"] = [Fault(status=404)]
-    assert ask_progress(kernel) == LINE
+    assert time.monotonic() - start < kaggle.stream_seconds
+    assert kaggle.count("claris-train") == 1 and kaggle.count("ListKernelSessionOutput") == 0
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_where_no_log_can_be_had_there_is_no_line_and_no_error(
-    trained: FakeKaggle, running: Kernel, status: int
+def test_without_a_stream_the_saved_log_is_read_and_without_that_there_is_no_line_and_no_error(
+    kaggle: FakeKaggle, running: Kernel, status: int
 ) -> None:
-    trained.faults["GET"] = [Fault(status=status)]
-    trained.faults["ListKernelSessionOutput"] = [Fault(status=status)]
+    kaggle.faults["GET"] = [Fault(status=status) for _ in range(2)]
+    assert ask_progress(running) == LINE and kaggle.count("ListKernelSessionOutput") == 1
+    kaggle.faults["ListKernelSessionOutput"] = [Fault(status=status)]
     assert ask_progress(running) == ""
 
 
@@ -107,14 +102,14 @@ def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
 
 
 def test_status_follows_a_session_to_its_end_and_shows_its_progress(
-    trained: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "LINE_EVERY", 0.0)
     monkeypatch.setattr(console, "AGE_SHARE", 0.0)
-    trained.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
-    trained.running_lines = [LINE]
+    kaggle.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     record = ["--record", tmp_path / "kernels.json"]
     assert call("push", "train", *record)[0] == 0
+    kaggle.kernels["me/claris-train"][0].log = log_of(LINE)
     code, shown, said = call("status", "--follow", "--poll", 0, *record)
     assert (code, shown) == (0, "me/claris-train version 1: complete\n")
     assert re.search(rf"me/claris-train running for \d+ s: {re.escape(LINE)}\n", said)
