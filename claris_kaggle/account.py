@@ -70,9 +70,7 @@ def describe_rules(answer: dict[str, Any]) -> Finding:
     """Return whether the account has accepted the competition's rules."""
     mend = f"Accept them at {RULES_PAGE} (Join Competition or Late Submission)"
     if not answer["found"]:
-        return Finding(
-            "rules", WARNING, "Kaggle did not say how the account stands in the competition", f"Look at {RULES_PAGE}"
-        )
+        return Finding("rules", WARNING, "Kaggle did not say whether they are accepted", f"Look at {RULES_PAGE}")
     if not answer["entered"]:
         return Finding("rules", BAD, "the competition's rules are not accepted", mend)
     return Finding("rules", GOOD, "the competition's rules are accepted")

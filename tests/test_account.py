@@ -40,7 +40,8 @@ STATES: dict[str, tuple[Callable[[FakeKaggle], object], str, str, str]] = {
         lambda kaggle: setattr(kaggle, "rules_accepted", False), "rules", BAD, "-cancer-detection/rules"
     ),
     "a competition that it does not show": (
-        lambda kaggle: kaggle.faults.update(GetCompetition=[Fault(status=404)], ListCompetitions=[NO_LIST]), "rules", WARNING, "/rules"
+        lambda kaggle: kaggle.faults.update(GetCompetition=[Fault(status=404)], ListCompetitions=[NO_LIST]),
+        "rules", WARNING, "/rules",
     ),
     "submissions closed": (
         lambda kaggle: setattr(kaggle, "submissions_disabled", True), "submissions", BAD, "/submissions"

@@ -85,9 +85,10 @@ def test_without_a_stream_the_saved_log_is_read_and_without_that_there_is_no_lin
     kaggle: FakeKaggle, running: Kernel, status: int
 ) -> None:
     kaggle.faults["GET"] = [Fault(status=status) for _ in range(2)]
-    assert ask_progress(running) == LINE and kaggle.count("ListKernelSessionOutput") == 1
     kaggle.faults["ListKernelSessionOutput"] = [Fault(status=status)]
     assert ask_progress(running) == ""
+    kaggle.kernels["me/claris-train"][0].statuses = ["COMPLETE"]
+    assert ask_progress(running) == LINE and kaggle.count("ListKernelSessionOutput") == 2
 
 
 def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
