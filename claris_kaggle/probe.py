@@ -129,7 +129,7 @@ def wait_for_end(kernel: Kernel, poll: float) -> str:
         KaggleError: it failed, or did not end.
     """
     seen: list[str] = []
-    start = time.monotonic()
+    reader, start = session_progress.ProgressReader(), time.monotonic()
     with Waiting() as waiting:
         while True:
             status, message = kernels.kernel_status(kernel)
@@ -139,7 +139,7 @@ def wait_for_end(kernel: Kernel, poll: float) -> str:
             waited = time.monotonic() - start
             if waited > LONGEST_PROBE:
                 raise KaggleError(f"{kernel.ref} is {status.lower()} after {duration(waited)}", "", "Try again later")
-            waiting.show(f"{kernel.ref} {status.lower()} for {duration(waited)}")
+            waiting.show(reader.describe(kernel, status, waited))
             time.sleep(poll)
     if status != "COMPLETE":
         raise kernels.explain_end(kernel, status, message, kernels.session_log(kernel))

@@ -31,6 +31,8 @@ KEPT = frozenset(
 LONGEST = 4000
 # Signed addresses open a file to whoever has them: only their host is kept.
 ADDRESS = re.compile(r"https?://[^\s\"'<>]+")
+OWN_HOST = re.compile(r"(^|\.)kaggle\.com$|^localhost$|^127\.0\.0\.1$")
+VERSION_QUERY = re.compile(r"versionLabel=v\d+")
 PAGE = re.compile(r"^/code/[\w-]+/[\w-]+/?$")
 
 
@@ -89,15 +91,18 @@ def describe_exchange(request: Any, response: Any, *, streamed: bool) -> dict[st
 
 
 def route_of(address: str) -> str:
-    """Return the route of Kaggle's own addresses; of any other, the host alone.
+    """Return the route of Kaggle's own addresses; of any other, the host alone: a signed address opens a file.
 
     >>> route_of("https://api.kaggle.com/v1/kernels.KernelsApiService/GetKernel")
     'kernels.KernelsApiService/GetKernel'
-    >>> route_of("https://storage.googleapis.com/a/b?signature=1")
+    >>> route_of("https://storage.googleapis.com/v1/b?signature=1")
     'storage.googleapis.com'
     """
     parts = urlsplit(address)
-    return parts.path.split("/v1/", 1)[1] if "/v1/" in parts.path else parts.hostname or ""
+    host = parts.hostname or ""
+    if "/v1/" not in parts.path or not OWN_HOST.search(host):
+        return host
+    return parts.path.split("/v1/", 1)[1] + (f"?{parts.query}" if VERSION_QUERY.fullmatch(parts.query) else "")
 
 
 def read_body(body: bytes | str | None) -> Any:
