@@ -25,6 +25,8 @@ from claris_kaggle.kernels import Kernel
 from claris_kaggle.session import PROBE
 
 SCHEMA = 1
+# Where a training session fetches its starting weights.
+REACH = "huggingface.co:443"
 LONGEST_PROBE = 20 * 60.0
 # Versions of Kaggle's image that claris is tested with.
 EXPECTED = {
@@ -106,7 +108,7 @@ def rehearse(probe: Probe, folder: Path, poll: float) -> None:
         done("logged in")
     mark = pushes.new_mark("probe")
     slug = f"claris-probe-{secrets.token_hex(3)}"
-    ref = compose_kernel("probe", folder / "script", user=probe.user, slug=slug, mark=mark)
+    ref = compose_kernel("probe", folder / "script", user=probe.user, slug=slug, mark=mark, flags=[REACH])
     with timed(probe, "push") as done:
         probe.ref = ref  # from here on there may be a kernel to delete
         kernel = pushes.push_kernel(folder / "script", mark)

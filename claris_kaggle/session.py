@@ -234,7 +234,7 @@ def ensemble(session: Session, settings: dict[str, Any]) -> str:
 
 def probe(session: Session, settings: dict[str, Any]) -> str:
     """Write what this machine holds to the output, and print a progress line as a long job does."""
-    facts = describe_machine(session.inputs, session.working, session.temporary, settings.get("reach", ""))
+    facts = describe_machine(session.inputs, session.working, session.temporary, next(iter(settings["flags"]), ""))
     try:
         facts["data"] = find_data(session.inputs).root.relative_to(session.inputs).as_posix()
     except ClarisError as error:

@@ -1,4 +1,4 @@
-"""The rehearsal by a CPU script: what it does on an account, what it leaves, and how its record is held to the double."""
+"""The rehearsal by a CPU script: what it does, what it leaves, and its record held to the double."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from claris_kaggle import account, bundle
+from claris_kaggle import account
 from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.paths import DataDir
 from tests.conftest import ROOT, contents
@@ -27,12 +27,7 @@ RECORDINGS = sorted((ROOT / "tests" / "recordings").glob("*.json"))
 def session(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """The very script that a probe pushes, run as Kaggle would."""
     machine = Machine(tmp_path_factory.mktemp("probe"), generated, new_layout=True)
-    script = bundle.find_templates() / "probe" / "probe.py"
-    assert '"reach": "huggingface.co:443"' in script.read_text("utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        # Nothing listens there: the test asks nobody outside this machine.
-        patch.setattr("claris_kaggle.bundle.commit_name", lambda: "test")
-        done = machine.run("probe")
+    done = machine.run("probe", flags=["127.0.0.1:9"])  # asks nobody outside this machine
     assert done.returncode == 0, done.stdout + done.stderr
     assert "probe: 1 of 1 machines (100%)" in done.stdout
     return machine
@@ -144,6 +139,11 @@ def test_the_double_answers_as_kaggle_did(path: Path, double: FakeKaggle) -> Non
     assert replay(json.loads(path.read_text("utf-8")), double) == []
 
 
+def log_stream(record: dict[str, Any]) -> dict[str, Any]:
+    """The last recorded request of a log's stream."""
+    return [one for one in record["exchanges"] if "logs/stream" in one["route"]][-1]
+
+
 def exchange(record: dict[str, Any], method: str, **wanted: str) -> dict[str, Any]:
     """The last recorded exchange of a method whose request has these values."""
     return [
@@ -154,17 +154,21 @@ def exchange(record: dict[str, Any], method: str, **wanted: str) -> dict[str, An
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a bare number is taken": (
-        lambda record: exchange(record, "SessionStatus", versionLabel="1").update(status=200, answer={"status": "COMPLETE"}),
+        lambda record: exchange(record, "SessionStatus", versionLabel="1").update(
+            status=200, answer={"status": "COMPLETE"}
+        ),
         "status is 200, and the double's 404",
     ),
     "a missing kernel is answered 404": (
         lambda record: exchange(record, "SessionStatus", versionLabel="v1").update(status=404), "status is 404"
     ),
     "a push names no version": (
-        lambda record: exchange(record, "SaveKernel")["answer"].pop("versionNumber"), "versionNumber is the double's alone"
+        lambda record: exchange(record, "SaveKernel")["answer"].pop("versionNumber"),
+        "versionNumber is the double's alone"
     ),
     "a push says something that is looked at": (
-        lambda record: exchange(record, "SaveKernel")["answer"].update(invalidTags=["x"]), "invalidTags is not the double's"
+        lambda record: exchange(record, "SaveKernel")["answer"].update(invalidTags=["x"]),
+        "invalidTags is not the double's"
     ),
     "a version is a text": (
         lambda record: exchange(record, "SaveKernel")["answer"].update(versionNumber="1"), "versionNumber is a str"
@@ -174,7 +178,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "answer.error is not the double's",
     ),
     "the log comes as a page": (
-        lambda record: [one for one in record["exchanges"] if "logs/stream" in one["route"]][-1].update(type="text/html"),
+        lambda record: log_stream(record).update(type="text/html"),
         "type is 'text/html'",
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zipfile
 
-SETTINGS = {"job": "probe", "folds": [], "flags": [], "time_limit": "5m", "gpus": 0, "reach": "huggingface.co:443"}
+SETTINGS = {"job": "probe", "folds": [], "flags": [], "time_limit": "5m", "gpus": 0}
 BUNDLE = ""
 
 if not BUNDLE:
