@@ -66,7 +66,7 @@ def describe_disk(path: Path) -> dict[str, Any]:
 def list_folders(root: Path) -> list[str]:
     """Return the folders below the root, with the number of files in each, down to a few levels; none of patches."""
     found: list[str] = []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
         # Folders of patches take a while to list, and hold nothing else.
         folders[:] = sorted(name for name in folders if name not in PATCHES) if depth < DEEPEST else []

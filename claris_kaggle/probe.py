@@ -196,7 +196,7 @@ def timed(probe: Probe, name: str) -> Iterator[Callable[[str], None]]:
 
 def write_record(path: Path, probe: Probe, began: str, exchanges: list[dict[str, Any]]) -> None:
     """Write what a bug report needs, without the account's name."""
-    facts = {
+    facts: dict[str, Any] = {
         "schema": SCHEMA,
         "began": began,
         "claris": __version__,
@@ -209,7 +209,10 @@ def write_record(path: Path, probe: Probe, began: str, exchanges: list[dict[str,
         "machine": probe.machine,
         "exchanges": exchanges,
     }
-    write_json(path, wire_log.hide_user(facts, probe.user))
+    home = str(Path.home())  # its name is often that of a person
+    for name in (probe.user, home if home != "/" else ""):
+        facts = wire_log.hide_user(facts, name)
+    write_json(path, facts)
 
 
 def describe_image(machine: dict[str, Any]) -> list[str]:

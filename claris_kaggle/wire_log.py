@@ -125,7 +125,7 @@ def shape_of(value: Any, name: str = "") -> Any:
     if isinstance(value, int | float):
         return value if name in KEPT else 0
     if name not in KEPT:
-        return TEXT_SHAPE
+        return TEXT_SHAPE if value else ""
     return ADDRESS.sub(lambda found: shorten_address(found.group()), str(value))[:LONGEST]
 
 

@@ -19,7 +19,8 @@ OF_THE_MOMENT = {"log", "url", "kernelId", "nextPageToken"}
 
 def replay(record: dict[str, Any], kaggle: FakeKaggle) -> list[str]:
     """Ask the double what the probe asked Kaggle, and return each difference in a line."""
-    exchanges = [one for one in record["exchanges"] if "/" in one["route"]]
+    # Storage is not asked again, and neither are further pages, whose tokens are Kaggle's own.
+    exchanges = [one for one in record["exchanges"] if "/" in one["route"] and not one["request"].get("pageToken")]
     prepare(exchanges, kaggle)
     found = []
     for number, one in enumerate(exchanges, 1):
@@ -36,13 +37,8 @@ def prepare(exchanges: list[dict[str, Any]], kaggle: FakeKaggle) -> None:
     listings = [one["answer"].get("files") or [] for one in own if one["route"].endswith(LISTING)]
     names = [one["fileName"] for one in max(listings, key=len, default=[])]
     kaggle.statuses = statuses or kaggle.statuses
-    kaggle.produce = lambda settings: ({}, "")
-    text = f"SETTINGS = {SETTINGS!r}"
     files = {**with_manifest({name: b"{}" for name in names}, SETTINGS), **{name: b"{}" for name in names}}
     kaggle.produce = lambda settings: ({name: files[name] for name in names}, "")
-    for one in exchanges:
-        if one["request"].get("text") == TEXT_SHAPE:
-            one["request"]["text"] = text
 
 
 def ask(exchange: dict[str, Any], kaggle: FakeKaggle) -> dict[str, Any]:
@@ -50,7 +46,11 @@ def ask(exchange: dict[str, Any], kaggle: FakeKaggle) -> dict[str, Any]:
     address = urllib.parse.urlsplit(kaggle.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
     route = exchange["route"].replace(USER, "me")
-    body = json.dumps(exchange["request"]).replace(USER, "me").replace(TEXT_SHAPE, "a-token")
+    known = {"token": "a-token", "text": f"SETTINGS = {SETTINGS!r}"}
+    request = {
+        name: known.get(name, value) if value == TEXT_SHAPE else value for name, value in exchange["request"].items()
+    }
+    body = json.dumps(request).replace(USER, "me")
     headers = {"Content-Type": "application/json"}
     connection.request(exchange["method"], f"/api/v1/{route}", body if exchange["method"] == "POST" else None, headers)
     response = connection.getresponse()
