@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +202,12 @@ def shuffle_rows(source: Path, target: Path, seed: int = 1) -> None:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below the folder with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def make_archive(data: DataDir) -> bytes:
+    """The competition's archive, as Kaggle would send it."""
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in contents(data.root).items():
+            archive.writestr(name, content)
+    return stream.getvalue()
