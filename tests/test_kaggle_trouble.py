@@ -385,8 +385,8 @@ def test_looks_that_come_too_early_are_repeated(trained: FakeKaggle, tmp_path: P
     assert trained.count("SaveKernel") == trained.count("CreateSubmission") == 1
     trained.unlisted = 100
     with pytest.raises(KaggleError, match=r"does not know .*Check the name at https://www.kaggle.com/code/me/claris-"):
-        run_launch(plan_of(), tmp_path / "late", poll=60)
-    assert 600 < clock.now - states(tmp_path / "late")[0]["began"] <= 700
+        run_launch(plan_of(), tmp_path / "late", poll=150)
+    assert 600 <= clock.now - states(tmp_path / "late")[0]["began"] <= 750
 
 
 def test_an_output_that_is_never_listed_is_given_up_after_ten_minutes(
@@ -394,9 +394,9 @@ def test_an_output_that_is_never_listed_is_given_up_after_ten_minutes(
 ) -> None:
     trained.lag = [0] * 100
     with pytest.raises(KaggleError, match=r"left no claris-session.json.*run the same command again"):
-        run_launch(plan_of(), tmp_path, poll=60)
+        run_launch(plan_of(), tmp_path, poll=200)
     trained.kernels["me/claris-first-all"][0].lag = []
-    assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
+    assert run_launch(plan_of(), tmp_path, poll=200)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
 
 
 def other_session(kaggle: FakeKaggle) -> Version:
@@ -424,8 +424,8 @@ def test_a_refusal_that_passes_is_not_waited_for_longer_than_a_day(
 ) -> None:
     trained.session_limit = 0
     with pytest.raises(KaggleError, match="session count of 0 reached"):
-        run_launch(plan_of(), tmp_path, poll=3600)
-    assert 24 <= (clock.now - clock.start) / 3600 <= 26
+        run_launch(plan_of(), tmp_path, poll=3 * 3600)
+    assert 24 <= (clock.now - clock.start) / 3600 <= 28
     trained.session_limit = 2
     assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
 
