@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,6 +117,19 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
     monkeypatch.setattr("claris_kaggle.kaggle_api.PAUSES", (0.0, 0.0, 0.0))
     yield fake
     fake.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the real client run in this process, for tests with many calls; its own process is tested by the others."""
+    from claris_kaggle import kaggle_api, kaggle_client
+
+    def run(command: list[str], *, input: str, **named: Any) -> subprocess.CompletedProcess[str]:
+        answer = kaggle_client.run(command[-1], json.loads(input))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(answer), stderr="")
+
+    stand_in = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(kaggle_api, "subprocess", stand_in)
 
 
 def run_files(run: RunDir, folds: tuple[int, ...] = (0, 1, 2)) -> Files:

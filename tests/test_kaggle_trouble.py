@@ -379,6 +379,7 @@ def states(tmp_path: Path) -> list[dict[str, Any]]:
     return list(json.loads((tmp_path / "first" / "launch.json").read_text())["rounds"][0])
 
 
+@pytest.mark.usefixtures("quick")
 def test_looks_that_come_too_early_are_repeated(trained: FakeKaggle, tmp_path: Path, clock: Clock) -> None:
     trained.unlisted, trained.lag = 4, [0, 5]
     assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
@@ -389,6 +390,7 @@ def test_looks_that_come_too_early_are_repeated(trained: FakeKaggle, tmp_path: P
     assert 600 <= clock.now - states(tmp_path / "late")[0]["began"] <= 750
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_output_that_is_never_listed_is_given_up_after_ten_minutes(
     trained: FakeKaggle, tmp_path: Path, clock: Clock
 ) -> None:
@@ -406,6 +408,7 @@ def other_session(kaggle: FakeKaggle) -> Version:
     return one
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_projected_quota_is_waited_for_with_growing_pauses_and_another_name_each_time(
     trained: FakeKaggle, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +422,7 @@ def test_a_projected_quota_is_waited_for_with_growing_pauses_and_another_name_ea
     assert states(tmp_path)[0]["ref"] not in trained.empty
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_refusal_that_passes_is_not_waited_for_longer_than_a_day(
     trained: FakeKaggle, tmp_path: Path, clock: Clock
 ) -> None:
@@ -430,6 +434,7 @@ def test_a_refusal_that_passes_is_not_waited_for_longer_than_a_day(
     assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_empty_kernel_and_a_name_in_conflict_are_left_for_another_name(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.empty.add("me/claris-first-all")
     trained.faults["SaveKernel"] = [Fault(), Fault(status=409, body=flat_error(409, "exists"))]
@@ -439,6 +444,7 @@ def test_an_empty_kernel_and_a_name_in_conflict_are_left_for_another_name(traine
     assert trained.kernels[one["ref"]][0].request["newTitle"] == one["ref"].split("/")[1].replace("-", " ")
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_conflict_after_a_lost_answer_is_looked_up_first(trained: FakeKaggle, tmp_path: Path) -> None:
     lost = Fault(cut=True, acted=True)
     trained.faults["SaveKernel"] = [lost, Fault(status=409, body=flat_error(409, "exists"))]
@@ -447,6 +453,7 @@ def test_a_conflict_after_a_lost_answer_is_looked_up_first(trained: FakeKaggle, 
     assert [len(versions) for versions in trained.kernels.values()] == [1] and trained.count("SaveKernel") == 2
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("nested", [False, True])
 def test_rules_that_were_not_accepted_are_said_with_their_page(
     trained: FakeKaggle, call: Call, tmp_path: Path, nested: bool, monkeypatch: pytest.MonkeyPatch
@@ -476,6 +483,7 @@ def test_a_token_that_expired_is_said_with_what_makes_a_new_one(
         assert words in said
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_kernel_that_is_not_there_is_said_with_its_page(kaggle: FakeKaggle, call: Call, tmp_path: Path) -> None:
     record = tmp_path / "kernels.json"
     pushes.remember(record, kernels.Kernel(ref="me/claris-trane", version=1, mark="m"))
@@ -487,11 +495,12 @@ def test_a_kernel_that_is_not_there_is_said_with_its_page(kaggle: FakeKaggle, ca
 
 ENDS = {
     "timed out": ("CANCEL_ACKNOWLEDGED", 11.8 * 3600, "timed out after 11 h 48 min"),
-    "cancelled": ("CANCEL_ACKNOWLEDGED", 3600.0, "was cancelled after 1 h 00 min"),
+    "cancelled": ("CANCEL_ACKNOWLEDGED", 3600.0, "was cancelled after 60 min"),
     "failed": ("ERROR", 3600.0, "failed"),
 }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ENDS)
 def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir, name: str, capsys: pytest.CaptureFixture[str]
@@ -524,6 +533,7 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
     assert len(trained.submissions) == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ENDS)
 def test_pull_fetches_what_a_session_had_finished_that_ended_badly(
     trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir, name: str
@@ -538,6 +548,7 @@ def test_pull_fetches_what_a_session_had_finished_that_ended_badly(
     assert set(contents(tmp_path / "out")) == {*run_files(finished, (0,)), "claris-session.json"}
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_push_whose_name_was_left_empty_takes_another(kaggle: FakeKaggle, call: Call, tmp_path: Path) -> None:
     push = ["push", "train", "--record", tmp_path / "kernels.json"]
     kaggle.session_limit = 0
@@ -550,6 +561,7 @@ def test_a_push_whose_name_was_left_empty_takes_another(kaggle: FakeKaggle, call
     assert "me/claris-train" not in kaggle.kernels and kaggle.count("SaveKernel") == 3
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["push", "status", "pull", "submit", "fetch", "launch"])
 def test_every_command_survives_every_fault_that_passes_at_every_call(
