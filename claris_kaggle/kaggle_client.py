@@ -199,7 +199,7 @@ def refuse_nested_errors(api: Any) -> None:
     """Let the client raise on `{"error": {"code": ...}}`, which it reads as an answer with nothing in it."""
     import requests
 
-    known = api.get_response_processor()
+    known = type(api).get_response_processor(api)
 
     def process(response: Any) -> None:
         if error_of(response)[0] >= 400:

@@ -82,7 +82,7 @@ class Round:
     version: int = 0
     status: str = ""
     outcome: str = ""
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=lambda: time.time())
     ended: float = 0.0
     tried: bool = False
     limit: float = 0.0
