@@ -21,7 +21,7 @@ from claris_kaggle.ledger import read_ledger
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import Plan
 from tests.conftest import ROOT, contents, environment, make_archive, run_files
-from tests.kaggle_double import PASSING, FakeKaggle, Fault, Version, log_of
+from tests.kaggle_double import MANIFEST, PASSING, FakeKaggle, Fault, Version, log_of, with_manifest
 from tests.kaggle_double.faults import flat_error
 
 Call = Callable[..., tuple[int, str, str]]
@@ -546,7 +546,7 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, seconds, words = ENDS[name]
-    outcomes = iter([(run_files(finished, (0, 1)), "stopped"), (run_files(finished), "complete")])
+    outcomes = iter([(run_files(finished, (0, 1)), "running"), (run_files(finished), "complete")])
     trained.produce, trained.statuses = lambda settings: next(outcomes), ["RUNNING", status]
 
     def spoil(route: str, number: int) -> None:
@@ -574,12 +574,32 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_manifest_that_is_not_the_last_one_is_looked_for_again(
+    trained: FakeKaggle, tmp_path: Path, clock: Clock, finished: RunDir
+) -> None:
+    trained.produce, trained.statuses = lambda settings: (run_files(finished), "running"), ["COMPLETE"]
+    last: dict[str, bytes] = {}
+
+    def spoil(route: str, number: int) -> None:
+        if route.endswith("SaveKernel"):
+            one = trained.kernels["me/claris-first-all"][0]
+            files = {name: content for name, content in one.files.items() if name != MANIFEST}
+            last.update(with_manifest(files, one.settings))
+        if route.endswith("GetKernelSessionStatus") and trained.count("GetKernelSessionStatus") == 3:
+            trained.kernels["me/claris-first-all"][0].files = last
+
+    trained.on_request = spoil
+    assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
+    assert trained.count("GetKernelSessionStatus") == 3 and trained.count("SaveKernel") == 1
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ENDS)
 def test_pull_fetches_what_a_session_had_finished_that_ended_badly(
     trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir, name: str
 ) -> None:
     status, seconds, words = ENDS[name]
-    trained.produce, trained.statuses = lambda settings: (run_files(finished, (0,)), "stopped"), [status]
+    trained.produce, trained.statuses = lambda settings: (run_files(finished, (0,)), "running"), [status]
     record = ["--record", tmp_path / "kernels.json"]
     assert call("push", "train", *record)[0] == 0
     trained.kernels["me/claris-train"][0].log = log_of("fold 1", seconds=seconds)
