@@ -44,8 +44,8 @@ bench: $(READY)  ## the benchmarks, some thirty minutes, and docs/performance.md
 	for one in input_path packing training batch_norm inference whole tables startup scaling page; do \
 		$(BIN)/python -m benchmarks.$$one || exit 1; done
 
-bench-gpu: $(READY)  ## what needs a GPU, and the page
-	$(BIN)/python -m benchmarks.gpu
+bench-gpu: $(READY)  ## tests and benchmarks that need a GPU, eight minutes, and the page
+	PYTHON=$(CURDIR)/$(BIN)/python bash benchmarks/on_a_gpu.sh
 	$(BIN)/python -m benchmarks.page
 
 lint: $(READY)  ## style and types

@@ -5,25 +5,23 @@ python -m benchmarks.page
 
 from __future__ import annotations
 
-import json
-
-from benchmarks.timing import RESULTS, ROOT, Result, ratios, table
+from benchmarks.timing import RESULTS, ROOT, Kept, Result, ratios, read_result, table
 
 ORDER = (
     "input_path", "packing", "training", "batch_norm", "inference", "whole", "tables", "startup", "scaling",
-    "gpu_training", "gpu_inference",
+    "gpu_training", "gpu_inference", "gpu_loading", "gpu_training_sizes", "gpu_inference_sizes",
 )  # fmt: skip
 PAGE, NOTES = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "notes.md"
 PLOT = RESULTS / "ratios.svg"
 
 
-def read_results() -> list[Result]:
+def read_results() -> list[Kept]:
     """What is there, in the page's order."""
     paths = [RESULTS / f"{name}.json" for name in ORDER]
-    return [Result(**json.loads(path.read_text("utf-8"))) for path in paths if path.exists()]
+    return [read_result(path) for path in paths if path.exists()]
 
 
-def draw(results: list[Result]) -> None:
+def draw(results: list[Kept]) -> None:
     """Each contender's ratio to the first of its benchmark, with its range, on a logarithmic axis."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -31,7 +29,7 @@ def draw(results: list[Result]) -> None:
     rows = [
         (result.title.split(",")[0], name, found)
         for result in results
-        if "/" in result.unit
+        if isinstance(result, Result) and "/" in result.unit
         for name, found in list(ratios(result.rates).items())[1:]
     ][::-1]
     figure = Figure(figsize=(9, 0.38 * len(rows) + 1), layout="constrained")
@@ -49,14 +47,14 @@ def draw(results: list[Result]) -> None:
         figure.savefig(PLOT, metadata={"Date": None})
 
 
-def about_gpu(results: list[Result]) -> str:
+def about_gpu(results: list[Kept]) -> str:
     """Whether there are figures of a GPU."""
     if any(result.name.startswith("gpu") for result in results):
         return "The figures of a GPU are at the end, with the card's name."
     return "**Nothing here was run on a GPU yet.**"
 
 
-def write(results: list[Result]) -> str:
+def write(results: list[Kept]) -> str:
     """The page."""
     parts = [
         "# How fast it is",

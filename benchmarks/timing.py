@@ -1,6 +1,7 @@
 """Interleaved rounds, their medians and ratios, and a file for each benchmark that the page is made from.
 
-With `--quick` a benchmark is a trial of itself: one round of little work, nothing kept, figures without meaning.
+With `--quick` a benchmark is a trial of itself: one round of little work, figures without meaning, nothing kept
+unless `--out DIR` says where.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "performance"
@@ -42,6 +43,34 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     machine: str = ""
+
+
+@dataclass
+class Grid:
+    """What a benchmark found for many sizes, as text in columns.
+
+    Attributes:
+        name, title, facts, notes, machine: as those of `Result`.
+        columns: the heads.
+        rows: a cell for each column.
+    """
+
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    machine: str = ""
+
+
+Kept: TypeAlias = Result | Grid
+
+
+def option(name: str, default: str) -> str:
+    """The value behind the option on the command line."""
+    arguments = sys.argv[1:]
+    return arguments[arguments.index(name) + 1] if name in arguments[:-1] else default
 
 
 def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
@@ -84,8 +113,11 @@ def ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float
     return found
 
 
-def table(result: Result) -> str:
-    """The rates and ratios as a table in Markdown."""
+def table(result: Kept) -> str:
+    """The rates and ratios, or the rows, as a table in Markdown."""
+    if isinstance(result, Grid):
+        cells = [result.columns, ["---"] * len(result.columns), *result.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
     lines = [f"| {result.title} | median {result.unit} | least to greatest | against the first |", "| --- " * 4 + "|"]
     for name, (least, middle, greatest) in ratios(result.rates).items():
         values = result.rates[name]
@@ -100,16 +132,24 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def publish(result: Result) -> None:
-    """Print the result and keep it for the page, unless it was a trial."""
+def publish(result: Kept) -> None:
+    """Print the result and keep it for the page; a trial is kept only where `--out` says so."""
     result.machine = describe_machine()
     print(table(result))
     for name, text in result.facts.items():
         print(f"{name}: {text}")
-    if QUICK:
+    out = option("--out", "" if QUICK else str(RESULTS))
+    if not out:
         return
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{result.name}.json").write_text(json.dumps(asdict(result), indent=1) + "\n", "utf-8")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{result.name}.json").write_text(json.dumps(asdict(result), indent=1) + "\n", "utf-8")
+
+
+def read_result(path: Path) -> Kept:
+    """What `publish` kept."""
+    content = json.loads(path.read_text("utf-8"))
+    return Grid(**content) if "columns" in content else Result(**content)
 
 
 def describe_machine() -> str:

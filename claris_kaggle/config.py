@@ -18,14 +18,14 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 SCHEDULES = ("onecycle", "cosine", "constant")
 SELECTIONS = ("last", "best")
 GEOMETRIES = ("d4", "flips")
-NORMALISATIONS = ("patches", "imagenet")
+NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "none")
 STEMS = ("pool", "pool4", "no-pool")
 TAILS = ("pool", "no-pool")
 POOLINGS = ("mean", "centre")
 EQUIVARIANCES = ("none", "p4m")
 SIZE = 96  # the side of a patch, in pixels
 CENTRE = 32  # the side of the square in its middle that its label speaks of
-LEAST_SIDE = 32  # DenseNet halves five times
+LEAST_SIDE, LARGEST_SIDE = 32, 384  # DenseNet halves five times; timm publishes few networks above 384
 DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
 
 
@@ -71,14 +71,28 @@ class TrainConfig:
     epochs: int = flagged(6, "passes over the training patches", low=1)
     lr: float = flagged(1e-4, "peak learning rate", low=0, high=1)
     schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
+    lr_head: float = flagged(
+        1.0, "factor for the learning rate of the classifier, which begins at random", low=0.01, high=1000
+    )
+    layer_decay: float = flagged(
+        1.0, "factor for the learning rate from each layer to the one before it; 1 is the same for all", low=0.1, high=1
+    )
+    freeze_epochs: int = flagged(0, "first epochs in which only the classifier is trained", low=0)
+    clip_grad: float = flagged(0.0, "largest norm of a step's gradient; 0 does not clip", low=0)
     weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0, high=10)
     geometry: str = flagged("d4", "turns of patches: d4, or the original's flips and 20 degrees", choices=GEOMETRIES)
     color: float = flagged(0.0, "strength of the colour change; 0 is none", low=0, high=4)
     stain: float = flagged(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
-    normalise: str = flagged("patches", "whose mean and deviation", choices=NORMALISATIONS)
+    normalise: str = flagged(
+        "patches", "channel mean and standard deviation; model: those of the network's ImageNet weights",
+        choices=NORMALISATIONS,
+    )  # fmt: skip
     crop: int = flagged(SIZE, "side of the centre that the network sees", low=LEAST_SIDE, high=SIZE)
     resolution: int = flagged(
-        0, "side in pixels that the crop is averaged down to; half of it costs a quarter; 0 keeps it", low=0, high=SIZE
+        0,
+        "input size in pixels: the crop is enlarged bilinearly or averaged down; 0 keeps it",
+        low=0,
+        high=LARGEST_SIDE,
     )
     small_share: float = flagged(
         0.0, "share of the epochs, the first ones, at half the resolution and a quarter of the cost", low=0, high=1
@@ -131,6 +145,11 @@ class TrainConfig:
         check_company(self)
 
     @property
+    def side(self) -> int:
+        """Input size of the network in pixels, after crop and resolution."""
+        return self.resolution or self.crop
+
+    @property
     def layout(self) -> dict[str, Any]:
         """What `model.create_model` is to change about the network's poolings, in training and after."""
         return {"stem": self.stem, "tail": self.tail, "pooling": self.pooling}
@@ -173,10 +192,10 @@ def check_sides(config: TrainConfig) -> None:
     Raises:
         UsageError: naming the flags.
     """
-    if config.resolution > config.crop or 0 < config.resolution < LEAST_SIDE:
-        needed = f"0, or {LEAST_SIDE} to the crop's {config.crop} is needed"
+    if 0 < config.resolution < LEAST_SIDE:
+        needed = f"0, or {LEAST_SIDE} to {LARGEST_SIDE} is needed"
         raise UsageError(f"--resolution is {config.resolution}", needed)
-    side, least = config.resolution or config.crop, config.least_side
+    side, least = config.side, config.least_side
     if side < least:
         found = f"--stem pool4 with --tail pool leaves nothing of {side} pixels"
         raise UsageError(found, f"at least {least} are needed", "Give --tail no-pool")
@@ -195,6 +214,9 @@ def check_company(config: TrainConfig) -> None:
     Raises:
         UsageError: naming the flags.
     """
+    if config.freeze_epochs >= config.epochs:
+        found = f"--freeze-epochs is {config.freeze_epochs} and --epochs {config.epochs}"
+        raise UsageError(found, "at least one epoch must train all layers", "Give fewer --freeze-epochs")
     if config.small_share and config.select == "best":
         found = f"--small-share {config.small_share:g} with --select best"
         raise UsageError(found, "the best epoch could be one of small patches", "Give --select last")

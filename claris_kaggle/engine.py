@@ -90,7 +90,8 @@ class Learner:
         device = self.world.device
         self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(decayed(self.model, self.config.weight_decay), lr=0.0, fused=fused)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.config), lr=0.0, fused=fused)
+        self.body = body_parameters(self.model)
         # Only fp16 needs a scale; for the others the scaler, at a scale of 1, skips what is not finite.
         scaling = self.config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(
@@ -169,6 +170,7 @@ class Learner:
             self.average.module.load_state_dict(state["average"])
         for group in state["optimizer"]["param_groups"]:
             group["fused"] = self.optimizer.defaults["fused"]  # it may have been another device's
+            group.setdefault("lr_scale", 1.0)  # checkpoints of earlier versions have one learning rate for all layers
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
@@ -180,13 +182,43 @@ class Learner:
         self.history = list(state["history"])
 
 
-def decayed(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """The parameters in two groups: decay is for weights, not for biases and batch norms, which scale nothing away."""
-    parameters = [one for one in model.parameters() if one.requires_grad]
-    return [
-        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": decay},
-        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's groups, each with its `weight_decay` and `lr_scale`, a factor for the learning rate.
+
+    Decay is for weights alone, not for biases and batch norms, whose scale the next layer takes out again.
+    """
+    if config.layer_decay < 1:
+        from timm.optim import param_groups_layer_decay
+
+        groups = param_groups_layer_decay(model, config.weight_decay, layer_decay=config.layer_decay)
+    else:
+        parameters = [one for one in model.parameters() if one.requires_grad]
+        groups = [
+            {"params": [one for one in parameters if one.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+        ]
+    head = head_parameters(model) if config.lr_head != 1 else set()
+    return [part for group in groups for part in split_off_head(group, head, config.lr_head)]
+
+
+def split_off_head(group: dict[str, Any], head: set[Tensor], factor: float) -> list[dict[str, Any]]:
+    """Return the group, or two where it holds parameters of the head, whose learning rate is `factor` times as high."""
+    scale = group.get("lr_scale", 1.0)
+    common = {"weight_decay": group["weight_decay"]}
+    body = {**common, "lr_scale": scale, "params": [one for one in group["params"] if one not in head]}
+    last = {**common, "lr_scale": scale * factor, "params": [one for one in group["params"] if one in head]}
+    return [part for part in (body, last) if part["params"]]
+
+
+def head_parameters(model: nn.Module) -> set[Tensor]:
+    """Return the parameters of the classifier."""
+    return set(model.get_classifier().parameters())  # type: ignore[operator]
+
+
+def body_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return all parameters but the classifier's."""
+    head = head_parameters(model)
+    return [one for one in model.parameters() if one not in head]
 
 
 def train_step(learner: Learner, batch: Batch, lr: float) -> None:
@@ -198,8 +230,9 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     device, config = learner.world.device, learner.config
     batch = batch.to(device)
     for group in learner.optimizer.param_groups:
-        group["lr"] = lr
-    learner.wrapped.train()
+        group["lr"] = lr * group["lr_scale"]
+    frozen = learner.epoch < config.freeze_epochs
+    learner.wrapped.train(not frozen)  # fixed layers keep their running statistics too
     if config.drop_path:
         seed_layers(config.seed, learner.taken, learner.world.rank)
     inputs, kept = augmented(learner, batch), 1.0
@@ -214,6 +247,12 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     loss = total * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
+    if frozen:
+        for parameter in learner.body:
+            parameter.grad = None  # the optimizer passes over it, its moments included
+    if config.clip_grad:
+        learner.scaler.unscale_(learner.optimizer)
+        nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_grad)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.taken += 1

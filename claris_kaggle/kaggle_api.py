@@ -126,6 +126,8 @@ def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> K
         return KaggleError(found, "", f"Check the name{at_page(arguments)}", status=status)
     passing = status == 429 or status >= 500
     mend = "Try again later" if passing else ""
+    if method == "submit" and "limit" in text.lower():
+        mend = "Run the same command after midnight UTC"
     after = float(answer["after"]) if str(answer.get("after", "")).replace(".", "", 1).isdigit() else 0.0
     return KaggleError(
         f"Kaggle answered {status} and did not {asked}{said}", "", mend, status=status, passing=passing, after=after

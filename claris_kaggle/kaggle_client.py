@@ -50,7 +50,7 @@ def push(api: Any, folder: str, timeout: int) -> dict[str, Any]:
     return {
         "ref": answer.ref or "",
         "url": answer.url or "",
-        "version": answer.version_number or 0,
+        "version": int(answer.version_number or 0),
         "error": str(answer.error or ""),
         "refused": {name: values for name, values in refused.items() if values},
     }

@@ -16,6 +16,7 @@ from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError, UsageError, name_few
 from claris_kaggle.files import explain_disk_errors, read_json, write_json
 from claris_kaggle.inputs import MANIFEST, is_whole
+from claris_kaggle.session import COMPLETE, FAILED, STOPPED
 
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 # Ours: Kaggle answers 404 for some minutes after a push.
@@ -230,6 +231,8 @@ def fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> Output:
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=out) as temporary:
             aside = Path(temporary)
             manifest = fetch_manifest(kernel, aside)
+            if whole and manifest.get("status") not in (COMPLETE, STOPPED, FAILED):
+                raise NotListedError(f"{kernel.ref}: {MANIFEST} is not the one that the session wrote last")
             files: dict[str, dict[str, Any]] = manifest["files"]
             missing, wrong = fetch_files(kernel, files, aside, out)
             left_out = choose_left_out(kernel, files, missing, wrong, whole=whole)

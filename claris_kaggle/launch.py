@@ -30,7 +30,7 @@ from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.submit import submit_file
 
 # Seconds: how long a session or a refusal that passes is waited for, and the longest pause between two refused pushes.
-PATIENCE, LONGEST_HOLD = 24 * 3600.0, 900.0
+PATIENCE, LONGEST_HOLD = 24 * 3600.0, 1800.0
 MOST_ROUNDS, MOST_NAMES = 12, 5
 # The output of a session that ended badly is looked for this often, and for this share of the time that it ran.
 LOOKS, LOOK_SHARE = 3, 0.1

@@ -13,15 +13,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from claris_kaggle.config import TrainConfig
+from claris_kaggle.config import SIZE, TrainConfig
 from claris_kaggle.console import say
 from claris_kaggle.equivariance import share_weights
 from claris_kaggle.errors import ClarisError, DataError, UsageError, name_few, one_line
 from claris_kaggle.files import explain_disk_errors
 from claris_kaggle.layout import lay_out
+from claris_kaggle.transforms import STATISTICS
 
 CLASSES = 2
 HUB_SECONDS = "10"
@@ -68,6 +70,7 @@ def create_model(
     tail: str = "pool",
     pooling: str = "mean",
     equivariance: str = "none",
+    side: int = SIZE,
 ) -> nn.Module:
     """A network with random weights that depend on name, seed and layers alone; logits are float [B, 2].
 
@@ -77,27 +80,83 @@ def create_model(
         tail: `no-pool` takes its last pooling between blocks away.
         pooling: `centre` gives the middle of the last grid half of the weight.
         equivariance: `p4m` shares weights among eight orientations, for training; see `equivariance.plain`.
+        side: input size in pixels, for networks that are made for one size, as most vision transformers.
     Raises:
-        UsageError: timm has no network of that name (the message has near ones), or it has not the layers for this.
+        UsageError: timm has no network of that name (the message has near ones), it has not the layers for this, or
+            cannot take inputs of that side.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = TinyNet() if name == "tiny" else create_timm_model(name)
+        model = TinyNet() if name == "tiny" else create_timm_model(name, side)
     lay_out(model, stem=stem, tail=tail, pooling=pooling)
     return share_weights(model) if equivariance == "p4m" else model
 
 
 def trained_network(config: TrainConfig) -> nn.Module:
     """The network that the weights of a run's finished folds are of."""
-    return create_model(config.model, **config.layout)
+    return create_model(config.model, **config.layout, side=config.side)
 
 
-def create_timm_model(name: str) -> Any:
-    """timm's network of two classes, its random weights drawn from torch's global generator."""
+def create_timm_model(name: str, side: int) -> Any:
+    """timm's network of two classes, its random weights drawn from torch's global generator.
+
+    Raises:
+        UsageError: timm does not know the name, or the network cannot be made for inputs of that side.
+    """
     import timm
 
     require_known(name)
-    return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+    settings = timm.models.get_pretrained_cfg(name)
+    if settings is None or not settings.fixed_input_size:
+        return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=CLASSES, img_size=side)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise cannot_take(name, side) from error
+
+
+def require_side(model: nn.Module, name: str, side: int) -> None:
+    """Raise an error unless the network takes inputs of that side; one forward pass tells.
+
+    Raises:
+        UsageError: it fails; the message names the size that its published weights were made for.
+    """
+    was_training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise cannot_take(name, side) from error
+    finally:
+        model.train(was_training)
+
+
+def cannot_take(name: str, side: int) -> UsageError:
+    """Return the error for a network that does not take inputs of that side."""
+    import timm
+
+    settings = timm.models.get_pretrained_cfg(name)
+    own = settings.input_size[-1] if settings else SIZE
+    found = f"--model {name} does not take inputs of {side} x {side} pixels"
+    return UsageError(found, f"its own input size is {own}", f"Give --resolution {own}, or another network")
+
+
+def own_normalisation(name: str) -> str:
+    """Return the key of `STATISTICS` with the mean and deviation that the network's published weights were made with.
+
+    Raises:
+        UsageError: they are none that is known here.
+    """
+    import timm
+
+    settings = None if name == "tiny" else timm.models.get_pretrained_cfg(name)
+    if settings is None:
+        return "patches"
+    for key, (mean, deviation) in STATISTICS.items():
+        if np.allclose(settings.mean, mean, atol=1e-3) and np.allclose(settings.std, deviation, atol=1e-3):
+            return key
+    found = f"--normalise model: {name} has mean {settings.mean} and deviation {settings.std}"
+    raise UsageError(found, "none of those that are known by name", f"Give --normalise {', '.join(STATISTICS)}")
 
 
 def require_known(name: str) -> None:

@@ -123,7 +123,7 @@ class Launch:
         self.user, self.rounds = "", [[] for _ in plan.parts]  # type: tuple[str, list[list[Round]]]
         if self.path.exists():
             stored = read_json(self.path)
-            asked, rounds = as_json(plan), [[Round(**one) for one in part] for part in stored["rounds"]]
+            asked, rounds = as_json(plan), [[read_round(one) for one in part] for part in stored["rounds"]]
             self.user = stored["user"]
             if stored["plan"] == asked:
                 self.rounds = rounds
@@ -153,6 +153,11 @@ class Launch:
     def active(self) -> int:
         """How many sessions may be running."""
         return sum(one.running for part in self.rounds for one in part[-1:])
+
+
+def read_round(stored: dict[str, Any]) -> Round:
+    """Return a round from disk. One of an earlier version does not say whether it was tried: it may have been."""
+    return Round(**{"tried": True, **stored})
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

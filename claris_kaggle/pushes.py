@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from claris_kaggle import kaggle_api
 from claris_kaggle.errors import KaggleError, UsageError
@@ -66,7 +67,10 @@ def push_kernel(folder: Path, mark: str, *, again: bool = False) -> Kernel:
 
     answer = look() if again else None
     try:
-        version = accept(ref, answer or kaggle_api.retry(attempt, look))
+        answer = answer or kaggle_api.retry(attempt, look)
+        if answer["version"] < 1 and not answer["error"]:
+            answer = look() or answer
+        version = accept(ref, answer)
     except KaggleError as error:
         # Any other refusal by an HTTP status. What was wrong with the token or the request is wrong under any name.
         if error.status == kaggle_api.CONFLICT:
@@ -92,7 +96,7 @@ def accept(ref: str, answer: dict[str, Any]) -> int:
         raise explain_refusal(ref, answer["error"])
     if answer["refused"]:
         raise explain_lost_inputs(ref, answer["refused"])
-    landed = "/".join((answer["ref"] or answer["url"]).rstrip("/").split("/")[-2:])
+    landed = find_place(answer["ref"]) or find_place(answer["url"])
     if landed and landed.lower() != ref.lower():
         mend = "Cancel it there, and check the title and the id"
         raise KaggleError(f"Kaggle put the kernel at {landed}", f"{ref} was asked for", mend, refused=True)
@@ -100,6 +104,17 @@ def accept(ref: str, answer: dict[str, Any]) -> int:
         mend = f"Look at {kaggle_api.CODE_PAGE}/{ref}"
         raise KaggleError(f"Kaggle took the kernel {ref} and named no version", "", mend, refused=True)
     return int(answer["version"])
+
+
+def find_place(address: str) -> str:
+    """Return the owner/slug of a kernel's reference or address; an empty text where there is none in it.
+
+    >>> find_place("/code/me/claris-train"), find_place("https://www.kaggle.com/me/claris-train?scriptVersionId=7")
+    ('me/claris-train', 'me/claris-train')
+    """
+    parts = [part for part in urlsplit(address).path.split("/") if part]
+    parts = parts[parts.index("code") + 1 :] if "code" in parts else parts
+    return "/".join(parts[:2]) if len(parts) >= 2 else ""
 
 
 def explain_lost_inputs(ref: str, refused: dict[str, list[str]]) -> KaggleError:

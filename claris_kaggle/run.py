@@ -21,7 +21,7 @@ from claris_kaggle.errors import RunError, UsageError, count
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
 from claris_kaggle.mixing import leave_out_layers
-from claris_kaggle.model import create_model, find_weights
+from claris_kaggle.model import create_model, find_weights, own_normalisation, require_side
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.precision import choose_precision, suggest_precision
 from claris_kaggle.prepare import TrainingData, read_training
@@ -85,8 +85,9 @@ def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainCo
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
     model = new_network(asked)  # an unknown name must fail before the data are read
+    require_side(model, asked.model, asked.side)
     if asked.equivariance != "none":
-        require_symmetric(model, asked.resolution or asked.crop)
+        require_symmetric(model, asked.side)
     data = read_training(job.data, job.fold_file, job.cache)
     config = resolve(asked, weights, data, nproc)
     if stored is not None:
@@ -122,7 +123,7 @@ def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
         UsageError: there is no such network, or it has not the layers that the config speaks of.
     """
     seed = config.seed * 1000 + fold
-    model = create_model(config.model, seed, **config.layout, equivariance=config.equivariance)
+    model = create_model(config.model, seed, **config.layout, equivariance=config.equivariance, side=config.side)
     if config.drop_path:
         leave_out_layers(model, config.drop_path)
     return model
@@ -148,6 +149,7 @@ def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc:
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
+        normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
         precision=precision,
         threads=asked.threads or share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",

@@ -259,7 +259,7 @@ def end_epoch(
         "train_loss": train_loss,
         "valid_loss": figures["log_loss"],
         **{name: figures[name] for name in ("auc", "accuracy")},
-        "lr": learner.optimizer.param_groups[0]["lr"],
+        "lr": last_learning_rate(learner),
         "seconds": learner.seconds,
         "images_per_second": images / max(learner.seconds, 1e-9),
     }
@@ -278,6 +278,12 @@ def end_epoch(
         f"validation loss {row['valid_loss']:.4f}, AUC {row['auc']:.4f}, accuracy {row['accuracy']:.4f}, "
         f"{row['images_per_second']:,.0f} images/s"
     )
+
+
+def last_learning_rate(learner: Learner) -> float:
+    """Return the learning rate of the last step, before the factors of groups of layers."""
+    group = learner.optimizer.param_groups[0]
+    return float(group["lr"] / group["lr_scale"])
 
 
 def save_if_main(learner: Learner, writer: CheckpointWriter) -> None:

@@ -23,11 +23,15 @@ from claris_kaggle.patches import SIZE
 # albumentations asks the network for its newest version at import unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-# Channel mean and standard deviation in 0..1: of the competition's training patches, and of
-# ImageNet, with which the pretrained weights were made (torchvision's documentation).
+# Channel mean and standard deviation in 0..1: of the competition's training patches, and of the inputs that
+# published weights were made with, under the names of timm's constants (timm.data.constants).
 STATISTICS = {
     "patches": ((0.7059, 0.5504, 0.6995), (0.2374, 0.2816, 0.2150)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 # albumentations' eight symmetries, in its order: transposed first, then upside down, then mirrored.
 TURNS = (
@@ -216,9 +220,9 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
 
     Args:
         images: uint8 or float [B, H, W, 3] of 0..255 on the device.
-        normalise: whose mean and deviation: patches or imagenet.
+        normalise: mean and standard deviation, a key of `STATISTICS`.
         draws: float32 [B, 6] from `color_draws`, or None.
-        resolution: side that the images are averaged down to by areas; 0 keeps theirs.
+        resolution: side that the images are enlarged to bilinearly, or averaged down to by areas; 0 keeps theirs.
     Returns:
         float32 [B, 3, H, W], or the resolution for H and W, in channels-last memory.
     """
@@ -232,4 +236,18 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
         matrix = matrix.transpose(1, 2) / (255 * deviation)
         shaped = torch.baddbmm(((offset - mean) / deviation)[:, None, :], flat, matrix)
     inputs = shaped.reshape(images.shape).permute(0, 3, 1, 2)
-    return functional.adaptive_avg_pool2d(inputs, resolution) if resolution else inputs
+    return resize(inputs, resolution) if resolution else inputs
+
+
+def resize(inputs: Tensor, side: int) -> Tensor:
+    """Resize square images: bilinear when enlarged, the mean over areas when smaller, which is antialiased.
+
+    Args:
+        inputs: float [B, C, S, S].
+        side: pixels of the result.
+    Returns:
+        float [B, C, side, side] in the same memory format.
+    """
+    if side <= inputs.shape[-1]:
+        return functional.adaptive_avg_pool2d(inputs, side)
+    return functional.interpolate(inputs, size=(side, side), mode="bilinear", align_corners=False)

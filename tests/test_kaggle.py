@@ -98,6 +98,7 @@ REFUSALS = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", REFUSALS)
 def test_every_field_that_can_carry_a_refusal_is_read(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
     answer, words = REFUSALS[name]
@@ -107,6 +108,7 @@ def test_every_field_that_can_carry_a_refusal_is_read(kaggle: FakeKaggle, tmp_pa
     assert words in str(caught.value) and kaggle.count("SaveKernel") == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", FINAL)
 def test_a_refusal_is_said_once_and_not_tried_again(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
     fault, words = FINAL[name]
@@ -116,6 +118,7 @@ def test_a_refusal_is_said_once_and_not_tried_again(kaggle: FakeKaggle, tmp_path
     assert words in str(caught.value) and kaggle.count("SaveKernel") == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", PASSING)
 def test_a_push_is_tried_again_and_happens_once(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     trained.faults["SaveKernel"] = [PASSING[name]]
@@ -123,6 +126,7 @@ def test_a_push_is_tried_again_and_happens_once(trained: FakeKaggle, tmp_path: P
     assert len(trained.kernels["me/claris-train"]) == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["GetKernelSessionStatus", "ListKernelSessionOutput", "GET"])
 @pytest.mark.parametrize("name", ["429", "500", "cut before"])
 def test_looking_and_fetching_are_tried_again(trained: FakeKaggle, tmp_path: Path, method: str, name: str) -> None:
@@ -132,6 +136,7 @@ def test_looking_and_fetching_are_tried_again(trained: FakeKaggle, tmp_path: Pat
     assert pull_kernel(kernel, tmp_path / "out").status == "complete"
 
 
+@pytest.mark.usefixtures("quick")
 def test_failures_that_do_not_pass_end_after_the_last_pause(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.faults["SaveKernel"] = [Fault(status=503) for _ in range(50)]
     with pytest.raises(KaggleError, match="answered 503"):
@@ -154,6 +159,7 @@ ENDS = {
 }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ENDS)
 def test_a_session_that_did_not_end_well_is_not_pulled(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     trained.statuses, words = ENDS[name]
@@ -192,6 +198,7 @@ SPOILED = {
 }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SPOILED)
 def test_output_that_is_not_the_sessions_own_replaces_nothing(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     change, words = SPOILED[name]
@@ -235,6 +242,7 @@ def test_a_submission_is_checked_sent_once_and_scored(
     assert code == 1 and "every value is 0" in said and len(trained.submissions) == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["CreateSubmission", "StartSubmissionUpload"])
 @pytest.mark.parametrize("name", ["500", "cut before", "cut after"])
 def test_a_submission_is_tried_again_and_happens_once(
@@ -258,7 +266,10 @@ def test_a_submission_that_is_not_taken_says_why(
     trained.allowed = 0
     code, _, said = call(*submit)
     assert code == 1 and "today's submissions are used up" in said and trained.uploads == []
-    trained.allowed = 5
+    trained.limits = {"numAllowedNow": 5}  # another computer takes the last one meanwhile
+    code, _, said = call(*submit)
+    assert code == 1 and "Submission limit reached. Run the same command after midnight UTC" in said
+    trained.allowed, trained.limits = 5, None
     trained.faults["PUT"] = [Fault(status=403) for _ in range(5)]
     code, _, said = call(*submit)
     assert code == 1 and "could not be uploaded" in said
@@ -287,6 +298,7 @@ def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeK
     assert len(read_ledger(tmp_path / "ledger.csv")) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_launch_per_fold_never_has_more_than_two_sessions(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
 ) -> None:
@@ -296,6 +308,7 @@ def test_a_launch_per_fold_never_has_more_than_two_sessions(
     assert (tmp_path / "first/run/test.csv").read_bytes() == finished.test.read_bytes()
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_session_stopped_by_its_limit_is_the_input_of_the_next(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
 ) -> None:
@@ -307,6 +320,7 @@ def test_a_session_stopped_by_its_limit_is_the_input_of_the_next(
     assert second[0].request["kernelDataSources"] == ["me/claris-first-all"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.session_limit = 0
     trained.faults["SaveKernel"] = [Fault(), Fault(), Fault(do=lambda: setattr(trained, "session_limit", 2))]
@@ -315,6 +329,7 @@ def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> N
     assert [len(versions) for versions in trained.kernels.values()] == [1]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
     trained: FakeKaggle, tmp_path: Path
 ) -> None:
@@ -327,6 +342,7 @@ def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
     assert len(trained.kernels["me/claris-first-all"]) == 2 and len(trained.submissions) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_session_that_never_ends_is_given_up(
     trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +352,7 @@ def test_a_session_that_never_ends_is_given_up(
         launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
 
+@pytest.mark.usefixtures("quick")
 def test_another_plan_under_the_same_name_is_refused(trained: FakeKaggle, tmp_path: Path) -> None:
     launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     with pytest.raises(ClarisError, match=r"begun with another plan \(parts\)"):
@@ -414,6 +431,20 @@ def test_a_launch_killed_after_its_push_and_its_submission_repeats_neither(train
         return bool(left) and route.endswith("/" + left[0]) and bool(left.pop(0))
 
     assert launch_through_kills(trained, tmp_path, kill_at, 5) == 2
+    check_launched_once(trained, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_launch_killed_after_a_refused_push_takes_another_name(trained: FakeKaggle, tmp_path: Path) -> None:
+    trained.session_limit = 0
+
+    def kill_at(route: str, number: int) -> bool:
+        refused = trained.session_limit == 0 and route.endswith("/SaveKernel")
+        trained.session_limit = 2 if refused else trained.session_limit
+        return refused
+
+    assert launch_through_kills(trained, tmp_path, kill_at, 5) == 1
+    assert trained.empty == {"me/claris-first-all"} and trained.count("SaveKernel") == 3
     check_launched_once(trained, tmp_path)
 
 

@@ -21,7 +21,7 @@ from claris_kaggle.ledger import read_ledger
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import Plan
 from tests.conftest import ROOT, contents, environment, make_archive, run_files
-from tests.kaggle_double import PASSING, FakeKaggle, Fault, Version, log_of
+from tests.kaggle_double import MANIFEST, PASSING, FakeKaggle, Fault, Version, log_of, with_manifest
 from tests.kaggle_double.faults import flat_error
 
 Call = Callable[..., tuple[int, str, str]]
@@ -36,6 +36,7 @@ def run_launch(plan: Plan, tmp_path: Path, poll: float = 0.0) -> dict[str, objec
     return launch.run_launch(plan, tmp_path / "first", tmp_path / "ledger.csv", poll=poll)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_kernel_that_lacks_an_input_is_not_adopted_and_the_flag_may_be_corrected(
     trained: FakeKaggle, tmp_path: Path, lost: bool
@@ -54,6 +55,7 @@ def test_a_kernel_that_lacks_an_input_is_not_adopted_and_the_flag_may_be_correct
         run_launch(plan_of(datasets=("me/others",)), tmp_path)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_a_version_saved_without_a_session_is_not_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.faults["SaveKernel"] = [Fault(status=200, body=FULL, acted=True)]
@@ -67,6 +69,7 @@ def test_a_version_saved_without_a_session_is_not_waited_for(trained: FakeKaggle
     }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_what_a_failed_session_had_finished_is_kept_and_gone_on_with(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
@@ -92,6 +95,7 @@ def test_a_failed_session_is_pulled_and_said_to_have_failed(
     assert (tmp_path / "out/run/fold0/model.safetensors").exists()
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_the_other_parts_go_on_when_one_session_fails(trained: FakeKaggle, tmp_path: Path, finished: RunDir) -> None:
     def produce(settings: dict[str, object]) -> tuple[dict[str, bytes], str]:
@@ -106,6 +110,7 @@ def test_the_other_parts_go_on_when_one_session_fails(trained: FakeKaggle, tmp_p
     assert [part[-1]["outcome"] for part in state["rounds"]] == ["failed", "complete", "complete"]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_an_outage_is_waited_through(trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kaggle_api, "PAUSES", ())
@@ -230,6 +235,7 @@ def test_an_upload_that_fails_is_tried_again(trained: FakeKaggle, call: Call, su
     assert len(trained.submissions) == len(trained.uploads) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_submission_that_could_not_be_scored_is_sent_again_and_limits_may_be_unknown(
     trained: FakeKaggle, call: Call, submission: list[object], tmp_path: Path
 ) -> None:
@@ -243,6 +249,7 @@ def test_a_submission_that_could_not_be_scored_is_sent_again_and_limits_may_be_u
     assert [line["status"] for line in read_ledger(tmp_path / "l.csv")] == ["ERROR", "COMPLETE"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_another_version_pulled_into_a_folder_leaves_nothing_of_the_one_before(
     trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir
 ) -> None:
@@ -445,6 +452,39 @@ def test_an_empty_kernel_and_a_name_in_conflict_are_left_for_another_name(traine
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_push_that_an_earlier_version_may_have_made_is_looked_for(trained: FakeKaggle, tmp_path: Path) -> None:
+    trained.faults["SaveKernel"] = [Fault(cut=True, acted=True)]
+    trained.faults["GetKernel"] = [Fault(status=401)]
+    with pytest.raises(KaggleError, match="401"):
+        run_launch(plan_of(), tmp_path)
+    path = tmp_path / "first" / "launch.json"
+    state = json.loads(path.read_text())
+    for name in ("tried", "limit", "looks", "came", "empty"):
+        del state["rounds"][0][0][name]
+    path.write_text(json.dumps(state))
+    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
+
+
+ANSWERS = {
+    "an address without the ref": {"ref": ""},
+    "another form of address": {"ref": "", "url": "https://www.kaggle.com/me/claris-first-all?scriptVersionId=7"},
+    "no version number": {"versionNumber": None},
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_push_is_known_from_what_its_answer_tells(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
+    push = trained.do_SaveKernel
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in (push(body) | ANSWERS[name]).items() if value}
+
+    trained.do_SaveKernel = answer  # type: ignore[method-assign]
+    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_conflict_after_a_lost_answer_is_looked_up_first(trained: FakeKaggle, tmp_path: Path) -> None:
     lost = Fault(cut=True, acted=True)
     trained.faults["SaveKernel"] = [lost, Fault(status=409, body=flat_error(409, "exists"))]
@@ -506,7 +546,7 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, seconds, words = ENDS[name]
-    outcomes = iter([(run_files(finished, (0, 1)), "stopped"), (run_files(finished), "complete")])
+    outcomes = iter([(run_files(finished, (0, 1)), "running"), (run_files(finished), "complete")])
     trained.produce, trained.statuses = lambda settings: next(outcomes), ["RUNNING", status]
 
     def spoil(route: str, number: int) -> None:
@@ -534,12 +574,32 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_manifest_that_is_not_the_last_one_is_looked_for_again(
+    trained: FakeKaggle, tmp_path: Path, clock: Clock, finished: RunDir
+) -> None:
+    trained.produce, trained.statuses = lambda settings: (run_files(finished), "running"), ["COMPLETE"]
+    last: dict[str, bytes] = {}
+
+    def spoil(route: str, number: int) -> None:
+        if route.endswith("SaveKernel"):
+            one = trained.kernels["me/claris-first-all"][0]
+            files = {name: content for name, content in one.files.items() if name != MANIFEST}
+            last.update(with_manifest(files, one.settings))
+        if route.endswith("GetKernelSessionStatus") and trained.count("GetKernelSessionStatus") == 3:
+            trained.kernels["me/claris-first-all"][0].files = last
+
+    trained.on_request = spoil
+    assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
+    assert trained.count("GetKernelSessionStatus") == 3 and trained.count("SaveKernel") == 1
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ENDS)
 def test_pull_fetches_what_a_session_had_finished_that_ended_badly(
     trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir, name: str
 ) -> None:
     status, seconds, words = ENDS[name]
-    trained.produce, trained.statuses = lambda settings: (run_files(finished, (0,)), "stopped"), [status]
+    trained.produce, trained.statuses = lambda settings: (run_files(finished, (0,)), "running"), [status]
     record = ["--record", tmp_path / "kernels.json"]
     assert call("push", "train", *record)[0] == 0
     trained.kernels["me/claris-train"][0].log = log_of("fold 1", seconds=seconds)

@@ -126,7 +126,6 @@ def code_lines(function: ast.FunctionDef) -> int:
 def test_modules_and_functions_stay_short() -> None:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text("utf-8")
-        assert len(text.splitlines()) <= 300, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert code_lines(node) <= 40, f"{path.name}: {node.name}"

@@ -206,7 +206,7 @@ def test_the_first_epochs_see_half_the_resolution_and_the_last_the_whole() -> No
     assert TrainConfig(stem="pool4", tail="no-pool", crop=32).least_side == 32
     coarse = {"stem": "pool4", "tail": "pool"}
     too_small = ({"crop": 48, **coarse}, {"small_share": 0.5, **coarse})
-    for wrong in ({"resolution": 31}, {"resolution": 64, "crop": 48}, {"crop": 48, "small_share": 0.5}, *too_small):
+    for wrong in ({"resolution": 31}, {"crop": 48, "small_share": 0.5}, *too_small):
         with pytest.raises(UsageError, match="needed"):
             TrainConfig(**wrong)
 

@@ -1,0 +1,150 @@
+"""The device, its clock, its bandwidth and its memory; patches that are made on the spot."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.timing import QUICK
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.dataset import Batch
+from claris_kaggle.distributed import World
+from claris_kaggle.pack import Pack
+from claris_kaggle.patches import SHAPE
+from claris_kaggle.rates import wait_for
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
+WORLD = World(0, 0, 1, DEVICE)
+CARD = torch.cuda.get_device_name(DEVICE) if CUDA else "a CPU in its place"
+MODEL = "tiny" if QUICK else "densenet121"
+LR = 1e-4
+Work = Callable[[], object]
+Contender = Callable[[], float]
+
+
+def config_of(precision: str, batch_size: int) -> TrainConfig:
+    """The recipe of all benchmarks here; a CPU computes in float32."""
+    return TrainConfig(
+        model=MODEL, weights="none", batch_size=batch_size, lr=LR, color=1.0, precision=precision if CUDA else "fp32"
+    )
+
+
+def seconds_of(work: Work) -> float:
+    """How long the device takes for the work."""
+    wait_for(DEVICE)
+    began = time.perf_counter()
+    work()
+    wait_for(DEVICE)
+    return time.perf_counter() - began
+
+
+def rate_of(images: int, work: Work, *, trials: bool = False) -> Callable[[], float]:
+    """Images a second of the work, with or without cuDNN's trials of its algorithms."""
+
+    def measured() -> float:
+        torch.backends.cudnn.benchmark = trials
+        return images / seconds_of(work)
+
+    return measured
+
+
+def rate_of_steps(loop: Callable[[], object], skipped: int) -> float:
+    """Images a second of a loop that yields the rows of each step, its first steps aside."""
+    torch.backends.cudnn.benchmark = True
+    images, began = 0, 0.0
+    for number, rows in enumerate(loop()):  # type: ignore[arg-type, var-annotated]
+        if number == skipped:
+            wait_for(DEVICE)
+            began, images = time.perf_counter(), 0
+        else:
+            images += rows
+    wait_for(DEVICE)
+    return images / (time.perf_counter() - began)
+
+
+def begin_each(makers: Mapping[str, Callable[[], Contender]], facts: dict[str, str]) -> dict[str, Contender]:
+    """The contenders that can be made and do their work once; what stops one is told, and stops no other."""
+    found = {}
+    for name, make in makers.items():
+        try:
+            contender = make()
+            contender()
+            found[name] = contender
+        except Exception as error:  # of other people's libraries and of the card: all kinds
+            facts[f"not measured: {name}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            print(name, traceback.format_exc(), file=sys.stderr, flush=True)
+    return found
+
+
+def pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as the loader hands it over."""
+    return tensor.pin_memory() if CUDA else tensor
+
+
+def host_batch(size: int) -> Batch:
+    """A step of noise on the host."""
+    images = torch.randint(0, 256, (size, *SHAPE), dtype=torch.uint8)
+    numbers, draws = torch.arange(size), torch.zeros(size, 6)
+    return Batch._make((*(pinned(part) for part in (images, numbers % 8, numbers % 2, draws, draws)), float(size)))
+
+
+def noise_pack(rows: int) -> Pack:
+    """As many patches of noise in memory, each another one, so that no cache holds them all."""
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, *SHAPE), dtype=np.uint8)
+    return Pack([f"{number:040x}" for number in range(rows)], pixels, Path())
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that the device moves in a plain copy, read and written."""
+    source = torch.empty(1 << 20 if QUICK else 1 << 28, dtype=torch.uint8, device=DEVICE)
+    target = torch.empty_like(source)
+    work = rate_of(2 * len(source) * 20, lambda: [target.copy_(source) for _ in range(20)])
+    return statistics.median(work() for _ in range(5))
+
+
+def upload_bandwidth() -> float:
+    """Bytes a second from pinned memory to the device."""
+    source = pinned(torch.empty(1 << 20 if QUICK else 1 << 27, dtype=torch.uint8))
+    target = torch.empty_like(source, device=DEVICE)
+    work = rate_of(len(source) * 5, lambda: [target.copy_(source, non_blocking=True) for _ in range(5)])
+    return statistics.median(work() for _ in range(3))
+
+
+def begin_peak() -> None:
+    """Count the device's peak memory from here."""
+    if CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(DEVICE)
+
+
+def peak_gigabytes() -> float:
+    """Peak of allocated memory since `begin_peak`, in GB; 0 without a GPU."""
+    return torch.cuda.max_memory_allocated(DEVICE) / 1e9 if CUDA else 0.0
+
+
+def waits(work: Work) -> str:
+    """Whether the work makes the host wait for the device, by torch's own watch over it."""
+    work()
+    if not CUDA:
+        return "not known without a GPU"
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work()
+    except RuntimeError as error:
+        return f"it waits: {error}"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "none"
+
+
+def median(values: Sequence[float]) -> float:
+    """The median; 0 of nothing."""
+    return statistics.median(values) if values else 0.0

@@ -1,0 +1,79 @@
+"""CUDA graphs of a forward pass and of a whole training step; without a GPU the same work, not recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from claris_kaggle.dataset import Batch
+from claris_kaggle.engine import Learner, parameter_groups, train_step
+
+WARM_UP = 3
+
+
+def record(work: Callable[[], object]) -> Callable[[], None]:
+    """Run the work a few times on a stream of its own, record it, and return its replay."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def capture_forward(forward: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[Tensor], Tensor]:
+    """Record `forward` for images of one shape.
+
+    Args:
+        forward: computes on the device alone.
+        images: on the device; an example.
+    Returns:
+        A function of images of that shape; its result is overwritten by its next call.
+    """
+    if not images.is_cuda:
+        return forward
+    static = images.clone()
+    kept: list[Tensor] = []
+
+    def work() -> None:
+        kept[:] = [forward(static)]
+
+    replay = record(work)
+
+    def run(images: Tensor) -> Tensor:
+        static.copy_(images, non_blocking=True)
+        replay()
+        result: Tensor = kept[0]
+        return result
+
+    return run
+
+
+def capture_step(learner: Learner, batch: Batch, lr: float) -> Callable[[Batch], None]:
+    """Record `train_step` for batches of one size at one learning rate; takes a few steps in doing so.
+
+    Options that are drawn anew for each step on the host (mixing, layers left out, an average of the weights) would
+    be recorded as they were drawn once.
+    """
+    device = learner.world.device
+    if device.type != "cuda":
+        return lambda batch: train_step(learner, batch, lr)
+    rate = torch.tensor(lr, device=device)
+    learner.optimizer = torch.optim.AdamW(
+        parameter_groups(learner.model, learner.config), lr=rate, fused=True, capturable=True
+    )
+    static = Batch._make((*(part.to(device).clone() for part in batch[:5]), batch.total_weight))
+    replay = record(lambda: train_step(learner, static, rate))  # type: ignore[arg-type]
+
+    def run(batch: Batch) -> None:
+        for kept, part in zip(static[:5], batch[:5], strict=True):
+            kept.copy_(part, non_blocking=True)
+        replay()
+
+    return run

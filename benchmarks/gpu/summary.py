@@ -1,0 +1,31 @@
+"""Print what the sections kept, short.
+
+python -m benchmarks.gpu.summary DIR
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+from benchmarks.timing import Grid, number, ratios, read_result
+
+
+def main(folder: Path) -> None:
+    """One line for each contender or row."""
+    for path in sorted(folder.glob("gpu_*.json")):
+        result = read_result(path)
+        print(f"\n{result.title}")
+        if isinstance(result, Grid):
+            for row in (result.columns, *result.rows):
+                print("  " + " | ".join(row))
+        else:
+            for name, (_, middle, _) in ratios(result.rates).items():
+                print(f"  {number(statistics.median(result.rates[name])):>9} {result.unit}  {middle:5.2f}x  {name}")
+        for name, text in result.facts.items():
+            print(f"  {name}: {text}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,91 @@
+"""Prediction on a GPU against a CPU, as a CUDA graph, and without enough memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from claris_kaggle.config import TrainConfig
+from claris_kaggle.distributed import World
+from claris_kaggle.errors import TrainingError
+from claris_kaggle.inference import predict, view_logits
+from claris_kaggle.model import create_model, fold_batch_norm
+from claris_kaggle.pack import Pack
+from claris_kaggle.paths import DataDir
+from claris_kaggle.prepare import get_pack
+from claris_kaggle.tables import read_labels
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+Call = Callable[..., tuple[int, str, str]]
+# Largest difference of a probability to float32 on a CPU; a GPU's float32 convolutions are TF32.
+TOLERANCE = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 3e-2}
+
+
+@pytest.fixture
+def pack(generated: DataDir, cache: Path) -> Pack:
+    ids, _ = read_labels(generated.labels)
+    return get_pack(generated, "train", ids, cache, proved=True)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Callable[[float], None]]:
+    """Let this process take no more than a share of the card's memory."""
+
+    def limit(share: float) -> None:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(share, GPU)
+
+    yield limit
+    torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+
+
+def network(device: torch.device) -> torch.nn.Module:
+    """DenseNet-121 as `claris predict` has it."""
+    return fold_batch_norm(create_model("densenet121").to(device=device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_densenet_predicts_as_on_a_cpu(pack: Pack, precision: str) -> None:
+    ids = pack.ids[:40]
+    found = [
+        predict(network(device), pack, ids, World(0, 0, 1, device), TrainConfig(precision=one), views=4, workers=0)
+        for device, one in ((GPU, precision), (CPU, "fp32"))
+    ]
+    assert np.ptp(found[1]) > 1e-3  # patches are told apart, so that equality means something
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=TOLERANCE[precision])
+
+
+def test_a_graph_of_the_forward_pass_gives_eager_logits(pack: Pack) -> None:
+    from benchmarks.gpu.graphs import capture_forward
+
+    model, config = network(GPU), TrainConfig(precision="fp16")
+    first, second = (torch.from_numpy(np.array(pack.pixels[part])).to(GPU) for part in (slice(0, 32), slice(32, 64)))
+    with torch.inference_mode():
+        replay = capture_forward(lambda images: view_logits(model, images, config, 8), first)
+        for images in (second, first):
+            torch.testing.assert_close(replay(images).clone(), view_logits(model, images, config, 8), rtol=0, atol=5e-3)
+        assert not torch.equal(replay(first).clone(), replay(second).clone())
+
+
+def test_training_without_enough_memory_says_which_batch_size_to_try(
+    call: Call, little_memory: Callable[[float], None], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    little_memory(0.006)
+    where = ["--data", generated.root, "--cache", cache, "--run", tmp_path / "run", "--folds", fold_file]
+    flags = ["--weights", "none", "--batch-size", 160, "--fold", 0, "--nproc", 1, "--workers", 0]
+    code, shown, said = call("train", *where, *flags)
+    assert (code, shown) == (1, "")
+    assert "fold 0: the GPU's memory does not hold 160 patches a step" in said
+    assert "--batch-size 80 or smaller" in said and "Traceback" not in said
+
+
+def test_prediction_without_enough_memory_says_what_to_do(pack: Pack, little_memory: Callable[[float], None]) -> None:
+    model = network(GPU)
+    little_memory(1e-6)
+    with pytest.raises(TrainingError, match="the GPU's memory does not hold") as caught:
+        predict(model, pack, pack.ids, World(0, 0, 1, GPU), TrainConfig(precision="fp16"), views=1)
+    assert "nvidia-smi" in caught.value.mend
