@@ -28,7 +28,7 @@ setup(
     package_dir={"claris_kaggle.kernel_scripts": "kernels"},
     package_data={
         "claris_kaggle": ["py.typed", "*.jinja", "*.js"],
-        "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*"],
+        "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },
     python_requires=">=3.11",
     # The lower ends are what Kaggle's image carries; torch and torchvision must be a pair, so

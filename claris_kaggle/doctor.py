@@ -8,39 +8,25 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from claris_kaggle.errors import ClarisError, one_line
+from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.paths import DataDir, default_cache
 
 PACKAGES = ("torch", "torchvision", "timm", "albumentations", "pandas", "numpy", "scikit-learn", "kaggle", "joblib")
 OLDEST, NEWEST = (3, 11), (3, 13)
 WHOLE_PACK_GB, RUN_GB, MEMORY_GB = 7.7, 1.0, 6.0
-GOOD, WARNING, BAD = "good", "warning", "bad"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, how it is, what was found, and what to do."""
-
-    name: str
-    state: str
-    found: str
-    mend: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """As plain values."""
-        return asdict(self)
-
-
-def examine(data: Path | None, cache: Path | None, *, account: bool) -> list[Finding]:
+def examine(data: Path | None, cache: Path | None, *, account: bool, probe: Path | None = None) -> list[Finding]:
     """All findings.
 
     Args:
         data: the competition's folder, if it is to be looked at.
         cache: where packs go.
-        account: ask Kaggle who the token belongs to, which needs the network.
+        account: ask Kaggle about login, rules, submissions and GPU hours, which needs the network.
+        probe: rehearse a launch on Kaggle with a CPU script, and write what it found to this file.
     """
     looks: dict[str, Callable[[], list[Finding]]] = {
         "python": look_at_python,
@@ -50,8 +36,10 @@ def examine(data: Path | None, cache: Path | None, *, account: bool) -> list[Fin
         "memory": look_at_memory,
         "disk": lambda: look_at_disk(cache or default_cache()),
         "data": lambda: look_at_data(data),
-        "kaggle account": lambda: look_at_account(account),
+        "kaggle account": lambda: look_at_account(account or probe is not None),
     }
+    if probe is not None:
+        looks["probe"] = lambda: look_at_probe(probe)
     findings = []
     for name, look in looks.items():
         try:
@@ -147,14 +135,19 @@ def look_at_data(data: Path | None) -> list[Finding]:
 
 
 def look_at_account(ask: bool) -> list[Finding]:
-    """Whether Kaggle's client finds a token that is accepted; asked only when wanted."""
+    """Return login, rules, submissions and GPU hours; Kaggle is asked only when wanted."""
     if not ask:
         return [Finding("kaggle account", WARNING, "not asked", "Ask with claris doctor --account")]
-    from claris_kaggle import kaggle_api
+    from claris_kaggle.account import examine_account
 
-    user = kaggle_api.whoami()
-    allowed = kaggle_api.patiently("limits", competition=kaggle_api.COMPETITION)["allowed"]
-    return [Finding("kaggle account", GOOD, f"{user}, {allowed} submissions left today")]
+    return examine_account()
+
+
+def look_at_probe(path: Path) -> list[Finding]:
+    """Rehearse a launch with a CPU script, and return how it went and what Kaggle's image holds."""
+    from claris_kaggle.account import examine_probe
+
+    return examine_probe(path)
 
 
 def summary_line(findings: list[Finding]) -> str:

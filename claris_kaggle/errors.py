@@ -93,6 +93,7 @@ class KaggleError(ClarisError):
         after: seconds that the server asked to wait.
         busy: refused only because other sessions are running.
         refused: an answer to a push came, and it is no kernel as it was asked for.
+        no_version: the refused push made no version of the kernel.
     """
 
     def __init__(
@@ -106,10 +107,11 @@ class KaggleError(ClarisError):
         after: float = 0.0,
         busy: bool = False,
         refused: bool = False,
+        no_version: bool = False,
     ) -> None:
         super().__init__(found, needed, mend)
         self.status, self.passing, self.after = status, passing, after
-        self.busy, self.refused = busy, refused
+        self.busy, self.refused, self.no_version = busy, refused, no_version
 
 
 class Stopped(ClarisError):

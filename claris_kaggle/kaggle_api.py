@@ -25,6 +25,7 @@ DOWNLOAD_DEADLINE = 6 * 3600.0
 # Seconds before the second, third ... try; a server's Retry-After is heeded up to the longest.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 LONGEST_PAUSE = 120.0
+CONFLICT = 409
 # Settings of the client that would change what it does, or print requests with their token.
 UNWANTED = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
 # What Kaggle is asked to do by each call, as in "Kaggle refused to ...".
@@ -33,17 +34,34 @@ PHRASES = {
     "push": "take the kernel",
     "kernel": "show the kernel",
     "status": "tell how the session is doing",
-    "outputs": "list the session's output",
+    "log": "show the session's log",
+    "output": "send the session's output",
     "submit": "take the submission",
     "submissions": "list the submissions",
     "limits": "tell how many submissions are left",
+    "quota": "tell the GPU hours",
+    "competition": "show the competition",
+    "running_log": "show the session's log",
+    "delete": "delete the kernel",
+    "status_of_label": "tell how the session is doing",
     "download_all": "send the competition's files",
     "download_one": "send a file of the competition",
 }
+# The pages that a message names.
+SITE = "https://www.kaggle.com"
+SETTINGS_PAGE, CODE_PAGE = f"{SITE}/settings", f"{SITE}/code"
 LOGIN = (
-    "Make one at kaggle.com/settings, under API, and put it into ~/.kaggle/kaggle.json or "
-    "~/.kaggle/access_token, as Kaggle says there, or into KAGGLE_API_TOKEN"
+    "Run kaggle auth login; or make a token at https://www.kaggle.com/settings, under API, and put it into "
+    "KAGGLE_API_TOKEN, ~/.kaggle/access_token or ~/.kaggle/kaggle.json"
 )
+OF_A_KERNEL, OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
+    "submit", "submissions", "limits", "download_all", "download_one",
+)  # fmt: skip
+
+
+def rules_page(competition: str = COMPETITION) -> str:
+    """Return the page on which a competition's rules are accepted."""
+    return f"{SITE}/c/{competition}/rules"
 
 
 def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
@@ -76,12 +94,12 @@ def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[s
     if answer.get("failure") == "disk":
         raise explain_disk(OSError(answer["errno"], answer["text"]), arguments.get("folder", "the disk"))
     if "failure" in answer:
-        raise explain(method, answer)
+        raise explain(method, answer, arguments)
     return dict(answer["answer"])
 
 
-def explain(method: str, answer: dict[str, Any]) -> KaggleError:
-    """The failure as an error with what to do about it."""
+def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> KaggleError:
+    """Return the failure as an error that says what to do about it."""
     text, status = answer.get("text", ""), answer.get("status", 0)
     said, asked = f": {text}" if text else "", PHRASES[method]
     if answer["failure"] == "login":
@@ -98,18 +116,39 @@ def explain(method: str, answer: dict[str, Any]) -> KaggleError:
             found, "", "Run the same command again: it is given a new address", status=status, passing=True
         )
     if status == 401:
-        return KaggleError(f"Kaggle refused the token (401{said})", "a valid token is needed", LOGIN)
+        found = f"Kaggle refused the token (401{said}); it has expired or was revoked"
+        return KaggleError(found, "a valid token is needed", LOGIN, status=status)
     if status == 403:
-        mend = f"Accept the rules at kaggle.com/c/{COMPETITION}/rules, or check the name and the token"
-        return KaggleError(f"Kaggle refused to {asked} (403{said})", "", mend, status=status)
+        found = f"Kaggle refused to {asked} (403{said})"
+        return KaggleError(found, "", explain_403(method, arguments), status=status)
     if status == 404:
-        return KaggleError(f"Kaggle does not know what was asked for (404{said})", "", "Check the name", status=status)
+        found = f"Kaggle does not know what was asked for, to {asked} (404{said})"
+        return KaggleError(found, "", f"Check the name{at_page(arguments)}", status=status)
     passing = status == 429 or status >= 500
     mend = "Try again later" if passing else ""
+    if method == "submit" and "limit" in text.lower():
+        mend = "Run the same command after midnight UTC"
     after = float(answer["after"]) if str(answer.get("after", "")).replace(".", "", 1).isdigit() else 0.0
     return KaggleError(
         f"Kaggle answered {status} and did not {asked}{said}", "", mend, status=status, passing=passing, after=after
     )
+
+
+def explain_403(method: str, arguments: dict[str, Any]) -> str:
+    """Return what to do about a refusal: which page to open depends on what was asked for."""
+    if method in OF_A_COMPETITION:
+        page = rules_page(arguments.get("competition", COMPETITION))
+        return f"Accept the rules at {page}, or check the token at {SETTINGS_PAGE}"
+    if method in OF_A_KERNEL:
+        where = at_page(arguments)
+        return f"Check the name{where}: the kernel is not there, it is another account's and private, or the token's \
+scope leaves it out ({SETTINGS_PAGE})"
+    return f"Check the token's scope and the phone number at {SETTINGS_PAGE}"
+
+
+def at_page(arguments: dict[str, Any]) -> str:
+    """Return ` at ` and the page of the kernel that was asked about; an empty text for other calls."""
+    return f" at {CODE_PAGE}/{arguments['ref']}" if arguments.get("ref") else ""
 
 
 def patiently(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
@@ -120,31 +159,33 @@ def patiently(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> d
 def retry(
     attempt: Callable[[], dict[str, Any]], done: Callable[[], dict[str, Any] | None] | None = None
 ) -> dict[str, Any]:
-    """The attempt's answer, tried again while failures may pass.
+    """Return the attempt's answer; try again while failures may pass.
 
     Args:
         done: for an attempt that changes something: looks whether a failed one was carried out all
             the same, and returns its answer, or None when it was not. It looks after the pause: a server
-            may carry out what it has just failed to answer.
+            may carry out what it has just failed to answer. After a conflict (409) it looks, and nothing is
+            tried again: the conflict may be with the attempt before, whose answer got lost.
     Raises:
         KaggleError: refused for good, or still failing after the last pause.
     """
+    failure: KaggleError | None = None
     for pause in (*PAUSES, None):
-        try:
-            return attempt()
-        except KaggleError as error:
-            if not error.passing:
-                raise
-            if pause is not None:
-                wait = min(max(pause, error.after), LONGEST_PAUSE)
-                say(f"{error.found}; trying again in {wait:.0f} s")
-                time.sleep(wait)
-            found = done() if done else None
-            if found is not None:
-                return found
-            if pause is None:
-                raise
-    raise AssertionError("not reached")
+        if failure is None or failure.status != CONFLICT:
+            try:
+                return attempt()
+            except KaggleError as error:
+                failure = error
+                if not error.passing and not (done and error.status == CONFLICT):
+                    raise
+        if pause is not None:
+            wait = min(max(pause, failure.after), LONGEST_PAUSE)
+            say(f"{failure.found}; trying again in {wait:.0f} s")
+            time.sleep(wait)
+        found = done() if done else None
+        if found is not None:
+            return found
+    raise failure or AssertionError("not reached")
 
 
 def whoami() -> str:
@@ -157,43 +198,3 @@ def whoami() -> str:
     if not user:
         raise KaggleError("the token does not tell the user name", "", "Set KAGGLE_USERNAME as well")
     return user
-
-
-def fetch_file(url: str, target: Path, *, limit: int, deadline: float = 600.0) -> None:
-    """Fetch a plain address into the file, whole or with an error.
-
-    Args:
-        limit: bytes at most.
-    Raises:
-        KaggleError: refused, cut off, too large or too slow.
-    """
-    import requests
-
-    start, size = time.monotonic(), 0
-    try:
-        with requests.get(url, stream=True, timeout=(20, 60)) as response, target.open("wb") as stream:
-            if response.status_code != 200:
-                # 403: the address was good for a while only; another run is given a new one.
-                passing = response.status_code in (403, 429) or response.status_code >= 500
-                text = f"{target.name}: the address answered {response.status_code}"
-                raise KaggleError(text, "", "Run it again", status=response.status_code, passing=passing)
-            for chunk in response.iter_content(1 << 20):
-                size += len(chunk)
-                if size > limit:
-                    raise KaggleError(
-                        f"{target.name}: larger than {limit:,} bytes", "", "It is not what the kernel wrote"
-                    )
-                if time.monotonic() - start > deadline:
-                    raise KaggleError(
-                        f"{target.name}: not fetched within {deadline:.0f} s", "", "Run it again", passing=True
-                    )
-                stream.write(chunk)
-            length = response.headers.get("Content-Length")
-            if length is not None and "Content-Encoding" not in response.headers and int(length) != size:
-                raise KaggleError(
-                    f"{target.name}: cut off at {size:,} of {length} bytes", "", "Run it again", passing=True
-                )
-    except requests.RequestException as error:
-        raise KaggleError(
-            f"{target.name}: not fetched ({type(error).__name__})", "", "Run it again", passing=True
-        ) from error

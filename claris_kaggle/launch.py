@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle import kaggle_api, kernels, pushes, tables
+from claris_kaggle import account, kaggle_api, kernels, pushes, tables
 from claris_kaggle.bundle import compose_kernel
 from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError
@@ -19,17 +19,21 @@ from claris_kaggle.fetch import fetch_file
 from claris_kaggle.files import hold_lock, read_json
 from claris_kaggle.folds import read_folds
 from claris_kaggle.inputs import merge_runs
-from claris_kaggle.kernels import explain_end, explain_failure, kernel_status, pull_kernel
+from claris_kaggle.kernels import NotListedError, explain_end, explain_failure, kernel_status
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import MOST_SESSIONS, Launch, Plan, Round
 from claris_kaggle.predictions import gather_run
 from claris_kaggle.pushes import new_mark
-from claris_kaggle.session import FAILED
+from claris_kaggle.session import FAILED, STOPPED
+from claris_kaggle.session_progress import ProgressReader
 from claris_kaggle.submission import ensemble_runs
 from claris_kaggle.submit import submit_file
 
-LONGEST_SESSION = 24 * 3600.0
-MOST_ROUNDS = 12
+# Seconds: how long a session or a refusal that passes is waited for, and the longest pause between two refused pushes.
+PATIENCE, LONGEST_HOLD = 24 * 3600.0, 1800.0
+MOST_ROUNDS, MOST_NAMES = 12, 5
+# The output of a session that ended badly is looked for this often, and for this share of the time that it ran.
+LOOKS, LOOK_SHARE = 3, 0.1
 
 
 def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, Any]:
@@ -40,38 +44,52 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
     """
     with hold_lock(root / ".lock"):
         launch = Launch(root, plan, was_taken)
+        launch.poll = poll
         if not launch.user:
             launch.user = kaggle_api.whoami()
             launch.save()
         retire_failed(launch)
+        account.prepare_account(launch)
         train_parts(launch, poll)
         submission, sample_ids = put_together(launch)
         return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
 
 
 def was_taken(one: Round) -> bool:
-    """Whether Kaggle took the round's kernel as it was asked for, which an answer that got lost did not tell."""
+    """Return True if Kaggle took the round's kernel as it was asked for. Asks Kaggle where the answer was lost."""
     if one.version or one.outcome == FAILED:
         return bool(one.version)
-    return pushes.find_push(one.ref, one.mark, {}) is not None
+    return one.tried and pushes.find_push(one.ref, one.mark, {}) is not None
 
 
 def retire_failed(launch: Launch) -> None:
-    """Let sessions that failed be begun anew, on what they kept: typing the same command again asks for that."""
+    """Begin a new round for each part whose session failed: on what it kept, or anew."""
     for number, part in enumerate(launch.rounds):
         if part and part[-1].outcome == FAILED:
-            again = "going on with what it kept" if part[-1].kept else "pushing it again"
-            say(f"{part[-1].ref} failed before: {again}")
+            kept = f"going on with what it kept ({part[-1].came or 'its folds'})"
+            say(f"{part[-1].ref} failed before: {kept if part[-1].kept else 'pushing it again'}")
             part.append(next_round(launch, number))
     launch.save()
 
 
 def next_round(launch: Launch, number: int) -> Round:
-    """A new round of a part: under a name of its own, but for one that begins anew what failed without a trace."""
+    """Return a new round of a part. It has a slug of its own, but where it begins anew what failed without output."""
     part = launch.rounds[number]
-    anew = part and part[-1].outcome == FAILED and not part[-1].kept
-    ref = part[-1].ref if anew else f"{launch.user}/{launch.plan.slug(number, len(part))}"
-    return Round(mark=new_mark(launch.plan.name), ref=ref)
+    one = Round(mark=new_mark(launch.plan.name), ref="")
+    last = part[-1] if part else None
+    if last is None or last.kept or last.outcome != FAILED:
+        one.ref = f"{launch.user}/{launch.plan.slug(number, len(part))}"
+    elif last.empty:
+        rename(launch, number, one)
+    else:
+        one.ref = last.ref
+    return one
+
+
+def rename(launch: Launch, number: int, one: Round) -> None:
+    """Give the round a name that no push has had: the refused first push of a name can leave an empty kernel of it."""
+    slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
+    one.ref = f"{launch.user}/{pushes.fresh_slug(slug, one.mark)}"
 
 
 def train_parts(launch: Launch, poll: float) -> None:
@@ -81,7 +99,7 @@ def train_parts(launch: Launch, poll: float) -> None:
         KaggleError: a session failed; the other parts have been trained all the same.
     """
     failed: dict[int, KaggleError] = {}
-    shown = ""
+    shown, reader = "", ProgressReader()
 
     def left() -> list[int]:
         return [part for part in range(len(launch.rounds)) if part not in failed and not launch.complete(part)]
@@ -97,7 +115,7 @@ def train_parts(launch: Launch, poll: float) -> None:
                 say(table)
                 shown = table
             if left():
-                waiting.show(describe_wait(launch))
+                waiting.show(describe_wait(launch, reader))
                 time.sleep(poll)
     for error in list(failed.values())[1:]:
         say(error.found)
@@ -119,17 +137,17 @@ def advance_patiently(launch: Launch, part: int) -> KaggleError | None:
         one = launch.rounds[part][-1]
         if one.version and one.outcome == FAILED:
             return error
-        if not error.passing or time.time() - one.began > LONGEST_SESSION:
+        if not error.passing or time.time() - one.began > PATIENCE:
             raise
         say(f"{one.ref}: {error.found}; looking again later")
     return None
 
 
-def describe_wait(launch: Launch) -> str:
-    """How long the sessions of now have been running, and how long all may still take, by the plan's estimate."""
+def describe_wait(launch: Launch, reader: ProgressReader) -> str:
+    """How far the sessions of now are, by their own logs, and how long all may still take, by the plan's estimate."""
     now = time.time()
     running = [rounds[-1] for rounds in launch.rounds if rounds and rounds[-1].running and rounds[-1].version]
-    times = ", ".join(f"{one.ref} {one.status.lower() or 'pushed'} for {duration(now - one.began)}" for one in running)
+    times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
     spent = sum((one.ended or now) - one.began for rounds in launch.rounds for one in rounds if one.version)
     left = (3600 * launch.plan.hours() - spent) / max(len(running), 1)
     guess = f"about {duration(left)} to go" if left > 0 else "longer than estimated"
@@ -171,6 +189,8 @@ def push(launch: Launch, part: int) -> None:
         KaggleError: refused, or taken without one of its inputs: the round has failed.
     """
     one, plan = launch.rounds[part][-1], launch.plan
+    if time.time() < launch.hold:
+        return
     slug = one.ref.split("/")[1]
     folder = launch.root / "kernels" / slug
     compose_kernel(
@@ -187,41 +207,112 @@ def push(launch: Launch, part: int) -> None:
         models=plan.models,
         **plan.named_files,
     )
+    again, one.tried = one.tried, True
+    launch.save()
     try:
-        kernel = pushes.push_kernel(folder, one.mark, again=True)
+        kernel = pushes.push_kernel(folder, one.mark, again=again)
     except KaggleError as error:
-        if error.busy:
-            say(f"{one.ref}: {error.found}; waiting")
-            # A version that was saved all the same never runs: it must not be found by its mark.
-            one.mark = new_mark(plan.name)
-        if error.refused:
-            one.outcome, one.ended = FAILED, time.time()
-        launch.save()
-        if error.busy:
-            return
+        if error.busy or error.refused:
+            put_down_refusal(launch, part, error)
+        if (error.busy or error.refused) and one.running:
+            return  # to be pushed again
         raise
     pushes.remember(launch.root.parent / pushes.RECORD, kernel, job="train")
-    one.version, one.began = kernel.version, time.time()
+    one.version, one.began, one.limit = kernel.version, time.time(), kernel.limit
+    launch.busy, launch.hold = 0, 0.0
+    launch.save()
+
+
+def put_down_refusal(launch: Launch, part: int, error: KaggleError) -> None:
+    """Note that the round's push was refused. One that passes is to be repeated later, the others end the round."""
+    one = launch.rounds[part][-1]
+    known = any(other.version for other in launch.rounds[part] if other.ref == one.ref)
+    one.empty = error.no_version and not known
+    if pushes.is_name_trouble(error) and launch.renamed < MOST_NAMES:
+        launch.renamed += 1
+        one.mark, one.tried = new_mark(launch.plan.name), False
+        rename(launch, part, one)
+        say(f"{error.found}; taking the name {one.ref}")
+    elif error.busy and time.time() - one.began <= PATIENCE:
+        pause = min(launch.poll * 2**launch.busy, LONGEST_HOLD)
+        launch.busy, launch.hold = launch.busy + 1, time.time() + pause
+        say(f"{one.ref}: {error.found}; pushing again in {duration(pause)}")
+        # A version that was saved all the same never runs: it must not be found by its mark.
+        one.mark, one.tried = new_mark(launch.plan.name), False
+        if one.empty:
+            rename(launch, part, one)
+    else:
+        one.outcome, one.ended = FAILED, time.time()
     launch.save()
 
 
 def look(launch: Launch, part: int) -> None:
-    """Ask for the state of the part's newest round, and pull it when it has ended well."""
+    """Ask for the state of the part's newest round, and pull it when it has ended.
+
+    Raises:
+        KaggleError: it failed, was cancelled, or never ends; or its output is not listed yet, which passes.
+    """
     one = launch.rounds[part][-1]
     one.status, message = kernel_status(one.kernel())
-    if one.status == "COMPLETE":
-        manifest = pull_kernel(one.kernel(), launch.folder(part))
-        one.outcome, one.ended = str(manifest["status"]), time.time()
+    if one.status in kernels.ENDED:
+        one.ended, one.looks = one.ended or time.time(), one.looks + 1
+        launch.hold = 0.0  # a session is free
         launch.save()
-        if one.outcome == FAILED:
-            raise explain_failure(one.kernel(), manifest, launch.folder(part))
-    elif one.status in kernels.ENDED:
-        one.outcome, one.ended = FAILED, time.time()
-        launch.save()
-        raise explain_end(one.kernel(), one.status, message)
-    elif time.time() - one.began > LONGEST_SESSION:
-        found = f"{one.ref} version {one.version} is {one.status.lower()} for {LONGEST_SESSION / 3600:.0f} hours"
+        if one.status == "COMPLETE":
+            pull_complete(launch, part)
+        else:
+            pull_failed(launch, part, message)
+    elif time.time() - one.began > PATIENCE:
+        found = f"{one.ref} version {one.version} is {one.status.lower()} for {PATIENCE / 3600:.0f} hours"
         raise KaggleError(found, "", "Cancel it on the web page, and run the same command again")
+
+
+def pull_complete(launch: Launch, part: int) -> None:
+    """Pull a session that ended well.
+
+    Raises:
+        NotListedError: its output is not listed yet; look again.
+        KaggleError: the session says that it failed, or its output cannot be had.
+    """
+    one, folder = launch.rounds[part][-1], launch.folder(part)
+    try:
+        output = kernels.fetch_output(one.kernel(), folder)
+    except NotListedError as error:
+        if time.time() - one.ended > kernels.LISTING_LAG:
+            mend = f"Look at {kaggle_api.CODE_PAGE}/{one.ref}, and run the same command again"
+            raise KaggleError(error.found, error.needed, mend) from error
+        raise
+    one.outcome, one.ended = output.status, time.time()
+    one.came = output.folds() if output.status == FAILED else ""
+    launch.save()
+    if one.outcome == FAILED:
+        raise explain_failure(one.kernel(), output, folder)
+
+
+def pull_failed(launch: Launch, part: int, message: str) -> None:
+    """Pull what a session had finished that failed, was cancelled or timed out. A time-out is gone on with at once.
+
+    Raises:
+        NotListedError: nothing is listed yet; look again.
+        KaggleError: it failed or was cancelled, or nothing of it can be used.
+    """
+    one, folder = launch.rounds[part][-1], launch.folder(part)
+    kernel = one.kernel()
+    try:
+        output = kernels.fetch_output(kernel, folder, whole=False)
+        one.came = output.folds() if output.files else ""
+    except NotListedError:
+        waited, ran = time.time() - one.ended, one.ended - one.began
+        if one.looks < LOOKS or waited < min(kernels.LISTING_LAG, LOOK_SHARE * ran):
+            raise
+    log = kernels.session_log(kernel)
+    error = explain_end(kernel, one.status, message, log, out=folder, came=one.came)
+    timed_out = kernels.is_timed_out(kernel, one.status, kernels.session_seconds(kernel, log))
+    one.outcome = STOPPED if timed_out and one.came else FAILED
+    launch.save()
+    if one.outcome == FAILED:
+        raise error
+    say(f"{error.found}; going on with what it had finished ({one.came})")
 
 
 def show(launch: Launch) -> str:

@@ -67,22 +67,37 @@ class Plan:
         return trained * (epochs * EPOCH_HOURS + PREDICT_HOURS) + len(self.parts) * PACK_HOURS
 
     def slug(self, number: int, round_number: int) -> str:
-        """The kernel's slug: every round has its own, so that one can be the next one's input."""
+        """Return the kernel's slug: every round has its own, so that one can be the next one's input."""
         again = f"-r{round_number + 1}" if round_number else ""
         return f"claris-{self.name}-{self.part_name(number)}{again}"
 
 
 @dataclass
 class Round:
-    """One session of a part: its mark is put down before it is pushed, the rest when it is known."""
+    """One session of a part: its mark is put down before it is pushed, the rest when it is known.
+
+    Attributes:
+        tried: a push of it may have been sent.
+        limit: seconds after which Kaggle stops the session.
+        began: when it was planned, and then, when it was pushed.
+        ended: when it was first seen to have ended.
+        looks: how often its output was looked for since.
+        came: what was pulled of a session that ended badly, in words.
+        empty: the push was refused, and may have left an empty kernel of its name.
+    """
 
     mark: str
     ref: str
     version: int = 0
     status: str = ""
     outcome: str = ""
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=lambda: time.time())
     ended: float = 0.0
+    tried: bool = False
+    limit: float = 0.0
+    looks: int = 0
+    came: str = ""
+    empty: bool = False
 
     @property
     def running(self) -> bool:
@@ -92,11 +107,11 @@ class Round:
     @property
     def kept(self) -> bool:
         """Whether its output was pulled and is to be gone on with: it stopped, or failed with folds on disk."""
-        return self.status == "COMPLETE" and self.outcome in (STOPPED, FAILED)
+        return self.outcome in (STOPPED, FAILED) and (self.status == "COMPLETE" or bool(self.came))
 
     def kernel(self) -> Kernel:
-        """The version that was pushed."""
-        return Kernel(ref=self.ref, version=self.version, mark=self.mark)
+        """Return the version that was pushed."""
+        return Kernel(ref=self.ref, version=self.version, mark=self.mark, pushed=self.began, limit=self.limit)
 
 
 class Launch:
@@ -110,10 +125,14 @@ class Launch:
 
     def __init__(self, root: Path, plan: Plan, taken: Callable[[Round], bool] = lambda one: True) -> None:
         self.root, self.plan, self.path = root, plan, root / "launch.json"
+        self.busy = 0  # refusals in a row because of other sessions
+        self.hold = 0.0  # no push before this time
+        self.renamed = 0  # pushes whose name was not to be had
+        self.poll = 60.0  # seconds between two looks
         self.user, self.rounds = "", [[] for _ in plan.parts]  # type: tuple[str, list[list[Round]]]
         if self.path.exists():
             stored = read_json(self.path)
-            asked, rounds = as_json(plan), [[Round(**one) for one in part] for part in stored["rounds"]]
+            asked, rounds = as_json(plan), [[read_round(one) for one in part] for part in stored["rounds"]]
             self.user = stored["user"]
             stored["plan"] = as_json(Plan(name="")) | stored["plan"]  # of an earlier version, without newer fields
             if stored["plan"] == asked:
@@ -136,9 +155,19 @@ class Launch:
         """Whether the part is trained, predicted and pulled."""
         return bool(self.rounds[part]) and self.rounds[part][-1].outcome == COMPLETE
 
+    def needs_push(self, part: int) -> bool:
+        """Return whether the part is not complete and Kaggle has no session of it that may still be running."""
+        rounds = self.rounds[part]
+        return not self.complete(part) and not (rounds and rounds[-1].running and rounds[-1].version)
+
     def active(self) -> int:
         """How many sessions may be running."""
         return sum(one.running for part in self.rounds for one in part[-1:])
+
+
+def read_round(stored: dict[str, Any]) -> Round:
+    """Return a round from disk. One of an earlier version does not say whether it was tried: it may have been."""
+    return Round(**{"tried": True, **stored})
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

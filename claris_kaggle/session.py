@@ -18,19 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claris_kaggle.console import Progress
 from claris_kaggle.errors import LAST_WORDS, ClarisError, DiskError, RunError, UsageError
 from claris_kaggle.files import sha256_file, write_json
 from claris_kaggle.inputs import MANIFEST, RUNNING, find_data, find_named_files, find_runs, find_unnamed, merge_runs
+from claris_kaggle.machine import describe_machine
 from claris_kaggle.paths import RunDir
 from claris_kaggle.stopping import parse_duration
 
-JOBS = ("train", "predict", "ensemble")
+JOBS = ("train", "predict", "ensemble", "probe")
 COMPLETE, STOPPED, FAILED = "complete", "stopped", "failed"
 # Where the output of a real session lies.
 WORKING = Path("/kaggle/working")
 SUBMISSION = "submission.csv"
 # Seconds between two looks for finished folds.
 LOOK_EVERY = 1.0
+PROBE = "probe.json"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def work(session: Session, settings: dict[str, Any]) -> tuple[str, str]:
     """
     job = settings["job"]
     try:
-        return {"train": train, "predict": predict, "ensemble": ensemble}[job](session, settings), ""
+        return {"train": train, "predict": predict, "ensemble": ensemble, "probe": probe}[job](session, settings), ""
     except ClarisError as error:
         if job == "ensemble" or not is_worth_keeping(session.run_dir):
             raise
@@ -236,6 +239,20 @@ def ensemble(session: Session, settings: dict[str, Any]) -> str:
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
     must("predict", *packs, "--run", session.run_dir.root)
     must("ensemble", session.run_dir.root, "--data", data.root, "--out", session.working / SUBMISSION)
+    return COMPLETE
+
+
+def probe(session: Session, settings: dict[str, Any]) -> str:
+    """Write what this machine holds to the output, and print a progress line as a long job does."""
+    facts = describe_machine(session.inputs, session.working, session.temporary, next(iter(settings["flags"]), ""))
+    try:
+        facts["data"] = find_data(session.inputs).root.relative_to(session.inputs).as_posix()
+    except ClarisError as error:
+        facts["data"] = f"not found: {error.found}"
+    write_json(session.run_dir.root / PROBE, facts)
+    progress = Progress("probe", 1, "machines")
+    progress.done = 1
+    print(progress.line(), flush=True)
     return COMPLETE
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from claris_kaggle.console import messages_on_stderr  # noqa: E402
 from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
-from tests.kaggle_server import FakeKaggle, Files  # noqa: E402
+from tests.kaggle_double import FakeKaggle, Files  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 180
@@ -116,6 +120,19 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
     fake.close()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the real client run in this process, for tests with many calls; its own process is tested by the others."""
+    from claris_kaggle import kaggle_api, kaggle_client
+
+    def run(command: list[str], *, input: str, **named: Any) -> subprocess.CompletedProcess[str]:
+        answer = kaggle_client.run(command[-1], json.loads(input))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(answer), stderr="")
+
+    stand_in = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(kaggle_api, "subprocess", stand_in)
+
+
 def run_files(run: RunDir, folds: tuple[int, ...] = (0, 1, 2)) -> Files:
     """What a training session leaves of these folds."""
     kept = {}
@@ -201,3 +218,12 @@ def shuffle_rows(source: Path, target: Path, seed: int = 1) -> None:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below the folder with its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def make_archive(data: DataDir) -> bytes:
+    """The competition's archive, as Kaggle would send it."""
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in contents(data.root).items():
+            archive.writestr(name, content)
+    return stream.getvalue()

@@ -23,8 +23,8 @@ from claris_kaggle.ledger import read_ledger
 from claris_kaggle.paths import DataDir, RunDir
 from claris_kaggle.plan import Plan
 from claris_kaggle.pushes import new_mark, push_kernel
-from tests.conftest import ROOT, contents, environment, run_files
-from tests.kaggle_server import FakeKaggle, Fault, Files
+from tests.conftest import ROOT, contents, environment, make_archive, run_files
+from tests.kaggle_double import FINAL, PASSING, FakeKaggle, Fault, Files
 
 CANARY = "canary-0123456789abcdef"
 Call = Callable[..., tuple[int, str, str]]
@@ -79,7 +79,7 @@ def test_a_pushed_kernel_is_watched_and_pulled_by_its_version(
         name.removeprefix("run/fold0/"): value for name, value in run_files(finished, (0,)).items() if "fold0" in name
     }
     versions = [body.get("versionLabel") for route, body in trained.seen if route.endswith("SessionStatus")]
-    assert set(versions) == {"1"}
+    assert set(versions) == {"v1"}
     assert not any(route.startswith("CONNECT") for route, _ in trained.seen)
 
 
@@ -89,13 +89,16 @@ REFUSALS = {
         {"versionNumber": 1, "invalidDatasetSources": ["me/nothing"]}, "invalid_dataset_sources me/nothing"
     ),
     "a model it does not know": ({"versionNumber": 1, "invalidModelSources": ["m"]}, "invalid_model_sources m"),
-    "a competition not joined": ({"versionNumber": 1, "invalidCompetitionSources": ["c"]}, "invalid_competition_"),
+    "a competition not joined": (
+        {"versionNumber": 1, "invalidCompetitionSources": ["c"]}, "accept them at https://www.kaggle.com/c/c/rules"
+    ),
     "a kernel it does not know": ({"versionNumber": 1, "invalidKernelSources": ["k"]}, "invalid_kernel_sources k"),
     "another name": ({"versionNumber": 1, "ref": "/code/me/other"}, "put the kernel at me/other"),
     "no version": ({}, "named no version"),
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", REFUSALS)
 def test_every_field_that_can_carry_a_refusal_is_read(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
     answer, words = REFUSALS[name]
@@ -105,18 +108,7 @@ def test_every_field_that_can_carry_a_refusal_is_read(kaggle: FakeKaggle, tmp_pa
     assert words in str(caught.value) and kaggle.count("SaveKernel") == 1
 
 
-FINAL = {
-    "401": (Fault(status=401, body=b'{"code": 401, "message": "Unauthorized"}'), "refused the token"),
-    "403": (Fault(status=403, body=b'{"code": 403, "message": "Forbidden"}'), "Accept the rules"),
-    "403 with a page": (Fault(status=403, body=b"<html></html>", kind="text/html"), "an answer of type text/html"),
-    "404": (Fault(status=404, body=b'{"code": 404, "message": "no"}'), "does not know"),
-    "400": (
-        Fault(status=400, body=b'{"code": 400, "message": "bad title"}'),
-        "400 and did not take the kernel: bad title",
-    ),
-}
-
-
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", FINAL)
 def test_a_refusal_is_said_once_and_not_tried_again(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
     fault, words = FINAL[name]
@@ -126,17 +118,7 @@ def test_a_refusal_is_said_once_and_not_tried_again(kaggle: FakeKaggle, tmp_path
     assert words in str(caught.value) and kaggle.count("SaveKernel") == 1
 
 
-PASSING = {
-    "429": Fault(status=429, headers={"Retry_After": "0"}),
-    "500": Fault(status=500, body=b"<html>oops</html>", kind="text/html"),
-    "503": Fault(status=503),
-    "cut before": Fault(cut=True),
-    "cut after": Fault(cut=True, acted=True),
-    "broken JSON": Fault(status=200, body=b"{", acted=True),
-    "a page": Fault(status=200, body=b"<html></html>", kind="text/html", acted=True),
-}
-
-
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", PASSING)
 def test_a_push_is_tried_again_and_happens_once(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     trained.faults["SaveKernel"] = [PASSING[name]]
@@ -144,15 +126,17 @@ def test_a_push_is_tried_again_and_happens_once(trained: FakeKaggle, tmp_path: P
     assert len(trained.kernels["me/claris-train"]) == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["GetKernelSessionStatus", "ListKernelSessionOutput", "GET"])
 @pytest.mark.parametrize("name", ["429", "500", "cut before"])
 def test_looking_and_fetching_are_tried_again(trained: FakeKaggle, tmp_path: Path, method: str, name: str) -> None:
     trained.statuses = ["COMPLETE"]
     kernel = push(tmp_path / "k")
     trained.faults[method] = [PASSING[name], PASSING[name]]
-    assert pull_kernel(kernel, tmp_path / "out")["status"] == "complete"
+    assert pull_kernel(kernel, tmp_path / "out").status == "complete"
 
 
+@pytest.mark.usefixtures("quick")
 def test_failures_that_do_not_pass_end_after_the_last_pause(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.faults["SaveKernel"] = [Fault(status=503) for _ in range(50)]
     with pytest.raises(KaggleError, match="answered 503"):
@@ -175,6 +159,7 @@ ENDS = {
 }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ENDS)
 def test_a_session_that_did_not_end_well_is_not_pulled(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     trained.statuses, words = ENDS[name]
@@ -182,6 +167,7 @@ def test_a_session_that_did_not_end_well_is_not_pulled(trained: FakeKaggle, tmp_
     version = trained.kernels["me/claris-train"][0]
     version.message = "out of luck"
     version.log = json.dumps([{"stream_name": "stderr", "time": 1, "data": "RuntimeError: boom\n"}])
+    version.files.clear()
     with pytest.raises(KaggleError) as caught:
         pull_kernel(kernel, tmp_path / "out")
     assert words in str(caught.value) and not (tmp_path / "out").exists()
@@ -196,12 +182,12 @@ def change_output(change: Callable[[Files], object]) -> Callable[[FakeKaggle], N
 
 FIRST = "run/fold0/oof.csv"
 SPOILED = {
-    "a file that climbs out": (lambda files: files.update({"../../evil": b"x"}), "a name inside the folder"),
-    "an absolute file": (lambda files: files.update({"/tmp/evil": b"x"}), "a name inside the folder"),
+    "a file that climbs out": (lambda files: files.update({"../../evil": b"x"}), "Refusing to download"),
+    "an absolute file": (lambda files: files.update({"/tmp/evil": b"x"}), "Refusing to download"),
     "a cut-off file": (lambda files: files.update({FIRST: files[FIRST][:-5]}), "not the file that its session"),
     "another file": (lambda files: files.update({FIRST: files[FIRST][::-1]}), "not the file that its session"),
     "a page for a file": (lambda files: files.update({FIRST: b"<html>403</html>"}), "not the file that its session"),
-    "a longer file": (lambda files: files.update({FIRST: files[FIRST] + b"x" * 9}), "larger than"),
+    "a longer file": (lambda files: files.update({FIRST: files[FIRST] + b"x" * 9}), "not the file that its session"),
     "a file missing": (lambda files: files.pop(FIRST), "1 output files are not listed"),
     "no manifest": (lambda files: files.pop("claris-session.json"), "left no claris-session.json"),
     "a manifest of another push": (
@@ -212,6 +198,7 @@ SPOILED = {
 }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SPOILED)
 def test_output_that_is_not_the_sessions_own_replaces_nothing(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     change, words = SPOILED[name]
@@ -255,6 +242,7 @@ def test_a_submission_is_checked_sent_once_and_scored(
     assert code == 1 and "every value is 0" in said and len(trained.submissions) == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["CreateSubmission", "StartSubmissionUpload"])
 @pytest.mark.parametrize("name", ["500", "cut before", "cut after"])
 def test_a_submission_is_tried_again_and_happens_once(
@@ -278,7 +266,10 @@ def test_a_submission_that_is_not_taken_says_why(
     trained.allowed = 0
     code, _, said = call(*submit)
     assert code == 1 and "today's submissions are used up" in said and trained.uploads == []
-    trained.allowed = 5
+    trained.limits = {"numAllowedNow": 5}  # another computer takes the last one meanwhile
+    code, _, said = call(*submit)
+    assert code == 1 and "Submission limit reached. Run the same command after midnight UTC" in said
+    trained.allowed, trained.limits = 5, None
     trained.faults["PUT"] = [Fault(status=403) for _ in range(5)]
     code, _, said = call(*submit)
     assert code == 1 and "could not be uploaded" in said
@@ -307,6 +298,7 @@ def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeK
     assert len(read_ledger(tmp_path / "ledger.csv")) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_launch_per_fold_never_has_more_than_two_sessions(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
 ) -> None:
@@ -316,6 +308,7 @@ def test_a_launch_per_fold_never_has_more_than_two_sessions(
     assert (tmp_path / "first/run/test.csv").read_bytes() == finished.test.read_bytes()
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_session_stopped_by_its_limit_is_the_input_of_the_next(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
 ) -> None:
@@ -327,13 +320,16 @@ def test_a_session_stopped_by_its_limit_is_the_input_of_the_next(
     assert second[0].request["kernelDataSources"] == ["me/claris-first-all"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.session_limit = 0
     trained.faults["SaveKernel"] = [Fault(), Fault(), Fault(do=lambda: setattr(trained, "session_limit", 2))]
     launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
-    assert len(trained.kernels["me/claris-first-all"]) == 1 and trained.count("SaveKernel") == 3
+    assert trained.count("SaveKernel") == 3 and "me/claris-first-all" in trained.empty
+    assert [len(versions) for versions in trained.kernels.values()] == [1]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
     trained: FakeKaggle, tmp_path: Path
 ) -> None:
@@ -346,15 +342,17 @@ def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
     assert len(trained.kernels["me/claris-first-all"]) == 2 and len(trained.submissions) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_session_that_never_ends_is_given_up(
     trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained.statuses = ["RUNNING"]
-    monkeypatch.setattr(launch, "LONGEST_SESSION", 0.0)
+    monkeypatch.setattr(launch, "PATIENCE", 0.0)
     with pytest.raises(KaggleError, match="is running for"):
         launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
 
+@pytest.mark.usefixtures("quick")
 def test_another_plan_under_the_same_name_is_refused(trained: FakeKaggle, tmp_path: Path) -> None:
     launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     with pytest.raises(ClarisError, match=r"begun with another plan \(parts\)"):
@@ -437,6 +435,20 @@ def test_a_launch_killed_after_its_push_and_its_submission_repeats_neither(train
 
 
 @pytest.mark.slow
+def test_a_launch_killed_after_a_refused_push_takes_another_name(trained: FakeKaggle, tmp_path: Path) -> None:
+    trained.session_limit = 0
+
+    def kill_at(route: str, number: int) -> bool:
+        refused = trained.session_limit == 0 and route.endswith("/SaveKernel")
+        trained.session_limit = 2 if refused else trained.session_limit
+        return refused
+
+    assert launch_through_kills(trained, tmp_path, kill_at, 5) == 1
+    assert trained.empty == {"me/claris-first-all"} and trained.count("SaveKernel") == 3
+    check_launched_once(trained, tmp_path)
+
+
+@pytest.mark.slow
 def test_a_launch_killed_after_every_request_repeats_nothing(trained: FakeKaggle, tmp_path: Path) -> None:
     following = iter(range(2, 100))
     current = [1]
@@ -467,14 +479,6 @@ def test_the_token_is_in_no_file_log_or_bundle(
     for name, content in contents(tmp_path).items():
         assert CANARY.encode() not in content, name
     assert CANARY.encode() not in build_bundle()
-
-
-def make_archive(data: DataDir) -> bytes:
-    stream = BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, content in contents(data.root).items():
-            archive.writestr(name, content)
-    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -24,16 +24,17 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
-        "layout", "model", "distributed", "rank_process", "cudnn_fallback", "checkpoint", "mixing", "precision", "engine",
-        "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
+        "layout", "model", "distributed", "rank_process", "cudnn_fallback", "checkpoint", "mixing", "precision",
+        "engine", "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
     ],
     "verbs": [
         "prepare", "check", "run", "train", "predict", "pages", "figures", "gallery", "report", "classify",
         "classify_page", "export", "demo",
     ],
     "edges": [
-        "inputs", "session", "bundle", "kaggle_client", "kaggle_api", "fetch", "kernels", "pushes", "submit", "plan",
-        "launch", "doctor", "uploads", "guard", "serve", "cli", "__main__",
+        "inputs", "machine", "session", "bundle", "wire_log", "client_calls", "kaggle_client", "kaggle_api", "fetch",
+        "kernels", "session_progress", "pushes", "submit", "plan", "quota", "probe", "findings", "account", "launch",
+        "doctor", "uploads", "guard", "serve", "cli", "__main__",
     ],
 }  # fmt: skip
 ORDER = [module for layer in LAYERS.values() for module in layer]

@@ -5,6 +5,7 @@ Exit code 1 when something that must work does not.
 example:
   claris doctor --data data
   claris doctor --account --json
+  claris doctor --probe
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ HELP = "what works here and what does not"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to be looked at as well")
-    parser.add_argument("--account", action="store_true", help="ask Kaggle whether the token is accepted")
+    parser.add_argument(
+        "--account", action="store_true", help="ask Kaggle about login, rules, submissions and GPU hours"
+    )
+    parser.add_argument(
+        "--probe",
+        type=Path,
+        nargs="?",
+        const=Path("claris-probe.json"),
+        metavar="FILE",
+        help="rehearse a launch on Kaggle: push a private CPU script, follow it, delete it [claris-probe.json]",
+    )
     options.add_cache(parser)
     options.add_json(parser)
 
@@ -29,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each finding; 1 when one is bad."""
     import json
 
-    from claris_kaggle.doctor import BAD, examine, summary_line
+    from claris_kaggle.doctor import examine, summary_line
+    from claris_kaggle.findings import BAD
 
-    findings = examine(args.data, args.cache, account=args.account)
+    findings = examine(args.data, args.cache, account=args.account, probe=args.probe)
     bad = any(one.state == BAD for one in findings)
     if args.json:
         print(json.dumps({"ok": not bad, "findings": [one.to_json() for one in findings]}))

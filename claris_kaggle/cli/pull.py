@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.session import FAILED
 
     kernel = pushes.recall(args.record, args.ref)
-    manifest = kernels.pull_kernel(kernel, args.out)
-    facts = {"out": str(args.out), "status": manifest["status"], "files": sorted(manifest["files"])}
-    print(json.dumps(facts) if args.json else f"{args.out}: {len(manifest['files'])} files, {manifest['status']}")
-    if manifest["status"] == FAILED:
-        raise kernels.explain_failure(kernel, manifest, args.out)
+    output = kernels.pull_patiently(kernel, args.out)
+    facts = {"out": str(args.out), "status": output.status, "files": list(output.files)}
+    print(json.dumps(facts) if args.json else f"{args.out}: {len(output.files)} files, {output.status}")
+    if output.status == FAILED:
+        raise kernels.explain_failure(kernel, output, args.out)

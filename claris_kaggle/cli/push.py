@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Build the kernel, push it unless an unfinished push of the same arrived, and print its name and version."""
     import json
     import tempfile
+    import time
 
     from claris_kaggle import bundle, pushes
     from claris_kaggle.kernels import Kernel
@@ -63,27 +64,46 @@ def run(args: argparse.Namespace) -> None:
     }
     user, slug = owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
-    ref = f"{user}/{slug}"
-    asked = {"job": args.job, "ref": ref, "commit": bundle.commit_name(), "built": built, **settings}
-    earlier = "" if built else pushes.unfinished(args.record, asked)
-    mark = earlier or pushes.new_mark(slug)
+    asked = {"job": args.job, "ref": f"{user}/{slug}", "commit": bundle.commit_name(), "built": built, **settings}
+    mark, ref = ("", "") if built else pushes.unfinished(args.record, asked)
+    again = bool(mark)
+    if not again:
+        mark = pushes.new_mark(slug)
+        ref = choose_name(args, asked["ref"], mark)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
-        bundle.compose_kernel(args.job, folder, user=user, slug=slug, mark=mark, **settings)
+        bundle.compose_kernel(args.job, folder, user=user, slug=ref.split("/")[1], mark=mark, **settings)
         # Put down before it is pushed: by the mark a push whose answer never came is found.
-        pushes.remember(args.record, Kernel(ref=ref, version=0, mark=mark), job=args.job, asked=asked, built=built)
+        kernel = Kernel(ref=ref, version=0, mark=mark, pushed=time.time())
+        pushes.remember(args.record, kernel, job=args.job, asked=asked, built=built)
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
-        kernel = push(folder, mark, args.record, again=bool(earlier))
-    pushes.remember(args.record, kernel, job=args.job)
+        kernel = push(folder, kernel, asked["ref"], args.record, again=again)
+    pushes.remember(args.record, kernel, job=args.job, base=asked["ref"])
     facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
 
 
-def push(folder: Path, mark: str, record: Path, *, again: bool) -> Kernel:
-    """The version that the kernel became; a refused one is taken out of the record.
+def choose_name(args: argparse.Namespace, asked: str, mark: str) -> str:
+    """Return the kernel's owner/slug: the one asked for, or another where a refused push left that one empty."""
+    from claris_kaggle import pushes
+    from claris_kaggle.console import say
 
+    if asked not in pushes.read_empty(args.record) or pushes.has_version(args.record, asked):
+        return asked
+    taken = [one["ref"] for one in pushes.read_record(args.record) if one.get("base") == asked and one["version"]]
+    user, slug = asked.split("/")
+    ref = taken[-1] if taken else f"{user}/{pushes.fresh_slug(slug, mark)}"
+    say(f"{asked}: a refused push may have left an empty kernel of this name; taking {ref}")
+    return ref
+
+
+def push(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool) -> Kernel:
+    """Return the version that the kernel became; a refused one is taken out of the record.
+
+    Args:
+        asked: the name without what was added to it.
     Raises:
         KaggleError: refused, or not known to have arrived.
     """
@@ -91,10 +111,11 @@ def push(folder: Path, mark: str, record: Path, *, again: bool) -> Kernel:
     from claris_kaggle.errors import KaggleError
 
     try:
-        return pushes.push_kernel(folder, mark, again=again)
+        return pushes.push_kernel(folder, kernel.mark, again=again)
     except KaggleError as error:
         if error.refused or error.busy:
-            pushes.forget(record, mark)
+            empty = error.no_version and not pushes.has_version(record, kernel.ref)
+            pushes.forget(record, kernel.mark, empty=asked if empty else "")
         raise
 
 

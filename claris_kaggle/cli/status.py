@@ -1,10 +1,13 @@
 """Ask how the last pushed kernel is doing: exactly the version that was pushed.
 
+With --follow, wait until its session has ended, and show the session's own progress meanwhile.
+
 Exit code 0 while it is well, 1 when it failed or was cancelled.
 
 example:
   claris status
   claris status me/claris-train --json
+  claris status --follow
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ HELP = "how a pushed kernel is doing"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
+    parser.add_argument("--follow", action="store_true", help="wait for the end, and show the session's progress")
+    parser.add_argument(
+        "--poll", type=options.seconds, default=60.0, metavar="SECONDS", help="with --follow: between two looks [60]"
+    )
     options.add_record(parser)
     options.add_json(parser)
 
@@ -28,11 +35,12 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from claris_kaggle import kernels, pushes
+    from claris_kaggle.session_progress import follow_session
 
     kernel = pushes.recall(args.record, args.ref)
-    status, message = kernels.kernel_status(kernel)
+    status, message = follow_session(kernel, args.poll) if args.follow else kernels.kernel_status(kernel)
     failed = status in kernels.ENDED and status != "COMPLETE"
-    error = kernels.explain_end(kernel, status, message) if failed else None
+    error = kernels.explain_end(kernel, status, message, kernels.session_log(kernel)) if failed else None
     if error and not args.json:
         raise error
     message = error.found if error else message
