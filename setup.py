@@ -31,8 +31,8 @@ setup(
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },
     python_requires=">=3.11",
-    # The lower ends are what Kaggle's image carries; torch and torchvision must be a pair, so
-    # both stay open at the top and pip chooses them together.
+    # The lower ends are what Kaggle's image carries, but for kaggle and kagglesdk: only the user's own machine calls
+    # them. torch and torchvision must be a pair, so both stay open at the top and pip chooses them together.
     install_requires=[
         "torch>=2.10",
         "torchvision>=0.25",
@@ -44,8 +44,9 @@ setup(
         "scikit-learn>=1.6,<2",
         "scipy>=1.13",
         "joblib>=1.5,<2",
-        "kaggle>=2.0.2,<3",
-        "kagglesdk",  # the client's typed layer; kaggle says which version
+        "filelock>=3.29,<5",
+        "kaggle>=2.2.5,<3",
+        "kagglesdk>=0.1.38",  # the client's typed layer
         "requests>=2.31",
         "six",  # imported by kaggle 2.2, which does not declare it
         "safetensors>=0.4",

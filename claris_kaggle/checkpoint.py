@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from claris_kaggle import platforms
 from claris_kaggle.console import say
 from claris_kaggle.errors import DataError, DiskError, RunError
 from claris_kaggle.files import explain_disk_errors, read_json, replacing, sha256_bytes, sha256_file, write_json
@@ -47,7 +47,7 @@ def write_checkpoint(path: Path, content: memoryview) -> None:
         if path.exists():
             with replacing(previous(path)) as older:
                 older.unlink()
-                os.link(path, older)
+                platforms.link_or_copy(path, older)
 
 
 class CheckpointWriter:

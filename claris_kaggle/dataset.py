@@ -10,7 +10,6 @@ import shutil
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from claris_kaggle.config import TrainConfig
 from claris_kaggle.errors import TrainingError
 from claris_kaggle.pack import Pack
+from claris_kaggle.platforms import SHARED_MEMORY, STOP_SIGNALS
 from claris_kaggle.transforms import ORDER, Geometry, color_draws, draw, stain_draws, turn_numbers
 
-# Where loader processes leave what they send, and how many items each has ready (torch's own default).
-SHARED_MEMORY, AHEAD = Path("/dev/shm"), 2
+# How many items each loader process has ready (torch's own default).
+AHEAD = 2
 
 
 class Batch(NamedTuple):
@@ -237,7 +237,7 @@ def keep_to_one_core(worker: int) -> None:
     """
     import cv2
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

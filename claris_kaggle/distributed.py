@@ -23,8 +23,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from claris_kaggle import errors
-from claris_kaggle.errors import ClarisError, Stopped, TrainingError
+from claris_kaggle import errors, platforms
+from claris_kaggle.errors import ClarisError, Stopped, TrainingError, UsageError
 from claris_kaggle.files import hold_lock
 from claris_kaggle.stopping import end_with_parent, restore_signals
 
@@ -66,9 +66,15 @@ def was_launched() -> bool:
     return LAUNCHED in os.environ
 
 
-def default_nproc() -> int:
-    """The number of GPUs here, else 1."""
-    return max(1, torch.cuda.device_count())
+def choose_nproc(asked: int) -> int:
+    """Return the number of processes to train or predict with: as asked, or with 0 one for each GPU, else one.
+
+    Raises:
+        UsageError: several are asked for, and this system's torch has no torchrun.
+    """
+    if asked > 1 and not platforms.SEVERAL_PROCESSES:
+        raise UsageError(f"--nproc is {asked}", "several processes need Linux or macOS", "Give --nproc 1")
+    return asked or (max(1, torch.cuda.device_count()) if platforms.SEVERAL_PROCESSES else 1)
 
 
 @contextlib.contextmanager
@@ -212,7 +218,7 @@ def launch(nproc: int, module: str, *arguments: str) -> None:
         except ChildFailedError as failed:
             raise explain_failure(failed.failures, nproc) from failed
         except SignalException as stopped:  # torchrun has passed it on, and the ranks have saved and ended
-            found = f"stopped by {signal.Signals(stopped.sigval).name}"
+            found = f"stopped by {platforms.signal_name(stopped.sigval)}"
             raise Stopped(found, "", "The same command goes on from there") from stopped
 
 
@@ -262,6 +268,6 @@ def explain_failure(failures: dict[int, Any], nproc: int) -> ClarisError:
     mend = "Run the same command to go on from the last checkpoint"
     if failure.exitcode >= 0:
         return TrainingError(f"process {rank} of {nproc} ended with exit code {failure.exitcode}", "", mend)
-    name = signal.Signals(-failure.exitcode).name
+    name = platforms.signal_name(-failure.exitcode)
     reason = "out of memory is the usual reason" if name == "SIGKILL" else ""
     return TrainingError(f"process {rank} of {nproc} was killed by {name}", reason, mend)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from claris_kaggle import platforms
 from claris_kaggle.errors import ClarisError, one_line
 from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.paths import DataDir, default_cache
@@ -104,7 +105,10 @@ def look_at_devices() -> list[Finding]:
 
 def look_at_memory() -> list[Finding]:
     """Whether the memory is enough for workers and page cache."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    size = platforms.total_memory()
+    if size is None:
+        return [Finding("memory", WARNING, "not known", f"{MEMORY_GB:.0f} GB are advised")]
+    total = size / 1e9
     if total < MEMORY_GB:
         return [Finding("memory", WARNING, f"{total:.1f} GB", f"{MEMORY_GB:.0f} GB are advised: give fewer --workers")]
     return [Finding("memory", GOOD, f"{total:.1f} GB")]

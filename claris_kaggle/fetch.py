@@ -10,9 +10,9 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from claris_kaggle import kaggle_api
+from claris_kaggle import kaggle_api, platforms
 from claris_kaggle.console import Progress, Waiting, say
 from claris_kaggle.errors import ClarisError, DataError, DiskError, KaggleError, UsageError, one_line
 from claris_kaggle.files import explain_disk_errors, hold_lock, write_bytes
@@ -58,7 +58,7 @@ def fetch_data(folder: Path, competition: str = kaggle_api.COMPETITION) -> DataD
         DataDir(aside / "files").require()
         if folder.exists():
             folder.rmdir()
-        (aside / "files").rename(folder)
+        platforms.move_folder(aside / "files", folder)
         shutil.rmtree(aside)
     return data.require()
 
@@ -120,7 +120,7 @@ def unpack(archive: Path, folder: Path) -> None:
     folder.mkdir()
     with refuse_damage(archive), zipfile.ZipFile(archive) as source:
         entries = [entry for entry in source.infolist() if not entry.is_dir()]
-        wrong = [entry.filename for entry in entries if not is_inside(entry.filename)]
+        wrong = [entry.filename for entry in entries if not platforms.is_inside(entry.filename)]
         if wrong:
             raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "names inside the folder are needed", "")
         needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
@@ -146,12 +146,6 @@ def refuse_damage(archive: Path) -> Iterator[None]:
         archive.unlink()
         found = f"{archive.name}: damaged ({one_line(error)})"
         raise DataError(found, "", "Run the same command again: it fetches the archive anew") from error
-
-
-def is_inside(name: str) -> bool:
-    """Whether a file of this name lies inside the folder that it is unpacked to."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
 def fetch_file(name: str, folder: Path, competition: str = kaggle_api.COMPETITION) -> Path:

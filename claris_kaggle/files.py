@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,12 +17,17 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from claris_kaggle import platforms
 from claris_kaggle.errors import DataError, DiskError, RunError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 CHUNK = 1 << 22
-HELD: set[TextIO] = set()  # the lock files that this process holds
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+HELD: set[BaseFileLock] = set()  # the locks that this process holds
 
 
 @contextlib.contextmanager
@@ -41,7 +45,13 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 def explain(error: OSError, path: object) -> DiskError:
     """What the error about this path means and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    refused = platforms.refused_name(Path(str(path)))
+    if refused:
+        return DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
+    if platforms.is_open_elsewhere(error):
+        mend = "Close it there, and run the same command again"
+        return DiskError(f"{path}: open in another program", "nothing was changed", mend)
+    if error.errno in NO_SPACE:
         mend = "Free some space, or name a folder on another disk, and run the same command again"
         return DiskError(f"{path}: no space left on the disk", "nothing was changed", mend)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -66,17 +76,15 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def beside(path: Path) -> Path:
-    """A name beside `path` that nothing has yet; the folder is made."""
+    """A name beside `path` that nothing has yet; the folder is made.
+
+    Raises:
+        DiskError: this system takes no file of the name `path`.
+    """
+    refused = platforms.refused_name(path)
+    if refused:
+        raise DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
 
@@ -95,12 +103,13 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             temporary.touch(exist_ok=False)
             yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
+            with temporary.open("r+b") as stream:
+                platforms.sync_file(stream)
+            platforms.replace(temporary, path)
+            platforms.sync_folder(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # on Windows, while a virus scanner reads it
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -121,9 +130,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             aside.mkdir()
             yield aside
-            sync_folder(aside)
-            aside.rename(path)
-            sync_folder(path.parent)
+            platforms.sync_folder(aside)
+            platforms.move_folder(aside, path)
+            platforms.sync_folder(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -183,38 +192,56 @@ def sha256_file(path: Path) -> str:
 def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file as its only writer; the system frees it when this process dies.
 
+    Who holds it stands in a file beside it, as Windows lets nobody read a file that is locked.
+
     Args:
         path: the lock file; its folder is made.
         wait: stand in line instead of refusing.
     Raises:
         RunError: another living process holds it; the message says which and since when.
+        DiskError: the lock file cannot be made.
     """
+    from filelock import FileLock, Timeout  # late: it takes 50 ms, and `claris --help` locks nothing
+
+    holder = path.with_name(f"{path.name}.holder")
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+", encoding="utf-8")
-    with stream:
+        lock = FileLock(path, thread_local=False)
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            found = f"{path.parent}: in use by {holder}"
+            lock.acquire(blocking=wait)
+        except Timeout:
+            found = f"{path.parent}: in use by {read_holder(holder)}"
             raise RunError(found, "one writer at a time", "Wait for it, or name another folder") from None
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        stream.flush()
-        HELD.add(stream)
-        try:
-            yield
-        finally:
-            HELD.discard(stream)
+    HELD.add(lock)
+    try:
+        with explain_disk_errors(holder):
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", "utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows, while another process reads it
+            holder.unlink()
+        HELD.discard(lock)
+        lock.release()
 
 
-def let_go() -> None:
-    """Give up the parent's locks in a forked process, which would hold them on when the parent is killed."""
+def read_holder(path: Path) -> str:
+    """Return who holds a lock, as it wrote it down; "another process" where it has not done so yet."""
+    with contextlib.suppress(OSError):
+        return path.read_text("utf-8", "replace").strip() or "another process"
+    return "another process"
+
+
+def give_up_locks() -> None:
+    """Close the parent's locks in a forked process, which would hold them on when the parent is killed.
+
+    filelock does so itself from its version 3.30 on; Kaggle's image has an older one.
+    """
     while HELD:
-        HELD.pop().close()
+        context = HELD.pop()._context
+        if context.lock_file_fd is not None:
+            os.close(context.lock_file_fd)
+            context.lock_file_fd = None
 
 
-os.register_at_fork(after_in_child=let_go)
+platforms.after_fork_in_child(give_up_locks)

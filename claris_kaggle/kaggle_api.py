@@ -17,6 +17,7 @@ from typing import Any
 from claris_kaggle.console import say
 from claris_kaggle.errors import KaggleError
 from claris_kaggle.files import explain as explain_disk
+from claris_kaggle.platforms import HOME
 
 COMPETITION = "histopathologic-cancer-detection"
 DEADLINE = float(os.environ.get("CLARIS_KAGGLE_DEADLINE", "120"))
@@ -52,7 +53,7 @@ SITE = "https://www.kaggle.com"
 SETTINGS_PAGE, CODE_PAGE = f"{SITE}/settings", f"{SITE}/code"
 LOGIN = (
     "Run kaggle auth login; or make a token at https://www.kaggle.com/settings, under API, and put it into "
-    "KAGGLE_API_TOKEN, ~/.kaggle/access_token or ~/.kaggle/kaggle.json"
+    f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
 OF_A_KERNEL, OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
     "submit", "submissions", "limits", "download_all", "download_one",
@@ -74,12 +75,19 @@ def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[s
     environment = {name: value for name, value in os.environ.items() if name not in UNWANTED}
     # -P: a kaggle.py in the user's own folder is not the client.
     command = [sys.executable, "-P", "-m", "claris_kaggle.kaggle_client", method]
+    environment["CLARIS_CALLER"] = str(os.getpid())
     environment["PYTHONPATH"] = os.pathsep.join(
         part for part in (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")) if part
     )
     try:
         done = subprocess.run(
-            command, input=json.dumps(arguments), capture_output=True, text=True, timeout=deadline, env=environment
+            command,
+            input=json.dumps(arguments),
+            capture_output=True,
+            text=True,
+            errors="replace",  # what the client prints may be of any encoding; the answer is ASCII
+            timeout=deadline,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         text = f"Kaggle did not answer within {deadline:.0f} s"

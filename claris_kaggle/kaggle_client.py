@@ -33,6 +33,7 @@ KERNEL_REFUSALS = (
 SOURCES = ("dataset", "competition", "kernel", "model")
 # A name in a listing that lies outside the folder it is fetched to.
 CLIMBING = r"^/|(?:^|/)\.\.(?:/|$)"
+CALLER = "CLARIS_CALLER"  # the number of the process that asks
 # What the client itself answers when the upload failed.
 UPLOAD_FAILED = "Could not submit to competition"
 
@@ -248,7 +249,8 @@ def has_login(api: Any) -> bool:
 
 def main() -> None:
     """Answer one call."""
-    end_with_parent()  # a killed fetch must not go on writing beside the next
+    # A killed fetch must not go on writing beside the next. On Windows a virtual environment's launcher stands between.
+    end_with_parent(int(os.environ.get(CALLER, "0")))
     # The client prints to stdout as it likes: only our own answer may go there.
     answer_to = os.dup(1)
     os.dup2(2, 1)

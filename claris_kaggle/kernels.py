@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from claris_kaggle import kaggle_api
+from claris_kaggle import kaggle_api, platforms
 from claris_kaggle.console import Waiting, duration, say
 from claris_kaggle.errors import KaggleError, UsageError, name_few
 from claris_kaggle.files import explain_disk_errors, read_json, write_json
@@ -241,7 +241,7 @@ def fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> Output:
             for name in kept:
                 if (aside / name).exists():
                     (out / name).parent.mkdir(parents=True, exist_ok=True)
-                    (aside / name).replace(out / name)
+                    platforms.replace(aside / name, out / name)
             for path in stale:
                 path.unlink()
             # The manifest last: where it is, everything that it names is there.
@@ -306,8 +306,7 @@ def safe_name(name: str) -> str:
     Raises:
         KaggleError: it would lie outside the folder.
     """
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or "\\" in name or "\0" in name or any(part in ("..", ".") for part in parts):
+    if not platforms.is_inside(name):
         raise KaggleError(f"the output lists a file {name!r}", "a name inside the folder is needed", "Do not trust it")
     return name
 

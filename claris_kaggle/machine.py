@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from claris_kaggle import platforms
+
 DEEPEST, MOST_FOLDERS, PATCHES = 4, 60, ("train", "test")
 REACH_SECONDS = 5.0
 
@@ -29,7 +31,7 @@ def describe_machine(inputs: Path, working: Path, temporary: Path, reach: str = 
         "system": platform.platform(),
         "packages": installed_packages(),
         "cpus": os.cpu_count() or 0,
-        "memory_gb": round(memory_bytes() / 1e9, 1),
+        "memory_gb": round((platforms.total_memory() or 0) / 1e9, 1),
         "gpus": gpu_count(),
         "disk": {name: describe_disk(path) for name, path in (("working", working), ("temporary", temporary))},
         "inputs": {"root": str(inputs), "folders": list_folders(inputs)},
@@ -42,14 +44,6 @@ def installed_packages() -> dict[str, str]:
     """Return the version of every installed package, by its name in small letters."""
     found = {str(one.metadata["Name"] or "").lower(): one.version for one in importlib.metadata.distributions()}
     return {name: version for name, version in sorted(found.items()) if name}
-
-
-def memory_bytes() -> int:
-    """Return the machine's memory; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no sysconf on Windows
-        return 0
 
 
 def gpu_count() -> int:

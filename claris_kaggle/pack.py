@@ -13,10 +13,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from claris_kaggle import platforms
 from claris_kaggle.console import Progress, say
 from claris_kaggle.errors import DataError, DiskError, PatchError, count, name_few
 from claris_kaggle.files import (
@@ -48,6 +50,10 @@ class Pack:
     ids: list[str]
     pixels: NDArray[np.uint8]
     folder: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a process that was not forked open the files anew: pickle would copy all pixels of the mapping."""
+        return open_pack, (self.folder, self.ids)
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each id, int64 [len(ids)].
@@ -165,7 +171,7 @@ def write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
     """
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(ids), *SHAPE))
     with path.open("r+b") as stream:  # a full disk must be an error here, not a SIGBUS in the mapping
-        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        platforms.allocate(stream, path.stat().st_size)
 
     fill = functools.partial(fill_rows, source, path)
     with Progress(f"pack {source.name}", len(ids)) as progress:
@@ -175,7 +181,7 @@ def write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
         more = f" (and {count(len(faults) - 1, 'more bad file')}; claris check lists them)" if len(faults) > 1 else ""
         raise PatchError(f"{faults[0]}{more}", "", "No pack was written")
     with path.open("r+b") as stream:
-        os.fsync(stream.fileno())
+        platforms.sync_file(stream)
 
 
 def fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> list[str]:
@@ -186,7 +192,7 @@ def fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> lis
     with path.open("r+b", buffering=0) as stream:
         for row, name in enumerate(names, start):
             try:
-                os.pwrite(stream.fileno(), read_proved(source, name).data, begin + row * NBYTES)
+                platforms.write_at(stream, begin + row * NBYTES, read_proved(source, name).data)
             except PatchError as error:
                 faults.append(str(error))
     return faults

@@ -103,7 +103,7 @@ def predict_run(job: PredictJob) -> dict[str, Any] | None:
             return work(job, world, stopper, proved=False)
     require_trained(job.run_dir)  # before the lock, which would make the folder
     with hold_lock(job.run_dir.lock):
-        nproc = job.nproc or distributed.default_nproc()
+        nproc = distributed.choose_nproc(job.nproc)
         if nproc > 1:
             read_run(job)
         return run_ranks(

@@ -282,7 +282,7 @@ def finished_files(run_dir: RunDir) -> list[Path]:
 def all_files(session: Session) -> list[Path]:
     """Return the files of the session's run, and those of its submission."""
     found = [*session.run_dir.root.rglob("*"), *session.working.glob("submission.*")]
-    return [path for path in found if path.is_file() and path.name != ".lock"]
+    return [path for path in found if path.is_file() and not path.name.startswith(".lock")]
 
 
 def write_manifest(

@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from claris_kaggle import platforms
 from claris_kaggle.errors import UsageError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Kept back for the end of a long run; a short limit gives up a twentieth of itself.
 RESERVE_SECONDS = 60.0
 RESERVE_SHARE = 0.05
@@ -47,25 +47,7 @@ def end_with_parent(known: int = 0, every: float = 0.5) -> None:
     Args:
         known: the other's number, where it may have ended before this was called: then nobody tells a new parent.
     """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent and is_alive(known or parent):
-            time.sleep(every)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def is_alive(number: int) -> bool:
-    """Whether there is a process of that number."""
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
+    platforms.end_with(known, every)
 
 
 @contextlib.contextmanager
@@ -78,7 +60,7 @@ def restore_signals() -> Iterator[tuple[int, ...]]:
     if threading.current_thread() is not threading.main_thread():
         yield ()
         return
-    kept = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    kept = {number: signal.getsignal(number) for number in platforms.STOP_SIGNALS}
     try:
         yield tuple(kept)
     finally:
@@ -101,7 +83,7 @@ class Stopper:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT ask for a stop within the context, instead of ending the process.
+        """Let SIGTERM, SIGINT and Ctrl-Break ask for a stop within the context, instead of ending the process.
 
         A second one ends it, but for a rank: torchrun passes signals on that the rank may have got itself. Outside the
         main thread, where Python allows no handlers, signals keep their effect.
@@ -113,7 +95,7 @@ class Stopper:
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Take note of the signal and give the next one its usual effect."""
-        self.signal = signal.Signals(number).name
+        self.signal = platforms.signal_name(number)
         if "RANK" not in os.environ:
             signal.signal(number, signal.SIG_DFL)
 

@@ -66,7 +66,7 @@ def train_run(job: TrainJob, config: TrainConfig | Mapping[str, Any] | None = No
             work(job, options, world, stopper)
         return
     with hold_lock(job.run_dir.lock):
-        nproc = job.nproc or distributed.default_nproc()
+        nproc = distributed.choose_nproc(job.nproc)
         if nproc > 1:
             begin_run(job, options, nproc)
         run_ranks(

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, environment
 PACKAGE = ROOT / "claris_kaggle"
 # A module may import those before it, except that tables and pixels never meet.
 LAYERS = {
-    "foundations": ["errors", "files", "paths", "console", "presets", "config", "stopping"],
+    "foundations": ["errors", "platforms", "files", "paths", "console", "presets", "config", "stopping"],
     "tables": [
         "csv_text", "tables", "metrics", "calibration", "resampling", "uncertainty", "folds", "split", "predictions",
         "members", "blending", "ensemble", "submission", "comparison", "ledger",

@@ -19,6 +19,7 @@ from claris_kaggle import __version__
 from claris_kaggle.console import is_speaker, messages_on_stderr
 from claris_kaggle.errors import LAST_WORDS, ClarisError, Stopped, one_line
 from claris_kaggle.files import explain
+from claris_kaggle.platforms import spell_out_unprintable
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 VERBS = (
@@ -99,6 +100,7 @@ def build_parser(*verbs: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use, 3 stopped in time."""
+    spell_out_unprintable(sys.stdout, sys.stderr)
     arguments = list(sys.argv[1:] if argv is None else argv)
     with messages_on_stderr(logging.DEBUG if "--debug" in arguments else logging.INFO):
         return run_command(arguments)
