@@ -46,10 +46,8 @@ def installed_packages() -> dict[str, str]:
 
 def memory_bytes() -> int:
     """Return the machine's memory; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no sysconf on Windows
-        return 0
+    sysconf = getattr(os, "sysconf", None)  # not on Windows
+    return int(sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES")) if sysconf else 0
 
 
 def gpu_count() -> int:
