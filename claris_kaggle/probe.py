@@ -109,6 +109,7 @@ def rehearse(probe: Probe, folder: Path, poll: float) -> None:
     mark = pushes.new_mark("probe")
     slug = f"claris-probe-{secrets.token_hex(3)}"
     ref = compose_kernel("probe", folder / "script", user=probe.user, slug=slug, mark=mark, flags=[REACH])
+    say(f"pushing the private kernel {ref}; it is deleted at the end")
     with timed(probe, "push") as done:
         probe.ref = ref  # from here on there may be a kernel to delete
         kernel = pushes.push_kernel(folder / "script", mark)

@@ -333,11 +333,12 @@ def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> N
 def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
     trained: FakeKaggle, tmp_path: Path
 ) -> None:
-    trained.statuses = ["RUNNING", "ERROR"]
+    trained.statuses, produce = ["RUNNING", "ERROR"], trained.produce
+    trained.produce = lambda settings: ({}, "")
     arguments = (plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv")
     with pytest.raises(KaggleError, match="version 1 failed"):
         launch.run_launch(*arguments, poll=0)
-    trained.statuses = ["COMPLETE"]
+    trained.statuses, trained.produce = ["COMPLETE"], produce
     assert launch.run_launch(*arguments, poll=0)["status"] == "COMPLETE"
     assert len(trained.kernels["me/claris-first-all"]) == 2 and len(trained.submissions) == 1
 

@@ -83,6 +83,7 @@ def test_what_a_failed_session_had_finished_is_kept_and_gone_on_with(
     assert trained.kernels["me/claris-first-all-r2"][0].request["kernelDataSources"] == ["me/claris-first-all"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_failed_session_is_pulled_and_said_to_have_failed(
     trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir
 ) -> None:
@@ -168,6 +169,7 @@ def test_an_act_is_looked_for_after_the_pause(monkeypatch: pytest.MonkeyPatch) -
     assert events == ["attempt", "sleep", "look"] * 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_unfinished_push_is_found_by_the_same_command_and_repeated_by_the_next(
     trained: FakeKaggle, call: Call, tmp_path: Path
 ) -> None:
@@ -186,6 +188,7 @@ def test_an_unfinished_push_is_found_by_the_same_command_and_repeated_by_the_nex
     assert trained.kernels["me/claris-train"][0].request["sessionTimeoutSeconds"] == 12 * 3600 - 60
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_push_whose_answer_got_lost_is_adopted_by_the_same_command(
     trained: FakeKaggle, call: Call, tmp_path: Path
 ) -> None:
@@ -198,6 +201,7 @@ def test_a_push_whose_answer_got_lost_is_adopted_by_the_same_command(
     assert call(*push, "--fold", "0")[1] == "me/claris-train version 2\n"
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_kernels_of_a_launch_and_those_pushed_by_hand_are_known(
     trained: FakeKaggle, call: Call, tmp_path: Path
@@ -228,6 +232,7 @@ def submission(call: Call, finished: RunDir, generated: DataDir, tmp_path: Path)
     return ["submit", out, "--data", generated.root, "--ledger", tmp_path / "l.csv", "--poll", 0]
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_upload_that_fails_is_tried_again(trained: FakeKaggle, call: Call, submission: list[object]) -> None:
     trained.faults["PUT"] = [Fault(status=503), Fault(status=500)]
     code, _, said = call(*submission)
@@ -269,6 +274,7 @@ def test_another_version_pulled_into_a_folder_leaves_nothing_of_the_one_before(
     assert code == 2 and "were changed since (run/fold2/oof.csv)" in said and contents(out) == before
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_failed_session_is_said_once(trained: FakeKaggle, call: Call, tmp_path: Path) -> None:
     trained.produce = lambda settings: ({}, "complete")
     trained.statuses = ["ERROR"]
@@ -281,6 +287,7 @@ def test_a_failed_session_is_said_once(trained: FakeKaggle, call: Call, tmp_path
     assert trained.count("ListKernelSessionOutput") == 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_refusal_for_the_weeks_quota_says_when_to_go_on(kaggle: FakeKaggle, call: Call, tmp_path: Path) -> None:
     reason = "Maximum weekly GPU quota of 30.00 hours reached."
     kaggle.answers["kernels.KernelsApiService/SaveKernel"] = {"error": reason}

@@ -14,6 +14,7 @@ import pytest
 from claris_kaggle import account
 from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.paths import DataDir
+from claris_kaggle.probe import EXPECTED
 from tests.conftest import ROOT, contents
 from tests.kaggle_double import FakeKaggle, Files, log_of
 from tests.probe_replay import replay
@@ -99,6 +100,12 @@ def test_it_says_what_the_image_holds_and_where_it_differs(rehearsal: Rehearsal)
     assert any("histopathologic-cancer-detection" in one for one in machine["inputs"]["folders"])
     machine["packages"]["torch"] = "9.9.9"
     assert any(one.startswith("torch 9.9.9 (tested with") for one in account.unexpected_versions(machine))
+
+
+def test_the_versions_that_are_expected_are_those_of_the_tests() -> None:
+    lines = (ROOT / "kaggle-versions.txt").read_text("utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    assert {name: pinned[name] for name in EXPECTED if not pinned[name].startswith(EXPECTED[name])} == {}
 
 
 def test_the_record_holds_no_token_name_header_source_or_address(rehearsal: Rehearsal) -> None:
