@@ -136,12 +136,12 @@ def prepare_account(launch: Launch) -> None:
     """Say how many GPU hours are left, and whether the parts that are not pushed yet fit into them.
 
     Raises:
-        KaggleError: the account has no GPU hours at all.
+        KaggleError: the account has no GPU hours at all, or its token has expired.
     """
     parts = tuple(launch.plan.parts[part] for part in range(len(launch.rounds)) if launch.needs_push(part))
     if parts:
-        propose_probe(launch.user)
         require_quota(dataclasses.replace(launch.plan, parts=parts).hours())
+        propose_probe(launch.user)
 
 
 def propose_probe(user: str) -> None:

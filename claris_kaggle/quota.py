@@ -71,11 +71,13 @@ def require_quota(hours: float) -> None:
     Args:
         hours: that the sessions to be pushed are estimated to take.
     Raises:
-        KaggleError: the account has no GPU hours at all.
+        KaggleError: the account has no GPU hours at all, or its token has expired.
     """
     try:
         quota = ask_quota()
     except KaggleError as error:
+        if error.status == 401:  # nor would anything else be answered
+            raise
         say(f"GPU hours: not known ({error.found})")
         return
     verdict = judge_plan(quota, hours)

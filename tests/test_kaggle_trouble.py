@@ -338,7 +338,7 @@ def test_a_file_of_the_users_own_is_not_the_client(
 
 def test_the_client_ends_with_the_process_that_started_it(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
-    code = "from claris_kaggle import kaggle_api; kaggle_api.call('status', ref='me/x', version=1)"
+    code = "from claris_kaggle import kaggle_api; kaggle_api.call('status', ref='me/claris-train', version=1)"
     parent = subprocess.Popen([sys.executable, "-c", code], env={**environment(), "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 60
     while not kaggle.seen and time.monotonic() < deadline:
