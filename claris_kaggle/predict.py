@@ -24,13 +24,13 @@ from claris_kaggle.errors import DataError, DiskError, RunError, Stopped, Traini
 from claris_kaggle.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds
 from claris_kaggle.inference import predict
+from claris_kaggle.jobs import convert_places, job_values, torch_settings
 from claris_kaggle.metrics import auc
 from claris_kaggle.model import fold_batch_norm, trained_network
 from claris_kaggle.pack import Pack
 from claris_kaggle.paths import DataDir, FoldDir, RunDir
 from claris_kaggle.precision import suggest_precision, usable_precision
 from claris_kaggle.prepare import get_pack, read_training
-from claris_kaggle.run import convert_places, job_values, torch_settings
 from claris_kaggle.stopping import Stopper
 from claris_kaggle.tta import require_views
 

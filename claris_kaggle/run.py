@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from claris_kaggle.equivariance import require_symmetric
 from claris_kaggle.errors import RunError, UsageError, count
 from claris_kaggle.files import read_json, sha256_file, write_json
 from claris_kaggle.folds import Folds, read_folds, require_together, write_folds
+from claris_kaggle.jobs import convert_places, job_values
 from claris_kaggle.mixing import leave_out_layers
 from claris_kaggle.model import create_model, find_weights, own_normalisation, require_side
 from claris_kaggle.paths import DataDir, RunDir
@@ -85,45 +85,11 @@ class TrainJob:
         return min(4, max(1, share_cores(world.world_size))) if world.device.type == "cuda" else 0
 
 
-def convert_places(job: Any) -> None:
-    """Convert the fields of a frozen job that name folders and files from text."""
-    kinds: dict[str, Any] = {"data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path}
-    for item in dataclasses.fields(job):
-        value = getattr(job, item.name)
-        if item.name in kinds and isinstance(value, str | Path):
-            object.__setattr__(job, item.name, kinds[item.name](value))
-
-
-def job_values(job: Any) -> dict[str, Any]:
-    """Return the fields of a job as plain values: folders and files as absolute paths."""
-    values = {item.name: getattr(job, item.name) for item in dataclasses.fields(job)}
-    values |= {name: value.root for name, value in values.items() if isinstance(value, DataDir | RunDir)}
-    return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
-
-
 def chosen_options(config: TrainConfig | Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the options that a caller chose: all of a config's, those of a mapping, or none."""
     if not isinstance(config, TrainConfig):
         return dict(config or {})
     return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.metadata.get("flag")}
-
-
-@contextlib.contextmanager
-def torch_settings(threads: int, *, autotune: bool) -> Iterator[None]:
-    """Set torch's CPU threads and cuDNN's autotuning within the context.
-
-    Args:
-        threads: CPU threads of this process.
-        autotune: let cuDNN try its algorithms on the first batch of each shape.
-    """
-    kept = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = autotune
-    try:
-        yield
-    finally:
-        torch.set_num_threads(kept[0])
-        torch.backends.cudnn.benchmark = kept[1]
 
 
 def share_cores(nproc: int) -> int:

@@ -27,6 +27,7 @@ from claris_kaggle.equivariance import plain
 from claris_kaggle.errors import RunError, Stopped, TrainingError, count, one_line
 from claris_kaggle.files import hold_lock
 from claris_kaggle.inference import predict
+from claris_kaggle.jobs import torch_settings
 from claris_kaggle.metrics import summary
 from claris_kaggle.model import find_weights, load_start, read_weights
 from claris_kaggle.paths import FoldDir
@@ -40,7 +41,6 @@ from claris_kaggle.run import (
     chosen_options,
     continue_run,
     new_network,
-    torch_settings,
 )
 from claris_kaggle.stopping import Stopper
 

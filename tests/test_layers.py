@@ -24,7 +24,7 @@ LAYERS = {
     ],
     "pixels": [
         "workers", "patches", "images", "pack", "tissue", "synthetic", "transforms", "tta", "dataset", "equivariance",
-        "layout", "model", "distributed", "rank_process", "cudnn_fallback", "checkpoint", "mixing", "precision",
+        "layout", "model", "distributed", "rank_process", "jobs", "cudnn_fallback", "checkpoint", "mixing", "precision",
         "engine", "rates", "inference", "evidence", "trained", "pictures", "onnx_file",
     ],
     "verbs": [

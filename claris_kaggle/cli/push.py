@@ -48,20 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle import bundle, pushes
     from claris_kaggle.kernels import Kernel
 
-    require_training(args)
-    if args.time_limit:
-        options.require_session(args.time_limit)
-    options.require_references(args.input, "--input", (2, 3), "owner/slug")
-    options.require_inputs(args)
-    settings: dict[str, Any] = {
-        "folds": args.fold,
-        "flags": list(options.flags_for_train(args.rest)),
-        "time_limit": args.time_limit,
-        "inputs": args.input,
-        "datasets": args.dataset,
-        "models": args.model_input,
-        **options.named_files(args),
-    }
+    settings = read_settings(args)
     user, slug = owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
     asked = {"job": args.job, "ref": f"{user}/{slug}", "commit": bundle.commit_name(), "built": built, **settings}
@@ -83,6 +70,28 @@ def run(args: argparse.Namespace) -> None:
     pushes.remember(args.record, kernel, job=args.job, base=asked["ref"])
     facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
+
+
+def read_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the kernel, after a check of all flags.
+
+    Raises:
+        UsageError: a flag does not fit the job, or has a wrong form.
+    """
+    require_training(args)
+    if args.time_limit:
+        options.require_session(args.time_limit)
+    options.require_references(args.input, "--input", (2, 3), "owner/slug")
+    options.require_inputs(args)
+    return {
+        "folds": args.fold,
+        "flags": list(options.flags_for_train(args.rest)),
+        "time_limit": args.time_limit,
+        "inputs": args.input,
+        "datasets": args.dataset,
+        "models": args.model_input,
+        **options.named_files(args),
+    }
 
 
 def choose_name(args: argparse.Namespace, asked: str, mark: str) -> str:
