@@ -6,9 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "claris_kaggle/__init__.py").read_text("utf-8"))
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "claris_kaggle/version.py").read_text("utf-8"))
 if VERSION is None:
-    raise SystemExit("setup.py: no __version__ in claris_kaggle/__init__.py")
+    raise SystemExit("setup.py: no __version__ in claris_kaggle/version.py")
 
 # `report` is installed in any case: a page is what a run ends with. As an extra it mends an environment that was
 # put together by hand. The others are asked for by name.
@@ -27,7 +27,8 @@ setup(
     packages=[*find_packages(include=["claris_kaggle", "claris_kaggle.*"]), "claris_kaggle.kernel_scripts"],
     package_dir={"claris_kaggle.kernel_scripts": "kernels"},
     package_data={
-        "claris_kaggle": ["py.typed", "*.jinja", "*.js"],
+        "claris_kaggle": ["py.typed"],
+        "claris_kaggle.reporting.templates": ["*.jinja", "*.js"],
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },
     python_requires=">=3.11",
@@ -79,5 +80,5 @@ setup(
             *ONNX,
         ],
     },
-    entry_points={"console_scripts": ["claris = claris_kaggle.cli:main"]},
+    entry_points={"console_scripts": ["claris = claris_kaggle.cli.main:main"]},
 )

@@ -18,13 +18,13 @@ from benchmarks.inference import train_a_little
 from benchmarks.patches import Bench, bench_patches
 from benchmarks.timing import QUICK, THREADS, Result, publish
 from benchmarks.training import ALONE, MODEL
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import Batch, EpochBatches, TrainSet
-from claris_kaggle.engine import Learner, learning_rate
-from claris_kaggle.inference import predict
-from claris_kaggle.metrics import auc
-from claris_kaggle.model import create_model
-from claris_kaggle.transforms import to_input
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.data.augment import to_input
+from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
+from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.inference.forward import predict
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.training.learner import Learner, learning_rate
 
 WHOLE, RANK_SIZES, DRAWS = 128, (64, 32, 16), 4
 TRAINED, EPOCHS, SEEDS, LEARNT = 640, 6, 3, (128, 64, 16)

@@ -23,16 +23,16 @@ from sklearn.calibration import calibration_curve
 from benchmarks.simulation import Scores, coverage, draw_scores, to_probabilities
 from benchmarks.tables import write_runs
 from benchmarks.timing import ROOT
-from claris_kaggle import blending, calibration, metrics
-from claris_kaggle.calibration import BINS
-from claris_kaggle.ensemble import choose, try_methods
-from claris_kaggle.members import correlate
-from claris_kaggle.metrics import auc
-from claris_kaggle.paths import DataDir
-from claris_kaggle.predictions import Oof, read_oof, read_test
-from claris_kaggle.resampling import cluster_bootstrap, resample_weights
-from claris_kaggle.tables import write_table
-from claris_kaggle.uncertainty import delong, whole_interval
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.tables import write_table
+from claris_kaggle.ensembling import blending
+from claris_kaggle.ensembling.combine import choose, try_methods
+from claris_kaggle.ensembling.runs import correlate
+from claris_kaggle.evaluation import calibration, metrics
+from claris_kaggle.evaluation.auc_intervals import cluster_bootstrap, delong, resample_weights, whole_interval
+from claris_kaggle.evaluation.calibration import BINS
+from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.evaluation.predictions import Oof, read_oof, read_test
 
 PAGE = ROOT / "docs" / "ensembling.md"
 FOLDS, UNSEEN, RUNS = 5, 4000, 20

@@ -14,13 +14,13 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.patches import Bench, bench_patches
 from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
 from benchmarks.training import ALONE, new_learner
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import EpochBatches, TrainSet
-from claris_kaggle.engine import train_epoch
-from claris_kaggle.inference import predict
-from claris_kaggle.model import fold_batch_norm
-from claris_kaggle.transforms import to_input
-from claris_kaggle.tta import view
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.data.augment import to_input
+from claris_kaggle.data.batches import EpochBatches, TrainSet
+from claris_kaggle.data.d4 import view
+from claris_kaggle.inference.forward import predict
+from claris_kaggle.models.factory import fold_batch_norm
+from claris_kaggle.training.learner import train_epoch
 
 PATCHES, BATCH, TRAINED, UNSEEN = (8, 4, 16, 32) if QUICK else (96, 32, 600, 600)
 

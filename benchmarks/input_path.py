@@ -16,11 +16,12 @@ import torch
 from benchmarks import reference
 from benchmarks.patches import Bench, bench_patches
 from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import EpochBatches, TrainSet, load
-from claris_kaggle.pack import Pack
-from claris_kaggle.patches import SHAPE
-from claris_kaggle.transforms import to_input
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.data.augment import to_input
+from claris_kaggle.data.batches import EpochBatches, TrainSet
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.patches import SHAPE
+from claris_kaggle.runtime.loading import load
 
 BATCH, PASSES = 128, 4
 # As on Kaggle: what two T4s take at full speed, and loader processes of each card's process.

@@ -18,14 +18,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
-from claris_kaggle.pack import ensure_pack
-from claris_kaggle.patches import SHAPE, encode, patch_id
+from claris_kaggle.data.pack import ensure_pack
+from claris_kaggle.data.patches import SHAPE, encode, patch_id
 
 FILES, WHOLE = 400 if QUICK else 40_000, 277_483
 WRITE = """
 import sys
 from pathlib import Path
-from claris_kaggle.pack import write_pixels
+from claris_kaggle.data.pack import write_pixels
 source, target, jobs = sys.argv[1:]
 write_pixels(Path(source), sys.stdin.read().split(), Path(target), int(jobs))
 """

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import ROOT
-from claris_kaggle.dataset import TrainSet
-from claris_kaggle.pack import Pack, ensure_pack
-from claris_kaggle.paths import DataDir
-from claris_kaggle.synthetic import generate
-from claris_kaggle.tables import read_labels
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.batches import TrainSet
+from claris_kaggle.data.pack import Pack, ensure_pack
+from claris_kaggle.data.synthetic import generate
+from claris_kaggle.data.tables import read_labels
 
 SAMPLE = ROOT.parent / "shared" / "pcam-sample"
 

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 from benchmarks.recipes import claris
 from benchmarks.timing import ROOT
-from claris_kaggle.files import read_json, write_text
-from claris_kaggle.folds import Folds, read_folds
-from claris_kaggle.metrics import accuracy, auc
-from claris_kaggle.model import create_model
-from claris_kaggle.predictions import read_oof
-from claris_kaggle.uncertainty import compare_aucs
+from claris_kaggle.core.files import read_json, write_text
+from claris_kaggle.data.fold_file import Folds, read_folds
+from claris_kaggle.evaluation.auc_intervals import compare_aucs
+from claris_kaggle.evaluation.metrics import accuracy, auc
+from claris_kaggle.evaluation.predictions import read_oof
+from claris_kaggle.models.factory import create_model
 
 KEPT = ROOT / "docs" / "recipes" / "pretrained.json"
 LITE0, DENSENET = "tf_efficientnet_lite0", "densenet121"

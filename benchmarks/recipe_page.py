@@ -12,9 +12,9 @@ from scipy.stats import norm, t
 
 from benchmarks.recipe_rows import BASE, KEPT, RECIPES, TWICE, Unit, read_unit
 from benchmarks.timing import ROOT
-from claris_kaggle.folds import read_folds
-from claris_kaggle.metrics import accuracy, auc
-from claris_kaggle.uncertainty import delong
+from claris_kaggle.data.fold_file import read_folds
+from claris_kaggle.evaluation.auc_intervals import delong
+from claris_kaggle.evaluation.metrics import accuracy, auc
 
 PAGE = ROOT / "docs" / "recipes.md"
 TRAINED_ON = 960  # patches of the sample in an epoch of one fold

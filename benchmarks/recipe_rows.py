@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import ROOT
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.files import read_json
-from claris_kaggle.model import create_model
-from claris_kaggle.presets import DENSENETS_ALONE, PRESETS
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.files import read_json
+from claris_kaggle.core.presets import DENSENETS_ALONE, PRESETS
+from claris_kaggle.models.factory import create_model
 
 KEPT = ROOT / "docs" / "recipes"
 BASE, TWICE = "original", "original, twice"

@@ -24,9 +24,9 @@ from benchmarks.patches import SAMPLE
 from benchmarks.recipe_page import write_page
 from benchmarks.recipe_rows import RECIPES, kept_at, read_unit
 from benchmarks.timing import ROOT
-from claris_kaggle.files import write_text
-from claris_kaggle.folds import Folds, read_folds
-from claris_kaggle.predictions import read_oof
+from claris_kaggle.core.files import write_text
+from claris_kaggle.data.fold_file import Folds, read_folds
+from claris_kaggle.evaluation.predictions import read_oof
 
 FOLDS = (0, 1, 2, 3, 4)
 

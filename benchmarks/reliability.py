@@ -19,21 +19,21 @@ from xml.etree import ElementTree
 
 import torch
 
-from claris_kaggle.checkpoint import CheckpointWriter
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.distributed import World
-from claris_kaggle.engine import Learner
-from claris_kaggle.model import create_model
-from claris_kaggle.run import TrainJob
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.runtime.distributed import World
+from claris_kaggle.training.checkpoint import CheckpointWriter
+from claris_kaggle.training.learner import Learner
+from claris_kaggle.training.setup import TrainJob
 
 ROOT = Path(__file__).parent.parent
 SUITES = (
-    "tests/test_faults.py",
-    "tests/test_fuzz.py",
-    "tests/test_survival.py",
-    "tests/test_kaggle.py",
-    "tests/test_kaggle_trouble.py",
-    "tests/test_session.py",
+    "tests/system/test_faults.py",
+    "tests/system/test_fuzz.py",
+    "tests/system/test_survival.py",
+    "tests/kaggle/test_launch.py",
+    "tests/kaggle/test_kaggle_trouble.py",
+    "tests/kaggle/test_session.py",
 )
 SAID = re.compile(r"(survived|seconds to the end|worst time|requests of a plain launch|kills survived)[^\n]*")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from benchmarks.tables import seconds, write_runs
 from benchmarks.timing import describe_machine
-from claris_kaggle.folds import Folds, write_folds
-from claris_kaggle.predictions import read_oof
-from claris_kaggle.report import write_report
+from claris_kaggle.data.fold_file import Folds, write_folds
+from claris_kaggle.evaluation.predictions import read_oof
+from claris_kaggle.reporting.report import write_report
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import QUICK, Result, interleave, publish
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import EpochBatches, TrainSet
-from claris_kaggle.pack import Pack
-from claris_kaggle.patches import SHAPE
-from claris_kaggle.synthetic import generate
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.data.batches import EpochBatches, TrainSet
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.patches import SHAPE
+from claris_kaggle.data.synthetic import generate
 
 ROWS = (1_000, 10_000, 100_000, 1_000_000)
 STEPS = 30

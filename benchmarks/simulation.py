@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from claris_kaggle.uncertainty import measure
+from claris_kaggle.evaluation.auc_intervals import measure
 
 
 class Scores(NamedTuple):

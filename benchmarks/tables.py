@@ -17,12 +17,13 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.simulation import draw_scores, to_probabilities
 from benchmarks.timing import QUICK, Result, interleave, publish
-from claris_kaggle import blending, resampling, uncertainty
-from claris_kaggle.ensemble import stack_columns
-from claris_kaggle.members import load_run, require_comparable
-from claris_kaggle.metrics import auc
-from claris_kaggle.paths import RunDir
-from claris_kaggle.predictions import Oof, write_run_oof, write_test
+from claris_kaggle.core.paths import RunDir
+from claris_kaggle.ensembling import blending
+from claris_kaggle.ensembling.combine import stack_columns
+from claris_kaggle.ensembling.runs import load_run, require_comparable
+from claris_kaggle.evaluation import auc_intervals
+from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.evaluation.predictions import Oof, write_run_oof, write_test
 
 ROWS, TEST_ROWS, MODELS, SLIDES, RESAMPLES, LOOPED = 220_025, 57_458, 5, 216, 1000, 15
 if QUICK:
@@ -66,16 +67,16 @@ def main() -> None:
     oof = runs[0].oof
     columns = stack_columns([run.oof.probabilities for run in runs])
     took["AUC of each"], aucs = seconds(lambda: [auc(oof.labels, column) for column in columns.T])
-    took["DeLong's covariance"], (delong_aucs, _) = seconds(lambda: uncertainty.delong(oof.labels, columns))
+    took["DeLong's covariance"], (delong_aucs, _) = seconds(lambda: auc_intervals.delong(oof.labels, columns))
     took[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = seconds(
-        lambda: resampling.cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
+        lambda: auc_intervals.cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
     )
     for name in blending.FITTED:
         took[f"{name}: weights fitted five times, nested"], _ = seconds(
             lambda name=name: blending.nested(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
         )
     numbers = np.unique(slides, return_inverse=True)[1]
-    weights = resampling.resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
+    weights = auc_intervals.resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
 
     def loop() -> np.ndarray[Any, Any]:
         some = weights[:LOOPED, numbers]
@@ -84,7 +85,7 @@ def main() -> None:
     apart = max(np.abs(loop() - samples[:LOOPED, 0]).max(), np.abs(np.array(aucs) - delong_aucs).max())
 
     def ours() -> Any:
-        return resampling.cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
+        return auc_intervals.cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
 
     rates = interleave(
         {

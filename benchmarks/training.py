@@ -16,11 +16,11 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks import reference
 from benchmarks.patches import Bench, bench_patches
 from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import EpochBatches, TrainSet
-from claris_kaggle.distributed import World
-from claris_kaggle.engine import Learner, train_epoch, train_step
-from claris_kaggle.model import create_model
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.data.batches import EpochBatches, TrainSet
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.runtime.distributed import World
+from claris_kaggle.training.learner import Learner, train_epoch, train_step
 
 MODEL, BATCH, STEPS = ("tiny", 4, 1) if QUICK else ("densenet121", 32, 4)
 ALONE = World(0, 0, 1, torch.device("cpu"))

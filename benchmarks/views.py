@@ -18,17 +18,17 @@ from torch.optim.swa_utils import update_bn
 from benchmarks.recipe_page import VIEWS, write_page
 from benchmarks.recipe_rows import RECIPES, kept_at
 from benchmarks.timing import ROOT
-from claris_kaggle.checkpoint import load_finished
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.errors import count
-from claris_kaggle.files import read_json, write_json
-from claris_kaggle.inference import view_logits
-from claris_kaggle.metrics import auc
-from claris_kaggle.model import trained_network
-from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.prepare import read_training
-from claris_kaggle.transforms import centre, to_input
-from claris_kaggle.tta import VIEW_COUNTS, average_views
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import count
+from claris_kaggle.core.files import read_json, write_json
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.augment import centre, to_input
+from claris_kaggle.data.prepare import read_training
+from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.inference.forward import view_logits
+from claris_kaggle.inference.tta import VIEW_COUNTS, average_views
+from claris_kaggle.models.factory import trained_network
+from claris_kaggle.models.weights import load_finished
 
 BLOCK = 48
 

@@ -17,11 +17,11 @@ from benchmarks import reference, two_t4s
 from benchmarks.patches import Bench, bench_patches
 from benchmarks.timing import QUICK, THREADS, Result, interleave, publish
 from benchmarks.training import ALONE, new_learner
-from claris_kaggle.dataset import EpochBatches, TrainSet
-from claris_kaggle.engine import train_epoch
-from claris_kaggle.inference import predict
-from claris_kaggle.model import fold_batch_norm
-from claris_kaggle.pack import ensure_pack
+from claris_kaggle.data.batches import EpochBatches, TrainSet
+from claris_kaggle.data.pack import ensure_pack
+from claris_kaggle.inference.forward import predict
+from claris_kaggle.models.factory import fold_batch_norm
+from claris_kaggle.training.learner import train_epoch
 
 TRAINED, PREDICTED, BATCH, VIEWS, ROUNDS = 512, 256, 32, 8, 3
 if QUICK:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from claris_kaggle.cli import main
+from claris_kaggle.cli.main import main
 
 
 def end(code: int) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle import metrics, predictions, tables
-from claris_kaggle.check import check_data
-from claris_kaggle.console import say
-from claris_kaggle.errors import DataError
-from claris_kaggle.paths import DataDir, RunDir
-from claris_kaggle.predict import PredictJob, predict_run
-from claris_kaggle.prepare import make_fold_file, make_packs
-from claris_kaggle.report import write_report
-from claris_kaggle.run import TrainJob
-from claris_kaggle.submission import ensemble_runs
-from claris_kaggle.synthetic import generate
-from claris_kaggle.train import train_run
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import DataError
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data import tables
+from claris_kaggle.data.integrity import check_data
+from claris_kaggle.data.prepare import make_fold_file, make_packs
+from claris_kaggle.data.synthetic import generate
+from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
+from claris_kaggle.evaluation import metrics, predictions
+from claris_kaggle.inference.predict import PredictJob, predict_run
+from claris_kaggle.reporting.report import write_report
+from claris_kaggle.training.setup import TrainJob
+from claris_kaggle.training.train import train_run
 
 # A few passes in small batches: enough to learn the generated patches within two minutes on two cores.
 RECIPE = {"weights": "none", "epochs": 4, "batch_size": 16, "ema": 0.0}

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from claris_kaggle import platforms
-from claris_kaggle.errors import ClarisError, one_line
-from claris_kaggle.findings import BAD, GOOD, WARNING, Finding
-from claris_kaggle.paths import DataDir, default_cache
+from claris_kaggle.core import platforms
+from claris_kaggle.core.errors import ClarisError, one_line
+from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding
+from claris_kaggle.core.paths import DataDir, default_cache
 
 PACKAGES = ("torch", "torchvision", "timm", "albumentations", "pandas", "numpy", "scikit-learn", "kaggle", "joblib")
 OLDEST, NEWEST = (3, 11), (3, 13)
@@ -131,7 +131,7 @@ def look_at_data(data: Path | None) -> list[Finding]:
     """Whether the competition's folder is there and readable."""
     if data is None:
         return [Finding("data", WARNING, "not looked at", "Name it: claris doctor --data DIR")]
-    from claris_kaggle import tables
+    from claris_kaggle.data import tables
 
     place = DataDir(data).require()
     ids, test_ids = tables.read_labels(place.labels)[0], tables.read_sample(place.sample)
@@ -142,14 +142,14 @@ def look_at_account(ask: bool) -> list[Finding]:
     """Return login, rules, submissions and GPU hours; Kaggle is asked only when wanted."""
     if not ask:
         return [Finding("kaggle account", WARNING, "not asked", "Ask with claris doctor --account")]
-    from claris_kaggle.account import examine_account
+    from claris_kaggle.kaggle.account import examine_account
 
     return examine_account()
 
 
 def look_at_probe(path: Path) -> list[Finding]:
     """Rehearse a launch with a CPU script, and return how it went and what Kaggle's image holds."""
-    from claris_kaggle.account import examine_probe
+    from claris_kaggle.kaggle.account import examine_probe
 
     return examine_probe(path)
 

@@ -21,9 +21,9 @@ import pytest
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from claris_kaggle.console import messages_on_stderr  # noqa: E402
-from claris_kaggle.paths import DataDir, RunDir  # noqa: E402
-from tests.kaggle_double import FakeKaggle, Files  # noqa: E402
+from claris_kaggle.core.console import messages_on_stderr  # noqa: E402
+from claris_kaggle.core.paths import DataDir, RunDir  # noqa: E402
+from tests.support.kaggle_double import FakeKaggle, Files  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 180
@@ -73,7 +73,7 @@ def sample() -> DataDir:
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
     """240 training and 70 test patches of 12 slides; never written to."""
-    from claris_kaggle.synthetic import generate
+    from claris_kaggle.data.synthetic import generate
 
     return DataDir(generate(tmp_path_factory.mktemp("generated") / "data", train=240, test=70, slides=12))
 
@@ -81,7 +81,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
 @pytest.fixture(scope="session")
 def cache(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packs of the generated patches."""
-    from claris_kaggle.prepare import make_packs
+    from claris_kaggle.data.prepare import make_packs
 
     folder = tmp_path_factory.mktemp("cache")
     make_packs(generated, folder)
@@ -91,7 +91,7 @@ def cache(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fold_file(generated: DataDir, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three folds of the generated patches, by slide."""
-    from claris_kaggle.prepare import make_fold_file
+    from claris_kaggle.data.prepare import make_fold_file
 
     path = tmp_path_factory.mktemp("folds") / "three.csv"
     make_fold_file(generated, path, slides=generated.root / "slides.csv", k=3, cache=cache)
@@ -115,7 +115,7 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
     fake = FakeKaggle()
     for name, value in fake.environment(str(home)).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("claris_kaggle.kaggle_api.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("claris_kaggle.kaggle.api.PAUSES", (0.0, 0.0, 0.0))
     yield fake
     fake.close()
 
@@ -123,14 +123,14 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the real client run in this process, for tests with many calls; its own process is tested by the others."""
-    from claris_kaggle import kaggle_api, kaggle_client
+    from claris_kaggle.kaggle import api, client_process
 
     def run(command: list[str], *, input: str, **named: Any) -> subprocess.CompletedProcess[str]:
-        answer = kaggle_client.run(command[-1], json.loads(input))
+        answer = client_process.run(command[-1], json.loads(input))
         return subprocess.CompletedProcess(command, 0, stdout=json.dumps(answer), stderr="")
 
     stand_in = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(kaggle_api, "subprocess", stand_in)
+    monkeypatch.setattr(api, "subprocess", stand_in)
 
 
 def run_files(run: RunDir, folds: tuple[int, ...] = (0, 1, 2)) -> Files:
@@ -197,7 +197,7 @@ def claris(*arguments: object, cwd: Path | None = None, deadline: float = DEADLI
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process: its exit code, stdout and stderr."""
-    from claris_kaggle.cli import main
+    from claris_kaggle.cli.main import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()

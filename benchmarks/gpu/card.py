@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from benchmarks.timing import QUICK
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import Batch
-from claris_kaggle.distributed import World
-from claris_kaggle.pack import Pack
-from claris_kaggle.patches import SHAPE
-from claris_kaggle.rates import wait_for
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.data.batches import Batch
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.patches import SHAPE
+from claris_kaggle.runtime.distributed import World
+from claris_kaggle.training.throughput import wait_for
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from claris_kaggle.dataset import Batch
-from claris_kaggle.engine import Learner, parameter_groups, train_step
+from claris_kaggle.data.batches import Batch
+from claris_kaggle.training.learner import Learner, parameter_groups, train_step
 
 WARM_UP = 3
 

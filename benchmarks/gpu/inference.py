@@ -33,9 +33,9 @@ from benchmarks.gpu.card import (
 from benchmarks.gpu.graphs import capture_forward
 from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.two_t4s import TRAFFIC
-from claris_kaggle.inference import predict, view_logits
-from claris_kaggle.model import create_model, fold_batch_norm
-from claris_kaggle.patches import SHAPE
+from claris_kaggle.data.patches import SHAPE
+from claris_kaggle.inference.forward import predict, view_logits
+from claris_kaggle.models.factory import create_model, fold_batch_norm
 
 BLOCK, BLOCKS, VIEWS, ROUNDS = (4, 2, 8, 1) if QUICK else (512, 8, 8, 5)
 OURS = "ours, fp16, channels-last"

@@ -35,12 +35,12 @@ from benchmarks.gpu.card import (
 )
 from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
-from claris_kaggle.dataset import Batch, EpochBatches, TrainSet
-from claris_kaggle.engine import LOOK_EVERY, Learner, train_epoch, train_step
-from claris_kaggle.model import create_model
-from claris_kaggle.pack import Pack
-from claris_kaggle.rates import time_loader, wait_for
-from claris_kaggle.transforms import color_draws, stain_draws, turn_numbers
+from claris_kaggle.data.augment import color_draws, stain_draws, turn_numbers
+from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.training.learner import LOOK_EVERY, Learner, train_epoch, train_step
+from claris_kaggle.training.throughput import time_loader, wait_for
 
 BATCH, LARGE, ROWS, FILES, SKIPPED = (4, 8, 32, 16, 1) if QUICK else (128, 512, 20_480, 2_560, 8)
 REPEATS = 3  # of the files in an epoch of the others

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmarks import reference
 from benchmarks.gpu.card import CUDA, DEVICE, LR, MODEL, Work
-from claris_kaggle.model import create_model
-from claris_kaggle.rates import wait_for
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.training.throughput import wait_for
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

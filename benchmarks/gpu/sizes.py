@@ -31,8 +31,8 @@ from benchmarks.gpu.card import (
 from benchmarks.gpu.graphs import capture_forward, record
 from benchmarks.timing import QUICK, Grid, number, option, publish
 from benchmarks.two_t4s import TRAFFIC
-from claris_kaggle.model import create_model, fold_batch_norm
-from claris_kaggle.precision import DTYPES
+from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.runtime.precision import DTYPES
 
 SIDES = (96, 128) if QUICK else (96, 128, 192, 224)
 # Those that matter most come first: what is left when the time is over stays empty.

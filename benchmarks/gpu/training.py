@@ -28,8 +28,8 @@ from benchmarks.gpu.card import (
 from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.two_t4s import TRAFFIC
-from claris_kaggle.engine import Learner, train_step
-from claris_kaggle.model import create_model
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.training.learner import Learner, train_step
 
 BATCH, STEPS, ROUNDS = (4, 1, 1) if QUICK else (128, 20, 5)
 OURS = "ours, fp16, channels-last"

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     data = options.data_dir(args)
     import json
 
-    from claris_kaggle.check import check_data
-    from claris_kaggle.errors import count
+    from claris_kaggle.core.errors import count
+    from claris_kaggle.data.integrity import check_data
 
     findings = check_data(data, args.slides, args.jobs)
     if args.json:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claris_kaggle.cli import options
-from claris_kaggle.console import say
-from claris_kaggle.errors import ClarisError, PatchError, count
-from claris_kaggle.paths import require_ending
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import ClarisError, PatchError, count
+from claris_kaggle.core.paths import require_ending
 
 if TYPE_CHECKING:
-    from claris_kaggle.classify import Classification
-    from claris_kaggle.trained import Trained
+    from claris_kaggle.inference.fold_models import Trained
+    from claris_kaggle.serving.classify import Classification
 
 HELP = "benign or malignant for image files, with the evidence"
 HEADER = ("probability", "verdict", "folds", "views", "centre", "image")
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Classify every image; those that are faulty are named, and make the verb fail at its end."""
-    from claris_kaggle.classify import classify_files
-    from claris_kaggle.classify_page import section
-    from claris_kaggle.images import list_images
+    from claris_kaggle.serving.classify import classify_files
+    from claris_kaggle.serving.images import list_images
+    from claris_kaggle.serving.page import section
 
     if args.html:
         require_ending(args.html, ".html", ".htm")
@@ -91,8 +91,8 @@ def finish(
     """
     import json
 
-    from claris_kaggle.classify import NOTICE
-    from claris_kaggle.classify_page import all_as_json, write_page
+    from claris_kaggle.serving.classify import NOTICE
+    from claris_kaggle.serving.page import all_as_json, write_page
 
     messages = [str(fault) for fault in faults]
     if args.html:

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the script."""
     import shtab
 
-    from claris_kaggle.cli import VERBS, build_parser
+    from claris_kaggle.cli.main import VERBS, build_parser
 
     parser = build_parser(*VERBS)
     for action in walk(parser):

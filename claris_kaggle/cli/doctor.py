@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each finding; 1 when one is bad."""
     import json
 
+    from claris_kaggle.core.findings import BAD
     from claris_kaggle.doctor import examine, summary_line
-    from claris_kaggle.findings import BAD
 
     findings = examine(args.data, args.cache, account=args.account, probe=args.probe)
     bad = any(one.state == BAD for one in findings)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.cli import options
-from claris_kaggle.console import say
+from claris_kaggle.core.console import say
 
 HELP = "folds of one run, or several runs, to a submission"
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     data = options.data_dir(args)
     import json
 
-    from claris_kaggle.submission import ensemble_runs
+    from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 
     result = ensemble_runs(
         [options.run_dir(path) for path in args.runs], data, args.out, method=args.method,

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     """Export and print the folder's path."""
     import json
 
-    from claris_kaggle.export import export_run
+    from claris_kaggle.serving.export import export_run
 
     facts = export_run(options.run_dir(args.run), args.out, onnx=args.onnx, views=args.views)
     print(json.dumps({"out": str(args.out), **facts}) if args.json else args.out)

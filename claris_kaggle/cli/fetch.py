@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, and print the folder."""
-    from claris_kaggle.fetch import fetch_data
+    from claris_kaggle.kaggle.download import fetch_data
 
     fetch_data(args.out.absolute())
     print(args.out)

@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
-from claris_kaggle.console import say
-from claris_kaggle.errors import UsageError
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import UsageError
 
 HELP = "make or check a fold file"
 
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
     data = options.data_dir(args)
     import json
 
-    from claris_kaggle.folds import fold_summary
-    from claris_kaggle.prepare import check_fold_file, make_fold_file
+    from claris_kaggle.data.fold_file import fold_summary
+    from claris_kaggle.data.prepare import check_fold_file, make_fold_file
 
     cache = options.cache_dir(args)
     if args.check:

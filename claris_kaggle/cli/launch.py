@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> None:
     """Launch or go on, and print the ledger's line; or print the plan."""
     import json
 
-    from claris_kaggle.errors import UsageError
-    from claris_kaggle.launch import run_launch
-    from claris_kaggle.plan import Plan, describe_plan, require_name
+    from claris_kaggle.core.errors import UsageError
+    from claris_kaggle.kaggle.launch import run_launch
+    from claris_kaggle.kaggle.launch_state import Plan, describe_plan, require_name
 
     if args.epochs < 1:
         raise UsageError("--epochs is 0", "at least 1 is needed")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from claris_kaggle.cli import options
-from claris_kaggle.console import say
+from claris_kaggle.core.console import say
 
 HELP = "the submissions so far, best first"
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the ledger."""
     import json
 
-    from claris_kaggle.ledger import ENOUGH, agreement, best_first, read_ledger
+    from claris_kaggle.ensembling.ledger import ENOUGH, agreement, best_first, read_ledger
 
     lines = best_first(read_ledger(args.ledger))
     found = agreement(lines)

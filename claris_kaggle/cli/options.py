@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from claris_kaggle.config import CUDNN_MODES
-from claris_kaggle.errors import UsageError
-from claris_kaggle.paths import DataDir, RunDir, default_cache
+from claris_kaggle.core.config import CUDNN_MODES
+from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.paths import DataDir, RunDir, default_cache
 
 if TYPE_CHECKING:
-    from claris_kaggle.classify import ClassifyJob
-    from claris_kaggle.trained import Trained
+    from claris_kaggle.inference.fold_models import Trained
+    from claris_kaggle.serving.classify import ClassifyJob
 
 # What a kernel gives to `claris train` on its own.
 SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
@@ -120,8 +120,8 @@ def flags_for_train(rest: Sequence[str]) -> tuple[str, ...]:
         UsageError: one sets what the session sets itself, or a value that cannot be.
         SystemExit: `claris train` has no such flag; it has said so.
     """
-    from claris_kaggle.cli import build_parser
-    from claris_kaggle.config import given_flags, with_preset
+    from claris_kaggle.cli.main import build_parser
+    from claris_kaggle.core.config import given_flags, with_preset
 
     parser = build_parser("train")
     own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
@@ -139,8 +139,8 @@ def require_session(text: str) -> None:
     Raises:
         UsageError: naming both.
     """
-    from claris_kaggle.pushes import LONGEST_SESSION
-    from claris_kaggle.stopping import parse_duration
+    from claris_kaggle.core.time_limit import parse_duration
+    from claris_kaggle.kaggle.kernel_push import LONGEST_SESSION
 
     if parse_duration(text) >= parse_duration(LONGEST_SESSION):
         raise UsageError(f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST_SESSION}", "Leave it at 11h20m")
@@ -158,8 +158,8 @@ def named_files(args: argparse.Namespace) -> dict[str, str]:
     Raises:
         UsageError: one is no owner/dataset/file, or the flags behind -- name other weights.
     """
-    from claris_kaggle.cli import build_parser
-    from claris_kaggle.config import given_flags, with_preset
+    from claris_kaggle.cli.main import build_parser
+    from claris_kaggle.core.config import given_flags, with_preset
 
     found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from")}
     for name, value in found.items():
@@ -208,8 +208,8 @@ def cache_dir(args: argparse.Namespace) -> Path:
 
 def load_classifier(args: argparse.Namespace) -> tuple[Trained, ClassifyJob]:
     """The networks of --run, and how they are to be asked; the flags are looked at before the weights are read."""
-    from claris_kaggle.classify import ClassifyJob
-    from claris_kaggle.trained import load_trained
+    from claris_kaggle.inference.fold_models import load_trained
+    from claris_kaggle.serving.classify import ClassifyJob
 
     job = ClassifyJob(views=args.views, stride=args.stride, max_pixels=args.max_pixels)
     trained = load_trained(args.run)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     data = options.data_dir(args)
     import json
 
-    from claris_kaggle.prepare import make_packs
+    from claris_kaggle.data.prepare import make_packs
 
     packs = make_packs(data, options.cache_dir(args), args.jobs)
     if args.json:

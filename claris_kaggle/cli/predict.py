@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from claris_kaggle.cli import options
-from claris_kaggle.config import PRECISIONS
+from claris_kaggle.core.config import PRECISIONS
 
 HELP = "out-of-fold and test predictions with 8 views"
 
@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict; the result is the run's metrics once all folds are there."""
-    from claris_kaggle.stopping import parse_duration
+    from claris_kaggle.core.time_limit import parse_duration
 
     limit = parse_duration(args.time_limit) if args.time_limit else None
     data = options.data_dir(args)
     import json
 
-    from claris_kaggle.console import is_speaker
-    from claris_kaggle.predict import PredictJob, predict_run
+    from claris_kaggle.core.console import is_speaker
+    from claris_kaggle.inference.predict import PredictJob, predict_run
 
     job = PredictJob(
         data=data,

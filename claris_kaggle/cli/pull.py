@@ -30,12 +30,12 @@ def run(args: argparse.Namespace) -> None:
     """
     import json
 
-    from claris_kaggle import kernels, pushes
-    from claris_kaggle.session import FAILED
+    from claris_kaggle.kaggle import kernel_output, kernel_push
+    from claris_kaggle.kaggle.session import FAILED
 
-    kernel = pushes.recall(args.record, args.ref)
-    output = kernels.pull_patiently(kernel, args.out)
+    kernel = kernel_push.recall(args.record, args.ref)
+    output = kernel_output.pull_patiently(kernel, args.out)
     facts = {"out": str(args.out), "status": output.status, "files": list(output.files)}
     print(json.dumps(facts) if args.json else f"{args.out}: {len(output.files)} files, {output.status}")
     if output.status == FAILED:
-        raise kernels.explain_failure(kernel, output, args.out)
+        raise kernel_output.explain_failure(kernel, output, args.out)

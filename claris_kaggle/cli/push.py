@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from claris_kaggle.cli import options
 
 if TYPE_CHECKING:
-    from claris_kaggle.kernels import Kernel
+    from claris_kaggle.kaggle.kernel_output import Kernel
 
 HELP = "push a kernel to Kaggle"
 
@@ -45,29 +45,35 @@ def run(args: argparse.Namespace) -> None:
     import tempfile
     import time
 
-    from claris_kaggle import bundle, pushes
-    from claris_kaggle.kernels import Kernel
+    from claris_kaggle.kaggle import kernel_push, kernel_source
+    from claris_kaggle.kaggle.kernel_output import Kernel
 
     settings = read_settings(args)
     user, slug = owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
-    asked = {"job": args.job, "ref": f"{user}/{slug}", "commit": bundle.commit_name(), "built": built, **settings}
-    mark, ref = ("", "") if built else pushes.unfinished(args.record, asked)
+    asked = {
+        "job": args.job,
+        "ref": f"{user}/{slug}",
+        "commit": kernel_source.commit_name(),
+        "built": built,
+        **settings,
+    }
+    mark, ref = ("", "") if built else kernel_push.unfinished(args.record, asked)
     again = bool(mark)
     if not again:
-        mark = pushes.new_mark(slug)
+        mark = kernel_push.new_mark(slug)
         ref = choose_name(args, asked["ref"], mark)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
-        bundle.compose_kernel(args.job, folder, user=user, slug=ref.split("/")[1], mark=mark, **settings)
+        kernel_source.compose_kernel(args.job, folder, user=user, slug=ref.split("/")[1], mark=mark, **settings)
         # Put down before it is pushed: by the mark a push whose answer never came is found.
         kernel = Kernel(ref=ref, version=0, mark=mark, pushed=time.time())
-        pushes.remember(args.record, kernel, job=args.job, asked=asked, built=built)
+        kernel_push.remember(args.record, kernel, job=args.job, asked=asked, built=built)
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
         kernel = push(folder, kernel, asked["ref"], args.record, again=again)
-    pushes.remember(args.record, kernel, job=args.job, base=asked["ref"])
+    kernel_push.remember(args.record, kernel, job=args.job, base=asked["ref"])
     facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
 
@@ -96,14 +102,14 @@ def read_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def choose_name(args: argparse.Namespace, asked: str, mark: str) -> str:
     """Return the kernel's owner/slug: the one asked for, or another where a refused push left that one empty."""
-    from claris_kaggle import pushes
-    from claris_kaggle.console import say
+    from claris_kaggle.core.console import say
+    from claris_kaggle.kaggle import kernel_push
 
-    if asked not in pushes.read_empty(args.record) or pushes.has_version(args.record, asked):
+    if asked not in kernel_push.read_empty(args.record) or kernel_push.has_version(args.record, asked):
         return asked
-    taken = [one["ref"] for one in pushes.read_record(args.record) if one.get("base") == asked and one["version"]]
+    taken = [one["ref"] for one in kernel_push.read_record(args.record) if one.get("base") == asked and one["version"]]
     user, slug = asked.split("/")
-    ref = taken[-1] if taken else f"{user}/{pushes.fresh_slug(slug, mark)}"
+    ref = taken[-1] if taken else f"{user}/{kernel_push.fresh_slug(slug, mark)}"
     say(f"{asked}: a refused push may have left an empty kernel of this name; taking {ref}")
     return ref
 
@@ -116,15 +122,15 @@ def push(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool)
     Raises:
         KaggleError: refused, or not known to have arrived.
     """
-    from claris_kaggle import pushes
-    from claris_kaggle.errors import KaggleError
+    from claris_kaggle.core.errors import KaggleError
+    from claris_kaggle.kaggle import kernel_push
 
     try:
-        return pushes.push_kernel(folder, kernel.mark, again=again)
+        return kernel_push.push_kernel(folder, kernel.mark, again=again)
     except KaggleError as error:
         if error.refused or error.busy:
-            empty = error.no_version and not pushes.has_version(record, kernel.ref)
-            pushes.forget(record, kernel.mark, empty=asked if empty else "")
+            empty = error.no_version and not kernel_push.has_version(record, kernel.ref)
+            kernel_push.forget(record, kernel.mark, empty=asked if empty else "")
         raise
 
 
@@ -134,7 +140,7 @@ def require_training(args: argparse.Namespace) -> None:
     Raises:
         UsageError: naming them.
     """
-    from claris_kaggle.errors import UsageError
+    from claris_kaggle.core.errors import UsageError
 
     given = ["--fold"] * bool(args.fold) + ["flags behind --"] * bool(args.rest)
     given += [f"--{name}-from" for name in ("weights", "slides", "folds") if vars(args)[f"{name}_from"]]
@@ -148,13 +154,13 @@ def owner(args: argparse.Namespace) -> str:
     Raises:
         UsageError: nobody is named, and there is no account to ask.
     """
-    from claris_kaggle import kaggle_api
-    from claris_kaggle.errors import KaggleError, UsageError
+    from claris_kaggle.core.errors import KaggleError, UsageError
+    from claris_kaggle.kaggle import api
 
     if args.build_only and args.user:
         return str(args.user)
     try:
-        return kaggle_api.whoami()
+        return api.whoami()
     except KaggleError as error:
         if not args.build_only:
             raise

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
-from claris_kaggle.errors import UsageError
+from claris_kaggle.core.errors import UsageError
 
 HELP = "an HTML page of a run or several"
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     if args.ledger and not args.ledger.exists():
         raise UsageError(f"--ledger {args.ledger}: no such file", "", "Look at the path, or leave it out")
     data = options.data_dir(args) if args.data else None
-    from claris_kaggle.report import write_report
+    from claris_kaggle.reporting.report import write_report
 
     runs = [options.run_dir(path) for path in args.runs]
     print(write_report(runs, args.out, data=data, cache=args.cache, ledger=args.ledger or options.LEDGER))

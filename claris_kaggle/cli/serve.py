@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 
 from claris_kaggle.cli import options
-from claris_kaggle.console import say
-from claris_kaggle.errors import count
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import count
 
 HELP = "the same as a small page of this machine: drop an image, see the answer"
 WARNING = "warning: {} can be reached from other machines. Whoever reaches it can use it, unencrypted and unasked"
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> None:
     """Load the networks once, say where the page is, and answer until a signal ends it."""
     import signal
 
-    from claris_kaggle.classify import NOTICE
-    from claris_kaggle.guard import bracketed, is_loopback
-    from claris_kaggle.serve import listen, serve
+    from claris_kaggle.serving.app import listen, serve
+    from claris_kaggle.serving.classify import NOTICE
+    from claris_kaggle.serving.http import bracketed, is_loopback
 
     with listen(args.host, args.port) as listener:
         trained, job = options.load_classifier(args)

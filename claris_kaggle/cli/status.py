@@ -34,13 +34,13 @@ def run(args: argparse.Namespace) -> int:
     """Print the state; 1 when it has failed."""
     import json
 
-    from claris_kaggle import kernels, pushes
-    from claris_kaggle.session_progress import follow_session
+    from claris_kaggle.kaggle import kernel_output, kernel_push
+    from claris_kaggle.kaggle.session_progress import follow_session
 
-    kernel = pushes.recall(args.record, args.ref)
-    status, message = follow_session(kernel, args.poll) if args.follow else kernels.kernel_status(kernel)
-    failed = status in kernels.ENDED and status != "COMPLETE"
-    error = kernels.explain_end(kernel, status, message, kernels.session_log(kernel)) if failed else None
+    kernel = kernel_push.recall(args.record, args.ref)
+    status, message = follow_session(kernel, args.poll) if args.follow else kernel_output.kernel_status(kernel)
+    failed = status in kernel_output.ENDED and status != "COMPLETE"
+    error = kernel_output.explain_end(kernel, status, message, kernel_output.session_log(kernel)) if failed else None
     if error and not args.json:
         raise error
     message = error.found if error else message

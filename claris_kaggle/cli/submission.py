@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.cli import options
-from claris_kaggle.console import say
-from claris_kaggle.errors import UsageError
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import UsageError
 
 HELP = "check a submission, or compare several"
 
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     data = options.data_dir(args)
     import json
 
-    from claris_kaggle.submission import check_submission
-    from claris_kaggle.tables import read_sample
+    from claris_kaggle.data.tables import read_sample
+    from claris_kaggle.ensembling.submission_file import check_submission
 
     path = args.files[0]
     facts = check_submission(path, read_sample(data.sample))
@@ -63,7 +63,7 @@ def compare(args: argparse.Namespace) -> None:
         raise UsageError("--data", "it goes with check; compare takes the files' own ids", "Leave it out")
     import json
 
-    from claris_kaggle.comparison import compare_submissions
+    from claris_kaggle.ensembling.comparison import compare_submissions
 
     result = compare_submissions(args.files, [options.run_dir(path) for path in args.runs])
     if args.json:

@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> None:
     import json
     import tempfile
 
-    from claris_kaggle import tables
-    from claris_kaggle.fetch import fetch_file
-    from claris_kaggle.submit import LONGEST_WAIT, submit_file
+    from claris_kaggle.data import tables
+    from claris_kaggle.kaggle.download import fetch_file
+    from claris_kaggle.kaggle.submit import LONGEST_WAIT, submit_file
 
     with tempfile.TemporaryDirectory() as temporary:
         sample = (args.data or Path(temporary)) / "sample_submission.csv"

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
-from claris_kaggle.config import add_config_flags, given_flags
+from claris_kaggle.core.config import add_config_flags, given_flags
 
 HELP = "train one fold or all, resumable"
 
@@ -41,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train; the run's folder is the result."""
-    from claris_kaggle.stopping import parse_duration
+    from claris_kaggle.core.time_limit import parse_duration
 
     limit = parse_duration(args.time_limit) if args.time_limit else None
     data = options.data_dir(args)
-    from claris_kaggle.console import is_speaker
-    from claris_kaggle.run import TrainJob
-    from claris_kaggle.train import train_run
+    from claris_kaggle.core.console import is_speaker
+    from claris_kaggle.training.setup import TrainJob
+    from claris_kaggle.training.train import train_run
 
     job = TrainJob(
         data=data,

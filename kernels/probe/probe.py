@@ -20,6 +20,6 @@ zipfile.ZipFile(io.BytesIO(base64.b64decode(BUNDLE))).extractall(folder)
 sys.path.insert(0, folder)
 os.environ["PYTHONPATH"] = folder
 
-from claris_kaggle.session import run_session  # noqa: E402
+from claris_kaggle.kaggle.session import run_session  # noqa: E402
 
 sys.exit(run_session(SETTINGS))

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from claris_kaggle.engine import SYNC_BUFFERS, train_step
+from claris_kaggle.training.learner import SYNC_BUFFERS, train_step
 from tests.gpu.test_gpu_steps import GPU, assert_same_steps, batch_of, learner_of
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.model import read_weights
-from claris_kaggle.paths import DataDir
-from claris_kaggle.predictions import read_oof, read_test
-from claris_kaggle.run import new_network
-from claris_kaggle.tables import read_labels, read_sample
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.tables import read_labels, read_sample
+from claris_kaggle.evaluation.predictions import read_oof, read_test
+from claris_kaggle.models.weights import read_weights
+from claris_kaggle.training.setup import new_network
 from tests.conftest import DEADLINE, ROOT, TINY, claris, environment
-from tests.test_pipeline import kill_all, places, start, wait_for_line
+from tests.system.test_pipeline import kill_all, places, start, wait_for_line
 
 # Distance of two runs' weights, as a share of the way that they came: algorithms and the order of sums differ.
 TOLERANCE = 0.15

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.distributed import World
-from claris_kaggle.errors import TrainingError
-from claris_kaggle.inference import predict, view_logits
-from claris_kaggle.model import create_model, fold_batch_norm
-from claris_kaggle.pack import Pack
-from claris_kaggle.paths import DataDir
-from claris_kaggle.prepare import get_pack
-from claris_kaggle.tables import read_labels
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import TrainingError
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.prepare import get_pack
+from claris_kaggle.data.tables import read_labels
+from claris_kaggle.inference.forward import predict, view_logits
+from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.runtime.distributed import World
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 Call = Callable[..., tuple[int, str, str]]

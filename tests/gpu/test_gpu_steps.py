@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from claris_kaggle import engine
-from claris_kaggle.checkpoint import serialize
-from claris_kaggle.config import TrainConfig
-from claris_kaggle.dataset import Batch, Block, send_ahead
-from claris_kaggle.distributed import World
-from claris_kaggle.engine import Learner, train_step
-from claris_kaggle.model import create_model
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.data.batches import Batch, Block
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.runtime.distributed import World
+from claris_kaggle.runtime.loading import send_ahead
+from claris_kaggle.training import learner as learner_module
+from claris_kaggle.training.checkpoint import serialize
+from claris_kaggle.training.learner import Learner, train_step
 
 GPU = torch.device("cuda", 0)
 ON_GPU, ON_CPU = World(0, 0, 1, GPU), World(0, 0, 1, torch.device("cpu"))
@@ -95,12 +96,12 @@ def test_only_fp16_has_a_loss_scale() -> None:
 
 
 def test_a_step_without_a_finite_loss_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner, whole = learner_of("fp16"), engine.augmented
+    learner, whole = learner_of("fp16"), learner_module.augmented
 
     def spoiled(learner: Learner, batch: Batch) -> Tensor:
         return whole(learner, batch) * (float("inf") if learner.taken == 1 else 1)
 
-    monkeypatch.setattr(engine, "augmented", spoiled)
+    monkeypatch.setattr(learner_module, "augmented", spoiled)
     seen = []
     for _ in range(3):
         train_step(learner, batch_of(), LR)

@@ -1,0 +1,209 @@
+"""The command `claris`: finds the verb, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from claris_kaggle.core.console import is_speaker, messages_on_stderr
+from claris_kaggle.core.errors import LAST_WORDS, ClarisError, Stopped, one_line
+from claris_kaggle.core.files import explain
+from claris_kaggle.core.platforms import spell_out_unprintable
+from claris_kaggle.version import __version__
+
+# In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
+VERBS = (
+    "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
+    "classify", "serve", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
+)  # fmt: skip
+# These pass what stands after -- on to `claris train`.
+PASSING_ON = ("push", "launch")
+# Packages by the names that they are imported under, where these differ.
+PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
+EPILOG = """the way through, from any folder:
+  claris demo                                              try it all on generated patches
+  claris fetch --out DIR                                   get the competition's files
+  claris check --data DIR                                  look at the competition's files
+  claris pack --data DIR                                   decode them once
+  claris folds --data DIR --out folds/five.csv             split them
+  claris train --data DIR --folds folds/five.csv --run runs/first
+  claris predict --data DIR --run runs/first
+  claris ensemble runs/first --data DIR --out submission.csv
+  claris report runs/first --out report.html
+  claris classify --run runs/first IMAGE                  ask it about images
+  claris serve --run runs/first                           the same as a page of this machine
+
+all of it on Kaggle's GPUs, with one command:
+  claris launch first
+"""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose refusals are one line.
+
+    Attributes:
+        named: the parser of the verb that was typed: argparse leaves its unknown flags to this one.
+    """
+
+    named: OneLineParser | None = None
+
+    def error(self, message: str) -> NoReturn:
+        """Say what was wrong, the nearest verb or flag to a misspelt one, and where the help is; exit code 2."""
+        if message.startswith("unrecognized"):
+            if self.named:
+                self.named.error(message)
+            typed = next((word.split("=")[0] for word in message.split() if word.startswith("--")), "")
+            near = get_close_matches(typed, self._option_string_actions, 1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        if "invalid choice" in message and "VERB" in message:
+            typed = message.split("'")[1]
+            near = get_close_matches(typed, VERBS, 1)
+            message = f"no verb {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
+        end = "" if message.endswith((".", "?")) else "."
+        self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help\n")
+
+
+def build_parser(*verbs: str) -> argparse.ArgumentParser:
+    """The parser of all verbs, with the flags of those that are named."""
+    parser = OneLineParser(
+        prog="claris",
+        description="Histopathologic Cancer Detection, from the competition's files to a checked submission.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"claris {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in VERBS:
+        module = importlib.import_module(f"claris_kaggle.cli.{name}")
+        sub = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in verbs:
+            parser.named = sub
+            module.add_arguments(sub)
+            sub.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use, 3 stopped in time."""
+    spell_out_unprintable(sys.stdout, sys.stderr)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with messages_on_stderr(logging.DEBUG if "--debug" in arguments else logging.INFO):
+        return run_command(arguments)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run the command line with messages on stderr, and return its exit code."""
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    if not arguments:
+        build_parser().print_help()
+        return 2
+    try:
+        own, rest = split_rest(arguments) if verb in PASSING_ON else (arguments, [])
+        args = build_parser(verb or "").parse_args(own)
+        args.rest = rest
+        find_homes(args)
+        module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
+        code = int(module.run(args) or 0)
+        sys.stdout.flush()  # a disk that is full here is told as such
+        return code
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return fail(Stopped("stopped by Ctrl-C", "", "The same command begins again or goes on"), arguments)
+    except BrokenPipeError:
+        drop_output()  # whoever read it has gone
+        return 1
+    except ClarisError as error:
+        return fail(error, arguments)
+    except ModuleNotFoundError as error:
+        return fail(explain_missing(error), arguments)
+    except Exception as error:
+        return fail_unexpectedly(error, arguments)
+
+
+def find_homes(args: argparse.Namespace) -> None:
+    """Look up a leading ~ in all paths: shells leave it in --out=~/FILE, and quotes keep it."""
+    for name, value in vars(args).items():
+        if isinstance(value, Path):
+            setattr(args, name, find_home(value))
+        elif isinstance(value, list):
+            setattr(args, name, [find_home(one) if isinstance(one, Path) else one for one in value])
+
+
+def find_home(path: Path) -> Path:
+    """The path with its home looked up; as it is where ~ begins the name of a file."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no user of that name
+        return path
+
+
+def split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after the first --."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
+
+
+def fail(error: ClarisError, arguments: Sequence[str]) -> int:
+    """One line on stderr, by the process that the user started; the error's exit code."""
+    if "--debug" in arguments:
+        traceback.print_exc()
+    line = " ".join(str(error).split())
+    if is_speaker() or not isinstance(error, Stopped):
+        print(f"claris: {line}", file=sys.stderr, flush=True)
+    if LAST_WORDS in os.environ:
+        with contextlib.suppress(OSError):  # it has been said
+            Path(os.environ[LAST_WORDS]).write_text(line, "utf-8")
+    return error.exit_code
+
+
+def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
+    """A mistake of ours, or one that no message foresees: its kind and text, and how to see more."""
+    if "RANK" in os.environ:  # of the user's own torchrun
+        from claris_kaggle.runtime.rank_process import is_lost_peer
+
+        if is_lost_peer(error):
+            return 1  # the rank that failed first has said why
+    if isinstance(error, OSError) and error.errno:
+        if error.filename is None:
+            drop_output()  # it may be that which fails
+        return fail(explain(error, error.filename or "a file or the output"), arguments)
+    mend = "" if "--debug" in arguments else "Run it again with --debug to see where"
+    return fail(ClarisError(f"{type(error).__name__}: {one_line(error)}", "", mend), arguments)
+
+
+def drop_output() -> None:
+    """Send stdout nowhere, so that Python does not fail once more at its own flush."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def explain_missing(error: ModuleNotFoundError) -> ClarisError:
+    """Which package is not installed, and the command that installs it, by the extra that holds it if there is one."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    module = (error.name or "").split(".")[0]
+    package = PACKAGES.get(module, module.replace("_", "-"))
+    try:
+        wanted = requires("claris_kaggle") or []
+    except PackageNotFoundError:  # the library alone was copied, as to a kernel
+        wanted = []
+    found = (re.match(r"([\w.-]+).*extra == .(\w+)", line) for line in wanted)
+    extras = [one[2] for one in found if one and one[1].lower() == package]
+    what = f"'claris_kaggle[{extras[0]}]'" if extras else package
+    return ClarisError(f"the Python package {package} is not installed", "", f"Install it: pip install {what}")

@@ -1,0 +1,248 @@
+"""Files written whole or not at all, their SHA-256, JSON, and the lock on a folder.
+
+Every write of the package goes through here: into a temporary file in the same folder,
+fsync, rename, fsync of the folder. A crash at any point leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from claris_kaggle.core import platforms
+from claris_kaggle.core.errors import DataError, DiskError, RunError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+CHUNK = 1 << 22
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+HELD: set[BaseFileLock] = set()  # the locks that this process holds
+
+
+@contextlib.contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError about this path into a DiskError that says what to do.
+
+    Raises:
+        DiskError: no space, no permission, no such folder, or any other OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, path) from error
+
+
+def explain(error: OSError, path: object) -> DiskError:
+    """What the error about this path means and what to do."""
+    refused = platforms.refused_name(Path(str(path)))
+    if refused:
+        return DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
+    if platforms.is_open_elsewhere(error):
+        mend = "Close it there, and run the same command again"
+        return DiskError(f"{path}: open in another program", "nothing was changed", mend)
+    if error.errno in NO_SPACE:
+        mend = "Free some space, or name a folder on another disk, and run the same command again"
+        return DiskError(f"{path}: no space left on the disk", "nothing was changed", mend)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DiskError(f"{path}: not allowed to write or read there", "", "Change its permissions, or name another")
+    if error.errno == errno.ENOENT:
+        return DiskError(f"{path}: no such file or folder", "", "Look at the path")
+    if error.errno == errno.EISDIR:
+        return DiskError(f"{path}: a folder", "a file is needed", "Look at the path")
+    parent = next((one for one in Path(str(path)).parents if os.path.lexists(one)), None)
+    if parent and not is_folder(parent):
+        return DiskError(f"{parent}: a file", "a folder is needed there; nothing was changed", "Name a folder")
+    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        return DiskError(f"{path}: there already", "nothing was changed", "Name a new folder")
+    return DiskError(f"{path}: {error.strerror or error}")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is seen to be a folder: not where a folder above is locked, or the name too long to be one."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def beside(path: Path) -> Path:
+    """A name beside `path` that nothing has yet; the folder is made.
+
+    Raises:
+        DiskError: this system takes no file of the name `path`.
+    """
+    refused = platforms.refused_name(path)
+    if refused:
+        raise DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`; what is written there replaces `path` on a clean exit.
+
+    On an exception the temporary file is removed and `path` stays as it was.
+
+    Raises:
+        DiskError: the folder cannot be made or written, or the disk is full.
+    """
+    with explain_disk_errors(path):
+        temporary = beside(path)
+        try:
+            temporary.touch(exist_ok=False)
+            yield temporary
+            with temporary.open("r+b") as stream:
+                platforms.sync_file(stream)
+            platforms.replace(temporary, path)
+            platforms.sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(PermissionError):  # on Windows, while a virus scanner reads it
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which takes that name on a clean exit; on an exception it is removed.
+
+    Its files are to be written through this module, which has them on disk by then. A link is followed.
+
+    Raises:
+        DiskError: `path` is there and not empty, or the current folder, which a shell would go on showing empty; or the
+            folder cannot be made or written, or the disk is full.
+    """
+    with explain_disk_errors(path):
+        path = path.resolve()
+        if path.exists() and path.samefile(os.curdir):
+            raise DiskError(f"{path}: the current folder", "nothing was changed", "Name a new folder")
+        aside = beside(path)
+        try:
+            aside.mkdir()
+            yield aside
+            platforms.sync_folder(aside)
+            platforms.move_folder(aside, path)
+            platforms.sync_folder(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put the content in place whole; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Put the text in place whole, as UTF-8 with the newlines that it has."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Put the object in place whole as indented JSON; NaN and infinities are refused."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in the file.
+
+    Raises:
+        DiskError: the file is not there or not readable.
+        DataError: it holds no whole JSON object.
+    """
+    with explain_disk_errors(path):
+        content = path.read_bytes()
+    try:
+        # What is no JSON, and some tools write all the same, is kept as text, so that it can be written again.
+        value = json.loads(content, parse_constant=str)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a whole JSON file ({error})", "", "Make it again, or remove it") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: holds {type(value).__name__}", "a JSON object is needed", "Make it again")
+    return value
+
+
+def sha256_bytes(content: bytes) -> str:
+    """The SHA-256 as 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of the file's content as 64 hex digits, read in chunks of 4 MiB."""
+    digest = hashlib.sha256()
+    with explain_disk_errors(path), path.open("rb", buffering=0) as stream:
+        buffer = bytearray(CHUNK)
+        view = memoryview(buffer)
+        while size := stream.readinto(buffer):
+            digest.update(view[:size])
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file as its only writer; the system frees it when this process dies.
+
+    Who holds it stands in a file beside it, as Windows lets nobody read a file that is locked.
+
+    Args:
+        path: the lock file; its folder is made.
+        wait: stand in line instead of refusing.
+    Raises:
+        RunError: another living process holds it; the message says which and since when.
+        DiskError: the lock file cannot be made.
+    """
+    from filelock import FileLock, Timeout  # late: it takes 50 ms, and `claris --help` locks nothing
+
+    holder = path.with_name(f"{path.name}.holder")
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            found = f"{path.parent}: in use by {read_holder(holder)}"
+            raise RunError(found, "one writer at a time", "Wait for it, or name another folder") from None
+    HELD.add(lock)
+    try:
+        with explain_disk_errors(holder):
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", "utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows, while another process reads it
+            holder.unlink()
+        HELD.discard(lock)
+        lock.release()
+
+
+def read_holder(path: Path) -> str:
+    """Return who holds a lock, as it wrote it down; "another process" where it has not done so yet."""
+    with contextlib.suppress(OSError):
+        return path.read_text("utf-8", "replace").strip() or "another process"
+    return "another process"
+
+
+def give_up_locks() -> None:
+    """Close the parent's locks in a forked process, which would hold them on when the parent is killed.
+
+    filelock does so itself from its version 3.30 on; Kaggle's image has an older one.
+    """
+    while HELD:
+        context = HELD.pop()._context
+        if context.lock_file_fd is not None:
+            os.close(context.lock_file_fd)
+            context.lock_file_fd = None
+
+
+platforms.after_fork_in_child(give_up_locks)

@@ -1,0 +1,1 @@
+"""Tables, patches, packs, fold files, augmentation and batches."""

@@ -1,0 +1,11 @@
+"""Array types that the packages share, and the decision threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int8]
+Probabilities = NDArray[np.float32]
+HALF = 0.5
+Pixels = NDArray[np.uint8]

@@ -1,0 +1,223 @@
+"""Augmentation and normalisation, drawn for each patch from (seed, epoch, id) alone.
+
+Geometry is albumentations' on uint8 for a CPU, and the same symmetries on the device for a GPU,
+which leaves the host no more than to gather. Colour is one affine map of RGB a patch, folded with
+the normalisation and applied to the whole batch on the device.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from claris_kaggle.data.d4 import TURNS, constant
+from claris_kaggle.data.patches import SIZE
+
+# albumentations asks the network for its newest version at import unless told not to.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+# Channel mean and standard deviation in 0..1: of the competition's training patches, and of the inputs that
+# published weights were made with, under the names of timm's constants (timm.data.constants).
+STATISTICS = {
+    "patches": ((0.7059, 0.5504, 0.6995), (0.2374, 0.2816, 0.2150)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# Optical densities of haematoxylin, eosin and DAB in red, green and blue: Ruifrok and Johnston 2001.
+STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+DRAWS = 8
+ORDER, GEOMETRY, COLOR = 0, 1, slice(2, 8)
+# Half-widths at strength 1 of contrast, saturation, brightness and the three channel gains.
+WIDTHS = (0.2, 0.2, 0.08, 0.08, 0.08, 0.08)
+
+
+def draw(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
+    """Random words of each patch, uint64 [N, 8], a pure function of (seed, epoch, id).
+
+    A hash instead of a generator: no state to keep, and the same on every version of NumPy.
+    """
+    prefix = f"{seed}/{epoch}/"
+    digests = (hashlib.blake2b((prefix + name).encode(), digest_size=8 * DRAWS).digest() for name in ids)
+    return np.frombuffer(b"".join(digests), dtype="<u8").reshape(len(ids), DRAWS)
+
+
+class Geometry:
+    """Crops and turns patches, each by its own draw.
+
+    Args:
+        kind: `d4`, each of the eight symmetries as likely, or `flips`: two flips and a rotation within 20 degrees
+            with black corners, as the original did.
+        crop: side of the square that is kept.
+        shift: pixels by which it may stand off the middle.
+        turn: False leaves the turning to the device (`turn_on_device`).
+    """
+
+    def __init__(self, kind: str = "d4", crop: int = SIZE, shift: int = 0, *, turn: bool = True) -> None:
+        self.kind, self.crop, self.shift, self.turn = kind, crop, min(shift, (SIZE - crop) // 2), turn
+        if not turn:
+            return
+        import albumentations
+        import cv2
+        from albumentations.core.type_definitions import d4_group_elements
+
+        self.symmetry, self.elements = albumentations.D4(p=1.0), list(d4_group_elements)
+        self.flips = albumentations.Compose(
+            [
+                albumentations.HorizontalFlip(p=0.5),
+                albumentations.VerticalFlip(p=0.5),
+                albumentations.Rotate(20, interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_CONSTANT, p=1.0),
+            ]
+        )
+
+    def __call__(self, pixels: NDArray[np.uint8], words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """The patches cropped and turned.
+
+        Args:
+            pixels: uint8 [B, 96, 96, 3].
+            words: uint64 [B, 8] from `draw`.
+        Returns:
+            uint8 [B, crop, crop, 3].
+        """
+        if not self.turn and self.crop == SIZE:
+            return pixels
+        done = np.empty((len(pixels), self.crop, self.crop, 3), dtype=np.uint8)
+        turns, corners = turn_numbers(words).tolist(), self.corners(words).tolist()
+        for row, (down, right) in enumerate(corners):
+            image = pixels[row, down : down + self.crop, right : right + self.crop]
+            done[row] = self.turned(image, turns[row], int(words[row, GEOMETRY])) if self.turn else image
+        return done
+
+    def corners(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The upper left corner of each patch's crop, int64 [B, 2]."""
+        bits = np.stack([words[:, GEOMETRY] >> np.uint64(16), words[:, GEOMETRY] >> np.uint64(40)], axis=1)
+        moved = (bits % np.uint64(2 * self.shift + 1)).astype(np.int64) - self.shift
+        return moved + (SIZE - self.crop) // 2
+
+    def turned(self, image: NDArray[np.uint8], turn: int, word: int) -> NDArray[np.uint8]:
+        """One patch turned. D4's element is given to it: seeding its own generator takes longer than the turning."""
+        if self.kind == "d4":
+            return np.asarray(self.symmetry.apply(image, group_element=self.elements[turn]))
+        self.flips.set_random_seed(word & 0xFFFFFFFF)
+        return np.asarray(self.flips(image=np.ascontiguousarray(image))["image"])
+
+
+def turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Which of the eight symmetries each patch gets, int64 [B] of 0..7 in albumentations' order."""
+    return (words[:, GEOMETRY] % np.uint64(len(TURNS))).astype(np.int64)
+
+
+def color_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
+    """Contrast, saturation, brightness and channel gains of each patch, float32 [B, 6] about 0."""
+    uniform = (words[:, COLOR] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return ((2 * uniform - 1) * strength * np.array(WIDTHS)).astype(np.float32)
+
+
+def stain_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
+    """A factor and a summand for each of three stains of each patch, float32 [B, 6] about 0.
+
+    Taken from other bits of the words than the colour's.
+    """
+    uniform = (words[:, COLOR] & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
+    return ((2 * uniform - 1) * strength).astype(np.float32)
+
+
+@functools.cache
+def stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Optical density of a unit of each stain, float32 [3, 3], and its inverse."""
+    with torch.inference_mode(False):
+        stains = torch.tensor(STAINS)
+        stains = stains / stains.norm(dim=1, keepdim=True)
+        return stains.to(device), torch.linalg.inv(stains).to(device)
+
+
+def change_stain(images: Tensor, draws: Tensor) -> Tensor:
+    """Haematoxylin, eosin and the rest made stronger or weaker in optical density (Tellez et al. 2019).
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        draws: float32 [B, 6] from `stain_draws`; the summands are taken at a tenth, as densities are small.
+    Returns:
+        float32 [B, H, W, 3] in 0..255.
+    """
+    stains, unmixed = stain_matrices(images.device)
+    density = -torch.log((images.reshape(len(images), -1, 3).float() + 1) / 256)
+    amounts = torch.matmul(density, unmixed)
+    changed = amounts * (1 + draws[:, None, :3]) + 0.1 * draws[:, None, 3:]
+    light = 256 * torch.exp(-torch.matmul(changed, stains)) - 1
+    return light.clamp(0, 255).reshape(images.shape)
+
+
+def centre(images: Tensor, crop: int) -> Tensor:
+    """The middle square of the images, [B, H, W, C] to [B, crop, crop, C]."""
+    begin = (images.shape[1] - crop) // 2
+    return images[:, begin : begin + crop, begin : begin + crop]
+
+
+def color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine change of colour of each patch: x becomes matrix @ x + offset, x in 0..1.
+
+    Saturation mixes each colour with its grey, gains weigh the channels, contrast acts about the
+    mean colour `mean` [3] of the data, brightness is added.
+
+    Args:
+        draws: float32 [B, 6] from `color_draws`.
+    Returns:
+        float32 [B, 3, 3] and [B, 3].
+    """
+    contrast, saturation, brightness = (1 + draws[:, 0], 1 + draws[:, 1], draws[:, 2])
+    grey = constant(LUMA, draws.device).expand(3, 3)
+    identity = torch.eye(3, device=draws.device)
+    mixed = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * grey
+    matrix = contrast[:, None, None] * (1 + draws[:, 3:6])[:, :, None] * mixed
+    offset = (1 - contrast)[:, None] * mean + brightness[:, None]
+    return matrix, offset
+
+
+def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolution: int = 0) -> Tensor:
+    """What the network takes: normalised, channels-last, with the colour change if there is one.
+
+    Args:
+        images: uint8 or float [B, H, W, 3] of 0..255 on the device.
+        normalise: mean and standard deviation, a key of `STATISTICS`.
+        draws: float32 [B, 6] from `color_draws`, or None.
+        resolution: side that the images are enlarged to bilinearly, or averaged down to by areas; 0 keeps theirs.
+    Returns:
+        float32 [B, 3, H, W], or the resolution for H and W, in channels-last memory.
+    """
+    mean, deviation = (constant(values, images.device) for values in STATISTICS[normalise])
+    flat = images.reshape(images.shape[0], -1, 3).float()
+    if draws is None:
+        shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))
+    else:
+        matrix, offset = color_maps(draws, mean)
+        # Folded: normalise(matrix @ (x / 255) + offset), as one batched product.
+        matrix = matrix.transpose(1, 2) / (255 * deviation)
+        shaped = torch.baddbmm(((offset - mean) / deviation)[:, None, :], flat, matrix)
+    inputs = shaped.reshape(images.shape).permute(0, 3, 1, 2)
+    return resize(inputs, resolution) if resolution else inputs
+
+
+def resize(inputs: Tensor, side: int) -> Tensor:
+    """Resize square images: bilinear when enlarged, the mean over areas when smaller, which is antialiased.
+
+    Args:
+        inputs: float [B, C, S, S].
+        side: pixels of the result.
+    Returns:
+        float [B, C, side, side] in the same memory format.
+    """
+    if side <= inputs.shape[-1]:
+        return functional.adaptive_avg_pool2d(inputs, side)
+    return functional.interpolate(inputs, size=(side, side), mode="bilinear", align_corners=False)

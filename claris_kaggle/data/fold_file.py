@@ -1,0 +1,254 @@
+"""Fold files: every training patch in exactly one fold, none of its duplicates or slide-mates in another."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.core.errors import DataError, DiskError, RunError, TableError, count, name_few
+from claris_kaggle.core.files import read_json, write_json
+from claris_kaggle.core.paths import require_place
+from claris_kaggle.data import tables
+from claris_kaggle.data.arrays import Labels
+from claris_kaggle.version import __version__
+
+CLASSES = ("benign", "malignant")
+COLUMNS = ("id", "label", "group", "fold")
+# Groups of fewer patches than this on average are no slides, where no JSON says what they are.
+SLIDE_SIZE = 2
+MEND = "Make it again: claris folds --data DIR --out {}"
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A split of the training patches.
+
+    Attributes:
+        ids: sorted.
+        labels: int8 [N] of 0 and 1.
+        groups: [N] text; patches of one group stand in one fold.
+        fold: int64 [N] of 0..k-1, the fold in which a patch is validated.
+        by_slide: whether the groups are slides; None where nothing tells but their size.
+    """
+
+    ids: list[str]
+    labels: Labels
+    groups: list[str]
+    fold: NDArray[np.int64]
+    by_slide: bool | None = None
+
+    @property
+    def k(self) -> int:
+        """The number of folds."""
+        return int(self.fold.max()) + 1
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content, whatever the order of its rows."""
+        return tables.digest(self.ids, self.labels, self.groups, self.fold)
+
+    @property
+    def slides(self) -> list[str] | None:
+        """The slide of each patch; None where groups are duplicates at most, as in a split by patch."""
+        large = len(set(self.groups)) * SLIDE_SIZE <= len(self.ids)
+        return self.groups if (large if self.by_slide is None else self.by_slide) else None
+
+    def train_rows(self, fold: int) -> NDArray[np.int64]:
+        """The rows that fold number `fold` is trained on, ascending."""
+        return np.flatnonzero(self.fold != fold)
+
+    def valid_rows(self, fold: int) -> NDArray[np.int64]:
+        """The rows that fold number `fold` is validated on, ascending."""
+        return np.flatnonzero(self.fold == fold)
+
+
+def require_both_classes(folds: Folds, source: object, mend: str) -> None:
+    """Refuse folds on which no AUC can be had.
+
+    Raises:
+        DataError: naming the fold and the class that it lacks.
+    """
+    for fold in range(folds.k):
+        labels = folds.labels[folds.fold == fold]
+        if len(labels) == 0:
+            raise DataError(f"{source}: fold {fold} is empty", "", mend)
+        if len(np.unique(labels)) == 1:
+            missing = CLASSES[1 - int(labels[0])]
+            raise DataError(f"{source}: fold {fold} holds no {missing} patch", "both classes are needed", mend)
+
+
+def fold_summary(folds: Folds) -> list[dict[str, Any]]:
+    """One row a fold: its number, patches, benign, malignant, malignant share and groups."""
+    groups = np.array(folds.groups)
+    rows = []
+    for fold in range(folds.k):
+        where = folds.fold == fold
+        malignant = int(folds.labels[where].sum())
+        patches = int(where.sum())
+        rows.append(
+            {
+                "fold": fold,
+                "patches": patches,
+                "benign": patches - malignant,
+                "malignant": malignant,
+                "share": malignant / patches,
+                "groups": len(np.unique(groups[where])),
+            }
+        )
+    return rows
+
+
+def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: bool = False) -> bool:
+    """Put the fold file and its JSON in place; False when these very folds were there.
+
+    Args:
+        about: what the JSON should say besides: seed, digests of the inputs.
+    Raises:
+        UsageError: the name does not end in .csv, or a file that holds no folds has it.
+        RunError: other folds are there, and `overwrite` is not set.
+    """
+    require_place(path, COLUMNS)
+    if path.exists() and not overwrite:
+        if not holds(path, folds):
+            raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
+        if read_about(path, folds):
+            return False
+    values = {"id": folds.ids, "label": folds.labels, "group": folds.groups, "fold": folds.fold}
+    tables.write_table(path, values)
+    write_json(path.with_suffix(".json"), {**describe(folds), **about})
+    return True
+
+
+def describe(folds: Folds) -> dict[str, Any]:
+    """What the JSON beside a fold file says of its content and of who made it."""
+    grouped = len(set(folds.groups)) < len(folds.groups)
+    return {
+        "folds_sha256": folds.digest,
+        "k": folds.k,
+        "patches": len(folds.ids),
+        "groups": len(set(folds.groups)),
+        "by_slide": folds.slides is not None,
+        "method": "stratified by label, " + ("whole groups" if grouped else "patch by patch"),
+        "folds": fold_summary(folds),
+        # Our own is not asked of pip: in a kernel the library is there without being installed.
+        "versions": {
+            "claris_kaggle": __version__,
+            **{name: importlib.metadata.version(name) for name in ("numpy", "scikit-learn")},
+        },
+    }
+
+
+def holds(path: Path, folds: Folds) -> bool:
+    """Whether the file holds these very folds."""
+    try:
+        return read_folds(path).digest == folds.digest
+    except DataError:
+        return False
+
+
+def read_about(path: Path, folds: Folds) -> dict[str, Any]:
+    """What the JSON beside the file says, where it is whole and of these folds, else nothing."""
+    try:
+        about = read_json(Path(path).with_suffix(".json"))
+    except (DataError, DiskError):
+        return {}
+    return about if about.get("folds_sha256") == folds.digest else {}
+
+
+def read_folds(path: Path) -> Folds:
+    """The folds in the file `path`, sorted by id.
+
+    Raises:
+        TableError: cut off, a wrong header, impossible values, or a group in two folds.
+        DataError: a fold lacks a class.
+        DiskError: it is not there.
+    """
+    mend = MEND.format(path)
+    frame = tables.read_table(path, COLUMNS, mend=mend, ended=True)
+    ids = frame["id"].tolist()
+    tables.require_ids(ids, path, mend)
+    tables.require_unique(ids, path, mend)
+    labels = tables.parse_labels(frame["label"].tolist(), path)
+    fold = parse_fold_numbers(frame["fold"].tolist(), path, mend)
+    numbers = np.unique(fold).tolist()
+    if numbers != list(range(len(numbers))) or len(numbers) < 2:
+        raise TableError(f"{path}: folds {name_few(numbers)}", "at least two, numbered from 0, are needed", mend)
+    order = tables.sort_order(ids)
+    groups = frame["group"].tolist()
+    folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
+    require_together(folds, folds.groups, "group", path, mend)
+    require_both_classes(folds, path, mend)
+    return replace(folds, by_slide=read_about(path, folds).get("by_slide"))
+
+
+def parse_fold_numbers(texts: Sequence[str], path: Path, mend: str) -> NDArray[np.int64]:
+    """The fold numbers, int64 [N]; `2.0` is one as well.
+
+    Raises:
+        TableError: one is no whole number from 0 to 9999.
+    """
+    found = {text: re.fullmatch(r"([0-9]{1,4})(\.0)?", text) for text in set(texts)}
+    number_of = {text: int(match[1]) for text, match in found.items() if match}
+    wrong = [f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if text not in number_of]
+    if wrong:
+        raise TableError(f"{path}: {count(len(wrong), 'impossible fold number')} ({name_few(wrong)})", "", mend)
+    return np.array([number_of[text] for text in texts], dtype=np.int64)
+
+
+def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object, mend: str) -> None:
+    """Refuse folds of which two share a key: what is learnt from one would be known in the other.
+
+    Args:
+        keys: of each row of the folds.
+        noun: what a key stands for: group, slide.
+    Raises:
+        TableError: naming the first of them.
+    """
+    seen: dict[str, set[int]] = defaultdict(set)
+    for key, fold in zip(keys, folds.fold.tolist(), strict=True):
+        seen[key].add(fold)
+    split = sorted(key for key, where in seen.items() if len(where) > 1)
+    if split:
+        found = f"{path}: {count(len(split), noun)} in more than one fold ({name_few(split)})"
+        raise TableError(found, "each must stand in one", mend)
+
+
+def check_folds(
+    folds: Folds,
+    ids: Sequence[str],
+    labels: Labels,
+    path: Path,
+    *,
+    slides: Sequence[str] | None = None,
+    contents: Sequence[str] | None = None,
+) -> None:
+    """Refuse folds that are of other data or that leak.
+
+    Args:
+        ids: of the training patches, sorted; labels, slides and contents in their order.
+        path: the file that the folds are from, for messages.
+    Raises:
+        TableError: ids or labels differ, or a slide or exact duplicates stand in two folds.
+    """
+    mend = MEND.format(path)
+    tables.require_equal_ids(folds.ids, ids, path, "train_labels.csv", mend)
+    differ = [name for name, old, new in zip(ids, folds.labels, labels, strict=True) if old != new]
+    if differ:
+        found = f"{path}: {count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
+        raise TableError(found, "", mend)
+    if slides is not None:
+        require_together(folds, slides, "slide", path, mend + " --slides FILE")
+    if contents is not None:
+        first: dict[str, str] = {}
+        for name, content in zip(ids, contents, strict=True):
+            first.setdefault(content, name)
+        require_together(folds, [first[content] for content in contents], "exact duplicate", path, mend)

@@ -1,0 +1,144 @@
+"""How folds are made: stratified by label, whole slides and duplicates together.
+
+From sorted ids with our own shuffle, so that the order of the input, and the version of
+scikit-learn, make no difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.core.errors import DataError, UsageError, count, name_few
+from claris_kaggle.data import tables
+from claris_kaggle.data.arrays import Labels
+from claris_kaggle.data.fold_file import CLASSES, Folds, require_both_classes
+
+
+def make_folds(
+    ids: Sequence[str],
+    labels: Labels,
+    *,
+    k: int = 5,
+    seed: int = 0,
+    slides: Sequence[str] | None = None,
+    contents: Sequence[str] | None = None,
+) -> Folds:
+    """Split the patches into k folds, stratified by label, grouped by slide where slides are given.
+
+    Args:
+        ids: of the training patches, in any order.
+        labels: [N] of 0 and 1, in the order of `ids`.
+        k: number of folds, at least 2.
+        seed: another seed gives another split; with slides only ties between them change.
+        slides: the slide of each id.
+        contents: equal for ids with equal pixels, which are kept together; None when there are no such.
+    Returns:
+        Without slides, folds that differ by at most one in the patches of each class, duplicates counted once.
+    Raises:
+        UsageError: k is below 2 or above what there is to split.
+        DataError: a column is of another length, ids are repeated, a label is not 0 or 1, or a fold would hold one
+            class only.
+    """
+    require_columns(ids, labels, slides=slides, contents=contents)
+    order = tables.sort_order(ids)
+    ids = [ids[row] for row in order]
+    labels = np.asarray(labels, dtype=np.int8)[order]
+    keys = [[column[row] for row in order] for column in (slides, contents) if column is not None]
+    groups = join_groups(ids if slides is None else keys[0], keys)
+    members = np.unique(groups, return_inverse=True)[1]
+    require_possible(labels, members, k, grouped=slides is not None)
+    fold = split_by_slide(labels, groups, k, seed) if slides is not None else split_by_patch(labels, groups, k, seed)
+    folds = Folds(ids, labels, groups, fold, by_slide=slides is not None)
+    require_both_classes(folds, "the split", "Ask for fewer folds with --k, or another --seed")
+    return folds
+
+
+def require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str] | None) -> None:
+    """Refuse what is no table of patches, each once and benign or malignant.
+
+    Raises:
+        DataError: naming the first fault.
+    """
+    for name, column in {"labels": labels, **others}.items():
+        if column is not None and len(column) != len(ids):
+            raise DataError(f"{count(len(ids), 'id')} and {len(column):,} {name}", "one of each a patch is needed")
+    tables.require_unique(ids, "the ids")
+    wrong = sorted({str(label) for label in np.asarray(labels).tolist() if label not in (0, 1)})
+    if wrong:
+        raise DataError(f"labels {name_few(wrong)}", "a label is 0 (benign) or 1 (malignant)")
+
+
+def join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
+    """One name for all rows that share a value in any of the keys, directly or over others: the smallest of theirs."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if not keys:
+        return list(names)
+    # A graph of rows and values, with an edge where a row has a value.
+    values = [np.unique(key, return_inverse=True)[1] for key in keys]
+    starts = len(names) + np.cumsum([0] + [int(part.max()) + 1 for part in values])
+    rows = np.tile(np.arange(len(names)), len(keys))
+    columns = np.concatenate([part + start for part, start in zip(values, starts, strict=False)])
+    graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(starts[-1], starts[-1]))
+    component = connected_components(graph, directed=False)[1][: len(names)].tolist()
+    smallest: dict[int, str] = {}
+    for name, part in zip(names, component, strict=True):
+        smallest[part] = min(name, smallest.get(part, name))
+    return [smallest[part] for part in component]
+
+
+def shuffled(names: Sequence[str], seed: int) -> list[str]:
+    """The distinct names in an order that depends on them and the seed alone."""
+    return sorted(set(names), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest())
+
+
+def split_by_patch(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each row: one patch of each group of duplicates is dealt out, the others follow it."""
+    from sklearn.model_selection import StratifiedKFold
+
+    label_of = dict(zip(groups, labels.tolist(), strict=True))
+    names = shuffled(groups, seed)
+    fold_of: dict[str, int] = {}
+    splitter = StratifiedKFold(n_splits=k, shuffle=False)
+    for fold, (_, rows) in enumerate(splitter.split(names, [label_of[name] for name in names])):
+        fold_of.update((names[row], fold) for row in rows.tolist())
+    return np.array([fold_of[name] for name in groups], dtype=np.int64)
+
+
+def split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each row, whole groups together.
+
+    Shuffled here and not by scikit-learn, whose shuffle before 1.8 undid the stratification.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    place = {name: number for number, name in enumerate(shuffled(groups, seed))}
+    numbers = np.array([place[name] for name in groups])
+    fold = np.empty(len(labels), dtype=np.int64)
+    for number, (_, rows) in enumerate(StratifiedGroupKFold(n_splits=k).split(labels, labels, numbers)):
+        fold[rows] = number
+    return fold
+
+
+def require_possible(labels: Labels, members: NDArray[np.int64], k: int, *, grouped: bool) -> None:
+    """Refuse a k that cannot be.
+
+    Raises:
+        UsageError: below 2, or above the number of groups or of patches of a class.
+    """
+    if k < 2:
+        raise UsageError(f"--k is {k}", "at least 2 folds are needed")
+    units, name = min((len(np.unique(members[labels == label])), name) for label, name in enumerate(CLASSES))
+    if units < k:
+        what = (
+            f"{count(units, 'slide')} with {name} patches"
+            if grouped
+            else count(units, f"{name} patch", f"{name} patches")
+        )
+        mend = f"Ask for {units} folds or fewer" if units >= 2 else "Two folds need at least two of them"
+        raise UsageError(f"--k is {k}, with {what}", "each fold needs one", mend)

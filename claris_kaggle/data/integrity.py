@@ -1,0 +1,177 @@
+"""A look at the competition's folder before anything is made from it."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from claris_kaggle.core.console import Progress, say
+from claris_kaggle.core.errors import PatchError, count, name_few
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data import tables
+from claris_kaggle.data.pack import list_patches
+from claris_kaggle.data.parallel import in_chunks
+from claris_kaggle.data.patches import patch_id, read_patch
+
+
+class Look(NamedTuple):
+    """What one file showed: the SHA-1 of its pixels, or why there are none; and whether it is one flat colour."""
+
+    name: str
+    digest: str
+    fault: str
+    flat: str
+
+
+@dataclass
+class Findings:
+    """What was found in a competition folder.
+
+    Attributes:
+        facts: counts and shares, by part of the folder.
+        faults: what must be mended before training, one text each.
+        notes: what is worth knowing and does no harm.
+    """
+
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """One object for a program."""
+        return {"ok": not self.faults, **self.facts, "faults": self.faults, "notes": self.notes}
+
+
+def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Findings:
+    """Everything that can be said about the folder: tables, files, pixels, duplicates, slides.
+
+    Args:
+        data: the competition's folder.
+        slides: a CSV with the slide of each training id, if it is to be looked at.
+        jobs: reading processes; 0 is one for each core where there are many files.
+    Raises:
+        TableError: a table is so faulty that its ids cannot be told.
+    """
+    findings = Findings()
+    ids, labels = tables.read_labels(data.labels)
+    test_ids = tables.read_sample(data.sample)
+    malignant = int(labels.sum())
+    findings.facts["labels"] = {
+        "patches": len(ids),
+        "benign": len(ids) - malignant,
+        "malignant": malignant,
+        "malignant_share": malignant / len(ids),
+    }
+    both = sorted(set(ids) & set(test_ids))
+    if both:
+        findings.faults.append(f"{count(len(both), 'id')} in train and in test ({name_few(both)})")
+    looks = [
+        one
+        for split, names in (("train", ids), ("test", test_ids))
+        for one in look_at(data, split, names, findings, jobs)
+    ]
+    find_duplicates(looks, dict(zip(ids, labels.tolist(), strict=True)), findings)
+    find_flat(looks, findings)
+    if slides is not None:
+        look_at_slides(slides, ids, labels, findings)
+    return findings
+
+
+def look_at(data: DataDir, split: str, ids: Sequence[str], findings: Findings, jobs: int) -> list[Look]:
+    """Read every file of the split that has a row; puts down what is missing, surplus or damaged."""
+    source = data.patches(split)
+    present = list_patches(source)
+    missing, surplus = sorted(set(ids) - present), sorted(present - set(ids))
+    table = data.labels.name if split == "train" else data.sample.name
+    if missing:
+        findings.faults.append(f"{split}: {count(len(missing), 'file')} missing ({name_few(missing)})")
+    if surplus:
+        findings.faults.append(f"{split}: {count(len(surplus), 'file')} without a row in {table} ({name_few(surplus)})")
+    names = sorted(set(ids) & present)
+
+    with Progress(f"check {split}", len(names)) as progress:
+        parts = in_chunks(functools.partial(look_at_files, source), names, jobs, progress)
+        looks = [one for part in parts for one in part]
+        say(f"{split}: looked at {len(names):,} files at {progress.rate():,.0f} a second")
+    unreadable = [one for one in looks if one.fault]
+    mismatched = [one.name for one in looks if one.digest and one.digest != one.name]
+    findings.faults += [one.fault for one in unreadable]
+    if mismatched:
+        what = f"{count(len(mismatched), 'file')} whose pixels do not match the id"
+        findings.faults.append(f"{split}: {what} ({name_few(mismatched)})")
+    findings.facts[split] = {
+        "rows": len(ids),
+        "files": len(present),
+        "missing": len(missing),
+        "surplus": len(surplus),
+        "unreadable": len(unreadable),
+        "id_mismatches": len(mismatched),
+    }
+    return looks
+
+
+def look_at_files(source: Path, start: int, names: Sequence[str]) -> list[Look]:
+    """What the files of these names show."""
+    return [look_at_file(source, name) for name in names]
+
+
+def look_at_file(source: Path, name: str) -> Look:
+    """What the file shows, without raising."""
+    try:
+        pixels = read_patch(f"{source}/{name}.tif")
+    except PatchError as error:
+        return Look(name, "", str(error), "")
+    low, high = int(pixels.min()), int(pixels.max())
+    flat = {0: "black", 255: "white"}.get(low, f"grey {low}") if low == high else ""
+    return Look(name, patch_id(pixels), "", flat)
+
+
+def find_duplicates(looks: Sequence[Look], label_of: dict[str, int], findings: Findings) -> None:
+    """Put down ids that share their pixels; with different labels that is a fault."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for one in looks:
+        if one.digest:
+            same[one.digest].append(one.name)
+    groups = [sorted(names) for names in same.values() if len(names) > 1]
+    findings.facts["duplicates"] = {"groups": len(groups), "patches": sum(map(len, groups))}
+    for names in sorted(groups):
+        labels = {label_of[name] for name in names if name in label_of}
+        if len(labels) > 1:
+            findings.faults.append(f"the same pixels with labels 0 and 1: {name_few(names)}")
+        else:
+            findings.notes.append(f"exact duplicates, kept in one fold: {name_few(names)}")
+
+
+def find_flat(looks: Sequence[Look], findings: Findings) -> None:
+    """Note patches of one flat colour; the competition has one black and one white."""
+    for one in looks:
+        if one.flat:
+            findings.notes.append(f"all {one.flat}: {one.name}")
+    flats = Counter(one.flat.split(" ")[0] for one in looks if one.flat)
+    findings.facts["flat"] = {"black": flats["black"], "white": flats["white"], "grey": flats["grey"]}
+
+
+def look_at_slides(
+    path: Path, ids: Sequence[str], labels: Sequence[int] | np.ndarray[Any, Any], findings: Findings
+) -> None:
+    """Count slides and how the patches spread over them.
+
+    Raises:
+        TableError: the map is faulty, or a training id has no slide.
+    """
+    slides = np.array(tables.read_slides(path, ids))
+    names, sizes = np.unique(slides, return_counts=True)
+    tumour = len(set(slides[np.asarray(labels) == 1].tolist()))
+    findings.facts["slides"] = {
+        "slides": len(names),
+        "with_tumour": tumour,
+        "smallest": int(sizes.min()),
+        "median": float(np.median(sizes)),
+        "largest": int(sizes.max()),
+    }

@@ -1,0 +1,248 @@
+"""All patches of a split as one memory-mapped array, each proved against its id.
+
+A pack belongs to its ids, not to a folder: an id is the SHA-1 of the pixels, so the same ids
+always give the same bytes. It is made in a folder aside and renamed when whole, and every row
+is checked against its id again whenever a verb opens it to work with.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.core import platforms
+from claris_kaggle.core.console import Progress, say
+from claris_kaggle.core.errors import DataError, DiskError, PatchError, count, name_few
+from claris_kaggle.core.files import (
+    explain_disk_errors,
+    hold_lock,
+    new_folder,
+    read_json,
+    sha256_bytes,
+    write_json,
+    write_text,
+)
+from claris_kaggle.data.parallel import in_chunks
+from claris_kaggle.data.patches import NBYTES, SHAPE, patch_id, read_patch
+
+FORMAT = 1
+SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The patches of one split.
+
+    Attributes:
+        ids: sorted; row i of `pixels` belongs to `ids[i]`.
+        pixels: uint8 [N, 96, 96, 3] RGB, memory-mapped, read-only.
+        folder: where it lies.
+    """
+
+    ids: list[str]
+    pixels: NDArray[np.uint8]
+    folder: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a process that was not forked open the files anew: pickle would copy all pixels of the mapping."""
+        return open_pack, (self.folder, self.ids)
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """The row of each id, int64 [len(ids)].
+
+        Raises:
+            DataError: an id is not in the pack.
+        """
+        place = {name: row for row, name in enumerate(self.ids)}
+        foreign = [name for name in ids if name not in place]
+        if foreign:
+            found = f"{self.folder}: {count(len(foreign), 'id')} not in the pack ({name_few(foreign)})"
+            raise DataError(found, "", "Give the data folder that the pack was made from")
+        return np.array([place[name] for name in ids], dtype=np.int64)
+
+
+def pack_folder(cache: Path, split: str, ids: Sequence[str]) -> Path:
+    """Where the pack of these ids lies in the cache; the order of the ids does not matter."""
+    return cache / f"{split}-{ids_digest(ids)[:16]}"
+
+
+def ids_digest(ids: Sequence[str]) -> str:
+    """SHA-256 of the sorted ids."""
+    return sha256_bytes("\n".join(sorted(ids)).encode("utf-8"))
+
+
+def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0) -> Pack:
+    """The pack of these ids, every row proved; made from the source folder where it is not there yet.
+
+    Args:
+        source: folder of `<id>.tif`; its name (train or test) names the pack.
+        ids: in any order; the pack holds them sorted.
+        cache: folder of packs.
+        jobs: processes that read; 0 is one for each core where there are many patches.
+    Raises:
+        PatchError: files are missing, surplus or damaged, or their pixels do not match the id.
+        DiskError: no room, or no right to write to the cache.
+    """
+    folder = pack_folder(cache, source.name, ids)
+    with hold_lock(cache / f".{folder.name}.lock", wait=True):
+        if folder.exists():
+            try:
+                return proved(open_pack(folder, ids), jobs)
+            except (DataError, DiskError) as error:
+                say(f"{error.found}: making the pack again")
+        build_pack(source, sorted(ids), folder, jobs)
+    return open_pack(folder, ids)
+
+
+def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
+    """The pack in the folder, by its manifest and size alone, for processes that share a proved one.
+
+    Raises:
+        DataError: it is of other data, of another format, or cut off.
+        DiskError: it is not there.
+    """
+    manifest = read_json(folder / "manifest.json")
+    wanted = {"format": FORMAT, "rows": len(ids), "ids_sha256": ids_digest(ids)}
+    if {name: manifest.get(name) for name in wanted} != wanted:
+        raise DataError(f"{folder}: a pack of other patches or of another version", "", "Remove that folder")
+    try:
+        with explain_disk_errors(folder):
+            pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+    except DiskError:
+        raise
+    except Exception as error:  # NumPy's reader of headers raises all kinds on damaged files
+        raise DataError(f"{folder}: pixels.npy is damaged or cut off", "", "Remove that folder") from error
+    if pixels.shape != (len(ids), *SHAPE) or pixels.dtype != np.uint8:
+        raise DataError(f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}", "", "Remove that folder")
+    return Pack(sorted(ids), pixels, folder)
+
+
+def proved(pack: Pack, jobs: int) -> Pack:
+    """The pack itself, once the SHA-1 of every row is its id.
+
+    Raises:
+        DataError: rows are damaged; the message names their ids.
+    """
+
+    look = functools.partial(find_damaged, pack.folder / "pixels.npy")
+    with Progress(f"prove {pack.folder.name}", len(pack.ids)) as progress:
+        wrong = [name for part in in_chunks(look, pack.ids, jobs, progress) for name in part]
+    if wrong:
+        found = f"{pack.folder}: {count(len(wrong), 'patch', 'patches')} damaged on disk ({name_few(sorted(wrong))})"
+        raise DataError(found, "", "Remove that folder")
+    return pack
+
+
+def find_damaged(path: Path, start: int, names: Sequence[str]) -> list[str]:
+    """The names whose rows, from `start` on, are not the pixels of their ids."""
+    pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    return [name for row, name in enumerate(names, start) if patch_id(pixels[row]) != name]
+
+
+def build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
+    """Decode every file once into a new folder aside, then rename it into place."""
+    require_files(source, ids)
+    require_space(folder.parent, len(ids) * NBYTES)
+    with explain_disk_errors(folder):
+        for leftover in folder.parent.glob(f".{folder.name}.*.part"):
+            shutil.rmtree(leftover)  # of a process that was killed; we hold the lock
+    with new_folder(folder) as aside:
+        write_pixels(source, ids, aside / "pixels.npy", jobs)
+        write_text(aside / "ids.txt", "\n".join(ids) + "\n")
+        manifest = {"format": FORMAT, "rows": len(ids), "ids_sha256": ids_digest(ids)}
+        write_json(aside / "manifest.json", manifest)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
+    """Write uint8 [N, 96, 96, 3] with row i the proved pixels of `ids[i]`.
+
+    Raises:
+        PatchError: the first of the bad files is described, the others are counted.
+    """
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(ids), *SHAPE))
+    with path.open("r+b") as stream:  # a full disk must be an error here, not a SIGBUS in the mapping
+        platforms.allocate(stream, path.stat().st_size)
+
+    fill = functools.partial(fill_rows, source, path)
+    with Progress(f"pack {source.name}", len(ids)) as progress:
+        faults = [fault for part in in_chunks(fill, ids, jobs, progress) for fault in part]
+        say(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} a second")
+    if faults:
+        more = f" (and {count(len(faults) - 1, 'more bad file')}; claris check lists them)" if len(faults) > 1 else ""
+        raise PatchError(f"{faults[0]}{more}", "", "No pack was written")
+    with path.open("r+b") as stream:
+        platforms.sync_file(stream)
+
+
+def fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> list[str]:
+    """Write the rows of these names, from `start` on; returns what is wrong with their files."""
+    begin = np.load(path, mmap_mode="r", allow_pickle=False).offset
+    faults = []
+    # Written, not mapped: a mapping takes a page fault every 4 KB, and is half as fast.
+    with path.open("r+b", buffering=0) as stream:
+        for row, name in enumerate(names, start):
+            try:
+                platforms.write_at(stream, begin + row * NBYTES, read_proved(source, name).data)
+            except PatchError as error:
+                faults.append(str(error))
+    return faults
+
+
+def read_proved(source: Path, name: str) -> NDArray[np.uint8]:
+    """The pixels of `<name>.tif`, uint8 [96, 96, 3].
+
+    Raises:
+        PatchError: missing, damaged, of another size or mode, or not the pixels of this id.
+    """
+    path = f"{source}/{name}.tif"
+    pixels = read_patch(path)
+    if patch_id(pixels) != name:
+        raise PatchError(f"{path}: the pixels do not match the id", "their SHA-1 must be the name", "Fetch it again")
+    return pixels
+
+
+def list_patches(source: Path) -> set[str]:
+    """The ids of all `.tif` files in the folder."""
+    with explain_disk_errors(source), os.scandir(source) as entries:
+        return {entry.name[:-4] for entry in entries if entry.name.endswith(".tif")}
+
+
+def require_files(source: Path, ids: Sequence[str]) -> None:
+    """Refuse a folder whose files are not exactly those of the ids.
+
+    Raises:
+        PatchError: naming what is missing and what is surplus.
+    """
+    present = list_patches(source)
+    missing = sorted(set(ids) - present)
+    surplus = sorted(present - set(ids))
+    faults = []
+    if missing:
+        faults.append(f"{count(len(missing), 'file')} missing ({name_few(missing)})")
+    if surplus:
+        faults.append(f"{count(len(surplus), 'file')} without a row in the table ({name_few(surplus)})")
+    if faults:
+        needed = "every id needs its file, and every file its row"
+        raise PatchError(f"{source}: {', '.join(faults)}", needed, "Fetch the data again, or mend the table")
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises:
+        DiskError: naming the folder, what is free and what is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + SPARE_BYTES:
+        found = f"{folder}: {free / 1e9:.1f} GB free"
+        raise DiskError(found, f"the pack needs {needed / 1e9:.1f} GB", "Name a folder on a larger disk with --cache")

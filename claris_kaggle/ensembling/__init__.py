@@ -1,0 +1,1 @@
+"""Runs combined into one, submission files, and the record of submissions."""

@@ -1,0 +1,165 @@
+"""Combine runs into one checked submission, and keep the result as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, name_few
+from claris_kaggle.core.files import read_json, sha256_file, write_json
+from claris_kaggle.core.paths import DataDir, RunDir, require_place
+from claris_kaggle.data import tables
+from claris_kaggle.data.fold_file import read_folds, write_folds
+from claris_kaggle.ensembling import combine
+from claris_kaggle.ensembling import runs as runs_module
+from claris_kaggle.ensembling.blending import require_method
+from claris_kaggle.ensembling.submission_file import COLUMNS, write_submission
+from claris_kaggle.evaluation.predictions import write_run_oof, write_test
+from claris_kaggle.evaluation.run_metrics import run_metrics, run_tables
+
+
+def ensemble_runs(
+    run_dirs: Sequence[RunDir],
+    data: DataDir,
+    out: Path,
+    *,
+    method: str = "mean",
+    only_sound: bool = False,
+    calibrate: bool = False,
+    keep: RunDir | None = None,
+) -> dict[str, Any]:
+    """Combine the runs and write the checked submission.
+
+    Args:
+        run_dirs: one run or several over the same folds, each predicted.
+        data: the competition's folder, whose sample submission gives ids and order.
+        out: the CSV to write.
+        method: one of `blending.METHODS`, or `auto`.
+        only_sound: leave out runs that `runs.examine_runs` has something against.
+        calibrate: scale the result by the temperature of the OOF predictions; ranks, and so the AUC of a fold, stay.
+        keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`: a run like any other.
+    Returns:
+        The submission's path, `runs` with the OOF figures of each, `oof` with the figures of all
+        together, scored with weights fitted on other folds, and the ensemble's evidence.
+    Raises:
+        ClarisError: the runs do not fit together or to the data, are not finished, or cancel out; or `keep` is not
+            free.
+    """
+    require_method(method)
+    require_place(out, COLUMNS)
+    if keep:
+        require_free(keep, run_dirs)
+    sample_ids = tables.read_sample(data.sample)
+    runs = runs_module.load_runs(run_dirs)
+    first = runs[0]
+    tables.require_equal_ids(
+        first.test.ids, sample_ids, run_dirs[0].test, data.sample.name, "Predict on this data folder"
+    )
+    tell_unknown(runs, run_dirs, data)
+    together = combine.combine(runs, method, only_sound=only_sound)
+    if calibrate:
+        together = combine.calibrated(together)
+    figures = run_tables(together.oof, together.slides)
+    evidence = {"ensemble": together.evidence}
+    origin = {run.name: describe_run(run_dir) for run, run_dir in zip(runs, run_dirs, strict=True)}
+    require_variety(together)
+    about = {"method": together.evidence["method"], "oof": figures["overall"], "runs": origin, **evidence}
+    write_submission(out, together.test, sample_ids, about)
+    if keep:
+        fold_file = next((run_dir.folds for run_dir in run_dirs if run_dir.folds.exists()), None)
+        keep_run(keep, together, {**evidence, **figures}, fold_file)
+    of_runs = {run.name: run_metrics(run.oof, run.slides)["overall"] for run in runs}
+    return {"submission": str(out), "method": about["method"], "runs": of_runs, "oof": figures["overall"], **evidence}
+
+
+def require_variety(together: combine.Ensemble) -> None:
+    """Refuse a constant that comes of suspicious runs, such as a run and its mirror, naming these.
+
+    Raises:
+        RunError: one of them with what speaks against it.
+    """
+    values, remarks = together.test.probabilities, together.evidence["remarks"]
+    kept = [f"{name}: {text}" for name, text in remarks.items() if name not in together.evidence["left_out"]]
+    if len(together.evidence["weights"]) > 1 and kept and np.ptp(values) == 0:
+        found = f"together the runs say {values[0]:g} of every patch; {kept[0]}"
+        raise RunError(found, "", "Leave it out, or take --only-sound")
+
+
+def tell_unknown(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir], data: DataDir) -> None:
+    """Hold the runs against the training labels where they are there, and say what is taken on trust.
+
+    Raises:
+        RunError: a run's OOF patches are not training patches, or have other labels.
+    """
+    strangers = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
+    if strangers:
+        own = "its own" if len(strangers) == 1 else "their own"
+        say(f"{name_few(strangers)}: no fold file of {own}; that no model saw its OOF patches is taken on trust")
+    if runs[0].slides is None:
+        say("the slides are not known: intervals take patches for independent, and are too narrow where they are not")
+    if not data.labels.exists():
+        return
+    ids, labels = tables.read_labels(data.labels)
+    runs_module.require_labels(runs[0], ids, labels)
+    if len(runs[0].oof.ids) < len(ids):
+        say(f"OOF predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; figures are of those alone")
+
+
+def require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
+    """Refuse to keep an ensemble where it would take the place of anything but an older one.
+
+    Raises:
+        UsageError: the folder is a trained run, one of those to combine, or holds files of another origin.
+    """
+    files = (run_dir.folds, run_dir.folds.with_suffix(".json"), run_dir.oof, run_dir.test, run_dir.metrics)
+    taken = [path.name for path in files if path.exists()]
+    if run_dir.root.resolve() in [one.root.resolve() for one in run_dirs]:
+        what = "one of the runs to combine"
+    elif run_dir.config.exists():
+        what = "a trained run"
+    elif taken and not is_ensemble(run_dir):
+        what = f"it holds {name_few(taken)} of another origin"
+    else:
+        return
+    raise UsageError(f"{run_dir.root}: {what}", "a folder of its own is needed", "Name another --run")
+
+
+def is_ensemble(run_dir: RunDir) -> bool:
+    """Whether the folder says that it is an ensemble which was kept."""
+    try:
+        return isinstance(read_json(run_dir.metrics).get("ensemble"), dict)
+    except (DataError, DiskError):
+        return False
+
+
+def keep_run(
+    run_dir: RunDir, together: combine.Ensemble, figures: dict[str, Any], fold_file: Path | None = None
+) -> None:
+    """Write the ensemble as a run of its own, which can be reported on and combined in its turn.
+
+    Args:
+        figures: for its `metrics.json`.
+        fold_file: of the runs, where one has it: it tells the slides.
+    """
+    if fold_file:
+        write_folds(run_dir.folds, read_folds(fold_file), {"copied_from": fold_file.name}, overwrite=True)
+    else:
+        for path in (run_dir.folds, run_dir.folds.with_suffix(".json")):
+            path.unlink(missing_ok=True)
+    write_run_oof(run_dir.oof, together.oof)
+    write_test(run_dir.test, together.test.ids, together.test.probabilities)
+    write_json(run_dir.metrics, figures)
+
+
+def describe_run(run_dir: RunDir) -> dict[str, Any]:
+    """Config and digests of what a run gave to a submission; what is not known is left out."""
+    about: dict[str, Any] = {"oof_sha256": sha256_file(run_dir.oof), "test_sha256": sha256_file(run_dir.test)}
+    if run_dir.config.exists():
+        about["config"] = read_json(run_dir.config)
+    sealed = run_dir.sealed_folds()
+    weights = {f"fold{fold}": read_json(run_dir.fold(fold).seal).get("weights_sha256") for fold in sealed}
+    return {**about, "weights_sha256": weights}

@@ -1,0 +1,223 @@
+"""The runs that are to be one: read, named, looked at with suspicion, and refused where they do not fit together.
+
+Only runs over the same fold file can be scored together: over another one, a patch that one run
+did not train on may have been in the other's training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.core.errors import RunError, TableError, UsageError, count, name_few
+from claris_kaggle.core.files import sha256_bytes
+from claris_kaggle.core.paths import RunDir
+from claris_kaggle.data.fold_file import read_folds
+from claris_kaggle.evaluation.auc_intervals import estimate_auc
+from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
+
+# An OOF AUC above this on real patches smells of labels that leaked.
+TOO_GOOD = 0.9995
+# Two runs that go together out of fold go together on test patches too; at less than this share of it they do not.
+LEAST_SHARE = 0.5
+# A mean probability that differs by more between OOF and test patches comes from two scales.
+MOST_APART = 0.3
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run's predictions.
+
+    Attributes:
+        name: the folder's name.
+        oof, test: of all its folds.
+        slides: the slide of each OOF patch; None where the folds were made without.
+    """
+
+    name: str
+    oof: Oof
+    test: TestPredictions
+    slides: list[str] | None = None
+
+
+def load_run(run_dir: RunDir) -> Run:
+    """The predictions of the run in `run_dir`, known to be of its own folds where it has a fold file.
+
+    Raises:
+        RunError: it is not predicted yet.
+        TableError: a file is faulty, of another fold file, or has no two patches of each class.
+    """
+    missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
+    if missing:
+        found = run_dir.lacks(" and ".join(missing))
+        needed = "the predictions of all its folds are needed"
+        raise RunError(found, needed, "Run claris train until all folds are finished, then claris predict")
+    oof, test = read_oof(run_dir.oof), read_test(run_dir.test)
+    malignant = int(oof.labels.sum())
+    if not 2 <= malignant <= len(oof.ids) - 2:
+        found = f"{run_dir.oof}: {malignant:,} malignant and {len(oof.ids) - malignant:,} benign patches"
+        raise TableError(found, "two of each at least are needed to score a run")
+    slides = None
+    if run_dir.folds.exists():
+        folds = read_folds(run_dir.folds)
+        check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
+        slides = folds.slides
+    return Run(run_dir.root.name, oof, test, slides)
+
+
+def load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
+    """The runs with distinct names, ready to be combined; slides that one of them knows hold for all.
+
+    Raises:
+        UsageError: a run is given twice.
+        RunError: the runs are over different folds, labels or test patches.
+        ClarisError: as `load_run`.
+    """
+    runs: list[Run] = []
+    for name, run_dir in zip(label_runs(run_dirs), run_dirs, strict=True):
+        run = replace(load_run(run_dir), name=name)
+        require_comparable([*runs[:1], run])
+        # One list of ids serves all: twenty of them would take most of the memory.
+        first = runs[0] if runs else run
+        oof, test = replace(run.oof, ids=first.oof.ids), replace(run.test, ids=first.test.ids)
+        runs.append(replace(run, oof=oof, test=test))
+    slides = next((run.slides for run in runs if run.slides), None)
+    return [replace(run, slides=slides) for run in runs]
+
+
+def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
+    """A distinct name for each run: its folder's, or the whole path where two have the same.
+
+    Raises:
+        UsageError: a folder is given twice.
+    """
+    places = [run_dir.root.resolve() for run_dir in run_dirs]
+    repeated = [str(one.root) for one, place in zip(run_dirs, places, strict=True) if places.count(place) > 1]
+    if repeated:
+        raise UsageError(f"{repeated[0]} is given more than once", "", "Name each run once")
+    names = [place.name for place in places]
+    return [name if names.count(name) == 1 else str(place) for name, place in zip(names, places, strict=True)]
+
+
+def require_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs of one name, and runs that are not over the same ids, labels, folds and test patches.
+
+    Raises:
+        UsageError: two runs have the same name.
+        RunError: naming two runs and what differs between them.
+    """
+    names = [run.name for run in runs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(f"{repeated[0]} is given more than once", "", "Name each run once")
+    first = runs[0]
+    for run in runs[1:]:
+        faults = differences(first, run)
+        if faults:
+            found = f"{first.name} and {run.name} do not fit together: {', '.join(faults)}"
+            raise RunError(found, "runs over the same data and fold file are needed", "Leave one of them out")
+
+
+def differences(first: Run, run: Run) -> list[str]:
+    """What keeps two runs from being scored together; nothing where they fit."""
+    faults = []
+    for noun, mine, yours in (("training", first.oof.ids, run.oof.ids), ("test", first.test.ids, run.test.ids)):
+        if mine != yours:
+            differ = sorted(set(mine) ^ set(yours))
+            faults.append(f"{count(len(differ), noun + ' id')} in one of them only ({name_few(differ)})")
+    if not faults:
+        pairs = {"labels": (first.oof.labels, run.oof.labels), "folds": (first.oof.fold, run.oof.fold)}
+        faults = [f"other {what}" for what, (mine, yours) in pairs.items() if np.any(mine != yours)]
+    return faults
+
+
+def require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> None:
+    """Refuse a run whose OOF patches are not training patches, or have other labels.
+
+    Args:
+        ids, labels: of the training patches; the run may lack some.
+    Raises:
+        RunError: naming the first of them.
+    """
+    label_of = dict(zip(ids, labels.tolist(), strict=True))
+    foreign = [name for name in run.oof.ids if name not in label_of]
+    if foreign:
+        found = f"{run.name}: {count(len(foreign), 'OOF id')} not in train_labels.csv ({name_few(foreign)})"
+        raise RunError(found, "OOF predictions of training patches are needed", "Give the data folder it was made from")
+    differ = [name for name, label in zip(run.oof.ids, run.oof.labels.tolist(), strict=True) if label_of[name] != label]
+    if differ:
+        found = f"{run.name}: {count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
+        raise RunError(found, "1 is malignant", "Write its oof.csv again with the competition's labels")
+
+
+def drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
+    """The runs with different predictions, in an order of their own, and which copies were dropped for whom."""
+    first: dict[str, Run] = {}
+    copies = {}
+    for run in sorted(runs, key=lambda run: run.name):
+        key = sha256_bytes(run.oof.probabilities.tobytes() + run.test.probabilities.tobytes())
+        if key in first:
+            copies[run.name] = first[key].name
+        else:
+            first[key] = run
+    return [first[key] for key in sorted(first)], copies
+
+
+def examine_runs(runs: Sequence[Run]) -> dict[str, str]:
+    """What speaks against each run, by name; sound ones are not in it."""
+    strangers = find_strangers(runs)
+    found = {run.name: examine(run) or strangers.get(run.name, "") for run in runs}
+    return {name: text for name, text in found.items() if text}
+
+
+def examine(run: Run) -> str:
+    """What speaks against the run's predictions; nothing for a sound one."""
+    for kind, values in (("OOF", run.oof.probabilities), ("test", run.test.probabilities)):
+        if len(values) > 1 and values.min() == values.max():
+            return f"every {kind} probability is {values[0]:g}"
+    estimate = estimate_auc(run.oof.labels, run.oof.probabilities, run.slides)
+    figure = f"OOF AUC {estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+    if estimate.high < 0.5:
+        return f"{figure}: it looks inverted, as if the probability of benign had been written"
+    if estimate.low <= 0.5:
+        return f"{figure}: not surely better than chance"
+    if estimate.value > TOO_GOOD:
+        return f"{figure}: too good to be true; it may have seen the labels"
+    means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]
+    if abs(means[0] - means[1]) > MOST_APART:
+        return f"its mean probability is {means[0]:.3g} out of fold and {means[1]:.3g} on test: two different scales"
+    return ""
+
+
+def find_strangers(runs: Sequence[Run]) -> dict[str, str]:
+    """The runs that go with most others out of fold but not on the test patches: inverted, or written out of order."""
+    if len(runs) < 2:
+        return {}
+    known = correlate([run.oof.probabilities for run in runs])
+    seen = correlate([run.test.probabilities for run in runs])
+    doubt = 3 / np.sqrt(len(runs[0].test.ids))  # few test patches prove nothing
+    odd = (known > doubt) & (seen < LEAST_SHARE * known - doubt)
+    np.fill_diagonal(odd, val=False)
+    found = {}
+    for own, run in enumerate(runs):
+        mine = odd[own]
+        if mine.sum() > (len(runs) - 1) / 2:
+            others = count(int(mine.sum()), "other run")
+            found[run.name] = (
+                f"its rank correlation with {others} is {known[own, mine].mean():.2f} out of fold but "
+                f"{seen[own, mine].mean():.2f} on test patches: a test.csv may be inverted or out of order"
+            )
+    return found
+
+
+def correlate(columns: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Spearman's correlation of each pair of columns, float64 [M, M]; that with a constant counts as none."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.stack(columns, axis=1), axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.atleast_2d(np.nan_to_num(np.corrcoef(ranks, rowvar=False)))

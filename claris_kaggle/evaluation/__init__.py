@@ -1,0 +1,1 @@
+"""Metrics, calibration, intervals of AUCs, and prediction files."""

@@ -1,0 +1,175 @@
+"""Prediction files: the OOF and test probabilities of a fold, and of all folds together.
+
+Rows are joined by id and checked against the fold file; nothing is filled in and nothing is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.core.errors import RunError, TableError, count, name_few
+from claris_kaggle.data import tables
+from claris_kaggle.data.arrays import Labels, Probabilities
+from claris_kaggle.data.fold_file import Folds, parse_fold_numbers
+
+OOF_COLUMNS = ("id", "label", "fold", "probability")
+TEST_COLUMNS = ("id", "probability")
+MEND = "Write it again, by claris predict or the tool that made it"
+
+
+@dataclass(frozen=True)
+class Oof:
+    """Out-of-fold predictions: each probability by the model that did not train on its patch.
+
+    Attributes:
+        ids: sorted.
+        labels: int8 [N] of 0 and 1.
+        fold: int64 [N].
+        probabilities: float32 [N] of label 1.
+    """
+
+    ids: list[str]
+    labels: Labels
+    fold: NDArray[np.int64]
+    probabilities: Probabilities
+
+
+@dataclass(frozen=True)
+class TestPredictions:
+    """Probabilities of the test patches.
+
+    Attributes:
+        ids: sorted.
+        probabilities: float32 [N] of label 1.
+    """
+
+    __test__ = False  # not a case for pytest
+
+    ids: list[str]
+    probabilities: Probabilities
+
+
+def write_oof(path: Path, ids: Sequence[str], labels: Labels, fold: int, probabilities: Probabilities) -> None:
+    """Put one fold's `oof.csv` in place, sorted by id."""
+    numbers = np.full(len(ids), fold, dtype=np.int64)
+    write_run_oof(path, Oof(list(ids), np.asarray(labels), numbers, np.asarray(probabilities, dtype=np.float32)))
+
+
+def write_run_oof(path: Path, oof: Oof) -> None:
+    """Put the OOF predictions in place, sorted by id."""
+    order = tables.sort_order(oof.ids)
+    columns = ([oof.ids[row] for row in order], oof.labels[order], oof.fold[order], oof.probabilities[order])
+    tables.write_table(path, dict(zip(OOF_COLUMNS, columns, strict=True)))
+
+
+def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> None:
+    """Put test predictions in place, sorted by id."""
+    order = tables.sort_order(ids)
+    values = np.asarray(probabilities, dtype=np.float32)[order]
+    tables.write_table(path, dict(zip(TEST_COLUMNS, ([ids[row] for row in order], values), strict=True)))
+
+
+def read_oof(path: Path) -> Oof:
+    """The OOF predictions in the file `path`, one fold's or all folds'.
+
+    Raises:
+        TableError: cut off, a wrong header, repeated ids, or impossible values.
+        DiskError: it is not there.
+    """
+    frame = tables.read_table(path, OOF_COLUMNS, mend=MEND, ended=True)
+    ids, order = checked_ids(frame["id"].tolist(), path)
+    labels = tables.parse_labels(frame["label"].tolist(), path)
+    fold = parse_fold_numbers(frame["fold"].tolist(), path, MEND)
+    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, MEND).astype(np.float32)
+    return Oof(ids, labels[order], fold[order], probabilities[order])
+
+
+def read_test(path: Path) -> TestPredictions:
+    """The test predictions in the file `path`.
+
+    Raises:
+        TableError: cut off, a wrong header, repeated ids, or impossible values.
+        DiskError: it is not there.
+    """
+    frame = tables.read_table(path, TEST_COLUMNS, mend=MEND, ended=True)
+    ids, order = checked_ids(frame["id"].tolist(), path)
+    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, MEND).astype(np.float32)
+    return TestPredictions(ids, probabilities[order])
+
+
+def checked_ids(ids: Sequence[str], path: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """The ids sorted, and the order that sorts the file's rows."""
+    tables.require_ids(ids, path, MEND)
+    tables.require_unique(ids, path, MEND)
+    order = tables.sort_order(ids)
+    return [ids[row] for row in order], order
+
+
+def collect_oof(files: Mapping[int, Path], folds: Folds) -> Oof:
+    """The folds' OOF files as one: every training id exactly once, by the model of its own fold.
+
+    Args:
+        files: the `oof.csv` of each fold number.
+        folds: the run's split.
+    Raises:
+        RunError: a fold has no file.
+        TableError: a file is faulty, or of another fold file.
+    """
+    require_all_folds(files, folds.k)
+    probabilities = np.empty(len(folds.ids), dtype=np.float32)
+    for number, path in files.items():
+        rows = folds.valid_rows(number)
+        part = read_oof(path)
+        check_oof(part, [folds.ids[row] for row in rows], folds.labels[rows], folds.fold[rows], path)
+        probabilities[rows] = part.probabilities
+    return Oof(folds.ids, folds.labels, folds.fold, probabilities)
+
+
+def check_oof(oof: Oof, ids: Sequence[str], labels: Labels, fold: NDArray[np.int64], path: Path) -> None:
+    """Refuse OOF predictions that are not of these ids, labels and folds, all sorted by id.
+
+    Raises:
+        TableError: naming what differs.
+    """
+    mend = "They are of another fold file: predict again with this run's own"
+    tables.require_equal_ids(oof.ids, ids, path, "the fold file", mend)
+    for name, found, needed in (("label", oof.labels, labels), ("fold number", oof.fold, fold)):
+        differ = [oof.ids[row] for row in np.flatnonzero(found != needed)]
+        if differ:
+            found_text = f"{path}: {count(len(differ), name)} other than in the fold file ({name_few(differ)})"
+            raise TableError(found_text, "", mend)
+
+
+def collect_test(files: Mapping[int, Path], ids: Sequence[str]) -> TestPredictions:
+    """The mean of the folds' test probabilities.
+
+    Args:
+        files: the `test.csv` of each fold number.
+        ids: of the test patches.
+    Raises:
+        TableError: a file is faulty, or of other test patches.
+    """
+    wanted = sorted(ids)
+    total = np.zeros(len(wanted))
+    for number in sorted(files):
+        part = read_test(files[number])
+        tables.require_equal_ids(part.ids, wanted, files[number], "sample_submission.csv", MEND)
+        total += part.probabilities
+    return TestPredictions(wanted, (total / len(files)).astype(np.float32))
+
+
+def require_all_folds(files: Mapping[int, Path], k: int) -> None:
+    """Refuse predictions of some folds only.
+
+    Raises:
+        RunError: naming the folds that are missing.
+    """
+    missing = [number for number in range(k) if number not in files or not files[number].exists()]
+    if missing:
+        found = f"predictions of fold {name_few(missing)} are missing"
+        raise RunError(found, f"all of {k} folds are needed", "Run claris train, then claris predict")

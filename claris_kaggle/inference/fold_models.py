@@ -1,0 +1,178 @@
+"""A finished run's networks in memory, one for each fold, from the run's own folder or from an export of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import DataError, RunError, TrainingError
+from claris_kaggle.core.files import explain_disk_errors, read_json, sha256_file
+from claris_kaggle.core.paths import ExportDir, RunDir
+from claris_kaggle.data.arrays import Pixels
+from claris_kaggle.inference.evidence import Floats, explain
+from claris_kaggle.models.factory import fold_batch_norm, trained_network
+from claris_kaggle.models.weights import load_sealed
+from claris_kaggle.runtime.precision import usable_precision
+
+FORMAT = 1
+LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks that were trained together.
+
+    Attributes:
+        name: of the folder that they came from.
+        config: the run's, with a precision that this device has.
+        models: the network of each fold number, ready for inference.
+        figures: the run's out-of-fold figures, as `overall` in `metrics.json`; empty where it is not predicted yet.
+    """
+
+    name: str
+    config: TrainConfig
+    models: dict[int, nn.Module]
+    figures: dict[str, Any]
+
+    def figure(self, name: str) -> float | None:
+        """The figure of that name, such as `auc`, `best_threshold` or `temperature`; None where it is not known."""
+        value = self.figures.get(name)
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What K folds together say of B patches.
+
+    Attributes:
+        probabilities: float32 [B] of label 1, the mean over folds and views.
+        fold_probabilities: float32 [K, B], the mean over the views.
+        view_probabilities: float32 [V, B], the mean over the folds.
+        log_odds: float32 [B] in nats, the mean over folds and views.
+        maps, bias: as in `Evidence`, the mean over the folds; they add up to the log-odds.
+    """
+
+    probabilities: Floats
+    fold_probabilities: Floats
+    view_probabilities: Floats
+    log_odds: Floats
+    maps: Floats | None
+    bias: float
+
+
+def consult(trained: Trained, patches: Pixels, *, views: int = 8) -> Opinion:
+    """Ask the network of every fold about the patches.
+
+    Args:
+        patches: uint8 [B, 96, 96, 3], B at least 1.
+        views: 1, 4 or 8.
+    Raises:
+        UsageError: another number of views.
+        DataError: the patches have another shape or type.
+        TrainingError: an answer is no number, which would pass for benign.
+    """
+    found = [explain(model, patches, trained.config, views=views) for model in trained.models.values()]
+    if not all(np.isfinite(one.probabilities).all() for one in found):
+        what = f"{trained.name}: a network's answer is no number, in {trained.config.precision}"
+        raise TrainingError(what, "a probability is needed", "Use a run of --precision fp32")
+    maps = [one.maps for one in found if one.maps is not None]
+    return Opinion(
+        probabilities=mean([one.probabilities for one in found]),
+        fold_probabilities=np.stack([one.probabilities for one in found]),
+        view_probabilities=mean([one.view_probabilities for one in found]),
+        log_odds=mean([one.log_odds for one in found]),
+        maps=mean(maps) if maps else None,
+        bias=float(np.mean([one.bias for one in found])),
+    )
+
+
+def mean(parts: list[Floats]) -> Floats:
+    """The mean of arrays of one shape, summed as float64."""
+    return np.asarray(np.mean(parts, axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def load_trained(folder: Path, *, device: torch.device | None = None) -> Trained:
+    """The networks of a run's finished folds, or of an export, each known by its SHA-256.
+
+    Args:
+        folder: a run with at least one finished fold, or what `claris export` wrote.
+        device: where to put them; None is a GPU if there is one.
+    Raises:
+        RunError: neither is there, no fold is finished, or a file is not as it was written.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    export, run_dir = ExportDir(folder), RunDir(folder)
+    if export.sums.exists():
+        config, figures, sealed = read_export(export)
+        mend = "Copy the export again"
+    elif run_dir.config.exists():
+        config, figures, sealed = read_run(run_dir)
+        mend = "Remove model.json beside it and run claris train again"
+    else:
+        needed = "a run's folder, or one that claris export wrote, is needed"
+        raise RunError(run_dir.lacks("config.json"), needed, "Train first: claris train")
+    model = trained_network(config)
+    models = {}
+    for fold, (path, digest) in sealed.items():
+        load_sealed(path, digest, model, mend)
+        models[fold] = fold_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
+    return Trained(folder.absolute().name, config, models, figures)
+
+
+Sealed = dict[int, tuple[Path, object]]
+
+
+def read_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], Sealed]:
+    """A run's config, figures, and the weights of its finished folds with their SHA-256."""
+    config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
+    figures = read_json(run_dir.metrics).get("overall") if run_dir.metrics.exists() else None
+    folds = run_dir.sealed_folds()
+    if not folds:
+        raise RunError(f"{run_dir.root}: no finished fold there", "", "Go on with claris train until one is")
+    seals = {fold: read_json(run_dir.fold(fold).seal).get("weights_sha256") for fold in folds}
+    return config, figures or {}, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in seals.items()}
+
+
+def read_export(export: ExportDir) -> tuple[TrainConfig, dict[str, Any], Sealed]:
+    """The same of an export, once all but the weights, which are proved as they are read, is known to be whole."""
+    sums = read_sums(export)
+    names = {export.facts.name, export.config.name, *(name for name in sums if not name.endswith(".safetensors"))}
+    for path in sorted(export.root / name for name in names):
+        if not path.is_file() or sha256_file(path) != sums.get(path.name):
+            raise RunError(f"{path}: missing, or not as it was exported", "", "Copy the export again")
+    facts = read_json(export.facts)
+    if facts.get("format") != FORMAT:
+        raise RunError(f"{export.facts}: of format {facts.get('format')}", f"{FORMAT} is needed", "Export it again")
+    paths = {int(fold): export.weights(int(fold)) for fold in facts["folds"]}
+    config = TrainConfig.from_json(read_json(export.config), export.config)
+    return config, facts["oof"], {fold: (path, sums.get(path.name)) for fold, path in paths.items()}
+
+
+def sums_text(sums: dict[str, str]) -> str:
+    """The digests by file name as a file for sha256sum -c."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+
+
+def read_sums(export: ExportDir) -> dict[str, str]:
+    """The SHA-256 of each file of an export by its name, a plain one.
+
+    Raises:
+        DataError: the list is damaged.
+    """
+    with explain_disk_errors(export.sums):
+        content = export.sums.read_bytes()
+    lines = [LINE.fullmatch(line) for line in content.decode("ascii", "replace").splitlines()]
+    sums = {line[2]: line[1] for line in lines if line}
+    if sums_text(sums).encode() != content:
+        raise DataError(f"{export.sums}: damaged or cut off", "", "Copy the export again")
+    return sums

@@ -1,0 +1,269 @@
+"""The prediction verb: OOF and test probabilities of every finished fold, then of the run.
+
+claris predict --data DIR --run DIR --views 8
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.console import Progress, say
+from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TrainingError
+from claris_kaggle.core.files import hold_lock, read_json, sha256_file, write_json
+from claris_kaggle.core.paths import DataDir, FoldDir, RunDir
+from claris_kaggle.core.time_limit import Stopper
+from claris_kaggle.data import tables
+from claris_kaggle.data.fold_file import Folds
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.prepare import get_pack, read_training
+from claris_kaggle.evaluation import predictions, run_metrics
+from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.inference.forward import predict
+from claris_kaggle.inference.tta import require_views
+from claris_kaggle.models.factory import fold_batch_norm, trained_network
+from claris_kaggle.models.weights import finished_sha256, load_finished
+from claris_kaggle.runtime import distributed
+from claris_kaggle.runtime.cudnn_fallback import DEFAULT, convert_cudnn_failures, move_network, run_ranks
+from claris_kaggle.runtime.distributed import World
+from claris_kaggle.runtime.jobs import convert_places, job_values, torch_settings
+from claris_kaggle.runtime.precision import suggest_precision, usable_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJob:
+    """What to predict and how.
+
+    Attributes:
+        data, run_dir, cache: where things lie.
+        views: 1, 4 or 8 symmetries to average over.
+        nproc: processes on this machine; 0 is one for each GPU, else one.
+        workers: loader processes for each.
+        threads: CPU threads for each; 0 takes the run's own.
+        precision: of the arithmetic; empty takes the run's own.
+        time_limit: seconds until all must be done; None for no limit.
+        cudnn: one of `config.CUDNN_MODES`, to begin with.
+    """
+
+    data: DataDir
+    run_dir: RunDir
+    cache: Path
+    views: int = 8
+    nproc: int = 0
+    workers: int = 0
+    threads: int = 0
+    precision: str = ""
+    time_limit: float | None = None
+    cudnn: str = DEFAULT
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as plain values, for the file that other processes read."""
+        return job_values(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> PredictJob:
+        """Return the job whose `to_json` is `content`."""
+        return cls(**content)
+
+    def __post_init__(self) -> None:
+        """Accept names of folders and files as text."""
+        convert_places(self)
+
+
+@dataclass(frozen=True)
+class PredictData:
+    """What the ranks need: folds with their labels, and both packs."""
+
+    folds: Folds
+    train: Pack
+    test: Pack
+
+
+def predict_run(job: PredictJob) -> dict[str, Any] | None:
+    """Predict with every finished fold, skipping what is there, on one process or several.
+
+    Messages go to the logger `claris_kaggle`. Handlers of signals and settings of torch are restored at the end.
+
+    Args:
+        job: what to predict and how.
+    Returns:
+        The content of `metrics.json`, or None while folds are missing or on a rank other than 0.
+    Raises:
+        ClarisError: no fold is finished, or inputs do not fit the run.
+    """
+    require_views(job.views)
+    stopper = Stopper(job.time_limit)
+    if distributed.under_torchrun():
+        with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
+            return work(job, world, stopper, proved=False)
+    require_trained(job.run_dir)  # before the lock, which would make the folder
+    with hold_lock(job.run_dir.lock):
+        nproc = distributed.choose_nproc(job.nproc)
+        if nproc > 1:
+            read_run(job)
+        return run_ranks(
+            job.cudnn, nproc, "claris_kaggle.inference.predict:predict_rank",
+            lambda mode: replace(job, cudnn=mode, time_limit=stopper.limit_from_now()).to_json(),
+            lambda world: work(job, world, stopper, proved=False),
+            lambda: read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None,
+        )  # fmt: skip
+
+
+def predict_rank(content: dict[str, Any]) -> None:
+    """Predict on one rank that `predict_run` launched.
+
+    Args:
+        content: of `PredictJob.to_json`.
+    """
+    job = PredictJob.from_json(content)
+    with distributed.join_world() as world:
+        work(job, world, Stopper(job.time_limit), proved=True)
+
+
+def require_trained(run_dir: RunDir) -> None:
+    """Refuse a folder that holds no run.
+
+    Raises:
+        RunError: naming it, and runs beside or within it.
+    """
+    if not run_dir.config.exists():
+        raise RunError(run_dir.lacks("config.json"), "a trained run is needed", "Train first: claris train")
+
+
+def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, PredictData, list[int]]:
+    """The run's config, its data and its finished folds, known to fit each other.
+
+    Raises:
+        RunError: there is no such run, none of its folds is finished, or the data are not its own.
+    """
+    run_dir = job.run_dir
+    require_trained(run_dir)
+    config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
+    training = read_training(job.data, run_dir.folds, job.cache, proved=proved)
+    if training.folds.digest != config.folds_sha256:
+        found = f"{run_dir.folds}: not the fold file that the run was trained with"
+        raise RunError(found, "", "Put the file back, or train a new run")
+    finished = [fold for fold in range(training.folds.k) if finished_sha256(run_dir.fold(fold))]
+    if not finished:
+        raise RunError(f"{run_dir.root}: no finished fold there", "", "Go on with claris train until one is")
+    test_ids = tables.read_sample(job.data.sample)
+    test = get_pack(job.data, "test", test_ids, job.cache, proved=proved)
+    return config, PredictData(training.folds, training.pack, test), finished
+
+
+def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> dict[str, Any] | None:
+    """Do what every rank does: fold after fold; rank 0 writes the files of the run."""
+    with stopper.listen():
+        if not proved and world.world_size > 1:
+            if world.local_rank == 0:
+                read_run(job)
+            distributed.any_rank(world, 0)
+            proved = True
+        config, data, finished = read_run(job, proved=proved)
+        config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
+        if not job.precision:
+            suggest_precision(config.precision, world.device.type)
+        with torch_settings(job.threads or config.threads, autotune=torch.backends.cudnn.benchmark):
+            predict_folds(job, config, data, finished, world, stopper)
+    missing = sorted(set(range(data.folds.k)) - set(finished))
+    if missing:
+        say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
+        return None
+    return put_together(job, data) if world.is_main else None
+
+
+def predict_folds(
+    job: PredictJob, config: TrainConfig, data: PredictData, finished: list[int], world: World, stopper: Stopper
+) -> None:
+    """Predict with the finished folds that have no predictions yet, in turn."""
+    model = trained_network(config)
+    move_network(model, world.device, job.cudnn)
+    for fold in finished:
+        if not distributed.from_main(world, is_predicted(job, fold)):
+            with convert_cudnn_failures(f"fold {fold}", job.cudnn):
+                predict_fold(job, config, data, fold, model, world, stopper)
+
+
+def is_predicted(job: PredictJob, fold: int) -> bool:
+    """Whether this fold's files are there, whole, and from these weights, views and test patches."""
+    fold_dir = job.run_dir.fold(fold)
+    with contextlib.suppress(DataError, DiskError):
+        if read_json(fold_dir.receipt) == receipt(job, fold_dir):
+            say(f"fold {fold}: predicted before")
+            return True
+    return False
+
+
+def receipt(job: PredictJob, fold_dir: FoldDir) -> dict[str, Any]:
+    """What the fold's two files were made from, and their SHA-256.
+
+    Raises:
+        DiskError: one of the files is not there.
+    """
+    return {
+        "weights_sha256": finished_sha256(fold_dir),
+        "views": job.views,
+        "precision": job.precision,
+        "test_sha256": tables.digest(tables.read_sample(job.data.sample)),
+        "files": {path.name: sha256_file(path) for path in (fold_dir.oof, fold_dir.test)},
+    }
+
+
+def predict_fold(
+    job: PredictJob,
+    config: TrainConfig,
+    data: PredictData,
+    fold: int,
+    model: torch.nn.Module,
+    world: World,
+    stopper: Stopper,
+) -> None:
+    """Write the fold's `oof.csv` and `test.csv`, then the receipt that names both.
+
+    Raises:
+        TrainingError: a prediction is no number; nothing was written.
+        Stopped: on time or by a signal; nothing was written.
+    """
+    fold_dir = job.run_dir.fold(fold)
+    load_finished(fold_dir, model)
+    folded = move_network(fold_batch_norm(model), world.device, job.cudnn)
+    rows = data.folds.valid_rows(fold)
+    valid_ids = [data.folds.ids[row] for row in rows]
+    total = len(valid_ids) + len(data.test.ids)
+
+    with Progress(f"fold {fold}, {job.views} views", total) as progress:
+
+        def after(done: int) -> None:
+            progress.update(done)
+            if stopper.reason():
+                found = f"stopped by {stopper.reason()} while fold {fold} was predicted"
+                raise Stopped(found, "", "The same command goes on with that fold")
+
+        def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
+            found = predict(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+            if wrong := int((~np.isfinite(found)).sum()):
+                what = f"fold {fold}: {wrong:,} of {len(found):,} predictions are no numbers, in {config.precision}"
+                raise TrainingError(what, "", "Predict with --precision fp32; if that is no better, train it anew")
+            return found
+
+        oof = probabilities(data.train, valid_ids)
+        progress.note = f"OOF AUC {auc(data.folds.labels[rows], oof):.4f}"
+        test = probabilities(data.test, data.test.ids)
+    if world.is_main:
+        fold_dir.receipt.unlink(missing_ok=True)
+        predictions.write_oof(fold_dir.oof, valid_ids, data.folds.labels[rows], fold, oof)
+        predictions.write_test(fold_dir.test, data.test.ids, test)
+        write_json(fold_dir.receipt, receipt(job, fold_dir))
+    say(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second, {progress.note}")
+
+
+def put_together(job: PredictJob, data: PredictData) -> dict[str, Any]:
+    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from its folds' files."""
+    return run_metrics.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})

@@ -1,0 +1,208 @@
+"""Kaggle as this package sees it: each call under a deadline, every refusal an error, retries where they are safe.
+
+The token is the client's own business: nothing here reads, keeps or prints it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import KaggleError
+from claris_kaggle.core.files import explain as explain_disk
+from claris_kaggle.core.platforms import HOME
+
+COMPETITION = "histopathologic-cancer-detection"
+DEADLINE = float(os.environ.get("CLARIS_KAGGLE_DEADLINE", "120"))
+PUSH_DEADLINE = 300.0
+DOWNLOAD_DEADLINE = 6 * 3600.0
+# Seconds before the second, third ... try; a server's Retry-After is heeded up to the longest.
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+LONGEST_PAUSE = 120.0
+CONFLICT = 409
+# Settings of the client that would change what it does, or print requests with their token.
+UNWANTED = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
+# What Kaggle is asked to do by each call, as in "Kaggle refused to ...".
+PHRASES = {
+    "whoami": "say whose token it is",
+    "push": "take the kernel",
+    "kernel": "show the kernel",
+    "status": "tell how the session is doing",
+    "log": "show the session's log",
+    "output": "send the session's output",
+    "submit": "take the submission",
+    "submissions": "list the submissions",
+    "limits": "tell how many submissions are left",
+    "quota": "tell the GPU hours",
+    "competition": "show the competition",
+    "running_log": "show the session's log",
+    "delete": "delete the kernel",
+    "status_of_label": "tell how the session is doing",
+    "download_all": "send the competition's files",
+    "download_one": "send a file of the competition",
+}
+# The pages that a message names.
+SITE = "https://www.kaggle.com"
+SETTINGS_PAGE, CODE_PAGE = f"{SITE}/settings", f"{SITE}/code"
+LOGIN = (
+    "Run kaggle auth login; or make a token at https://www.kaggle.com/settings, under API, and put it into "
+    f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
+)
+OF_A_KERNEL, OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
+    "submit", "submissions", "limits", "download_all", "download_one",
+)  # fmt: skip
+
+
+def rules_page(competition: str = COMPETITION) -> str:
+    """Return the page on which a competition's rules are accepted."""
+    return f"{SITE}/c/{competition}/rules"
+
+
+def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
+    """The answer of one call of `kaggle_client`, tried once.
+
+    Raises:
+        KaggleError: refused, failed or not answered in time; `passing` says whether a later try may do better.
+        DiskError: the client could not write what it fetched.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    # -P: a kaggle.py in the user's own folder is not the client.
+    command = [sys.executable, "-P", "-m", "claris_kaggle.kaggle.client_process", method]
+    environment["CLARIS_CALLER"] = str(os.getpid())
+    environment["PYTHONPATH"] = os.pathsep.join(
+        part for part in (str(Path(__file__).parent.parent.parent), os.environ.get("PYTHONPATH", "")) if part
+    )
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(arguments),
+            capture_output=True,
+            text=True,
+            errors="replace",  # what the client prints may be of any encoding; the answer is ASCII
+            timeout=deadline,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        text = f"Kaggle did not answer within {deadline:.0f} s"
+        raise KaggleError(text, "", "Run the same command again", passing=True) from None
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1][:200] if lines else f"exit code {done.returncode}"
+        mend = "Put --debug at the end of the command to see all that it said"
+        raise KaggleError(f"Kaggle's client failed ({reason})", "", mend) from RuntimeError(done.stderr[-4000:])
+    if answer.get("failure") == "disk":
+        raise explain_disk(OSError(answer["errno"], answer["text"]), arguments.get("folder", "the disk"))
+    if "failure" in answer:
+        raise explain(method, answer, arguments)
+    return dict(answer["answer"])
+
+
+def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> KaggleError:
+    """Return the failure as an error that says what to do about it."""
+    text, status = answer.get("text", ""), answer.get("status", 0)
+    said, asked = f": {text}" if text else "", PHRASES[method]
+    if answer["failure"] == "login":
+        return KaggleError(text, "", LOGIN)
+    if answer["failure"] == "network":
+        return KaggleError(
+            f"Kaggle could not be reached ({text})", "", "Look at the network, and run it again", passing=True
+        )
+    if answer["failure"] == "client":
+        return KaggleError(f"Kaggle's client did not {asked}{said}", "", "")
+    if answer["failure"] == "storage":
+        found = f"the address that Kaggle named did not {asked} ({status})"
+        return KaggleError(
+            found, "", "Run the same command again: it is given a new address", status=status, passing=True
+        )
+    if status == 401:
+        found = f"Kaggle refused the token (401{said}); it has expired or was revoked"
+        return KaggleError(found, "a valid token is needed", LOGIN, status=status)
+    if status == 403:
+        found = f"Kaggle refused to {asked} (403{said})"
+        return KaggleError(found, "", explain_403(method, arguments), status=status)
+    if status == 404:
+        found = f"Kaggle does not know what was asked for, to {asked} (404{said})"
+        return KaggleError(found, "", f"Check the name{at_page(arguments)}", status=status)
+    passing = status == 429 or status >= 500
+    mend = "Try again later" if passing else ""
+    if method == "submit" and "limit" in text.lower():
+        mend = "Run the same command after midnight UTC"
+    after = float(answer["after"]) if str(answer.get("after", "")).replace(".", "", 1).isdigit() else 0.0
+    return KaggleError(
+        f"Kaggle answered {status} and did not {asked}{said}", "", mend, status=status, passing=passing, after=after
+    )
+
+
+def explain_403(method: str, arguments: dict[str, Any]) -> str:
+    """Return what to do about a refusal: which page to open depends on what was asked for."""
+    if method in OF_A_COMPETITION:
+        page = rules_page(arguments.get("competition", COMPETITION))
+        return f"Accept the rules at {page}, or check the token at {SETTINGS_PAGE}"
+    if method in OF_A_KERNEL:
+        where = at_page(arguments)
+        return f"Check the name{where}: the kernel is not there, it is another account's and private, or the token's \
+scope leaves it out ({SETTINGS_PAGE})"
+    return f"Check the token's scope and the phone number at {SETTINGS_PAGE}"
+
+
+def at_page(arguments: dict[str, Any]) -> str:
+    """Return ` at ` and the page of the kernel that was asked about; an empty text for other calls."""
+    return f" at {CODE_PAGE}/{arguments['ref']}" if arguments.get("ref") else ""
+
+
+def patiently(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
+    """The answer of a call that changes nothing, tried again with growing pauses while failures may pass."""
+    return retry(lambda: call(method, deadline=deadline, **arguments))
+
+
+def retry(
+    attempt: Callable[[], dict[str, Any]], done: Callable[[], dict[str, Any] | None] | None = None
+) -> dict[str, Any]:
+    """Return the attempt's answer; try again while failures may pass.
+
+    Args:
+        done: for an attempt that changes something: looks whether a failed one was carried out all
+            the same, and returns its answer, or None when it was not. It looks after the pause: a server
+            may carry out what it has just failed to answer. After a conflict (409) it looks, and nothing is
+            tried again: the conflict may be with the attempt before, whose answer got lost.
+    Raises:
+        KaggleError: refused for good, or still failing after the last pause.
+    """
+    failure: KaggleError | None = None
+    for pause in (*PAUSES, None):
+        if failure is None or failure.status != CONFLICT:
+            try:
+                return attempt()
+            except KaggleError as error:
+                failure = error
+                if not error.passing and not (done and error.status == CONFLICT):
+                    raise
+        if pause is not None:
+            wait = min(max(pause, failure.after), LONGEST_PAUSE)
+            say(f"{failure.found}; trying again in {wait:.0f} s")
+            time.sleep(wait)
+        found = done() if done else None
+        if found is not None:
+            return found
+    raise failure or AssertionError("not reached")
+
+
+def whoami() -> str:
+    """The user name of the token's account.
+
+    Raises:
+        KaggleError: there is no token, or it has no user name.
+    """
+    user = str(patiently("whoami")["user"])
+    if not user:
+        raise KaggleError("the token does not tell the user name", "", "Set KAGGLE_USERNAME as well")
+    return user

@@ -1,0 +1,172 @@
+"""The competition's files: all of them as one archive, unpacked whole or not at all; or a single one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from claris_kaggle.core import platforms
+from claris_kaggle.core.console import Progress, Waiting, say
+from claris_kaggle.core.errors import ClarisError, DataError, DiskError, KaggleError, UsageError, one_line
+from claris_kaggle.core.files import explain_disk_errors, hold_lock, write_bytes
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.kaggle import api
+
+SPARE_BYTES = 1 << 28
+
+
+def fetch_data(folder: Path, competition: str = api.COMPETITION) -> DataDir:
+    """The competition's folder, fetched where it is not there yet; a fetch that was cut off goes on.
+
+    Raises:
+        UsageError: the folder holds something else.
+        KaggleError: refused, as before the rules are accepted, or not reached.
+        DiskError: no room.
+        DataError: the archive is damaged.
+    """
+    data = DataDir(folder)
+    if (
+        data.labels.exists()
+        and data.sample.exists()
+        and data.patches("train").is_dir()
+        and data.patches("test").is_dir()
+    ):
+        say(f"{folder}: the files are there already; claris check looks at them")
+        return data
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: holds something else", "a new or empty folder is needed", "Name another --out")
+    aside = folder.parent / f".{folder.name}.fetching"
+    with hold_lock(folder.parent / f".{folder.name}.lock"), explain_disk_errors(aside):
+        archive_folder = aside / "archive"
+        archive_folder.mkdir(parents=True, exist_ok=True)
+        say("fetching the competition's archive, some 7 GB")
+        with growth_shown(archive_folder):
+            api.patiently(
+                "download_all",
+                deadline=api.DOWNLOAD_DEADLINE,
+                competition=competition,
+                folder=str(archive_folder),
+            )
+        archive = find_archive(archive_folder)
+        unpack(archive, aside / "files")
+        DataDir(aside / "files").require()
+        if folder.exists():
+            folder.rmdir()
+        platforms.move_folder(aside / "files", folder)
+        shutil.rmtree(aside)
+    return data.require()
+
+
+@contextlib.contextmanager
+def growth_shown(folder: Path, every: float = 1.0) -> Iterator[None]:
+    """Show how much has come into the folder so far: Kaggle's client, in a process of its own, tells nobody."""
+    done = threading.Event()
+
+    def watch() -> None:
+        before, start = size_of(folder), time.monotonic()
+        with Waiting() as waiting:
+            while not done.wait(every):
+                now = size_of(folder)
+                rate = (now - before) / (time.monotonic() - start)
+                waiting.show(f"{now / 1e9:.2f} GB fetched, {rate / 1e6:.1f} MB/s")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files that lie in the folder; one that goes away meanwhile counts for nothing."""
+    total = 0
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def find_archive(folder: Path) -> Path:
+    """The archive that was fetched.
+
+    Raises:
+        DataError: it is no whole zip; it is removed, so that the next call fetches it anew.
+    """
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(".kaggle-partial")]
+    archive = next((path for path in paths if zipfile.is_zipfile(path)), None)
+    if archive is None:
+        names = ", ".join(f"{path.name} of {path.stat().st_size:,} bytes" for path in paths) or "nothing"
+        shutil.rmtree(folder)
+        raise DataError(f"what was fetched is no whole archive ({names})", "", "Run the same command again")
+    return archive
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack into a new folder, checking names, room and checksums.
+
+    Raises:
+        DataError: a name lies outside the folder, or a file is damaged.
+        DiskError: no room.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with refuse_damage(archive), zipfile.ZipFile(archive) as source:
+        entries = [entry for entry in source.infolist() if not entry.is_dir()]
+        wrong = [entry.filename for entry in entries if not platforms.is_inside(entry.filename)]
+        if wrong:
+            raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "names inside the folder are needed", "")
+        needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
+        if free < needed + SPARE_BYTES:
+            found = f"{folder.parent.parent}: {free / 1e9:.1f} GB free"
+            raise DiskError(found, f"the files need {needed / 1e9:.1f} GB", "Name a folder on a larger disk")
+        with Progress("unpack", len(entries), "files") as progress:
+            for entry in entries:
+                source.extract(entry, folder)
+                progress.update(1)
+
+
+@contextlib.contextmanager
+def refuse_damage(archive: Path) -> Iterator[None]:
+    """Turn what zipfile raises on a damaged archive into one line, and remove the archive."""
+    try:
+        yield
+    except ClarisError:
+        raise
+    except Exception as error:  # zipfile and its decoders raise all kinds on damaged files
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a seek to a damaged offset
+            raise
+        archive.unlink()
+        found = f"{archive.name}: damaged ({one_line(error)})"
+        raise DataError(found, "", "Run the same command again: it fetches the archive anew") from error
+
+
+def fetch_file(name: str, folder: Path, competition: str = api.COMPETITION) -> Path:
+    """Fetch one of the competition's files, which Kaggle may send zipped, into the folder.
+
+    Raises:
+        KaggleError: refused, or what came is not that file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
+        api.patiently("download_one", deadline=api.PUSH_DEADLINE, competition=competition, name=name, folder=aside)
+        fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
+        if len(fetched) != 1:
+            raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "one is needed", "Run it again")
+        if zipfile.is_zipfile(fetched[0]):
+            with zipfile.ZipFile(fetched[0]) as archive:
+                content = archive.read(name) if name in archive.namelist() else b""
+        else:
+            content = fetched[0].read_bytes()
+        if not content or content.lstrip()[:1] == b"<":
+            raise KaggleError(f"{name}: what Kaggle sent is not that file", "", "Run it again")
+        write_bytes(folder / name, content)
+    return folder / name

@@ -1,0 +1,160 @@
+"""The library packed into one thin script for Kaggle, with what the script is to do."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.files import read_json, write_json, write_text
+from claris_kaggle.core.time_limit import parse_duration
+from claris_kaggle.kaggle.session import JOBS
+from claris_kaggle.version import __version__
+
+PACKAGE = Path(__file__).parent.parent
+# The folder of templates: beside the package in a clone, inside it where it was installed.
+BESIDE, INSIDE = "kernels", "kernel_scripts"
+NOT_BUNDLED = {"__pycache__", INSIDE}
+# Kaggle takes a source of less than a megabyte; the library needs a third of that, so it travels in
+# the script itself: one thing to push, nothing to wait for, and the version is the script's own.
+LARGEST_SOURCE = 1_000_000
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def find_templates() -> Path:
+    """The folder of the kernels' scripts and metadata.
+
+    Raises:
+        UsageError: the package was put here without them.
+    """
+    for folder in (PACKAGE / INSIDE, PACKAGE.parent / BESIDE):
+        if (folder / JOBS[0] / f"{JOBS[0]}.py").exists():
+            return folder
+    raise UsageError(f"{PACKAGE}: no scripts of kernels in it", "", "Install the package again, or run it from a clone")
+
+
+def tracked_files() -> list[Path]:
+    """The library's files: those that git tracks, or all of an installed package; sorted."""
+    listed = git("ls-files", "-z", "--", ".")
+    if listed:
+        paths = [PACKAGE / name for name in listed.split("\0") if name]
+    else:
+        paths = [path for path in PACKAGE.rglob("*") if not NOT_BUNDLED & {*path.relative_to(PACKAGE).parts}]
+    return sorted(path for path in paths if path.is_file())
+
+
+def git(*arguments: str) -> str:
+    """What git says about the package's folder; an empty text where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip("\n") if done.returncode == 0 else ""
+
+
+def commit_name() -> str:
+    """The commit that the library is at, with `+changes` when files differ from it; else its version."""
+    if not git("ls-files", "--", "."):  # installed; a repository around it would not be ours
+        return f"v{__version__}"
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+
+
+def build_bundle() -> bytes:
+    """The library as a zip, the same bytes for the same files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path in tracked_files():
+            name = f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}"
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+    return stream.getvalue()
+
+
+def compose_kernel(
+    job: str,
+    folder: Path,
+    *,
+    user: str,
+    slug: str,
+    mark: str,
+    folds: Sequence[int] = (),
+    flags: Sequence[str] = (),
+    time_limit: str = "",
+    inputs: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    models: Sequence[str] = (),
+    weights_from: str = "",
+    slides_from: str = "",
+    folds_from: str = "",
+) -> str:
+    """Write the script and its metadata to the folder, ready for `kaggle kernels push -p`, and return its owner/slug.
+
+    Args:
+        job: train, predict or ensemble: the folder of the template.
+        folds: fold numbers; empty for all.
+        flags: passed on to `claris train`.
+        inputs: kernels (owner/slug) whose output is an input; datasets and models likewise.
+        weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs; an input that is not
+            among those is attached as a dataset. `slides_from` and `folds_from` likewise.
+    Raises:
+        UsageError: the name or the settings cannot be.
+    """
+    if job not in JOBS:
+        raise UsageError(f"a kernel of the name {job!r}", f"it must be one of {', '.join(JOBS)}")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
+        raise UsageError(f"a kernel's name {slug!r}", "5 to 50 small letters and digits, joined by -, are needed")
+    template = find_templates() / job
+    named = {"weights_from": weights_from, "slides_from": slides_from, "folds_from": folds_from}
+    settings = {"folds": list(folds), "flags": list(flags), "mark": mark, "commit": commit_name(), **named}
+    if time_limit:
+        settings["time_limit"] = time_limit
+    metadata = read_json(template / "kernel-metadata.json")
+    # The slug follows from the title, so the title is the slug in words.
+    metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(inputs)}
+    attached = attach_named([*filter(None, named.values())], inputs, datasets, models)
+    metadata |= {"dataset_sources": attached, "model_sources": list(models)}
+    write_text(folder / f"{job}.py", fill_script((template / f"{job}.py").read_text("utf-8"), settings))
+    write_json(folder / "kernel-metadata.json", metadata)
+    return f"{user}/{slug}"
+
+
+def attach_named(
+    names: Sequence[str], inputs: Sequence[str], datasets: Sequence[str], models: Sequence[str]
+) -> list[str]:
+    """Return the datasets of a kernel: those given, and those of the named files that are in no other input.
+
+    >>> attach_named(["me/w/a.pth", "me/s/b.csv", "me/k/run/folds.csv"], ["me/k"], ["me/s/3"], [])
+    ['me/s/3', 'me/w']
+    """
+    attached = list(datasets)
+    for name in names:
+        whole = [*("/".join(one.split("/")[:2]) for one in (*inputs, *attached)), *models]
+        if not any(name.lower().startswith(f"{one.lower()}/") for one in whole):
+            attached.append("/".join(name.split("/")[:2]))
+    return attached
+
+
+def fill_script(source: str, settings: dict[str, Any]) -> str:
+    """The template with the library in it, and with these settings put over its own.
+
+    Raises:
+        UsageError: the time limit is none, or the script is too large for Kaggle.
+    """
+    own = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
+    settings = own | settings
+    parse_duration(settings["time_limit"])
+    bundle = base64.b64encode(build_bundle()).decode()
+    source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.M)
+    source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.M)
+    if len(source) >= LARGEST_SOURCE:
+        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle takes fewer than {LARGEST_SOURCE:,}")
+    return source

@@ -1,0 +1,351 @@
+"""The whole entry on Kaggle: push, wait, pull, go on where a time limit stopped, ensemble, submit, record.
+
+All that was done is put down before and after every act that the world can see. Stopped anywhere,
+the same call goes on: an act whose answer got lost is looked for by its mark before it is done again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.core.console import Waiting, duration, say
+from claris_kaggle.core.errors import KaggleError
+from claris_kaggle.core.files import hold_lock, read_json
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data import tables
+from claris_kaggle.data.fold_file import read_folds
+from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
+from claris_kaggle.evaluation.run_metrics import gather_run
+from claris_kaggle.kaggle import account, api, kernel_output, kernel_push
+from claris_kaggle.kaggle.download import fetch_file
+from claris_kaggle.kaggle.kernel_output import NotListedError, explain_end, explain_failure, kernel_status
+from claris_kaggle.kaggle.kernel_push import new_mark
+from claris_kaggle.kaggle.kernel_source import compose_kernel
+from claris_kaggle.kaggle.launch_state import MOST_SESSIONS, Launch, Plan, Round
+from claris_kaggle.kaggle.manifest import merge_runs
+from claris_kaggle.kaggle.session import FAILED, STOPPED
+from claris_kaggle.kaggle.session_progress import ProgressReader
+from claris_kaggle.kaggle.submit import submit_file
+
+# Seconds: how long a session or a refusal that passes is waited for, and the longest pause between two refused pushes.
+PATIENCE, LONGEST_HOLD = 24 * 3600.0, 1800.0
+MOST_ROUNDS, MOST_NAMES = 12, 5
+# The output of a session that ended badly is looked for this often, and for this share of the time that it ran.
+LOOKS, LOOK_SHARE = 3, 0.1
+
+
+def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, Any]:
+    """Carry the plan out, or go on with it, to the line of the ledger.
+
+    Raises:
+        ClarisError: a session failed, Kaggle refused, or another plan was begun under this name.
+    """
+    with hold_lock(root / ".lock"):
+        launch = Launch(root, plan, was_taken)
+        launch.poll = poll
+        if not launch.user:
+            launch.user = api.whoami()
+            launch.save()
+        retire_failed(launch)
+        account.prepare_account(launch)
+        train_parts(launch, poll)
+        submission, sample_ids = put_together(launch)
+        return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
+
+
+def was_taken(one: Round) -> bool:
+    """Return True if Kaggle took the round's kernel as it was asked for. Asks Kaggle where the answer was lost."""
+    if one.version or one.outcome == FAILED:
+        return bool(one.version)
+    return one.tried and kernel_push.find_push(one.ref, one.mark, {}) is not None
+
+
+def retire_failed(launch: Launch) -> None:
+    """Begin a new round for each part whose session failed: on what it kept, or anew."""
+    for number, part in enumerate(launch.rounds):
+        if part and part[-1].outcome == FAILED:
+            kept = f"going on with what it kept ({part[-1].came or 'its folds'})"
+            say(f"{part[-1].ref} failed before: {kept if part[-1].kept else 'pushing it again'}")
+            part.append(next_round(launch, number))
+    launch.save()
+
+
+def next_round(launch: Launch, number: int) -> Round:
+    """Return a new round of a part. It has a slug of its own, but where it begins anew what failed without output."""
+    part = launch.rounds[number]
+    one = Round(mark=new_mark(launch.plan.name), ref="")
+    last = part[-1] if part else None
+    if last is None or last.kept or last.outcome != FAILED:
+        one.ref = f"{launch.user}/{launch.plan.slug(number, len(part))}"
+    elif last.empty:
+        rename(launch, number, one)
+    else:
+        one.ref = last.ref
+    return one
+
+
+def rename(launch: Launch, number: int, one: Round) -> None:
+    """Give the round a name that no push has had: the refused first push of a name can leave an empty kernel of it."""
+    slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
+    one.ref = f"{launch.user}/{kernel_push.fresh_slug(slug, one.mark)}"
+
+
+def train_parts(launch: Launch, poll: float) -> None:
+    """Push the training kernels, two at a time, until every part is complete and pulled.
+
+    Raises:
+        KaggleError: a session failed; the other parts have been trained all the same.
+    """
+    failed: dict[int, KaggleError] = {}
+    shown, reader = "", ProgressReader()
+
+    def left() -> list[int]:
+        return [part for part in range(len(launch.rounds)) if part not in failed and not launch.complete(part)]
+
+    with Waiting() as waiting:
+        while left():
+            for part in left():
+                error = advance_patiently(launch, part)
+                if error is not None:
+                    failed[part] = error
+            table = show(launch)
+            if table != shown:
+                say(table)
+                shown = table
+            if left():
+                waiting.show(describe_wait(launch, reader))
+                time.sleep(poll)
+    for error in list(failed.values())[1:]:
+        say(error.found)
+    if failed:
+        raise next(iter(failed.values()))
+
+
+def advance_patiently(launch: Launch, part: int) -> KaggleError | None:
+    """Do the next thing for a part, also when Kaggle is out of reach for now.
+
+    Returns:
+        Why its session failed, which the other parts need not share.
+    Raises:
+        KaggleError: anything else that does not pass, or passes for longer than a session can last.
+    """
+    try:
+        advance(launch, part)
+    except KaggleError as error:
+        one = launch.rounds[part][-1]
+        if one.version and one.outcome == FAILED:
+            return error
+        if not error.passing or time.time() - one.began > PATIENCE:
+            raise
+        say(f"{one.ref}: {error.found}; looking again later")
+    return None
+
+
+def describe_wait(launch: Launch, reader: ProgressReader) -> str:
+    """How far the sessions of now are, by their own logs, and how long all may still take, by the plan's estimate."""
+    now = time.time()
+    running = [rounds[-1] for rounds in launch.rounds if rounds and rounds[-1].running and rounds[-1].version]
+    times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
+    spent = sum((one.ended or now) - one.began for rounds in launch.rounds for one in rounds if one.version)
+    left = (3600 * launch.plan.hours() - spent) / max(len(running), 1)
+    guess = f"about {duration(left)} to go" if left > 0 else "longer than estimated"
+    return f"{launch.plan.name}: {times or 'waiting for a free session'}; {guess}"
+
+
+def aucs(folder: Path) -> str:
+    """The validation AUC of each fold that was pulled into the folder."""
+    seals = sorted((folder / "run").glob("fold[0-9]*/model.json"))
+    return ", ".join(f"{seal.parent.name} AUC {read_json(seal)['auc']:.4f}" for seal in seals)
+
+
+def advance(launch: Launch, part: int) -> None:
+    """Do the next thing for a part: begin a round, push it, look at it, or pull it.
+
+    Raises:
+        KaggleError: its session failed, was cancelled or never ends.
+    """
+    rounds = launch.rounds[part]
+    if launch.complete(part):
+        return
+    if not rounds or not rounds[-1].running:
+        if launch.active() >= MOST_SESSIONS:
+            return
+        if len(rounds) >= MOST_ROUNDS:
+            raise KaggleError(f"{rounds[-1].ref}: not finished after {len(rounds)} sessions", "", "Look at its log")
+        rounds.append(next_round(launch, part))
+        launch.save()
+    if not rounds[-1].version:
+        push(launch, part)
+    else:
+        look(launch, part)
+
+
+def push(launch: Launch, part: int) -> None:
+    """Push the part's newest round, unless that has happened already.
+
+    Raises:
+        KaggleError: refused, or taken without one of its inputs: the round has failed.
+    """
+    one, plan = launch.rounds[part][-1], launch.plan
+    if time.time() < launch.hold:
+        return
+    slug = one.ref.split("/")[1]
+    folder = launch.root / "kernels" / slug
+    compose_kernel(
+        "train",
+        folder,
+        user=launch.user,
+        slug=slug,
+        mark=one.mark,
+        folds=plan.parts[part],
+        flags=plan.flags,
+        time_limit=plan.time_limit,
+        inputs=[earlier.ref for earlier in launch.rounds[part][:-1] if earlier.kept][-1:],
+        datasets=plan.datasets,
+        models=plan.models,
+        **plan.named_files,
+    )
+    again, one.tried = one.tried, True
+    launch.save()
+    try:
+        kernel = kernel_push.push_kernel(folder, one.mark, again=again)
+    except KaggleError as error:
+        if error.busy or error.refused:
+            put_down_refusal(launch, part, error)
+        if (error.busy or error.refused) and one.running:
+            return  # to be pushed again
+        raise
+    kernel_push.remember(launch.root.parent / kernel_push.RECORD, kernel, job="train")
+    one.version, one.began, one.limit = kernel.version, time.time(), kernel.limit
+    launch.busy, launch.hold = 0, 0.0
+    launch.save()
+
+
+def put_down_refusal(launch: Launch, part: int, error: KaggleError) -> None:
+    """Note that the round's push was refused. One that passes is to be repeated later, the others end the round."""
+    one = launch.rounds[part][-1]
+    known = any(other.version for other in launch.rounds[part] if other.ref == one.ref)
+    one.empty = error.no_version and not known
+    if kernel_push.is_name_trouble(error) and launch.renamed < MOST_NAMES:
+        launch.renamed += 1
+        one.mark, one.tried = new_mark(launch.plan.name), False
+        rename(launch, part, one)
+        say(f"{error.found}; taking the name {one.ref}")
+    elif error.busy and time.time() - one.began <= PATIENCE:
+        pause = min(launch.poll * 2**launch.busy, LONGEST_HOLD)
+        launch.busy, launch.hold = launch.busy + 1, time.time() + pause
+        say(f"{one.ref}: {error.found}; pushing again in {duration(pause)}")
+        # A version that was saved all the same never runs: it must not be found by its mark.
+        one.mark, one.tried = new_mark(launch.plan.name), False
+        if one.empty:
+            rename(launch, part, one)
+    else:
+        one.outcome, one.ended = FAILED, time.time()
+    launch.save()
+
+
+def look(launch: Launch, part: int) -> None:
+    """Ask for the state of the part's newest round, and pull it when it has ended.
+
+    Raises:
+        KaggleError: it failed, was cancelled, or never ends; or its output is not listed yet, which passes.
+    """
+    one = launch.rounds[part][-1]
+    one.status, message = kernel_status(one.kernel())
+    if one.status in kernel_output.ENDED:
+        one.ended, one.looks = one.ended or time.time(), one.looks + 1
+        launch.hold = 0.0  # a session is free
+        launch.save()
+        if one.status == "COMPLETE":
+            pull_complete(launch, part)
+        else:
+            pull_failed(launch, part, message)
+    elif time.time() - one.began > PATIENCE:
+        found = f"{one.ref} version {one.version} is {one.status.lower()} for {PATIENCE / 3600:.0f} hours"
+        raise KaggleError(found, "", "Cancel it on the web page, and run the same command again")
+
+
+def pull_complete(launch: Launch, part: int) -> None:
+    """Pull a session that ended well.
+
+    Raises:
+        NotListedError: its output is not listed yet; look again.
+        KaggleError: the session says that it failed, or its output cannot be had.
+    """
+    one, folder = launch.rounds[part][-1], launch.folder(part)
+    try:
+        output = kernel_output.fetch_output(one.kernel(), folder)
+    except NotListedError as error:
+        if time.time() - one.ended > kernel_output.LISTING_LAG:
+            mend = f"Look at {api.CODE_PAGE}/{one.ref}, and run the same command again"
+            raise KaggleError(error.found, error.needed, mend) from error
+        raise
+    one.outcome, one.ended = output.status, time.time()
+    one.came = output.folds() if output.status == FAILED else ""
+    launch.save()
+    if one.outcome == FAILED:
+        raise explain_failure(one.kernel(), output, folder)
+
+
+def pull_failed(launch: Launch, part: int, message: str) -> None:
+    """Pull what a session had finished that failed, was cancelled or timed out. A time-out is gone on with at once.
+
+    Raises:
+        NotListedError: nothing is listed yet; look again.
+        KaggleError: it failed or was cancelled, or nothing of it can be used.
+    """
+    one, folder = launch.rounds[part][-1], launch.folder(part)
+    kernel = one.kernel()
+    try:
+        output = kernel_output.fetch_output(kernel, folder, whole=False)
+        one.came = output.folds() if output.files else ""
+    except NotListedError:
+        waited, ran = time.time() - one.ended, one.ended - one.began
+        if one.looks < LOOKS or waited < min(kernel_output.LISTING_LAG, LOOK_SHARE * ran):
+            raise
+    log = kernel_output.session_log(kernel)
+    error = explain_end(kernel, one.status, message, log, out=folder, came=one.came)
+    timed_out = kernel_output.is_timed_out(kernel, one.status, kernel_output.session_seconds(kernel, log))
+    one.outcome = STOPPED if timed_out and one.came else FAILED
+    launch.save()
+    if one.outcome == FAILED:
+        raise error
+    say(f"{error.found}; going on with what it had finished ({one.came})")
+
+
+def show(launch: Launch) -> str:
+    """The state of all parts, a line each."""
+    lines = []
+    for part, rounds in enumerate(launch.rounds):
+        state = "waiting" if not rounds else rounds[-1].outcome or rounds[-1].status.lower() or "pushed"
+        name = rounds[-1].ref if rounds else launch.plan.slug(part, 0)
+        found = aucs(launch.folder(part)) if launch.complete(part) else ""
+        lines.append(f"  {name:<44} {state}" + (f" ({found})" if found else ""))
+    return "\n".join(lines)
+
+
+def count_views(run_dir: RunDir) -> Any:
+    """How many views the first fold was predicted with; None where that is not known."""
+    receipt = run_dir.fold(0).receipt
+    return read_json(receipt).get("views") if receipt.exists() else None
+
+
+def put_together(launch: Launch) -> tuple[Path, Sequence[str]]:
+    """Merge the parts into one run, and write its checked submission; returns its path and the sample's ids.
+
+    Raises:
+        ClarisError: parts do not fit together, or the predictions do not make a submission.
+    """
+    run_dir, data = RunDir(launch.root / "run"), DataDir(launch.root / "sample")
+    merge_runs([RunDir(launch.folder(part) / "run") for part in range(len(launch.plan.parts))], run_dir)
+    if not data.sample.exists():
+        fetch_file(data.sample.name, data.root)
+    sample_ids = tables.read_sample(data.sample)
+    gather_run(run_dir, read_folds(run_dir.folds), sample_ids, {"views": count_views(run_dir)})
+    submission = launch.root / "submission.csv"
+    result = ensemble_runs([run_dir], data, submission)
+    say(f"{submission}: OOF AUC {result['oof']['auc']:.4f}")
+    return submission, sample_ids

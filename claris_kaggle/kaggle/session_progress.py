@@ -1,0 +1,104 @@
+"""The session's own progress line, read from the log of a running kernel."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from claris_kaggle.core.console import Waiting, duration, say
+from claris_kaggle.core.errors import KaggleError
+from claris_kaggle.kaggle import api
+from claris_kaggle.kaggle.kernel_output import ENDED, Kernel, kernel_status, log_entries
+
+STREAM_SECONDS, CALL_SECONDS, ASK_EVERY = 10.0, 40.0, 60.0
+LONGEST_LINE = 160
+# As `console.Progress` prints it: "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.97".
+PROGRESS = re.compile(r"[^:$]{1,60}: [\d,]+ of [\d,]+ \w+ \(\d+ ?%\)")
+# What `claris train` and `predict` say at the end of an epoch or a fold.
+SUMMARY = re.compile(r"fold \d+\b[^:]*: .*\b(AUC|finished|predicted|going)\b")
+# The session's own line before each verb.
+VERB = re.compile(r"\$ (claris \w+)")
+
+
+def log_lines(log: str) -> list[str]:
+    """Return the lines of a log: Kaggle keeps it as a JSON array of parts, or streams plain text.
+
+    >>> log_lines('[{"data": "one\\\\ntw"}, {"data": "o\\\\n"}]')
+    ['one', 'two']
+    """
+    entries = log_entries(log)
+    text = "".join(str(one.get("data", "")) for one in entries) if entries else log
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def progress_line(log: str) -> str:
+    """Return the newest line that tells how far the session is; an empty text where none does.
+
+    >>> progress_line("$ claris train --data x\\nfold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left\\nWarning")
+    'fold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left'
+    """
+    for line in reversed(log_lines(log)):
+        verb = VERB.match(line)
+        if verb:
+            return verb.group(1)
+        if PROGRESS.match(line) or SUMMARY.match(line):
+            return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
+    return ""
+
+
+def ask_progress(kernel: Kernel) -> str:
+    """Ask Kaggle how far the session says it is; an empty text where its log cannot be had: nothing depends on it."""
+    arguments = {"ref": kernel.ref, "version": kernel.version, "seconds": STREAM_SECONDS}
+    try:
+        return progress_line(str(api.call("running_log", deadline=CALL_SECONDS, **arguments)["log"]))
+    except KaggleError:
+        return ""
+
+
+def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
+    """Wait until the session has ended, and show how far it is; its state and why it failed.
+
+    Raises:
+        KaggleError: Kaggle refused to tell; an outage is waited through.
+    """
+    reader, start = ProgressReader(), time.monotonic()
+    with Waiting() as waiting:
+        while True:
+            try:
+                status, message = kernel_status(kernel)
+                if status in ENDED:
+                    return status, message
+                waiting.show(reader.describe(kernel, status, time.monotonic() - start))
+            except KaggleError as error:
+                if not error.passing:
+                    raise
+                say(f"{error.found}; looking again in {poll:.0f} s")
+            time.sleep(poll)
+
+
+class ProgressReader:
+    """The newest progress line of each running session, asked for once a minute at most."""
+
+    def __init__(self) -> None:
+        self.asked: dict[tuple[str, int], float] = {}
+        self.lines: dict[tuple[str, int], str] = {}
+
+    def line(self, kernel: Kernel) -> str:
+        """Return the session's progress line; the earlier one while it is less than a minute old."""
+        key, now = (kernel.ref, kernel.version), time.monotonic()
+        if key not in self.asked or now - self.asked[key] >= ASK_EVERY:
+            # An answer without a progress line keeps the one before.
+            self.lines[key] = ask_progress(kernel) or self.lines.get(key, "")
+            self.asked[key] = time.monotonic()
+        return self.lines[key]
+
+    def describe(self, kernel: Kernel, status: str, waited: float) -> str:
+        """Return how a session is doing: its own progress line where it can be had, and the time.
+
+        Args:
+            kernel: the version that runs.
+            status: its state, as Kaggle names it.
+            waited: seconds since it was pushed, or since it is watched.
+        """
+        line = self.line(kernel) if status == "RUNNING" else ""
+        return f"{kernel.ref} {status.lower()} for {duration(waited)}" + (f": {line}" if line else "")

@@ -1,0 +1,167 @@
+"""A submission sent to Kaggle once, its score waited for, and both written to the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.core.console import Waiting, duration, say
+from claris_kaggle.core.errors import KaggleError, name_few
+from claris_kaggle.core.files import read_json
+from claris_kaggle.ensembling.ledger import Entry, record
+from claris_kaggle.ensembling.submission_file import check_submission
+from claris_kaggle.kaggle import api
+from claris_kaggle.kaggle.kernel_source import commit_name
+
+LONGEST_WAIT = 2 * 3600.0
+
+
+def submit_file(
+    path: Path,
+    sample_ids: Sequence[str],
+    ledger: Path,
+    *,
+    wait: float = LONGEST_WAIT,
+    poll: float = 10.0,
+) -> dict[str, Any]:
+    """Check the file, submit it unless these very bytes were submitted before, and wait for its score.
+
+    Args:
+        sample_ids: of the sample submission.
+        wait: seconds to wait for the score; 0 does not wait.
+    Returns:
+        The line of the ledger.
+    Raises:
+        TableError: the file is no submission; nothing was sent.
+        KaggleError: refused, over the daily limit, or scored as an error; such a file is sent again by the next call.
+    """
+    facts = check_submission(path, sample_ids)
+    mark = f"claris-{facts['sha256'][:16]}"
+    about = describe_origin(path, facts["sha256"])
+    known = find_submissions(mark)
+    failed = [int(one["ref"]) for one in known if one["status"] == "ERROR"]
+    earlier = next((one for one in known if one["ref"] not in failed), None)
+    if earlier is None:
+        if failed:
+            say(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
+        require_allowance()
+        ref = send(path, f"{about['text']} [{mark}]", mark, failed)
+    else:
+        ref = int(earlier["ref"])
+        say(f"{path}: submitted before, as {ref}")
+    entry = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if earlier is None else "",
+        "ref": str(ref),
+        "file": str(path),
+        "sha256": facts["sha256"],
+        "runs": about["runs"],
+        "commit": about["commit"],
+        **{name: about[name] for name in ("oof_auc", "oof_low", "oof_high")},
+        "status": "PENDING",
+    }
+    record(ledger, entry)
+    return wait_for_score(entry, mark, failed, ledger, wait=wait, poll=poll)
+
+
+def send(path: Path, message: str, mark: str, failed: Collection[int]) -> int:
+    """Submit the file and return the submission's number; `mark` in the message finds a lost answer again.
+
+    Args:
+        failed: numbers of submissions with the mark that are not meant.
+    Raises:
+        KaggleError: refused, not uploaded, or over the daily limit.
+    """
+
+    def attempt() -> dict[str, Any]:
+        answer = api.call(
+            "submit",
+            deadline=api.PUSH_DEADLINE,
+            path=str(path.absolute()),
+            message=message,
+            competition=api.COMPETITION,
+        )
+        if not answer["uploaded"]:
+            reason = f" ({answer['message']})" if answer["message"] else ""
+            found = f"the submission could not be uploaded{reason}"
+            raise KaggleError(found, "", "Run the same command again", passing=True)
+        return answer
+
+    answer = api.retry(attempt, lambda: find_submission(mark, failed))
+    found = answer if answer["ref"] else find_submission(mark, failed)
+    if found is None:
+        raise KaggleError(
+            f"Kaggle did not list the submission ({answer.get('message', '')})", "", "Look at the web page"
+        )
+    return int(found["ref"])
+
+
+def find_submissions(mark: str) -> list[dict[str, Any]]:
+    """The submissions whose description has the mark."""
+    found = api.patiently("submissions", competition=api.COMPETITION)["submissions"]
+    return [one for one in found if mark in one["description"]]
+
+
+def find_submission(mark: str, failed: Collection[int] = ()) -> dict[str, Any] | None:
+    """The submission whose description has the mark, but for those of these numbers."""
+    return next((one for one in find_submissions(mark) if one["ref"] not in failed), None)
+
+
+def require_allowance() -> None:
+    """Refuse before anything is uploaded when today's submissions are used up.
+
+    Raises:
+        KaggleError: none is left today.
+    """
+    limits = api.patiently("limits", competition=api.COMPETITION)
+    if limits["allowed"] < 1 and limits["today"] > 0:  # after the deadline the answer may come without numbers
+        found = f"today's submissions are used up ({limits['today']} made)"
+        raise KaggleError(found, "", "Run the same command after midnight UTC")
+
+
+def describe_origin(path: Path, sha256: str) -> Entry:
+    """Runs, commit and OOF AUC of a submission, from the JSON beside it where that is of these bytes."""
+    beside = path.with_suffix(".json")
+    known = read_json(beside) if beside.exists() else {}
+    if known.get("sha256") != sha256:
+        known = {}
+    runs, commit = " ".join(sorted(known.get("runs", {}))), commit_name()
+    oof = known.get("oof", {})
+    figures = [oof.get("auc"), *oof.get("auc_interval", [None, None])]
+    score, low, high = ("" if value is None else f"{value:.5f}" for value in figures)
+    text = f"{runs or path.name} at {commit}" + (f", OOF AUC {score}" if score else "")
+    oof_figures = {"oof_auc": score, "oof_low": low, "oof_high": high}
+    return {"runs": runs, "commit": commit, **oof_figures, "text": text[:400]}
+
+
+def wait_for_score(
+    entry: Entry, mark: str, failed: Collection[int], ledger: Path, *, wait: float, poll: float
+) -> Entry:
+    """The ledger's line with its scores, or still pending after `wait` seconds; an outage is waited through.
+
+    Raises:
+        KaggleError: Kaggle could not score the file.
+    """
+    start = time.monotonic()
+    with Waiting() as waiting:
+        while True:
+            found = None
+            try:
+                found = find_submission(mark, failed)
+            except KaggleError as error:
+                if not error.passing:
+                    raise
+                say(f"{error.found}; looking again in {poll:.0f} s")
+            waited = time.monotonic() - start
+            if (found is not None and found["status"] != "PENDING") or waited >= wait:
+                break
+            waiting.show(f"submission {entry['ref']}: not scored yet, after {duration(waited)}")
+            time.sleep(poll)
+    if found is None or found["status"] == "PENDING":
+        return entry
+    entry |= {name: found[name] for name in ("public", "private", "status")}
+    record(ledger, entry)
+    if found["status"] == "ERROR":
+        raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", "Look at the file")
+    return entry

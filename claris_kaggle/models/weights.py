@@ -1,0 +1,187 @@
+"""Weights: where they come from, how they are read, and those of finished folds.
+
+Starting weights come from three places: timm's ImageNet weights, a local file, or none. No file is
+unpickled as code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, UsageError, name_few, one_line
+from claris_kaggle.core.files import explain_disk_errors, read_json, replacing, sha256_bytes, sha256_file, write_json
+from claris_kaggle.core.paths import FoldDir
+from claris_kaggle.models.factory import CLASSES, require_known
+
+HUB_SECONDS = "10"
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Put the network's weights in place whole, as safetensors."""
+    import safetensors.torch
+
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    content = safetensors.torch.save(state, {"format": "pt"})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def finish_fold(fold_dir: FoldDir, facts: dict[str, Any]) -> None:
+    """Mark the fold as finished: its weights' SHA-256 and `facts`, in a file written after the weights."""
+    write_json(fold_dir.seal, {"weights_sha256": sha256_file(fold_dir.weights), **facts})
+
+
+def finished_sha256(fold_dir: FoldDir) -> str | None:
+    """The SHA-256 of a finished fold's weights, or None while it is not finished or damaged."""
+    with contextlib.suppress(DataError, DiskError):
+        digest = read_json(fold_dir.seal).get("weights_sha256")
+        if isinstance(digest, str) and fold_dir.weights.exists() and sha256_file(fold_dir.weights) == digest:
+            return digest
+    return None
+
+
+def load_finished(fold_dir: FoldDir, model: nn.Module) -> str:
+    """Put a finished fold's weights into the network; returns their SHA-256.
+
+    Raises:
+        RunError: the weights are damaged, or of another network.
+    """
+    digest = str(read_json(fold_dir.seal).get("weights_sha256"))
+    load_sealed(fold_dir.weights, digest, model, f"Remove {fold_dir.seal} and run claris train again")
+    return digest
+
+
+def load_sealed(path: Path, digest: object, model: nn.Module, mend: str) -> None:
+    """Put the weights in the file into the network, once its SHA-256 is known to be `digest`.
+
+    Args:
+        mend: what to do about other bytes.
+    Raises:
+        RunError: the weights are damaged, or of another network.
+    """
+    with explain_disk_errors(path):
+        content = path.read_bytes()
+    if sha256_bytes(content) != digest:
+        raise RunError(f"{path}: not the weights that training finished with", "", mend)
+    try:
+        model.load_state_dict(parse_weights(content, path))
+    except RuntimeError as error:
+        raise RunError(f"{path}: of another network", "", "Use the run's own weights") from error
+
+
+def find_weights(weights: str, model: str) -> Path | None:
+    """The file of starting weights: None for `none`, the fetched file for `imagenet`, else the path given.
+
+    Raises:
+        UsageError: there is no such file, or timm has no ImageNet weights for this network.
+        ClarisError: the weights are not in the local cache and cannot be fetched.
+    """
+    if weights == "none":
+        return None
+    if weights != "imagenet":
+        path = Path(weights)
+        if not path.is_file():
+            raise UsageError(f"--weights is {weights}: no such file", "imagenet, none or a file is needed")
+        return path
+    return fetch_imagenet(model)
+
+
+def fetch_imagenet(model: str) -> Path:
+    """timm's ImageNet weights of the network, from the local cache or over the network."""
+    # Bounded: without a network the client would otherwise try for minutes.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_SECONDS)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", HUB_SECONDS)
+    import timm
+
+    config = None
+    if model != "tiny":
+        require_known(model)
+        config = timm.models.get_pretrained_cfg(model)
+    if config is None or not config.hf_hub_id:
+        raise UsageError(f"--weights imagenet: timm has none for {model}", "", "Give --weights none, or a file")
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    # Its retries are not the user's to read; it sets its own level when it is imported.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    if isinstance(cached, str):
+        return Path(cached)
+    say(f"fetching the ImageNet weights of {model}")
+    try:
+        return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
+    except Exception as error:  # the client raises a dozen kinds, by version, when there is no network
+        raise ClarisError(
+            f"--weights imagenet: the weights of {model} are not here and could not be fetched "
+            f"({type(error).__name__})",
+            "",
+            "Give --weights none to begin from random weights, or --weights FILE with weights fetched elsewhere",
+        ) from error
+
+
+def load_start(model: nn.Module, path: Path) -> list[str]:
+    """Put starting weights into the network and return the names of layers left as they were.
+
+    Only the classifier may be left out, when the file's has another number of classes.
+
+    Raises:
+        DataError: the file is damaged, of another network, or no file of weights.
+    """
+    found = {rename(key): value for key, value in read_weights(path).items()}
+    own = model.state_dict()
+    head = {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (CLASSES,)}
+    skipped = sorted(key for key in head if key not in found or found[key].shape != own[key].shape)
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(key for key in own if key not in found and key not in head | counters)
+    wrong = sorted(key for key in own if key in found and key not in head and found[key].shape != own[key].shape)
+    if missing or wrong:
+        what = f"{len(missing)} layers missing, {len(wrong)} of another shape ({name_few(missing + wrong)})"
+        raise DataError(f"{path}: {what}", "weights of the same network are needed", "Check --model and --weights")
+    model.load_state_dict({key: found[key] for key in own if key in found and key not in skipped}, strict=False)
+    return skipped
+
+
+def rename(key: str) -> str:
+    """timm's name of a layer for the names that DataParallel, DDP and older torchvision files use."""
+    key = re.sub(r"^(module\.|model\.)+", "", key)
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors in a .safetensors or .pth file by name; nothing in it is run.
+
+    Raises:
+        DataError: it is damaged, or no file of weights.
+    """
+    with explain_disk_errors(path):
+        content = path.read_bytes()
+    return parse_weights(content, path)
+
+
+def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
+    """The tensors in the bytes of a .safetensors or .pth file; `source` is for messages."""
+    import io
+
+    import safetensors.torch
+
+    try:
+        if content[:2] == b"PK" or content[:1] == b"\x80":
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state.get("model", state))
+        else:
+            state = safetensors.torch.load(content)
+        if not state or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("no tensors by name")
+        return dict(state)
+    except Exception as error:  # both readers raise many kinds on damaged files
+        found = f"{source}: no readable weights ({one_line(error)})"
+        raise DataError(found, "a whole .safetensors or .pth is needed") from error

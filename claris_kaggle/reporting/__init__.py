@@ -1,0 +1,1 @@
+"""The report of a run: charts, galleries, pictures and templates."""

@@ -1,0 +1,179 @@
+"""The patches of a run that are worth a look, as pictures with what speaks for and against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import ClarisError, DataError, DiskError
+from claris_kaggle.core.files import read_json
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.arrays import HALF, Pixels
+from claris_kaggle.data.pack import open_pack, pack_folder, read_proved
+from claris_kaggle.data.patches import SIZE, patch_id
+from claris_kaggle.evaluation.predictions import Oof
+from claris_kaggle.reporting.pictures import AGAINST, FOR, png_uri
+
+SHOWN = 6
+VIEWS = 8
+# How little of the grey patch a map lets through where it says most.
+STRONGEST = 0.8
+Reader = Callable[[Sequence[str]], Pixels]
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One patch of a run.
+
+    Attributes:
+        id, label, fold, probability: as in the OOF predictions.
+        slide: where it is known, else empty.
+        picture, map: PNG as data URIs; the map is transparent and lies over the middle `crop` pixels. Empty where
+            there are none.
+        crop: side of what the network sees, in pixels.
+        views: probability in each of the eight views.
+        centre: share of the map in the centre 32 x 32; None without a map.
+    """
+
+    id: str
+    label: int
+    fold: int
+    probability: float
+    slide: str
+    picture: str = ""
+    map: str = ""
+    crop: int = SIZE
+    views: tuple[float, ...] = ()
+    centre: float | None = None
+
+    @property
+    def called(self) -> int:
+        """The label that the probability stands for."""
+        return int(self.probability >= HALF)
+
+    @property
+    def agreeing(self) -> int:
+        """How many of the views are on the side of the probability."""
+        return sum((value >= HALF) == bool(self.called) for value in self.views)
+
+
+def confident_errors(oof: Oof, most: int = SHOWN) -> list[int]:
+    """The rows on the wrong side of 0.5, those farthest from it first."""
+    wrong = np.flatnonzero((oof.probabilities >= HALF) != (oof.labels == 1))
+    return nearest_first(-np.abs(oof.probabilities[wrong] - HALF), wrong, most)
+
+
+def least_certain(oof: Oof, most: int = SHOWN) -> list[int]:
+    """The rows nearest to 0.5."""
+    return nearest_first(np.abs(oof.probabilities - HALF), np.arange(len(oof.ids)), most)
+
+
+def nearest_first(distance: NDArray[Any], rows: NDArray[np.int64], most: int) -> list[int]:
+    """The rows of the smallest distances; of equal ones the first by id."""
+    return [int(row) for row in rows[np.argsort(distance, kind="stable")[:most]]]
+
+
+def make_reader(ids: Sequence[str], data: DataDir | None, cache: Path | None) -> Reader | None:
+    """A function from ids to their proved pixels, read from the pack in the cache, else from the TIFF files.
+
+    Args:
+        ids: of all training patches, by which a pack is known.
+    Returns:
+        None where there is nothing to read from.
+    """
+    if cache is not None:
+        try:
+            pack = open_pack(pack_folder(cache, "train", ids), ids)
+        except (DataError, DiskError):
+            if data is None:
+                raise
+        else:
+            return lambda names: require_proved(pack.pixels[pack.rows(names)], names, pack.folder)
+    if data is None:
+        return None
+    source = data.patches("train")
+    return lambda names: np.stack([read_proved(source, name) for name in names])
+
+
+def require_proved(pixels: Pixels, names: Sequence[str], source: Path) -> Pixels:
+    """The pixels themselves.
+
+    Raises:
+        DataError: they are not those of the ids.
+    """
+    wrong = [name for name, one in zip(names, pixels, strict=True) if patch_id(one) != name]
+    if wrong:
+        raise DataError(f"{source}: {wrong[0]} is damaged on disk", "", "Remove that folder, or give --data")
+    return pixels
+
+
+def show(oof: Oof, rows: Sequence[int], slides: Sequence[str] | None, reader: Reader | None) -> list[Specimen]:
+    """The rows as specimens, with pictures where there is a reader."""
+    found = [
+        Specimen(
+            oof.ids[row], int(oof.labels[row]), int(oof.fold[row]), float(oof.probabilities[row]),
+            slides[row] if slides else "",
+        )
+        for row in rows
+    ]  # fmt: skip
+    if reader is None or not found:
+        return found
+    pixels = reader([one.id for one in found])
+    return [replace(one, picture=png_uri(pixels[place])) for place, one in enumerate(found)]
+
+
+def explain_all(specimens: Sequence[Specimen], run_dir: RunDir, reader: Reader) -> tuple[list[Specimen], list[str]]:
+    """The specimens with what the weights of their own folds say of them, and why some have nothing to say."""
+    if not run_dir.config.exists():
+        return list(specimens), [f"{run_dir.root.name} has no config and no weights of its own"]
+    explained: dict[str, Specimen] = {}
+    reasons = []
+    for fold in sorted({one.fold for one in specimens}):
+        mine = [one for one in specimens if one.fold == fold]
+        try:
+            explained.update(explain_fold(mine, run_dir, fold, reader))
+        except ClarisError as error:
+            reasons.append(error.found)
+    return [explained.get(one.id, one) for one in specimens], reasons
+
+
+def explain_fold(specimens: Sequence[Specimen], run_dir: RunDir, fold: int, reader: Reader) -> dict[str, Specimen]:
+    """Specimens of one fold by id, each with its views and map.
+
+    Raises:
+        ClarisError: the fold has no whole weights, or they are of another version.
+    """
+    from claris_kaggle.inference.evidence import centre_share, explain
+    from claris_kaggle.models.factory import trained_network
+    from claris_kaggle.models.weights import load_finished
+    from claris_kaggle.runtime.precision import usable_precision
+
+    config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
+    config = replace(config, precision=usable_precision("", config.precision, "cpu"))
+    model = trained_network(config)
+    load_finished(run_dir.fold(fold), model)
+    found = explain(model, reader([one.id for one in specimens]), config, views=VIEWS)
+    if found.maps is None:
+        seen = [replace(one, crop=config.crop) for one in specimens]
+    else:
+        shares = centre_share(found.maps, config.crop).tolist()
+        seen = [
+            replace(one, crop=config.crop, map=png_uri(paint_map(parts)), centre=share)
+            for one, parts, share in zip(specimens, found.maps, shares, strict=True)
+        ]
+    views = found.view_probabilities.T.tolist()
+    return {one.id: replace(one, views=tuple(row)) for one, row in zip(seen, views, strict=True)}
+
+
+def paint_map(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The map as colours, uint8 RGBA [h, w, 4]: orange speaks for malignant, blue against, clear says nothing."""
+    strength = np.abs(parts) / max(float(np.abs(parts).max()), 1e-12)
+    colours = np.where(parts[:, :, None] > 0, np.array(FOR), np.array(AGAINST))
+    alpha = np.rint(255 * STRONGEST * strength)[:, :, None]
+    return np.concatenate([colours, alpha], axis=2).astype(np.uint8)

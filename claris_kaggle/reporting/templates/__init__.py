@@ -1,0 +1,39 @@
+"""How pages and papers are put together: templates in the package, filled with values, nothing fetched."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from claris_kaggle.core.console import duration
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(template: str, **values: object) -> str:
+    """The template of that name, such as `report.html.jinja`, filled with the values; HTML is escaped."""
+    return environment().get_template(template).render(**values)
+
+
+@cache
+def environment() -> Environment:
+    """Jinja with the filters by which numbers are written; a name that a template does not know is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = Environment(
+        loader=PackageLoader("claris_kaggle.reporting.templates", ""),
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    found.filters.update(
+        digits=lambda value, places=4: "–" if value is None else f"{value:.{places}f}",
+        signed=lambda value: f"{value:+.4f}".replace("-", "−"),
+        percent=lambda value, places=1: f"{100 * value:.{places}f}\u00a0%",
+        number=lambda value: f"{value:,}",
+        duration=duration,
+    )
+    return found

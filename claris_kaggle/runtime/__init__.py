@@ -1,0 +1,1 @@
+"""Processes, precision and the loading of batches onto a device."""

@@ -1,0 +1,125 @@
+"""Repeat work after a cuDNN failure: first without autotuning, then with contiguous tensors.
+
+A failed cuDNN call can leave the CUDA context unusable, and the other ranks wait in a collective call. So the work is
+repeated in new processes: all ranks change together and resume from the files of the run (the last checkpoint of a fold
+in training, the last finished fold in prediction).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from claris_kaggle.core.config import CUDNN_MODES
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import CudnnError, one_line
+from claris_kaggle.runtime.distributed import World, join_world, launch
+from claris_kaggle.runtime.rank_process import write_job
+
+T = TypeVar("T")
+DEFAULT, NO_AUTOTUNE, CONTIGUOUS = CUDNN_MODES
+DESCRIPTIONS = {NO_AUTOTUNE: "without autotuning", CONTIGUOUS: "with contiguous tensors and without autotuning"}
+NEXT_STEP = {
+    DEFAULT: "Run the same command with --cudnn no-autotune",
+    NO_AUTOTUNE: "Run the same command with --cudnn contiguous",
+    CONTIGUOUS: "Update the GPU driver, or use another GPU or --precision",
+}
+
+
+def is_cudnn_failure(error: BaseException) -> bool:
+    """Return True if torch reports that a cuDNN call failed.
+
+    >>> is_cudnn_failure(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")), is_cudnn_failure(ValueError("x"))
+    (True, False)
+    """
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("cuDNN error" in text or "CUDNN_STATUS_EXECUTION_FAILED" in text)
+
+
+@contextlib.contextmanager
+def convert_cudnn_failures(name: str, mode: str) -> Iterator[None]:
+    """Raise torch's cuDNN failures as CudnnError.
+
+    Args:
+        name: what is computed, for the message.
+        mode: one of CUDNN_MODES, the one in use.
+    Raises:
+        CudnnError: a cuDNN call failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_cudnn_failure(error):
+            raise
+        raise CudnnError(f"{name}: cuDNN failed on the GPU ({one_line(error)})", "", NEXT_STEP[mode]) from error
+
+
+def move_network(model: nn.Module, device: torch.device, mode: str) -> nn.Module:
+    """Move the network to the device, and return it: channels-last, or contiguous with its input in that mode."""
+    layout = torch.contiguous_format if mode == CONTIGUOUS else torch.channels_last
+    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    if mode == CONTIGUOUS:
+        model.register_forward_pre_hook(make_contiguous)
+    return model
+
+
+def make_contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the inputs of a forward pass as contiguous tensors (a forward pre-hook)."""
+    return tuple(one.contiguous() for one in inputs)
+
+
+def run_ranks(
+    mode: str,
+    nproc: int,
+    entry: str,
+    make_job: Callable[[str], dict[str, Any]],
+    run_here: Callable[[World], T],
+    read_result: Callable[[], T],
+) -> T:
+    """Run a job on all ranks of this machine, and again with the next mode after a cuDNN failure.
+
+    Args:
+        mode: one of CUDNN_MODES, to begin with.
+        nproc: processes on this machine; a single one runs in this process first.
+        entry: what a rank calls with the job, as `package.module:function`.
+        make_job: returns the job for a mode, as plain values for the file that the ranks read.
+        run_here: runs the job in this process.
+        read_result: reads what other processes have done.
+    Returns:
+        The result of `run_here` or `read_result`.
+    Raises:
+        CudnnError: cuDNN failed with contiguous tensors too.
+        ClarisError: any other failure of a rank.
+    """
+    chosen = mode
+    while True:
+        try:
+            if nproc == 1 and chosen == mode:
+                with join_world() as world:
+                    return run_here(world)
+            with tempfile.TemporaryDirectory(prefix="claris-ranks-") as folder:
+                write_job(Path(folder) / "job.json", entry, make_job(chosen))
+                launch(nproc, "claris_kaggle.runtime.rank_process", str(Path(folder) / "job.json"))
+            return read_result()
+        except CudnnError as error:
+            if chosen == CONTIGUOUS:
+                raise
+            found = error.found
+        free_gpu_memory()
+        chosen = CUDNN_MODES[CUDNN_MODES.index(chosen) + 1]
+        say(f"{found}; retrying {DESCRIPTIONS[chosen]}")
+
+
+def free_gpu_memory() -> None:
+    """Release what the failed attempt holds on the GPU, so that a new process can use it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):  # the context may be unusable
+            torch.cuda.empty_cache()

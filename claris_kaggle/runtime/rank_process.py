@@ -1,0 +1,69 @@
+"""The process of one rank: reads its job from a file and runs it.
+
+`distributed.launch` starts it once for each rank, so that a script or a notebook can train on several processes without
+a command line of its own, and without its main module being imported again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.core.console import LOGGER, messages_on_stderr
+from claris_kaggle.core.errors import ClarisError, one_line
+from claris_kaggle.core.files import explain, read_json, write_json
+from claris_kaggle.runtime.distributed import leave_message
+
+
+def write_job(path: Path, entry: str, job: dict[str, Any]) -> None:
+    """Write the job of all ranks.
+
+    Args:
+        path: the new file.
+        entry: what a rank calls with the job, as `package.module:function`.
+        job: plain values.
+    """
+    write_json(path, {"entry": entry, "job": job, "level": LOGGER.getEffectiveLevel()})
+
+
+def run_job(path: Path) -> int:
+    """Run the job of the file on this rank and return the exit code of the process."""
+    content = read_json(path)
+    with messages_on_stderr(content["level"]):
+        try:
+            module, name = content["entry"].split(":")
+            getattr(importlib.import_module(module), name)(content["job"])
+            return 0
+        except ClarisError as error:
+            return report_failure(error)
+        except Exception as error:
+            if is_lost_peer(error):
+                return 1  # the rank that failed first has said why
+            if isinstance(error, OSError) and error.errno:
+                return report_failure(explain(error, error.filename or "a file or the output"))
+            hint = "Run it again with --debug, or with the logger claris_kaggle at DEBUG, to see where"
+            return report_failure(ClarisError(f"{type(error).__name__}: {one_line(error)}", "", hint))
+
+
+def report_failure(error: ClarisError) -> int:
+    """Leave the error for the process that started the ranks; returns the exit code."""
+    if LOGGER.isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
+    leave_message(error)
+    return error.exit_code
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Return True if another process of the group went away, so that this one could not continue."""
+    text = str(error)
+    lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
+    return "RANK" in os.environ and isinstance(error, RuntimeError) and lost
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_job(Path(sys.argv[1])))

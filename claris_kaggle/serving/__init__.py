@@ -1,0 +1,1 @@
+"""Classification of image files, its page and server, and exports."""

@@ -1,0 +1,145 @@
+"""A finished run as one folder to hand on: weights, recipe, figures, model card, checksums; ONNX when asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import DiskError, RunError, name_few
+from claris_kaggle.core.files import (
+    new_folder,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from claris_kaggle.core.paths import ExportDir, RunDir
+from claris_kaggle.data.arrays import HALF
+from claris_kaggle.data.fold_file import read_folds
+from claris_kaggle.ensembling.runs import load_run
+from claris_kaggle.evaluation.run_metrics import run_metrics
+from claris_kaggle.inference.fold_models import FORMAT, load_trained, sums_text
+from claris_kaggle.inference.tta import require_views
+from claris_kaggle.models.weights import finished_sha256
+from claris_kaggle.reporting.templates import render
+from claris_kaggle.serving.classify import NOTICE
+from claris_kaggle.serving.onnx_export import require_onnx, write_onnx
+from claris_kaggle.version import __version__
+
+TEMPLATE = "card.md.jinja"
+
+
+def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8) -> dict[str, Any]:
+    """Put the whole folder in place, or nothing.
+
+    Args:
+        run_dir: a run with all its folds trained and predicted.
+        out: a new folder, or an empty one.
+        onnx: write `model.onnx` as well.
+        views: 1, 4 or 8, within `model.onnx`.
+    Returns:
+        The content of `export.json`.
+    Raises:
+        UsageError: another number of views, or a package for ONNX is missing.
+        RunError: a fold is not finished, or not predicted with the weights that are there.
+        DiskError: `out` is there already, or cannot be written.
+    """
+    require_views(views)
+    if onnx:
+        require_onnx()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DiskError(f"{out}: there already", "nothing was changed", "Name a new folder")
+    digests = require_finished(run_dir)
+    config = portable(TrainConfig.from_json(read_json(run_dir.config), run_dir.config))
+    facts = describe(run_dir, list(digests), views if onnx else None)
+    with new_folder(out) as aside:
+        export = ExportDir(aside)
+        for fold, digest in digests.items():
+            copy_proved(run_dir.fold(fold).weights, export.weights(fold), digest)
+        write_json(export.config, config.to_json())
+        write_json(export.facts, facts)
+        write_text(export.card, render_card(config, facts))
+        if onnx:
+            trained = load_trained(run_dir.root, device=torch.device("cpu"))
+            write_onnx(export.onnx, trained, views, {"notice": NOTICE, "made_by": facts["made_by"]})
+        write_text(export.sums, sums_text({path.name: sha256_file(path) for path in aside.iterdir()}))
+    return facts
+
+
+def require_finished(run_dir: RunDir) -> dict[int, str]:
+    """The SHA-256 of every fold's weights, known to be those that the run's figures were made with.
+
+    Raises:
+        RunError: naming the folds that are not finished, or not predicted.
+    """
+    if not run_dir.config.exists() or not run_dir.folds.exists():
+        raise RunError(
+            run_dir.lacks("config.json and folds.csv"), "a trained run is needed", "Train first: claris train"
+        )
+    folds = range(read_folds(run_dir.folds).k)
+    digests = {fold: digest for fold in folds if (digest := finished_sha256(run_dir.fold(fold)))}
+    unfinished = [fold for fold in folds if fold not in digests]
+    if unfinished:
+        found = f"{run_dir.root}: fold {name_few(unfinished)} not finished, or damaged"
+        raise RunError(found, f"all of {len(folds)} folds are needed", "Go on with claris train")
+    other = [fold for fold, digest in digests.items() if predicted_with(run_dir, fold) != digest]
+    if other:
+        found = f"{run_dir.root}: fold {name_few(other)} not predicted with its weights"
+        raise RunError(found, "the figures must be those of the weights", "Run claris predict")
+    return digests
+
+
+def predicted_with(run_dir: RunDir, fold: int) -> object:
+    """The SHA-256 of the weights that the fold's predictions were made with; None where there are none."""
+    path = run_dir.fold(fold).receipt
+    return read_json(path).get("weights_sha256") if path.exists() else None
+
+
+def portable(config: TrainConfig) -> TrainConfig:
+    """The config without the folders of this machine."""
+    return dataclasses.replace(config, weights=Path(config.weights).name or "none")
+
+
+def describe(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> dict[str, Any]:
+    """What `export.json` says; the figures are computed afresh from the OOF predictions."""
+    run = load_run(run_dir)
+    figures = run_metrics(run.oof, run.slides)
+    overall = figures["overall"]
+    return {
+        "format": FORMAT,
+        "notice": NOTICE,
+        "name": run_dir.root.name,
+        "made_by": f"claris {__version__}",
+        "torch": torch.__version__,
+        "folds": folds,
+        "by_slide": run.slides is not None,
+        "thresholds": {"half": HALF, "oof": overall["best_threshold"]},
+        "temperature": overall["temperature"],
+        "oof": overall,
+        "oof_folds": figures["folds"],
+        "oof_views": read_json(run_dir.fold(0).receipt).get("views"),
+        "onnx": None if onnx_views is None else {"views": onnx_views},
+    }
+
+
+def copy_proved(source: Path, target: Path, digest: str) -> None:
+    """Copy weights, known by their SHA-256.
+
+    Raises:
+        RunError: they changed in the meantime.
+    """
+    content = source.read_bytes()
+    if sha256_bytes(content) != digest:
+        raise RunError(f"{source}: changed while it was copied", "", "Run the same command again")
+    write_bytes(target, content)
+
+
+def render_card(config: TrainConfig, facts: dict[str, Any]) -> str:
+    """The model card, as Markdown."""
+    return render(TEMPLATE, config=config, facts=facts, oof=facts["oof"])

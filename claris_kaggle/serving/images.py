@@ -1,0 +1,170 @@
+"""Image files of people's own, of any size, to pixels and windows: within limits, decoded whole, nothing guessed.
+
+How a file is turned (EXIF) is left as it is stored: the eight views make no difference of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, one_line
+from claris_kaggle.core.files import explain_disk_errors, is_folder
+from claris_kaggle.data.arrays import Pixels
+from claris_kaggle.data.patches import SIZE
+
+FORMATS = ("TIFF", "PNG", "JPEG")
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+MAX_PIXELS = 25_000_000
+# Four channels of 16 bits, and room for what else a file holds.
+BYTES_A_PIXEL, SPARE_BYTES = 8, 1 << 20
+WHITE = 255
+# Pillow's names of the kinds of colour that become RGB without a guess, and words for some of the others.
+TAKEN = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
+WORDS = {"1": "black and white", "L": "grey", "LA": "grey with transparency", "I": "grey", "F": "grey"}
+
+
+def list_images(paths: Sequence[Path]) -> list[Path]:
+    """The files among the paths, and the images in the folders among them (not those of folders within), by name.
+
+    Raises:
+        UsageError: a folder has no image in it, or an address of the web is given.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.parts[:1] in (("http:",), ("https:",)):
+            raise UsageError(f"{path}: an address", "image files are needed", "Download it first, and name the file")
+        if not is_folder(path):
+            found.append(path)
+            continue
+        with explain_disk_errors(path):
+            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != ".")
+        if not inside:
+            raise UsageError(f"{path}: no image in this folder", f"files ending in {', '.join(SUFFIXES)} are needed")
+        found += inside
+    return found
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels of the file; see `decode_image`.
+
+    Raises:
+        PatchError: as `decode_image`.
+        DiskError: it is not there or not readable.
+    """
+    with explain_disk_errors(path), path.open("rb") as stream:
+        content = stream.read(largest_file(max_pixels) + 1)
+    return decode_image(content, path, max_pixels)
+
+
+def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The pixels of a TIFF's, PNG's or JPEG's bytes, uint8 [H, W, 3] RGB of at least 96 x 96.
+
+    Palettes are looked up, transparent parts lie on white, 16 bits a channel are cut to the upper eight. Sizes are
+    looked at before anything is decoded.
+
+    Args:
+        content: the file's.
+        name: for messages.
+        max_pixels: width times height, at most.
+    Raises:
+        OversizeError: too large.
+        PatchError: too small, grey or of another kind of colour, several pictures in one, cut off, damaged, or no
+            such image at all.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if len(content) > largest_file(max_pixels):
+        raise too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
+    try:
+        with pillow_limit(max_pixels), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on what a file says of itself; what matters is refused here
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                require_fit(image, name, max_pixels)
+                return to_rgb(image)
+    except PatchError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PatchError(f"{name}: no image that can be read", "a TIFF, PNG or JPEG is needed") from error
+    except Image.DecompressionBombError as error:
+        raise too_large(name, one_line(error), max_pixels) from error
+    except Exception as error:  # Pillow's decoders raise all kinds on damaged files
+        found = f"{name}: damaged or cut off ({one_line(error)})"
+        raise PatchError(found, "a whole TIFF, PNG or JPEG is needed", "Fetch or save it again") from error
+
+
+@contextlib.contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Let Pillow open images of so many pixels, which it would refuse from 179 million on."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def require_fit(image: Any, name: object, max_pixels: int) -> None:
+    """Refuse what cannot be classified, by what the file says of itself.
+
+    Raises:
+        PatchError: naming what is there and what to do.
+    """
+    width, height = image.size
+    if width * height > max_pixels:
+        raise too_large(name, f"{width:,} x {height:,} pixels", max_pixels)
+    if min(width, height) < SIZE:
+        mend = "Take a larger piece of the slide, at about 1 micrometre a pixel (10x); enlarging it does not help"
+        raise PatchError(f"{name}: {width} x {height} pixels", f"at least {SIZE} x {SIZE} are needed", mend)
+    if getattr(image, "is_animated", False):
+        raise PatchError(f"{name}: several pictures in one file", "one is needed", "Save it as a file of its own")
+    if image.mode not in TAKEN:
+        found = f"{name}: {WORDS.get(image.mode.split(';')[0], 'colours')} of mode {image.mode}"
+        raise PatchError(found, "stained tissue in RGB is needed", "Give the picture in its own colours")
+
+
+def largest_file(max_pixels: int) -> int:
+    """The bytes of a file, at most, that holds so many pixels."""
+    return BYTES_A_PIXEL * max_pixels + SPARE_BYTES
+
+
+def too_large(name: object, found: str, max_pixels: int) -> OversizeError:
+    """The refusal of a file above the limit."""
+    needed = f"at most {max_pixels:,} pixels are taken"
+    return OversizeError(f"{name}: {found}", needed, "Cut it into pieces, or allow more with --max-pixels")
+
+
+def to_rgb(image: Any) -> Pixels:
+    """Decode the whole image as uint8 [H, W, 3]; transparent parts lie on white."""
+    from PIL import Image
+
+    if image.mode in ("P", "PA") or (image.mode == "RGB" and "transparency" in image.info):
+        image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+    if image.mode in ("RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (WHITE,) * 4), image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def cut(pixels: Pixels, top: int, left: int) -> Pixels:
+    """The window at that place, uint8 [96, 96, 3]."""
+    return pixels[top : top + SIZE, left : left + SIZE]
+
+
+def window_starts(side: int, stride: int) -> NDArray[np.int64]:
+    """Where windows begin along a side, the last one flush with its end.
+
+    >>> window_starts(96, 32).tolist(), window_starts(200, 32).tolist()
+    ([0], [0, 32, 64, 96, 104])
+    """
+    last = side - SIZE
+    return np.array([*range(0, last, stride), last], dtype=np.int64)

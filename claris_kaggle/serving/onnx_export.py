@@ -1,0 +1,126 @@
+"""All folds of a run as one ONNX file, pixels in and probability out, for programs without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from claris_kaggle.core.errors import ClarisError, TrainingError, UsageError
+from claris_kaggle.core.files import write_bytes
+from claris_kaggle.data.augment import centre, to_input
+from claris_kaggle.data.d4 import view
+from claris_kaggle.data.patches import SHAPE
+from claris_kaggle.inference.fold_models import Trained, consult
+from claris_kaggle.inference.tta import require_views
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+INPUT, OUTPUT = "images", "probability"
+# How far the file's answers may be from torch's, and on how many patches that is looked at.
+TOLERANCE, LOOKED_AT = 1e-5, 5
+
+
+class Together(nn.Module):
+    """uint8 [N, 96, 96, 3] to the probability of label 1, float32 [N], the mean over folds and views.
+
+    The views are one batch, so that each network stands in the graph once.
+    """
+
+    def __init__(self, trained: Trained, views: int) -> None:
+        super().__init__()
+        self.config, self.views = trained.config, require_views(views)
+        self.folds = nn.ModuleList(trained.models.values())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The probabilities; the softmax over two classes is a sigmoid of their difference."""
+        pixels, config = centre(images.float(), self.config.crop), self.config
+        seen = [to_input(view(pixels, v), config.normalise, resolution=config.resolution) for v in range(self.views)]
+        inputs = torch.cat(seen)
+        logits = torch.stack([network(inputs) for network in self.folds])
+        odds = (logits[:, :, 1] - logits[:, :, 0]).reshape(len(self.folds), self.views, -1)
+        return odds.sigmoid().mean(dim=(0, 1))
+
+
+def require_onnx() -> None:
+    """Refuse to begin where a package is missing.
+
+    Raises:
+        UsageError: naming the extra that brings it.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        found = f"--onnx needs {', '.join(missing)}, not installed here"
+        raise UsageError(found, "", "Install the extra: pip install 'claris_kaggle[onnx]'")
+
+
+def write_onnx(path: Path, trained: Trained, views: int, about: dict[str, str]) -> None:
+    """Write the file and prove that it answers as `consult` does in float32.
+
+    Args:
+        trained: on the CPU.
+        about: kept in the file's metadata.
+    Raises:
+        UsageError: a package is missing, or another number of views.
+        ClarisError: the network cannot be exported.
+        TrainingError: the answers differ by more than 1e-5.
+    """
+    require_onnx()
+    network = Together(trained, views).eval()
+    images = np.random.default_rng(0).integers(0, 256, (LOOKED_AT, *SHAPE), dtype=np.uint8)
+    try:
+        content = convert(network, torch.from_numpy(images), about)
+    except Exception as error:  # the exporter raises its own kinds, by version
+        found = f"{trained.config.model} could not be put into ONNX ({type(error).__name__})"
+        raise ClarisError(found, "", "Export without --onnx") from error
+    exact = dataclasses.replace(trained, config=dataclasses.replace(trained.config, precision="fp32"))
+    needed = consult(exact, images, views=views).probabilities
+    difference = float(np.abs(run_onnx(content, images) - needed).max())
+    if not difference <= TOLERANCE:
+        raise TrainingError(
+            f"{path.name}: answers differ by {difference:.1e} from torch's", "", "Export without --onnx"
+        )
+    write_bytes(path, content)
+
+
+def convert(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
+    """The network as ONNX, any number of patches at once; nothing in it says where it was made."""
+    logger = logging.getLogger("torch.onnx")
+    level, logger.level = logger.level, logging.ERROR
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the exporter's own, about itself
+            program: Any = torch.onnx.export(
+                network,
+                (images,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("patches")},),
+                verbose=False,
+            )
+    finally:
+        logger.level = level
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
+        part.ClearField("metadata_props")  # stack traces, with paths of this machine
+        part.ClearField("doc_string")
+    for name, value in about.items():
+        model.metadata_props.add(key=name, value=value)
+    return bytes(model.SerializeToString())
+
+
+def run_onnx(content: bytes, images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The probabilities that onnxruntime computes on the CPU, float32 [N]."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([OUTPUT], {INPUT: images})[0])

@@ -1,0 +1,1 @@
+"""Training runs, their learner and their checkpoints."""

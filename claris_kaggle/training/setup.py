@@ -1,0 +1,238 @@
+"""A run's config: fixed when the run begins, agreed by all ranks, compared when it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from claris_kaggle.core.config import TrainConfig, default_batch_size, require_same, with_preset
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import RunError, UsageError, count
+from claris_kaggle.core.files import read_json, sha256_file, write_json
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data import tables
+from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
+from claris_kaggle.data.prepare import TrainingData, read_training
+from claris_kaggle.models.factory import create_model, own_normalisation, require_side
+from claris_kaggle.models.p4m import require_symmetric
+from claris_kaggle.models.weights import find_weights
+from claris_kaggle.runtime import distributed
+from claris_kaggle.runtime.cudnn_fallback import DEFAULT
+from claris_kaggle.runtime.distributed import World
+from claris_kaggle.runtime.jobs import convert_places, job_values
+from claris_kaggle.runtime.precision import choose_precision, suggest_precision
+from claris_kaggle.training.mixing import leave_out_layers
+
+# Where the scratch recipe, measured on 1,200 patches, is far from home.
+MANY = 20_000
+SPLIT_AGAIN = "Split again with claris folds --slides FILE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """How a run is carried out here; none of it changes what comes out.
+
+    Attributes:
+        data, fold_file, run_dir, cache: where things lie.
+        slides: a slide map; folds in which a slide stands on both sides are then refused.
+        only: fold numbers to train; empty for all.
+        nproc: processes on this machine; 0 is one for each GPU, else one.
+        workers: loader processes for each; None is some on a GPU and none on a CPU.
+        time_limit: seconds until all must be done; None for no limit.
+        checkpoint_minutes: time between checkpoints within an epoch.
+        rates: measure the loader alone and the steps alone first.
+        compile: train through `torch.compile`, which changes the last digits, as another card does.
+        cudnn: one of `config.CUDNN_MODES`, to begin with; others than `default` change the last digits too.
+    """
+
+    data: DataDir
+    fold_file: Path
+    run_dir: RunDir
+    cache: Path
+    slides: Path | None = None
+    only: tuple[int, ...] = ()
+    nproc: int = 0
+    workers: int | None = None
+    time_limit: float | None = None
+    checkpoint_minutes: float = 10.0
+    rates: bool = False
+    compile: bool = False
+    cudnn: str = DEFAULT
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as plain values, for the file that other processes read."""
+        return job_values(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TrainJob:
+        """Return the job whose `to_json` is `content`."""
+        return cls(**content)
+
+    def __post_init__(self) -> None:
+        """Accept names of folders and files as text."""
+        convert_places(self)
+        object.__setattr__(self, "only", tuple(self.only))
+
+    def rank_workers(self, world: World) -> int:
+        """Loader processes of one rank of the world."""
+        if self.workers is not None:
+            return self.workers
+        return min(4, max(1, share_cores(world.world_size))) if world.device.type == "cuda" else 0
+
+
+def chosen_options(config: TrainConfig | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options that a caller chose: all of a config's, those of a mapping, or none."""
+    if not isinstance(config, TrainConfig):
+        return dict(config or {})
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.metadata.get("flag")}
+
+
+def share_cores(nproc: int) -> int:
+    """Cores for each of so many processes, at least one."""
+    return max(1, (os.cpu_count() or 1) // nproc)
+
+
+def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
+    """Check all inputs, fix the config or compare it with the run's, and write what is new."""
+    path = job.run_dir.config
+    stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
+    if job.only and stored is None and job.run_dir.root.is_dir():
+        require_no_foreign_files(job.run_dir)
+    asked = with_preset(given) if stored is None else TrainConfig(**{**stored.to_json(), **without_auto(given)})
+    folds = read_folds(job.fold_file)  # what is quickly found comes before what takes time
+    choose_folds(folds, job.only)
+    if job.slides is not None:
+        require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
+    weights = find_weights(asked.weights, asked.model)
+    model = new_network(asked)  # an unknown name must fail before the data are read
+    require_side(model, asked.model, asked.side)
+    if asked.equivariance != "none":
+        require_symmetric(model, asked.side)
+    data = read_training(job.data, job.fold_file, job.cache)
+    config = resolve(asked, weights, data, nproc)
+    if stored is not None:
+        require_same(stored, config, path)
+    else:
+        hint_at_many(config, len(data.folds.ids))
+        write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
+        write_json(path, config.to_json())
+    say(describe(config, nproc))
+    if stored is None and "precision" not in given:
+        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    return config, data
+
+
+def without_auto(given: dict[str, Any]) -> dict[str, Any]:
+    """What was typed for a run that has its config: `auto` means the preset that was chosen when it began."""
+    return {name: value for name, value in given.items() if (name, value) != ("preset", "auto")}
+
+
+def hint_at_many(config: TrainConfig, patches: int) -> None:
+    """Say before a run begins what may suit so many patches better than the scratch preset."""
+    if config.preset == "scratch" and config.stem == "pool4" and patches >= MANY:
+        say(
+            "the scratch recipe is for few patches: with so many, a new --run with --stem pool --tail pool --epochs 6 "
+            "may be worth more"
+        )
+
+
+def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
+    """The network that training begins with, before any starting weights; each fold has its own random ones.
+
+    Raises:
+        UsageError: there is no such network, or it has not the layers that the config speaks of.
+    """
+    seed = config.seed * 1000 + fold
+    model = create_model(config.model, seed, **config.layout, equivariance=config.equivariance, side=config.side)
+    if config.drop_path:
+        leave_out_layers(model, config.drop_path)
+    return model
+
+
+def require_no_foreign_files(run_dir: RunDir) -> None:
+    """Refuse to begin a run where fold folders lie without a config.
+
+    Raises:
+        RunError: naming one of them.
+    """
+    leftover = sorted(run_dir.root.glob("fold[0-9]*/last.ckpt"))
+    if leftover:
+        raise RunError(f"{leftover[0]}: a checkpoint, but no config.json beside", "", "Name a new folder as --run")
+
+
+def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
+    """The config with every default and every input's digest filled in."""
+    precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
+    if batch_size < 2 * nproc:
+        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two for each process")
+    return dataclasses.replace(
+        asked,
+        batch_size=batch_size,
+        normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
+        precision=precision,
+        threads=asked.threads or share_cores(nproc),
+        weights_sha256=sha256_file(weights) if weights else "",
+        data_sha256=tables.digest(data.folds.ids, data.folds.labels),
+        folds_sha256=data.folds.digest,
+    )
+
+
+# Options of the recipe that `describe` has words of its own for, or that change nothing about the recipe.
+DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads"}
+
+
+def describe(config: TrainConfig, nproc: int) -> str:
+    """The recipe in one line, for the user to see what was taken: all that is not as a plain run has it."""
+    start = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
+        config.weights, f"weights of {config.weights}"
+    )
+    others = [
+        f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
+        for item in dataclasses.fields(config)
+        if item.metadata.get("flag") and item.name not in DESCRIBED and getattr(config, item.name) != item.default
+    ]
+    return (
+        f"training {config.model} from {start} ({config.preset} recipe): {count(config.epochs, 'epoch')}, "
+        f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, {''.join(others)}{config.precision}, "
+        f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
+    )
+
+
+def continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
+    """What the process that launched this one has just checked and written."""
+    config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
+    return config, read_training(job.data, job.fold_file, job.cache, proved=True)
+
+
+def begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
+    """Under the user's own torchrun: the first process of each machine prepares, all agree with rank 0."""
+    if world.is_main:
+        config, _ = begin_run(job, given, world.world_size)
+    config = distributed.from_main(world, config if world.is_main else None)
+    if world.local_rank == 0 and not world.is_main:
+        read_training(job.data, job.fold_file, job.cache)
+    distributed.any_rank(world, 0)
+    data = read_training(job.data, job.fold_file, job.cache, proved=True)
+    if data.folds.digest != config.folds_sha256:
+        raise RunError(f"{job.fold_file}: another fold file than rank 0 has", "", "Copy the same file to every machine")
+    return config, data
+
+
+def choose_folds(folds: Folds, only: Sequence[int]) -> list[int]:
+    """The fold numbers to train, all of them by default.
+
+    Raises:
+        UsageError: a number is not among the file's folds.
+    """
+    wrong = [fold for fold in only if not 0 <= fold < folds.k]
+    if wrong:
+        raise UsageError(f"--fold is {wrong[0]}", f"the fold file has folds 0 to {folds.k - 1}")
+    return sorted(set(only)) or list(range(folds.k))

@@ -1,0 +1,39 @@
+"""When to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from claris_kaggle.core.time_limit import Stopper
+
+
+def test_processes_that_are_started_when_the_time_is_up_get_a_limit_to_stop_at() -> None:
+    assert Stopper().limit_from_now() is None
+    assert Stopper(3600).limit_from_now() == pytest.approx(3600, abs=1)
+    late = Stopper(0.001)
+    late.start -= 10
+    assert late.limit_from_now() == 1.0
+    assert Stopper(1.0).reason() == "" and late.reason() == "the time limit"
+
+
+def test_handlers_of_signals_are_restored_when_the_work_ends() -> None:
+    kept, stopper = signal.getsignal(signal.SIGTERM), Stopper()
+    with stopper.listen():
+        signal.raise_signal(signal.SIGTERM)
+    assert stopper.reason() == "SIGTERM" and signal.getsignal(signal.SIGTERM) is kept
+
+
+def test_work_in_another_thread_leaves_signals_alone() -> None:
+    kept, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with Stopper().listen():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [kept]

@@ -1,0 +1,83 @@
+"""Which rows a step takes depends on ids, seed, epoch and world size alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.batches import EpochBatches, PredictionBlocks, TrainSet, split_evenly
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.prepare import get_pack
+from claris_kaggle.data.tables import read_labels
+from claris_kaggle.runtime.loading import load
+
+
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_parts_cover_all_rows_once_and_differ_by_one_at_most(total: int, size: int) -> None:
+    parts = split_evenly(total, size)
+    assert [row for begin, end in parts for row in range(begin, end)] == list(range(total))
+    sizes = [end - begin for begin, end in parts]
+    assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
+
+
+CONFIG = TrainConfig(seed=5, batch_size=50, color=1.0)
+
+
+@pytest.fixture(scope="module")
+def trainset(generated: DataDir, cache: object) -> TrainSet:
+    ids, labels = read_labels(generated.labels)
+    return TrainSet(get_pack(generated, "train", ids, cache), ids, labels.astype(np.int64))  # type: ignore[arg-type]
+
+
+def batches(trainset: TrainSet, *, epoch: int = 0, rank: int = 0, world_size: int = 1) -> EpochBatches:
+    return EpochBatches(trainset, CONFIG, epoch=epoch, rank=rank, world_size=world_size)
+
+
+def test_the_ranks_together_take_each_patch_once_and_what_one_process_takes(trainset: TrainSet) -> None:
+    whole = batches(trainset)
+    for world_size in (2, 3):
+        parts = [batches(trainset, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for step in range(len(whole)):
+            one = whole[step]
+            many = [part[step] for part in parts]
+            for rank, part in enumerate(many):
+                assert torch.equal(part.images, one.images[rank::world_size])
+                assert torch.equal(part.colors, one.colors[rank::world_size])
+                assert part.total_weight == one.total_weight
+    assert sum(len(whole[step].labels) for step in range(len(whole))) == len(trainset.ids)
+
+
+def test_loader_workers_change_nothing(trainset: TrainSet) -> None:
+    plain = list(load(batches(trainset), range(5), 0, pin=False))
+    for one, other in zip(plain, load(batches(trainset), range(5), 2, pin=False), strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(one[:5], other[:5], strict=True))
+
+
+def test_an_epoch_can_begin_at_any_step(trainset: TrainSet) -> None:
+    plain = list(load(batches(trainset), range(5), 0, pin=False))
+    late = list(load(batches(trainset), range(3, 5), 0, pin=False))
+    assert torch.equal(plain[3].images, late[0].images) and torch.equal(plain[4].images, late[1].images)
+
+
+def test_epochs_differ_and_a_pack_of_more_patches_changes_nothing(trainset: TrainSet) -> None:
+    assert not torch.equal(batches(trainset)[0].labels, batches(trainset, epoch=1)[0].labels) or not torch.equal(
+        batches(trainset)[0].images, batches(trainset, epoch=1)[0].images
+    )
+    ids, labels = trainset.ids[::2], trainset.labels[::2]
+    rows = trainset.pack.rows(ids)
+    small = TrainSet(Pack(ids, trainset.pack.pixels[rows], trainset.pack.folder), ids, labels)
+    assert torch.equal(batches(small)[1].images, batches(TrainSet(trainset.pack, ids, labels))[1].images)
+
+
+@given(total=st.integers(0, 200), block=st.integers(1, 64))
+def test_prediction_blocks_hold_each_place_once(total: int, block: int) -> None:
+    ids = [f"{number:05d}" for number in range(total)]
+    pack = Pack(ids, np.zeros((total, 1, 1, 3), np.uint8), None)  # type: ignore[arg-type]
+    blocks = PredictionBlocks(pack, ids, block)
+    places = [place for number in range(len(blocks)) for place in blocks[number].places.tolist()]
+    assert places == list(range(total))

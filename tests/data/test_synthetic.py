@@ -1,0 +1,70 @@
+"""Generated patches stand in for the real ones: same layout, same id rule, nothing in their mean colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.integrity import check_data
+from claris_kaggle.data.patches import BLACK_ID, WHITE_ID, read_patch
+from claris_kaggle.data.synthetic import generate
+from claris_kaggle.data.tables import read_labels, read_sample, read_slides
+from tests.conftest import contents
+
+
+def test_generated_patches_pass_the_check_with_their_odd_ones(generated: DataDir) -> None:
+    findings = check_data(generated, generated.root / "slides.csv")
+    assert findings.faults == []
+    assert findings.facts["labels"]["patches"] == 240 and findings.facts["test"]["files"] == 70
+    assert findings.facts["flat"] == {"black": 1, "white": 1, "grey": 0}
+    assert findings.facts["slides"]["slides"] == 12
+    ids = read_labels(generated.labels)[0]
+    assert BLACK_ID in ids and WHITE_ID in ids
+
+
+def test_the_answers_are_of_the_test_patches_and_the_slides_are_others(generated: DataDir) -> None:
+    ids, labels = read_labels(generated.root / "test_answers.csv")
+    assert ids == sorted(read_sample(generated.sample)) and 0.2 < labels.mean() < 0.6
+    slides = read_slides(generated.root / "slides.csv", read_labels(generated.labels)[0])
+    assert all(slide.startswith("train_") for slide in slides)
+
+
+@pytest.mark.parametrize("part", ["patch", "centre"])
+def test_no_rule_of_mean_colour_tells_the_classes_apart(tmp_path: Path, part: str) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    data = DataDir(generate(tmp_path / "data", train=500, test=4, slides=10))
+    ids, labels = read_labels(data.labels)
+    pixels = np.stack([read_patch(data.patches("train") / f"{name}.tif") for name in ids]).astype(float)
+    area = pixels if part == "patch" else pixels[:, 32:64, 32:64]
+    rule = make_pipeline(StandardScaler(), LogisticRegression())
+    guess = cross_val_predict(rule, area.mean(axis=(1, 2)), labels, cv=5, method="predict_proba")[:, 1]
+    assert abs(roc_auc_score(labels, guess) - 0.5) < 0.1
+
+
+def test_a_seed_gives_the_same_files_and_another_gives_others(tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 1), ("three", 2)):
+        generate(tmp_path / name, train=20, test=4, slides=5, seed=seed)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    names = [set(path.name for path in (tmp_path / name / "train").iterdir()) for name in ("one", "three")]
+    assert names[0] & names[1] == {f"{BLACK_ID}.tif", f"{WHITE_ID}.tif"}
+
+
+def test_what_is_there_already_is_kept_and_never_overwritten(tmp_path: Path) -> None:
+    generate(tmp_path / "data", train=20, test=4, slides=5)
+    before = contents(tmp_path / "data")
+    generate(tmp_path / "data", train=20, test=4, slides=5)
+    for arguments in ({"train": 24}, {"seed": 3}):
+        with pytest.raises(UsageError, match="holds something else"):
+            generate(tmp_path / "data", **{"train": 20, "test": 4, "slides": 5, **arguments})
+    assert contents(tmp_path / "data") == before
+    with pytest.raises(UsageError, match="at least 5 slides"):
+        generate(tmp_path / "few", train=10, test=4, slides=5)

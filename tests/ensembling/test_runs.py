@@ -1,0 +1,295 @@
+"""Runs of any origin as folders: joined, suspected, refused by name, and never overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from claris_kaggle.core.errors import ClarisError, RunError, TableError, UsageError
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.fold_file import Folds, write_folds
+from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
+from claris_kaggle.ensembling.runs import Run, examine_runs, label_runs, load_run, load_runs, require_labels
+from claris_kaggle.ensembling.submission_file import check_submission
+from claris_kaggle.evaluation.predictions import Oof, read_oof
+from claris_kaggle.evaluation.run_metrics import run_metrics
+from tests.conftest import contents, shuffle_rows
+from tests.support.handmade import FOLD, IDS, LABELS, SLIDES, TEST_IDS, TESTS, TOTAL, make_run, put, put_data
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    return put_data(tmp_path / "data")
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[RunDir]:
+    return [put(tmp_path / "runs", make_run(name, seed)) for name, seed in (("first", 1), ("second", 2))]
+
+
+def test_two_files_are_a_run_and_what_is_unknown_is_said(call: Call, data: DataDir, two: list[RunDir]) -> None:
+    out, kept = data.root / "s.csv", data.root / "both"
+    arguments = ["ensemble", *(one.root for one in two), "--data", data.root, "--out", out, "--method", "auto"]
+    code, shown, said = call(*arguments, "--run", kept)
+    assert code == 0 and shown.splitlines()[-1] == str(out)
+    assert "first, second: no fold file of their own" in said and "the slides are not known" in said
+    for words in ("rank correlation", "nested OOF AUC", "taken: ", " to first, p ", "together: OOF AUC"):
+        assert words in shown, words
+    check_submission(out, TEST_IDS[::-1])
+    stored = json.loads((kept / "metrics.json").read_text())
+    assert set(stored) == {"ensemble", "overall", "folds", "calibration", "slides"}
+    assert stored["ensemble"] == json.loads(out.with_suffix(".json").read_text())["ensemble"]
+    assert call("report", two[0].root, kept, "--out", data.root / "report.html")[0] == 0
+    assert call(*arguments, "--run", kept)[0] == 0, "an ensemble takes the place of an ensemble"
+
+
+def test_json_is_all_of_stdout(call: Call, data: DataDir, two: list[RunDir]) -> None:
+    wide = ["ensemble", *(one.root for one in two), "--data", data.root, "--out", data.root / "s.csv", "--json"]
+    for method in ("mean", "greedy", "auto"):
+        code, shown, _ = call(*wide, "--method", method, "--calibrate")
+        result = json.loads(shown, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        assert code == 0 and result["ensemble"]["asked"] == method and set(result["runs"]) == {"first", "second"}
+
+
+def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataDir, two: list[RunDir]) -> None:
+    folds = Folds(IDS, LABELS, SLIDES, FOLD)
+    assert folds.slides == SLIDES
+    write_folds(two[1].folds, folds, {})
+    kept = RunDir(data.root / "both")
+    found = ensemble_runs(two, data, data.root / "s.csv", keep=kept)
+    assert {one["auc_way"] for one in [found["oof"], *found["runs"].values()]} == {"slides"}
+    again = load_run(kept)
+    assert again.slides == SLIDES
+    assert run_metrics(again.oof, again.slides)["overall"] == found["oof"]
+    stored = json.loads(kept.metrics.read_text())
+    assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["said"]) == 15
+
+
+def test_the_order_of_rows_in_files_changes_no_byte(data: DataDir, two: list[RunDir]) -> None:
+    results = []
+    for number in range(2):
+        kept = RunDir(data.root / f"kept{number}")
+        ensemble_runs(two, data, data.root / "s.csv", method="auto", keep=kept)
+        results.append({**contents(kept.root), "s": (data.root / "s.csv").read_bytes()})
+        for run_dir in two:
+            for path in (run_dir.oof, run_dir.test):
+                shuffle_rows(path, path)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("place", ["first", "second", "other", "trained"])
+def test_predictions_of_another_origin_are_never_overwritten(place: str, data: DataDir, two: list[RunDir]) -> None:
+    folder = two[0].root.parent
+    put(folder, make_run("other", 9))
+    (folder / "trained").mkdir()
+    (folder / "trained" / "config.json").write_text("{}")
+    before = contents(folder)
+    with pytest.raises(UsageError, match=r"(one of the runs|another origin|a trained run).*Name another --run"):
+        ensemble_runs(two, data, data.root / "s.csv", keep=RunDir(folder / place))
+    assert contents(folder) == before and not (data.root / "s.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["folds.csv", "folds.json", "oof.csv", "test.csv", "metrics.json"])
+@pytest.mark.parametrize("text", ["notes", '{"ensemble": 0.9}'])
+def test_a_file_of_ones_own_is_never_taken_for_an_ensembles(
+    name: str, text: str, data: DataDir, two: list[RunDir]
+) -> None:
+    place = RunDir(data.root / "mine")
+    place.root.mkdir()
+    (place.root / name).write_text(text)
+    with pytest.raises(UsageError, match=f"it holds {name} of another origin.*Name another --run"):
+        ensemble_runs(two, data, data.root / "s.csv", keep=place)
+    assert contents(place.root) == {name: text.encode()} and not (data.root / "s.csv").exists()
+
+
+def test_a_run_that_is_given_twice_is_refused_however_it_is_spelt(two: list[RunDir], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(two[0].root)
+    for again in (two[0].root, two[0].root / ".." / "first", tmp_path / "link"):
+        with pytest.raises(UsageError, match="given more than once"):
+            label_runs([two[0], RunDir(again)])
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(data: DataDir, two: list[RunDir], tmp_path: Path) -> None:
+    namesake = put(tmp_path / "elsewhere", make_run("first", 3))
+    names = [run.name for run in load_runs([*two, namesake])]
+    assert names == [str(two[0].root), "second", str(namesake.root)]
+    assert set(ensemble_runs([*two, namesake], data, data.root / "s.csv")["runs"]) == set(names)
+
+
+def change(run: Run, **parts: object) -> Run:
+    """The run with other OOF columns."""
+    return replace(run, oof=replace(run.oof, **parts))
+
+
+def some_rows(run: Run, rows: np.ndarray) -> Run:
+    ids = [run.oof.ids[row] for row in rows]
+    return replace(run, oof=Oof(ids, run.oof.labels[rows], run.oof.fold[rows], run.oof.probabilities[rows]))
+
+
+MISFITS = {
+    "other folds": (lambda run: change(run, fold=np.arange(TOTAL) // 120), "first and odd do not fit.*other folds"),
+    "other labels": (lambda run: change(run, labels=1 - run.oof.labels), "first and odd do not fit.*other labels"),
+    "part of the folds": (lambda run: some_rows(run, np.flatnonzero(FOLD < 2)), "360 training ids in one of them"),
+    "ids in capitals": (lambda run: change(run, ids=[f"{n:040X}" for n in range(TOTAL)]), "training ids in one of"),
+    "other test ids": (
+        lambda run: replace(run, test=replace(run.test, ids=["f" * 40, *TEST_IDS[1:]])),
+        "2 test ids in one of them only",
+    ),
+    "one malignant patch": (
+        lambda run: some_rows(run, np.r_[np.flatnonzero(LABELS)[:1], np.flatnonzero(LABELS == 0)[:9]]),
+        r"odd/oof.csv: 1 malignant and 9 benign patches; two of each",
+    ),
+    "a NaN": (lambda run: change(run, probabilities=np.where(FOLD == 1, np.nan, 0.5)), r"odd/oof.csv.*120 prob.*NaN"),
+    "logits": (lambda run: change(run, probabilities=run.oof.probabilities * 9 - 4), r"odd/oof.csv.*outside 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_run_that_does_not_fit_is_refused_by_name(name: str, data: DataDir, two: list[RunDir]) -> None:
+    spoil, words = MISFITS[name]
+    odd = put(two[0].root.parent, spoil(make_run("odd", 3)))
+    with pytest.raises(ClarisError, match=words) as caught:
+        ensemble_runs([two[0], odd], data, data.root / "s.csv")
+    assert not isinstance(caught.value, UsageError) and not (data.root / "s.csv").exists()
+
+
+def test_labels_are_held_against_the_training_labels(data: DataDir, tmp_path: Path) -> None:
+    wrong = LABELS.copy()
+    wrong[7] = 1 - wrong[7]
+    with pytest.raises(RunError, match=rf"odd: 1 label other than in train_labels.csv \({IDS[7]}\)"):
+        ensemble_runs([put(tmp_path / "a", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
+    with pytest.raises(RunError, match=r"odd: 1 OOF id not in train_labels.csv"):
+        require_labels(make_run("odd", 3), IDS[1:], LABELS[1:])
+    data.labels.unlink()
+    ensemble_runs([put(tmp_path / "b", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
+
+
+def test_labels_and_folds_written_as_decimals_are_read(two: list[RunDir]) -> None:
+    before = read_oof(two[0].oof)
+    rows = [line.split(",") for line in two[0].oof.read_text().splitlines()]
+    decimals = [",".join([row[0], f"{row[1]}.0", f"{row[2]}.0", row[3]]) for row in rows[1:]]
+    two[0].oof.write_text("\n".join([",".join(rows[0]), *decimals]) + "\n")
+    after = read_oof(two[0].oof)
+    assert (after.labels == before.labels).all() and (after.fold == before.fold).all()
+    two[0].oof.write_text(two[0].oof.read_text().replace(".0,", ".5,", 2))
+    with pytest.raises(TableError, match=r"label other than 0 and 1|impossible fold number"):
+        read_oof(two[0].oof)
+
+
+def test_a_run_over_part_of_the_folds_is_scored_on_them_and_that_is_said(
+    call: Call, data: DataDir, tmp_path: Path
+) -> None:
+    part = put(tmp_path / "runs", some_rows(make_run("part", 3), np.flatnonzero(FOLD == 2)))
+    code, _, said = call("ensemble", part.root, "--data", data.root, "--out", data.root / "s.csv", "--method", "auto")
+    assert code == 0 and "OOF predictions of 120 of 600 training patches" in said
+
+
+def test_a_fold_of_one_class_has_no_auc_and_everything_else(call: Call, data: DataDir, tmp_path: Path) -> None:
+    fold = np.where(LABELS == 1, np.minimum(FOLD, 3), FOLD)
+    run = put(tmp_path / "runs", change(make_run("odd", 3), fold=fold))
+    other = put(tmp_path / "runs", change(make_run("even", 4), fold=fold))
+    arguments = [run.root, other.root, "--data", data.root, "--out", data.root / "s.csv", "--method", "auto"]
+    assert call("ensemble", *arguments)[0] == 0
+    figures = run_metrics(read_oof(run.oof))
+    assert figures["folds"][4]["auc"] is None and 0 < figures["folds"][4]["accuracy"] < 1
+    assert figures["overall"]["fold_auc_mean"] == np.mean([row["auc"] for row in figures["folds"][:4]])
+    assert call("report", run.root, "--out", data.root / "report.html")[0] == 0
+
+
+def test_only_what_something_speaks_against_is_named() -> None:
+    sound = [make_run(f"sound{seed}", seed) for seed in range(4)]
+    assert examine_runs(sound) == {} and examine_runs(sound[:1]) == {}
+    odd = make_run("odd", 8)
+    upside_down = replace(odd.test, probabilities=1 - odd.test.probabilities)
+    shuffled = np.random.default_rng(0).permutation(odd.test.probabilities)
+    cases = {
+        "every OOF probability is 0.25": change(odd, probabilities=np.full(TOTAL, 0.25, np.float32)),
+        "every test probability is 0.5": replace(odd, test=replace(odd.test, probabilities=np.full(TESTS, 0.5, "f4"))),
+        "it looks inverted": change(odd, probabilities=1 - odd.oof.probabilities),
+        "not surely better than chance": change(odd, probabilities=shuffled[:TOTAL]),
+        "too good to be true": change(odd, probabilities=(LABELS * 0.9 + 0.05).astype(np.float32)),
+        "two different scales": replace(odd, test=replace(odd.test, probabilities=odd.test.probabilities / 1000)),
+        "with 4 other runs is": replace(odd, test=upside_down),
+        "a test.csv may be inverted or out of order": replace(odd, test=replace(odd.test, probabilities=shuffled)),
+    }
+    for words, run in cases.items():
+        found = examine_runs([*sound, run])
+        assert list(found) == ["odd"] and words in found["odd"], (words, found)
+
+
+def test_of_two_runs_at_odds_on_the_test_patches_both_are_named() -> None:
+    one, other = make_run("one", 1), make_run("other", 2)
+    turned = replace(other, test=replace(other.test, probabilities=1 - other.test.probabilities))
+    assert set(examine_runs([one, turned])) == {"one", "other"}
+
+
+def test_suspects_are_left_out_only_on_request(call: Call, data: DataDir, two: list[RunDir]) -> None:
+    odd = make_run("odd", 3)
+    suspect = put(two[0].root.parent, change(odd, probabilities=1 - odd.oof.probabilities))
+    everyone = [*(one.root for one in two), suspect.root, "--data", data.root, "--out", data.root / "s.csv"]
+    code, _, said = call("ensemble", *everyone)
+    assert code == 0 and "odd: OOF AUC" in said and "kept; --only-sound leaves it out" in said
+    with_it = (data.root / "s.csv").read_bytes()
+    code, shown, said = call("ensemble", *everyone, "--only-sound")
+    assert code == 0 and "(left out)" in said and "odd 0." not in shown
+    ensemble_runs(two, data, data.root / "t.csv")
+    assert (data.root / "s.csv").read_bytes() == (data.root / "t.csv").read_bytes() != with_it
+    code, shown, said = call("ensemble", *everyone[2:], "--only-sound")
+    assert (code, shown) == (1, "") and "nothing sound among the runs" in said
+
+
+def test_a_method_that_is_not_taken_is_named_with_the_reason(call: Call, data: DataDir, two: list[RunDir]) -> None:
+    arguments = [*(one.root for one in two), "--data", data.root, "--out", data.root / "s.csv"]
+    code, shown, said = call("ensemble", *arguments, "--method", "stack")
+    assert code == 0 and "taken: mean" in shown and "stack: its gain over the mean" in said and "is not sure" in said
+    code, shown, said = call("ensemble", *arguments, "--method", "magic")
+    assert (code, shown) == (2, "") and said.count("\n") == 1 and "--method is 'magic'" in said
+
+
+def test_faults_name_the_file_that_was_asked_for(data: DataDir, tmp_path: Path) -> None:
+    run = make_run("flat", 3)
+    flat = put(tmp_path, replace(run, test=replace(run.test, probabilities=np.full(TESTS, 0.5, np.float32))))
+    with pytest.raises(TableError) as caught:
+        ensemble_runs([flat], data, data.root / "s.csv")
+    assert str(caught.value).startswith(f"{data.root / 's.csv'}: every value is 0.5")
+
+
+def test_runs_that_cancel_out_are_named(data: DataDir, two: list[RunDir], tmp_path: Path) -> None:
+    run = load_run(two[0])
+    mirror = replace(change(run, probabilities=1 - run.oof.probabilities), name="mirror")
+    place = put(tmp_path, replace(mirror, test=replace(run.test, probabilities=1 - run.test.probabilities)))
+    with pytest.raises(RunError, match="say 0.5 of every patch; mirror: OOF AUC .* it looks inverted"):
+        ensemble_runs([two[0], place], data, data.root / "s.csv")
+    assert ensemble_runs([two[0], place], data, data.root / "s.csv", only_sound=True)
+
+
+def values_of(path: Path) -> np.ndarray:
+    return np.array([float(line.split(",")[1]) for line in path.read_text().splitlines()[1:]])
+
+
+def test_calibrating_keeps_the_order_and_mends_the_probabilities(data: DataDir, two: list[RunDir]) -> None:
+    plain = ensemble_runs(two, data, data.root / "plain.csv")
+    scaled = ensemble_runs(two, data, data.root / "scaled.csv", calibrate=True)
+    found = scaled["ensemble"]["calibration"]
+    assert found["applied"] and found["temperature"] == pytest.approx(plain["oof"]["temperature"], rel=1e-6)
+    assert found["after"]["log_loss"] == scaled["oof"]["log_loss"] < plain["oof"]["log_loss"]
+    before, after = values_of(data.root / "plain.csv"), values_of(data.root / "scaled.csv")
+    assert (np.diff(after[np.argsort(before)]) >= 0).all() and (before != after).any()
+
+
+def test_a_temperature_that_does_not_help_other_folds_is_not_applied(data: DataDir, tmp_path: Path) -> None:
+    """Too sure of itself in one fold, too unsure in the others: what is fitted on the others does harm."""
+    run = make_run("odd", 3)
+    logits = np.log(run.oof.probabilities / (1 - run.oof.probabilities)) * np.where(FOLD == 0, 9, 0.5)
+    place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))
+    plain = ensemble_runs([place], data, data.root / "plain.csv")
+    scaled = ensemble_runs([place], data, data.root / "scaled.csv", calibrate=True)
+    assert not scaled["ensemble"]["calibration"]["applied"] and scaled["oof"] == plain["oof"]
+    assert (data.root / "plain.csv").read_bytes() == (data.root / "scaled.csv").read_bytes()

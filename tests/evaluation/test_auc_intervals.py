@@ -1,0 +1,251 @@
+"""Errors and intervals of AUCs equal what slow, plain definitions and other libraries give."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.calibration import calibration_curve as plain_curve
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from claris_kaggle.core.errors import DataError
+from claris_kaggle.evaluation import calibration, metrics
+from claris_kaggle.evaluation.auc_intervals import (
+    cluster_bootstrap,
+    compare_aucs,
+    delong,
+    estimate_auc,
+    measure,
+    resample_weights,
+    slide_shares,
+)
+
+
+def scores(seed: int, rows: int = 300, runs: int = 3, slides: int = 15) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels, runs' probabilities with ties, and slides with an effect of their own."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random(rows) < 0.4).astype(np.int8)
+    slide = generator.integers(0, slides, rows)
+    shared = labels + generator.normal(0, 0.7, rows) + generator.normal(0, 0.6, slides)[slide]
+    columns = [1 / (1 + np.exp(-(shared + generator.normal(0, 0.5, rows)))) for _ in range(runs)]
+    return labels, np.stack(columns, axis=1).round(2), [f"s{number}" for number in slide]
+
+
+def plain_delong(labels: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DeLong's definition: every pair of patches looked at."""
+    ups, downs = columns[labels == 1], columns[labels == 0]
+    wins = (ups[:, None] > downs[None]) + 0.5 * (ups[:, None] == downs[None])
+    covariance = np.cov(wins.mean(axis=1), rowvar=False) / len(ups) + np.cov(wins.mean(axis=0), rowvar=False) / len(
+        downs
+    )
+    return wins.mean(axis=(0, 1)), covariance
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_delong_is_its_definition(seed: int) -> None:
+    labels, columns, _ = scores(seed)
+    aucs, covariance = delong(labels, columns)
+    plain_aucs, plain_covariance = plain_delong(labels, columns)
+    assert aucs == pytest.approx(plain_aucs, abs=1e-12) and covariance == pytest.approx(plain_covariance, abs=1e-12)
+    assert aucs == pytest.approx([roc_auc_score(labels, column) for column in columns.T], abs=1e-12)
+    wins = stats.mannwhitneyu(columns[labels == 1, 0], columns[labels == 0, 0]).statistic
+    assert aucs[0] == pytest.approx(wins / (labels.sum() * (1 - labels).sum()), abs=1e-12)
+
+
+def test_delong_of_a_small_case_done_by_hand() -> None:
+    """Malignant 3, 5; benign 1, 4. Placements 1/2, 1 and 1, 1/2; each variance 1/8, over two patches."""
+    aucs, covariance = delong(np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0]))
+    assert aucs[0] == 0.75 and covariance[0, 0] == pytest.approx(0.125, abs=1e-15)
+
+
+def test_delong_is_close_to_the_jackknife() -> None:
+    labels, columns, _ = scores(1)
+    left_out = np.array([roc_auc_score(np.delete(labels, row), np.delete(columns[:, 0], row)) for row in range(300)])
+    jackknife = (299 / 300) * ((left_out - left_out.mean()) ** 2).sum()
+    assert delong(labels, columns[:, 0])[1][0, 0] == pytest.approx(jackknife, rel=0.02)
+
+
+def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
+    labels, columns, slides = scores(2)
+    samples = cluster_bootstrap(labels, columns, slides, resamples=40, seed=5)
+    numbers = np.unique(slides, return_inverse=True)[1]
+    weights = resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
+    for sample, weight in zip(samples, weights, strict=True):
+        plain = [roc_auc_score(labels, column, sample_weight=weight[numbers]) for column in columns.T]
+        assert sample == pytest.approx(plain, abs=1e-12)
+
+
+def test_slides_of_one_class_each_are_resampled_with_both_classes_present() -> None:
+    labels = np.array([1, 1, 0, 0], np.int8)
+    samples = cluster_bootstrap(labels, np.array([0.9, 0.4, 0.5, 0.1]), ["a", "a", "b", "b"], resamples=50)
+    assert samples == pytest.approx(np.full((50, 1), 0.75))
+
+
+def test_the_bootstrap_agrees_with_the_formula_for_slides() -> None:
+    labels, columns, slides = scores(3, rows=3000, slides=60)
+    samples = cluster_bootstrap(labels, columns, slides, resamples=4000)
+    shares = slide_shares(labels, columns, slides)[1]
+    assert np.cov(samples, rowvar=False) == pytest.approx(shares.T @ shares, rel=0.15)
+
+
+def test_slides_of_one_patch_each_are_delong() -> None:
+    labels, columns, _ = scores(4)
+    shares = slide_shares(labels, columns, [str(row) for row in range(300)])[1]
+    assert shares.T @ shares == pytest.approx(delong(labels, columns)[1], rel=0.02)
+
+
+def test_slides_make_an_interval_wider_where_they_matter() -> None:
+    labels, columns, slides = scores(5, rows=3000)
+    by_patch, by_slide = estimate_auc(labels, columns[:, 0]), estimate_auc(labels, columns[:, 0], slides)
+    assert by_patch.value == by_slide.value and by_slide.error > 1.2 * by_patch.error
+    assert by_patch.low < by_patch.value < by_patch.high and (by_patch.way, by_slide.way) == ("DeLong", "slides")
+
+
+def test_a_comparison_is_signed_paired_and_symmetric() -> None:
+    labels, columns, slides = scores(6, rows=2000)
+    worse = columns[:, 0] + np.random.default_rng(0).normal(0, 0.3, 2000)
+    for known in (None, slides):
+        one, other = (
+            compare_aucs(labels, columns[:, 0], worse, known),
+            compare_aucs(labels, worse, columns[:, 0], known),
+        )
+        assert one.low > 0 and one.p < 0.01 and one.difference == pytest.approx(-other.difference)
+        assert one.p == pytest.approx(other.p)
+    same = compare_aucs(labels, columns[:, 0], columns[:, 0])
+    assert (same.difference, same.error, same.p) == (0, 0, 1)
+
+
+def test_an_auc_of_one_is_as_sure_as_its_independent_pairs_make_it() -> None:
+    """Four of four: Clopper and Pearson's lower bound is 0.025 ** (1 / 4). Of slides, pairs that share none count."""
+    labels, values = np.array([0, 1] * 4), np.array([0.1, 0.9] * 4)
+    bound = stats.binomtest(4, 4).proportion_ci(method="exact").low
+    found = estimate_auc(labels, values)
+    assert (found.value, found.low, found.high) == (1, pytest.approx(bound, abs=1e-12), 1)
+    turned = estimate_auc(labels, 1 - values)
+    assert (turned.value, turned.low, turned.high) == (0, 0, pytest.approx(1 - bound, abs=1e-12))
+    slides = ["a", "a", "b", "b", "c", "c", "d", "d"]
+    two = stats.binomtest(2, 2).proportion_ci(method="exact").low
+    assert estimate_auc(labels, values, slides).low == pytest.approx(two, abs=1e-12)
+
+
+def test_measuring_several_columns_at_once_is_measuring_each() -> None:
+    labels, columns, slides = scores(9)
+    for known in (None, slides):
+        together = measure(labels, columns, known)
+        for column in range(3):
+            alone = estimate_auc(labels, columns[:, column], known)
+            assert astuple(together.estimate(column))[:4] == pytest.approx(astuple(alone)[:4], abs=1e-12)
+        pair = compare_aucs(labels, columns[:, 2], columns[:, 0], known)
+        assert astuple(together.compare(2, 0))[:5] == pytest.approx(astuple(pair)[:5], abs=1e-12)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_no_figure_depends_on_the_order_of_rows_or_on_the_scale(seed: int) -> None:
+    labels, columns, slides = scores(seed)
+    order = np.random.default_rng(seed).permutation(300)
+    for known in (None, slides):
+        here = estimate_auc(labels, columns[:, 0], known)
+        there = estimate_auc(labels[order], columns[order, 0] ** 3, known and [slides[row] for row in order])
+        assert (there.value, there.error) == pytest.approx((here.value, here.error), abs=1e-12)
+        assert (there.low, there.high) == pytest.approx((here.low, here.high), abs=1e-9)
+
+
+def test_p_values_are_those_of_a_paired_z_test() -> None:
+    labels, columns, _ = scores(10)
+    aucs, covariance = plain_delong(labels, columns)
+    z = (aucs[0] - aucs[1]) / np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    found = compare_aucs(labels, columns[:, 0], columns[:, 1])
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), abs=1e-12)
+    ends = (aucs[0] - aucs[1]) * (1 + np.array([-1, 1]) * stats.norm.ppf(0.975) / z)
+    assert (found.low, found.high) == pytest.approx(sorted(ends), abs=1e-12)
+
+
+def test_what_has_no_error_is_refused() -> None:
+    with pytest.raises(DataError, match="a single benign patch; two of each class"):
+        delong(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
+    with pytest.raises(DataError, match="a single slide"):
+        estimate_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), ["a"] * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("effect", [0.0, 0.7])
+def test_intervals_hold_the_truth_as_often_as_they_say(effect: float) -> None:
+    """A rough look; `benchmarks/ensembling.py` has the table of many settings."""
+    from benchmarks.simulation import coverage
+
+    held = coverage(slides=80, patches=40, effect=effect, auc=0.93, trials=600, seed=2)
+    print(f"effect {effect}: {held}")
+    assert 0.91 <= held["interval"] <= 0.985 and 0.91 <= held["comparison"] <= 0.985
+
+
+def test_calibration_figures_equal_scikit_learns() -> None:
+    labels, columns, _ = scores(7, rows=1500)
+    values = columns[:, 0]
+    figures = metrics.summary(labels, values)
+    assert figures["brier"] == pytest.approx(brier_score_loss(labels, values), abs=1e-12)
+    smooth = np.random.default_rng(0).permutation(1500) / 1500  # no ties: bins of equal size are then the same
+    found, said = plain_curve(labels, smooth, n_bins=15, strategy="quantile")
+    curve = calibration.calibration_curve(labels, smooth)
+    assert curve["said"] == pytest.approx(said, abs=1e-9) and curve["found"] == pytest.approx(found, abs=1e-9)
+    distance = np.abs(said - found).mean()
+    assert calibration.calibration_error(labels, smooth) == pytest.approx(distance, abs=1e-9)
+
+
+@given(st.floats(0.2, 5))
+@settings(max_examples=15, deadline=None)
+def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
+    generator = np.random.default_rng(3)
+    logits = generator.normal(0, 2, 20_000)
+    labels = (generator.random(20_000) < 1 / (1 + np.exp(-logits))).astype(np.int8)
+    skewed = 1 / (1 + np.exp(-logits * temperature))
+    found = calibration.fit_temperature(labels, skewed)
+    assert found == pytest.approx(temperature, rel=0.08)
+    mended = calibration.apply_temperature(skewed, found)
+    assert (np.diff(mended[np.argsort(skewed)]) >= 0).all()
+    assert metrics.log_loss(labels, mended) <= metrics.log_loss(labels, skewed) + 1e-12
+
+
+@given(
+    st.lists(st.one_of(st.floats(0, 1), st.floats(0, 1, width=32), st.floats(0.999999, 1)), min_size=1, max_size=60),
+    st.floats(-4, 4).map(np.exp),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_temperature_neither_swaps_nor_merges_ranks(values: list[float], temperature: float) -> None:
+    found = calibration.apply_temperature(np.array(values), temperature)
+    assert found.dtype == np.float32 and 0 <= found.min() <= found.max() <= 1
+    assert np.array_equal(stats.rankdata(found), stats.rankdata(values))
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))
+def test_equal_probabilities_share_a_bin_so_that_the_order_of_rows_is_no_matter(values: list[float]) -> None:
+    probabilities = np.repeat(np.array(values, dtype=np.float64), 7)
+    labels = np.arange(len(probabilities)) % 3 % 2
+    curve, turned = (calibration.calibration_curve(labels[::step], probabilities[::step]) for step in (1, -1))
+    assert sum(curve["patches"]) == len(probabilities)
+    assert curve == {name: pytest.approx(column, abs=1e-12) for name, column in turned.items()}
+
+
+def test_a_forecast_of_two_values_that_come_true_has_no_calibration_error() -> None:
+    labels = np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
+    values = np.repeat([0.2, 0.8], 50)
+    assert calibration.calibration_error(labels, values) == pytest.approx(0, abs=1e-12)
+    assert calibration.calibration_curve(labels, values)["patches"] == [50, 50]
+
+
+def test_a_nested_temperature_and_threshold_do_not_see_their_own_fold() -> None:
+    labels, columns, _ = scores(8)
+    fold = np.arange(300) % 5
+    before = calibration.nested_temperature(labels, columns[:, 0], fold)
+    flipped = np.where(fold == 2, 1 - labels, labels)
+    after = calibration.nested_temperature(flipped, columns[:, 0], fold)
+    assert np.array_equal(before[fold == 2], after[fold == 2])
+    assert not np.array_equal(before[fold != 2], after[fold != 2])
+    assert metrics.nested_accuracy(labels, columns[:, 0], np.zeros(300, dtype=np.int64)) is None
+    best = metrics.best_threshold(labels, columns[:, 0])[1]
+    assert metrics.nested_accuracy(labels, columns[:, 0], fold) <= best

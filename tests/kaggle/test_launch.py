@@ -1,0 +1,542 @@
+"""The real client against a server on loopback: the plain way, every refusal and fault, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle.core.errors import ClarisError, KaggleError
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.ensembling.ledger import read_ledger
+from claris_kaggle.kaggle import api, launch
+from claris_kaggle.kaggle.kernel_output import Kernel, pull_kernel
+from claris_kaggle.kaggle.kernel_push import new_mark, push_kernel
+from claris_kaggle.kaggle.kernel_source import build_bundle, commit_name, compose_kernel
+from claris_kaggle.kaggle.launch_state import Plan
+from tests.conftest import ROOT, contents, environment, make_archive, run_files
+from tests.support.kaggle_double import FINAL, PASSING, FakeKaggle, Fault, Files
+
+CANARY = "canary-0123456789abcdef"
+Call = Callable[..., tuple[int, str, str]]
+
+
+def compose(folder: Path, mark: str = "mark-1", **named: object) -> str:
+    return compose_kernel("train", folder, user="me", slug="claris-train", mark=mark, **named)  # type: ignore[arg-type]
+
+
+def push(folder: Path, mark: str = "mark-1") -> Kernel:
+    compose(folder, mark)
+    return push_kernel(folder, mark)
+
+
+def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> None:
+    bundle = build_bundle()
+    assert bundle == build_bundle() and len(bundle) < 400_000
+    names = zipfile.ZipFile(BytesIO(bundle)).namelist()
+    assert all(
+        name.startswith("claris_kaggle/") and name.endswith((".py", ".jinja", ".js", ".typed")) for name in names
+    )
+    assert "claris_kaggle/kaggle/session.py" in names and "claris_kaggle/reporting/templates/report.html.jinja" in names
+
+
+@pytest.mark.parametrize("job", ["train", "predict", "ensemble"])
+def test_each_kernel_is_a_thin_script_whose_title_gives_its_slug(job: str, tmp_path: Path) -> None:
+    assert len((ROOT / "kernels" / job / f"{job}.py").read_text().splitlines()) <= 30
+    compose_kernel(job, tmp_path / "k", user="me", slug=f"claris-{job}", mark="m", flags=["--lr", "1e-3"])
+    metadata = json.loads((tmp_path / "k" / "kernel-metadata.json").read_text())
+    assert metadata["title"].replace(" ", "-") == metadata["id"].split("/")[1]
+    assert metadata["competition_sources"] == ["histopathologic-cancer-detection"]
+    assert (metadata.get("machine_shape") == "NvidiaTeslaT4") == metadata["enable_gpu"] == (job != "ensemble")
+    assert (tmp_path / "k" / f"{job}.py").stat().st_size < 1_000_000
+    compile((tmp_path / "k" / f"{job}.py").read_text(), job, "exec")
+
+
+def test_a_pushed_kernel_is_watched_and_pulled_by_its_version(
+    trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir
+) -> None:
+    record = ["--record", tmp_path / "kernels.json"]
+    code, shown, said = call("push", "train", "--time-limit", "2h", *record, "--", "--epochs", 3)
+    assert (code, shown) == (0, "me/claris-train version 1\n"), said
+    request = trained.kernels["me/claris-train"][0].request
+    assert request["machineShape"] == "NvidiaTeslaT4" and request["enableGpu"] is True
+    assert request["isPrivate"] is True and request["sessionTimeoutSeconds"] == 2 * 3600 + 1800
+    assert trained.kernels["me/claris-train"][0].settings["flags"] == ["--epochs", "3"]
+    states = [call("status", *record)[1].split(": ")[1].strip() for _ in range(3)]
+    assert states == ["queued", "running", "complete"]
+    code, shown, said = call("pull", *record, "--out", tmp_path / "out")
+    assert code == 0 and "complete" in shown, said
+    assert contents(tmp_path / "out" / "run" / "fold0") == {
+        name.removeprefix("run/fold0/"): value for name, value in run_files(finished, (0,)).items() if "fold0" in name
+    }
+    versions = [body.get("versionLabel") for route, body in trained.seen if route.endswith("SessionStatus")]
+    assert set(versions) == {"v1"}
+    assert not any(route.startswith("CONNECT") for route, _ in trained.seen)
+
+
+REFUSALS = {
+    "an error in a good answer": ({"error": "Kernel source too large"}, "Kernel source too large"),
+    "a dataset it does not know": (
+        {"versionNumber": 1, "invalidDatasetSources": ["me/nothing"]}, "invalid_dataset_sources me/nothing"
+    ),
+    "a model it does not know": ({"versionNumber": 1, "invalidModelSources": ["m"]}, "invalid_model_sources m"),
+    "a competition not joined": (
+        {"versionNumber": 1, "invalidCompetitionSources": ["c"]}, "accept them at https://www.kaggle.com/c/c/rules"
+    ),
+    "a kernel it does not know": ({"versionNumber": 1, "invalidKernelSources": ["k"]}, "invalid_kernel_sources k"),
+    "another name": ({"versionNumber": 1, "ref": "/code/me/other"}, "put the kernel at me/other"),
+    "no version": ({}, "named no version"),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", REFUSALS)
+def test_every_field_that_can_carry_a_refusal_is_read(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
+    answer, words = REFUSALS[name]
+    kaggle.answers["kernels.KernelsApiService/SaveKernel"] = answer
+    with pytest.raises(KaggleError) as caught:
+        push(tmp_path / "k")
+    assert words in str(caught.value) and kaggle.count("SaveKernel") == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", FINAL)
+def test_a_refusal_is_said_once_and_not_tried_again(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
+    fault, words = FINAL[name]
+    kaggle.faults["SaveKernel"] = [fault]
+    with pytest.raises(KaggleError) as caught:
+        push(tmp_path / "k")
+    assert words in str(caught.value) and kaggle.count("SaveKernel") == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", PASSING)
+def test_a_push_is_tried_again_and_happens_once(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
+    trained.faults["SaveKernel"] = [PASSING[name]]
+    assert push(tmp_path / "k").version == 1
+    assert len(trained.kernels["me/claris-train"]) == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("method", ["GetKernelSessionStatus", "ListKernelSessionOutput", "GET"])
+@pytest.mark.parametrize("name", ["429", "500", "cut before"])
+def test_looking_and_fetching_are_tried_again(trained: FakeKaggle, tmp_path: Path, method: str, name: str) -> None:
+    trained.statuses = ["COMPLETE"]
+    kernel = push(tmp_path / "k")
+    trained.faults[method] = [PASSING[name], PASSING[name]]
+    assert pull_kernel(kernel, tmp_path / "out").status == "complete"
+
+
+@pytest.mark.usefixtures("quick")
+def test_failures_that_do_not_pass_end_after_the_last_pause(trained: FakeKaggle, tmp_path: Path) -> None:
+    trained.faults["SaveKernel"] = [Fault(status=503) for _ in range(50)]
+    with pytest.raises(KaggleError, match="answered 503"):
+        push(tmp_path / "k")
+    assert trained.count("SaveKernel") == 4
+
+
+def test_an_answer_that_never_comes_ends_at_the_deadline(kaggle: FakeKaggle) -> None:
+    kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
+    start = time.monotonic()
+    with pytest.raises(KaggleError, match="did not answer within 2 s"):
+        api.call("status", deadline=2.0, ref="me/x", version=1)
+    assert time.monotonic() - start < 15
+
+
+ENDS = {
+    "failed": (["ERROR"], "failed: out of luck; RuntimeError: boom"),
+    "cancelled": (["CANCEL_ACKNOWLEDGED"], "was cancelled"),
+    "running": (["RUNNING"], "is still running"),
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ENDS)
+def test_a_session_that_did_not_end_well_is_not_pulled(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
+    trained.statuses, words = ENDS[name]
+    kernel = push(tmp_path / "k")
+    version = trained.kernels["me/claris-train"][0]
+    version.message = "out of luck"
+    version.log = json.dumps([{"stream_name": "stderr", "time": 1, "data": "RuntimeError: boom\n"}])
+    version.files.clear()
+    with pytest.raises(KaggleError) as caught:
+        pull_kernel(kernel, tmp_path / "out")
+    assert words in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def change_output(change: Callable[[Files], object]) -> Callable[[FakeKaggle], None]:
+    def apply(kaggle: FakeKaggle) -> None:
+        change(kaggle.kernels["me/claris-train"][0].files)
+
+    return apply
+
+
+FIRST = "run/fold0/oof.csv"
+SPOILED = {
+    "a file that climbs out": (lambda files: files.update({"../../evil": b"x"}), "Refusing to download"),
+    "an absolute file": (lambda files: files.update({"/tmp/evil": b"x"}), "Refusing to download"),
+    "a cut-off file": (lambda files: files.update({FIRST: files[FIRST][:-5]}), "not the file that its session"),
+    "another file": (lambda files: files.update({FIRST: files[FIRST][::-1]}), "not the file that its session"),
+    "a page for a file": (lambda files: files.update({FIRST: b"<html>403</html>"}), "not the file that its session"),
+    "a longer file": (lambda files: files.update({FIRST: files[FIRST] + b"x" * 9}), "not the file that its session"),
+    "a file missing": (lambda files: files.pop(FIRST), "1 output files are not listed"),
+    "no manifest": (lambda files: files.pop("claris-session.json"), "left no claris-session.json"),
+    "a manifest of another push": (
+        lambda files: files.update({"claris-session.json": files["claris-session.json"].replace(b"mark-1", b"mark-0")}),
+        "of another version",
+    ),
+    "a manifest that is none": (lambda files: files.update({"claris-session.json": b"<html>"}), "not a whole JSON"),
+}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", SPOILED)
+def test_output_that_is_not_the_sessions_own_replaces_nothing(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
+    change, words = SPOILED[name]
+    trained.statuses = ["COMPLETE"]
+    kernel = push(tmp_path / "k")
+    change_output(change)(trained)
+    (tmp_path / "out" / "run" / "fold0").mkdir(parents=True)
+    (tmp_path / "out" / FIRST).write_text("old")
+    before = contents(tmp_path / "out")
+    with pytest.raises(ClarisError) as caught:
+        pull_kernel(kernel, tmp_path / "out")
+    assert words in str(caught.value)
+    assert contents(tmp_path / "out") == before
+
+
+def test_without_a_token_the_mend_is_named_and_nothing_is_sent(
+    kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    code, shown, said = call("push", "train")
+    assert (code, shown) == (1, "") and "no Kaggle token was found" in said and said.count("\n") == 1
+    assert kaggle.seen == []
+
+
+def test_a_submission_is_checked_sent_once_and_scored(
+    trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    out, ledger = tmp_path / "s.csv", tmp_path / "submissions" / "ledger.csv"
+    assert call("ensemble", finished.root, "--data", generated.root, "--out", out)[0] == 0
+    code, shown, said = call("submit", out, "--data", generated.root, "--ledger", ledger, "--poll", 0)
+    assert code == 0 and shown == "submission 1000: complete, public 0.97123, private 0.96543\n", said
+    assert trained.uploads == [out.read_bytes()]
+    description = trained.submissions[0]["description"]
+    assert "finished" in description and "OOF AUC 0." in description and commit_name() in description
+    assert call("submit", out, "--data", generated.root, "--ledger", ledger, "--poll", 0)[0] == 0
+    assert len(trained.submissions) == 1 and len(read_ledger(ledger)) == 1
+    code, shown, _ = call("ledger", "--ledger", ledger)
+    assert code == 0 and "0.96543" in shown and "finished" in shown
+    code, _, said = call("submit", generated.sample, "--data", generated.root, "--ledger", ledger)
+    assert code == 1 and "every value is 0" in said and len(trained.submissions) == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("method", ["CreateSubmission", "StartSubmissionUpload"])
+@pytest.mark.parametrize("name", ["500", "cut before", "cut after"])
+def test_a_submission_is_tried_again_and_happens_once(
+    trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path, method: str, name: str
+) -> None:
+    assert call("ensemble", finished.root, "--data", generated.root, "--out", tmp_path / "s.csv")[0] == 0
+    trained.faults[method] = [PASSING[name]]
+    code, _, said = call(
+        "submit", tmp_path / "s.csv", "--data", generated.root, "--ledger", tmp_path / "l.csv", "--no-wait"
+    )
+    assert code == 0, said
+    assert len(trained.submissions) == 1
+
+
+def test_a_submission_that_is_not_taken_says_why(
+    trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    out, ledger = tmp_path / "s.csv", tmp_path / "l.csv"
+    submit = ["submit", out, "--data", generated.root, "--ledger", ledger, "--poll", 0]
+    assert call("ensemble", finished.root, "--data", generated.root, "--out", out)[0] == 0
+    trained.allowed = 0
+    code, _, said = call(*submit)
+    assert code == 1 and "today's submissions are used up" in said and trained.uploads == []
+    trained.limits = {"numAllowedNow": 5}  # another computer takes the last one meanwhile
+    code, _, said = call(*submit)
+    assert code == 1 and "Submission limit reached. Run the same command after midnight UTC" in said
+    trained.allowed, trained.limits = 5, None
+    trained.faults["PUT"] = [Fault(status=403) for _ in range(5)]
+    code, _, said = call(*submit)
+    assert code == 1 and "could not be uploaded" in said
+    trained.faults["PUT"] = []
+    trained.faults["ListSubmissions"] = [
+        Fault(),
+        Fault(do=lambda: trained.submissions[0].update(status="ERROR", errorDescription="wrong ids")),
+    ]
+    code, _, said = call(*submit)
+    assert code == 1 and "could not score the submission: wrong ids" in said
+    assert read_ledger(ledger)[0]["status"] == "ERROR"
+
+
+def plan_of(parts: tuple[tuple[int, ...], ...]) -> Plan:
+    return Plan(name="first", parts=parts, flags=("--epochs", "2"))
+
+
+def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeKaggle, tmp_path: Path) -> None:
+    entry = launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    assert entry["public"] == "0.97123" and entry["status"] == "COMPLETE"
+    requests = len(trained.seen)
+    print(f"requests of a plain launch: {requests}")
+    assert trained.count("SaveKernel") == 1 and trained.count("CreateSubmission") == 1 and requests < 25
+    again = launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    assert again["ref"] == entry["ref"] and trained.count("SaveKernel") == trained.count("CreateSubmission") == 1
+    assert len(read_ledger(tmp_path / "ledger.csv")) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_launch_per_fold_never_has_more_than_two_sessions(
+    trained: FakeKaggle, tmp_path: Path, finished: RunDir
+) -> None:
+    launch.run_launch(plan_of(((0,), (1,), (2,))), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    assert trained.most_active == 2 and trained.count("SaveKernel") == 3
+    assert (tmp_path / "first/run/oof.csv").read_bytes() == finished.oof.read_bytes()
+    assert (tmp_path / "first/run/test.csv").read_bytes() == finished.test.read_bytes()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_session_stopped_by_its_limit_is_the_input_of_the_next(
+    trained: FakeKaggle, tmp_path: Path, finished: RunDir
+) -> None:
+    outcomes = iter([(run_files(finished, (0,)), "stopped"), (run_files(finished), "complete")])
+    trained.produce = lambda settings: next(outcomes)
+    launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    first, second = trained.kernels["me/claris-first-all"], trained.kernels["me/claris-first-all-r2"]
+    assert len(first) == len(second) == 1
+    assert second[0].request["kernelDataSources"] == ["me/claris-first-all"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
+    trained.session_limit = 0
+    trained.faults["SaveKernel"] = [Fault(), Fault(), Fault(do=lambda: setattr(trained, "session_limit", 2))]
+    launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    assert trained.count("SaveKernel") == 3 and "me/claris-first-all" in trained.empty
+    assert [len(versions) for versions in trained.kernels.values()] == [1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
+    trained: FakeKaggle, tmp_path: Path
+) -> None:
+    trained.statuses, produce = ["RUNNING", "ERROR"], trained.produce
+    trained.produce = lambda settings: ({}, "")
+    arguments = (plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv")
+    with pytest.raises(KaggleError, match="version 1 failed"):
+        launch.run_launch(*arguments, poll=0)
+    trained.statuses, trained.produce = ["COMPLETE"], produce
+    assert launch.run_launch(*arguments, poll=0)["status"] == "COMPLETE"
+    assert len(trained.kernels["me/claris-first-all"]) == 2 and len(trained.submissions) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_session_that_never_ends_is_given_up(
+    trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.statuses = ["RUNNING"]
+    monkeypatch.setattr(launch, "PATIENCE", 0.0)
+    with pytest.raises(KaggleError, match="is running for"):
+        launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_another_plan_under_the_same_name_is_refused(trained: FakeKaggle, tmp_path: Path) -> None:
+    launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    with pytest.raises(ClarisError, match=r"begun with another plan \(parts\)"):
+        launch.run_launch(plan_of(((0,),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+
+
+def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
+    code, shown, _ = call("launch", "first", "--per-fold", "--dry-run", "--json")
+    plan = json.loads(shown)
+    assert code == 0 and len(plan["kernels"]) == 5 and plan["at_a_time"] == 2 and kaggle.seen == []
+    assert plan["upload_bytes"] < 5_000_000
+    for name in ("First", "a/b", "", "x" * 30, "a-", "a--b"):
+        assert call("launch", name, "--dry-run")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--", "--epocs", "3"], "did you mean --epochs?"),
+        (["--", "--epochs", "0"], "at least 1"),
+        (["--", "--weights", "none", "--tail", "pool", "--resolution", "48"], "leaves nothing of 48 pixels"),
+        (["--", "--fold", "1"], "--fold behind --; the session sets that itself"),
+        (["--time-limit", "20h"], "Kaggle ends a session at 12h"),
+        (["--dataset", "slides"], "--dataset slides"),
+        (["--model-input", "me/densenet121/pytorch/default"], "--model-input me/densenet121/pytorch/default"),
+    ],
+)
+def test_what_a_session_would_refuse_is_refused_before_anything_is_pushed(
+    kaggle: FakeKaggle, call: Call, flags: list[str], words: str
+) -> None:
+    for command in (["launch", "first"], ["push", "train"]):
+        code, _, said = call(*command, *flags)
+        assert code == 2 and words in said and kaggle.seen == []
+
+
+def start_launch(tmp_path: Path) -> subprocess.Popen[str]:
+    """`claris launch` in a process group of its own."""
+    command = [sys.executable, "-m", "claris_kaggle", "launch", "first", "--poll", "0", "--epochs", "2"]
+    return subprocess.Popen(
+        command, cwd=tmp_path, env={**environment(), "PYTHONPATH": str(ROOT)}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def launch_through_kills(kaggle: FakeKaggle, tmp_path: Path, kill_at: Callable[[str, int], bool], most: int) -> int:
+    """Launch until the end; the process is killed after each request for which `kill_at` says so."""
+    for kills in range(most):
+        begin = len(kaggle.seen)
+        process = start_launch(tmp_path)
+
+        def hook(route: str, number: int, process: subprocess.Popen[str] = process, begin: int = begin) -> None:
+            if kill_at(route, number - begin) and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+        kaggle.on_request = hook
+        _, said = process.communicate(timeout=120)
+        kaggle.on_request = lambda route, number: None
+        if process.returncode == 0:
+            return kills
+        assert process.returncode == -signal.SIGKILL, said
+    raise AssertionError("the launch did not end")
+
+
+def check_launched_once(kaggle: FakeKaggle, tmp_path: Path) -> None:
+    """Each push and each submission happened exactly once, and the ledger has one line with its score."""
+    assert [len(versions) for versions in kaggle.kernels.values()] == [1]
+    assert len(kaggle.submissions) == 1
+    ledger = read_ledger(tmp_path / "submissions/ledger.csv")
+    assert [(line["ref"], line["public"]) for line in ledger] == [("1000", "0.97123")]
+
+
+def test_a_launch_killed_after_its_push_and_its_submission_repeats_neither(trained: FakeKaggle, tmp_path: Path) -> None:
+    left = ["SaveKernel", "CreateSubmission"]
+
+    def kill_at(route: str, number: int) -> bool:
+        return bool(left) and route.endswith("/" + left[0]) and bool(left.pop(0))
+
+    assert launch_through_kills(trained, tmp_path, kill_at, 5) == 2
+    check_launched_once(trained, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_launch_killed_after_a_refused_push_takes_another_name(trained: FakeKaggle, tmp_path: Path) -> None:
+    trained.session_limit = 0
+
+    def kill_at(route: str, number: int) -> bool:
+        refused = trained.session_limit == 0 and route.endswith("/SaveKernel")
+        trained.session_limit = 2 if refused else trained.session_limit
+        return refused
+
+    assert launch_through_kills(trained, tmp_path, kill_at, 5) == 1
+    assert trained.empty == {"me/claris-first-all"} and trained.count("SaveKernel") == 3
+    check_launched_once(trained, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_launch_killed_after_every_request_repeats_nothing(trained: FakeKaggle, tmp_path: Path) -> None:
+    following = iter(range(2, 100))
+    current = [1]
+
+    def kill_at(route: str, number: int) -> bool:
+        reached = number >= current[0]
+        if reached:
+            current[0] = next(following)
+        return reached
+
+    kills = launch_through_kills(trained, tmp_path, kill_at, 60)
+    print(f"kills survived: {kills}")
+    assert kills >= 8
+    check_launched_once(trained, tmp_path)
+
+
+def test_the_token_is_in_no_file_log_or_bundle(
+    trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERBOSE", "1")
+    monkeypatch.setenv("VERBOSE_OUTPUT", "1")
+    process = start_launch(tmp_path)
+    shown, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert any("Basic" in one for one in trained.authorizations)
+    for needle in (CANARY, "Authorization"):
+        assert needle not in shown + said
+    for name, content in contents(tmp_path).items():
+        assert CANARY.encode() not in content, name
+    assert CANARY.encode() not in build_bundle()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    from claris_kaggle.data.synthetic import generate
+
+    return make_archive(DataDir(generate(tmp_path_factory.mktemp("small") / "data", train=20, test=4, slides=5)))
+
+
+def test_the_competitions_files_are_fetched_whole(
+    kaggle: FakeKaggle, archive: bytes, call: Call, tmp_path: Path
+) -> None:
+    kaggle.data["histopathologic-cancer-detection.zip"] = archive
+    code, shown, said = call("fetch", "--out", tmp_path / "data")
+    assert (code, shown) == (0, f"{tmp_path / 'data'}\n"), said
+    assert call("check", "--data", tmp_path / "data")[0] == 0
+    requests = len(kaggle.seen)
+    assert call("fetch", "--out", tmp_path / "data")[0] == 0 and len(kaggle.seen) == requests
+    assert not list(tmp_path.glob(".data.fetching"))
+
+
+def test_a_long_fetch_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from claris_kaggle.core import console
+    from claris_kaggle.kaggle.download import growth_shown
+
+    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "AGE_SHARE", 0.0)
+    with growth_shown(tmp_path, every=0.01):
+        (tmp_path / "archive.zip.kaggle-partial").write_bytes(bytes(30_000_000))
+        deadline = time.monotonic() + 20
+        while "0.03 GB fetched" not in (said := capsys.readouterr().err):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.02)
+    assert "MB/s" in said
+
+
+def test_a_fetch_that_cannot_be_says_why_and_leaves_no_data(
+    kaggle: FakeKaggle, archive: bytes, call: Call, tmp_path: Path
+) -> None:
+    rules = b'{"code": 403, "message": "You must accept this competition\'s rules"}'
+    kaggle.faults["DownloadDataFiles"] = [Fault(status=403, body=rules)]
+    code, _, said = call("fetch", "--out", tmp_path / "data")
+    assert code == 1 and "accept this competition's rules" in said and "/rules" in said
+    for content in (archive[: len(archive) // 2], b"<html>busy</html>"):
+        kaggle.data["histopathologic-cancer-detection.zip"] = content
+        code, _, said = call("fetch", "--out", tmp_path / "data")
+        assert code == 1 and "no whole archive" in said
+    evil = BytesIO()
+    with zipfile.ZipFile(evil, "w") as target:
+        target.writestr("../../evil", "x")
+    kaggle.data["histopathologic-cancer-detection.zip"] = evil.getvalue()
+    code, _, said = call("fetch", "--out", tmp_path / "data")
+    assert code == 1 and "names inside the folder are needed" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_mark_is_never_the_same() -> None:
+    assert len({new_mark("x") for _ in range(1000)}) == 1000

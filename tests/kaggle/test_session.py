@@ -1,0 +1,526 @@
+"""The very scripts that are pushed, run as Kaggle would: clean working folder, inputs mounted, two gloo processes."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+
+from claris_kaggle.core.errors import RunError
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.tables import read_sample
+from claris_kaggle.ensembling.submission_file import check_submission
+from claris_kaggle.kaggle.kernel_source import compose_kernel
+from claris_kaggle.kaggle.launch_state import Launch, Plan, Round
+from claris_kaggle.kaggle.manifest import MANIFEST, merge_runs
+from claris_kaggle.kaggle.session import Session, finished_files, write_manifest
+from claris_kaggle.kaggle.session_inputs import find_named, find_runs
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.models.weights import finished_sha256
+from tests.conftest import DEADLINE, environment
+
+Call = Callable[..., tuple[int, str, str]]
+COMPETITION = "histopathologic-cancer-detection"
+NAMED = {"weights_from": "me/weights/w.safetensors", "slides_from": "me/slides/map.csv"}
+TINY = ("--model", "tiny", "--threads", "1", "--epochs", "1", "--batch-size", "32")
+
+
+# Python runs this in every process that it starts with this folder on its path.
+WITHOUT_KAGGLE = """
+import pathlib, sys
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("kaggle", "kagglesdk"):
+            with pathlib.Path(__file__).with_name("asked").open("a") as stream:
+                stream.write(name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+class Machine:
+    """Folders that stand for Kaggle's."""
+
+    def __init__(self, root: Path, data: DataDir, *, new_layout: bool) -> None:
+        self.root, self.inputs, self.working = root, root / "input", root / "working"
+        place = self.inputs / "competitions" if new_layout else self.inputs
+        place.mkdir(parents=True)
+        (place / COMPETITION).symlink_to(data.root)
+        self.new_layout = new_layout
+        # Kaggle's client is not to be had in any process of the session; who asks for it is put down.
+        self.hook = root / "hook"
+        self.hook.mkdir()
+        (self.hook / "sitecustomize.py").write_text(WITHOUT_KAGGLE)
+        self.asked = self.hook / "asked"
+
+    def attach(self, owner: str, slug: str, **files: Path) -> None:
+        """A dataset as an input."""
+        place = self.inputs / "datasets" / owner / slug if self.new_layout else self.inputs / slug
+        place.mkdir(parents=True)
+        for name, path in files.items():
+            shutil.copy(path, place / f"{name}{path.suffix}")
+
+    def mount(self, output: Path, slug: str) -> None:
+        """Another kernel's output as an input."""
+        place = self.inputs / "notebooks" / "me" / slug if self.new_layout else self.inputs / slug
+        shutil.copytree(output, place)
+
+    def run(self, job: str, **settings: object) -> subprocess.CompletedProcess[str]:
+        """Run the script of these settings to its end."""
+        process = self.start(job, **settings)
+        out, err = process.communicate(timeout=DEADLINE)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, job: str, **settings: object) -> subprocess.Popen[str]:
+        """Build the script and start it in the working folder, with nothing of the repository in its way."""
+        compose_kernel(job, self.root / "script", user="me", slug=f"claris-{job}", mark=f"mark-{job}", **settings)  # type: ignore[arg-type]
+        self.working.mkdir(exist_ok=True)
+        temporary = self.root / "temporary"
+        temporary.mkdir(exist_ok=True)
+        variables = {
+            "KAGGLE_INPUT_ROOT": str(self.inputs), "KAGGLE_WORKING_DIR": str(self.working),
+            "KAGGLE_TEMP_DIR": str(temporary), "TMPDIR": str(temporary), "PYTHONPATH": str(self.hook),
+        }  # fmt: skip
+        path = self.root / "script" / f"{job}.py"
+        tell = "import claris_kaggle\n\nprint(claris_kaggle.__file__)\nsys.exit(run"
+        source = path.read_text().replace("sys.exit(run", tell)
+        own = 'os.environ["PYTHONPATH"] = folder'
+        assert source.count(own) == 1
+        path.write_text(source.replace(own, f"{own} + os.pathsep + {str(self.hook)!r}"))
+        return subprocess.Popen(
+            [sys.executable, str(self.root / "script" / f"{job}.py")], cwd=self.working, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**environment(), **variables}, start_new_session=True,
+        )  # fmt: skip
+
+    def manifest(self) -> dict[str, object]:
+        return dict(json.loads((self.working / "claris-session.json").read_text()))
+
+
+def attach_inputs(machine: Machine, data: DataDir) -> None:
+    """Datasets with weights and a slide map, and one with weights that no setting names."""
+    weights = machine.root / "w.safetensors"
+    safetensors.torch.save_file(create_model("tiny", seed=5).state_dict(), weights)
+    (machine.root / "a.pth").write_bytes(b"not to be read")
+    machine.attach("me", "another", a=machine.root / "a.pth")
+    machine.attach("me", "weights", w=weights)
+    machine.attach("me", "slides", map=data.root / "slides.csv")
+
+
+@pytest.fixture(scope="module")
+def trained(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A training session of all folds, from weights and a slide map in datasets, in the old layout."""
+    machine = Machine(tmp_path_factory.mktemp("kaggle"), generated, new_layout=False)
+    attach_inputs(machine, generated)
+    done = machine.run("train", flags=TINY, **NAMED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The library came out of the script, two processes ran, and weights and slides were found.
+    assert str(machine.root / "temporary") in done.stdout.splitlines()[0]
+    assert "2 processes together: loader alone" in done.stderr and "steps alone" in done.stderr
+    assert "2 processes" in done.stderr
+    assert f"--weights {machine.inputs / 'weights/w.safetensors'}" in done.stdout
+    assert f"--slides {machine.inputs / 'slides/map.csv'}" in done.stdout
+    # Weights that no setting names are said, and not taken.
+    assert f"{machine.inputs / 'another/a.pth'} is not used" in done.stdout and "--weights a.pth" not in done.stdout
+    return machine
+
+
+def test_a_session_needs_no_client_of_kaggles(trained: Machine) -> None:
+    assert not trained.asked.exists()
+    environ = {**environment(), "PYTHONPATH": str(trained.hook)}
+    done = subprocess.run([sys.executable, "-c", "import kaggle"], capture_output=True, text=True, env=environ)
+    assert "No module named 'kaggle'" in done.stderr and trained.asked.read_text() == "kaggle"
+    trained.asked.unlink()
+
+
+def test_a_training_session_leaves_predictions_and_little_else(trained: Machine) -> None:
+    manifest = trained.manifest()
+    assert (manifest["status"], manifest["job"], manifest["mark"]) == ("complete", "train", "mark-train")
+    names = set(manifest["files"])  # type: ignore[call-overload]
+    assert {"run/oof.csv", "run/test.csv", "run/metrics.json", "run/fold4/model.safetensors"} <= names
+    assert not any("ckpt" in name or "best" in name or "pixels" in name for name in names)
+    left = {path.relative_to(trained.working).as_posix() for path in trained.working.rglob("*") if path.is_file()}
+    assert left - names <= {"claris-session.json", "run/.lock"} and all(name.startswith("run/") for name in names)
+
+
+def test_an_ensemble_session_ends_in_a_submission_that_passes(
+    trained: Machine, generated: DataDir, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path, generated, new_layout=True)
+    machine.mount(trained.working, "claris-train")
+    done = machine.run("ensemble")
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = check_submission(machine.working / "submission.csv", read_sample(generated.sample))
+    assert facts["rows"] == 70 and facts["sample_order"]
+    assert machine.manifest()["status"] == "complete"
+
+
+def test_parts_trained_apart_are_put_together_by_an_ensemble_session(
+    trained: Machine, generated: DataDir, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path, generated, new_layout=True)
+    for slug, folds in (("one", "01"), ("two", "234")):
+        manifest = trained.manifest()
+        shutil.copytree(trained.working, tmp_path / slug)
+        for name in list(manifest["files"]):  # type: ignore[call-overload]
+            if name.split("/")[1] not in ("config.json", "folds.csv", "folds.json", *(f"fold{one}" for one in folds)):
+                (tmp_path / slug / name).unlink()
+                del manifest["files"][name]  # type: ignore[attr-defined]
+        (tmp_path / slug / "claris-session.json").write_text(json.dumps(manifest))
+        machine.mount(tmp_path / slug, slug)
+    done = machine.run("ensemble")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"submission.csv", "submission.json", "run/oof.csv"} <= set(machine.manifest()["files"])  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(generated: DataDir, tmp_path: Path) -> None:
+    flags = (*TINY, "--weights", "none", "--epochs", "100000")
+    first = Machine(tmp_path / "first", generated, new_layout=False)
+    done = first.run("train", flags=flags, folds=[0], time_limit="24s")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert first.manifest()["status"] == "stopped"
+    assert "run/fold0/last.ckpt" in first.manifest()["files"]  # type: ignore[operator]
+    second = Machine(tmp_path / "second", generated, new_layout=True)
+    second.mount(first.working, "claris-train")
+    done = second.run("train", flags=flags, folds=[0], time_limit="24s")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "fold 0: going on from epoch" in done.stderr
+
+
+def test_two_parts_are_predicted_together(trained: Machine, generated: DataDir, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, generated, new_layout=True)
+    for slug, folds in (("one", (0, 1)), ("two", (2, 3, 4))):
+        shutil.copytree(trained.working, tmp_path / slug)
+        manifest = json.loads((tmp_path / slug / "claris-session.json").read_text())
+        for name in list(manifest["files"]):
+            fold = name.split("/")[1] if name.startswith("run/fold") else ""
+            gone = (fold.startswith("fold") and "." not in fold and int(fold[4:]) not in folds) or name.endswith(
+                ("oof.csv", "test.csv", "predictions.json", "metrics.json")
+            )
+            if gone:
+                (tmp_path / slug / name).unlink()
+                del manifest["files"][name]
+        (tmp_path / slug / "claris-session.json").write_text(json.dumps(manifest))
+        machine.mount(tmp_path / slug, slug)
+    done = machine.run("predict")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("run/oof.csv", "run/test.csv"):
+        assert (machine.working / name).read_bytes() == (trained.working / name).read_bytes()
+
+
+def test_a_damaged_input_is_refused_by_name(trained: Machine, generated: DataDir, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, generated, new_layout=True)
+    machine.mount(trained.working, "claris-train")
+    path = machine.inputs / "notebooks/me/claris-train/run/fold1/oof.csv"
+    path.write_text(path.read_text()[:-9])
+    done = machine.run("ensemble")
+    assert done.returncode == 1 and "not those of its manifest (run/fold1/oof.csv)" in done.stderr
+    assert not (machine.working / "submission.csv").exists()
+
+
+def test_a_session_without_the_competition_says_so(generated: DataDir, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, generated, new_layout=False)
+    (machine.inputs / COMPETITION).unlink()
+    done = machine.run("train", flags=TINY)
+    assert done.returncode == 1 and "Add the competition to the kernel's inputs" in done.stderr
+
+
+@pytest.mark.parametrize(("kept", "code"), [("model.json", 0), ("last.ckpt", 0), ("history.csv", 1)])
+def test_a_failed_session_ends_well_where_something_is_worth_keeping(
+    generated: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, code: int
+) -> None:
+    from claris_kaggle.kaggle import session
+
+    def fail(here: session.Session, settings: dict[str, object]) -> str:
+        here.run_dir.fold(0).root.mkdir(parents=True)
+        (here.run_dir.fold(0).root / kept).write_text("{}")
+        (here.working / "notes.txt").write_text("not of the run")
+        session.must("check", "--data", tmp_path / "nowhere")
+        return session.COMPLETE
+
+    monkeypatch.setattr(session, "train", fail)
+    for name in ("KAGGLE_WORKING_DIR", "KAGGLE_TEMP_DIR", "KAGGLE_INPUT_ROOT"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("CLARIS_LAST_WORDS", "")
+    assert session.run_session({"job": "train", "mark": "m", "folds": [], "time_limit": "1h"}) == code
+    path = tmp_path / "KAGGLE_WORKING_DIR" / "claris-session.json"
+    assert path.exists() == (code == 0)
+    if code == 0:
+        manifest = json.loads(path.read_text())
+        assert manifest["status"] == "failed" and "nowhere: no train" in manifest["message"]
+        assert list(manifest["files"]) == [f"run/fold0/{kept}"]
+
+
+def kill_after_a_fold(machine: Machine) -> dict[str, Any]:
+    """Run a training session, end all its processes at once when a manifest is there, and return that."""
+    process = machine.start("train", flags=TINY, **NAMED)
+    path = machine.working / MANIFEST
+    end = time.monotonic() + DEADLINE
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    for pid in children_in(machine.working):
+        os.kill(pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and path.exists(), out + err
+    return machine.manifest()
+
+
+def children_in(folder: Path) -> list[int]:
+    """The processes that work there: ranks are in process groups of their own."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (one / "cwd").resolve() == folder.resolve():
+                found.append(int(one.name))
+    return found
+
+
+def test_a_session_that_is_killed_leaves_its_finished_folds_verified(generated: DataDir, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, generated, new_layout=True)
+    attach_inputs(machine, generated)
+    manifest = kill_after_a_fold(machine)
+    assert (manifest["status"], manifest["mark"]) == ("running", "mark-train")
+    assert {"run/config.json", "run/folds.csv", "run/fold0/model.safetensors"} <= manifest["files"].keys()
+    [run] = find_runs(machine.working, tmp_path / "aside")
+    merge_runs([run], RunDir(tmp_path / "merged"))
+    folds = RunDir(tmp_path / "merged").sealed_folds()
+    assert folds and all(finished_sha256(RunDir(tmp_path / "merged").fold(fold)) for fold in folds)
+
+
+@pytest.mark.slow
+def test_the_session_after_one_that_was_killed_ends_with_the_same_bytes(
+    trained: Machine, generated: DataDir, tmp_path: Path
+) -> None:
+    first, second = (Machine(tmp_path / name, generated, new_layout=True) for name in ("first", "second"))
+    attach_inputs(first, generated)
+    kill_after_a_fold(first)
+    second.mount(first.working, "claris-train")
+    attach_inputs(second, generated)
+    done = second.run("train", flags=TINY, **NAMED)
+    assert done.returncode == 0 and "fold 0: finished before" in done.stderr, done.stdout + done.stderr
+    for name in ("run/oof.csv", "run/test.csv"):
+        assert (second.working / name).read_bytes() == (trained.working / name).read_bytes()
+
+
+@pytest.fixture
+def ended_early(finished: RunDir, tmp_path: Path) -> Session:
+    """The output of a session that was killed while fold 2 was trained."""
+    here = Session(tmp_path, tmp_path / "working", tmp_path, 0.0)
+    shutil.copytree(finished.root, here.run_dir.root)
+    for path in here.run_dir.fold(2).root.iterdir():
+        if path.name != "last.ckpt":
+            path.unlink()
+    settings = {"job": "train", "mark": "m", "folds": []}
+    write_manifest(here, settings, "running", "", finished_files(here.run_dir))
+    return here
+
+
+def test_finished_folds_and_a_whole_checkpoint_are_taken_from_a_session_that_was_killed(
+    ended_early: Session, finished: RunDir, tmp_path: Path
+) -> None:
+    [run] = find_runs(ended_early.working, tmp_path / "aside")
+    assert run.sealed_folds() == [0, 1]
+    assert run.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()
+    assert run.fold(2).checkpoint.read_bytes() == finished.fold(2).checkpoint.read_bytes()
+
+
+def test_what_a_killed_session_left_broken_is_left_out_and_said(
+    ended_early: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = ended_early.run_dir.fold_dirs()
+    folds[0].oof.write_text("half of it")
+    folds[2].checkpoint.write_bytes(folds[2].checkpoint.read_bytes()[:-9])
+    [run] = find_runs(ended_early.working, tmp_path / "aside")
+    # Fold 0 goes on from its checkpoint, and fold 2 begins anew.
+    assert run.sealed_folds() == [1] and not run.fold(2).root.exists()
+    assert [path.name for path in run.fold(0).root.iterdir()] == ["last.ckpt"]
+    assert "fold0 left out, as not whole" in capsys.readouterr().err
+    ended_early.run_dir.config.write_text("{}")
+    with pytest.raises(RunError, match=r"not those of its manifest \(run/config.json\)"):
+        find_runs(ended_early.working, tmp_path / "again")
+
+
+LAYOUTS = [
+    ("me/w/deep/a.pth", "datasets/me/w/deep/a.pth"), ("me/w/a.pth", "w/a.pth"), ("Me/W/a.pth", "datasets/me/w/a.pth"),
+    ("me/k/run/folds.csv", "notebooks/me/k/run/folds.csv"), ("me/k/run/folds.csv", "k/run/folds.csv"),
+    ("google/net/pyTorch/base/1/a.pth", "models/google/net/pytorch/base/1/a.pth"),
+    ("google/net/pyTorch/base/1/a.pth", "net/pytorch/base/1/a.pth"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "place"), LAYOUTS)
+def test_a_named_file_is_found_where_kaggle_mounts_its_input(tmp_path: Path, name: str, place: str) -> None:
+    for one in ("datasets/other/w/a.pth", "a/a.pth", place):
+        (tmp_path / one).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / one).write_text(one)
+    assert find_named(tmp_path, name, "--weights-from").read_text() == place
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("me/w/b.pth", "there is no such file in me/w; it holds deep/a.pth, n0.pth, n1.pth"),
+        ("me/w/A.pth", "there is no such file in me/w"),
+        ("you/w/a.pth", "you/w is not among the inputs of this session; these are: competitions/c, datasets/me/w"),
+    ],
+)
+def test_a_named_file_that_is_not_there_is_refused_with_what_is(tmp_path: Path, name: str, words: str) -> None:
+    for one in (
+        "datasets/me/w/deep/a.pth",
+        "competitions/c/x",
+        *(f"datasets/me/w/n{number}.pth" for number in range(20)),
+    ):
+        (tmp_path / one).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / one).touch()
+    with pytest.raises(RunError) as caught:
+        find_named(tmp_path, name, "--weights-from")
+    assert words in str(caught.value) and f"--weights-from {name}" in str(caught.value)
+    assert ("and 9 more" in str(caught.value)) == name.startswith("me/")
+
+
+def test_a_named_input_that_is_missing_is_said_before_anything_is_done(generated: DataDir, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, generated, new_layout=True)
+    machine.attach("me", "others", map=generated.root / "slides.csv")
+    done = machine.run("train", flags=TINY, folds_from="me/split/folds.csv")
+    assert done.returncode == 1 and "$ claris" not in done.stdout
+    assert "--folds-from me/split/folds.csv: me/split is not among the inputs" in done.stderr
+    assert "datasets/me/others" in done.stderr and not (machine.working / "run").exists()
+
+
+def test_named_files_are_in_the_settings_and_their_datasets_are_attached(call: Call, tmp_path: Path) -> None:
+    command = ["push", "train", "--build-only", tmp_path / "kernel", "--user", "me"]
+    flags = ["--dataset", "me/slides/2", "--weights-from", "me/w/a.pth", "--slides-from", "me/slides/map.csv"]
+    code, _, said = call(*command, *flags)
+    assert code == 0, said
+    metadata = json.loads((tmp_path / "kernel/kernel-metadata.json").read_text())
+    assert metadata["dataset_sources"] == ["me/slides/2", "me/w"]
+    line = next(one for one in (tmp_path / "kernel/train.py").read_text().splitlines() if one.startswith("SETTINGS"))
+    settings = ast.literal_eval(line.removeprefix("SETTINGS = "))
+    wanted = {"weights_from": "me/w/a.pth", "slides_from": "me/slides/map.csv", "folds_from": ""}
+    assert {name: settings[name] for name in wanted} == wanted
+    code, shown, _ = call("launch", "first", "--dry-run", "--json", *flags)
+    assert code == 0 and json.loads(shown)["inputs"] == ["me/slides/2", "me/w/a.pth", "me/slides/map.csv"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--weights-from", "me/w"], "owner/dataset/file is needed"),
+        (["--slides-from", "me/../x"], "owner/dataset/file is needed"),
+        (["--weights-from", "me/w/a.pth", "--", "--weights", "none"], "training begins with one of them"),
+        (["--weights-from", "me/w/a.pth", "--", "--equivariance", "p4m", "--crop", "93"], "random ones"),
+    ],
+)
+def test_named_files_that_cannot_be_are_refused_before_the_push(call: Call, flags: list[str], words: str) -> None:
+    for command in (["launch", "first", "--dry-run"], ["push", "train", "--build-only", "kernel", "--user", "me"]):
+        code, _, said = call(*command, *flags)
+        assert code == 2 and words in said
+    if "--" not in flags:
+        code, _, said = call("push", "predict", "--build-only", "kernel", "--user", "me", *flags)
+        assert code == 2 and f"{flags[0]} for predict; they are for train alone" in said
+
+
+def test_a_launch_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
+    plan = Plan(name="first")
+    launch = Launch(tmp_path, plan)
+    launch.user, launch.rounds = "me", [[Round(mark="m", ref="me/k", version=1)]]
+    launch.save()
+    stored = json.loads(launch.path.read_text())
+    for name in plan.named_files:
+        del stored["plan"][name]
+    launch.path.write_text(json.dumps(stored))
+    assert Launch(tmp_path, plan).user == "me"
+    with pytest.raises(RunError, match="weights_from"):
+        Launch(tmp_path, Plan(name="first", weights_from="me/w/a.pth"))
+
+
+def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    from claris_kaggle.core.errors import UsageError
+    from claris_kaggle.kaggle.session import WORKING, Session, count_processes
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(WORKING))
+    assert count_processes(Session(tmp_path, tmp_path, tmp_path, 0.0), 2) == 2
+    with pytest.raises(UsageError, match="0 GPUs in this session"):
+        count_processes(Session(tmp_path, WORKING, tmp_path, 0.0), 2)
+
+
+def test_the_template_alone_says_how_to_build_it(tmp_path: Path) -> None:
+    from tests.conftest import ROOT
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "kernels/train/train.py")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "claris push train --build-only" in done.stderr
+
+
+def test_the_library_works_without_being_installed_as_in_a_kernel(
+    call: Call,
+    finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name == "claris_kaggle":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    data = ["--data", generated.root]
+    for arguments in (
+        ["folds", *data, "--out", tmp_path / "folds.csv", "--cache", cache],
+        ["ensemble", finished.root, *data, "--out", tmp_path / "submission.csv"],
+    ):
+        code, _, said = call(*arguments)
+        assert code == 0, said
+
+
+def test_parts_whose_weights_were_mounted_in_other_places_are_one_run(finished: RunDir, tmp_path: Path) -> None:
+    config = json.loads(finished.config.read_text())
+    parts = [RunDir(tmp_path / name) for name in ("one", "two", "three")]
+    for number, (part, digest) in enumerate(zip(parts, ("a", "a", "b"), strict=True)):
+        shutil.copytree(finished.root, part.root)
+        place = {"weights": f"/kaggle/input/{number}/w.pth", "weights_sha256": digest}
+        part.config.write_text(json.dumps({**config, **place}))
+    merge_runs(parts[:2], RunDir(tmp_path / "merged"))
+    with pytest.raises(RunError, match="another config"):
+        merge_runs(parts[1:], RunDir(tmp_path / "other"))
+
+
+def test_a_fold_that_could_not_be_copied_whole_is_not_there(finished: RunDir, tmp_path: Path) -> None:
+    from claris_kaggle.core.errors import DiskError
+
+    part, target = RunDir(tmp_path / "part"), RunDir(tmp_path / "target")
+    shutil.copytree(finished.root, part.root)
+    dangling = part.fold(1).root / "zz"
+    dangling.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DiskError):
+        merge_runs([part], target)
+    assert target.sealed_folds() == [0] and not target.fold(1).root.exists()
+    dangling.unlink()
+    merge_runs([part], target)
+    assert target.sealed_folds() == [0, 1, 2]
+    assert target.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()

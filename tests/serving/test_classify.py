@@ -1,0 +1,259 @@
+"""Answers are those of the run, for files of any kind and size, and every one says that it is no diagnosis."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from claris_kaggle.core.errors import ClarisError, RunError, UsageError
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.patches import read_patch
+from claris_kaggle.evaluation.predictions import read_test
+from claris_kaggle.inference.fold_models import Trained, load_trained
+from claris_kaggle.reporting.pictures import draw_heat, draw_map, jpeg_uri, png_uri, tint
+from claris_kaggle.serving.classify import NOTICE, ClassifyJob, classify_files, classify_image
+from claris_kaggle.serving.images import window_starts
+from tests.conftest import claris
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def trained(finished: RunDir) -> Trained:
+    return load_trained(finished.root)
+
+
+@pytest.fixture
+def scan(generated: DataDir, tmp_path: Path) -> Path:
+    """A picture of 3 x 2 patches and a bit."""
+    patches = [read_patch(path) for path in sorted(generated.patches("test").iterdir())[:6]]
+    whole = np.concatenate([np.concatenate(patches[:3], axis=1), np.concatenate(patches[3:], axis=1)], axis=0)
+    Image.fromarray(np.pad(whole, ((0, 10), (0, 7), (0, 0)), mode="reflect")).save(tmp_path / "scan.png")
+    return tmp_path / "scan.png"
+
+
+def test_answers_are_those_that_the_run_predicted(trained: Trained, finished: RunDir, generated: DataDir) -> None:
+    test = read_test(finished.test)
+    paths = [generated.patches("test") / f"{name}.tif" for name in test.ids]
+    found = [one for one in classify_files(trained, paths) if not isinstance(one, ClarisError)]
+    assert [one.name for one in found] == [str(path) for path in paths]
+    np.testing.assert_allclose([one.probability for one in found], test.probabilities, rtol=0, atol=1e-6)
+    one = found[0]
+    assert list(one.fold_probabilities) == [0, 1, 2] and len(one.view_probabilities) == 8
+    assert np.mean(list(one.fold_probabilities.values())) == pytest.approx(one.probability, abs=1e-6)
+    assert np.mean(one.view_probabilities) == pytest.approx(one.probability, abs=1e-6)
+    assert one.map is not None and one.map.sum() + one.bias == pytest.approx(one.log_odds, abs=1e-5)
+    assert one.centre_share is not None and 0 <= one.centre_share <= 1 and one.calibrated is not None
+    assert {one.verdict for one in found} <= {"benign", "malignant"}
+
+
+def test_a_larger_image_is_its_windows(trained: Trained, scan: Path) -> None:
+    pixels = np.asarray(Image.open(scan))
+    job = ClassifyJob(views=1, stride=48)
+    found = classify_image(trained, pixels, "scan", job)
+    heat = found.heat
+    assert heat is not None and heat.probabilities.shape == (4, 6)
+    assert (heat.tops[-1], heat.lefts[-1]) == (pixels.shape[0] - 96, pixels.shape[1] - 96)
+    for row, column in ((0, 0), (1, 2), (3, 5)):
+        top, left = heat.tops[row], heat.lefts[column]
+        one = classify_image(trained, pixels[top : top + 96, left : left + 96], "window", job)
+        assert one.probability == pytest.approx(heat.probabilities[row, column], abs=1e-5)
+    assert found.probability == pytest.approx(heat.probabilities.max(), abs=1e-5)
+    assert np.array_equal(found.patch, pixels[found.top : found.top + 96, found.left : found.left + 96])
+    assert found.malignant_windows == (heat.probabilities >= 0.5).mean()
+
+
+@given(st.integers(96, 2000), st.integers(1, 96))
+@settings(deadline=None)
+def test_windows_cover_the_side_and_never_leave_it(side: int, stride: int) -> None:
+    starts = window_starts(side, stride)
+    assert starts[0] == 0 and starts[-1] == side - 96
+    assert len(starts) == 1 or 0 < np.diff(starts).min() <= np.diff(starts).max() <= stride
+
+
+def test_the_verb_prints_a_row_an_image_and_that_it_is_no_diagnosis(
+    call: Call, finished: RunDir, generated: DataDir, scan: Path
+) -> None:
+    patch = sorted(generated.patches("test").iterdir())[0]
+    code, shown, said = call("classify", "--run", finished.root, patch, scan, "--views", 1)
+    assert code == 0 and said == ""
+    header, first, second, last = shown.splitlines()
+    assert header.split() == ["probability", "verdict", "folds", "views", "centre", "image"]
+    assert re.fullmatch(rf"0\.\d{{4}} +(benign|malignant) +[\d.]+ to [\d.]+ +[\d.]+ to [\d.]+ +\d+% +{patch}", first)
+    assert re.search(
+        r"scan\.png \([\d.]+% of 40 windows malignant; highest \d+ px from the left, \d+ px from the top\)$", second
+    )
+    assert last == NOTICE
+
+
+def test_json_and_page_say_the_same_and_hold_all_they_need(
+    call: Call, finished: RunDir, generated: DataDir, scan: Path, tmp_path: Path
+) -> None:
+    folder, page = generated.patches("test"), tmp_path / "answers.html"
+    code, shown, _ = call("classify", "--run", finished.root, scan, folder, "--views", 1, "--json", "--html", page)
+    found = json.loads(shown)
+    assert code == 0 and found["notice"] == NOTICE and found["faults"] == [] and len(found["images"]) == 71
+    assert found["run"]["folds"] == [0, 1, 2] and found["run"]["views"] == 1 and 0 < found["run"]["oof_auc"] <= 1
+    first = found["images"][0]
+    assert first["width"] == 295 and first["windows"]["lefts"][-1] == 199 and len(first["map"]) == 12
+    text = page.read_text()
+    assert text.count(NOTICE) == 2 and text.count("<section>") == 71
+    assert "<script" not in text and not re.search(r"(src|href)=\"(?!data:)", text)
+    assert text.count("<img ") == text.count(' alt="') == 1 + 2 * 71
+    assert f"{first['probability']:.3f}" in text
+
+
+def test_a_faulty_file_is_named_and_the_others_are_done(
+    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    patches = sorted(generated.patches("test").iterdir())[:3]
+    (tmp_path / "cut.tif").write_bytes(patches[0].read_bytes()[:9999])
+    (tmp_path / "page.png").write_text("<html>")
+    Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
+    names = [patches[0], tmp_path / "cut.tif", patches[1], tmp_path / "page.png", tmp_path / "no.png", patches[2]]
+    code, shown, said = call("classify", "--run", finished.root, *names, "--views", 1)
+    assert code == 1 and [row.split()[-1] for row in shown.splitlines()[1:-1]] == list(map(str, patches))
+    assert "cut.tif: damaged or cut off" in said and "page.png: no image" in said and "no.png: no such file" in said
+    assert said.splitlines()[-1] == "claris: 3 of 6 images not classified"
+    code, shown, said = call("classify", "--run", finished.root, tmp_path / "small.png", "--json")
+    assert code == 1 and "64 x 64 pixels; at least 96 x 96 are needed" in said and said.count("\n") == 1
+    assert len(json.loads(shown)["faults"]) == 1
+
+
+def test_names_that_are_no_text_are_spelt_out(call: Call, finished: RunDir, generated: DataDir, tmp_path: Path) -> None:
+    source = sorted(generated.patches("test").iterdir())[0]
+    good, bad = (tmp_path / os.fsdecode(name) for name in (b"good\xe9.tif", b"bad\xe9.tif"))
+    try:
+        good.write_bytes(source.read_bytes())
+        bad.write_text("bad")
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    page = tmp_path / "page.html"
+    code, shown, said = call("classify", "--run", finished.root, good, bad, source, "--html", page)
+    assert code == 1 and r"good\udce9.tif" in shown and str(source) in shown and r"bad\udce9.tif: no image" in said
+    assert r"good\udce9.tif" in page.read_text("utf-8") and r"bad\udce9.tif" in page.read_text("utf-8")
+
+
+def test_a_tilde_may_begin_a_name_and_a_long_name_stops_nobody(
+    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~t.tif").write_bytes(sorted(generated.patches("test").iterdir())[0].read_bytes())
+    code, shown, said = call("classify", "--run", finished.root, "n" * 300 + ".tif", "~t.tif")
+    assert code == 1 and "~t.tif" in shown and "File name too long" in said and "1 of 2 images" in said
+
+
+def test_what_the_disk_refuses_anywhere_is_one_line(call: Call, generated: DataDir, tmp_path: Path) -> None:
+    where = ["--data", generated.root, "--out", tmp_path / "s.csv"]
+    code, shown, said = call("ensemble", "n" * 300, *where)
+    assert (code, shown) == (1, "") and said.count("\n") == 1 and "File name too long" in said
+    program = [sys.executable, "-m", "claris_kaggle", "completion", "bash"]
+    full = subprocess.run(["sh", "-c", '"$@" > /dev/full', "sh", *program], capture_output=True, text=True)
+    assert full.returncode == 1 and "no space left" in full.stderr and full.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threshold", "high"], "a number between 0 and 1, or oof"),
+        (["--threshold", "1.5"], "--threshold is 1.5"),
+        (["--stride", "97"], "--stride is 97"),
+        (["--views", "3"], "--views is 3"),
+        (["--max-pixels", "5"], "--max-pixels is 5"),
+        (["--html", "answers.txt"], "ends in .html"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_exit_code_2(
+    call: Call, finished: RunDir, generated: DataDir, flags: list[str], words: str
+) -> None:
+    code, shown, said = call("classify", "--run", finished.root, generated.patches("test"), *flags)
+    assert code == 2 and words in said and said.count("\n") == 1
+
+
+def test_too_many_windows_are_refused(trained: Trained) -> None:
+    with pytest.raises(UsageError, match=r"windows at a stride of 1; .*larger --stride"):
+        classify_image(trained, np.zeros((500, 500, 3), dtype=np.uint8), "large", ClassifyJob(stride=1))
+    with pytest.raises(UsageError, match=r"uint8 \[H, W, 3\]"):
+        classify_image(trained, np.zeros((95, 500, 3), dtype=np.uint8))
+
+
+def test_the_runs_own_threshold_can_be_asked_for(call: Call, finished: RunDir, generated: DataDir) -> None:
+    patch = sorted(generated.patches("test").iterdir())[0]
+    code, shown, _ = call("classify", "--run", finished.root, patch, "--threshold", "oof", "--json")
+    overall = json.loads(finished.metrics.read_text())["overall"]
+    assert code == 0 and json.loads(shown)["images"][0]["threshold"] == overall["best_threshold"]
+
+
+def test_a_run_in_the_making_answers_with_the_folds_that_are_finished(
+    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    run = RunDir(shutil.copytree(finished.root, tmp_path / "run"))
+    run.metrics.unlink()
+    run.fold(1).seal.unlink()
+    patch = sorted(generated.patches("test").iterdir())[0]
+    code, shown, _ = call("classify", "--run", run.root, patch, "--json")
+    found = json.loads(shown)
+    assert code == 0 and found["run"]["folds"] == [0, 2] and found["images"][0]["calibrated"] is None
+    code, _, said = call("classify", "--run", run.root, patch, "--threshold", "oof")
+    assert code == 2 and "run has no OOF predictions" in said
+    run.fold(0).weights.write_bytes(run.fold(0).weights.read_bytes()[:-1])
+    with pytest.raises(RunError, match="not the weights that training finished with"):
+        load_trained(run.root)
+    for fold in (0, 2):
+        run.fold(fold).seal.unlink()
+    with pytest.raises(RunError, match="no finished fold there"):
+        load_trained(run.root)
+    with pytest.raises(RunError, match=r"no config\.json there \(runs in .*: run\); a run's folder"):
+        load_trained(tmp_path)
+
+
+def test_pictures_show_what_speaks_for_and_against_in_its_place() -> None:
+    grey = np.full((96, 96, 3), 128, dtype=np.uint8)
+    parts = np.zeros((3, 3), dtype=np.float32)
+    parts[0, 2], parts[2, 0] = 2, -1
+    drawn = draw_map(grey, parts, 96).astype(int)
+    assert drawn.shape == (96, 96, 3)
+    assert drawn[3, 93, 0] > drawn[3, 93, 2] and drawn[93, 3, 2] > drawn[93, 3, 0]
+    assert drawn[3, 3].tolist() == [128, 128, 128] and drawn[32, 40].tolist() == drawn[50, 63].tolist() == [0, 0, 0]
+    assert (draw_map(grey, np.ones((2, 2), dtype=np.float32), 64)[:16] == 128).all()
+    assert np.array_equal(tint(grey, np.zeros((96, 96))), grey)
+
+
+def test_a_picture_to_look_at_is_small_and_shows_the_patch(generated: DataDir) -> None:
+    patch = read_patch(sorted(generated.patches("test").iterdir())[0])
+    exact, small = png_uri(patch), jpeg_uri(patch)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(small.split(",")[1]))))
+    assert len(small) < len(exact) / 2 and np.abs(shown.astype(int) - patch).mean() < 6
+
+
+def test_heat_lies_where_the_windows_are_and_not_on_the_rim() -> None:
+    white = np.full((192, 288, 3), 255, dtype=np.uint8)
+    tops, lefts = window_starts(192, 96), window_starts(288, 96)
+    probabilities = np.full((2, 3), 0.1, dtype=np.float32)
+    probabilities[1, 2] = 0.9
+    drawn = draw_heat(white, tops, lefts, probabilities, 0.5).astype(int)
+    assert drawn.shape == white.shape and (drawn[:32] == 255).all() and (drawn[:, :32] == 255).all()
+    assert drawn[140, 240, 0] > drawn[140, 240, 2] and drawn[40, 40, 0] < drawn[40, 40, 2]
+
+
+def test_a_process_of_its_own_answers_too(finished: RunDir, generated: DataDir) -> None:
+    done = claris("classify", "--run", finished.root, generated.patches("test"), "--json")
+    assert done.returncode == 0 and done.stderr == ""
+    answers = {Path(one["name"]).stem: one["probability"] for one in json.loads(done.stdout)["images"]}
+    test = read_test(finished.test)
+    np.testing.assert_allclose([answers[name] for name in test.ids], test.probabilities, rtol=0, atol=1e-6)
+    assert len(answers) == 70

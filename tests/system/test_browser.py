@@ -1,0 +1,99 @@
+"""The report in a real browser: it renders, asks nobody for anything, fits a phone, and can be read by everyone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claris_kaggle.core.paths import DataDir, RunDir
+from tests.conftest import CASES, open_page
+
+
+@pytest.fixture(scope="module")
+def pages(generated: DataDir, finished: RunDir, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The report of one run with pictures, and that of two of which one is no more than its predictions."""
+    from claris_kaggle.reporting.report import write_report
+
+    folder = tmp_path_factory.mktemp("report")
+    bare = RunDir(folder / "bare")
+    bare.root.mkdir()
+    for path in (finished.oof, finished.test):
+        shutil.copy(path, bare.root)
+    ledger = folder / "ledger.csv"
+    ledger.write_text(LEDGER, "utf-8")
+    return {
+        "one": write_report([finished], folder / "one.html", data=generated),
+        "two": write_report([finished, bare], folder / "two.html", ledger=ledger),
+    }
+
+
+LEDGER = """time,ref,file,sha256,runs,commit,oof_auc,oof_low,oof_high,public,private,status
+2026-01-02T03:04:05Z,1,a.csv,aa,finished,c,0.9712,0.9650,0.9760,0.9601,0.9588,complete
+"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), CASES)
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_the_report_renders_alone_and_fits(
+    browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    page, faults = open_page(browser, pages[name].as_uri(), width, scheme)
+    assert not faults
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
+    charts = page.locator(".chart svg")
+    assert charts.count() >= 6 and all(box["width"] > 200 for box in (one.bounding_box() for one in charts.all()))
+    strokes = page.evaluate("[...document.querySelectorAll('.chart path')].map(e => getComputedStyle(e).stroke)")
+    assert not [stroke for stroke in strokes if "var(" in stroke or "254, 0" in stroke]
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_no_rule_of_accessibility_is_broken(browser: Any, pages: dict[str, Path], name: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not here: pip install '.[dev]'")
+    page, _ = open_page(browser, pages[name].as_uri(), 1280, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    found = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]})
+    assert not found.response["violations"], found.generate_report()
+    assert len(found.response["passes"]) > 20  # the rules were looked at, and there was something to look at
+    page.close()
+
+
+def test_the_report_can_be_walked_by_keyboard(browser: Any, pages: dict[str, Path]) -> None:
+    page, _ = open_page(browser, pages["one"].as_uri(), 1280, "light")
+    page.keyboard.press("Tab")
+    skip = page.evaluate("[document.activeElement.className, document.activeElement.getBoundingClientRect().left]")
+    assert skip[0] == "skip" and skip[1] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    page.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("details").first.get_attribute("open") is not None
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(e => +e.tagName[1])")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    page.close()
+
+
+def test_on_paper_everything_is_open_and_light(browser: Any, pages: dict[str, Path]) -> None:
+    page, _ = open_page(browser, pages["one"].as_uri(), 800, "dark")
+    is_open = "document.querySelector('dl.words').checkVisibility()"
+    assert not page.evaluate(is_open)
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(is_open) and page.locator("nav").is_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.close()
+
+
+def test_pictures_are_drawn_and_their_maps_over_them(browser: Any, pages: dict[str, Path]) -> None:
+    page, _ = open_page(browser, pages["one"].as_uri(), 1280, "light")
+    sizes = page.evaluate("""() => Promise.all([...document.querySelectorAll('.patch image')].map(async one => {
+        const image = new Image(); image.src = one.getAttribute('href'); await image.decode();
+        return [image.naturalWidth, image.naturalHeight] }))""")
+    assert [96, 96] in sizes and all(width == height for width, height in sizes)
+    page.close()

@@ -1,0 +1,175 @@
+"""What speed rests on, as far as it can be seen without a clock."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.batches import Block, EpochBatches, TrainSet
+from claris_kaggle.data.pack import Pack
+from claris_kaggle.inference.forward import predict, view_logits
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.models.weights import read_weights
+from claris_kaggle.runtime.distributed import World
+from claris_kaggle.runtime.loading import send_ahead
+from claris_kaggle.training.learner import Learner, train_step
+from tests.conftest import ROOT, TINY, claris, contents, environment
+
+CPU = torch.device("cpu")
+ALONE = World(0, 0, 1, CPU)
+# What makes the host wait for a GPU: to look at a value, to send a new constant, to check an inverse.
+WAITING = ("_local_scalar_dense", "lift_fresh", "nonzero", "linalg_inv_ex", "is_nonzero", "equal")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where an operation would wait for a GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in WAITING, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def trainset() -> TrainSet:
+    """Forty patches of noise."""
+    ids = [f"{number:040x}" for number in range(40)]
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 96, 96, 3), dtype=np.uint8)
+    return TrainSet(Pack(ids, pixels, Path()), ids, np.arange(40, dtype=np.int64) % 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_and_a_prediction_wait_for_nothing_that_the_device_has_still_to_compute(
+    trainset: TrainSet, precision: str
+) -> None:
+    """As on a GPU: the fused optimizer, turns on the device."""
+    config = TrainConfig(batch_size=20, color=1.0, stain=0.1, ema=0.9, precision=precision)
+    learner = Learner(config, ALONE, create_model("tiny"))
+    learner.optimizer = torch.optim.AdamW(learner.model.parameters(), lr=0.0, fused=True)
+    batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=False)
+    first, second = batches[0], batches[1]
+    train_step(learner, first, 1e-3)  # constants are sent once
+    with NoWaiting():
+        train_step(learner, second, 1e-3)
+        with torch.inference_mode():
+            view_logits(learner.model.eval(), second.images, config, 8)
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        learner.loss_sum.item()
+    assert learner.taken == 2 and int(learner.skipped) == 0
+
+
+def test_batches_are_sent_one_ahead_in_their_order() -> None:
+    loaded: list[int] = []
+
+    def load() -> Any:
+        for number in range(4):
+            loaded.append(number)
+            yield Block(torch.tensor([number]), torch.full((1, 2), number))
+
+    seen = []
+    for block in send_ahead(load(), CPU):
+        seen.append(int(block.places))
+        assert len(loaded) == min(len(seen) + 1, 4) and bool((block.images == seen[-1]).all())
+    assert seen == [0, 1, 2, 3] and list(send_ahead([], CPU)) == []
+
+
+def test_each_patch_is_read_once_for_all_eight_views(trainset: TrainSet) -> None:
+    class Counted(np.ndarray):
+        reads: list[int]
+
+        def __getitem__(self, rows: Any) -> Any:
+            if isinstance(rows, np.ndarray):
+                self.reads.extend(rows.tolist())
+            return np.asarray(self)[rows]
+
+    pixels = trainset.pack.pixels.view(Counted)
+    pixels.reads = []
+    pack = Pack(trainset.ids, pixels, Path())
+    predict(create_model("tiny"), pack, trainset.ids, ALONE, TrainConfig(precision="fp32"), views=8)
+    assert sorted(pixels.reads) == list(range(40))
+
+
+def test_a_compiled_learner_keeps_the_names_of_its_weights() -> None:
+    config = TrainConfig(precision="fp32", ema=0.9)
+    plain, compiled = (Learner(config, ALONE, create_model("tiny"), compiled=one) for one in (False, True))
+    assert compiled.wrapped is not compiled.model
+    assert list(compiled.state()["model"]) == list(plain.state()["model"]) == list(create_model("tiny").state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++ alone")
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_compiled_training_ends_with_the_same_weights_but_for_rounding(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, nproc: int
+) -> None:
+    for name, flags in (("plain", []), ("compiled", ["--compile"])):
+        where = ["--data", generated.root, "--cache", cache, "--folds", fold_file, "--run", tmp_path / name]
+        done = claris(
+            "train", *where, *TINY, "--fold", 0, "--nproc", nproc, "--lr", 1e-3, "--ema", 0, *flags, deadline=900
+        )
+        assert done.returncode == 0, done.stderr
+    plain, compiled = (read_weights(tmp_path / name / "fold0/model.safetensors") for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-4)
+
+
+def test_the_page_of_speeds_holds_what_the_benchmarks_have_kept() -> None:
+    from benchmarks.page import PAGE, read_results, write
+
+    assert PAGE.read_text("utf-8") == write(read_results())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["input_path", "packing", "training", "batch_norm", "inference", "whole", "tables", "startup", "scaling"],
+)
+def test_each_benchmark_can_be_tried_and_then_keeps_nothing(name: str) -> None:
+    before = contents(ROOT / "docs" / "performance")
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert "against the first" in done.stdout and contents(ROOT / "docs" / "performance") == before
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_can_be_tried_anywhere_and_tells_of_every_part(tmp_path: Path) -> None:
+    from benchmarks.timing import Grid, read_result, table
+
+    before = contents(ROOT / "docs" / "performance")
+    command = ["bash", str(ROOT / "benchmarks" / "on_a_gpu.sh"), "--quick", "--out", str(tmp_path / "out")]
+    there = {**environment(), "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=tmp_path, env=there, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(ROOT / "docs" / "performance") == before
+    names = ("training", "inference", "training sizes", "inference sizes", "loading")
+    assert all(f"section {name}: done" in done.stdout for name in names)
+    assert done.stdout.strip().splitlines()[-1].startswith("all parts done")
+    kept = {path.stem: read_result(path) for path in (tmp_path / "out").glob("*.json")}
+    assert sorted(kept) == sorted(f"gpu_{name.replace(' ', '_')}" for name in names)
+    for result in kept.values():
+        rows = len(result.rows) if isinstance(result, Grid) else len(result.rates)
+        assert rows >= 4 and len(table(result).splitlines()) == rows + 2 and result.machine
+
+
+def test_the_script_for_a_gpu_goes_on_after_a_part_that_fails_and_says_so(tmp_path: Path) -> None:
+    """The interpreter ends each part with exit code 3."""
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho called >>" + str(tmp_path / "calls") + "\nexit 3\n")
+    broken.chmod(0o755)
+    command = ["bash", str(ROOT / "benchmarks" / "on_a_gpu.sh"), "--quick", "--out", str(tmp_path / "out")]
+    there = {**environment(), "PYTHON": str(broken)}
+    done = subprocess.run(command, env=there, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "A PART FAILED" in done.stdout.splitlines()[-1]
+    assert len((tmp_path / "calls").read_text().splitlines()) == 3  # tests, benchmarks and summary

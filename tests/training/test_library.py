@@ -1,0 +1,72 @@
+"""The library from Python: a script or a notebook trains on several processes and gets its process back as it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle.core.paths import DataDir, RunDir
+from tests.conftest import DEADLINE, environment
+from tests.system.test_pipeline import predictions_of
+
+SCRIPT = """
+import logging, os, signal, sys
+import torch
+import claris_kaggle as ck
+
+logging_on = {logging_on}
+if logging_on:
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append("mine"))
+kept = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), dict(os.environ), torch.get_num_threads()
+job = ck.TrainJob(
+    data={data!r}, fold_file={folds!r}, run_dir={run!r}, cache={cache!r}, nproc=2
+)
+options = {{"model": "tiny", "weights": "none", "threads": 1, "epochs": 2, "batch_size": 32}}
+ck.train_run(job, {config})
+metrics = ck.predict_run(ck.PredictJob(data=job.data, run_dir=job.run_dir, cache={cache!r}, nproc=2))
+signal.raise_signal(signal.SIGINT)
+after = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), dict(os.environ), torch.get_num_threads()
+assert heard == ["mine"] and kept == after, (heard, kept, after)
+print(round(metrics["overall"]["auc"], 6))
+"""
+
+
+def run_script(text: str, folder: Path, *, from_stdin: bool) -> subprocess.CompletedProcess[str]:
+    """Run the script as a file, or from stdin as a notebook does, which has no file to import again."""
+    path = folder / "script.py"
+    path.write_text(text)
+    command, given = ([sys.executable, "-"], text) if from_stdin else ([sys.executable, str(path)], None)
+    return subprocess.run(
+        command, input=given, capture_output=True, text=True, timeout=DEADLINE, env=environment(), cwd=folder
+    )
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_a_script_trains_two_processes_and_keeps_its_signals_settings_and_stderr(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, notebook: bool
+) -> None:
+    run = tmp_path / "run"
+    config = "ck.TrainConfig(**options)" if notebook else "options"
+    places = {"data": str(generated.root), "folds": str(fold_file), "run": str(run), "cache": str(cache)}
+    done = run_script(SCRIPT.format(**places, config=config, logging_on=notebook), tmp_path, from_stdin=notebook)
+    assert done.returncode == 0, done.stderr
+    assert 0.4 < float(done.stdout) <= 1 and set(predictions_of(run)) >= {"oof.csv", "test.csv"}
+    lines = done.stderr.splitlines()
+    assert bool(lines) == notebook and all(line.startswith("claris_kaggle: ") for line in lines if "fold" in line)
+    assert not notebook or any("training tiny from random weights" in line for line in lines)
+
+
+def test_options_of_the_library_are_those_of_the_command_line(finished: RunDir) -> None:
+    from claris_kaggle.core.config import TrainConfig
+    from claris_kaggle.core.files import read_json
+    from claris_kaggle.training.setup import chosen_options
+
+    config = TrainConfig.from_json(read_json(finished.config), finished.config)
+    chosen = chosen_options(config)
+    assert {"model", "epochs", "seed"} <= set(chosen) and "folds_sha256" not in chosen
+    assert chosen_options(None) == {} and chosen_options({"epochs": 2}) == {"epochs": 2}

@@ -1,0 +1,227 @@
+"""What a run folder, a config and the inputs must be before training goes on, and what is said when they are not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.files import hold_lock
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.augment import to_input
+from claris_kaggle.inference.forward import view_logits
+from claris_kaggle.models.factory import create_model
+from claris_kaggle.training.learner import learning_rate
+from tests.conftest import TINY, contents
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(finished: RunDir, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    shutil.copytree(finished.root, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def where(generated: DataDir, cache: Path, fold_file: Path, run: Path) -> list[object]:
+    """The arguments that made the finished run, for its copy."""
+    return ["train", "--data", generated.root, "--cache", cache, "--folds", fold_file, "--run", run]
+
+
+def one_line(said: str) -> str:
+    """The message, which is a single line after the talk."""
+    lines = [line for line in said.splitlines() if line.startswith("claris: ")]
+    assert len(lines) == 1 and "Traceback" not in said, said
+    return lines[0]
+
+
+def test_a_finished_run_is_left_as_it_is(call: Call, where: list[object], run: Path) -> None:
+    before = contents(run)
+    code, shown, said = call(*where)
+    assert code == 0 and shown == f"{run}\n" and said.count("finished before") == 3
+    assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--epochs", 3], "epochs 2 there, 3 now"),
+        (["--lr", 0.5], "lr 0.002 there, 0.5 now"),
+        (["--seed", 1, "--batch-size", 64], "batch_size 32 there, 64 now; seed 0 there, 1 now"),
+        (["--model", "densenet121"], "model 'tiny' there, 'densenet121' now"),
+    ],
+)
+def test_another_config_is_refused_naming_the_fields(
+    call: Call, where: list[object], run: Path, flags: list[object], words: str
+) -> None:
+    before = contents(run)
+    code, _, said = call(*where, *flags)
+    assert code == 1 and words in one_line(said)
+    assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
+
+
+def test_another_fold_file_is_refused(call: Call, where: list[object], generated: DataDir, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    assert call("folds", "--data", generated.root, "--k", 3, "--seed", 7, "--out", other)[0] == 0
+    where[where.index("--folds") + 1] = other
+    code, _, said = call(*where)
+    assert code == 1 and "folds_sha256" in one_line(said)
+
+
+def test_a_fold_file_of_other_data_is_refused(call: Call, sample: DataDir, where: list[object], tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    assert call("folds", "--data", sample.root, "--out", other, "--cache", tmp_path)[0] == 0
+    where[where.index("--folds") + 1] = other
+    code, _, said = call(*where)
+    assert code == 1 and "240 ids of train_labels.csv missing" in one_line(said) and "claris folds" in said
+
+
+def test_a_second_process_is_told_who_holds_the_run(call: Call, where: list[object], run: Path) -> None:
+    with hold_lock(RunDir(run).lock):
+        code, _, said = call(*where)
+    assert code == 1 and "in use by process" in one_line(said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--fold", 3], 2, "--fold is 3; the fold file has folds 0 to 2"),
+        (["--weights", "nowhere.pth"], 2, "nowhere.pth: no such file"),
+        (["--time-limit", "soon"], 2, "a time of 'soon'"),
+        (["--precision", "fp16"], 2, "there is no GPU here"),
+        (["--model", "resnet"], 2, "timm knows no network"),
+        (["--batch-size", 1], 2, "--batch-size is 1"),
+    ],
+)
+def test_wrong_use_is_one_line_and_begins_nothing(
+    call: Call, where: list[object], tmp_path: Path, flags: list[object], code: int, words: str
+) -> None:
+    where[where.index("--run") + 1] = tmp_path / "new"
+    found, _, said = call(*where, *TINY, *flags)
+    assert found == code and words in one_line(said)
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_the_same(
+    call: Call, where: list[object], run: Path, finished: RunDir
+) -> None:
+    fold = RunDir(run).fold(1)
+    fold.seal.unlink()
+    fold.weights.write_bytes(b"")
+    fold.checkpoint.write_bytes(fold.checkpoint.read_bytes()[:-10])
+    code, _, said = call(*where)
+    assert code == 0 and "going on from the checkpoint before it" in said
+    assert fold.weights.read_bytes() == finished.fold(1).weights.read_bytes()
+
+
+def test_both_checkpoints_damaged_are_refused_with_the_way_out(call: Call, where: list[object], run: Path) -> None:
+    fold = RunDir(run).fold(1)
+    fold.seal.unlink()
+    for path in fold.root.glob("last.ckpt*"):
+        path.write_bytes(b"x")
+    code, _, said = call(*where)
+    assert code == 1 and "Remove last.ckpt and last.ckpt.previous there" in one_line(said)
+
+
+def test_a_loss_that_is_no_number_ends_with_advice(call: Call, where: list[object], tmp_path: Path) -> None:
+    import safetensors.torch
+
+    weights = create_model("tiny").state_dict()
+    weights["0.weight"][0] = float("nan")
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    where[where.index("--run") + 1] = tmp_path / "new"
+    code, _, said = call(*where, *TINY, "--weights", tmp_path / "w.safetensors")
+    assert code == 1 and "the loss or its gradients are no numbers" in one_line(said) and "lower --lr" in said
+    assert not (tmp_path / "new/fold0/model.json").exists()
+
+
+def test_predictions_with_damaged_weights_are_refused(
+    call: Call, where: list[object], run: Path, generated: DataDir, cache: Path
+) -> None:
+    fold = RunDir(run).fold(0)
+    content = bytearray(fold.weights.read_bytes())
+    content[-5] ^= 1
+    fold.weights.write_bytes(bytes(content))
+    before = contents(run)
+    code, _, said = call("predict", "--data", generated.root, "--cache", cache, "--run", run)
+    assert code == 0 and "fold 0 not trained yet" in said
+    assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
+
+
+def test_a_damaged_prediction_file_is_made_again(
+    call: Call, run: Path, generated: DataDir, cache: Path, finished: RunDir
+) -> None:
+    path = RunDir(run).fold(0).oof
+    path.write_text(path.read_text()[:-20])
+    code, shown, _ = call("predict", "--data", generated.root, "--cache", cache, "--run", run)
+    assert code == 0 and "fold all" in shown
+    assert path.read_bytes() == finished.fold(0).oof.read_bytes()
+
+
+def test_predictions_for_other_data_are_refused(call: Call, run: Path, sample: DataDir, tmp_path: Path) -> None:
+    code, _, said = call("predict", "--data", sample.root, "--cache", tmp_path, "--run", run)
+    assert code == 1 and "ids of train_labels.csv missing" in one_line(said)
+
+
+def test_a_run_that_is_none_is_refused(call: Call, generated: DataDir, tmp_path: Path) -> None:
+    code, _, said = call("predict", "--data", generated.root, "--run", tmp_path / "nothing")
+    assert code == 1 and "no such folder" in one_line(said) and "claris train" in said
+    assert not (tmp_path / "nothing").exists()
+    code, _, said = call("ensemble", tmp_path / "nothing", "--data", generated.root, "--out", tmp_path / "s.csv")
+    assert code == 1 and "claris predict" in one_line(said)
+
+
+def test_a_config_of_another_version_is_refused(call: Call, where: list[object], run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "magic": 1}))
+    code, _, said = call(*where)
+    assert code == 1 and "unknown or missing fields magic" in one_line(said)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
+    config = TrainConfig(lr=1e-3)
+    rates = [learning_rate(step, 1000, config) for step in range(1000)]
+    assert max(rates) == pytest.approx(1e-3, rel=1e-3) and int(np.argmax(rates)) in range(295, 305)
+    assert rates[0] == pytest.approx(1e-3 / 25, rel=0.01) and rates[-1] < 1e-6
+    assert learning_rate(7, 1000, TrainConfig(lr=1e-3, schedule="constant")) == 1e-3
+    falling = [learning_rate(step, 1000, TrainConfig(lr=1e-3, schedule="cosine")) for step in range(1000)]
+    assert falling == sorted(falling, reverse=True) and falling[0] == pytest.approx(1e-3, rel=1e-4)
+    assert falling[-1] < 1e-6 and falling[500] == pytest.approx(5e-4, rel=0.01)
+
+
+def test_the_first_epochs_see_half_the_resolution_and_the_last_the_whole() -> None:
+    config = TrainConfig(epochs=15, small_share=0.8)
+    assert [config.resolution_in(epoch) for epoch in (0, 11, 12, 14)] == [48, 48, 0, 0]
+    assert TrainConfig(epochs=1, small_share=1.0).resolution_in(0) == 0
+    assert TrainConfig(epochs=2, small_share=0.5, resolution=64).resolution_in(0) == 32
+    assert TrainConfig(stem="pool4", tail="no-pool", crop=32).least_side == 32
+    coarse = {"stem": "pool4", "tail": "pool"}
+    too_small = ({"crop": 48, **coarse}, {"small_share": 0.5, **coarse})
+    for wrong in ({"resolution": 31}, {"crop": 48, "small_share": 0.5}, *too_small):
+        with pytest.raises(UsageError, match="needed"):
+            TrainConfig(**wrong)
+
+
+def test_what_a_network_sees_is_averaged_by_areas_alike_in_training_and_prediction() -> None:
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    whole, half = to_input(images, "patches"), to_input(images, "patches", resolution=48)
+    torch.testing.assert_close(half, torch.nn.functional.avg_pool2d(whole, 2))
+    seen: list[torch.Size] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        seen.append(inputs[0].shape[-2:])
+
+    model = create_model("tiny")
+    model.register_forward_pre_hook(note)  # type: ignore[arg-type]
+    config = TrainConfig(model="tiny", weights="none", precision="fp32", epochs=4, small_share=0.5, resolution=64)
+    view_logits(model, images, config, 1)
+    assert seen == [torch.Size([64, 64])]
