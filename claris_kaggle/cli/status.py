@@ -45,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
         raise error
     message = error.found if error else message
     facts = {"ref": kernel.ref, "version": kernel.version, "status": status, "message": message}
-    print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}: {status.lower()}")
+    shown = "not listed yet; Kaggle takes some minutes" if status == kernel_output.NOT_LISTED else status.lower()
+    print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}: {shown}")
     return int(failed)

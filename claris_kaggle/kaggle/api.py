@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from claris_kaggle.core.console import say
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.core.files import explain as explain_disk
 from claris_kaggle.core.platforms import HOME
 
+T = TypeVar("T")
 COMPETITION = "histopathologic-cancer-detection"
 DEADLINE = float(os.environ.get("CLARIS_KAGGLE_DEADLINE", "120"))
 PUSH_DEADLINE = 300.0
@@ -55,6 +56,7 @@ LOGIN = (
     "Run kaggle auth login; or make a token at https://www.kaggle.com/settings, under API, and put it into "
     f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
+PAGE_INSTEAD = "A page came instead of an answer: look for a proxy, a login page or an outage, and run it again"
 OF_A_KERNEL, OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
     "submit", "submissions", "limits", "download_all", "download_one",
 )  # fmt: skip
@@ -108,7 +110,7 @@ def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[s
 
 def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> KaggleError:
     """Return the failure as an error that says what to do about it."""
-    text, status = answer.get("text", ""), answer.get("status", 0)
+    text, status = answer.get("text", "").rstrip("."), answer.get("status", 0)
     said, asked = f": {text}" if text else "", PHRASES[method]
     if answer["failure"] == "login":
         return KaggleError(text, "", LOGIN)
@@ -116,6 +118,9 @@ def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> K
         return KaggleError(
             f"Kaggle could not be reached ({text})", "", "Look at the network, and run it again", passing=True
         )
+    if method == "output" and "outside" in text:
+        found = f"the output lists a file outside its folder{said}"
+        return KaggleError(found, "nothing was written", f"Do not trust this output; look{at_page(arguments)}")
     if answer["failure"] == "client":
         return KaggleError(f"Kaggle's client did not {asked}{said}", "", "")
     if answer["failure"] == "storage":
@@ -128,12 +133,13 @@ def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> K
         return KaggleError(found, "a valid token is needed", LOGIN, status=status)
     if status == 403:
         found = f"Kaggle refused to {asked} (403{said})"
-        return KaggleError(found, "", explain_403(method, arguments), status=status)
+        mend = PAGE_INSTEAD if text.startswith("an answer of type") else explain_403(method, arguments)
+        return KaggleError(found, "", mend, status=status)
     if status == 404:
         found = f"Kaggle does not know what was asked for, to {asked} (404{said})"
         return KaggleError(found, "", f"Check the name{at_page(arguments)}", status=status)
     passing = status == 429 or status >= 500
-    mend = "Try again later" if passing else ""
+    mend = "Try again later" if passing else "Correct what Kaggle names, and run the same command again"
     if method == "submit" and "limit" in text.lower():
         mend = "Run the same command after midnight UTC"
     after = float(answer["after"]) if str(answer.get("after", "")).replace(".", "", 1).isdigit() else 0.0
@@ -190,10 +196,26 @@ def retry(
             wait = min(max(pause, failure.after), LONGEST_PAUSE)
             say(f"{failure.found}; trying again in {wait:.0f} s")
             time.sleep(wait)
-        found = done() if done else None
+        if done is not None:
+            found = look_repeatedly(done) if may_have_acted(failure) else done()
+            if found is not None:
+                return found
+    raise failure or AssertionError("not reached")
+
+
+def may_have_acted(failure: KaggleError) -> bool:
+    """Return True if Kaggle may have acted: the answer was lost, an error of the server, or a conflict."""
+    return failure.status in (0, CONFLICT) or failure.status >= 500
+
+
+def look_repeatedly(find: Callable[[], T | None]) -> T | None:
+    """Return what `find` finds, or None after 45 seconds: Kaggle may show only after a while what it has done."""
+    for pause in (0.0, *(3 * pause for pause in PAUSES[:4])):
+        time.sleep(pause)
+        found = find()
         if found is not None:
             return found
-    raise failure or AssertionError("not reached")
+    return None
 
 
 def whoami() -> str:

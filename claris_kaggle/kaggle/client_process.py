@@ -203,6 +203,8 @@ def refuse_nested_errors(api: Any) -> None:
     known = type(api).get_response_processor(api)
 
     def process(response: Any) -> None:
+        if response.text.strip() == "null":
+            raise requests.ConnectionError("an answer without content")
         if error_of(response)[0] >= 400:
             raise requests.HTTPError(response=response)
         known(response)

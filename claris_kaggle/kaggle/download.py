@@ -153,11 +153,22 @@ def fetch_file(name: str, folder: Path, competition: str = api.COMPETITION) -> P
     """Fetch one of the competition's files, which Kaggle may send zipped, into the folder.
 
     Raises:
-        KaggleError: refused, or what came is not that file.
+        KaggleError: refused, or what came is not that file, several times.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    answer = api.retry(lambda: {"content": fetch_content(name, folder, competition)})
+    write_bytes(folder / name, answer["content"])
+    return folder / name
+
+
+def fetch_content(name: str, folder: Path, competition: str) -> bytes:
+    """Return the bytes of one of the competition's files.
+
+    Raises:
+        KaggleError: refused, or what came is not that file, which may pass.
+    """
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
-        api.patiently("download_one", deadline=api.PUSH_DEADLINE, competition=competition, name=name, folder=aside)
+        api.call("download_one", deadline=api.PUSH_DEADLINE, competition=competition, name=name, folder=aside)
         fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
         if len(fetched) != 1:
             raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "one is needed", "Run it again")
@@ -166,7 +177,6 @@ def fetch_file(name: str, folder: Path, competition: str = api.COMPETITION) -> P
                 content = archive.read(name) if name in archive.namelist() else b""
         else:
             content = fetched[0].read_bytes()
-        if not content or content.lstrip()[:1] == b"<":
-            raise KaggleError(f"{name}: what Kaggle sent is not that file", "", "Run it again")
-        write_bytes(folder / name, content)
-    return folder / name
+    if not content or content.lstrip()[:1] == b"<":
+        raise KaggleError(f"{name}: what Kaggle sent is not that file", "", "Run it again", passing=True)
+    return content

@@ -13,7 +13,7 @@ from typing import Any
 
 from claris_kaggle.core import platforms
 from claris_kaggle.core.console import Waiting, duration, say
-from claris_kaggle.core.errors import KaggleError, UsageError, name_few
+from claris_kaggle.core.errors import DataError, KaggleError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, write_json
 from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.manifest import MANIFEST, is_whole
@@ -320,7 +320,10 @@ def fetch_manifest(kernel: Kernel, aside: Path) -> dict[str, Any]:
     """
     if MANIFEST not in fetch(kernel, [MANIFEST], aside):
         raise NotListedError(f"{kernel.name()} left no {MANIFEST}", "each session writes it")
-    manifest = read_json(aside / MANIFEST)
+    try:
+        manifest = read_json(aside / MANIFEST)
+    except DataError as error:
+        raise NotListedError(f"{kernel.ref}: what Kaggle sent as {MANIFEST} is not the session's file") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise NotListedError(f"{kernel.ref}: {MANIFEST} names no files", "each session writes it")
     if manifest.get("mark") != kernel.mark:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from claris_kaggle.core.errors import KaggleError, UsageError
+from claris_kaggle.core.console import say
+from claris_kaggle.core.errors import KaggleError, UsageError, name_few
 from claris_kaggle.core.files import hold_lock, read_json, write_json
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle import api
@@ -39,14 +40,15 @@ def fresh_slug(slug: str, mark: str) -> str:
     return f"{slug[: LONGEST_SLUG - 5].rstrip('-')}-{mark[-4:]}"
 
 
-def push_kernel(folder: Path, mark: str, *, again: bool = False) -> Kernel:
+def push_kernel(folder: Path, mark: str, *, again: bool = False, optional: Sequence[str] = ()) -> Kernel:
     """Push the composed kernel, and return the version that it became.
 
     Args:
         mark: a text in the source that no other push has; by it a push whose answer got lost is found.
         again: this may have happened before: look for it first.
+        optional: kernels whose output the session can do without, as that of an earlier session that failed.
     Raises:
-        KaggleError: refused, or taken without one of its inputs.
+        KaggleError: refused, or taken without one of its other inputs.
     """
     metadata = read_json(folder / "kernel-metadata.json")
     ref, script = str(metadata["id"]), (folder / str(metadata["code_file"])).read_text("utf-8")
@@ -63,12 +65,12 @@ def push_kernel(folder: Path, mark: str, *, again: bool = False) -> Kernel:
                 raise explain_refusal(ref, error.found) from error
             raise
 
-    answer = look() if again else None
+    answer = api.look_repeatedly(look) if again else None
     try:
         answer = answer or api.retry(attempt, look)
         if answer["version"] < 1 and not answer["error"]:
-            answer = look() or answer
-        version = accept(ref, answer)
+            answer = api.look_repeatedly(look) or answer
+        version = accept(ref, {**answer, "refused": drop_optional(ref, answer["refused"], optional)})
     except KaggleError as error:
         # Any other refusal by an HTTP status. What was wrong with the token or the request is wrong under any name.
         if error.status == api.CONFLICT:
@@ -99,9 +101,19 @@ def accept(ref: str, answer: dict[str, Any]) -> int:
         mend = "Cancel it there, and check the title and the id"
         raise KaggleError(f"Kaggle put the kernel at {landed}", f"{ref} was asked for", mend, refused=True)
     if answer["version"] < 1:
-        mend = f"Look at {api.CODE_PAGE}/{ref}"
-        raise KaggleError(f"Kaggle took the kernel {ref} and named no version", "", mend, refused=True)
+        mend = f"Run the same command again: it looks for the version first; or look at {api.CODE_PAGE}/{ref}"
+        raise KaggleError(f"Kaggle's answer to the push of {ref} names no version", "a number is expected", mend)
     return int(answer["version"])
+
+
+def drop_optional(ref: str, refused: dict[str, list[str]], optional: Sequence[str]) -> dict[str, list[str]]:
+    """Return the refused inputs without the optional kernels, and say which of those the session goes without."""
+    known = {short(one) for one in optional}
+    lost = {name for names in refused.values() for name in names if short(name) in known}
+    if lost:
+        say(f"{ref}: Kaggle does not attach the output of {name_few(lost)}; the session trains those folds again")
+    kept = {kind: [name for name in names if name not in lost] for kind, names in refused.items()}
+    return {kind: names for kind, names in kept.items() if names}
 
 
 def find_place(address: str) -> str:
@@ -123,9 +135,9 @@ def explain_lost_inputs(ref: str, refused: dict[str, list[str]]) -> KaggleError:
     competitions = refused.get("invalid_competition_sources") or refused.get("competition_sources") or []
     if competitions:
         page = api.rules_page(competitions[0])
-        mend = f"The rules were probably not accepted: accept them at {page}, {cancel}, and push it again"
+        mend = f"The rules were probably not accepted: accept them at {page}, {cancel}, and run the same command again"
     else:
-        mend = f"Check their names, {cancel}, and push it again"
+        mend = f"Check their names, {cancel}, and run the same command again"
     return KaggleError(found, "it runs without them", mend, refused=True)
 
 
@@ -141,7 +153,7 @@ def is_busy(reason: str) -> bool:
 
 def explain_refusal(ref: str, reason: str) -> KaggleError:
     """Return what to do about a kernel that Kaggle did not take."""
-    found, mend = f"Kaggle refused the kernel {ref}: {reason}", "Mend it and push again"
+    found, mend = f"Kaggle refused the kernel {ref}: {reason.rstrip('.')}", "Correct it and push again"
     said = reason.lower()
     if is_busy(reason):
         mend = "Run the same command again when another session has ended"

@@ -6,6 +6,7 @@ the same call goes on: an act whose answer got lost is looked for by its mark be
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,11 +50,18 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
         if not launch.user:
             launch.user = api.whoami()
             launch.save()
+        remove_partial_pulls(root)
         retire_failed(launch)
         account.prepare_account(launch)
         train_parts(launch, poll)
         submission, sample_ids = put_together(launch)
         return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
+
+
+def remove_partial_pulls(root: Path) -> None:
+    """Remove what pulls that were killed had fetched so far."""
+    for folder in root.glob("parts/*/.pull-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def was_taken(one: Round) -> bool:
@@ -194,6 +202,7 @@ def push(launch: Launch, part: int) -> None:
         return
     slug = one.ref.split("/")[1]
     folder = launch.root / "kernels" / slug
+    inputs = [earlier.output for earlier in launch.rounds[part][:-1] if earlier.kept][-1:]
     compose_kernel(
         "train",
         folder,
@@ -203,7 +212,7 @@ def push(launch: Launch, part: int) -> None:
         folds=plan.parts[part],
         flags=plan.flags,
         time_limit=plan.time_limit,
-        inputs=[earlier.ref for earlier in launch.rounds[part][:-1] if earlier.kept][-1:],
+        inputs=inputs,
         datasets=plan.datasets,
         models=plan.models,
         **plan.named_files,
@@ -211,7 +220,7 @@ def push(launch: Launch, part: int) -> None:
     again, one.tried = one.tried, True
     launch.save()
     try:
-        kernel = kernel_push.push_kernel(folder, one.mark, again=again)
+        kernel = kernel_push.push_kernel(folder, one.mark, again=again, optional=inputs)
     except KaggleError as error:
         if error.busy or error.refused:
             put_down_refusal(launch, part, error)

@@ -109,6 +109,11 @@ class Round:
         """Whether its output was pulled and is to be gone on with: it stopped, or failed with folds on disk."""
         return self.outcome in (STOPPED, FAILED) and (self.status == "COMPLETE" or bool(self.came))
 
+    @property
+    def output(self) -> str:
+        """Return its output as an input of the next session; Kaggle needs the version of one that did not complete."""
+        return self.ref if self.status == "COMPLETE" else f"{self.ref}/{self.version}"
+
     def kernel(self) -> Kernel:
         """Return the version that was pushed."""
         return Kernel(ref=self.ref, version=self.version, mark=self.mark, pushed=self.began, limit=self.limit)

@@ -9,13 +9,14 @@ from typing import Any
 
 from claris_kaggle.core.console import Waiting, duration, say
 from claris_kaggle.core.errors import KaggleError, name_few
-from claris_kaggle.core.files import read_json
+from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.ensembling.ledger import Entry, record
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.kernel_source import commit_name
 
-LONGEST_WAIT = 2 * 3600.0
+# Seconds: how long a score is waited for, and after which a submission that is not listed never arrived.
+LONGEST_WAIT, LONGEST_LAG = 2 * 3600.0, 600.0
 
 
 def submit_file(
@@ -40,13 +41,14 @@ def submit_file(
     facts = check_submission(path, sample_ids)
     mark = f"claris-{facts['sha256'][:16]}"
     about = describe_origin(path, facts["sha256"])
-    known = find_submissions(mark)
+    known = find_earlier(mark, ledger)
     failed = [int(one["ref"]) for one in known if one["status"] == "ERROR"]
     earlier = next((one for one in known if one["ref"] not in failed), None)
     if earlier is None:
         if failed:
             say(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
         require_allowance()
+        write_json(attempt_file(ledger), {"mark": mark, "time": time.time()})
         ref = send(path, f"{about['text']} [{mark}]", mark, failed)
     else:
         ref = int(earlier["ref"])
@@ -62,6 +64,7 @@ def submit_file(
         "status": "PENDING",
     }
     record(ledger, entry)
+    attempt_file(ledger).unlink(missing_ok=True)
     return wait_for_score(entry, mark, failed, ledger, wait=wait, poll=poll)
 
 
@@ -89,12 +92,26 @@ def send(path: Path, message: str, mark: str, failed: Collection[int]) -> int:
         return answer
 
     answer = api.retry(attempt, lambda: find_submission(mark, failed))
-    found = answer if answer["ref"] else find_submission(mark, failed)
+    found = answer if answer["ref"] else api.look_repeatedly(lambda: find_submission(mark, failed))
     if found is None:
-        raise KaggleError(
-            f"Kaggle did not list the submission ({answer.get('message', '')})", "", "Look at the web page"
-        )
+        mend = "Run the same command in a minute: it looks for the submission before it sends anything"
+        raise KaggleError("Kaggle does not list the submission yet", "", mend)
     return int(found["ref"])
+
+
+def attempt_file(ledger: Path) -> Path:
+    """Return the file that names a submission which was begun, and of which it is not known whether it arrived."""
+    return ledger.with_name(f".{ledger.stem}.attempt.json")
+
+
+def find_earlier(mark: str, ledger: Path) -> list[dict[str, Any]]:
+    """Return the submissions with the mark. One that was begun a moment ago may be listed only after a while."""
+    path = attempt_file(ledger)
+    attempt = read_json(path) if path.exists() else {}
+    if attempt.get("mark") != mark or time.time() - attempt["time"] > LONGEST_LAG:
+        return find_submissions(mark)
+    say("an earlier call may have sent this file; looking for it")
+    return api.look_repeatedly(lambda: find_submissions(mark) or None) or []
 
 
 def find_submissions(mark: str) -> list[dict[str, Any]]:
@@ -163,5 +180,6 @@ def wait_for_score(
     entry |= {name: found[name] for name in ("public", "private", "status")}
     record(ledger, entry)
     if found["status"] == "ERROR":
-        raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", "Look at the file")
+        mend = "Check the file first: the same command sends it again, which uses one of the day's submissions"
+        raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", mend)
     return entry
