@@ -185,13 +185,12 @@ def retry(
     """
     failure: KaggleError | None = None
     for pause in (*PAUSES, None):
-        if failure is None or failure.status != CONFLICT:
-            try:
-                return attempt()
-            except KaggleError as error:
-                failure = error
-                if not error.passing and not (done and error.status == CONFLICT):
-                    raise
+        try:
+            return attempt()
+        except KaggleError as error:
+            failure = error
+            if not error.passing and not (done and error.status == CONFLICT):
+                raise
         if pause is not None:
             wait = min(max(pause, failure.after), LONGEST_PAUSE)
             say(f"{failure.found}; trying again in {wait:.0f} s")
@@ -200,12 +199,14 @@ def retry(
             found = look_repeatedly(done) if may_have_acted(failure) else done()
             if found is not None:
                 return found
+        if failure.status == CONFLICT:
+            break
     raise failure or AssertionError("not reached")
 
 
 def may_have_acted(failure: KaggleError) -> bool:
     """Return True if Kaggle may have acted: the answer was lost, an error of the server, or a conflict."""
-    return failure.status in (0, CONFLICT) or failure.status >= 500
+    return not failure.refused and (failure.status in (0, CONFLICT) or failure.status >= 500)
 
 
 def look_repeatedly(find: Callable[[], T | None]) -> T | None:

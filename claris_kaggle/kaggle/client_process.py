@@ -203,7 +203,8 @@ def refuse_nested_errors(api: Any) -> None:
     known = type(api).get_response_processor(api)
 
     def process(response: Any) -> None:
-        if response.text.strip() == "null":
+        # Only JSON is read here: a download is a stream, of gigabytes.
+        if "json" in response.headers.get("Content-Type", "") and response.text.strip() == "null":
             raise requests.ConnectionError("an answer without content")
         if error_of(response)[0] >= 400:
             raise requests.HTTPError(response=response)

@@ -68,7 +68,7 @@ def was_taken(one: Round) -> bool:
     """Return True if Kaggle took the round's kernel as it was asked for. Asks Kaggle where the answer was lost."""
     if one.version or one.outcome == FAILED:
         return bool(one.version)
-    return one.tried and kernel_push.find_push(one.ref, one.mark, {}) is not None
+    return one.tried and api.look_repeatedly(lambda: kernel_push.find_push(one.ref, one.mark, {})) is not None
 
 
 def retire_failed(launch: Launch) -> None:

@@ -88,7 +88,7 @@ def send(path: Path, message: str, mark: str, failed: Collection[int]) -> int:
         if not answer["uploaded"]:
             reason = f" ({answer['message']})" if answer["message"] else ""
             found = f"the submission could not be uploaded{reason}"
-            raise KaggleError(found, "", "Run the same command again", passing=True)
+            raise KaggleError(found, "", "Run the same command again", passing=True, refused=True)
         return answer
 
     answer = api.retry(attempt, lambda: find_submission(mark, failed))
