@@ -180,18 +180,30 @@ def find_push(ref: str, mark: str, metadata: dict[str, Any]) -> dict[str, Any] |
     Args:
         metadata: of the kernel as it was pushed, which name its inputs.
     """
-    try:
-        found = api.patiently("kernel", ref=ref)
-    except KaggleError as error:
-        if error.status in (403, 404):
-            return None  # Kaggle answers 403 for a kernel that is not there
-        if error.status >= 500 and not has_session(ref):
-            return None  # and 500 for one that is empty
-        raise
-    if mark not in found["source"]:
+    found = read_newest(ref)
+    if mark not in found.get("source", ""):
         return None
     refused = lacking(metadata, found["sources"])
     return {"version": int(found["version"]), "error": "", "refused": refused, "ref": ref, "url": ""}
+
+
+def read_newest(ref: str) -> dict[str, Any]:
+    """Return number, source and inputs of a kernel's newest version; nothing where the kernel has none.
+
+    Raises:
+        KaggleError: Kaggle does not answer.
+    """
+
+    def ask() -> dict[str, Any]:
+        try:
+            return api.call("kernel", ref=ref)
+        except KaggleError as error:
+            # Kaggle answers 403 for a kernel that is not there, and 500 for one that is empty.
+            if error.status in (403, 404) or (error.status >= 500 and not has_session(ref)):
+                return {}
+            raise
+
+    return api.retry(ask)
 
 
 def has_session(ref: str) -> bool:
@@ -201,7 +213,7 @@ def has_session(ref: str) -> bool:
         KaggleError: Kaggle does not answer.
     """
     try:
-        api.patiently("status", ref=ref, version=1)
+        api.call("status", ref=ref, version=1)
     except KaggleError as error:
         if error.status in (403, 404):
             return False

@@ -635,7 +635,7 @@ def test_every_command_survives_every_fault_that_passes_at_every_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kaggle_api, "PAUSES", (0.0,) * 10)
+    monkeypatch.setattr(kaggle_api, "PAUSES", (0.0,) * 20)  # one fetch meets the faults of two methods
     trained.statuses = ["COMPLETE"]
     trained.data["histopathologic-cancer-detection.zip"] = make_archive(generated)
     assert call("push", "train")[0] == 0
