@@ -66,16 +66,16 @@ def test_a_submission_that_an_earlier_call_may_have_sent_is_looked_for_repeatedl
     code, shown, said = call(*submission)
     assert code == 0 and "an earlier call may have sent this file" in said and "submission 1000" in shown
     assert trained.count("CreateSubmission") == 1 and len(read_ledger(tmp_path / "l.csv")) == 1
-    assert not submit.attempt_file(tmp_path / "l.csv").exists()
+    assert not submit._attempt_file(tmp_path / "l.csv").exists()
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_submission_begun_long_ago_is_sent_after_one_look(
     trained: FakeKaggle, call: Call, submission: list[object], tmp_path: Path
 ) -> None:
-    mark = f"claris-{submit.check_submission(Path(str(submission[1])), sample_ids(submission))['sha256'][:16]}"
-    attempt = submit.attempt_file(tmp_path / "l.csv")
-    attempt.write_text(json.dumps({"mark": mark, "time": 0.0}))
+    push_token = f"claris-{submit.check_submission(Path(str(submission[1])), sample_ids(submission))['sha256'][:16]}"
+    attempt = submit._attempt_file(tmp_path / "l.csv")
+    attempt.write_text(json.dumps({"mark": push_token, "time": 0.0}))
     code, _, said = call(*submission)
     assert code == 0 and "an earlier call" not in said and len(trained.submissions) == 1
 
@@ -111,7 +111,7 @@ def test_a_push_without_a_version_stays_recorded_and_is_found_by_the_same_comman
     trained.stale, trained.faults["SaveKernel"] = 100, [LOST["nothing in it"]]
     code, _, said = call(*words)
     assert code == 1 and "names no version" in said and "Run the same command again" in said
-    assert [one["version"] for one in kernel_push.read_record(tmp_path / "kernels.json")] == [0]
+    assert [one["version"] for one in kernel_push.read_pushes(tmp_path / "kernels.json")] == [0]
     trained.kernels["me/claris-train"][0].stale = LOOKS
     assert call(*words)[1] == "me/claris-train version 1\n" and trained.count("SaveKernel") == 1
 
@@ -147,7 +147,7 @@ def test_a_page_for_a_manifest_is_fetched_again(trained: FakeKaggle, call: Call,
     assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
     assert trained.faults["GET"] == [] and trained.count("SaveKernel") == 1
     record, out = ["--record", tmp_path / "first.json"], tmp_path / "out"
-    kernel_push.remember(tmp_path / "first.json", kernel_output.Kernel(**known_kernel(tmp_path)))
+    kernel_push.record_push(tmp_path / "first.json", kernel_output.Kernel(**known_kernel(tmp_path)))
     trained.faults["GET"] = [PAGE]
     code, _, said = call("pull", *record, "--out", out)
     assert code == 0 and trained.faults["GET"] == [] and (out / "run/fold0/oof.csv").exists(), said
@@ -171,7 +171,7 @@ def test_a_page_for_a_file_of_the_competition_is_fetched_again(kaggle: FakeKaggl
 
 def test_a_download_is_not_read_before_it_is_written(kaggle: FakeKaggle) -> None:
     kaggle.data["large.zip"] = bytes(3_000_000)
-    client = client_process.log_in()
+    client = client_process._log_in()
     with requests.get(f"{kaggle.url}/data/large.zip", stream=True, timeout=10) as response:
         client.get_response_processor()(response)
         assert response.raw.tell() == 0
@@ -223,7 +223,7 @@ def test_looks_for_what_may_have_happened_are_repeated_and_others_are_not(monkey
         def look(seen: list[str] = seen) -> None:
             seen.append("look")
 
-        monkeypatch.setattr(api, "PAUSES", (0.0, 0.0, 0.0))
+        monkeypatch.setattr(api, "_CALL_PAUSES", (0.0, 0.0, 0.0))
         with pytest.raises(KaggleError):
-            api.retry(attempt, look)
+            api._retry_attempt(attempt, look)
         assert len(seen) == looks
