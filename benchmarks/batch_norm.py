@@ -22,9 +22,9 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.augment import to_input
 from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
 from claris_kaggle.evaluation.metrics import auc
-from claris_kaggle.inference.forward import predict
+from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.learner import Learner, learning_rate
+from claris_kaggle.training.learner import _Learner, _learning_rate
 
 WHOLE, RANK_SIZES, DRAWS = 128, (64, 32, 16), 4
 TRAINED, EPOCHS, SEEDS, LEARNT = 640, 6, 3, (128, 64, 16)
@@ -57,7 +57,7 @@ def compare_gradients(bench: Bench) -> dict[str, list[float]]:
     return cosines
 
 
-def step_in_parts(learner: Learner, batch: Batch, rank_size: int, lr: float) -> None:
+def step_in_parts(learner: _Learner, batch: Batch, rank_size: int, lr: float) -> None:
     """A step of ranks that one process plays in turn: each part has its own statistics, the first's are kept."""
     images = to_input(batch.images, learner.config.normalise, batch.colors)
     learner.optimizer.param_groups[0]["lr"] = lr
@@ -79,14 +79,14 @@ def learn(bench: Bench, rank_size: int, seed: int) -> float:
     config = TrainConfig(
         weights="none", epochs=EPOCHS, batch_size=WHOLE, lr=1e-3, color=0.3, precision="bf16", seed=seed
     )
-    learner = Learner(config, ALONE, create_model(MODEL, seed))
+    learner = _Learner(config, ALONE, create_model(MODEL, seed))
     trainset = TrainSet(bench.pack, ids[:TRAINED], labels[:TRAINED])
     for epoch in range(EPOCHS):
         batches = EpochBatches(trainset, config, epoch=epoch, rank=0, world_size=1)
         for step in range(len(batches)):
             done, steps = epoch * len(batches) + step, EPOCHS * len(batches)
-            step_in_parts(learner, batches[step], rank_size, learning_rate(done, steps, config))
-    found = predict(learner.model, bench.pack, ids[TRAINED:], ALONE, config, views=1)
+            step_in_parts(learner, batches[step], rank_size, _learning_rate(done, steps, config))
+    found = predict_ids(learner.model, bench.pack, ids[TRAINED:], ALONE, config, views=1)
     return auc(labels[TRAINED:], found)
 
 

@@ -26,11 +26,11 @@ from benchmarks.timing import ROOT
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.tables import write_table
 from claris_kaggle.ensembling import blending
-from claris_kaggle.ensembling.combine import choose, try_methods
-from claris_kaggle.ensembling.runs import correlate
+from claris_kaggle.ensembling.combine import _choose_method, _try_methods
+from claris_kaggle.ensembling.runs import _correlate_columns
 from claris_kaggle.evaluation import calibration, metrics
-from claris_kaggle.evaluation.auc_intervals import cluster_bootstrap, delong, resample_weights, whole_interval
-from claris_kaggle.evaluation.calibration import BINS
+from claris_kaggle.evaluation.auc_intervals import _cluster_bootstrap, _delong, _resample_weights, _whole_interval
+from claris_kaggle.evaluation.calibration import _CALIBRATION_BINS
 from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.predictions import Oof, read_oof, read_test
 
@@ -94,10 +94,10 @@ def gains(setting: Setting, seed: int) -> Gains:
     known, columns, unseen, others = make(setting, seed)
     fold = known.slide % FOLDS
     oof = Oof([str(row) for row in range(len(known.labels))], known.labels, fold, columns[:, 0].astype(np.float32))
-    trials = try_methods(oof, columns, known.slides, list(blending.METHODS))
+    trials = _try_methods(oof, columns, known.slides, list(blending._BLEND_METHODS))
     scores = {name: auc(unseen.labels, apply_to(name, known.labels, columns, others)) for name in trials}
     bare = {name: score - scores["mean"] for name, score in scores.items()}
-    taken = {name: choose({name: trial}) for name, trial in trials.items()} | {"auto": choose(trials)}
+    taken = {name: _choose_method({name: trial}) for name, trial in trials.items()} | {"auto": _choose_method(trials)}
     said = {name: trials[one].gain.difference for name, one in taken.items()}
     return Gains({name: bare[one] for name, one in taken.items()}, bare, said)
 
@@ -106,13 +106,15 @@ def apply_to(
     name: str, labels: NDArray[np.int8], columns: NDArray[np.float64], others: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The method fitted on all OOF rows and applied to unseen ones."""
-    space = blending.METHODS[name].space
-    return blending.fit(name, labels, blending.to_space(columns, space)).apply(blending.to_space(others, space))
+    space = blending._BLEND_METHODS[name].space
+    return blending._fit_blend(name, labels, blending._to_space(columns, space)).apply(
+        blending._to_space(others, space)
+    )
 
 
 def gain_tables(seeds: int) -> tuple[list[str], list[str]]:
     """A row for each setting: what is handed out, with what `auto` says of itself; and the bare methods."""
-    methods = [name for name in blending.METHODS if name != "mean"]
+    methods = [name for name in blending._BLEND_METHODS if name != "mean"]
     names, worst = [*methods, "auto"], (np.inf, "", "")
     out = ["| runs | " + " | ".join([*names, "`auto` says"]) + " |", "| --- " * (len(names) + 2) + "|"]
     bare = ["| runs | " + " | ".join(methods) + " |", "| --- " * (len(methods) + 1) + "|"]
@@ -168,9 +170,9 @@ def size_table() -> list[str]:
     rows = slice(0, 220_025)
     labels, fold, columns = scores.labels[rows], scores.slide[rows] % FOLDS, to_probabilities(scores.values[rows])
     lines = ["| method | seconds |", "| --- | --- |"]
-    for name in blending.METHODS:
+    for name in blending._BLEND_METHODS:
         began = time.process_time()
-        blending.nested(name, labels, columns.astype(np.float64), fold)
+        blending._nested_predictions(name, labels, columns.astype(np.float64), fold)
         lines.append(f"| {name} | {time.process_time() - began:.1f} |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
@@ -206,33 +208,35 @@ def whole_facts() -> list[str]:
 def agreement_table() -> list[str]:
     """The largest difference to what scikit-learn and SciPy say of the same 20,000 patches."""
     scores = draw_scores(np.random.default_rng(0), slides=40, patches=500, effect=0.4, strengths=(2.0, 2.2))
-    even = len(scores.labels) // BINS * BINS  # so that bins of equal size are the same for both
+    even = (
+        len(scores.labels) // _CALIBRATION_BINS * _CALIBRATION_BINS
+    )  # so that bins of equal size are the same for both
     labels, columns = scores.labels[:even], to_probabilities(scores.values[:even]).astype(np.float64)
     slides = scores.slides[:even]
     values, smooth = columns[:, 0], stats.rankdata(columns[:, 0]) / len(labels)
     numbers = np.unique(slides, return_inverse=True)[1]
-    weights = resample_weights(numbers, labels == 1, 20, np.random.default_rng(0))
+    weights = _resample_weights(numbers, labels == 1, 20, np.random.default_rng(0))
     resampled = [sklearn.roc_auc_score(labels, values, sample_weight=weight[numbers]) for weight in weights]
     wins = stats.mannwhitneyu(values[labels == 1], values[labels == 0]).statistic / (labels.sum() * (1 - labels).sum())
-    found, said = calibration_curve(labels, smooth, n_bins=BINS, strategy="quantile")
+    found, said = calibration_curve(labels, smooth, n_bins=_CALIBRATION_BINS, strategy="quantile")
     bound = stats.binomtest(40, 40).proportion_ci(method="exact").low
     pairs = {
         "AUC, `sklearn.metrics.roc_auc_score`": (auc(labels, values), sklearn.roc_auc_score(labels, values)),
-        "AUC of DeLong's placements, `scipy.stats.mannwhitneyu`": (delong(labels, values)[0][0], wins),
+        "AUC of DeLong's placements, `scipy.stats.mannwhitneyu`": (_delong(labels, values)[0][0], wins),
         "AUC of resampled slides, `roc_auc_score` with weights": (
-            cluster_bootstrap(labels, values, slides, resamples=20)[:, 0], resampled,
+            _cluster_bootstrap(labels, values, slides, resamples=20)[:, 0], resampled,
         ),
         "log loss, `sklearn.metrics.log_loss`": (metrics.log_loss(labels, values), sklearn.log_loss(labels, values)),
         "Brier score, `sklearn.metrics.brier_score_loss`": (
-            metrics.brier(labels, values), sklearn.brier_score_loss(labels, values),
+            metrics._brier(labels, values), sklearn.brier_score_loss(labels, values),
         ),
         "calibration curve, `sklearn.calibration.calibration_curve`": (
             [calibration.calibration_curve(labels, smooth)[name] for name in ("found", "said")], [found, said],
         ),
         "rank correlation, `scipy.stats.spearmanr`": (
-            correlate(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,
+            _correlate_columns(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,
         ),
-        "interval of an AUC of 1, `scipy.stats.binomtest`": (whole_interval(1.0, 40)[0], bound),
+        "interval of an AUC of 1, `scipy.stats.binomtest`": (_whole_interval(1.0, 40)[0], bound),
     }  # fmt: skip
     differences = ((name, float(np.abs(np.subtract(ours, theirs)).max())) for name, (ours, theirs) in pairs.items())
     return [

@@ -18,9 +18,9 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.augment import to_input
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.data.d4 import view
-from claris_kaggle.inference.forward import predict
+from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.models.factory import fold_batch_norm
-from claris_kaggle.training.learner import train_epoch
+from claris_kaggle.training.learner import _train_epoch
 
 PATCHES, BATCH, TRAINED, UNSEEN = (8, 4, 16, 32) if QUICK else (96, 32, 600, 600)
 
@@ -32,7 +32,7 @@ def train_a_little(bench: Bench) -> torch.nn.Module:
     for epoch in range(3):
         batches = EpochBatches(trainset, learner.config, epoch=epoch, rank=0, world_size=1)
         learner.step = 0
-        train_epoch(learner, batches, 0, lambda rows: "")
+        _train_epoch(learner, batches, 0, lambda rows: "")
     return learner.model.eval()
 
 
@@ -62,7 +62,7 @@ def main() -> None:
         configs = {name: TrainConfig(weights="none", precision=name, color=0.3) for name in ("fp32", "bf16")}
 
         def ours(network: torch.nn.Module, precision: str) -> Callable[[], float]:
-            return rate_of(PATCHES, lambda: predict(network, bench.pack, ids, ALONE, configs[precision], views=8))
+            return rate_of(PATCHES, lambda: predict_ids(network, bench.pack, ids, ALONE, configs[precision], views=8))
 
         folded = fold_batch_norm(model)
         rates = interleave(
@@ -77,11 +77,12 @@ def main() -> None:
             rounds=5,
         )
         difference = np.abs(
-            plain_passes(contiguous, images).numpy() - predict(folded, bench.pack, ids, ALONE, configs["fp32"], views=8)
+            plain_passes(contiguous, images).numpy()
+            - predict_ids(folded, bench.pack, ids, ALONE, configs["fp32"], views=8)
         ).max()
         unseen, labels = bench.trainset.ids[-UNSEEN:], bench.trainset.labels[-UNSEEN:]
         aucs = {
-            name: roc_auc_score(labels, predict(folded, bench.pack, unseen, ALONE, config, views=8))
+            name: roc_auc_score(labels, predict_ids(folded, bench.pack, unseen, ALONE, config, views=8))
             for name, config in configs.items()
         }
     facts = {

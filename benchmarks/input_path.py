@@ -20,8 +20,8 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.augment import to_input
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.data.patches import SHAPE
-from claris_kaggle.runtime.loading import load
+from claris_kaggle.data.patches import PATCH_SHAPE
+from claris_kaggle.runtime.loading import load_in_order
 
 BATCH, PASSES = 128, 4
 # As on Kaggle: what two T4s take at full speed, and loader processes of each card's process.
@@ -38,7 +38,7 @@ def ours(bench: Bench, *, color: float, turn_here: bool, normalise: bool, worker
                 bench.trainset, TrainConfig(batch_size=BATCH, color=color), epoch=epoch, rank=0, world_size=1,
                 turn_here=turn_here,
             )  # fmt: skip
-            for batch in load(batches, range(len(batches)), workers, pin=False):
+            for batch in load_in_order(batches, range(len(batches)), workers, pin=False):
                 if normalise:
                     to_input(batch.images, "imagenet", batch.colors if color else None)
 
@@ -62,13 +62,13 @@ def gather(bench: Bench) -> Callable[[], float]:
 def loader_cost(workers: int) -> float:
     """CPU seconds an image of the loader as it runs beside a GPU, its worker processes and this one together."""
     ids = [f"{number:040x}" for number in range(ROWS)]
-    patch = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
-    pack = Pack(ids, np.broadcast_to(patch, (ROWS, *SHAPE)), Path())
+    patch = np.random.default_rng(0).integers(0, 256, PATCH_SHAPE, dtype=np.uint8)
+    pack = Pack(ids, np.broadcast_to(patch, (ROWS, *PATCH_SHAPE)), Path())
     trainset = TrainSet(pack, ids, np.arange(ROWS, dtype=np.int64) % 2)
     began = sum(os.times()[:4])  # of this process and of children that have ended
     config = TrainConfig(batch_size=BATCH, color=1.0)
     batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=False)
-    for _ in load(batches, range(len(batches)), workers, pin=False):
+    for _ in load_in_order(batches, range(len(batches)), workers, pin=False):
         pass
     return (sum(os.times()[:4]) - began) / ROWS
 

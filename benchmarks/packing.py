@@ -19,15 +19,15 @@ from PIL import Image
 
 from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
 from claris_kaggle.data.pack import ensure_pack
-from claris_kaggle.data.patches import SHAPE, encode, patch_id
+from claris_kaggle.data.patches import PATCH_SHAPE, _encode_tiff, patch_id
 
 FILES, WHOLE = 400 if QUICK else 40_000, 277_483
 WRITE = """
 import sys
 from pathlib import Path
-from claris_kaggle.data.pack import write_pixels
+from claris_kaggle.data.pack import _write_pixels
 source, target, jobs = sys.argv[1:]
-write_pixels(Path(source), sys.stdin.read().split(), Path(target), int(jobs))
+_write_pixels(Path(source), sys.stdin.read().split(), Path(target), int(jobs))
 """
 
 
@@ -35,10 +35,10 @@ def write_files(folder: Path) -> list[str]:
     """Patches of noise under their ids."""
     folder.mkdir()
     generator = np.random.default_rng(0)
-    header = encode(np.zeros(SHAPE, dtype=np.uint8))[: -96 * 96 * 3]
+    header = _encode_tiff(np.zeros(PATCH_SHAPE, dtype=np.uint8))[: -96 * 96 * 3]
     ids = []
     for _ in range(FILES):
-        pixels = generator.integers(0, 256, SHAPE, dtype=np.uint8)
+        pixels = generator.integers(0, 256, PATCH_SHAPE, dtype=np.uint8)
         ids.append(patch_id(pixels))
         (folder / f"{ids[-1]}.tif").write_bytes(header + pixels.tobytes())
     return ids
@@ -46,7 +46,7 @@ def write_files(folder: Path) -> list[str]:
 
 def loop_over_pillow(folder: Path, ids: list[str], target: Path) -> None:
     """Each file decoded and written to the memory map, one after another."""
-    array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(ids), *SHAPE))
+    array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(ids), *PATCH_SHAPE))
     for row, name in enumerate(ids):
         with Image.open(folder / f"{name}.tif") as image:
             array[row] = np.asarray(image.convert("RGB"))

@@ -31,7 +31,7 @@ from benchmarks.timing import ROOT
 from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.data.fold_file import Folds, read_folds
 from claris_kaggle.evaluation.auc_intervals import compare_aucs
-from claris_kaggle.evaluation.metrics import accuracy, auc
+from claris_kaggle.evaluation.metrics import _accuracy, auc
 from claris_kaggle.evaluation.predictions import read_oof
 from claris_kaggle.models.factory import create_model
 
@@ -201,7 +201,7 @@ def figures_of(
         "patches": len(labels),
         "seeds": len(units),
         "auc": [round(auc(labels, column), 4) for column in columns.values()],
-        "accuracy": [round(accuracy(labels, column), 4) for column in columns.values()],
+        "accuracy": [round(_accuracy(labels, column), 4) for column in columns.values()],
         "seconds": round(float(np.mean([unit["seconds"] for unit in units.values()])), 1),
         "device": next(iter(units.values()))["device"],
     }

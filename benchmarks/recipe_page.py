@@ -13,8 +13,8 @@ from scipy.stats import norm, t
 from benchmarks.recipe_rows import BASE, KEPT, RECIPES, TWICE, Unit, read_unit
 from benchmarks.timing import ROOT
 from claris_kaggle.data.fold_file import read_folds
-from claris_kaggle.evaluation.auc_intervals import delong
-from claris_kaggle.evaluation.metrics import accuracy, auc
+from claris_kaggle.evaluation.auc_intervals import _delong
+from claris_kaggle.evaluation.metrics import _accuracy, auc
 
 PAGE = ROOT / "docs" / "recipes.md"
 TRAINED_ON = 960  # patches of the sample in an epoch of one fold
@@ -48,7 +48,7 @@ def gains(units: list[Unit], base: list[Unit], labels: NDArray[np.int8]) -> Gain
         return Gains(np.empty(0), float("nan"))
     rows = np.all([np.isfinite(unit.probabilities) for pair in pairs for unit in pair], axis=0)
     columns = np.stack([unit.probabilities[rows] for pair in pairs for unit in pair], axis=1)
-    aucs, covariance = delong(labels[rows], columns)
+    aucs, covariance = _delong(labels[rows], columns)
     signs = np.tile([1 / len(pairs), -1 / len(pairs)], len(pairs))
     return Gains(aucs[::2] - aucs[1::2], float(signs @ covariance @ signs))
 
@@ -94,7 +94,7 @@ def table(units: dict[str, list[Unit]], labels: NDArray[np.int8], found: dict[st
     for name, measured in units.items():
         rows = np.all([np.isfinite(unit.probabilities) for unit in measured], axis=0)
         aucs = [auc(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
-        hits = [accuracy(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
+        hits = [_accuracy(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
         gain = ""
         if name in found:
             middle, half = np.mean(found[name].differences), halves[name]
@@ -142,8 +142,8 @@ def write_page(out: Path) -> None:
     units, labels = read_units(), read_folds(out / "folds.csv").labels
     text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
     found = all_gains(units, labels)
-    for mark, lines in (("{table}", table(units, labels, found)), ("{views}", views_table())):
-        text = text.replace(mark, "\n".join(lines))
+    for push_token, lines in (("{table}", table(units, labels, found)), ("{views}", views_table())):
+        text = text.replace(push_token, "\n".join(lines))
     PAGE.write_text(text, "utf-8")
     draw(found)
     print(PAGE.relative_to(ROOT))

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import ROOT
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.files import read_json
-from claris_kaggle.core.presets import DENSENETS_ALONE, PRESETS
+from claris_kaggle.core.presets import _DENSENET_OPTIONS, _PRESETS
 from claris_kaggle.models.factory import create_model
 
 KEPT = ROOT / "docs" / "recipes"
@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """What is other than in a plain run, kept with the figures: when it changes they are another recipe's."""
-        return {**PRESETS[self.preset], **self.changes}
+        return {**_PRESETS[self.preset], **self.changes}
 
     @property
     def config(self) -> TrainConfig:
@@ -55,7 +55,7 @@ def one_image(name: str, side: int, **layout: Any) -> float:
     return float(counter.get_total_flops()) / 2 / 1e9
 
 
-COARSE = {key: PRESETS["scratch"][key] for key in DENSENETS_ALONE}
+COARSE = {key: _PRESETS["scratch"][key] for key in _DENSENET_OPTIONS}
 SMALL = {"stem": "pool", "tail": "pool", "resolution": 48, "epochs": 24}
 RECIPES = {
     "original": Recipe("the original's recipe"),

@@ -22,8 +22,8 @@ import torch
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.training.checkpoint import CheckpointWriter
-from claris_kaggle.training.learner import Learner
+from claris_kaggle.training.checkpoint import _CheckpointWriter
+from claris_kaggle.training.learner import _Learner
 from claris_kaggle.training.setup import TrainJob
 
 ROOT = Path(__file__).parent.parent
@@ -81,11 +81,11 @@ def read_case(element: ElementTree.Element) -> Case:
 def time_checkpoints(rounds: int = 7) -> str:
     """How long a checkpoint of DenseNet-121 with Adam holds up training, and how long it takes in all."""
     config = TrainConfig(weights="none", batch_size=4, lr=1e-3, color=0.3)
-    learner = Learner(config, World(0, 0, 1, torch.device("cpu")), create_model(config.model))
+    learner = _Learner(config, World(0, 0, 1, torch.device("cpu")), create_model(config.model))
     learner.model(torch.zeros(2, 3, 96, 96)).sum().backward()
     learner.optimizer.step()
     held, whole = [], []
-    with tempfile.TemporaryDirectory() as folder, CheckpointWriter(Path(folder) / "last.ckpt") as writer:
+    with tempfile.TemporaryDirectory() as folder, _CheckpointWriter(Path(folder) / "last.ckpt") as writer:
         for _ in range(rounds):
             began = time.perf_counter()
             writer.save(learner.state())

@@ -20,7 +20,7 @@ from benchmarks.timing import QUICK, Result, interleave, publish
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.data.patches import SHAPE
+from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.data.synthetic import generate
 
 ROWS = (1_000, 10_000, 100_000, 1_000_000)
@@ -62,8 +62,8 @@ def resident() -> float:
 def input_path(folder: Path, rows: int) -> tuple[float, float, float, float]:
     """Set-up of the first and of the hundredth epoch in s, images/s, and memory in MB, for a pack of so many rows."""
     ids = [f"{number:040x}" for number in range(rows)]
-    patch = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
-    pixels = np.broadcast_to(patch, (rows, *SHAPE))  # the same patch over and over: no disk, no memory
+    patch = np.random.default_rng(0).integers(0, 256, PATCH_SHAPE, dtype=np.uint8)
+    pixels = np.broadcast_to(patch, (rows, *PATCH_SHAPE))  # the same patch over and over: no disk, no memory
     trainset = TrainSet(Pack(ids, pixels, folder), ids, np.arange(rows, dtype=np.int64) % 2)
     config = TrainConfig(batch_size=128, color=1.0)
     before = resident()

@@ -19,8 +19,8 @@ from benchmarks.simulation import draw_scores, to_probabilities
 from benchmarks.timing import QUICK, Result, interleave, publish
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.ensembling import blending
-from claris_kaggle.ensembling.combine import stack_columns
-from claris_kaggle.ensembling.runs import load_run, require_comparable
+from claris_kaggle.ensembling.combine import _stack_columns
+from claris_kaggle.ensembling.runs import _require_comparable, load_run
 from claris_kaggle.evaluation import auc_intervals
 from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.predictions import Oof, write_run_oof, write_test
@@ -63,20 +63,20 @@ def main() -> None:
         run_dirs, slides = write_runs(Path(folder))
         took: dict[str, float] = {}
         took["read and join five runs"], runs = seconds(lambda: [load_run(one) for one in run_dirs])
-        took["see that they fit together"], _ = seconds(lambda: require_comparable(runs))
+        took["see that they fit together"], _ = seconds(lambda: _require_comparable(runs))
     oof = runs[0].oof
-    columns = stack_columns([run.oof.probabilities for run in runs])
+    columns = _stack_columns([run.oof.probabilities for run in runs])
     took["AUC of each"], aucs = seconds(lambda: [auc(oof.labels, column) for column in columns.T])
-    took["DeLong's covariance"], (delong_aucs, _) = seconds(lambda: auc_intervals.delong(oof.labels, columns))
+    took["DeLong's covariance"], (delong_aucs, _) = seconds(lambda: auc_intervals._delong(oof.labels, columns))
     took[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = seconds(
-        lambda: auc_intervals.cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
+        lambda: auc_intervals._cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
     )
-    for name in blending.FITTED:
+    for name in blending._FITTED_METHODS:
         took[f"{name}: weights fitted five times, nested"], _ = seconds(
-            lambda name=name: blending.nested(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
+            lambda name=name: blending._nested_predictions(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
         )
     numbers = np.unique(slides, return_inverse=True)[1]
-    weights = auc_intervals.resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
+    weights = auc_intervals._resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
 
     def loop() -> np.ndarray[Any, Any]:
         some = weights[:LOOPED, numbers]
@@ -85,7 +85,7 @@ def main() -> None:
     apart = max(np.abs(loop() - samples[:LOOPED, 0]).max(), np.abs(np.array(aucs) - delong_aucs).max())
 
     def ours() -> Any:
-        return auc_intervals.cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
+        return auc_intervals._cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
 
     rates = interleave(
         {

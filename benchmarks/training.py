@@ -20,31 +20,31 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.training.learner import Learner, train_epoch, train_step
+from claris_kaggle.training.learner import _Learner, _train_epoch, _train_step
 
 MODEL, BATCH, STEPS = ("tiny", 4, 1) if QUICK else ("densenet121", 32, 4)
 ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
-def new_learner(precision: str) -> Learner:
+def new_learner(precision: str) -> _Learner:
     """Our learner of DenseNet-121."""
     config = TrainConfig(weights="none", epochs=1, batch_size=BATCH, lr=1e-4, color=1.0, precision=precision)
-    return Learner(config, ALONE, create_model(MODEL))
+    return _Learner(config, ALONE, create_model(MODEL))
 
 
-def steps_of(bench: Bench, learner: Learner) -> EpochBatches:
+def steps_of(bench: Bench, learner: _Learner) -> EpochBatches:
     """A few steps of an epoch."""
     trainset = TrainSet(bench.pack, bench.trainset.ids[: BATCH * STEPS], bench.trainset.labels[: BATCH * STEPS])
     return EpochBatches(trainset, learner.config, epoch=0, rank=0, world_size=1)
 
 
-def our_steps(bench: Bench, learner: Learner) -> Callable[[], float]:
+def our_steps(bench: Bench, learner: _Learner) -> Callable[[], float]:
     """Training steps on batches that are there already."""
     batches = [steps_of(bench, learner)[step] for step in range(STEPS)]
 
     def work() -> None:
         for batch in batches:
-            train_step(learner, batch, 1e-4)
+            _train_step(learner, batch, 1e-4)
 
     return rate_of(BATCH * STEPS, work)
 
@@ -66,19 +66,19 @@ def their_steps() -> Callable[[], float]:
     return rate_of(BATCH * STEPS, work)
 
 
-def with_order(learner: Learner, order: torch.memory_format) -> Learner:
+def with_order(learner: _Learner, order: torch.memory_format) -> _Learner:
     """The learner with its weights in another memory order."""
     learner.model.to(memory_format=order)  # type: ignore[call-overload]
     return learner
 
 
-def with_fused(learner: Learner) -> Learner:
+def with_fused(learner: _Learner) -> _Learner:
     """The learner with the fused optimizer on the CPU."""
     learner.optimizer = torch.optim.AdamW(learner.model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
     return learner
 
 
-def name_parts(learner: Learner) -> None:
+def name_parts(learner: _Learner) -> None:
     """Make the profiler see the network's own parts under names."""
 
     def named(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,11 +104,11 @@ def overhead(bench: Bench, precision: str) -> float:
     """The share of an epoch, loader and augmentation included, that is not forward, backward and update."""
     learner = new_learner(precision)
     batches = steps_of(bench, learner)
-    train_epoch(learner, batches, 0, lambda rows: "")
+    _train_epoch(learner, batches, 0, lambda rows: "")
     learner.step = 0
     name_parts(learner)
     with profile(activities=[ProfilerActivity.CPU]) as found, record_function("epoch"):
-        train_epoch(learner, batches, 0, lambda rows: "")
+        _train_epoch(learner, batches, 0, lambda rows: "")
     times = {row.key: row.cpu_time_total for row in found.key_averages()}
     return 1 - sum(value for name, value in times.items() if name.startswith("network: ")) / times["epoch"]
 

@@ -19,14 +19,14 @@ from benchmarks.recipe_page import VIEWS, write_page
 from benchmarks.recipe_rows import RECIPES, kept_at
 from benchmarks.timing import ROOT
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.core.errors import count
+from claris_kaggle.core.errors import format_count
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.data.augment import centre, to_input
+from claris_kaggle.data.augment import crop_centre, to_input
 from claris_kaggle.data.prepare import read_training
 from claris_kaggle.evaluation.metrics import auc
-from claris_kaggle.inference.forward import view_logits
-from claris_kaggle.inference.tta import VIEW_COUNTS, average_views
+from claris_kaggle.inference.forward import _view_logits
+from claris_kaggle.inference.tta import _VIEW_COUNTS, average_views
 from claris_kaggle.models.factory import trained_network
 from claris_kaggle.models.weights import load_finished
 
@@ -36,7 +36,7 @@ BLOCK = 48
 def with_own_statistics(model: nn.Module, images: Tensor, config: TrainConfig) -> nn.Module:
     """A copy whose batch norms have the statistics of these patches instead of the training's."""
     adapted = copy.deepcopy(model)
-    blocks = centre(images, config.crop).split(BLOCK)
+    blocks = crop_centre(images, config.crop).split(BLOCK)
     update_bn((to_input(block, config.normalise, resolution=config.resolution) for block in blocks), adapted)
     return adapted.eval()
 
@@ -44,7 +44,9 @@ def with_own_statistics(model: nn.Module, images: Tensor, config: TrainConfig) -
 def logits_of(model: nn.Module, images: Tensor, config: TrainConfig) -> Tensor:
     """Logits of all eight views, float32 [8, N, 2]."""
     with torch.inference_mode():
-        return torch.cat([view_logits(model, block, config, max(VIEW_COUNTS)) for block in images.split(BLOCK)], dim=1)
+        return torch.cat(
+            [_view_logits(model, block, config, max(_VIEW_COUNTS)) for block in images.split(BLOCK)], dim=1
+        )
 
 
 def measure(run_dir: RunDir, out: Path) -> dict[str, float]:
@@ -58,7 +60,7 @@ def measure(run_dir: RunDir, out: Path) -> dict[str, float]:
         model = trained_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         load_finished(run_dir.fold(fold), model)
         logits = logits_of(model.eval(), images, config)
-        ways = {count(views, "view"): logits[:views] for views in VIEW_COUNTS}
+        ways = {format_count(views, "view"): logits[:views] for views in _VIEW_COUNTS}
         ways["8 views, own batch statistics"] = logits_of(with_own_statistics(model, images, config), images, config)
         for way, chosen in ways.items():
             found.setdefault(way, np.empty(len(data.folds.ids), np.float32))[rows] = average_views(chosen).numpy()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from claris_kaggle.inference.evidence import Evidence as Evidence
     from claris_kaggle.inference.evidence import centre_share as centre_share
     from claris_kaggle.inference.evidence import explain as explain
+    from claris_kaggle.inference.fold_models import FoldModels as FoldModels
     from claris_kaggle.inference.fold_models import Trained as Trained
     from claris_kaggle.inference.fold_models import load_trained as load_trained
     from claris_kaggle.inference.predict import PredictJob as PredictJob
@@ -72,6 +73,7 @@ PUBLIC = {
     "Ensemble": "ensembling.combine",
     "Evidence": "inference.evidence",
     "Findings": "data.integrity",
+    "FoldModels": "inference.fold_models",
     "Folds": "data.fold_file",
     "Oof": "evaluation.predictions",
     "Pack": "data.pack",

@@ -8,7 +8,7 @@ import sys
 from claris_kaggle.cli.main import main
 
 
-def end(code: int) -> None:
+def _exit_process(code: int) -> None:
     """End this process; a rank without the interpreter's own clean-up.
 
     All files are written and synced by then, and the process group is gone, but torch's gloo
@@ -22,4 +22,4 @@ def end(code: int) -> None:
 
 
 if __name__ == "__main__":
-    end(main())
+    _exit_process(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
@@ -20,7 +20,7 @@ from claris_kaggle.training.setup import TrainJob
 from claris_kaggle.training.train import train_run
 
 # A few passes in small batches: enough to learn the generated patches within two minutes on two cores.
-RECIPE = {"weights": "none", "epochs": 4, "batch_size": 16, "ema": 0.0}
+_RECIPE = {"weights": "none", "epochs": 4, "batch_size": 16, "ema": 0.0}
 
 
 def run_demo(
@@ -52,33 +52,33 @@ def run_demo(
     data = DataDir(generate(out / "data", train=train, test=test, slides=slides, seed=seed))
     slide_map, fold_file, cache = data.root / "slides.csv", out / "folds.csv", out / "cache"
     run_dir = RunDir(out / "run")
-    say(f"1 of 7, check: {train} training and {test} test patches, generated")
+    log_info(f"1 of 7, check: {train} training and {test} test patches, generated")
     findings = check_data(data, slide_map)
     if findings.faults:
         raise DataError(findings.faults[0], "the demo's own patches are needed", f"Remove {out} and run it again")
-    say("2 of 7, pack: every patch decoded once and proved against its id")
+    log_info("2 of 7, pack: every patch decoded once and proved against its id")
     make_packs(data, cache)
-    say("3 of 7, folds: five, by slide")
+    log_info("3 of 7, folds: five, by slide")
     make_fold_file(data, fold_file, slides=slide_map, seed=seed, cache=cache, force=True)
     places: dict[str, Any] = {"data": data, "run_dir": run_dir, "cache": cache, "nproc": nproc}
-    say(f"4 of 7, train: {model}, five folds, {RECIPE['epochs']} epochs")
-    train_run(TrainJob(fold_file=fold_file, **places), {**RECIPE, "model": model, "seed": seed})
-    say("5 of 7, predict: eight views of every patch")
+    log_info(f"4 of 7, train: {model}, five folds, {_RECIPE['epochs']} epochs")
+    train_run(TrainJob(fold_file=fold_file, **places), {**_RECIPE, "model": model, "seed": seed})
+    log_info("5 of 7, predict: eight views of every patch")
     predict_run(PredictJob(**places))
-    say("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
+    log_info("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
     result = ensemble_runs([run_dir], data, out / "submission.csv")
-    say("7 of 7, report")
+    log_info("7 of 7, report")
     report = write_report([run_dir], out / "report.html", data=data)
     return {
         "oof": result["oof"],
-        "test": score_test(run_dir, data),
+        "test": _score_test(run_dir, data),
         "submission": result["submission"],
         "report": str(report),
         "run": str(run_dir.root),
     }
 
 
-def score_test(run_dir: RunDir, data: DataDir) -> dict[str, Any]:
+def _score_test(run_dir: RunDir, data: DataDir) -> dict[str, Any]:
     """Figures of the test predictions against the answers that come with generated patches."""
     _, labels = tables.read_labels(data.root / "test_answers.csv")
     return metrics.summary(labels, predictions.read_test(run_dir.test).probabilities)

@@ -11,16 +11,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.errors import ClarisError, one_line
+from claris_kaggle.core.errors import ClarisError, first_line
 from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.core.paths import DataDir, default_cache
 
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "pandas", "numpy", "scikit-learn", "kaggle", "joblib")
-OLDEST, NEWEST = (3, 11), (3, 13)
-WHOLE_PACK_GB, RUN_GB, MEMORY_GB = 7.7, 1.0, 6.0
+_CHECKED_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "pandas",
+    "numpy",
+    "scikit-learn",
+    "kaggle",
+    "joblib",
+)
+_OLDEST, _NEWEST = (3, 11), (3, 13)
+_WHOLE_PACK_GB, _RUN_GB, _MEMORY_GB = 7.7, 1.0, 6.0
 
 
-def examine(data: Path | None, cache: Path | None, *, account: bool, probe: Path | None = None) -> list[Finding]:
+def check_installation(
+    data: Path | None, cache: Path | None, *, account: bool, probe: Path | None = None
+) -> list[Finding]:
     """All findings.
 
     Args:
@@ -30,41 +42,41 @@ def examine(data: Path | None, cache: Path | None, *, account: bool, probe: Path
         probe: rehearse a launch on Kaggle with a CPU script, and write what it found to this file.
     """
     looks: dict[str, Callable[[], list[Finding]]] = {
-        "python": look_at_python,
-        "packages": look_at_packages,
-        "torch pair": look_at_pair,
-        "gpu": look_at_devices,
-        "memory": look_at_memory,
-        "disk": lambda: look_at_disk(cache or default_cache()),
-        "data": lambda: look_at_data(data),
-        "kaggle account": lambda: look_at_account(account or probe is not None),
+        "python": _check_python,
+        "packages": _check_packages,
+        "torch pair": _check_torch_pair,
+        "gpu": _check_devices,
+        "memory": _check_memory,
+        "disk": lambda: _check_disk(cache or default_cache()),
+        "data": lambda: _check_data_folder(data),
+        "kaggle account": lambda: _check_kaggle_account(account or probe is not None),
     }
     if probe is not None:
-        looks["probe"] = lambda: look_at_probe(probe)
+        looks["probe"] = lambda: _check_kaggle_probe(probe)
     findings = []
     for name, look in looks.items():
         try:
             findings += look()
         except ClarisError as error:
-            findings.append(Finding(name, BAD, error.found, error.mend))
+            findings.append(Finding(name, BAD, error.found, error.hint))
         except Exception as error:  # a broken library must be a line here, not the end
-            found = f"{type(error).__name__}: {one_line(error)}"
+            found = f"{type(error).__name__}: {first_line(error)}"
             findings.append(Finding(name, BAD, found, "Install the packages again"))
     return findings
 
 
-def look_at_python() -> list[Finding]:
+def _check_python() -> list[Finding]:
     """Whether this Python is one of the supported."""
     found = f"{platform.python_version()} at {sys.prefix}"
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+    if not _OLDEST <= sys.version_info[:2] <= _NEWEST:
         return [Finding("python", WARNING, found, "3.11 to 3.13 are tried: make one of them the environment's")]
     return [Finding("python", GOOD, found)]
 
 
-def look_at_packages() -> list[Finding]:
+def _check_packages() -> list[Finding]:
     """The versions of the packages, and whether they are there."""
     findings = []
-    for name in PACKAGES:
+    for name in _CHECKED_PACKAGES:
         try:
             findings.append(Finding(name, GOOD, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
@@ -72,7 +84,7 @@ def look_at_packages() -> list[Finding]:
     return findings
 
 
-def look_at_pair() -> list[Finding]:
+def _check_torch_pair() -> list[Finding]:
     """Whether torch and torchvision belong together: torchvision's operators load only beside their own torch."""
     found = " with ".join(importlib.metadata.version(name) for name in ("torch", "torchvision"))
     try:
@@ -81,12 +93,12 @@ def look_at_pair() -> list[Finding]:
 
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (ImportError, RuntimeError, AttributeError) as error:
-        mend = "Install both in one command: pip install --upgrade torch torchvision"
-        return [Finding("torch pair", BAD, f"{found}: {one_line(error)}", mend)]
+        hint = "Install both in one command: pip install --upgrade torch torchvision"
+        return [Finding("torch pair", BAD, f"{found}: {first_line(error)}", hint)]
     return [Finding("torch pair", GOOD, found)]
 
 
-def look_at_devices() -> list[Finding]:
+def _check_devices() -> list[Finding]:
     """The GPUs with their memory, or that there are none."""
     import torch
 
@@ -103,31 +115,31 @@ def look_at_devices() -> list[Finding]:
     return findings
 
 
-def look_at_memory() -> list[Finding]:
+def _check_memory() -> list[Finding]:
     """Whether the memory is enough for workers and page cache."""
     size = platforms.total_memory()
     if size is None:
-        return [Finding("memory", WARNING, "not known", f"{MEMORY_GB:.0f} GB are advised")]
+        return [Finding("memory", WARNING, "not known", f"{_MEMORY_GB:.0f} GB are advised")]
     total = size / 1e9
-    if total < MEMORY_GB:
-        return [Finding("memory", WARNING, f"{total:.1f} GB", f"{MEMORY_GB:.0f} GB are advised: give fewer --workers")]
+    if total < _MEMORY_GB:
+        return [Finding("memory", WARNING, f"{total:.1f} GB", f"{_MEMORY_GB:.0f} GB are advised: give fewer --workers")]
     return [Finding("memory", GOOD, f"{total:.1f} GB")]
 
 
-def look_at_disk(cache: Path) -> list[Finding]:
+def _check_disk(cache: Path) -> list[Finding]:
     """Whether the whole competition's packs fit where they would go."""
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free / 1e9
     found = f"{free:.1f} GB free for packs at {cache}"
     if not os.access(place, os.W_OK):
         return [Finding("disk", BAD, f"{place} may not be written to", "Give another folder with --cache")]
-    if free < WHOLE_PACK_GB + RUN_GB:
-        needed = f"{WHOLE_PACK_GB + RUN_GB:.1f} GB are needed for the whole competition"
+    if free < _WHOLE_PACK_GB + _RUN_GB:
+        needed = f"{_WHOLE_PACK_GB + _RUN_GB:.1f} GB are needed for the whole competition"
         return [Finding("disk", WARNING, found, f"{needed}: give another folder with --cache")]
     return [Finding("disk", GOOD, found)]
 
 
-def look_at_data(data: Path | None) -> list[Finding]:
+def _check_data_folder(data: Path | None) -> list[Finding]:
     """Whether the competition's folder is there and readable."""
     if data is None:
         return [Finding("data", WARNING, "not looked at", "Name it: claris doctor --data DIR")]
@@ -138,20 +150,20 @@ def look_at_data(data: Path | None) -> list[Finding]:
     return [Finding("data", GOOD, f"{len(ids):,} training and {len(test_ids):,} test patches at {data}")]
 
 
-def look_at_account(ask: bool) -> list[Finding]:
+def _check_kaggle_account(ask: bool) -> list[Finding]:
     """Return login, rules, submissions and GPU hours; Kaggle is asked only when wanted."""
     if not ask:
         return [Finding("kaggle account", WARNING, "not asked", "Ask with claris doctor --account")]
-    from claris_kaggle.kaggle.account import examine_account
+    from claris_kaggle.kaggle.account import check_account
 
-    return examine_account()
+    return check_account()
 
 
-def look_at_probe(path: Path) -> list[Finding]:
+def _check_kaggle_probe(path: Path) -> list[Finding]:
     """Rehearse a launch with a CPU script, and return how it went and what Kaggle's image holds."""
-    from claris_kaggle.kaggle.account import examine_probe
+    from claris_kaggle.kaggle.account import check_probe
 
-    return examine_probe(path)
+    return check_probe(path)
 
 
 def summary_line(findings: list[Finding]) -> str:

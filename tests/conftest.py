@@ -119,7 +119,7 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
     fake = FakeKaggle()
     for name, value in fake.environment(str(home)).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("claris_kaggle.kaggle.api.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("claris_kaggle.kaggle.api._CALL_PAUSES", (0.0, 0.0, 0.0))
     yield fake
     fake.close()
 
@@ -130,7 +130,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from claris_kaggle.kaggle import api, client_process
 
     def run(command: list[str], *, input: str, **named: Any) -> subprocess.CompletedProcess[str]:
-        answer = client_process.run(command[-1], json.loads(input))
+        answer = client_process._run_method(command[-1], json.loads(input))
         return subprocess.CompletedProcess(command, 0, stdout=json.dumps(answer), stderr="")
 
     stand_in = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)

@@ -16,9 +16,9 @@ from benchmarks.timing import QUICK
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import Batch
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.data.patches import SHAPE
+from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.training.throughput import wait_for
+from claris_kaggle.training.throughput import _wait_for
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
@@ -39,10 +39,10 @@ def config_of(precision: str, batch_size: int) -> TrainConfig:
 
 def seconds_of(work: Work) -> float:
     """How long the device takes for the work."""
-    wait_for(DEVICE)
+    _wait_for(DEVICE)
     began = time.perf_counter()
     work()
-    wait_for(DEVICE)
+    _wait_for(DEVICE)
     return time.perf_counter() - began
 
 
@@ -62,11 +62,11 @@ def rate_of_steps(loop: Callable[[], object], skipped: int) -> float:
     images, began = 0, 0.0
     for number, rows in enumerate(loop()):  # type: ignore[arg-type, var-annotated]
         if number == skipped:
-            wait_for(DEVICE)
+            _wait_for(DEVICE)
             began, images = time.perf_counter(), 0
         else:
             images += rows
-    wait_for(DEVICE)
+    _wait_for(DEVICE)
     return images / (time.perf_counter() - began)
 
 
@@ -91,14 +91,14 @@ def pinned(tensor: torch.Tensor) -> torch.Tensor:
 
 def host_batch(size: int) -> Batch:
     """A step of noise on the host."""
-    images = torch.randint(0, 256, (size, *SHAPE), dtype=torch.uint8)
+    images = torch.randint(0, 256, (size, *PATCH_SHAPE), dtype=torch.uint8)
     numbers, draws = torch.arange(size), torch.zeros(size, 6)
     return Batch._make((*(pinned(part) for part in (images, numbers % 8, numbers % 2, draws, draws)), float(size)))
 
 
 def noise_pack(rows: int) -> Pack:
     """As many patches of noise in memory, each another one, so that no cache holds them all."""
-    pixels = np.random.default_rng(0).integers(0, 256, (rows, *SHAPE), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, *PATCH_SHAPE), dtype=np.uint8)
     return Pack([f"{number:040x}" for number in range(rows)], pixels, Path())
 
 

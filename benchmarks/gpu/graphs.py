@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from claris_kaggle.data.batches import Batch
-from claris_kaggle.training.learner import Learner, parameter_groups, train_step
+from claris_kaggle.training.learner import _Learner, _parameter_groups, _train_step
 
 WARM_UP = 3
 
@@ -55,21 +55,21 @@ def capture_forward(forward: Callable[[Tensor], Tensor], images: Tensor) -> Call
     return run
 
 
-def capture_step(learner: Learner, batch: Batch, lr: float) -> Callable[[Batch], None]:
-    """Record `train_step` for batches of one size at one learning rate; takes a few steps in doing so.
+def capture_step(learner: _Learner, batch: Batch, lr: float) -> Callable[[Batch], None]:
+    """Record `_train_step` for batches of one size at one learning rate; takes a few steps in doing so.
 
     Options that are drawn anew for each step on the host (mixing, layers left out, an average of the weights) would
     be recorded as they were drawn once.
     """
     device = learner.world.device
     if device.type != "cuda":
-        return lambda batch: train_step(learner, batch, lr)
+        return lambda batch: _train_step(learner, batch, lr)
     rate = torch.tensor(lr, device=device)
     learner.optimizer = torch.optim.AdamW(
-        parameter_groups(learner.model, learner.config), lr=rate, fused=True, capturable=True
+        _parameter_groups(learner.model, learner.config), lr=rate, fused=True, capturable=True
     )
     static = Batch._make((*(part.to(device).clone() for part in batch[:5]), batch.total_weight))
-    replay = record(lambda: train_step(learner, static, rate))  # type: ignore[arg-type]
+    replay = record(lambda: _train_step(learner, static, rate))  # type: ignore[arg-type]
 
     def run(batch: Batch) -> None:
         for kept, part in zip(static[:5], batch[:5], strict=True):

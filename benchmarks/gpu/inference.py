@@ -33,8 +33,8 @@ from benchmarks.gpu.card import (
 from benchmarks.gpu.graphs import capture_forward
 from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.two_t4s import TRAFFIC
-from claris_kaggle.data.patches import SHAPE
-from claris_kaggle.inference.forward import predict, view_logits
+from claris_kaggle.data.patches import PATCH_SHAPE
+from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 
 BLOCK, BLOCKS, VIEWS, ROUNDS = (4, 2, 8, 1) if QUICK else (512, 8, 8, 5)
@@ -49,7 +49,7 @@ def our_model(*, folded: bool = True) -> nn.Module:
 
 def host_block() -> Tensor:
     """A block of noise as the loader hands it over."""
-    return pinned(torch.randint(0, 256, (BLOCK, *SHAPE), dtype=torch.uint8))
+    return pinned(torch.randint(0, 256, (BLOCK, *PATCH_SHAPE), dtype=torch.uint8))
 
 
 def our_views(model: Any, precision: str = "fp16") -> Work:
@@ -58,7 +58,7 @@ def our_views(model: Any, precision: str = "fp16") -> Work:
 
     def work() -> None:
         with torch.inference_mode():
-            view_logits(model, images.to(DEVICE, non_blocking=True), config, VIEWS)
+            _view_logits(model, images.to(DEVICE, non_blocking=True), config, VIEWS)
 
     return work
 
@@ -67,7 +67,7 @@ def recorded_views(model: Any) -> Work:
     """The same views replayed from a CUDA graph."""
     images, config = host_block(), config_of("fp16", BLOCK)
     with torch.inference_mode():
-        replay = capture_forward(lambda block: view_logits(model, block, config, VIEWS), images.to(DEVICE))
+        replay = capture_forward(lambda block: _view_logits(model, block, config, VIEWS), images.to(DEVICE))
 
     def work() -> None:
         with torch.inference_mode():
@@ -85,7 +85,7 @@ def our_prediction() -> Work:
     """Some blocks through the loader."""
     pack, model = noise_pack(BLOCK * BLOCKS), our_model()
     workers = 4 if CUDA else 0
-    return lambda: predict(model, pack, pack.ids, WORLD, config_of("fp16", BLOCK), views=VIEWS, workers=workers)
+    return lambda: predict_ids(model, pack, pack.ids, WORLD, config_of("fp16", BLOCK), views=VIEWS, workers=workers)
 
 
 def makers() -> dict[str, Callable[[], Contender]]:

@@ -35,12 +35,12 @@ from benchmarks.gpu.card import (
 )
 from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
-from claris_kaggle.data.augment import color_draws, stain_draws, turn_numbers
+from claris_kaggle.data.augment import _color_draws, _stain_draws, _turn_numbers
 from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.learner import LOOK_EVERY, Learner, train_epoch, train_step
-from claris_kaggle.training.throughput import time_loader, wait_for
+from claris_kaggle.training.learner import _CHECK_EVERY, _Learner, _train_epoch, _train_step
+from claris_kaggle.training.throughput import _time_loader, _wait_for
 
 BATCH, LARGE, ROWS, FILES, SKIPPED = (4, 8, 32, 16, 1) if QUICK else (128, 512, 20_480, 2_560, 8)
 REPEATS = 3  # of the files in an epoch of the others
@@ -97,10 +97,10 @@ def our_batches(pack: Pack, batch_size: int) -> EpochBatches:
     return EpochBatches(trainset, config_of("fp16", batch_size), epoch=0, rank=0, world_size=1, turn_here=False)
 
 
-def new_learner(batch_size: int) -> Learner:
+def new_learner(batch_size: int) -> _Learner:
     """Our learner on the card."""
     config = config_of("fp16", batch_size)
-    return Learner(config, WORLD, create_model(config.model))
+    return _Learner(config, WORLD, create_model(config.model))
 
 
 def streamed(pack: Pack, batch_size: int) -> Callable[[], float]:
@@ -116,9 +116,9 @@ def streamed(pack: Pack, batch_size: int) -> Callable[[], float]:
             done.append((time.perf_counter(), rows))
             return ""
 
-        train_epoch(learner, batches, OUR_WORKERS, between)
-        wait_for(DEVICE)
-        first = min(LOOK_EVERY[DEVICE.type], len(done) // 2)  # the device was waited for in the step before this one
+        _train_epoch(learner, batches, OUR_WORKERS, between)
+        _wait_for(DEVICE)
+        first = min(_CHECK_EVERY[DEVICE.type], len(done) // 2)  # the device was waited for in the step before this one
         return sum(rows for _, rows in done[first + 1 :]) / (time.perf_counter() - done[first][0])
 
     return measured
@@ -131,8 +131,8 @@ def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable
     parts = [
         torch.from_numpy(np.asarray(part)).to(DEVICE)
         for part in (
-            pack.pixels, turn_numbers(words), batches.trainset.labels, color_draws(words, config.color),
-            stain_draws(words, config.stain),
+            pack.pixels, _turn_numbers(words), batches.trainset.labels, _color_draws(words, config.color),
+            _stain_draws(words, config.stain),
         )
     ]  # fmt: skip
     order = torch.from_numpy(batches.order).to(DEVICE)
@@ -141,7 +141,7 @@ def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable
         return Batch._make((*(part[order[begin:end]] for part in parts), float(end - begin)))
 
     def eager(batch: Batch) -> None:
-        train_step(learner, batch, LR)
+        _train_step(learner, batch, LR)
 
     take = capture_step(learner, batch_at(0, batch_size), LR) if recorded else eager
 
@@ -183,7 +183,7 @@ def epoch_of(loop: Callable[[], Iterator[int]]) -> Contender:
 def our_loader_alone(pack: Pack) -> Contender:
     """Images a second of our loader, its first batch aside."""
     batches = our_batches(pack, BATCH)
-    return lambda: time_loader(batches, list(range(len(batches))), OUR_WORKERS, pin=CUDA)[0]
+    return lambda: _time_loader(batches, list(range(len(batches))), OUR_WORKERS, pin=CUDA)[0]
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks import reference
 from benchmarks.gpu.card import CUDA, DEVICE, LR, MODEL, Work
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.throughput import wait_for
+from claris_kaggle.training.throughput import _wait_for
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -138,14 +138,14 @@ class StepClock:
     def step(self, rows: int) -> None:
         """Note the begin of a step."""
         if self.steps == self.skipped:
-            wait_for(DEVICE)
+            _wait_for(DEVICE)
             self.began, self.images = time.perf_counter(), 0
         self.steps += 1
         self.images += rows
 
     def rate(self) -> float:
         """Images a second up to now."""
-        wait_for(DEVICE)
+        _wait_for(DEVICE)
         return self.images / (time.perf_counter() - self.began)
 
 

@@ -29,30 +29,30 @@ from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.two_t4s import TRAFFIC
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.learner import Learner, train_step
+from claris_kaggle.training.learner import _Learner, _train_step
 
 BATCH, STEPS, ROUNDS = (4, 1, 1) if QUICK else (128, 20, 5)
 OURS = "ours, fp16, channels-last"
 
 
-def new_learner(precision: str, *, compiled: bool = False) -> Learner:
+def new_learner(precision: str, *, compiled: bool = False) -> _Learner:
     """Our learner on the card."""
     config = config_of(precision, BATCH)
-    return Learner(config, WORLD, create_model(config.model), compiled=compiled and CUDA)
+    return _Learner(config, WORLD, create_model(config.model), compiled=compiled and CUDA)
 
 
-def our_steps(learner: Learner) -> Work:
+def our_steps(learner: _Learner) -> Work:
     """Our steps from uint8 batches on the host."""
     batch = host_batch(BATCH)
 
     def work() -> None:
         for _ in range(STEPS):
-            train_step(learner, batch, LR)
+            _train_step(learner, batch, LR)
 
     return work
 
 
-def recorded_steps(learner: Learner) -> Work:
+def recorded_steps(learner: _Learner) -> Work:
     """The same steps replayed from a CUDA graph."""
     batch = host_batch(BATCH)
     replay = capture_step(learner, batch, LR)

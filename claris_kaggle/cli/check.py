@@ -18,20 +18,24 @@ HELP = "look at the competition's files"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    options.add_data(parser)
+    options._add_data_flag(parser)
     parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi")
     parser.add_argument(
-        "--jobs", type=options.natural, default=0, metavar="N", help="reading processes [one a core, if many files]"
+        "--jobs",
+        type=options._parse_count,
+        default=0,
+        metavar="N",
+        help="reading processes [one a core, if many files]",
     )
-    options.add_json(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found; 1 when there are faults."""
-    data = options.data_dir(args)
+    data = options._open_data(args)
     import json
 
-    from claris_kaggle.core.errors import count
+    from claris_kaggle.core.errors import format_count
     from claris_kaggle.data.integrity import check_data
 
     findings = check_data(data, args.slides, args.jobs)
@@ -48,5 +52,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"note       {note}")
     for fault in findings.faults:
         print(f"fault      {fault}")
-    print("all is well" if not findings.faults else f"{count(len(findings.faults), 'fault')} to mend before training")
+    print(
+        "all is well"
+        if not findings.faults
+        else f"{format_count(len(findings.faults), 'fault')} to mend before training"
+    )
     return 1 if findings.faults else 0

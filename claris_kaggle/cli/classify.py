@@ -16,57 +16,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.console import say
-from claris_kaggle.core.errors import ClarisError, PatchError, count
-from claris_kaggle.core.paths import require_ending
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import ClarisError, PatchError, format_count
+from claris_kaggle.core.paths import require_suffix
 
 if TYPE_CHECKING:
-    from claris_kaggle.inference.fold_models import Trained
+    from claris_kaggle.inference.fold_models import FoldModels
     from claris_kaggle.serving.classify import Classification
 
 HELP = "benign or malignant for image files, with the evidence"
-HEADER = ("probability", "verdict", "folds", "views", "centre", "image")
-ROW = "{:<12} {:<10} {:<14} {:<14} {:<7} {}"
+_HEADER = ("probability", "verdict", "folds", "views", "centre", "image")
+_ROW = "{:<12} {:<10} {:<14} {:<14} {:<7} {}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of them")
-    options.add_run(parser)
-    options.add_classifying(parser, max_pixels=25_000_000)
+    options._add_run_flag(parser)
+    options._add_classify_flags(parser, max_pixels=25_000_000)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures as well")
-    options.add_json(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Classify every image; those that are faulty are named, and make the verb fail at its end."""
     from claris_kaggle.serving.classify import classify_files
     from claris_kaggle.serving.images import list_images
-    from claris_kaggle.serving.page import section
+    from claris_kaggle.serving.page import render_section
 
     if args.html:
-        require_ending(args.html, ".html", ".htm")
+        require_suffix(args.html, ".html", ".htm")
     paths = list_images(args.images)
-    trained, job = options.load_classifier(args)
+    trained, job = options._load_classifier(args)
     answers: list[dict[str, Any]] = []
     sections, faults = [], []
     for found in classify_files(trained, paths, job):
         if isinstance(found, ClarisError):
             faults.append(found)
             if len(paths) > 1:
-                say(str(found))
+                log_info(str(found))
             continue
         if not args.json and not answers:
-            print(ROW.format(*HEADER))
+            print(_ROW.format(*_HEADER))
         answers.append(found.to_json())
         if args.html:
-            sections.append(section(found, trained.config.crop))
+            sections.append(render_section(found, trained.config.crop))
         if not args.json:
-            print(line(found), flush=True)
-    finish(args, trained, answers, sections, faults)
+            print(_format_row(found), flush=True)
+    _write_results(args, trained, answers, sections, faults)
 
 
-def line(found: Classification) -> str:
+def _format_row(found: Classification) -> str:
     """One image in the table."""
     name = found.name
     if found.heat is not None:
@@ -74,12 +74,12 @@ def line(found: Classification) -> str:
         name += f" ({found.malignant_windows:.1%} of {found.heat.probabilities.size:,} windows malignant; {place})"
     ranges = ["{:.3f} to {:.3f}".format(*ends) for ends in (found.fold_range, found.view_range)]
     share = "-" if found.centre_share is None else f"{found.centre_share:.0%}"
-    return ROW.format(f"{found.probability:.4f}", found.verdict, *ranges, share, name)
+    return _ROW.format(f"{found.probability:.4f}", found.verdict, *ranges, share, name)
 
 
-def finish(
+def _write_results(
     args: argparse.Namespace,
-    trained: Trained,
+    trained: FoldModels,
     answers: list[dict[str, Any]],
     sections: list[dict[str, Any]],
     faults: list[ClarisError],
@@ -104,4 +104,4 @@ def finish(
     if len(answers) + len(faults) == 1 and faults:
         raise faults[0]
     if faults:
-        raise PatchError(f"{len(faults)} of {count(len(answers) + len(faults), 'image')} not classified")
+        raise PatchError(f"{len(faults)} of {format_count(len(answers) + len(faults), 'image')} not classified")

@@ -22,21 +22,21 @@ def run(args: argparse.Namespace) -> None:
     """Print the script."""
     import shtab
 
-    from claris_kaggle.cli.main import VERBS, build_parser
+    from claris_kaggle.cli.main import _VERBS, _build_parser
 
-    parser = build_parser(*VERBS)
-    for action in walk(parser):
+    parser = _build_parser(*_VERBS)
+    for action in _walk_parser(parser):
         if action.type is Path:
             folder = "DIR" in str(action.metavar)
             action.complete = shtab.DIRECTORY if folder else shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(parser, args.shell))
 
 
-def walk(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def _walk_parser(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """The arguments of the parser and of its verbs."""
     found = []
     for action in parser._actions:
         found.append(action)
         if isinstance(action, argparse._SubParsersAction):
-            found += [inner for sub in action.choices.values() for inner in walk(sub)]
+            found += [inner for sub in action.choices.values() for inner in _walk_parser(sub)]
     return found

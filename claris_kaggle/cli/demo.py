@@ -14,7 +14,7 @@ from pathlib import Path
 from claris_kaggle.cli import options
 
 HELP = "try it all on generated patches"
-NEXT = """next, with the competition's files in data/:
+_NEXT_STEPS = """next, with the competition's files in data/:
   claris folds --data data --out folds/five.csv
   claris train --data data --folds folds/five.csv --run runs/first
   claris predict --data data --run runs/first
@@ -25,11 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("--out", type=Path, default=Path("claris-demo"), metavar="DIR", help="folder [claris-demo]")
     parser.add_argument("--model", default="densenet121", help="timm name of the network, or `tiny` [densenet121]")
-    parser.add_argument("--train", type=options.natural, default=300, metavar="N", help="training patches [300]")
-    parser.add_argument("--test", type=options.natural, default=60, metavar="N", help="test patches [60]")
-    parser.add_argument("--seed", type=options.natural, default=0, metavar="S", help="other patches, another run [0]")
-    parser.add_argument("--nproc", type=options.natural, default=0, metavar="N", help="processes [one a GPU, else 1]")
-    options.add_json(parser)
+    parser.add_argument("--train", type=options._parse_count, default=300, metavar="N", help="training patches [300]")
+    parser.add_argument("--test", type=options._parse_count, default=60, metavar="N", help="test patches [60]")
+    parser.add_argument(
+        "--seed", type=options._parse_count, default=0, metavar="S", help="other patches, another run [0]"
+    )
+    parser.add_argument(
+        "--nproc", type=options._parse_count, default=0, metavar="N", help="processes [one a GPU, else 1]"
+    )
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,4 +53,4 @@ def run(args: argparse.Namespace) -> None:
     )
     print(f"submission  {result['submission']}")
     print(f"report      {result['report']}")
-    print(NEXT)
+    print(_NEXT_STEPS)

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="rehearse a launch on Kaggle: push a private CPU script, follow it, delete it [claris-probe.json]",
     )
-    options.add_cache(parser)
-    options.add_json(parser)
+    options._add_cache_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,14 +41,14 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from claris_kaggle.core.findings import BAD
-    from claris_kaggle.doctor import examine, summary_line
+    from claris_kaggle.doctor import check_installation, summary_line
 
-    findings = examine(args.data, args.cache, account=args.account, probe=args.probe)
+    findings = check_installation(args.data, args.cache, account=args.account, probe=args.probe)
     bad = any(one.state == BAD for one in findings)
     if args.json:
         print(json.dumps({"ok": not bad, "findings": [one.to_json() for one in findings]}))
         return int(bad)
     for one in findings:
-        print(f"{one.state:<8}{one.name:<15}{one.found}" + (f". {one.mend}" if one.mend else ""))
+        print(f"{one.state:<8}{one.name:<15}{one.found}" + (f". {one.hint}" if one.hint else ""))
     print(summary_line(findings))
     return int(bad)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 
 HELP = "folds of one run, or several runs, to a submission"
 
@@ -24,7 +24,7 @@ HELP = "folds of one run, or several runs, to a submission"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
-    options.add_data(parser)
+    options._add_data_flag(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="submission to write")
     parser.add_argument(
         "--method", default="mean", metavar="NAME",
@@ -34,74 +34,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only-sound", action="store_true", help="leave out runs that something speaks against")
     parser.add_argument("--calibrate", action="store_true", help="scale the result by a temperature fitted on OOF")
     parser.add_argument("--run", type=Path, metavar="DIR", help="keep the ensemble as a run of its own there")
-    options.add_json(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the submission and print its path and the OOF figures."""
-    data = options.data_dir(args)
+    data = options._open_data(args)
     import json
 
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 
     result = ensemble_runs(
-        [options.run_dir(path) for path in args.runs], data, args.out, method=args.method,
-        only_sound=args.only_sound, calibrate=args.calibrate, keep=options.run_dir(args.run) if args.run else None,
+        [options._open_run(path) for path in args.runs], data, args.out, method=args.method,
+        only_sound=args.only_sound, calibrate=args.calibrate, keep=options._open_run(args.run) if args.run else None,
     )  # fmt: skip
     evidence = result["ensemble"]
-    tell(evidence)
+    _report_evidence(evidence)
     if args.json:
         print(json.dumps(result))
         return
     for name, figures in result["runs"].items():
-        print(f"{name}: {line(figures)}{below(evidence['against_best'].get(name))}")
+        print(f"{name}: {_format_figures(figures)}{_format_gap(evidence['against_best'].get(name))}")
     if len(evidence["weights"]) > 1:
-        show_methods(evidence)
+        _print_methods(evidence)
     if len(result["runs"]) > 1:
-        print(f"together: {line(result['oof'])}")
+        print(f"together: {_format_figures(result['oof'])}")
     if "calibration" in evidence:
-        show_calibration(evidence["calibration"])
+        _print_calibration(evidence["calibration"])
     print(result["submission"])
 
 
-def line(figures: dict[str, Any]) -> str:
+def _format_figures(figures: dict[str, Any]) -> str:
     """The figures that matter, in a line."""
     low, high = figures["auc_interval"]
     return f"OOF AUC {figures['auc']:.4f} ({low:.4f} to {high:.4f}), accuracy {figures['accuracy']:.4f}"
 
 
-def below(against: dict[str, Any] | None) -> str:
+def _format_gap(against: dict[str, Any] | None) -> str:
     """How far a run is below the best one; nothing for the best itself, and for one that was left out."""
     if against is None:
         return ""
     low, high = against["interval"]
-    return f"; {against['difference']:+.4f} ({low:+.4f} to {high:+.4f}) to {against['best']}, {show_p(against['p'])}"
+    return f"; {against['difference']:+.4f} ({low:+.4f} to {high:+.4f}) to {against['best']}, {_format_p(against['p'])}"
 
 
-def tell(evidence: dict[str, Any]) -> None:
+def _report_evidence(evidence: dict[str, Any]) -> None:
     """What was noticed about the runs, on stderr."""
     for name, text in evidence["remarks"].items():
         left_out = "left out" if name in evidence["left_out"] else "kept; --only-sound leaves it out"
-        say(f"{name}: {text} ({left_out})")
+        log_info(f"{name}: {text} ({left_out})")
     for name, other in evidence["copies"].items():
-        say(f"{name}: the same predictions as {other}; counted once")
+        log_info(f"{name}: the same predictions as {other}; counted once")
     asked = evidence["methods"].get(evidence["asked"])
     if asked and evidence["asked"] != evidence["method"]:
-        say(f"{evidence['asked']}: its gain over the mean, {show_gain(asked)}, is not sure; the mean is taken")
+        log_info(f"{evidence['asked']}: its gain over the mean, {_format_gain(asked)}, is not sure; the mean is taken")
 
 
-def show_gain(tried: dict[str, Any]) -> str:
+def _format_gain(tried: dict[str, Any]) -> str:
     """A method's nested gain with its interval, and how often chance alone shows as much."""
     low, high = tried["gain"]["interval"]
-    return f"{tried['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {show_p(tried['doubt'])}"
+    return f"{tried['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(tried['doubt'])}"
 
 
-def show_p(p: float) -> str:
+def _format_p(p: float) -> str:
     """A p-value, as far as it means something."""
     return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
-def show_methods(evidence: dict[str, Any]) -> None:
+def _print_methods(evidence: dict[str, Any]) -> None:
     """The runs' correlations, what each method scored, and the one that was taken with its weights."""
     names = list(evidence["weights"])
     print("rank correlation of OOF probabilities")
@@ -110,13 +110,13 @@ def show_methods(evidence: dict[str, Any]) -> None:
         cells = [f"{evidence['correlations'][name][other]:7.4f}" for other in names[:row]]
         print(f"  {row + 1:>2} {name:<{width}} {' '.join(cells)}".rstrip())
     for name, tried in evidence["methods"].items():
-        over = "" if name == "mean" else f", over the mean {show_gain(tried)}"
+        over = "" if name == "mean" else f", over the mean {_format_gain(tried)}"
         print(f"{name:<7} nested OOF AUC {tried['auc']:.5f}{over}")
     weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence["weights"].items())
     print(f"taken: {evidence['method']} ({weights})")
 
 
-def show_calibration(found: dict[str, Any]) -> None:
+def _print_calibration(found: dict[str, Any]) -> None:
     """The temperature, and what it mends on folds that it was not fitted on."""
     before, after = found["before"], found["after"]
     figures = (

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     parser.add_argument("--views", type=int, default=8, metavar="V", help="views within model.onnx: 1, 4 or 8 [8]")
-    options.add_json(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> None:
 
     from claris_kaggle.serving.export import export_run
 
-    facts = export_run(options.run_dir(args.run), args.out, onnx=args.onnx, views=args.views)
+    facts = export_run(options._open_run(args.run), args.out, onnx=args.onnx, views=args.views)
     print(json.dumps({"out": str(args.out), **facts}) if args.json else args.out)

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
 
 HELP = "make or check a fold file"
@@ -22,7 +22,7 @@ HELP = "make or check a fold file"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    options.add_data(parser)
+    options._add_data_flag(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
     what.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, metavar="K", help="number of folds [5]")
     parser.add_argument("--seed", type=int, metavar="S", help="another seed, another split [0]")
     parser.add_argument("--force", action="store_true", help="replace other folds in that file")
-    options.add_cache(parser)
-    options.add_json(parser)
+    options._add_cache_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,13 +44,13 @@ def run(args: argparse.Namespace) -> None:
     if args.check and any(given.values()):
         found = f"{' and '.join(flag for flag, typed in given.items() if typed)} with --check"
         raise UsageError(found, "the file says how it is split", "Leave it out, or make folds with --out")
-    data = options.data_dir(args)
+    data = options._open_data(args)
     import json
 
     from claris_kaggle.data.fold_file import fold_summary
     from claris_kaggle.data.prepare import check_fold_file, make_fold_file
 
-    cache = options.cache_dir(args)
+    cache = options._choose_cache_dir(args)
     if args.check:
         folds = check_fold_file(data, args.check, slides=args.slides, cache=cache)
     else:
@@ -68,4 +68,6 @@ def run(args: argparse.Namespace) -> None:
         shown = "fold {fold}: {patches:,} patches, {malignant:,} malignant ({share:.1%})"
         print((shown + ", {groups:,} slides" * grouped).format(**row))
     if not grouped:
-        say("split by patch: patches of one slide look alike, so scores will flatter; --slides FILE keeps slides whole")
+        log_info(
+            "split by patch: patches of one slide look alike, so scores will flatter; --slides FILE keeps slides whole"
+        )

@@ -22,18 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("name", metavar="NAME", help="the run's name, which the kernels' names hold too")
     parser.add_argument("--per-fold", action="store_true", help="a kernel for each fold [one for all]")
-    parser.add_argument("--epochs", type=options.natural, default=6, metavar="N", help="passes over the patches [6]")
     parser.add_argument(
-        "--poll", type=options.seconds, default=60.0, metavar="SECONDS", help="time between two looks [60]"
+        "--epochs", type=options._parse_count, default=6, metavar="N", help="passes over the patches [6]"
+    )
+    parser.add_argument(
+        "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="time between two looks [60]"
     )
     parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="of each session [11h20m]")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
     parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
-    options.add_named_files(parser)
+    options._add_named_file_flags(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, and ask nobody")
-    options.add_ledger(parser)
-    options.add_json(parser)
+    options._add_ledger_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,19 +48,19 @@ def run(args: argparse.Namespace) -> None:
 
     if args.epochs < 1:
         raise UsageError("--epochs is 0", "at least 1 is needed")
-    options.require_session(args.time_limit)
-    options.require_inputs(args)
+    options._require_session(args.time_limit)
+    options._require_inputs(args)
     plan = Plan(
         name=require_name(args.name),
         parts=tuple((fold,) for fold in range(5)) if args.per_fold else ((),),
-        flags=("--epochs", str(args.epochs), *options.flags_for_train(args.rest)),
+        flags=("--epochs", str(args.epochs), *options._check_train_flags(args.rest)),
         time_limit=args.time_limit,
         datasets=tuple(args.dataset),
         models=tuple(args.model_input),
-        **options.named_files(args),
+        **options._read_named_files(args),
     )
     if args.dry_run:
-        show_plan(describe_plan(plan), as_json=args.json)
+        _print_plan(describe_plan(plan), as_json=args.json)
         return
     entry = run_launch(plan, args.runs / plan.name, args.ledger, poll=args.poll)
     if args.json:
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{plan.name}: submission {entry['ref']} {entry['status'].lower()}, {scores}")
 
 
-def show_plan(facts: dict[str, object], *, as_json: bool) -> None:
+def _print_plan(facts: dict[str, object], *, as_json: bool) -> None:
     """Print the plan."""
     import json
 

@@ -9,30 +9,30 @@ from __future__ import annotations
 import argparse
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 
 HELP = "the submissions so far, best first"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    options.add_ledger(parser)
-    options.add_json(parser)
+    options._add_ledger_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the ledger."""
     import json
 
-    from claris_kaggle.ensembling.ledger import ENOUGH, agreement, best_first, read_ledger
+    from claris_kaggle.ensembling.ledger import MIN_SCORED, describe_agreement, read_ledger, sort_best_first
 
-    lines = best_first(read_ledger(args.ledger))
-    found = agreement(lines)
+    lines = sort_best_first(read_ledger(args.ledger))
+    found = describe_agreement(lines)
     if args.json:
         print(json.dumps({"submissions": lines, **found}))
         return
     if not lines:
-        say(f"{args.ledger}: no submissions yet")
+        log_info(f"{args.ledger}: no submissions yet")
         return
     print(f"{'private':<9}{'public':<9}{'OOF AUC':<9}{'status':<10}{'time':<22}{'ref':<12}runs")
     for line in lines:
@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> None:
         value = found["correlation"].get(score)
         if value is not None:
             print(f"rank correlation of OOF AUC and {score} score: {value:.2f} over {scored} submissions")
-        elif scored < ENOUGH:
-            say(f"rank correlation of OOF AUC and {score} score: {scored} of the {ENOUGH} submissions that it takes")
+        elif scored < MIN_SCORED:
+            log_info(
+                f"rank correlation of OOF AUC and {score} score: {scored} of the {MIN_SCORED} submissions that it takes"
+            )
     for text in found["apart"]:
-        say(text)
+        log_info(text)

@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import NoReturn
 
 from claris_kaggle.core.console import is_speaker, messages_on_stderr
-from claris_kaggle.core.errors import LAST_WORDS, ClarisError, Stopped, one_line
-from claris_kaggle.core.files import explain
-from claris_kaggle.core.platforms import spell_out_unprintable
+from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, Stopped, first_line
+from claris_kaggle.core.files import explain_os_error
+from claris_kaggle.core.platforms import escape_unprintable_output
 from claris_kaggle.version import __version__
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
-VERBS = (
+_VERBS = (
     "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
     "classify", "serve", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
 )  # fmt: skip
 # These pass what stands after -- on to `claris train`.
-PASSING_ON = ("push", "launch")
+_VERBS_WITH_REST = ("push", "launch")
 # Packages by the names that they are imported under, where these differ.
-PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
-EPILOG = """the way through, from any folder:
+_PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
+_EPILOG = """the way through, from any folder:
   claris demo                                              try it all on generated patches
   claris fetch --out DIR                                   get the competition's files
   claris check --data DIR                                  look at the competition's files
@@ -48,14 +48,14 @@ all of it on Kaggle's GPUs, with one command:
 """
 
 
-class OneLineParser(argparse.ArgumentParser):
+class _OneLineParser(argparse.ArgumentParser):
     """A parser whose refusals are one line.
 
     Attributes:
         named: the parser of the verb that was typed: argparse leaves its unknown flags to this one.
     """
 
-    named: OneLineParser | None = None
+    named: _OneLineParser | None = None
 
     def error(self, message: str) -> NoReturn:
         """Say what was wrong, the nearest verb or flag to a misspelt one, and where the help is; exit code 2."""
@@ -67,23 +67,23 @@ class OneLineParser(argparse.ArgumentParser):
             message += f"; did you mean {near[0]}?" if near else ""
         if "invalid choice" in message and "VERB" in message:
             typed = message.split("'")[1]
-            near = get_close_matches(typed, VERBS, 1)
+            near = get_close_matches(typed, _VERBS, 1)
             message = f"no verb {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
         end = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help\n")
 
 
-def build_parser(*verbs: str) -> argparse.ArgumentParser:
+def _build_parser(*verbs: str) -> argparse.ArgumentParser:
     """The parser of all verbs, with the flags of those that are named."""
-    parser = OneLineParser(
+    parser = _OneLineParser(
         prog="claris",
         description="Histopathologic Cancer Detection, from the competition's files to a checked submission.",
-        epilog=EPILOG,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"claris {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name in VERBS:
+    for name in _VERBS:
         module = importlib.import_module(f"claris_kaggle.cli.{name}")
         sub = subparsers.add_parser(
             name,
@@ -100,23 +100,23 @@ def build_parser(*verbs: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use, 3 stopped in time."""
-    spell_out_unprintable(sys.stdout, sys.stderr)
+    escape_unprintable_output(sys.stdout, sys.stderr)
     arguments = list(sys.argv[1:] if argv is None else argv)
     with messages_on_stderr(logging.DEBUG if "--debug" in arguments else logging.INFO):
-        return run_command(arguments)
+        return _run_command(arguments)
 
 
-def run_command(arguments: list[str]) -> int:
+def _run_command(arguments: list[str]) -> int:
     """Run the command line with messages on stderr, and return its exit code."""
     verb = next((word for word in arguments if not word.startswith("-")), None)
     if not arguments:
-        build_parser().print_help()
+        _build_parser().print_help()
         return 2
     try:
-        own, rest = split_rest(arguments) if verb in PASSING_ON else (arguments, [])
-        args = build_parser(verb or "").parse_args(own)
+        own, rest = _split_rest(arguments) if verb in _VERBS_WITH_REST else (arguments, [])
+        args = _build_parser(verb or "").parse_args(own)
         args.rest = rest
-        find_homes(args)
+        _expand_homes(args)
         module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
         code = int(module.run(args) or 0)
         sys.stdout.flush()  # a disk that is full here is told as such
@@ -124,28 +124,28 @@ def run_command(arguments: list[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        return fail(Stopped("stopped by Ctrl-C", "", "The same command begins again or goes on"), arguments)
+        return _report_error(Stopped("stopped by Ctrl-C", "", "The same command begins again or goes on"), arguments)
     except BrokenPipeError:
-        drop_output()  # whoever read it has gone
+        _drop_output()  # whoever read it has gone
         return 1
     except ClarisError as error:
-        return fail(error, arguments)
+        return _report_error(error, arguments)
     except ModuleNotFoundError as error:
-        return fail(explain_missing(error), arguments)
+        return _report_error(_explain_missing_package(error), arguments)
     except Exception as error:
-        return fail_unexpectedly(error, arguments)
+        return _report_unexpected_error(error, arguments)
 
 
-def find_homes(args: argparse.Namespace) -> None:
+def _expand_homes(args: argparse.Namespace) -> None:
     """Look up a leading ~ in all paths: shells leave it in --out=~/FILE, and quotes keep it."""
     for name, value in vars(args).items():
         if isinstance(value, Path):
-            setattr(args, name, find_home(value))
+            setattr(args, name, _expand_home(value))
         elif isinstance(value, list):
-            setattr(args, name, [find_home(one) if isinstance(one, Path) else one for one in value])
+            setattr(args, name, [_expand_home(one) if isinstance(one, Path) else one for one in value])
 
 
-def find_home(path: Path) -> Path:
+def _expand_home(path: Path) -> Path:
     """The path with its home looked up; as it is where ~ begins the name of a file."""
     try:
         return path.expanduser()
@@ -153,26 +153,26 @@ def find_home(path: Path) -> Path:
         return path
 
 
-def split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
+def _split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
     """What stands before and after the first --."""
     place = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:place], arguments[place + 1 :]
 
 
-def fail(error: ClarisError, arguments: Sequence[str]) -> int:
+def _report_error(error: ClarisError, arguments: Sequence[str]) -> int:
     """One line on stderr, by the process that the user started; the error's exit code."""
     if "--debug" in arguments:
         traceback.print_exc()
     line = " ".join(str(error).split())
     if is_speaker() or not isinstance(error, Stopped):
         print(f"claris: {line}", file=sys.stderr, flush=True)
-    if LAST_WORDS in os.environ:
+    if ERROR_FILE_VARIABLE in os.environ:
         with contextlib.suppress(OSError):  # it has been said
-            Path(os.environ[LAST_WORDS]).write_text(line, "utf-8")
+            Path(os.environ[ERROR_FILE_VARIABLE]).write_text(line, "utf-8")
     return error.exit_code
 
 
-def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
+def _report_unexpected_error(error: Exception, arguments: Sequence[str]) -> int:
     """A mistake of ours, or one that no message foresees: its kind and text, and how to see more."""
     if "RANK" in os.environ:  # of the user's own torchrun
         from claris_kaggle.runtime.rank_process import is_lost_peer
@@ -181,24 +181,24 @@ def fail_unexpectedly(error: Exception, arguments: Sequence[str]) -> int:
             return 1  # the rank that failed first has said why
     if isinstance(error, OSError) and error.errno:
         if error.filename is None:
-            drop_output()  # it may be that which fails
-        return fail(explain(error, error.filename or "a file or the output"), arguments)
-    mend = "" if "--debug" in arguments else "Run it again with --debug to see where"
-    return fail(ClarisError(f"{type(error).__name__}: {one_line(error)}", "", mend), arguments)
+            _drop_output()  # it may be that which fails
+        return _report_error(explain_os_error(error, error.filename or "a file or the output"), arguments)
+    hint = "" if "--debug" in arguments else "Run it again with --debug to see where"
+    return _report_error(ClarisError(f"{type(error).__name__}: {first_line(error)}", "", hint), arguments)
 
 
-def drop_output() -> None:
+def _drop_output() -> None:
     """Send stdout nowhere, so that Python does not fail once more at its own flush."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def explain_missing(error: ModuleNotFoundError) -> ClarisError:
+def _explain_missing_package(error: ModuleNotFoundError) -> ClarisError:
     """Which package is not installed, and the command that installs it, by the extra that holds it if there is one."""
     from importlib.metadata import PackageNotFoundError, requires
 
     module = (error.name or "").split(".")[0]
-    package = PACKAGES.get(module, module.replace("_", "-"))
+    package = _PIP_NAMES.get(module, module.replace("_", "-"))
     try:
         wanted = requires("claris_kaggle") or []
     except PackageNotFoundError:  # the library alone was copied, as to a kernel

@@ -13,37 +13,37 @@ from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import DataDir, RunDir, default_cache
 
 if TYPE_CHECKING:
-    from claris_kaggle.inference.fold_models import Trained
+    from claris_kaggle.inference.fold_models import FoldModels
     from claris_kaggle.serving.classify import ClassifyJob
 
 # What a kernel gives to `claris train` on its own.
-SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
-LEDGER = Path("submissions") / "ledger.csv"
+_SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
+_LEDGER = Path("submissions") / "ledger.csv"
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data_flag(parser: argparse.ArgumentParser) -> None:
     """--data, the competition's folder."""
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="the competition's folder, with train/ and test/"
     )
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
+def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """--cache, the folder of packs."""
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="folder for packs [claris_kaggle in your cache folder, ~/.cache]"
     )
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
+def _add_run_flag(parser: argparse.ArgumentParser) -> None:
     """--run, the run's folder."""
     parser.add_argument(
         "--run", "--run-dir", dest="run", type=Path, required=True, metavar="DIR", help="the run's folder"
     )
 
 
-def add_classifying(parser: argparse.ArgumentParser, max_pixels: int) -> None:
-    """How images are classified; `load_classifier` reads it."""
+def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> None:
+    """How images are classified; `_load_classifier` reads it."""
     parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
     parser.add_argument(
         "--threshold", default="0.5", metavar="P", help="malignant from there on: a number, or oof: the run's own [0.5]"
@@ -54,12 +54,12 @@ def add_classifying(parser: argparse.ArgumentParser, max_pixels: int) -> None:
     )
 
 
-def add_processes(parser: argparse.ArgumentParser) -> None:
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     """--nproc, --workers and --cudnn."""
-    parser.add_argument("--nproc", type=natural, default=0, metavar="N", help="processes [one a GPU, else 1]")
+    parser.add_argument("--nproc", type=_parse_count, default=0, metavar="N", help="processes [one a GPU, else 1]")
     parser.add_argument(
         "--workers",
-        type=natural,
+        type=_parse_count,
         default=None,
         metavar="N",
         help="loader processes for each [train: some on a GPU; else 0]",
@@ -72,7 +72,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_named_files(parser: argparse.ArgumentParser) -> None:
+def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
     """--weights-from, --slides-from and --folds-from, for training kernels."""
     files = {"weights": "starting weights", "slides": "a slide map, for folds by slide", "folds": "a fold file"}
     for name, what in files.items():
@@ -81,85 +81,93 @@ def add_named_files(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def _add_json_flag(parser: argparse.ArgumentParser) -> None:
     """--json, the result as one object."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
-def add_record(parser: argparse.ArgumentParser) -> None:
+def _add_record_flag(parser: argparse.ArgumentParser) -> None:
     """--record, what was pushed."""
     default = Path("runs") / "kernels.json"
     parser.add_argument("--record", type=Path, default=default, metavar="FILE", help=f"record of pushes [{default}]")
 
 
-def add_ledger(parser: argparse.ArgumentParser) -> None:
+def _add_ledger_flag(parser: argparse.ArgumentParser) -> None:
     """--ledger, what was submitted."""
-    parser.add_argument("--ledger", type=Path, default=LEDGER, metavar="FILE", help=f"the ledger [{LEDGER}]")
+    parser.add_argument("--ledger", type=Path, default=_LEDGER, metavar="FILE", help=f"the ledger [{_LEDGER}]")
 
 
-def natural(text: str) -> int:
+def _parse_count(text: str) -> int:
     """A whole number of at least 0."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid whole number: {text!r}") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 
-def seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     """A number of seconds, at least 0."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid number of seconds: {text!r}") from None
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no time to wait")
     return value
 
 
-def flags_for_train(rest: Sequence[str]) -> tuple[str, ...]:
+def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
     """The flags behind --, once `claris train` is known to take them: a session would find out an hour later.
 
     Raises:
         UsageError: one sets what the session sets itself, or a value that cannot be.
         SystemExit: `claris train` has no such flag; it has said so.
     """
-    from claris_kaggle.cli.main import build_parser
-    from claris_kaggle.core.config import given_flags, with_preset
+    from claris_kaggle.cli.main import _build_parser
+    from claris_kaggle.core.config import apply_preset, read_given_flags
 
-    parser = build_parser("train")
+    parser = _build_parser("train")
     own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
     before, after = parser.parse_args(own), parser.parse_args([*own, *rest])
-    taken = ["--" + name.replace("_", "-") for name in SESSION_SETS if vars(after)[name] != vars(before)[name]]
+    taken = ["--" + name.replace("_", "-") for name in _SESSION_SETS if vars(after)[name] != vars(before)[name]]
     if taken:
         raise UsageError(f"{', '.join(taken)} behind --", "the session sets that itself", "Leave it out")
-    with_preset(given_flags(after))
+    apply_preset(read_given_flags(after))
     return tuple(rest)
 
 
-def require_session(text: str) -> None:
+def _require_session(text: str) -> None:
     """Refuse a session's time limit that is none, or that Kaggle would cut short.
 
     Raises:
         UsageError: naming both.
     """
     from claris_kaggle.core.time_limit import parse_duration
-    from claris_kaggle.kaggle.kernel_push import LONGEST_SESSION
+    from claris_kaggle.kaggle.kernel_push import LONGEST_SESSION_TEXT
 
-    if parse_duration(text) >= parse_duration(LONGEST_SESSION):
-        raise UsageError(f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST_SESSION}", "Leave it at 11h20m")
-
-
-def require_inputs(args: argparse.Namespace) -> None:
-    """Refuse datasets and models that Kaggle would not find; see `require_references`."""
-    require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
-    require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
+    if parse_duration(text) >= parse_duration(LONGEST_SESSION_TEXT):
+        raise UsageError(
+            f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST_SESSION_TEXT}", "Leave it at 11h20m"
+        )
 
 
-def named_files(args: argparse.Namespace) -> dict[str, str]:
+def _require_inputs(args: argparse.Namespace) -> None:
+    """Refuse datasets and models that Kaggle would not find; see `_require_references`."""
+    _require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
+    _require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
+
+
+def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
     """The files that a session is to take, by the names of its settings, known to be possible beside the other flags.
 
     Raises:
         UsageError: one is no owner/dataset/file, or the flags behind -- name other weights.
     """
-    from claris_kaggle.cli.main import build_parser
-    from claris_kaggle.core.config import given_flags, with_preset
+    from claris_kaggle.cli.main import _build_parser
+    from claris_kaggle.core.config import apply_preset, read_given_flags
 
     found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from")}
     for name, value in found.items():
@@ -169,15 +177,15 @@ def named_files(args: argparse.Namespace) -> dict[str, str]:
             raise UsageError(f"{flag} {value}", "a name such as owner/dataset/file is needed")
     if found["weights_from"]:
         own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
-        given = given_flags(build_parser("train").parse_args([*own, *args.rest]))
+        given = read_given_flags(_build_parser("train").parse_args([*own, *args.rest]))
         if "weights" in given:
             what = f"--weights-from {found['weights_from']} and --weights {given['weights']} behind --"
             raise UsageError(what, "training begins with one of them", "Leave one out")
-        with_preset({**given, "weights": found["weights_from"]})
+        apply_preset({**given, "weights": found["weights_from"]})
     return found
 
 
-def require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:
+def _require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:
     """Refuse inputs that Kaggle would not find, and so would run without.
 
     Args:
@@ -191,32 +199,32 @@ def require_references(references: Sequence[str], flag: str, parts: Sequence[int
             raise UsageError(f"{flag} {one}", f"a name such as {example} is needed")
 
 
-def data_dir(args: argparse.Namespace) -> DataDir:
+def _open_data(args: argparse.Namespace) -> DataDir:
     """The competition's folder, known to hold its four parts."""
     return DataDir(args.data).require()
 
 
-def run_dir(path: Path) -> RunDir:
+def _open_run(path: Path) -> RunDir:
     """The run's folder, as an absolute path, so that started processes find it."""
     return RunDir(path.absolute())
 
 
-def cache_dir(args: argparse.Namespace) -> Path:
+def _choose_cache_dir(args: argparse.Namespace) -> Path:
     """The folder of packs."""
     return args.cache or default_cache()
 
 
-def load_classifier(args: argparse.Namespace) -> tuple[Trained, ClassifyJob]:
+def _load_classifier(args: argparse.Namespace) -> tuple[FoldModels, ClassifyJob]:
     """The networks of --run, and how they are to be asked; the flags are looked at before the weights are read."""
     from claris_kaggle.inference.fold_models import load_trained
     from claris_kaggle.serving.classify import ClassifyJob
 
     job = ClassifyJob(views=args.views, stride=args.stride, max_pixels=args.max_pixels)
     trained = load_trained(args.run)
-    return trained, replace(job, threshold=choose_threshold(args.threshold, trained))
+    return trained, replace(job, threshold=_choose_threshold(args.threshold, trained))
 
 
-def choose_threshold(text: str, trained: Trained) -> float:
+def _choose_threshold(text: str, trained: FoldModels) -> float:
     """The number, or the threshold that was the best on the run's own OOF predictions.
 
     Raises:

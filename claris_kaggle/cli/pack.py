@@ -17,22 +17,26 @@ HELP = "decode the patches once, for all that follows"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    options.add_data(parser)
-    options.add_cache(parser)
+    options._add_data_flag(parser)
+    options._add_cache_flag(parser)
     parser.add_argument(
-        "--jobs", type=options.natural, default=0, metavar="N", help="reading processes [one a core, if many files]"
+        "--jobs",
+        type=options._parse_count,
+        default=0,
+        metavar="N",
+        help="reading processes [one a core, if many files]",
     )
-    options.add_json(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Make or prove both packs and print where they are."""
-    data = options.data_dir(args)
+    data = options._open_data(args)
     import json
 
     from claris_kaggle.data.prepare import make_packs
 
-    packs = make_packs(data, options.cache_dir(args), args.jobs)
+    packs = make_packs(data, options._choose_cache_dir(args), args.jobs)
     if args.json:
         print(json.dumps({"packs": [{"folder": str(pack.folder), "patches": len(pack.ids)} for pack in packs]}))
         return

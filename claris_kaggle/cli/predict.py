@@ -16,11 +16,11 @@ HELP = "out-of-fold and test predictions with 8 views"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    options.add_data(parser)
-    options.add_run(parser)
+    options._add_data_flag(parser)
+    options._add_run_flag(parser)
     parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
     parser.add_argument(
-        "--threads", type=options.natural, default=0, metavar="N", help="CPU threads a process [the run's]"
+        "--threads", type=options._parse_count, default=0, metavar="N", help="CPU threads a process [the run's]"
     )
     parser.add_argument(
         "--precision",
@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="arithmetic; auto is fp16 on a GPU, fp32 on a CPU [the run's]",
     )
     parser.add_argument("--time-limit", metavar="TIME", help="stop before it, as in 2h, to go on later [none]")
-    options.add_processes(parser)
-    options.add_cache(parser)
-    options.add_json(parser)
+    options._add_process_flags(parser)
+    options._add_cache_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.core.time_limit import parse_duration
 
     limit = parse_duration(args.time_limit) if args.time_limit else None
-    data = options.data_dir(args)
+    data = options._open_data(args)
     import json
 
     from claris_kaggle.core.console import is_speaker
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
 
     job = PredictJob(
         data=data,
-        run_dir=options.run_dir(args.run),
-        cache=options.cache_dir(args),
+        run_dir=options._open_run(args.run),
+        cache=options._choose_cache_dir(args),
         views=args.views,
         nproc=args.nproc,
         workers=args.workers or 0,

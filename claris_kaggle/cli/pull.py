@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
-    options.add_record(parser)
-    options.add_json(parser)
+    options._add_record_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.kaggle import kernel_output, kernel_push
     from claris_kaggle.kaggle.session import FAILED
 
-    kernel = kernel_push.recall(args.record, args.ref)
-    output = kernel_output.pull_patiently(kernel, args.out)
+    kernel = kernel_push.find_recorded_push(args.record, args.ref)
+    output = kernel_output.pull_with_retries(kernel, args.out)
     facts = {"out": str(args.out), "status": output.status, "files": list(output.files)}
     print(json.dumps(facts) if args.json else f"{args.out}: {len(output.files)} files, {output.status}")
     if output.status == FAILED:
-        raise kernel_output.explain_failure(kernel, output, args.out)
+        raise kernel_output.explain_failed_session(kernel, output, args.out)

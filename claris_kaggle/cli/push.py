@@ -27,16 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
     parser.add_argument("job", choices=["train", "predict", "ensemble"], help="which kernel")
     parser.add_argument("--slug", help="the kernel's name [claris-JOB]")
-    parser.add_argument("--fold", type=options.natural, nargs="+", default=[], metavar="K", help="folds to train [all]")
+    parser.add_argument(
+        "--fold", type=options._parse_count, nargs="+", default=[], metavar="K", help="folds to train [all]"
+    )
     parser.add_argument("--time-limit", default="", metavar="TIME", help="of the session [11h20m]")
     parser.add_argument("--input", nargs="+", default=[], metavar="REF", help="kernels whose output is an input")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
     parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
-    options.add_named_files(parser)
+    options._add_named_file_flags(parser)
     parser.add_argument("--build-only", type=Path, metavar="DIR", help="write script and metadata there, push nothing")
     parser.add_argument("--user", default="", help="with --build-only: the account [asked of Kaggle]")
-    options.add_record(parser)
-    options.add_json(parser)
+    options._add_record_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.kaggle import kernel_push, kernel_source
     from claris_kaggle.kaggle.kernel_output import Kernel
 
-    settings = read_settings(args)
-    user, slug = owner(args), args.slug or f"claris-{args.job}"
+    settings = _read_settings(args)
+    user, slug = _choose_owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
     asked = {
         "job": args.job,
@@ -58,63 +60,65 @@ def run(args: argparse.Namespace) -> None:
         "built": built,
         **settings,
     }
-    mark, ref = ("", "") if built else kernel_push.unfinished(args.record, asked)
-    again = bool(mark)
+    push_token, ref = ("", "") if built else kernel_push.find_pending_push(args.record, asked)
+    again = bool(push_token)
     if not again:
-        mark = kernel_push.new_mark(slug)
-        ref = choose_name(args, asked["ref"], mark)
+        push_token = kernel_push.new_push_token(slug)
+        ref = _choose_kernel_name(args, asked["ref"], push_token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
-        kernel_source.compose_kernel(args.job, folder, user=user, slug=ref.split("/")[1], mark=mark, **settings)
+        kernel_source.compose_kernel(
+            args.job, folder, user=user, slug=ref.split("/")[1], push_token=push_token, **settings
+        )
         # Put down before it is pushed: by the mark a push whose answer never came is found.
-        kernel = Kernel(ref=ref, version=0, mark=mark, pushed=time.time())
-        kernel_push.remember(args.record, kernel, job=args.job, asked=asked, built=built)
+        kernel = Kernel(ref=ref, version=0, push_token=push_token, pushed=time.time())
+        kernel_push.record_push(args.record, kernel, job=args.job, asked=asked, built=built)
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
-        kernel = push(folder, kernel, asked["ref"], args.record, again=again)
-    kernel_push.remember(args.record, kernel, job=args.job, base=asked["ref"])
-    facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.mark}
+        kernel = _push_and_record(folder, kernel, asked["ref"], args.record, again=again)
+    kernel_push.record_push(args.record, kernel, job=args.job, base=asked["ref"])
+    facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
 
 
-def read_settings(args: argparse.Namespace) -> dict[str, Any]:
+def _read_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the kernel, after a check of all flags.
 
     Raises:
         UsageError: a flag does not fit the job, or has a wrong form.
     """
-    require_training(args)
+    _require_training(args)
     if args.time_limit:
-        options.require_session(args.time_limit)
-    options.require_references(args.input, "--input", (2, 3), "owner/slug")
-    options.require_inputs(args)
+        options._require_session(args.time_limit)
+    options._require_references(args.input, "--input", (2, 3), "owner/slug")
+    options._require_inputs(args)
     return {
         "folds": args.fold,
-        "flags": list(options.flags_for_train(args.rest)),
+        "flags": list(options._check_train_flags(args.rest)),
         "time_limit": args.time_limit,
         "inputs": args.input,
         "datasets": args.dataset,
         "models": args.model_input,
-        **options.named_files(args),
+        **options._read_named_files(args),
     }
 
 
-def choose_name(args: argparse.Namespace, asked: str, mark: str) -> str:
+def _choose_kernel_name(args: argparse.Namespace, asked: str, push_token: str) -> str:
     """Return the kernel's owner/slug: the one asked for, or another where a refused push left that one empty."""
-    from claris_kaggle.core.console import say
+    from claris_kaggle.core.console import log_info
     from claris_kaggle.kaggle import kernel_push
 
-    if asked not in kernel_push.read_empty(args.record) or kernel_push.has_version(args.record, asked):
+    if asked not in kernel_push.read_empty_kernels(args.record) or kernel_push.has_version(args.record, asked):
         return asked
-    taken = [one["ref"] for one in kernel_push.read_record(args.record) if one.get("base") == asked and one["version"]]
+    taken = [one["ref"] for one in kernel_push.read_pushes(args.record) if one.get("base") == asked and one["version"]]
     user, slug = asked.split("/")
-    ref = taken[-1] if taken else f"{user}/{kernel_push.fresh_slug(slug, mark)}"
-    say(f"{asked}: a refused push may have left an empty kernel of this name; taking {ref}")
+    ref = taken[-1] if taken else f"{user}/{kernel_push.fresh_slug(slug, push_token)}"
+    log_info(f"{asked}: a refused push may have left an empty kernel of this name; taking {ref}")
     return ref
 
 
-def push(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool) -> Kernel:
+def _push_and_record(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool) -> Kernel:
     """Return the version that the kernel became; a refused one is taken out of the record.
 
     Args:
@@ -126,15 +130,15 @@ def push(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool)
     from claris_kaggle.kaggle import kernel_push
 
     try:
-        return kernel_push.push_kernel(folder, kernel.mark, again=again)
+        return kernel_push.push_kernel(folder, kernel.push_token, again=again)
     except KaggleError as error:
         if error.refused or error.busy:
             empty = error.no_version and not kernel_push.has_version(record, kernel.ref)
-            kernel_push.forget(record, kernel.mark, empty=asked if empty else "")
+            kernel_push.delete_push(record, kernel.push_token, empty=asked if empty else "")
         raise
 
 
-def require_training(args: argparse.Namespace) -> None:
+def _require_training(args: argparse.Namespace) -> None:
     """Refuse folds and flags of training for the other kernels, which would not look at them.
 
     Raises:
@@ -148,7 +152,7 @@ def require_training(args: argparse.Namespace) -> None:
         raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train alone", "Leave them out")
 
 
-def owner(args: argparse.Namespace) -> str:
+def _choose_owner(args: argparse.Namespace) -> str:
     """Whose kernel it is to be: the account's, or for a folder that is only built, any.
 
     Raises:
@@ -160,7 +164,7 @@ def owner(args: argparse.Namespace) -> str:
     if args.build_only and args.user:
         return str(args.user)
     try:
-        return api.whoami()
+        return api.find_user()
     except KaggleError as error:
         if not args.build_only:
             raise

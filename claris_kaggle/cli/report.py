@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="the competition's folder: errors are then shown as pictures"
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of packs to take the pictures from")
-    parser.add_argument("--ledger", type=Path, metavar="FILE", help=f"the ledger [{options.LEDGER}, where it is]")
+    parser.add_argument("--ledger", type=Path, metavar="FILE", help=f"the ledger [{options._LEDGER}, where it is]")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.ledger and not args.ledger.exists():
         raise UsageError(f"--ledger {args.ledger}: no such file", "", "Look at the path, or leave it out")
-    data = options.data_dir(args) if args.data else None
+    data = options._open_data(args) if args.data else None
     from claris_kaggle.reporting.report import write_report
 
-    runs = [options.run_dir(path) for path in args.runs]
-    print(write_report(runs, args.out, data=data, cache=args.cache, ledger=args.ledger or options.LEDGER))
+    runs = [options._open_run(path) for path in args.runs]
+    print(write_report(runs, args.out, data=data, cache=args.cache, ledger=args.ledger or options._LEDGER))

@@ -14,19 +14,21 @@ from __future__ import annotations
 import argparse
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.console import say
-from claris_kaggle.core.errors import count
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import format_count
 
 HELP = "the same as a small page of this machine: drop an image, see the answer"
-WARNING = "warning: {} can be reached from other machines. Whoever reaches it can use it, unencrypted and unasked"
+_EXPOSURE_WARNING = (
+    "warning: {} can be reached from other machines. Whoever reaches it can use it, unencrypted and unasked"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    options.add_run(parser)
+    options._add_run_flag(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1, this machine alone]")
-    parser.add_argument("--port", type=port, default=8000, metavar="N", help="0 takes any that is free [8000]")
-    options.add_classifying(parser, max_pixels=2_500_000)
+    parser.add_argument("--port", type=_parse_port, default=8000, metavar="N", help="0 takes any that is free [8000]")
+    options._add_classify_flags(parser, max_pixels=2_500_000)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,19 +40,22 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.serving.http import bracketed, is_loopback
 
     with listen(args.host, args.port) as listener:
-        trained, job = options.load_classifier(args)
+        trained, job = options._load_classifier(args)
         address = f"http://{bracketed(args.host)}:{listener.getsockname()[1]}/"
         if not is_loopback(args.host):
-            say(WARNING.format(address))
-        say(f"{trained.config.model}, {count(len(trained.models), 'fold')} of {trained.name}. {NOTICE} Ctrl-C ends it.")
+            log_info(_EXPOSURE_WARNING.format(address))
+        log_info(
+            f"{trained.config.model}, {format_count(len(trained.models), 'fold')} of {trained.name}. "
+            f"{NOTICE} Ctrl-C ends it."
+        )
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(address, flush=True)
         serve(trained, job, listener, args.host, debug=args.debug)
 
 
-def port(text: str) -> int:
+def _parse_port(text: str) -> int:
     """A port's number."""
-    value = options.natural(text)
+    value = options._parse_count(text)
     if value > 65535:
         raise argparse.ArgumentTypeError(f"{text} is above 65535")
     return value

@@ -24,10 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
     parser.add_argument("--follow", action="store_true", help="wait for the end, and show the session's progress")
     parser.add_argument(
-        "--poll", type=options.seconds, default=60.0, metavar="SECONDS", help="with --follow: between two looks [60]"
+        "--poll",
+        type=options._parse_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="with --follow: between two looks [60]",
     )
-    options.add_record(parser)
-    options.add_json(parser)
+    options._add_record_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,10 +41,14 @@ def run(args: argparse.Namespace) -> int:
     from claris_kaggle.kaggle import kernel_output, kernel_push
     from claris_kaggle.kaggle.session_progress import follow_session
 
-    kernel = kernel_push.recall(args.record, args.ref)
+    kernel = kernel_push.find_recorded_push(args.record, args.ref)
     status, message = follow_session(kernel, args.poll) if args.follow else kernel_output.kernel_status(kernel)
     failed = status in kernel_output.ENDED and status != "COMPLETE"
-    error = kernel_output.explain_end(kernel, status, message, kernel_output.session_log(kernel)) if failed else None
+    error = (
+        kernel_output.explain_session_end(kernel, status, message, kernel_output.session_log(kernel))
+        if failed
+        else None
+    )
     if error and not args.json:
         raise error
     message = error.found if error else message

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
 
 HELP = "check a submission, or compare several"
@@ -26,20 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", type=Path, nargs="+", default=[], metavar="RUN_DIR", help="compare: the run behind each file"
     )
-    options.add_json(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Check the file and print what it holds, or compare the files."""
     if args.action == "compare":
-        compare(args)
+        _print_comparison(args)
         return
     if args.runs:
         raise UsageError("--runs", "it goes with compare", "Leave it out, or say submission compare")
     if args.data is None or len(args.files) != 1:
         found = "no --data" if args.data is None else f"{len(args.files)} files"
         raise UsageError(found, "check needs one file and --data DIR", "Several side by side: submission compare")
-    data = options.data_dir(args)
+    data = options._open_data(args)
     import json
 
     from claris_kaggle.data.tables import read_sample
@@ -54,10 +54,12 @@ def run(args: argparse.Namespace) -> None:
     order = "" if facts["sample_order"] else ", not in the sample's order (Kaggle joins by id)"
     print(f"{path}: {facts['rows']:,} rows, {spread}{order}: good")
     if facts["distinct"] == 2 < facts["rows"]:
-        say(f"{path}: only two different values; probabilities rank the patches, and score a higher AUC than classes")
+        log_info(
+            f"{path}: only two different values; probabilities rank the patches, and score a higher AUC than classes"
+        )
 
 
-def compare(args: argparse.Namespace) -> None:
+def _print_comparison(args: argparse.Namespace) -> None:
     """Print how the files compare."""
     if args.data is not None:
         raise UsageError("--data", "it goes with check; compare takes the files' own ids", "Leave it out")
@@ -65,12 +67,12 @@ def compare(args: argparse.Namespace) -> None:
 
     from claris_kaggle.ensembling.comparison import compare_submissions
 
-    result = compare_submissions(args.files, [options.run_dir(path) for path in args.runs])
+    result = compare_submissions(args.files, [options._open_run(path) for path in args.runs])
     if args.json:
         print(json.dumps(result))
         return
     for pair in result["pairs"]:
-        show(pair)
+        _print_pair(pair)
     for remark in result["remarks"]:
         print(remark)
     if "blend" in result:
@@ -82,7 +84,7 @@ def compare(args: argparse.Namespace) -> None:
         print(f"mean of all: OOF AUC {blend['mean']:.5f}, over the best, {blend['best']}: {gain}")
 
 
-def show(pair: dict[str, Any]) -> None:
+def _print_pair(pair: dict[str, Any]) -> None:
     """Two files: correlation, what is wrong, and where they are most apart."""
     print(f"{pair['a']} and {pair['b']}: rank correlation {pair['rank_correlation']:.4f}")
     if pair["remark"]:

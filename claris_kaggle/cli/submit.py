@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the score")
     parser.add_argument(
-        "--poll", type=options.seconds, default=10.0, metavar="SECONDS", help="time between two looks [10]"
+        "--poll", type=options._parse_seconds, default=10.0, metavar="SECONDS", help="time between two looks [10]"
     )
-    options.add_ledger(parser)
-    options.add_json(parser)
+    options._add_ledger_flag(parser)
+    options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,20 +14,20 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.config import add_config_flags, given_flags
+from claris_kaggle.core.config import add_config_flags, read_given_flags
 
 HELP = "train one fold or all, resumable"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's flags."""
-    options.add_data(parser)
+    options._add_data_flag(parser)
     parser.add_argument("--folds", type=Path, required=True, metavar="FILE.csv", help="fold file, see claris folds")
-    options.add_run(parser)
+    options._add_run_flag(parser)
     parser.add_argument("--slides", type=Path, metavar="FILE", help="refuse folds that share a slide of this map")
     parser.add_argument("--fold", type=int, nargs="+", default=[], metavar="K", help="folds to train [all]")
-    options.add_processes(parser)
-    options.add_cache(parser)
+    options._add_process_flags(parser)
+    options._add_cache_flag(parser)
     parser.add_argument("--time-limit", metavar="TIME", help="stop before it, as in 11h30m, to go on later [none]")
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints in an epoch [10]"
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.core.time_limit import parse_duration
 
     limit = parse_duration(args.time_limit) if args.time_limit else None
-    data = options.data_dir(args)
+    data = options._open_data(args)
     from claris_kaggle.core.console import is_speaker
     from claris_kaggle.training.setup import TrainJob
     from claris_kaggle.training.train import train_run
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     job = TrainJob(
         data=data,
         fold_file=args.folds,
-        run_dir=options.run_dir(args.run),
-        cache=options.cache_dir(args),
+        run_dir=options._open_run(args.run),
+        cache=options._choose_cache_dir(args),
         slides=args.slides,
         only=tuple(args.fold),
         nproc=args.nproc,
@@ -64,6 +64,6 @@ def run(args: argparse.Namespace) -> None:
         rates=args.rates,
         compile=args.compile,
     )
-    train_run(job, given_flags(args))
+    train_run(job, read_given_flags(args))
     if is_speaker():
         print(args.run)

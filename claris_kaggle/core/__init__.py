@@ -1,1 +1,18 @@
-"""Errors, files, paths, console output, config and time limits; standard library and tqdm only."""
+"""Errors, files, paths, console output, config and time limits; standard library and tqdm only.
+
+Other packages use:
+
+- `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `PRECISIONS`, `TrainConfig`, `add_config_flags`,
+  `apply_preset`, `default_batch_size`, `read_given_flags`, `require_same`
+- `console`: `LOGGER`, `Progress`, `Waiting`, `format_duration`, `is_speaker`, `log_info`, `messages_on_stderr`
+- `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
+  `OversizeError`, `PatchError`, `RunError`, `Stopped`, `TableError`, `TrainingError`, `UsageError`,
+  `escape_unprintable`, `first_line`, `format_count`, `name_few`
+- `files`: `create_folder`, `explain_disk_errors`, `explain_os_error`, `hold_lock`, `is_folder`, `read_json`,
+  `replace_file`, `sha256_bytes`, `sha256_file`, `write_bytes`, `write_json`, `write_text`
+- `findings`: `BAD`, `Finding`, `GOOD`, `WARNING`
+- `paths`: `DataDir`, `ExportDir`, `FoldDir`, `RunDir`, `default_cache`, `require_replaceable`, `require_suffix`
+- `platforms`: `HOME`, `SEVERAL_PROCESSES`, `SHARED_MEMORY`, `STOP_SIGNALS`, `allocate`, `escape_unprintable_output`,
+  `is_inside`, `link_or_copy`, `move_folder`, `replace`, `signal_name`, `sync_file`, `total_memory`, `write_at`
+- `time_limit`: `Stopper`, `exit_with_parent`, `parse_duration`, `restore_signals`
+"""

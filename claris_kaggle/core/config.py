@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from claris_kaggle.core.errors import DataError, RunError, UsageError
-from claris_kaggle.core.presets import PRESETS, choose_preset, preset_for
+from claris_kaggle.core.presets import _PRESETS, _choose_preset, _preset_for
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 # Settings of cuDNN, from fast to safe: autotuning and channels-last tensors, only the latter, neither.
 CUDNN_MODES = ("default", "no-autotune", "contiguous")
-SCHEDULES = ("onecycle", "cosine", "constant")
-SELECTIONS = ("last", "best")
-GEOMETRIES = ("d4", "flips")
-NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "none")
-STEMS = ("pool", "pool4", "no-pool")
-TAILS = ("pool", "no-pool")
-POOLINGS = ("mean", "centre")
-EQUIVARIANCES = ("none", "p4m")
-SIZE = 96  # the side of a patch, in pixels
-CENTRE = 32  # the side of the square in its middle that its label speaks of
-LEAST_SIDE, LARGEST_SIDE = 32, 384  # DenseNet halves five times; timm publishes few networks above 384
-DEFAULT_BATCH_SIZE, LOWEST_BATCH_SIZE, LEAST_STEPS = 128, 16, 30
+_SCHEDULES = ("onecycle", "cosine", "constant")
+_SELECTIONS = ("last", "best")
+_GEOMETRIES = ("d4", "flips")
+_NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "none")
+_STEMS = ("pool", "pool4", "no-pool")
+_TAILS = ("pool", "no-pool")
+_POOLINGS = ("mean", "centre")
+_EQUIVARIANCES = ("none", "p4m")
+PATCH_SIZE = 96  # the side of a patch, in pixels
+CENTRE_SIZE = 32  # the side of the square in its middle that its label speaks of
+LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves five times; timm publishes few networks above 384
+_DEFAULT_BATCH_SIZE, _LOWEST_BATCH_SIZE, _LEAST_STEPS = 128, 16, 30
 
 
 def default_batch_size(patches: int) -> int:
@@ -37,18 +37,18 @@ def default_batch_size(patches: int) -> int:
     >>> default_batch_size(176_020), default_batch_size(960), default_batch_size(100)
     (128, 32, 16)
     """
-    size = DEFAULT_BATCH_SIZE
-    while size > LOWEST_BATCH_SIZE and patches < LEAST_STEPS * size:
+    size = _DEFAULT_BATCH_SIZE
+    while size > _LOWEST_BATCH_SIZE and patches < _LEAST_STEPS * size:
         size //= 2
     return size
 
 
-def flagged(default: Any, text: str, **limits: Any) -> Any:
+def _flag_field(default: Any, text: str, **limits: Any) -> Any:
     """A field that is also a command-line flag; `limits` are choices, low or high."""
     return field(default=default, metadata={"help": text, "flag": True, **limits})
 
 
-def recorded(text: str) -> Any:
+def _recorded_field(text: str) -> Any:
     """A field that the training verb fills in from its inputs."""
     return field(default="", metadata={"help": text})
 
@@ -61,90 +61,96 @@ class TrainConfig:
         UsageError: a value is outside what its field allows; the message names the flag.
     """
 
-    model: str = flagged("densenet121", "timm name of the network, or `tiny` for trials")
-    weights: str = flagged("imagenet", "starting weights: imagenet, none, or a file (.safetensors, .pth)")
-    batch_size: int = flagged(
+    model: str = _flag_field("densenet121", "timm name of the network, or `tiny` for trials")
+    weights: str = _flag_field("imagenet", "starting weights: imagenet, none, or a file (.safetensors, .pth)")
+    batch_size: int = _flag_field(
         0, "patches a step, over all processes together; 0 is 128, or fewer where patches are few", low=0
     )
-    preset: str = flagged(
+    preset: str = _flag_field(
         "auto", "recipe: values of options below that are not typed; auto is pretrained, or without weights scratch",
-        choices=("auto", *PRESETS),
+        choices=("auto", *_PRESETS),
     )  # fmt: skip
-    epochs: int = flagged(6, "passes over the training patches", low=1)
-    lr: float = flagged(1e-4, "peak learning rate", low=0, high=1)
-    schedule: str = flagged("onecycle", "course of the learning rate", choices=SCHEDULES)
-    lr_head: float = flagged(
+    epochs: int = _flag_field(6, "passes over the training patches", low=1)
+    lr: float = _flag_field(1e-4, "peak learning rate", low=0, high=1)
+    schedule: str = _flag_field("onecycle", "course of the learning rate", choices=_SCHEDULES)
+    lr_head: float = _flag_field(
         1.0, "factor for the learning rate of the classifier, which begins at random", low=0.01, high=1000
     )
-    layer_decay: float = flagged(
+    layer_decay: float = _flag_field(
         1.0, "factor for the learning rate from each layer to the one before it; 1 is the same for all", low=0.1, high=1
     )
-    freeze_epochs: int = flagged(0, "first epochs in which only the classifier is trained", low=0)
-    clip_grad: float = flagged(0.0, "largest norm of a step's gradient; 0 does not clip", low=0)
-    weight_decay: float = flagged(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0, high=10)
-    geometry: str = flagged("d4", "turns of patches: d4, or the original's flips and 20 degrees", choices=GEOMETRIES)
-    color: float = flagged(0.0, "strength of the colour change; 0 is none", low=0, high=4)
-    stain: float = flagged(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
-    normalise: str = flagged(
+    freeze_epochs: int = _flag_field(0, "first epochs in which only the classifier is trained", low=0)
+    clip_grad: float = _flag_field(0.0, "largest norm of a step's gradient; 0 does not clip", low=0)
+    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0, high=10)
+    geometry: str = _flag_field(
+        "d4", "turns of patches: d4, or the original's flips and 20 degrees", choices=_GEOMETRIES
+    )
+    color: float = _flag_field(0.0, "strength of the colour change; 0 is none", low=0, high=4)
+    stain: float = _flag_field(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
+    normalise: str = _flag_field(
         "patches", "channel mean and standard deviation; model: those of the network's ImageNet weights",
-        choices=NORMALISATIONS,
+        choices=_NORMALISATIONS,
     )  # fmt: skip
-    crop: int = flagged(SIZE, "side of the centre that the network sees", low=LEAST_SIDE, high=SIZE)
-    resolution: int = flagged(
+    crop: int = _flag_field(PATCH_SIZE, "side of the centre that the network sees", low=LEAST_SIDE, high=PATCH_SIZE)
+    resolution: int = _flag_field(
         0,
         "input size in pixels: the crop is enlarged bilinearly or averaged down; 0 keeps it",
         low=0,
-        high=LARGEST_SIDE,
+        high=_LARGEST_SIDE,
     )
-    small_share: float = flagged(
+    small_share: float = _flag_field(
         0.0, "share of the epochs, the first ones, at half the resolution and a quarter of the cost", low=0, high=1
     )
-    shift: int = flagged(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
-    stem: str = flagged(
+    shift: int = _flag_field(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
+    stem: str = _flag_field(
         "pool",
         "DenseNet's first pooling: pool, pool4 at a quarter of the cost, or no-pool at four times",
-        choices=STEMS,
+        choices=_STEMS,
     )
-    tail: str = flagged(
-        "pool", "DenseNet's last pooling between blocks: pool, or no-pool, for small patches", choices=TAILS
+    tail: str = _flag_field(
+        "pool", "DenseNet's last pooling between blocks: pool, or no-pool, for small patches", choices=_TAILS
     )
-    pooling: str = flagged(
+    pooling: str = _flag_field(
         "mean", "what the head sees of the last grid: its mean, or half of that and half of the centre",
-        choices=POOLINGS,
+        choices=_POOLINGS,
     )  # fmt: skip
-    equivariance: str = flagged(
+    equivariance: str = _flag_field(
         "none", "p4m: weights shared among the square's eight symmetries; from random weights, at --crop 93",
-        choices=EQUIVARIANCES,
+        choices=_EQUIVARIANCES,
     )  # fmt: skip
-    class_weight: float = flagged(
+    class_weight: float = _flag_field(
         1.0, "weight of malignant patches in the loss against benign ones", low=0.01, high=100
     )
-    label_smoothing: float = flagged(
+    label_smoothing: float = _flag_field(
         0.0, "share of each label spread over both classes, as in PyTorch", low=0, high=0.5
     )
-    mixup: float = flagged(0.0, "mixup's Beta parameter: patches and labels of a step mixed; 0 is none", low=0, high=10)
-    cutmix: float = flagged(
+    mixup: float = _flag_field(
+        0.0, "mixup's Beta parameter: patches and labels of a step mixed; 0 is none", low=0, high=10
+    )
+    cutmix: float = _flag_field(
         0.0, "share of steps with the labelled middle of each patch in another's surroundings", low=0, high=1
     )
-    drop_path: float = flagged(0.0, "share of patches for which a DenseNet's layer is left out", low=0, high=0.9)
-    ema: float = flagged(
+    drop_path: float = _flag_field(0.0, "share of patches for which a DenseNet's layer is left out", low=0, high=0.9)
+    ema: float = _flag_field(
         0.0, "decay of a moving average of the weights, which then predicts, lower in the first steps; 0 is none",
         low=0, high=1,
     )  # fmt: skip
-    select: str = flagged("last", "epoch whose weights predict: last, or best by validation AUC", choices=SELECTIONS)
-    precision: str = flagged("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)
-    seed: int = flagged(0, "all randomness is derived from it", low=0, high=2**31 - 1)
-    threads: int = flagged(0, "CPU threads a process; 0 shares the cores out", low=0)
-    weights_sha256: str = recorded("SHA-256 of the file of starting weights")
-    data_sha256: str = recorded("digest of the training ids and labels")
-    folds_sha256: str = recorded("digest of the fold file's content")
+    select: str = _flag_field(
+        "last", "epoch whose weights predict: last, or best by validation AUC", choices=_SELECTIONS
+    )
+    precision: str = _flag_field("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)
+    seed: int = _flag_field(0, "all randomness is derived from it", low=0, high=2**31 - 1)
+    threads: int = _flag_field(0, "CPU threads a process; 0 shares the cores out", low=0)
+    weights_sha256: str = _recorded_field("SHA-256 of the file of starting weights")
+    data_sha256: str = _recorded_field("digest of the training ids and labels")
+    folds_sha256: str = _recorded_field("digest of the fold file's content")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, before any work is done."""
         for item in dataclasses.fields(self):
-            check_value(item, getattr(self, item.name))
-        check_sides(self)
-        check_company(self)
+            _check_value(item, getattr(self, item.name))
+        _check_sides(self)
+        _check_combinations(self)
 
     @property
     def side(self) -> int:
@@ -188,15 +194,15 @@ class TrainConfig:
             raise DataError(f"{source}: {error}", "", "Start again in a new run folder") from error
 
 
-def check_sides(config: TrainConfig) -> None:
+def _check_sides(config: TrainConfig) -> None:
     """Refuse a crop, resolution, shift or poolings that leave a network nothing to see.
 
     Raises:
         UsageError: naming the flags.
     """
     if 0 < config.resolution < LEAST_SIDE:
-        needed = f"0, or {LEAST_SIDE} to {LARGEST_SIDE} is needed"
-        raise UsageError(f"--resolution is {config.resolution}", needed)
+        expected = f"0, or {LEAST_SIDE} to {_LARGEST_SIDE} is needed"
+        raise UsageError(f"--resolution is {config.resolution}", expected)
     side, least = config.side, config.least_side
     if side < least:
         found = f"--stem pool4 with --tail pool leaves nothing of {side} pixels"
@@ -204,13 +210,13 @@ def check_sides(config: TrainConfig) -> None:
     if config.small_share and side < 2 * least:
         found = f"--small-share {config.small_share:g} halves {side} pixels"
         raise UsageError(found, f"at least {2 * least} are needed", "Give --small-share 0")
-    room = (SIZE - config.crop) // 2
+    room = (PATCH_SIZE - config.crop) // 2
     if config.shift > room:
         found = f"--shift is {config.shift} and --crop {config.crop}"
         raise UsageError(found, f"a crop of that side can move by {room} at most", "Give a smaller --shift or --crop")
 
 
-def check_company(config: TrainConfig) -> None:
+def _check_combinations(config: TrainConfig) -> None:
     """Refuse options that mean nothing, or another thing, beside each other.
 
     Raises:
@@ -222,17 +228,17 @@ def check_company(config: TrainConfig) -> None:
     if config.small_share and config.select == "best":
         found = f"--small-share {config.small_share:g} with --select best"
         raise UsageError(found, "the best epoch could be one of small patches", "Give --select last")
-    if config.cutmix and (config.shift or config.crop <= CENTRE):
+    if config.cutmix and (config.shift or config.crop <= CENTRE_SIZE):
         found = f"--cutmix {config.cutmix:g} with --shift {config.shift} and --crop {config.crop}"
-        needed = "the labelled middle must stand in the middle, with surroundings"
-        raise UsageError(found, needed, f"Give --shift 0 and a --crop above {CENTRE}, or --cutmix 0")
+        expected = "the labelled middle must stand in the middle, with surroundings"
+        raise UsageError(found, expected, f"Give --shift 0 and a --crop above {CENTRE_SIZE}, or --cutmix 0")
     if config.equivariance != "none" and config.weights != "none":
         found = f"--equivariance {config.equivariance} with --weights {config.weights}"
-        mend = "Give --weights none, or --equivariance none"
-        raise UsageError(found, "networks of shared weights begin from random ones", mend)
+        hint = "Give --weights none, or --equivariance none"
+        raise UsageError(found, "networks of shared weights begin from random ones", hint)
 
 
-def check_value(item: dataclasses.Field[Any], value: Any) -> None:
+def _check_value(item: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a value that its field's limits do not allow.
 
     Raises:
@@ -262,37 +268,37 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
                 default=argparse.SUPPRESS,
                 metavar=item.name.upper() if kind is str and "choices" not in item.metadata else None,
                 choices=item.metadata.get("choices"),
-                help=f"{item.metadata['help']} [{default_text(item)}]",
+                help=f"{item.metadata['help']} [{_describe_default(item)}]",
             )
 
 
-def default_text(item: dataclasses.Field[Any]) -> str:
+def _describe_default(item: dataclasses.Field[Any]) -> str:
     """What the field is where it is not typed, and under which presets it is something else.
 
     >>> fields = {item.name: item for item in dataclasses.fields(TrainConfig)}
-    >>> default_text(fields["seed"]), default_text(fields["epochs"])
+    >>> _describe_default(fields["seed"]), _describe_default(fields["epochs"])
     ('0', '6; scratch: 20')
     """
-    by_preset = {name: values.get(item.name, item.default) for name, values in PRESETS.items()}
+    by_preset = {name: values.get(item.name, item.default) for name, values in _PRESETS.items()}
     others = [f"{name}: {value}" for name, value in by_preset.items() if value != item.default]
     return "; ".join([str(item.default), *others])
 
 
-def given_flags(args: argparse.Namespace) -> dict[str, Any]:
+def read_given_flags(args: argparse.Namespace) -> dict[str, Any]:
     """The config fields that were typed on the command line."""
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
-def with_preset(given: dict[str, Any]) -> TrainConfig:
+def apply_preset(given: dict[str, Any]) -> TrainConfig:
     """The config of what was typed, over the values of its preset; no `auto` is left.
 
     Raises:
         UsageError: as `TrainConfig`.
     """
     typed = TrainConfig(**{name: given[name] for name in ("model", "weights", "preset") if name in given})
-    preset = choose_preset(typed.preset, pretrained=typed.weights != "none")
-    return TrainConfig(**{**preset_for(preset, typed.model), **given, "preset": preset})
+    preset = _choose_preset(typed.preset, pretrained=typed.weights != "none")
+    return TrainConfig(**{**_preset_for(preset, typed.model), **given, "preset": preset})
 
 
 def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None:

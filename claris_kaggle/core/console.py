@@ -16,11 +16,11 @@ from typing import Any, Self
 
 LOGGER = logging.getLogger("claris_kaggle")
 
-LINE_EVERY = 30.0
+_LINE_EVERY = 30.0
 # A log of hours must stay readable: a process that is older speaks once in a sixtieth of its age, which makes
 # some 250 lines in twelve hours.
-AGE_SHARE = 1 / 60
-BORN = time.monotonic()
+_AGE_SHARE = 1 / 60
+_START_TIME = time.monotonic()
 
 
 class _StderrHandler(logging.Handler):
@@ -68,16 +68,16 @@ def is_speaker() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(text: str) -> None:
+def log_info(text: str) -> None:
     """Log one message at level INFO, on rank 0 alone."""
     if is_speaker():
         LOGGER.info("%s", text)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time as one says it.
 
-    >>> duration(45.2), duration(750), duration(6000)
+    >>> format_duration(45.2), format_duration(750), format_duration(6000)
     ('45 s', '12 min', '1 h 40 min')
     """
     if seconds < 99.5:
@@ -107,9 +107,9 @@ class Waiting:
     def speak(self, text: str) -> None:
         """Say the line if the last one was long enough ago."""
         now = time.monotonic()
-        if now - self.spoken >= max(LINE_EVERY, AGE_SHARE * (now - BORN)):
+        if now - self.spoken >= max(_LINE_EVERY, _AGE_SHARE * (now - _START_TIME)):
             self.spoken = now
-            say(text)
+            log_info(text)
 
     def close(self) -> None:
         """Take the line away from the terminal."""
@@ -158,7 +158,7 @@ class Progress(Waiting):
     def line(self) -> str:
         """The state in one line: count, share, rate and the time that is left."""
         rate = self.rate()
-        left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        left = f", {format_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         note = f", {self.note}" if self.note else ""
         share, digits = self.done / max(self.total, 1), 0 if rate >= 10 else 1
         return (

@@ -20,30 +20,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-NAMED = 3
+_MAX_NAMED = 3
 # The variable with the file in which a verb leaves why it failed, for the process that started it.
-LAST_WORDS = "CLARIS_LAST_WORDS"
+ERROR_FILE_VARIABLE = "CLARIS_LAST_WORDS"
 
 
 class ClarisError(Exception):
-    """A failure that the user can mend: one line of found, needed and mend.
+    """A failure that the user can mend: one line of found, expected and hint.
 
     Args:
         found: what is there, with the file's name first.
-        needed: what should have been there; may be empty.
-        mend: what to do, best a command; may be empty.
+        expected: what should have been there; may be empty.
+        hint: what to do, best a command; may be empty.
     """
 
     exit_code = 1
 
-    def __init__(self, found: str, needed: str = "", mend: str = "") -> None:
-        self.found, self.needed, self.mend = map(printable, (found, needed, mend))
-        text = "; ".join(part for part in (self.found, self.needed) if part)
-        super().__init__(f"{text}. {self.mend}" if mend else text)
+    def __init__(self, found: str, expected: str = "", hint: str = "") -> None:
+        self.found, self.expected, self.hint = map(escape_unprintable, (found, expected, hint))
+        text = "; ".join(part for part in (self.found, self.expected) if part)
+        super().__init__(f"{text}. {self.hint}" if hint else text)
 
     def __reduce__(self) -> tuple[type[ClarisError], tuple[str, str, str]]:
         """Rebuild from the three parts: joblib workers send errors as pickles."""
-        return type(self), (self.found, self.needed, self.mend)
+        return type(self), (self.found, self.expected, self.hint)
 
 
 class UsageError(ClarisError):
@@ -99,8 +99,8 @@ class KaggleError(ClarisError):
     def __init__(
         self,
         found: str,
-        needed: str = "",
-        mend: str = "",
+        expected: str = "",
+        hint: str = "",
         *,
         status: int = 0,
         passing: bool = False,
@@ -109,7 +109,7 @@ class KaggleError(ClarisError):
         refused: bool = False,
         no_version: bool = False,
     ) -> None:
-        super().__init__(found, needed, mend)
+        super().__init__(found, expected, hint)
         self.status, self.passing, self.after = status, passing, after
         self.busy, self.refused, self.no_version = busy, refused, no_version
 
@@ -120,10 +120,10 @@ class Stopped(ClarisError):
     exit_code = 3
 
 
-def printable(name: object) -> str:
+def escape_unprintable(name: object) -> str:
     """A name that every page and terminal in UTF-8 takes: bytes of a file's name that are no text are spelt out.
 
-    >>> printable("caf\\udce9.png")
+    >>> escape_unprintable("caf\\udce9.png")
     'caf\\\\udce9.png'
     """
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -136,23 +136,23 @@ def name_few(names: Iterable[object]) -> str:
     'a, b, c and 2 more'
     """
     listed = [str(name) for name in names]
-    head = ", ".join(listed[:NAMED])
-    return head if len(listed) <= NAMED else f"{head} and {len(listed) - NAMED:,} more"
+    head = ", ".join(listed[:_MAX_NAMED])
+    return head if len(listed) <= _MAX_NAMED else f"{head} and {len(listed) - _MAX_NAMED:,} more"
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
+def format_count(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun in the right form.
 
-    >>> count(1, "patch", "patches"), count(1200, "id")
+    >>> format_count(1, "patch", "patches"), format_count(1200, "id")
     ('1 patch', '1,200 ids')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def one_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what another library says, or the name of its error.
 
-    >>> one_line(ValueError("bad header\\nat byte 3")), one_line(EOFError())
+    >>> first_line(ValueError("bad header\\nat byte 3")), first_line(EOFError())
     ('bad header', 'EOFError')
     """
     return next(iter(str(error).splitlines()), "")[:200] or type(error).__name__

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
-CHUNK = 1 << 22
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
-HELD: set[BaseFileLock] = set()  # the locks that this process holds
+_READ_BYTES = 1 << 22
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+_HELD_LOCKS: set[BaseFileLock] = set()  # the locks that this process holds
 
 
 @contextlib.contextmanager
@@ -41,20 +41,20 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise explain(error, path) from error
+        raise explain_os_error(error, path) from error
 
 
-def explain(error: OSError, path: object) -> DiskError:
+def explain_os_error(error: OSError, path: object) -> DiskError:
     """What the error about this path means and what to do."""
-    refused = platforms.refused_name(Path(str(path)))
+    refused = platforms._explain_refused_name(Path(str(path)))
     if refused:
         return DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
-    if platforms.is_open_elsewhere(error):
-        mend = "Close it there, and run the same command again"
-        return DiskError(f"{path}: open in another program", "nothing was changed", mend)
-    if error.errno in NO_SPACE:
-        mend = "Free some space, or name a folder on another disk, and run the same command again"
-        return DiskError(f"{path}: no space left on the disk", "nothing was changed", mend)
+    if platforms._is_open_elsewhere(error):
+        hint = "Close it there, and run the same command again"
+        return DiskError(f"{path}: open in another program", "nothing was changed", hint)
+    if error.errno in _NO_SPACE:
+        hint = "Free some space, or name a folder on another disk, and run the same command again"
+        return DiskError(f"{path}: no space left on the disk", "nothing was changed", hint)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DiskError(f"{path}: not allowed to write or read there", "", "Change its permissions, or name another")
     if error.errno == errno.ENOENT:
@@ -77,13 +77,13 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def beside(path: Path) -> Path:
+def _temporary_name(path: Path) -> Path:
     """A name beside `path` that nothing has yet; the folder is made.
 
     Raises:
         DiskError: this system takes no file of the name `path`.
     """
-    refused = platforms.refused_name(path)
+    refused = platforms._explain_refused_name(path)
     if refused:
         raise DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`; what is written there replaces `path` on a clean exit.
 
     On an exception the temporary file is removed and `path` stays as it was.
@@ -100,21 +100,21 @@ def replacing(path: Path) -> Iterator[Path]:
         DiskError: the folder cannot be made or written, or the disk is full.
     """
     with explain_disk_errors(path):
-        temporary = beside(path)
+        temporary = _temporary_name(path)
         try:
             temporary.touch(exist_ok=False)
             yield temporary
             with temporary.open("r+b") as stream:
                 platforms.sync_file(stream)
             platforms.replace(temporary, path)
-            platforms.sync_folder(path.parent)
+            platforms._sync_folder(path.parent)
         finally:
             with contextlib.suppress(PermissionError):  # on Windows, while a virus scanner reads it
                 temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def create_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which takes that name on a clean exit; on an exception it is removed.
 
     Its files are to be written through this module, which has them on disk by then. A link is followed.
@@ -127,20 +127,20 @@ def new_folder(path: Path) -> Iterator[Path]:
         path = path.resolve()
         if path.exists() and path.samefile(os.curdir):
             raise DiskError(f"{path}: the current folder", "nothing was changed", "Name a new folder")
-        aside = beside(path)
+        aside = _temporary_name(path)
         try:
             aside.mkdir()
             yield aside
-            platforms.sync_folder(aside)
+            platforms._sync_folder(aside)
             platforms.move_folder(aside, path)
-            platforms.sync_folder(path.parent)
+            platforms._sync_folder(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put the content in place whole; see `replacing`."""
-    with replacing(path) as temporary:
+    """Put the content in place whole; see `replace_file`."""
+    with replace_file(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -182,7 +182,7 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of the file's content as 64 hex digits, read in chunks of 4 MiB."""
     digest = hashlib.sha256()
     with explain_disk_errors(path), path.open("rb", buffering=0) as stream:
-        buffer = bytearray(CHUNK)
+        buffer = bytearray(_READ_BYTES)
         view = memoryview(buffer)
         while size := stream.readinto(buffer):
             digest.update(view[:size])
@@ -211,9 +211,9 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             lock.acquire(blocking=wait)
         except Timeout:
-            found = f"{path.parent}: in use by {read_holder(holder)}"
+            found = f"{path.parent}: in use by {_read_holder(holder)}"
             raise RunError(found, "one writer at a time", "Wait for it, or name another folder") from None
-    HELD.add(lock)
+    _HELD_LOCKS.add(lock)
     try:
         with explain_disk_errors(holder):
             since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -222,27 +222,27 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # on Windows, while another process reads it
             holder.unlink()
-        HELD.discard(lock)
+        _HELD_LOCKS.discard(lock)
         lock.release()
 
 
-def read_holder(path: Path) -> str:
+def _read_holder(path: Path) -> str:
     """Return who holds a lock, as it wrote it down; "another process" where it has not done so yet."""
     with contextlib.suppress(OSError):
         return path.read_text("utf-8", "replace").strip() or "another process"
     return "another process"
 
 
-def give_up_locks() -> None:
+def _close_inherited_locks() -> None:
     """Close the parent's locks in a forked process, which would hold them on when the parent is killed.
 
     filelock does so itself from its version 3.30 on; Kaggle's image has an older one.
     """
-    while HELD:
-        context = HELD.pop()._context
+    while _HELD_LOCKS:
+        context = _HELD_LOCKS.pop()._context
         if context.lock_file_fd is not None:
             os.close(context.lock_file_fd)
             context.lock_file_fd = None
 
 
-platforms.after_fork_in_child(give_up_locks)
+platforms._after_fork_in_child(_close_inherited_locks)

@@ -14,7 +14,7 @@ class Finding:
     name: str
     state: str
     found: str
-    mend: str = ""
+    hint: str = ""
 
     def to_json(self) -> dict[str, str]:
         """Return plain values."""

@@ -74,7 +74,7 @@ class FoldDir:
         return self.root / "model.safetensors"
 
     @property
-    def seal(self) -> Path:
+    def weights_manifest(self) -> Path:
         """Written last: the SHA-256 of the finished weights, with epoch and AUC."""
         return self.root / "model.json"
 
@@ -99,7 +99,7 @@ class FoldDir:
         return self.root / "test.csv"
 
     @property
-    def receipt(self) -> Path:
+    def predictions_manifest(self) -> Path:
         """What the two prediction files were made from, with their SHA-256."""
         return self.root / "predictions.json"
 
@@ -165,9 +165,9 @@ class RunDir:
         near = f" (runs in {where}: {name_few(runs)})" if runs else ""
         return f"{self.root}: {f'no {names} there' if there else 'no such folder'}{near}"
 
-    def sealed_folds(self) -> list[int]:
+    def finished_folds(self) -> list[int]:
         """The numbers of the folds that say they are finished; whether they are is for who loads them."""
-        return [number for number, fold_dir in self.fold_dirs().items() if fold_dir.seal.exists()]
+        return [number for number, fold_dir in self.fold_dirs().items() if fold_dir.weights_manifest.exists()]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class ExportDir:
         return self.root / f"fold{fold}.safetensors"
 
 
-def require_ending(path: Path, *endings: str) -> Path:
+def require_suffix(path: Path, *endings: str) -> Path:
     """The path itself.
 
     Raises:
@@ -217,7 +217,7 @@ def require_ending(path: Path, *endings: str) -> Path:
     return path
 
 
-def require_place(path: Path, columns: Sequence[str]) -> None:
+def require_replaceable(path: Path, columns: Sequence[str]) -> None:
     """Refuse to write a CSV of these columns, and the JSON beside it, over anything but an older one of that kind.
 
     Raises:
@@ -225,7 +225,7 @@ def require_place(path: Path, columns: Sequence[str]) -> None:
             begin with these columns; or the JSON beside it is not one of ours.
         DiskError: what is there cannot be read.
     """
-    require_ending(path, ".csv")
+    require_suffix(path, ".csv")
     if path.name in (DataDir(path.parent).labels.name, DataDir(path.parent).sample.name):
         raise UsageError(f"{path}: the competition's own file", "it is only read", "Give another --out")
     about = path.with_suffix(".json")
@@ -236,12 +236,12 @@ def require_place(path: Path, columns: Sequence[str]) -> None:
             if header != ",".join(columns):
                 found = f"{path}: another file is there (its first line is {header[:80]!r})"
                 raise UsageError(found, "nothing was changed", "Give another --out")
-        if about.exists() and not is_ours(about):
+        if about.exists() and not _is_written_by_claris(about):
             found = f"{about}: another file is there, where what is known of {path.name} would go"
             raise UsageError(found, "nothing was changed", "Give another --out")
 
 
-def is_ours(path: Path) -> bool:
+def _is_written_by_claris(path: Path) -> bool:
     """Whether the JSON says that it was written by this package."""
     try:
         versions = read_json(path).get("versions")

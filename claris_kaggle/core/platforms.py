@@ -18,23 +18,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-WINDOWS = sys.platform == "win32"
+_WINDOWS = sys.platform == "win32"
 # The user's home as this system's manuals write it.
-HOME = "%USERPROFILE%" if WINDOWS else "~"
+HOME = "%USERPROFILE%" if _WINDOWS else "~"
 # Signals that ask a process to stop in order: a terminal's Ctrl-C, a scheduler's end, and Ctrl-Break on Windows.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
 # torchrun's rendezvous and NCCL are absent from the builds of torch for Windows.
-SEVERAL_PROCESSES = not WINDOWS
+SEVERAL_PROCESSES = not _WINDOWS
 # Where loader processes leave what they send; systems without it use files of their own.
 SHARED_MEMORY = Path("/dev/shm")
 # Pauses before Windows is asked once more to replace a file: a virus scanner or an indexer lets go within a second.
-PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
+_RETRY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 # Files that Windows keeps for devices, whatever their ending: writing to `nul.csv` discards all of it.
-DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
-DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
-FORBIDDEN = set('<>:"|?*') | {chr(code) for code in range(32)}
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
+_FORBIDDEN = set('<>:"|?*') | {chr(code) for code in range(32)}
 # Longer paths need a setting of Windows that is off by default.
-LONGEST_PATH = 259
+_WINDOWS_LONGEST_PATH = 259
 
 
 # --- files
@@ -55,9 +55,9 @@ def sync_file(stream: IO[bytes]) -> None:
     os.fsync(stream.fileno())
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make renames in the folder last through a power cut. Windows opens no folders: its journal holds renames."""
-    if WINDOWS:
+    if _WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -101,7 +101,7 @@ def replace(source: Path, target: Path) -> None:
     Raises:
         OSError: it cannot be replaced.
     """
-    _retry(lambda: source.replace(target))
+    _retry_while_open(lambda: source.replace(target))
 
 
 def move_folder(source: Path, target: Path) -> None:
@@ -110,14 +110,14 @@ def move_folder(source: Path, target: Path) -> None:
     Raises:
         OSError: there is something else, or the folder cannot be moved.
     """
-    if WINDOWS and target.is_dir():
+    if _WINDOWS and target.is_dir():
         target.rmdir()  # a rename replaces an empty folder on other systems
-    _retry(lambda: source.rename(target))
+    _retry_while_open(lambda: source.rename(target))
 
 
-def _retry(act: Callable[[], object]) -> None:
+def _retry_while_open(act: Callable[[], object]) -> None:
     """Act, again after each pause where Windows refuses because the file is open elsewhere."""
-    for pause in PAUSES if WINDOWS else ():
+    for pause in _RETRY_PAUSES if _WINDOWS else ():
         try:
             act()
             return
@@ -126,7 +126,7 @@ def _retry(act: Callable[[], object]) -> None:
     act()
 
 
-def is_open_elsewhere(error: OSError) -> bool:
+def _is_open_elsewhere(error: OSError) -> bool:
     """Return True if Windows refused because another process has the file open (sharing or lock violation)."""
     return getattr(error, "winerror", None) in (32, 33)
 
@@ -148,29 +148,29 @@ def link_or_copy(source: Path, target: Path) -> None:
 # --- names
 
 
-def refused_name(path: Path) -> str:
+def _explain_refused_name(path: Path) -> str:
     """Return why this system takes no file of this path; an empty text where it does."""
-    if not WINDOWS:
+    if not _WINDOWS:
         return ""
-    return unfit_for_windows(path.parts[1:] if path.anchor else path.parts) or (
+    return _explain_bad_name(path.parts[1:] if path.anchor else path.parts) or (
         f"{len(str(path.absolute()))} characters, which is too long for Windows"
-        if len(str(path.absolute())) > LONGEST_PATH
+        if len(str(path.absolute())) > _WINDOWS_LONGEST_PATH
         else ""
     )
 
 
-def unfit_for_windows(parts: Iterable[str]) -> str:
+def _explain_bad_name(parts: Iterable[str]) -> str:
     """Return why Windows takes no file of a path of these parts; an empty text where it does.
 
-    >>> unfit_for_windows(["runs", "nul.csv"]), unfit_for_windows(["a:b"]), unfit_for_windows(["first", "oof.csv"])
+    >>> _explain_bad_name(["runs", "nul.csv"]), _explain_bad_name(["a:b"]), _explain_bad_name(["first", "oof.csv"])
     ("'nul.csv' is a device of Windows", "'a:b' holds a character that Windows does not take", '')
     """
     for part in parts:
         if part in ("", ".", ".."):
             continue
-        if part.split(".")[0].rstrip(" ").upper() in DEVICES:
+        if part.split(".")[0].rstrip(" ").upper() in _DEVICES:
             return f"{part!r} is a device of Windows"
-        if FORBIDDEN & set(part):
+        if _FORBIDDEN & set(part):
             return f"{part!r} holds a character that Windows does not take"
         if part[-1] in " .":
             return f"{part!r} ends in a space or dot, which Windows drops"
@@ -188,7 +188,7 @@ def is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         return False
-    return not (WINDOWS and unfit_for_windows(path.parts))
+    return not (_WINDOWS and _explain_bad_name(path.parts))
 
 
 # --- processes
@@ -206,7 +206,7 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def is_alive(number: int) -> bool:
+def _is_alive(number: int) -> bool:
     """Return True if there is a process of that number."""
     if sys.platform == "win32":
         return _is_alive_on_windows(number)  # there os.kill(number, 0) would send Ctrl-C
@@ -236,20 +236,20 @@ if sys.platform == "win32":
             kernel.CloseHandle(ctypes.c_void_p(handle))
 
 
-def end_with(number: int, every: float) -> None:
+def _exit_with_process(number: int, every: float) -> None:
     """End this process at once, from now on, when the process of that number or the parent has ended."""
     parent = os.getppid()
 
     def watch() -> None:
         # A process whose parent has ended gets a new one; on Windows it keeps the number.
-        while os.getppid() == parent and is_alive(number or parent):
+        while os.getppid() == parent and _is_alive(number or parent):
             time.sleep(every)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def after_fork_in_child(act: Callable[[], None]) -> None:
+def _after_fork_in_child(act: Callable[[], None]) -> None:
     """Call `act` in every process that is forked from this one. Windows forks none."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)
@@ -282,7 +282,7 @@ if sys.platform == "win32":
         return int(status.sizes[0]) if told else None
 
 
-def spell_out_unprintable(*streams: Any) -> None:
+def escape_unprintable_output(*streams: Any) -> None:
     r"""Let the streams write characters that their encoding lacks as \xNN or \uNNNN instead of failing.
 
     A console or pipe of Windows may be cp1252, which has no Greek, Polish or Japanese letters.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: dict[str, dict[str, Any]] = {
     # The science-fair project's notebook: Adam at a constant 1e-4, class weights of 1.0 and 1.5, flips and
     # rotations by up to 20 degrees, ImageNet's normalisation. Its batch was 128 of 176,020 patches.
     "original": {
@@ -38,20 +38,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 # What only a DenseNet can have; another network's recipe goes without.
-DENSENETS_ALONE = ("stem", "tail")
+_DENSENET_OPTIONS = ("stem", "tail")
 
 
-def preset_for(name: str, model: str) -> dict[str, Any]:
+def _preset_for(name: str, model: str) -> dict[str, Any]:
     """The options that the preset sets for that network.
 
-    >>> "stem" in preset_for("scratch", "densenet121"), "stem" in preset_for("scratch", "resnet18")
+    >>> "stem" in _preset_for("scratch", "densenet121"), "stem" in _preset_for("scratch", "resnet18")
     (True, False)
     """
     densenet = model.startswith("densenet")
-    return {key: value for key, value in PRESETS[name].items() if densenet or key not in DENSENETS_ALONE}
+    return {key: value for key, value in _PRESETS[name].items() if densenet or key not in _DENSENET_OPTIONS}
 
 
-def choose_preset(asked: str, *, pretrained: bool) -> str:
+def _choose_preset(asked: str, *, pretrained: bool) -> str:
     """What `auto` means: by whether there are starting weights."""
     if asked != "auto":
         return asked

@@ -19,8 +19,8 @@ from claris_kaggle.core import platforms
 from claris_kaggle.core.errors import UsageError
 
 # Kept back for the end of a long run; a short limit gives up a twentieth of itself.
-RESERVE_SECONDS = 60.0
-RESERVE_SHARE = 0.05
+_RESERVE_SECONDS = 60.0
+_RESERVE_SHARE = 0.05
 
 
 def parse_duration(text: str) -> float:
@@ -41,13 +41,13 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def end_with_parent(known: int = 0, every: float = 0.5) -> None:
+def exit_with_parent(known: int = 0, every: float = 0.5) -> None:
     """End this process at once, from now on, when the one that started it has ended.
 
     Args:
         known: the other's number, where it may have ended before this was called: then nobody tells a new parent.
     """
-    platforms.end_with(known, every)
+    platforms._exit_with_process(known, every)
 
 
 @contextlib.contextmanager
@@ -123,5 +123,5 @@ class Stopper:
             return self.signal
         if self.limit is None:
             return ""
-        reserve = max(2 * self.slowest, min(RESERVE_SECONDS, RESERVE_SHARE * self.limit))
+        reserve = max(2 * self.slowest, min(_RESERVE_SECONDS, _RESERVE_SHARE * self.limit))
         return "the time limit" if self.left() < reserve else ""

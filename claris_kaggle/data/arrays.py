@@ -7,5 +7,5 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int8]
 Probabilities = NDArray[np.float32]
-HALF = 0.5
+THRESHOLD = 0.5
 Pixels = NDArray[np.uint8]

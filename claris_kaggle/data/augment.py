@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from claris_kaggle.data.d4 import TURNS, constant
+from claris_kaggle.data.d4 import _TURNS, _cached_tensor
 from claris_kaggle.data.patches import SIZE
 
 # albumentations asks the network for its newest version at import unless told not to.
@@ -34,26 +34,26 @@ STATISTICS = {
     "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # Optical densities of haematoxylin, eosin and DAB in red, green and blue: Ruifrok and Johnston 2001.
-STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-DRAWS = 8
-ORDER, GEOMETRY, COLOR = 0, 1, slice(2, 8)
+_STAIN_VECTORS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+_WORDS_PER_PATCH = 8
+_ORDER_WORD, _GEOMETRY_WORD, _COLOR_WORDS = 0, 1, slice(2, 8)
 # Half-widths at strength 1 of contrast, saturation, brightness and the three channel gains.
-WIDTHS = (0.2, 0.2, 0.08, 0.08, 0.08, 0.08)
+_COLOR_WIDTHS = (0.2, 0.2, 0.08, 0.08, 0.08, 0.08)
 
 
-def draw(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
+def _draw_words(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
     """Random words of each patch, uint64 [N, 8], a pure function of (seed, epoch, id).
 
     A hash instead of a generator: no state to keep, and the same on every version of NumPy.
     """
     prefix = f"{seed}/{epoch}/"
-    digests = (hashlib.blake2b((prefix + name).encode(), digest_size=8 * DRAWS).digest() for name in ids)
-    return np.frombuffer(b"".join(digests), dtype="<u8").reshape(len(ids), DRAWS)
+    digests = (hashlib.blake2b((prefix + name).encode(), digest_size=8 * _WORDS_PER_PATCH).digest() for name in ids)
+    return np.frombuffer(b"".join(digests), dtype="<u8").reshape(len(ids), _WORDS_PER_PATCH)
 
 
-class Geometry:
+class _Geometry:
     """Crops and turns patches, each by its own draw.
 
     Args:
@@ -86,22 +86,22 @@ class Geometry:
 
         Args:
             pixels: uint8 [B, 96, 96, 3].
-            words: uint64 [B, 8] from `draw`.
+            words: uint64 [B, 8] from `_draw_words`.
         Returns:
             uint8 [B, crop, crop, 3].
         """
         if not self.turn and self.crop == SIZE:
             return pixels
         done = np.empty((len(pixels), self.crop, self.crop, 3), dtype=np.uint8)
-        turns, corners = turn_numbers(words).tolist(), self.corners(words).tolist()
+        turns, corners = _turn_numbers(words).tolist(), self.corners(words).tolist()
         for row, (down, right) in enumerate(corners):
             image = pixels[row, down : down + self.crop, right : right + self.crop]
-            done[row] = self.turned(image, turns[row], int(words[row, GEOMETRY])) if self.turn else image
+            done[row] = self.turned(image, turns[row], int(words[row, _GEOMETRY_WORD])) if self.turn else image
         return done
 
     def corners(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The upper left corner of each patch's crop, int64 [B, 2]."""
-        bits = np.stack([words[:, GEOMETRY] >> np.uint64(16), words[:, GEOMETRY] >> np.uint64(40)], axis=1)
+        bits = np.stack([words[:, _GEOMETRY_WORD] >> np.uint64(16), words[:, _GEOMETRY_WORD] >> np.uint64(40)], axis=1)
         moved = (bits % np.uint64(2 * self.shift + 1)).astype(np.int64) - self.shift
         return moved + (SIZE - self.crop) // 2
 
@@ -113,31 +113,31 @@ class Geometry:
         return np.asarray(self.flips(image=np.ascontiguousarray(image))["image"])
 
 
-def turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Which of the eight symmetries each patch gets, int64 [B] of 0..7 in albumentations' order."""
-    return (words[:, GEOMETRY] % np.uint64(len(TURNS))).astype(np.int64)
+    return (words[:, _GEOMETRY_WORD] % np.uint64(len(_TURNS))).astype(np.int64)
 
 
-def color_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
+def _color_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
     """Contrast, saturation, brightness and channel gains of each patch, float32 [B, 6] about 0."""
-    uniform = (words[:, COLOR] >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return ((2 * uniform - 1) * strength * np.array(WIDTHS)).astype(np.float32)
+    uniform = (words[:, _COLOR_WORDS] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return ((2 * uniform - 1) * strength * np.array(_COLOR_WIDTHS)).astype(np.float32)
 
 
-def stain_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
+def _stain_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
     """A factor and a summand for each of three stains of each patch, float32 [B, 6] about 0.
 
     Taken from other bits of the words than the colour's.
     """
-    uniform = (words[:, COLOR] & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
+    uniform = (words[:, _COLOR_WORDS] & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
     return ((2 * uniform - 1) * strength).astype(np.float32)
 
 
 @functools.cache
-def stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
     """Optical density of a unit of each stain, float32 [3, 3], and its inverse."""
     with torch.inference_mode(False):
-        stains = torch.tensor(STAINS)
+        stains = torch.tensor(_STAIN_VECTORS)
         stains = stains / stains.norm(dim=1, keepdim=True)
         return stains.to(device), torch.linalg.inv(stains).to(device)
 
@@ -147,11 +147,11 @@ def change_stain(images: Tensor, draws: Tensor) -> Tensor:
 
     Args:
         images: uint8 [B, H, W, 3].
-        draws: float32 [B, 6] from `stain_draws`; the summands are taken at a tenth, as densities are small.
+        draws: float32 [B, 6] from `_stain_draws`; the summands are taken at a tenth, as densities are small.
     Returns:
         float32 [B, H, W, 3] in 0..255.
     """
-    stains, unmixed = stain_matrices(images.device)
+    stains, unmixed = _stain_matrices(images.device)
     density = -torch.log((images.reshape(len(images), -1, 3).float() + 1) / 256)
     amounts = torch.matmul(density, unmixed)
     changed = amounts * (1 + draws[:, None, :3]) + 0.1 * draws[:, None, 3:]
@@ -159,25 +159,25 @@ def change_stain(images: Tensor, draws: Tensor) -> Tensor:
     return light.clamp(0, 255).reshape(images.shape)
 
 
-def centre(images: Tensor, crop: int) -> Tensor:
+def crop_centre(images: Tensor, crop: int) -> Tensor:
     """The middle square of the images, [B, H, W, C] to [B, crop, crop, C]."""
     begin = (images.shape[1] - crop) // 2
     return images[:, begin : begin + crop, begin : begin + crop]
 
 
-def color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+def _color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """The affine change of colour of each patch: x becomes matrix @ x + offset, x in 0..1.
 
     Saturation mixes each colour with its grey, gains weigh the channels, contrast acts about the
     mean colour `mean` [3] of the data, brightness is added.
 
     Args:
-        draws: float32 [B, 6] from `color_draws`.
+        draws: float32 [B, 6] from `_color_draws`.
     Returns:
         float32 [B, 3, 3] and [B, 3].
     """
     contrast, saturation, brightness = (1 + draws[:, 0], 1 + draws[:, 1], draws[:, 2])
-    grey = constant(LUMA, draws.device).expand(3, 3)
+    grey = _cached_tensor(_LUMA, draws.device).expand(3, 3)
     identity = torch.eye(3, device=draws.device)
     mixed = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * grey
     matrix = contrast[:, None, None] * (1 + draws[:, 3:6])[:, :, None] * mixed
@@ -191,25 +191,25 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
     Args:
         images: uint8 or float [B, H, W, 3] of 0..255 on the device.
         normalise: mean and standard deviation, a key of `STATISTICS`.
-        draws: float32 [B, 6] from `color_draws`, or None.
+        draws: float32 [B, 6] from `_color_draws`, or None.
         resolution: side that the images are enlarged to bilinearly, or averaged down to by areas; 0 keeps theirs.
     Returns:
         float32 [B, 3, H, W], or the resolution for H and W, in channels-last memory.
     """
-    mean, deviation = (constant(values, images.device) for values in STATISTICS[normalise])
+    mean, deviation = (_cached_tensor(values, images.device) for values in STATISTICS[normalise])
     flat = images.reshape(images.shape[0], -1, 3).float()
     if draws is None:
         shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))
     else:
-        matrix, offset = color_maps(draws, mean)
+        matrix, offset = _color_maps(draws, mean)
         # Folded: normalise(matrix @ (x / 255) + offset), as one batched product.
         matrix = matrix.transpose(1, 2) / (255 * deviation)
         shaped = torch.baddbmm(((offset - mean) / deviation)[:, None, :], flat, matrix)
     inputs = shaped.reshape(images.shape).permute(0, 3, 1, 2)
-    return resize(inputs, resolution) if resolution else inputs
+    return _resize(inputs, resolution) if resolution else inputs
 
 
-def resize(inputs: Tensor, side: int) -> Tensor:
+def _resize(inputs: Tensor, side: int) -> Tensor:
     """Resize square images: bilinear when enlarged, the mean over areas when smaller, which is antialiased.
 
     Args:

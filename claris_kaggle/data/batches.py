@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.data.augment import ORDER, Geometry, color_draws, draw, stain_draws, turn_numbers
+from claris_kaggle.data.augment import _ORDER_WORD, _color_draws, _draw_words, _Geometry, _stain_draws, _turn_numbers
 from claris_kaggle.data.pack import Pack
 
 
@@ -44,23 +44,23 @@ class Batch(NamedTuple):
         return Batch._make((*(part.to(device, non_blocking=True) for part in self[:5]), self.total_weight))
 
 
-class Block(NamedTuple):
+class _Block(NamedTuple):
     """Patches to predict: where they stand in the result (int64 [B]) and uint8 [B, 96, 96, 3]."""
 
     places: Tensor
     images: Tensor
 
-    def to(self, device: torch.device) -> Block:
+    def to(self, device: torch.device) -> _Block:
         """The block with its images on the device; from pinned memory without waiting."""
-        return Block(self.places, self.images.to(device, non_blocking=True))
+        return _Block(self.places, self.images.to(device, non_blocking=True))
 
 
-def split_evenly(total: int, size: int) -> list[tuple[int, int]]:
+def _split_evenly(total: int, size: int) -> list[tuple[int, int]]:
     """Begin and end of each of the ceil(total / size) parts, which differ by at most one row.
 
     So every patch is seen in every epoch and no step is a small remainder.
 
-    >>> split_evenly(10, 4)
+    >>> _split_evenly(10, 4)
     [(0, 4), (4, 7), (7, 10)]
     """
     parts = max(1, -(-total // size))
@@ -105,12 +105,12 @@ class EpochBatches(Dataset[Batch]):
     ) -> None:
         self.trainset, self.config, self.rank, self.world_size = trainset, config, rank, world_size
         self.turn_here = turn_here or config.geometry != "d4"
-        self.words = draw(config.seed, epoch, trainset.ids)
-        self.order = np.argsort(self.words[:, ORDER], kind="stable")
+        self.words = _draw_words(config.seed, epoch, trainset.ids)
+        self.order = np.argsort(self.words[:, _ORDER_WORD], kind="stable")
         self.rows = trainset.pack.rows(trainset.ids)
-        self.steps = split_evenly(len(trainset.ids), config.batch_size)
+        self.steps = _split_evenly(len(trainset.ids), config.batch_size)
         # Made here, so that no loader process has to import albumentations in every epoch.
-        self.geometry = Geometry(config.geometry, config.crop, config.shift, turn=self.turn_here)
+        self.geometry = _Geometry(config.geometry, config.crop, config.shift, turn=self.turn_here)
 
     def __len__(self) -> int:
         """The number of steps, the same for every rank."""
@@ -127,15 +127,15 @@ class EpochBatches(Dataset[Batch]):
         weights = np.array(self.trainset.class_weights)
         return Batch(
             torch.from_numpy(self.geometry(pixels, words)),
-            torch.from_numpy(turn_numbers(words)[: 0 if self.turn_here else None]),
+            torch.from_numpy(_turn_numbers(words)[: 0 if self.turn_here else None]),
             torch.from_numpy(labels[mine]),
-            torch.from_numpy(color_draws(words, self.config.color)),
-            torch.from_numpy(stain_draws(words, self.config.stain)),
+            torch.from_numpy(_color_draws(words, self.config.color)),
+            torch.from_numpy(_stain_draws(words, self.config.stain)),
             float(weights[labels[whole]].sum()),
         )
 
 
-class PredictionBlocks(Dataset[Block]):
+class PredictionBlocks(Dataset[_Block]):
     """Consecutive blocks of patches; the same blocks whatever the world size.
 
     So a patch is always computed in the same company, and its probability is the same to the bit.
@@ -148,7 +148,7 @@ class PredictionBlocks(Dataset[Block]):
         """The number of blocks; the last one may be smaller."""
         return -(-len(self.rows) // self.block_size)
 
-    def __getitem__(self, block: int) -> Block:
+    def __getitem__(self, block: int) -> _Block:
         """The block's places in the result and its images."""
         places = np.arange(block * self.block_size, min((block + 1) * self.block_size, len(self.rows)))
-        return Block(torch.from_numpy(places), torch.from_numpy(self.pack.pixels[self.rows[places]]))
+        return _Block(torch.from_numpy(places), torch.from_numpy(self.pack.pixels[self.rows[places]]))

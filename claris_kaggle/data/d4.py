@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 # albumentations' eight symmetries, in its order: transposed first, then upside down, then mirrored.
-TURNS = (
+_TURNS = (
     (False, False, False), (True, True, False), (False, True, True), (True, False, True),
     (False, True, False), (True, True, True), (False, False, True), (True, False, False),
 )  # fmt: skip
 
 
-def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
+def _cached_tensor(values: tuple[object, ...], device: torch.device) -> Tensor:
     """The values as a tensor that stays on the device: to send them anew would wait for a GPU's work each time."""
     # A graph that is exported wants constants of its own.
-    return torch.tensor(values) if torch.compiler.is_compiling() else kept_on_device(values, device)
+    return torch.tensor(values) if torch.compiler.is_compiling() else _cached_tensor_from_tuple(values, device)
 
 
 @functools.cache
-def kept_on_device(values: tuple[object, ...], device: torch.device) -> Tensor:
+def _cached_tensor_from_tuple(values: tuple[object, ...], device: torch.device) -> Tensor:
     """The same tensor each time."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)
@@ -38,7 +38,7 @@ def turn_on_device(images: Tensor, turns: Tensor) -> Tensor:
         images: uint8 [B, S, S, 3].
         turns: int64 [B] from `turn_numbers`.
     """
-    transposed, upside_down, mirrored = constant(TURNS, images.device)[turns].T[:, :, None, None, None]
+    transposed, upside_down, mirrored = _cached_tensor(_TURNS, images.device)[turns].T[:, :, None, None, None]
     images = torch.where(transposed, images.transpose(1, 2), images)
     images = torch.where(upside_down, images.flip(1), images)
     return torch.where(mirrored, images.flip(2), images)

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import DataError, DiskError, RunError, TableError, count, name_few
+from claris_kaggle.core.errors import DataError, DiskError, RunError, TableError, format_count, name_few
 from claris_kaggle.core.files import read_json, write_json
-from claris_kaggle.core.paths import require_place
+from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels
 from claris_kaggle.version import __version__
 
-CLASSES = ("benign", "malignant")
-COLUMNS = ("id", "label", "group", "fold")
+CLASS_NAMES = ("benign", "malignant")
+_FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Groups of fewer patches than this on average are no slides, where no JSON says what they are.
-SLIDE_SIZE = 2
-MEND = "Make it again: claris folds --data DIR --out {}"
+_SLIDE_SIZE = 2
+_FOLD_FILE_HINT = "Make it again: claris folds --data DIR --out {}"
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Folds:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content, whatever the order of its rows."""
-        return tables.digest(self.ids, self.labels, self.groups, self.fold)
+        return tables.digest_rows(self.ids, self.labels, self.groups, self.fold)
 
     @property
     def slides(self) -> list[str] | None:
         """The slide of each patch; None where groups are duplicates at most, as in a split by patch."""
-        large = len(set(self.groups)) * SLIDE_SIZE <= len(self.ids)
+        large = len(set(self.groups)) * _SLIDE_SIZE <= len(self.ids)
         return self.groups if (large if self.by_slide is None else self.by_slide) else None
 
     def train_rows(self, fold: int) -> NDArray[np.int64]:
@@ -71,7 +71,7 @@ class Folds:
         return np.flatnonzero(self.fold == fold)
 
 
-def require_both_classes(folds: Folds, source: object, mend: str) -> None:
+def _require_classes_in_folds(folds: Folds, source: object, hint: str) -> None:
     """Refuse folds on which no AUC can be had.
 
     Raises:
@@ -80,10 +80,10 @@ def require_both_classes(folds: Folds, source: object, mend: str) -> None:
     for fold in range(folds.k):
         labels = folds.labels[folds.fold == fold]
         if len(labels) == 0:
-            raise DataError(f"{source}: fold {fold} is empty", "", mend)
+            raise DataError(f"{source}: fold {fold} is empty", "", hint)
         if len(np.unique(labels)) == 1:
-            missing = CLASSES[1 - int(labels[0])]
-            raise DataError(f"{source}: fold {fold} holds no {missing} patch", "both classes are needed", mend)
+            missing = CLASS_NAMES[1 - int(labels[0])]
+            raise DataError(f"{source}: fold {fold} holds no {missing} patch", "both classes are needed", hint)
 
 
 def fold_summary(folds: Folds) -> list[dict[str, Any]]:
@@ -116,19 +116,19 @@ def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: b
         UsageError: the name does not end in .csv, or a file that holds no folds has it.
         RunError: other folds are there, and `overwrite` is not set.
     """
-    require_place(path, COLUMNS)
+    require_replaceable(path, _FOLD_COLUMNS)
     if path.exists() and not overwrite:
-        if not holds(path, folds):
+        if not _contains_folds(path, folds):
             raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
-        if read_about(path, folds):
+        if _read_about(path, folds):
             return False
     values = {"id": folds.ids, "label": folds.labels, "group": folds.groups, "fold": folds.fold}
     tables.write_table(path, values)
-    write_json(path.with_suffix(".json"), {**describe(folds), **about})
+    write_json(path.with_suffix(".json"), {**_summarize_folds(folds), **about})
     return True
 
 
-def describe(folds: Folds) -> dict[str, Any]:
+def _summarize_folds(folds: Folds) -> dict[str, Any]:
     """What the JSON beside a fold file says of its content and of who made it."""
     grouped = len(set(folds.groups)) < len(folds.groups)
     return {
@@ -147,7 +147,7 @@ def describe(folds: Folds) -> dict[str, Any]:
     }
 
 
-def holds(path: Path, folds: Folds) -> bool:
+def _contains_folds(path: Path, folds: Folds) -> bool:
     """Whether the file holds these very folds."""
     try:
         return read_folds(path).digest == folds.digest
@@ -155,7 +155,7 @@ def holds(path: Path, folds: Folds) -> bool:
         return False
 
 
-def read_about(path: Path, folds: Folds) -> dict[str, Any]:
+def _read_about(path: Path, folds: Folds) -> dict[str, Any]:
     """What the JSON beside the file says, where it is whole and of these folds, else nothing."""
     try:
         about = read_json(Path(path).with_suffix(".json"))
@@ -172,25 +172,25 @@ def read_folds(path: Path) -> Folds:
         DataError: a fold lacks a class.
         DiskError: it is not there.
     """
-    mend = MEND.format(path)
-    frame = tables.read_table(path, COLUMNS, mend=mend, ended=True)
+    hint = _FOLD_FILE_HINT.format(path)
+    frame = tables.read_table(path, _FOLD_COLUMNS, hint=hint, ended=True)
     ids = frame["id"].tolist()
-    tables.require_ids(ids, path, mend)
-    tables.require_unique(ids, path, mend)
+    tables.require_ids(ids, path, hint)
+    tables.require_unique(ids, path, hint)
     labels = tables.parse_labels(frame["label"].tolist(), path)
-    fold = parse_fold_numbers(frame["fold"].tolist(), path, mend)
+    fold = parse_fold_numbers(frame["fold"].tolist(), path, hint)
     numbers = np.unique(fold).tolist()
     if numbers != list(range(len(numbers))) or len(numbers) < 2:
-        raise TableError(f"{path}: folds {name_few(numbers)}", "at least two, numbered from 0, are needed", mend)
+        raise TableError(f"{path}: folds {name_few(numbers)}", "at least two, numbered from 0, are needed", hint)
     order = tables.sort_order(ids)
     groups = frame["group"].tolist()
     folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
-    require_together(folds, folds.groups, "group", path, mend)
-    require_both_classes(folds, path, mend)
-    return replace(folds, by_slide=read_about(path, folds).get("by_slide"))
+    require_together(folds, folds.groups, "group", path, hint)
+    _require_classes_in_folds(folds, path, hint)
+    return replace(folds, by_slide=_read_about(path, folds).get("by_slide"))
 
 
-def parse_fold_numbers(texts: Sequence[str], path: Path, mend: str) -> NDArray[np.int64]:
+def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[np.int64]:
     """The fold numbers, int64 [N]; `2.0` is one as well.
 
     Raises:
@@ -200,11 +200,11 @@ def parse_fold_numbers(texts: Sequence[str], path: Path, mend: str) -> NDArray[n
     number_of = {text: int(match[1]) for text, match in found.items() if match}
     wrong = [f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if text not in number_of]
     if wrong:
-        raise TableError(f"{path}: {count(len(wrong), 'impossible fold number')} ({name_few(wrong)})", "", mend)
+        raise TableError(f"{path}: {format_count(len(wrong), 'impossible fold number')} ({name_few(wrong)})", "", hint)
     return np.array([number_of[text] for text in texts], dtype=np.int64)
 
 
-def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object, mend: str) -> None:
+def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object, hint: str) -> None:
     """Refuse folds of which two share a key: what is learnt from one would be known in the other.
 
     Args:
@@ -218,8 +218,8 @@ def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object,
         seen[key].add(fold)
     split = sorted(key for key, where in seen.items() if len(where) > 1)
     if split:
-        found = f"{path}: {count(len(split), noun)} in more than one fold ({name_few(split)})"
-        raise TableError(found, "each must stand in one", mend)
+        found = f"{path}: {format_count(len(split), noun)} in more than one fold ({name_few(split)})"
+        raise TableError(found, "each must stand in one", hint)
 
 
 def check_folds(
@@ -239,16 +239,16 @@ def check_folds(
     Raises:
         TableError: ids or labels differ, or a slide or exact duplicates stand in two folds.
     """
-    mend = MEND.format(path)
-    tables.require_equal_ids(folds.ids, ids, path, "train_labels.csv", mend)
+    hint = _FOLD_FILE_HINT.format(path)
+    tables.require_equal_ids(folds.ids, ids, path, "train_labels.csv", hint)
     differ = [name for name, old, new in zip(ids, folds.labels, labels, strict=True) if old != new]
     if differ:
-        found = f"{path}: {count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
-        raise TableError(found, "", mend)
+        found = f"{path}: {format_count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
+        raise TableError(found, "", hint)
     if slides is not None:
-        require_together(folds, slides, "slide", path, mend + " --slides FILE")
+        require_together(folds, slides, "slide", path, hint + " --slides FILE")
     if contents is not None:
         first: dict[str, str] = {}
         for name, content in zip(ids, contents, strict=True):
             first.setdefault(content, name)
-        require_together(folds, [first[content] for content in contents], "exact duplicate", path, mend)
+        require_together(folds, [first[content] for content in contents], "exact duplicate", path, hint)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import DataError, UsageError, count, name_few
+from claris_kaggle.core.errors import DataError, UsageError, format_count, name_few
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels
-from claris_kaggle.data.fold_file import CLASSES, Folds, require_both_classes
+from claris_kaggle.data.fold_file import CLASS_NAMES, Folds, _require_classes_in_folds
 
 
 def make_folds(
@@ -43,21 +43,21 @@ def make_folds(
         DataError: a column is of another length, ids are repeated, a label is not 0 or 1, or a fold would hold one
             class only.
     """
-    require_columns(ids, labels, slides=slides, contents=contents)
+    _require_columns(ids, labels, slides=slides, contents=contents)
     order = tables.sort_order(ids)
     ids = [ids[row] for row in order]
     labels = np.asarray(labels, dtype=np.int8)[order]
     keys = [[column[row] for row in order] for column in (slides, contents) if column is not None]
-    groups = join_groups(ids if slides is None else keys[0], keys)
+    groups = _join_groups(ids if slides is None else keys[0], keys)
     members = np.unique(groups, return_inverse=True)[1]
-    require_possible(labels, members, k, grouped=slides is not None)
-    fold = split_by_slide(labels, groups, k, seed) if slides is not None else split_by_patch(labels, groups, k, seed)
+    _require_splittable(labels, members, k, grouped=slides is not None)
+    fold = _split_by_slide(labels, groups, k, seed) if slides is not None else _split_by_patch(labels, groups, k, seed)
     folds = Folds(ids, labels, groups, fold, by_slide=slides is not None)
-    require_both_classes(folds, "the split", "Ask for fewer folds with --k, or another --seed")
+    _require_classes_in_folds(folds, "the split", "Ask for fewer folds with --k, or another --seed")
     return folds
 
 
-def require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str] | None) -> None:
+def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str] | None) -> None:
     """Refuse what is no table of patches, each once and benign or malignant.
 
     Raises:
@@ -65,14 +65,16 @@ def require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str] 
     """
     for name, column in {"labels": labels, **others}.items():
         if column is not None and len(column) != len(ids):
-            raise DataError(f"{count(len(ids), 'id')} and {len(column):,} {name}", "one of each a patch is needed")
+            raise DataError(
+                f"{format_count(len(ids), 'id')} and {len(column):,} {name}", "one of each a patch is needed"
+            )
     tables.require_unique(ids, "the ids")
     wrong = sorted({str(label) for label in np.asarray(labels).tolist() if label not in (0, 1)})
     if wrong:
         raise DataError(f"labels {name_few(wrong)}", "a label is 0 (benign) or 1 (malignant)")
 
 
-def join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
+def _join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
     """One name for all rows that share a value in any of the keys, directly or over others: the smallest of theirs."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -92,17 +94,17 @@ def join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str
     return [smallest[part] for part in component]
 
 
-def shuffled(names: Sequence[str], seed: int) -> list[str]:
+def _shuffle_names(names: Sequence[str], seed: int) -> list[str]:
     """The distinct names in an order that depends on them and the seed alone."""
     return sorted(set(names), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest())
 
 
-def split_by_patch(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
+def _split_by_patch(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
     """The fold of each row: one patch of each group of duplicates is dealt out, the others follow it."""
     from sklearn.model_selection import StratifiedKFold
 
     label_of = dict(zip(groups, labels.tolist(), strict=True))
-    names = shuffled(groups, seed)
+    names = _shuffle_names(groups, seed)
     fold_of: dict[str, int] = {}
     splitter = StratifiedKFold(n_splits=k, shuffle=False)
     for fold, (_, rows) in enumerate(splitter.split(names, [label_of[name] for name in names])):
@@ -110,14 +112,14 @@ def split_by_patch(labels: Labels, groups: Sequence[str], k: int, seed: int) -> 
     return np.array([fold_of[name] for name in groups], dtype=np.int64)
 
 
-def split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
+def _split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
     """The fold of each row, whole groups together.
 
     Shuffled here and not by scikit-learn, whose shuffle before 1.8 undid the stratification.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    place = {name: number for number, name in enumerate(shuffled(groups, seed))}
+    place = {name: number for number, name in enumerate(_shuffle_names(groups, seed))}
     numbers = np.array([place[name] for name in groups])
     fold = np.empty(len(labels), dtype=np.int64)
     for number, (_, rows) in enumerate(StratifiedGroupKFold(n_splits=k).split(labels, labels, numbers)):
@@ -125,7 +127,7 @@ def split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) -> 
     return fold
 
 
-def require_possible(labels: Labels, members: NDArray[np.int64], k: int, *, grouped: bool) -> None:
+def _require_splittable(labels: Labels, members: NDArray[np.int64], k: int, *, grouped: bool) -> None:
     """Refuse a k that cannot be.
 
     Raises:
@@ -133,12 +135,12 @@ def require_possible(labels: Labels, members: NDArray[np.int64], k: int, *, grou
     """
     if k < 2:
         raise UsageError(f"--k is {k}", "at least 2 folds are needed")
-    units, name = min((len(np.unique(members[labels == label])), name) for label, name in enumerate(CLASSES))
+    units, name = min((len(np.unique(members[labels == label])), name) for label, name in enumerate(CLASS_NAMES))
     if units < k:
         what = (
-            f"{count(units, 'slide')} with {name} patches"
+            f"{format_count(units, 'slide')} with {name} patches"
             if grouped
-            else count(units, f"{name} patch", f"{name} patches")
+            else format_count(units, f"{name} patch", f"{name} patches")
         )
-        mend = f"Ask for {units} folds or fewer" if units >= 2 else "Two folds need at least two of them"
-        raise UsageError(f"--k is {k}, with {what}", "each fold needs one", mend)
+        hint = f"Ask for {units} folds or fewer" if units >= 2 else "Two folds need at least two of them"
+        raise UsageError(f"--k is {k}, with {what}", "each fold needs one", hint)

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from claris_kaggle.core.console import Progress, say
-from claris_kaggle.core.errors import PatchError, count, name_few
+from claris_kaggle.core.console import Progress, log_info
+from claris_kaggle.core.errors import PatchError, format_count, name_few
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.pack import list_patches
-from claris_kaggle.data.parallel import in_chunks
+from claris_kaggle.data.pack import _list_patches
+from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import patch_id, read_patch
 
 
-class Look(NamedTuple):
+class _FileCheck(NamedTuple):
     """What one file showed: the SHA-1 of its pixels, or why there are none; and whether it is one flat colour."""
 
     name: str
@@ -70,40 +70,42 @@ def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Find
     }
     both = sorted(set(ids) & set(test_ids))
     if both:
-        findings.faults.append(f"{count(len(both), 'id')} in train and in test ({name_few(both)})")
-    looks = [
+        findings.faults.append(f"{format_count(len(both), 'id')} in train and in test ({name_few(both)})")
+    checks = [
         one
         for split, names in (("train", ids), ("test", test_ids))
-        for one in look_at(data, split, names, findings, jobs)
+        for one in _check_split(data, split, names, findings, jobs)
     ]
-    find_duplicates(looks, dict(zip(ids, labels.tolist(), strict=True)), findings)
-    find_flat(looks, findings)
+    _find_duplicates(checks, dict(zip(ids, labels.tolist(), strict=True)), findings)
+    _find_flat(checks, findings)
     if slides is not None:
-        look_at_slides(slides, ids, labels, findings)
+        _check_slides(slides, ids, labels, findings)
     return findings
 
 
-def look_at(data: DataDir, split: str, ids: Sequence[str], findings: Findings, jobs: int) -> list[Look]:
+def _check_split(data: DataDir, split: str, ids: Sequence[str], findings: Findings, jobs: int) -> list[_FileCheck]:
     """Read every file of the split that has a row; puts down what is missing, surplus or damaged."""
     source = data.patches(split)
-    present = list_patches(source)
+    present = _list_patches(source)
     missing, surplus = sorted(set(ids) - present), sorted(present - set(ids))
     table = data.labels.name if split == "train" else data.sample.name
     if missing:
-        findings.faults.append(f"{split}: {count(len(missing), 'file')} missing ({name_few(missing)})")
+        findings.faults.append(f"{split}: {format_count(len(missing), 'file')} missing ({name_few(missing)})")
     if surplus:
-        findings.faults.append(f"{split}: {count(len(surplus), 'file')} without a row in {table} ({name_few(surplus)})")
+        findings.faults.append(
+            f"{split}: {format_count(len(surplus), 'file')} without a row in {table} ({name_few(surplus)})"
+        )
     names = sorted(set(ids) & present)
 
     with Progress(f"check {split}", len(names)) as progress:
-        parts = in_chunks(functools.partial(look_at_files, source), names, jobs, progress)
-        looks = [one for part in parts for one in part]
-        say(f"{split}: looked at {len(names):,} files at {progress.rate():,.0f} a second")
-    unreadable = [one for one in looks if one.fault]
-    mismatched = [one.name for one in looks if one.digest and one.digest != one.name]
+        parts = _map_chunks(functools.partial(_check_files, source), names, jobs, progress)
+        checks = [one for part in parts for one in part]
+        log_info(f"{split}: looked at {len(names):,} files at {progress.rate():,.0f} a second")
+    unreadable = [one for one in checks if one.fault]
+    mismatched = [one.name for one in checks if one.digest and one.digest != one.name]
     findings.faults += [one.fault for one in unreadable]
     if mismatched:
-        what = f"{count(len(mismatched), 'file')} whose pixels do not match the id"
+        what = f"{format_count(len(mismatched), 'file')} whose pixels do not match the id"
         findings.faults.append(f"{split}: {what} ({name_few(mismatched)})")
     findings.facts[split] = {
         "rows": len(ids),
@@ -113,29 +115,29 @@ def look_at(data: DataDir, split: str, ids: Sequence[str], findings: Findings, j
         "unreadable": len(unreadable),
         "id_mismatches": len(mismatched),
     }
-    return looks
+    return checks
 
 
-def look_at_files(source: Path, start: int, names: Sequence[str]) -> list[Look]:
+def _check_files(source: Path, start: int, names: Sequence[str]) -> list[_FileCheck]:
     """What the files of these names show."""
-    return [look_at_file(source, name) for name in names]
+    return [_check_file(source, name) for name in names]
 
 
-def look_at_file(source: Path, name: str) -> Look:
+def _check_file(source: Path, name: str) -> _FileCheck:
     """What the file shows, without raising."""
     try:
         pixels = read_patch(f"{source}/{name}.tif")
     except PatchError as error:
-        return Look(name, "", str(error), "")
+        return _FileCheck(name, "", str(error), "")
     low, high = int(pixels.min()), int(pixels.max())
     flat = {0: "black", 255: "white"}.get(low, f"grey {low}") if low == high else ""
-    return Look(name, patch_id(pixels), "", flat)
+    return _FileCheck(name, patch_id(pixels), "", flat)
 
 
-def find_duplicates(looks: Sequence[Look], label_of: dict[str, int], findings: Findings) -> None:
+def _find_duplicates(checks: Sequence[_FileCheck], label_of: dict[str, int], findings: Findings) -> None:
     """Put down ids that share their pixels; with different labels that is a fault."""
     same: dict[str, list[str]] = defaultdict(list)
-    for one in looks:
+    for one in checks:
         if one.digest:
             same[one.digest].append(one.name)
     groups = [sorted(names) for names in same.values() if len(names) > 1]
@@ -148,16 +150,16 @@ def find_duplicates(looks: Sequence[Look], label_of: dict[str, int], findings: F
             findings.notes.append(f"exact duplicates, kept in one fold: {name_few(names)}")
 
 
-def find_flat(looks: Sequence[Look], findings: Findings) -> None:
+def _find_flat(checks: Sequence[_FileCheck], findings: Findings) -> None:
     """Note patches of one flat colour; the competition has one black and one white."""
-    for one in looks:
+    for one in checks:
         if one.flat:
             findings.notes.append(f"all {one.flat}: {one.name}")
-    flats = Counter(one.flat.split(" ")[0] for one in looks if one.flat)
+    flats = Counter(one.flat.split(" ")[0] for one in checks if one.flat)
     findings.facts["flat"] = {"black": flats["black"], "white": flats["white"], "grey": flats["grey"]}
 
 
-def look_at_slides(
+def _check_slides(
     path: Path, ids: Sequence[str], labels: Sequence[int] | np.ndarray[Any, Any], findings: Findings
 ) -> None:
     """Count slides and how the patches spread over them.

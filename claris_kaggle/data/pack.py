@@ -19,22 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.console import Progress, say
-from claris_kaggle.core.errors import DataError, DiskError, PatchError, count, name_few
+from claris_kaggle.core.console import Progress, log_info
+from claris_kaggle.core.errors import DataError, DiskError, PatchError, format_count, name_few
 from claris_kaggle.core.files import (
+    create_folder,
     explain_disk_errors,
     hold_lock,
-    new_folder,
     read_json,
     sha256_bytes,
     write_json,
     write_text,
 )
-from claris_kaggle.data.parallel import in_chunks
-from claris_kaggle.data.patches import NBYTES, SHAPE, patch_id, read_patch
+from claris_kaggle.data.parallel import _map_chunks
+from claris_kaggle.data.patches import PATCH_BYTES, PATCH_SHAPE, patch_id, read_patch
 
-FORMAT = 1
-SPARE_BYTES = 64 << 20
+_PACK_FORMAT = 1
+_PACK_SPARE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,17 @@ class Pack:
         place = {name: row for row, name in enumerate(self.ids)}
         foreign = [name for name in ids if name not in place]
         if foreign:
-            found = f"{self.folder}: {count(len(foreign), 'id')} not in the pack ({name_few(foreign)})"
+            found = f"{self.folder}: {format_count(len(foreign), 'id')} not in the pack ({name_few(foreign)})"
             raise DataError(found, "", "Give the data folder that the pack was made from")
         return np.array([place[name] for name in ids], dtype=np.int64)
 
 
 def pack_folder(cache: Path, split: str, ids: Sequence[str]) -> Path:
     """Where the pack of these ids lies in the cache; the order of the ids does not matter."""
-    return cache / f"{split}-{ids_digest(ids)[:16]}"
+    return cache / f"{split}-{_ids_digest(ids)[:16]}"
 
 
-def ids_digest(ids: Sequence[str]) -> str:
+def _ids_digest(ids: Sequence[str]) -> str:
     """SHA-256 of the sorted ids."""
     return sha256_bytes("\n".join(sorted(ids)).encode("utf-8"))
 
@@ -95,10 +95,10 @@ def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0) ->
     with hold_lock(cache / f".{folder.name}.lock", wait=True):
         if folder.exists():
             try:
-                return proved(open_pack(folder, ids), jobs)
+                return _verify_pack(open_pack(folder, ids), jobs)
             except (DataError, DiskError) as error:
-                say(f"{error.found}: making the pack again")
-        build_pack(source, sorted(ids), folder, jobs)
+                log_info(f"{error.found}: making the pack again")
+        _build_pack(source, sorted(ids), folder, jobs)
     return open_pack(folder, ids)
 
 
@@ -110,7 +110,7 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
         DiskError: it is not there.
     """
     manifest = read_json(folder / "manifest.json")
-    wanted = {"format": FORMAT, "rows": len(ids), "ids_sha256": ids_digest(ids)}
+    wanted = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
     if {name: manifest.get(name) for name in wanted} != wanted:
         raise DataError(f"{folder}: a pack of other patches or of another version", "", "Remove that folder")
     try:
@@ -120,71 +120,77 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
         raise
     except Exception as error:  # NumPy's reader of headers raises all kinds on damaged files
         raise DataError(f"{folder}: pixels.npy is damaged or cut off", "", "Remove that folder") from error
-    if pixels.shape != (len(ids), *SHAPE) or pixels.dtype != np.uint8:
+    if pixels.shape != (len(ids), *PATCH_SHAPE) or pixels.dtype != np.uint8:
         raise DataError(f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}", "", "Remove that folder")
     return Pack(sorted(ids), pixels, folder)
 
 
-def proved(pack: Pack, jobs: int) -> Pack:
+def _verify_pack(pack: Pack, jobs: int) -> Pack:
     """The pack itself, once the SHA-1 of every row is its id.
 
     Raises:
         DataError: rows are damaged; the message names their ids.
     """
 
-    look = functools.partial(find_damaged, pack.folder / "pixels.npy")
+    look = functools.partial(_find_damaged, pack.folder / "pixels.npy")
     with Progress(f"prove {pack.folder.name}", len(pack.ids)) as progress:
-        wrong = [name for part in in_chunks(look, pack.ids, jobs, progress) for name in part]
+        wrong = [name for part in _map_chunks(look, pack.ids, jobs, progress) for name in part]
     if wrong:
-        found = f"{pack.folder}: {count(len(wrong), 'patch', 'patches')} damaged on disk ({name_few(sorted(wrong))})"
+        found = (
+            f"{pack.folder}: {format_count(len(wrong), 'patch', 'patches')} damaged on disk ({name_few(sorted(wrong))})"
+        )
         raise DataError(found, "", "Remove that folder")
     return pack
 
 
-def find_damaged(path: Path, start: int, names: Sequence[str]) -> list[str]:
+def _find_damaged(path: Path, start: int, names: Sequence[str]) -> list[str]:
     """The names whose rows, from `start` on, are not the pixels of their ids."""
     pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     return [name for row, name in enumerate(names, start) if patch_id(pixels[row]) != name]
 
 
-def build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
+def _build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
     """Decode every file once into a new folder aside, then rename it into place."""
-    require_files(source, ids)
-    require_space(folder.parent, len(ids) * NBYTES)
+    _require_files(source, ids)
+    _require_space(folder.parent, len(ids) * PATCH_BYTES)
     with explain_disk_errors(folder):
         for leftover in folder.parent.glob(f".{folder.name}.*.part"):
             shutil.rmtree(leftover)  # of a process that was killed; we hold the lock
-    with new_folder(folder) as aside:
-        write_pixels(source, ids, aside / "pixels.npy", jobs)
+    with create_folder(folder) as aside:
+        _write_pixels(source, ids, aside / "pixels.npy", jobs)
         write_text(aside / "ids.txt", "\n".join(ids) + "\n")
-        manifest = {"format": FORMAT, "rows": len(ids), "ids_sha256": ids_digest(ids)}
+        manifest = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
         write_json(aside / "manifest.json", manifest)
         if folder.exists():
             shutil.rmtree(folder)
 
 
-def write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
+def _write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
     """Write uint8 [N, 96, 96, 3] with row i the proved pixels of `ids[i]`.
 
     Raises:
         PatchError: the first of the bad files is described, the others are counted.
     """
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(ids), *SHAPE))
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(ids), *PATCH_SHAPE))
     with path.open("r+b") as stream:  # a full disk must be an error here, not a SIGBUS in the mapping
         platforms.allocate(stream, path.stat().st_size)
 
-    fill = functools.partial(fill_rows, source, path)
+    fill = functools.partial(_fill_rows, source, path)
     with Progress(f"pack {source.name}", len(ids)) as progress:
-        faults = [fault for part in in_chunks(fill, ids, jobs, progress) for fault in part]
-        say(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} a second")
+        faults = [fault for part in _map_chunks(fill, ids, jobs, progress) for fault in part]
+        log_info(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} a second")
     if faults:
-        more = f" (and {count(len(faults) - 1, 'more bad file')}; claris check lists them)" if len(faults) > 1 else ""
+        more = (
+            f" (and {format_count(len(faults) - 1, 'more bad file')}; claris check lists them)"
+            if len(faults) > 1
+            else ""
+        )
         raise PatchError(f"{faults[0]}{more}", "", "No pack was written")
     with path.open("r+b") as stream:
         platforms.sync_file(stream)
 
 
-def fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> list[str]:
+def _fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> list[str]:
     """Write the rows of these names, from `start` on; returns what is wrong with their files."""
     begin = np.load(path, mmap_mode="r", allow_pickle=False).offset
     faults = []
@@ -192,13 +198,13 @@ def fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> lis
     with path.open("r+b", buffering=0) as stream:
         for row, name in enumerate(names, start):
             try:
-                platforms.write_at(stream, begin + row * NBYTES, read_proved(source, name).data)
+                platforms.write_at(stream, begin + row * PATCH_BYTES, read_verified_patch(source, name).data)
             except PatchError as error:
                 faults.append(str(error))
     return faults
 
 
-def read_proved(source: Path, name: str) -> NDArray[np.uint8]:
+def read_verified_patch(source: Path, name: str) -> NDArray[np.uint8]:
     """The pixels of `<name>.tif`, uint8 [96, 96, 3].
 
     Raises:
@@ -211,38 +217,38 @@ def read_proved(source: Path, name: str) -> NDArray[np.uint8]:
     return pixels
 
 
-def list_patches(source: Path) -> set[str]:
+def _list_patches(source: Path) -> set[str]:
     """The ids of all `.tif` files in the folder."""
     with explain_disk_errors(source), os.scandir(source) as entries:
         return {entry.name[:-4] for entry in entries if entry.name.endswith(".tif")}
 
 
-def require_files(source: Path, ids: Sequence[str]) -> None:
+def _require_files(source: Path, ids: Sequence[str]) -> None:
     """Refuse a folder whose files are not exactly those of the ids.
 
     Raises:
         PatchError: naming what is missing and what is surplus.
     """
-    present = list_patches(source)
+    present = _list_patches(source)
     missing = sorted(set(ids) - present)
     surplus = sorted(present - set(ids))
     faults = []
     if missing:
-        faults.append(f"{count(len(missing), 'file')} missing ({name_few(missing)})")
+        faults.append(f"{format_count(len(missing), 'file')} missing ({name_few(missing)})")
     if surplus:
-        faults.append(f"{count(len(surplus), 'file')} without a row in the table ({name_few(surplus)})")
+        faults.append(f"{format_count(len(surplus), 'file')} without a row in the table ({name_few(surplus)})")
     if faults:
-        needed = "every id needs its file, and every file its row"
-        raise PatchError(f"{source}: {', '.join(faults)}", needed, "Fetch the data again, or mend the table")
+        expected = "every id needs its file, and every file its row"
+        raise PatchError(f"{source}: {', '.join(faults)}", expected, "Fetch the data again, or mend the table")
 
 
-def require_space(folder: Path, needed: int) -> None:
+def _require_space(folder: Path, needed: int) -> None:
     """Refuse to begin what will not fit.
 
     Raises:
         DiskError: naming the folder, what is free and what is needed.
     """
     free = shutil.disk_usage(folder).free
-    if free < needed + SPARE_BYTES:
+    if free < needed + _PACK_SPARE_BYTES:
         found = f"{folder}: {free / 1e9:.1f} GB free"
         raise DiskError(found, f"the pack needs {needed / 1e9:.1f} GB", "Name a folder on a larger disk with --cache")

@@ -9,15 +9,15 @@ from typing import TypeVar
 from claris_kaggle.core.console import Progress
 from claris_kaggle.core.errors import TrainingError
 
-T = TypeVar("T")
-CHUNK = 512
+_ChunkResult = TypeVar("_ChunkResult")
+_FILES_PER_CHUNK = 512
 # With fewer files than this, one process is done before others have started.
-MANY = 20_000
+_MANY_FILES = 20_000
 
 
-def in_chunks(
-    work: Callable[[int, Sequence[str]], T], names: Sequence[str], jobs: int, progress: Progress
-) -> Iterator[T]:
+def _map_chunks(
+    work: Callable[[int, Sequence[str]], _ChunkResult], names: Sequence[str], jobs: int, progress: Progress
+) -> Iterator[_ChunkResult]:
     """`work(start, part)` for each part of the names, in their order.
 
     Processes, not threads: each file is a few microseconds of many calls, and threads spend more
@@ -32,8 +32,8 @@ def in_chunks(
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    jobs = jobs or (os.cpu_count() or 1 if len(names) >= MANY else 1)
-    parts = [(start, names[start : start + CHUNK]) for start in range(0, len(names), CHUNK)]
+    jobs = jobs or (os.cpu_count() or 1 if len(names) >= _MANY_FILES else 1)
+    parts = [(start, names[start : start + _FILES_PER_CHUNK]) for start in range(0, len(names), _FILES_PER_CHUNK)]
     parallel = Parallel(n_jobs=jobs, return_as="generator")
     try:
         for (_, part), result in zip(parts, parallel(delayed(work)(*part) for part in parts), strict=True):
@@ -41,5 +41,5 @@ def in_chunks(
             yield result
     except TerminatedWorkerError as error:
         found = f"{progress.name}: the system killed a worker process"
-        mend = "Out of memory is the usual reason: run the same command again with --jobs 1"
-        raise TrainingError(found, "", mend) from error
+        hint = "Out of memory is the usual reason: run the same command again with --jobs 1"
+        raise TrainingError(found, "", hint) from error

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import Progress, say
-from claris_kaggle.core.errors import DataError, DiskError, count
+from claris_kaggle.core.console import Progress, log_info
+from claris_kaggle.core.errors import DataError, DiskError, format_count
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import fold_file as fold_files
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds
 from claris_kaggle.data.fold_split import make_folds
-from claris_kaggle.data.pack import Pack, ensure_pack, open_pack, pack_folder, require_files
-from claris_kaggle.data.parallel import in_chunks
+from claris_kaggle.data.pack import Pack, _require_files, ensure_pack, open_pack, pack_folder
+from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import patch_id, read_patch
 
 
@@ -28,25 +28,27 @@ class TrainingData:
     pack: Pack
 
 
-def read_training(data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, proved: bool = False) -> TrainingData:
+def read_training(
+    data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False
+) -> TrainingData:
     """Labels, folds and pack of the training patches; the pack is made where it is not there.
 
     Args:
-        proved: another process has proved the pack a moment ago, so opening it is enough.
+        verified: another process has proved the pack a moment ago, so opening it is enough.
     Raises:
         ClarisError: a table is faulty, the fold file is of other data, or patches are.
     """
     ids, labels = tables.read_labels(data.labels)
     folds = fold_files.read_folds(fold_file)
     fold_files.check_folds(folds, ids, labels, fold_file)
-    return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, proved=proved))
+    return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
 
 
 def get_pack(
-    data: DataDir, split: str, ids: Sequence[str], cache: Path, *, jobs: int = 0, proved: bool = False
+    data: DataDir, split: str, ids: Sequence[str], cache: Path, *, jobs: int = 0, verified: bool = False
 ) -> Pack:
     """The pack of the split's ids."""
-    if proved:
+    if verified:
         return open_pack(pack_folder(cache, split, ids), ids)
     return ensure_pack(data.patches(split), ids, cache, jobs)
 
@@ -58,22 +60,22 @@ def make_packs(data: DataDir, cache: Path, jobs: int = 0) -> list[Pack]:
     return [get_pack(data, split, ids, cache, jobs=jobs) for split, ids in (("train", train_ids), ("test", test_ids))]
 
 
-def hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -> list[str]:
+def _hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -> list[str]:
     """The SHA-1 of each id's pixels, in the order of `ids`, read from the TIFF files."""
     source = data.patches(split)
-    require_files(source, ids)
+    _require_files(source, ids)
 
     with Progress(f"look for duplicates in {split}", len(ids)) as progress:
-        parts = in_chunks(functools.partial(hash_files, source), ids, jobs, progress)
+        parts = _map_chunks(functools.partial(_hash_files, source), ids, jobs, progress)
         return [digest for part in parts for digest in part]
 
 
-def hash_files(source: Path, start: int, names: Sequence[str]) -> list[str]:
+def _hash_files(source: Path, start: int, names: Sequence[str]) -> list[str]:
     """The SHA-1 of the pixels of each name's file."""
     return [patch_id(read_patch(f"{source}/{name}.tif")) for name in names]
 
 
-def find_contents(data: DataDir, ids: Sequence[str], cache: Path) -> list[str] | None:
+def _find_contents(data: DataDir, ids: Sequence[str], cache: Path) -> list[str] | None:
     """What tells duplicates apart: the pixels' hashes; None where a pack proves that there are none.
 
     A packed patch's id is the hash of its pixels, so different ids are different pixels.
@@ -82,7 +84,7 @@ def find_contents(data: DataDir, ids: Sequence[str], cache: Path) -> list[str] |
         open_pack(pack_folder(cache, "train", ids), ids)
         return None
     except (DataError, DiskError):
-        return hash_patches(data, "train", ids)
+        return _hash_patches(data, "train", ids)
 
 
 def make_fold_file(
@@ -102,12 +104,12 @@ def make_fold_file(
     """
     ids, labels = tables.read_labels(data.labels)
     groups = tables.read_slides(slides, ids) if slides else None
-    folds = make_folds(ids, labels, k=k, seed=seed, slides=groups, contents=find_contents(data, ids, cache))
-    about: dict[str, Any] = {"seed": seed, "labels_sha256": tables.digest(ids, labels)}
+    folds = make_folds(ids, labels, k=k, seed=seed, slides=groups, contents=_find_contents(data, ids, cache))
+    about: dict[str, Any] = {"seed": seed, "labels_sha256": tables.digest_rows(ids, labels)}
     if groups:
-        about["slides_sha256"] = tables.digest(ids, groups)
+        about["slides_sha256"] = tables.digest_rows(ids, groups)
     if not fold_files.write_folds(out, folds, about, overwrite=force):
-        say(f"{out}: these very folds are there already")
+        log_info(f"{out}: these very folds are there already")
     return folds
 
 
@@ -120,6 +122,6 @@ def check_fold_file(data: DataDir, path: Path, *, slides: Path | None = None, ca
     ids, labels = tables.read_labels(data.labels)
     folds = fold_files.read_folds(path)
     groups = tables.read_slides(slides, ids) if slides else None
-    fold_files.check_folds(folds, ids, labels, path, slides=groups, contents=find_contents(data, ids, cache))
-    say(f"{path}: {count(len(ids), 'patch', 'patches')} in {folds.k} folds")
+    fold_files.check_folds(folds, ids, labels, path, slides=groups, contents=_find_contents(data, ids, cache))
+    log_info(f"{path}: {format_count(len(ids), 'patch', 'patches')} in {folds.k} folds")
     return folds

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.console import Progress
 from claris_kaggle.core.errors import UsageError
-from claris_kaggle.core.files import new_folder, read_json, write_json, write_text
+from claris_kaggle.core.files import create_folder, read_json, write_json, write_text
 from claris_kaggle.data.arrays import Pixels
-from claris_kaggle.data.patches import CENTRE, SIZE, encode, patch_id
+from claris_kaggle.data.patches import CENTRE, SIZE, _encode_tiff, patch_id
 
 # Optical density of haematoxylin and eosin in R, G, B (Ruifrok and Johnston 2001).
-STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-MIDDLE, HALF_CENTRE = SIZE / 2, CENTRE / 2
-GRID = np.arange(SIZE) + 0.5
-Plane = NDArray[np.float64]
+_SYNTHETIC_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+_MIDDLE, _HALF_CENTRE = SIZE / 2, CENTRE / 2
+_GRID = np.arange(SIZE) + 0.5
+_Plane = NDArray[np.float64]
 
-FORMAT = 1
-MALIGNANT_SHARE = 0.4
+_SYNTHETIC_FORMAT = 1
+_MALIGNANT_SHARE = 0.4
 
 
-class Patch(NamedTuple):
+class _Patch(NamedTuple):
     """A generated patch: pixels uint8 [96, 96, 3], its label and its slide."""
 
     pixels: Pixels
@@ -55,59 +55,59 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     if slides < 5 or train < 4 * slides or test < 4:
         found = f"{train} training patches of {slides} slides and {test} test patches"
         raise UsageError(found, "at least 5 slides, 4 patches of each and 4 test patches are needed")
-    wanted = {"format": FORMAT, "train": train, "test": test, "slides": slides, "seed": seed}
+    wanted = {"format": _SYNTHETIC_FORMAT, "train": train, "test": test, "slides": slides, "seed": seed}
     if root.exists():
         if (root / "generated.json").exists() and read_json(root / "generated.json") == wanted:
             return root
         raise UsageError(f"{root}: holds something else", "a new folder is needed", "Name another, or remove it")
-    with new_folder(root) as aside:
-        fill(aside, train=train, test=test, slides=slides, seed=seed)
+    with create_folder(root) as aside:
+        _write_layout(aside, train=train, test=test, slides=slides, seed=seed)
         write_json(aside / "generated.json", wanted)
     return root
 
 
-def fill(root: Path, *, train: int, test: int, slides: int, seed: int) -> None:
+def _write_layout(root: Path, *, train: int, test: int, slides: int, seed: int) -> None:
     """Write all files of the layout."""
     with Progress("generate", train + test) as progress:
-        patches = make_split("train", train - 4, slides, seed, progress) + odd_patches(seed)
-        train_ids = write_patches(root / "train", patches)
+        patches = _make_split("train", train - 4, slides, seed, progress) + _make_special_patches(seed)
+        train_ids = _write_patches(root / "train", patches)
         rows = sorted((name, one.label, one.slide) for name, one in zip(train_ids, patches, strict=True))
-        write_csv(root / "train_labels.csv", "id,label", [(name, label) for name, label, _ in rows])
-        write_csv(root / "slides.csv", "id,wsi", [(name, slide) for name, _, slide in rows])
-        patches = make_split("test", test, max(2, slides // 3), seed, progress)
-        test_ids = write_patches(root / "test", patches)
+        _write_csv(root / "train_labels.csv", "id,label", [(name, label) for name, label, _ in rows])
+        _write_csv(root / "slides.csv", "id,wsi", [(name, slide) for name, _, slide in rows])
+        patches = _make_split("test", test, max(2, slides // 3), seed, progress)
+        test_ids = _write_patches(root / "test", patches)
     # The sample's order is not sorted, as in the competition: a submission must follow it.
-    write_csv(root / "sample_submission.csv", "id,label", [(name, 0) for name in test_ids])
+    _write_csv(root / "sample_submission.csv", "id,label", [(name, 0) for name in test_ids])
     answers = [(name, one.label) for name, one in zip(test_ids, patches, strict=True)]
-    write_csv(root / "test_answers.csv", "id,label", answers)
+    _write_csv(root / "test_answers.csv", "id,label", answers)
 
 
-def write_csv(path: Path, header: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def _write_csv(path: Path, header: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """A CSV of values that need no quotes."""
     write_text(path, "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
 
 
-def write_patches(folder: Path, patches: Sequence[Patch]) -> list[str]:
+def _write_patches(folder: Path, patches: Sequence[_Patch]) -> list[str]:
     """Write each as `<id>.tif`, and return the ids, in their order."""
     folder.mkdir()
     ids = [patch_id(one.pixels) for one in patches]
     for name, one in zip(ids, patches, strict=True):
-        (folder / f"{name}.tif").write_bytes(encode(one.pixels))
+        (folder / f"{name}.tif").write_bytes(_encode_tiff(one.pixels))
     return ids
 
 
-def make_split(split: str, total: int, slides: int, seed: int, progress: Progress) -> list[Patch]:
+def _make_split(split: str, total: int, slides: int, seed: int, progress: Progress) -> list[_Patch]:
     """Patches dealt out to slides in turn, each from its own random numbers."""
     from joblib import Parallel, delayed
 
-    stains = [make_stain(random(seed, split, "stain", number)) for number in range(slides)]
+    stains = [_make_stain(_make_generator(seed, split, "stain", number)) for number in range(slides)]
 
-    def make(number: int) -> Patch:
+    def make(number: int) -> _Patch:
         slide = number % slides
-        generator = random(seed, split, "patch", number)
+        generator = _make_generator(seed, split, "patch", number)
         # Every slide has both classes: patches are dealt to labels slide by slide.
-        label = int((number // slides + slide * 0.37) * MALIGNANT_SHARE % 1 < MALIGNANT_SHARE)
-        return Patch(draw_patch(generator, stains[slide], label), label, f"{split}_{slide:03d}")
+        label = int((number // slides + slide * 0.37) * _MALIGNANT_SHARE % 1 < _MALIGNANT_SHARE)
+        return _Patch(_draw_patch(generator, stains[slide], label), label, f"{split}_{slide:03d}")
 
     parallel = Parallel(n_jobs=os.cpu_count() or 1, prefer="threads", return_as="generator")
     patches = []
@@ -117,100 +117,100 @@ def make_split(split: str, total: int, slides: int, seed: int, progress: Progres
     return patches
 
 
-def random(seed: int, *names: object) -> np.random.Generator:
+def _make_generator(seed: int, *names: object) -> np.random.Generator:
     """Random numbers of their own for each purpose."""
     word = hashlib.blake2b("/".join(map(str, (seed, *names))).encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(word, "little"))
 
 
-def odd_patches(seed: int) -> list[Patch]:
+def _make_special_patches(seed: int) -> list[_Patch]:
     """All black, all white, bare glass, and out of focus: all benign, each on a slide of the others."""
     from scipy.ndimage import gaussian_filter
 
-    generator = random(seed, "odd")
+    generator = _make_generator(seed, "odd")
     glass = np.clip(np.rint(generator.normal(238, 2, (SIZE, SIZE, 3))), 0, 255).astype(np.uint8)
-    sharp = draw_patch(generator, make_stain(generator), 0).astype(np.float64)
+    sharp = _draw_patch(generator, _make_stain(generator), 0).astype(np.float64)
     pictures = [
         np.zeros((SIZE, SIZE, 3), np.uint8),
         np.full((SIZE, SIZE, 3), 255, np.uint8),
         glass,
         np.rint(gaussian_filter(sharp, (3, 3, 0))).astype(np.uint8),
     ]
-    return [Patch(pixels, 0, f"train_{slide:03d}") for slide, pixels in enumerate(pictures)]
+    return [_Patch(pixels, 0, f"train_{slide:03d}") for slide, pixels in enumerate(pictures)]
 
 
-class Stain(NamedTuple):
+class _Stain(NamedTuple):
     """How a slide looks: optical density vectors [2, 3] and the usual amount of each stain [2]."""
 
-    vectors: Plane
-    amounts: Plane
+    vectors: _Plane
+    amounts: _Plane
 
 
-def make_stain(generator: np.random.Generator) -> Stain:
+def _make_stain(generator: np.random.Generator) -> _Stain:
     """A slide's own stain, as far from the common one as laboratories are from each other."""
-    vectors = STAINS * generator.uniform(0.85, 1.15, (2, 3))
-    return Stain(vectors, np.array([0.30, 0.32]) * generator.uniform(0.7, 1.3, 2))
+    vectors = _SYNTHETIC_STAINS * generator.uniform(0.85, 1.15, (2, 3))
+    return _Stain(vectors, np.array([0.30, 0.32]) * generator.uniform(0.7, 1.3, 2))
 
 
-def draw_patch(generator: np.random.Generator, stain: Stain, label: int) -> Pixels:
+def _draw_patch(generator: np.random.Generator, stain: _Stain, label: int) -> Pixels:
     """One patch of tissue, uint8 [96, 96, 3]."""
-    island = tumour_island(generator, label)
-    haematoxylin = draw_nuclei(generator, island)
-    eosin = smooth_noise(generator, 12) + 0.5 * smooth_noise(generator, 5)
+    island = _tumour_island(generator, label)
+    haematoxylin = _draw_nuclei(generator, island)
+    eosin = _smooth_noise(generator, 12) + 0.5 * _smooth_noise(generator, 5)
     amounts = stain.amounts * generator.uniform(0.85, 1.15, 2)
     planes = np.stack([haematoxylin, np.clip(eosin + 1.5, 0.1, None)], axis=-1)
     density = planes * amounts / planes.mean(axis=(0, 1)) @ stain.vectors
     picture = 255 * np.exp(-1.3 * density) + generator.normal(0, 3, (SIZE, SIZE, 3))
-    return level(generator, picture, stain)
+    return _equalize_color(generator, picture, stain)
 
 
-def level(generator: np.random.Generator, picture: Plane, stain: Stain) -> Pixels:
+def _equalize_color(generator: np.random.Generator, picture: _Plane, stain: _Stain) -> Pixels:
     """The picture with its colour over any area of some 30 pixels set to one that is free of the label."""
     from scipy.ndimage import gaussian_filter
 
     usual = 255 * np.exp(-1.3 * stain.amounts @ stain.vectors) + generator.normal(0, 8, 3)
-    wanted = usual + 8 * smooth_noise(generator, 40)[:, :, None]
+    wanted = usual + 8 * _smooth_noise(generator, 40)[:, :, None]
     levelled = picture - gaussian_filter(picture, (14, 14, 0), mode="reflect") + wanted
     return np.clip(np.rint(levelled), 0, 255).astype(np.uint8)
 
 
-def tumour_island(generator: np.random.Generator, label: int) -> Plane:
+def _tumour_island(generator: np.random.Generator, label: int) -> _Plane:
     """Where tumour grows, 0..1 [96, 96]: over the centre for label 1, else beside it or nowhere."""
-    rows, columns = np.meshgrid(GRID, GRID, indexing="ij")
+    rows, columns = np.meshgrid(_GRID, _GRID, indexing="ij")
     if label:
-        place, radius = MIDDLE + generator.uniform(-8, 8, 2), generator.uniform(26, 60)
+        place, radius = _MIDDLE + generator.uniform(-8, 8, 2), generator.uniform(26, 60)
     elif generator.random() < 0.4:
         radius = generator.uniform(15, 25)
-        away, angle = radius + HALF_CENTRE * 2**0.5 + 2, generator.uniform(0, 2 * np.pi)
-        place = MIDDLE + away * np.array([np.sin(angle), np.cos(angle)])
+        away, angle = radius + _HALF_CENTRE * 2**0.5 + 2, generator.uniform(0, 2 * np.pi)
+        place = _MIDDLE + away * np.array([np.sin(angle), np.cos(angle)])
     else:
         return np.zeros((SIZE, SIZE))
     distance = np.hypot(rows - place[0], columns - place[1])
     return np.clip((radius - distance) / 4 + 0.5, 0, 1)
 
 
-def draw_nuclei(generator: np.random.Generator, island: Plane) -> Plane:
+def _draw_nuclei(generator: np.random.Generator, island: _Plane) -> _Plane:
     """Haematoxylin [96, 96]: large pale nuclei with a dark rim on the island, small dark ones elsewhere."""
-    plane = 0.12 + 0.03 * smooth_noise(generator, 8)
+    plane = 0.12 + 0.03 * _smooth_noise(generator, 8)
     # The classes overlap: some tumours have small nuclei, some benign tissue swollen ones.
     sizes = {True: generator.uniform(0.75, 1.1), False: generator.uniform(0.8, 1.35)}
     for large, spacing in ((True, 12), (False, 9)):
-        for row, column in scatter(generator, spacing):
+        for row, column in _scatter(generator, spacing):
             inside = island[min(int(row), SIZE - 1), min(int(column), SIZE - 1)]
             if (inside > 0.5) == large and generator.random() < 0.8:
-                stamp_nucleus(generator, plane, (row, column), sizes[large], large)
+                _stamp_nucleus(generator, plane, (row, column), sizes[large], large)
     return plane
 
 
-def scatter(generator: np.random.Generator, spacing: int) -> Plane:
+def _scatter(generator: np.random.Generator, spacing: int) -> _Plane:
     """Places [N, 2] in pixels, one in each square of a jittered grid."""
     grid = np.arange(0, SIZE, spacing) + spacing / 2
     places = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
     return np.clip(places + generator.uniform(-0.4, 0.4, places.shape) * spacing, 0, SIZE - 1)
 
 
-def stamp_nucleus(
-    generator: np.random.Generator, plane: Plane, place: tuple[float, float], size: float, large: bool
+def _stamp_nucleus(
+    generator: np.random.Generator, plane: _Plane, place: tuple[float, float], size: float, large: bool
 ) -> None:
     """Lay one elliptic nucleus over the plane; `size` 1 is the usual one."""
     row, column = place
@@ -220,7 +220,7 @@ def stamp_nucleus(
     top, left = max(int(row) - reach, 0), max(int(column) - reach, 0)
     window = plane[top : int(row) + reach + 1, left : int(column) + reach + 1]
     rows, columns = np.meshgrid(
-        GRID[top : top + window.shape[0]] - row, GRID[left : left + window.shape[1]] - column, indexing="ij"
+        _GRID[top : top + window.shape[0]] - row, _GRID[left : left + window.shape[1]] - column, indexing="ij"
     )
     along = (rows * np.cos(angle) + columns * np.sin(angle)) / longer
     across = columns * np.cos(angle) - rows * np.sin(angle)
@@ -234,7 +234,7 @@ def stamp_nucleus(
     np.maximum(window, shade * generator.uniform(0.85, 1.15), out=window)
 
 
-def smooth_noise(generator: np.random.Generator, scale: int) -> Plane:
+def _smooth_noise(generator: np.random.Generator, scale: int) -> _Plane:
     """Noise [96, 96] of mean about 0 and size about 1 that changes over `scale` pixels."""
     from scipy.ndimage import gaussian_filter
 

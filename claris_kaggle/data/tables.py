@@ -17,28 +17,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import TableError, count, name_few, one_line
+from claris_kaggle.core.errors import TableError, first_line, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, sha256_bytes, write_text
 
 # How files begin that other tools call CSV.
-PACKED = {b"\x1f\x8b": "packed with gzip", b"PK\x03\x04": "a ZIP archive or spreadsheet", b"\xff\xfe": "text in UTF-16"}
+_ARCHIVE_MAGIC = {
+    b"\x1f\x8b": "packed with gzip",
+    b"PK\x03\x04": "a ZIP archive or spreadsheet",
+    b"\xff\xfe": "text in UTF-16",
+}
 
-SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "group")
-GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "group")
+_GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 # What other tools write where there is nothing, in small letters.
-GAPS = ("nan", "na", "null", "none", "<na>")
-LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-FETCH = "Fetch the file again"
+_MISSING_TEXTS = ("nan", "na", "null", "none", "<na>")
+_LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+_TABLE_HINT = "Fetch the file again"
 
 
 def read_table(
-    path: Path, columns: Sequence[str], *, mend: str = "", ended: bool = False, others: bool = False
+    path: Path, columns: Sequence[str], *, hint: str = "", ended: bool = False, others: bool = False
 ) -> pd.DataFrame:
     """The named columns as text, one row a line, in the file's order.
 
     Args:
         columns: which there must be, in this order.
-        mend: what the user can do about a faulty file.
+        hint: what the user can do about a faulty file.
         ended: the last line must end in a line break, as where a cut-off number would pass for another.
         others: more columns are allowed, and the order is free; by default neither.
     Raises:
@@ -47,24 +51,24 @@ def read_table(
     """
     with explain_disk_errors(path):
         content = Path(path).read_bytes()
-    text = decode(content, path, mend)
+    text = _decode_csv(content, path, hint)
     if ended and not text.endswith("\n"):
-        raise TableError(f"{path}: cut off, its last line has no end", "", mend)
-    found = split_header(text)
-    require_header(found, columns, path, mend, others=others)
-    require_even(text, found, path, mend)
+        raise TableError(f"{path}: cut off, its last line has no end", "", hint)
+    found = _split_header(text)
+    _require_header(found, columns, path, hint, others=others)
+    _require_equal_lengths(text, found, path, hint)
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, skipinitialspace=True)
         frame = frame.set_axis(found, axis="columns")  # without the quotes and blanks that pandas leaves
     except (pd.errors.ParserError, ValueError) as error:
-        reason = one_line(error).removeprefix("Error tokenizing data. C error: ")
-        raise TableError(f"{path}: not a whole table ({reason})", "", mend) from error
+        reason = first_line(error).removeprefix("Error tokenizing data. C error: ")
+        raise TableError(f"{path}: not a whole table ({reason})", "", hint) from error
     if frame.empty:
-        raise TableError(f"{path}: no rows", "", mend)
+        raise TableError(f"{path}: no rows", "", hint)
     return frame[list(columns)]
 
 
-def require_ids(ids: Sequence[str], path: Path, mend: str = "") -> None:
+def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
     """Refuse ids that cannot be ids: with `.tif`, folders, blanks or nothing in them.
 
     Raises:
@@ -72,14 +76,14 @@ def require_ids(ids: Sequence[str], path: Path, mend: str = "") -> None:
     """
     tif = [name for name in ids if name.lower().endswith((".tif", ".tiff"))]
     if tif:
-        what = f"{count(len(tif), 'id')} with the file's ending ({name_few(tif)})"
+        what = f"{format_count(len(tif), 'id')} with the file's ending ({name_few(tif)})"
         raise TableError(f"{path}: {what}", "the id alone is needed", "Take .tif away from the id column")
-    wrong = [f"{name[:60]!r} in line {row + 2}" for row, name in enumerate(ids) if not GOOD_ID.fullmatch(name)]
+    wrong = [f"{name[:60]!r} in line {row + 2}" for row, name in enumerate(ids) if not _GOOD_ID.fullmatch(name)]
     if wrong:
-        raise TableError(f"{path}: {count(len(wrong), 'impossible id')} ({name_few(wrong)})", "", mend)
+        raise TableError(f"{path}: {format_count(len(wrong), 'impossible id')} ({name_few(wrong)})", "", hint)
 
 
-def require_unique(ids: Sequence[str], path: object, mend: str = "", values: Sequence[Any] | None = None) -> None:
+def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Sequence[Any] | None = None) -> None:
     """Refuse repeated ids, and say whether the `values` of their rows agree.
 
     Raises:
@@ -94,10 +98,10 @@ def require_unique(ids: Sequence[str], path: object, mend: str = "", values: Seq
             repeated[name] = None
         seen.setdefault(name, set()).add(values[row] if values is not None else None)
     differ = [name for name in repeated if len(seen[name]) > 1]
-    what = f"{count(len(repeated), 'repeated id')} ({name_few(repeated)})"
+    what = f"{format_count(len(repeated), 'repeated id')} ({name_few(repeated)})"
     if differ:
         what += f", {len(differ)} of them with different values"
-    raise TableError(f"{path}: {what}", "each id is needed once", mend)
+    raise TableError(f"{path}: {what}", "each id is needed once", hint)
 
 
 def read_labels(path: Path) -> tuple[list[str], NDArray[np.int8]]:
@@ -106,9 +110,9 @@ def read_labels(path: Path) -> tuple[list[str], NDArray[np.int8]]:
     Raises:
         TableError: a wrong header, impossible or repeated ids, or labels other than 0 and 1.
     """
-    frame = read_table(path, ["id", "label"], mend=FETCH)
+    frame = read_table(path, ["id", "label"], hint=_TABLE_HINT)
     ids = frame["id"].tolist()
-    require_ids(ids, path, FETCH)
+    require_ids(ids, path, _TABLE_HINT)
     labels = parse_labels(frame["label"].tolist(), path)
     require_unique(ids, path, "Take the repeated rows away", values=labels.tolist())
     order = sort_order(ids)
@@ -121,11 +125,11 @@ def parse_labels(texts: Sequence[str], path: Path) -> NDArray[np.int8]:
     Raises:
         TableError: naming the first others with their lines.
     """
-    labels = np.array([LABEL_VALUES.get(text.strip(), -1) for text in texts], dtype=np.int8)
+    labels = np.array([_LABEL_VALUES.get(text.strip(), -1) for text in texts], dtype=np.int8)
     wrong = np.flatnonzero(labels < 0)
     if len(wrong):
         named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in wrong.tolist())
-        found = f"{path}: {count(len(wrong), 'label')} other than 0 and 1 ({named})"
+        found = f"{path}: {format_count(len(wrong), 'label')} other than 0 and 1 ({named})"
         raise TableError(found, "a label is 0 (benign) or 1 (malignant)", "Put them right")
     return labels
 
@@ -136,9 +140,9 @@ def read_sample(path: Path) -> list[str]:
     Raises:
         TableError: a wrong header, impossible or repeated ids.
     """
-    ids = read_table(path, ["id", "label"], mend=FETCH)["id"].tolist()
-    require_ids(ids, path, FETCH)
-    require_unique(ids, path, FETCH)
+    ids = read_table(path, ["id", "label"], hint=_TABLE_HINT)["id"].tolist()
+    require_ids(ids, path, _TABLE_HINT)
+    require_unique(ids, path, _TABLE_HINT)
     return ids
 
 
@@ -151,30 +155,30 @@ def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
         TableError: no such column, repeated ids, an id without a slide.
     """
     with explain_disk_errors(path), path.open("rb") as stream:
-        header = split_header(decode(stream.readline(), path, ""))
-    column = next((name for name in SLIDE_COLUMNS if name in header), None)
+        header = _split_header(_decode_csv(stream.readline(), path, ""))
+    column = next((name for name in _SLIDE_COLUMNS if name in header), None)
     if column is None:
         what = f"{path}: the columns are {','.join(header)[:80]}"
-        raise TableError(what, f"id and one of {', '.join(SLIDE_COLUMNS)} are needed", "Rename the column of slides")
+        raise TableError(what, f"id and one of {', '.join(_SLIDE_COLUMNS)} are needed", "Rename the column of slides")
     frame = read_table(path, ["id", column], others=True)
     names = frame["id"].tolist()
-    slides = [without_gap(text.strip()) for text in frame[column].tolist()]
+    slides = [_empty_if_missing(text.strip()) for text in frame[column].tolist()]
     require_ids(names, path)
     require_unique(names, path, "Take the repeated rows away", values=slides)
     slide_of = dict(zip(names, slides, strict=True))
     missing = [name for name in ids if not slide_of.get(name)]
     if missing:
-        found = f"{path}: {count(len(missing), 'training id')} without a slide ({name_few(missing)})"
+        found = f"{path}: {format_count(len(missing), 'training id')} without a slide ({name_few(missing)})"
         raise TableError(found, "every training id needs one", "Complete the map, or split without --slides")
     return [slide_of[name] for name in ids]
 
 
-def without_gap(text: str) -> str:
+def _empty_if_missing(text: str) -> str:
     """The text, or nothing where it stands for nothing."""
-    return "" if text.lower() in GAPS else text
+    return "" if text.lower() in _MISSING_TEXTS else text
 
 
-def parse_probabilities(texts: Sequence[str], path: Path, mend: str = "") -> NDArray[np.float64]:
+def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDArray[np.float64]:
     """The probabilities, float64 [N] in 0..1.
 
     Raises:
@@ -183,7 +187,7 @@ def parse_probabilities(texts: Sequence[str], path: Path, mend: str = "") -> NDA
     values = pd.to_numeric(pd.Series(texts, dtype=str), errors="coerce").to_numpy(np.float64)
     lowered = [text.strip().lower() for text in texts]
     empty = np.array([text == "" for text in lowered])
-    nan = np.array([text in GAPS for text in lowered])
+    nan = np.array([text in _MISSING_TEXTS for text in lowered])
     infinite = np.isinf(values)
     no_number = np.isnan(values) & ~nan & ~empty
     with np.errstate(invalid="ignore"):
@@ -193,12 +197,12 @@ def parse_probabilities(texts: Sequence[str], path: Path, mend: str = "") -> NDA
         rows = np.flatnonzero(where)
         if len(rows):
             named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in rows.tolist())
-            found = f"{path}: {count(len(rows), 'probability', 'probabilities')} {kind} ({named})"
-            raise TableError(found, "each must be a number from 0 to 1", mend)
+            found = f"{path}: {format_count(len(rows), 'probability', 'probabilities')} {kind} ({named})"
+            raise TableError(found, "each must be a number from 0 to 1", hint)
     return values
 
 
-def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, source: object, mend: str = "") -> None:
+def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, source: object, hint: str = "") -> None:
     """Refuse ids that are not exactly the needed ones, in any order, naming both sides of the difference.
 
     Raises:
@@ -210,10 +214,10 @@ def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, s
     missing, foreign = sorted(want - have), sorted(have - want)
     parts = []
     if missing:
-        parts.append(f"{count(len(missing), 'id')} of {source} missing ({name_few(missing)})")
+        parts.append(f"{format_count(len(missing), 'id')} of {source} missing ({name_few(missing)})")
     if foreign:
-        parts.append(f"{count(len(foreign), 'id')} not in {source} ({name_few(foreign)})")
-    raise TableError(f"{path}: {', '.join(parts)}", "every id is needed exactly once", mend)
+        parts.append(f"{format_count(len(foreign), 'id')} not in {source} ({name_few(foreign)})")
+    raise TableError(f"{path}: {', '.join(parts)}", "every id is needed exactly once", hint)
 
 
 def sort_order(ids: Sequence[str]) -> NDArray[np.int64]:
@@ -221,7 +225,7 @@ def sort_order(ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
 
-def digest(ids: Sequence[str], *columns: Any) -> str:
+def digest_rows(ids: Sequence[str], *columns: Any) -> str:
     """SHA-256 of the rows, whatever their order."""
     rows = sorted(zip(ids, *columns, strict=True))
     return sha256_bytes("\n".join(",".join(map(str, row)) for row in rows).encode("utf-8"))
@@ -236,27 +240,27 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     write_text(path, pd.DataFrame(texts).to_csv(index=False, lineterminator="\n"))
 
 
-def decode(content: bytes, path: Path, mend: str) -> str:
+def _decode_csv(content: bytes, path: Path, hint: str) -> str:
     """The text of a CSV file, with or without a byte-order mark.
 
     Raises:
         TableError: it is empty, or no text.
     """
     if not content.strip():
-        raise TableError(f"{path}: empty", "", mend)
-    kind = next((kind for start, kind in PACKED.items() if content.startswith(start)), None)
+        raise TableError(f"{path}: empty", "", hint)
+    kind = next((kind for start, kind in _ARCHIVE_MAGIC.items() if content.startswith(start)), None)
     if kind:
         raise TableError(f"{path}: {kind}", "a plain CSV in UTF-8 is needed", "Unpack it, or save it as one")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", mend) from error
+        raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", hint) from error
     if "\0" in text:
-        raise TableError(f"{path}: damaged, zero bytes from place {text.index(chr(0)):,} on", "", mend)
+        raise TableError(f"{path}: damaged, zero bytes from place {text.index(chr(0)):,} on", "", hint)
     return text
 
 
-def require_even(text: str, columns: Sequence[str], path: Path, mend: str) -> None:
+def _require_equal_lengths(text: str, columns: Sequence[str], path: Path, hint: str) -> None:
     """Refuse rows of another length than the header: pandas would fill them up or cut them without a word.
 
     Raises:
@@ -267,35 +271,35 @@ def require_even(text: str, columns: Sequence[str], path: Path, mend: str) -> No
         # The plain count is ten times as fast, and right where nothing is quoted.
         quoted = '"' in text
         lengths = (
-            map(count_cells, csv.reader(io.StringIO(text), strict=True))
+            map(_count_cells, csv.reader(io.StringIO(text), strict=True))
             if quoted
-            else map(count_fields, text.split("\n"))
+            else map(_count_fields, text.split("\n"))
         )
         for number, length in enumerate(lengths, 1):
             if length not in (0, wanted):
                 what = "too few" if length < wanted else "too many"
-                raise TableError(f"{path}: line {number} has {what} values", f"{','.join(columns)} is needed", mend)
+                raise TableError(f"{path}: line {number} has {what} values", f"{','.join(columns)} is needed", hint)
     except csv.Error as error:
-        raise TableError(f"{path}: not a whole table ({error})", "", mend) from error
+        raise TableError(f"{path}: not a whole table ({error})", "", hint) from error
 
 
-def count_fields(line: str) -> int:
+def _count_fields(line: str) -> int:
     """The number of values in a line without quotes; none in a blank one."""
     return line.count(",") + 1 if line.strip() else 0
 
 
-def count_cells(cells: Sequence[str]) -> int:
+def _count_cells(cells: Sequence[str]) -> int:
     """The same of a line that is split already."""
     return len(cells) if len(cells) != 1 or cells[0].strip() else 0
 
 
-def split_header(text: str) -> list[str]:
+def _split_header(text: str) -> list[str]:
     """The names in the first line, without blanks and quotes around them."""
     line = text[: text.find("\n")] if "\n" in text else text
     return [name.strip().strip('"') for name in line.rstrip("\r").split(",")]
 
 
-def require_header(found: Sequence[str], columns: Sequence[str], path: Path, mend: str, *, others: bool) -> None:
+def _require_header(found: Sequence[str], columns: Sequence[str], path: Path, hint: str, *, others: bool) -> None:
     """Refuse a header that is not the needed one, naming what is wrong with it.
 
     Raises:
@@ -309,10 +313,10 @@ def require_header(found: Sequence[str], columns: Sequence[str], path: Path, men
         return
     if not missing and list(found) == [*columns, ""]:
         what = "an empty column at the end"
-        mend = "Take the comma from the end of each line"
+        hint = "Take the comma from the end of each line"
     elif not missing and any(name == "" or name.startswith("Unnamed") for name in surplus):
         what = "an index column before the others"
-        mend = "Write it without: to_csv(..., index=False)"
+        hint = "Write it without: to_csv(..., index=False)"
     elif not missing and surplus:
         what = f"extra columns: {name_few(surplus)}"
     elif not missing:
@@ -320,5 +324,5 @@ def require_header(found: Sequence[str], columns: Sequence[str], path: Path, men
     else:
         what = f"the header is {','.join(found)[:80]!r}"
         if any(sign in name for name in found for sign in ";\t"):
-            mend = "Separate the columns by commas, and write numbers with a point"
-    raise TableError(f"{path}: {what}", f"{','.join(columns)} is needed", mend)
+            hint = "Separate the columns by commas, and write numbers with a point"
+    raise TableError(f"{path}: {what}", f"{','.join(columns)} is needed", hint)

@@ -1,1 +1,11 @@
-"""Runs combined into one, submission files, and the record of submissions."""
+"""Runs combined into one, submission files, and the record of submissions.
+
+Other packages use:
+
+- `combine`: `Ensemble`, `combine`
+- `comparison`: `compare_runs`, `compare_submissions`
+- `ensemble_runs`: `describe_run`, `ensemble_runs`
+- `ledger`: `LedgerEntry`, `MIN_SCORED`, `describe_agreement`, `read_ledger`, `record_submission`, `sort_best_first`
+- `runs`: `Run`, `label_runs`, `load_run`
+- `submission_file`: `check_submission`, `write_submission`
+"""

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import RunError, UsageError
 from claris_kaggle.data.arrays import Labels
-from claris_kaggle.evaluation.metrics import keep_off_ends
+from claris_kaggle.evaluation.metrics import clip_probabilities
 
-Columns = NDArray[np.float64]
-Weights = NDArray[np.float64]
-BAGS, BAG_SHARE, PICKS = 20, 0.5, 20
+_SpaceColumns = NDArray[np.float64]
+_Weights = NDArray[np.float64]
+_BAGS, _BAG_SHARE, _PICKS = 20, 0.5, 20
 # Of fewer runs than this no bags are made: many of them would lack the one good run.
-LEAST_BAG = 6
+_LEAST_BAG = 6
 # The levels to which values are rounded while greedy selection looks for the next run.
-LEVELS = 1 << 14
+_LEVELS = 1 << 14
 
 
 @dataclass(frozen=True)
-class Blend:
+class _Blend:
     """A fitted combination.
 
     Attributes:
@@ -37,14 +37,14 @@ class Blend:
     """
 
     method: str
-    weights: Weights
+    weights: _Weights
     intercept: float = 0.0
 
-    def apply(self, columns: Columns) -> NDArray[np.float64]:
+    def apply(self, columns: _SpaceColumns) -> NDArray[np.float64]:
         """The combined prediction in 0..1, float64 [N], from columns in the method's own space."""
         # The weighted values are summed in the order of their size, so that the order of runs is no matter.
         mixed = np.sort(columns * self.weights, axis=1).sum(axis=1) + self.intercept
-        if METHODS[self.method].space != "logit":
+        if _BLEND_METHODS[self.method].space != "logit":
             return np.asarray(np.clip(mixed, 0.0, 1.0))
         from scipy.special import expit
 
@@ -52,20 +52,20 @@ class Blend:
 
 
 @dataclass(frozen=True)
-class Method:
+class _Method:
     """How a method works: the space of its columns, and what fits its weights (None: all equal)."""
 
     space: str
-    fit: Callable[[Labels, Columns], tuple[Weights, float]] | None
+    fit: Callable[[Labels, _SpaceColumns], tuple[_Weights, float]] | None
     about: str
 
 
-def to_space(columns: Columns, space: str) -> Columns:
+def _to_space(columns: _SpaceColumns, space: str) -> _SpaceColumns:
     """The runs' probabilities, float64 [N, M], as the space's values."""
     if space == "logit":
         from scipy.special import logit
 
-        return np.asarray(logit(keep_off_ends(columns)))
+        return np.asarray(logit(clip_probabilities(columns)))
     if space == "rank":
         from scipy.stats import rankdata
 
@@ -73,13 +73,13 @@ def to_space(columns: Columns, space: str) -> Columns:
     return columns
 
 
-def fit_log_loss(labels: Labels, columns: Columns) -> tuple[Weights, float]:
+def _fit_log_loss(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
     """The mean of probabilities with the smallest log loss: convex, so the one best."""
     from scipy.optimize import minimize
 
-    right = keep_off_ends(np.where(np.asarray(labels)[:, None] == 1, columns, 1 - columns))
+    right = clip_probabilities(np.where(np.asarray(labels)[:, None] == 1, columns, 1 - columns))
 
-    def loss(weights: Weights) -> tuple[float, Weights]:
+    def loss(weights: _Weights) -> tuple[float, _Weights]:
         mixed = right @ weights
         return float(-np.log(mixed).mean()), -(right / mixed[:, None]).mean(axis=0)
 
@@ -89,10 +89,10 @@ def fit_log_loss(labels: Labels, columns: Columns) -> tuple[Weights, float]:
         constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(runs)},
         options={"ftol": 1e-12, "maxiter": 200},
     )  # fmt: skip
-    return to_simplex(found.x), 0.0
+    return _to_simplex(found.x), 0.0
 
 
-def fit_auc(labels: Labels, columns: Columns) -> tuple[Weights, float]:
+def _fit_auc(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
     """The non-negative mean of logits of the highest AUC, where both classes are about normal.
 
     Maximises (difference of the means) / (spread of the sum of both classes): Su and Liu 1993. As a
@@ -107,25 +107,25 @@ def fit_auc(labels: Labels, columns: Columns) -> tuple[Weights, float]:
     spread = spread + np.eye(len(spread)) * (1e-6 * np.trace(spread) / len(spread) + 1e-12)
     factor = cholesky(spread, lower=True)
     aim = solve_triangular(factor, ups.mean(axis=0) - downs.mean(axis=0), lower=True)
-    return to_simplex(nnls(factor.T, aim)[0]), 0.0
+    return _to_simplex(nnls(factor.T, aim)[0]), 0.0
 
 
-def fit_greedy(labels: Labels, columns: Columns) -> tuple[Weights, float]:
+def _fit_greedy(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
     """Greedy selection with replacement by AUC, in bags of half of many runs (Caruana et al. 2004)."""
     runs = columns.shape[1]
     low, high = columns.min(), columns.max()
-    coarse = np.round((columns - low) / (high - low or 1.0) * (LEVELS - 1)).astype(np.int32)
+    coarse = np.round((columns - low) / (high - low or 1.0) * (_LEVELS - 1)).astype(np.int32)
     malignant = np.asarray(labels) == 1
     halves = coarse[malignant].T.copy(), coarse[~malignant].T.copy()
     generator = np.random.default_rng(0)
     counts = np.zeros(runs)
-    size = min(runs, max(LEAST_BAG, math.ceil(runs * BAG_SHARE)))
-    for _ in range(BAGS if size < runs else 1):
-        counts += select_greedily(halves, np.sort(generator.permutation(runs)[:size]))
-    return to_simplex(counts), 0.0
+    size = min(runs, max(_LEAST_BAG, math.ceil(runs * _BAG_SHARE)))
+    for _ in range(_BAGS if size < runs else 1):
+        counts += _select_greedily(halves, np.sort(generator.permutation(runs)[:size]))
+    return _to_simplex(counts), 0.0
 
 
-def select_greedily(halves: tuple[NDArray[np.int32], NDArray[np.int32]], bag: NDArray[np.int64]) -> Weights:
+def _select_greedily(halves: tuple[NDArray[np.int32], NDArray[np.int32]], bag: NDArray[np.int64]) -> _Weights:
     """How often each run is picked: the next is always the one that helps the most, until none does.
 
     Args:
@@ -135,8 +135,8 @@ def select_greedily(halves: tuple[NDArray[np.int32], NDArray[np.int32]], bag: ND
     ups, downs = halves
     counts, best = np.zeros(len(ups)), -1.0
     up, down = np.zeros_like(ups[0]), np.zeros_like(downs[0])
-    for picked in range(1, PICKS + 1):
-        scores = [counted_auc((up + ups[run]) // picked, (down + downs[run]) // picked) for run in bag]
+    for picked in range(1, _PICKS + 1):
+        scores = [_count_auc((up + ups[run]) // picked, (down + downs[run]) // picked) for run in bag]
         if max(scores) <= best:
             break
         best = max(scores)
@@ -146,14 +146,14 @@ def select_greedily(halves: tuple[NDArray[np.int32], NDArray[np.int32]], bag: ND
     return counts
 
 
-def counted_auc(ups: NDArray[np.int32], downs: NDArray[np.int32]) -> float:
-    """AUC of whole numbers below `LEVELS`, ties by half, by counting instead of sorting."""
-    above, under = np.bincount(ups, minlength=LEVELS), np.bincount(downs, minlength=LEVELS)
+def _count_auc(ups: NDArray[np.int32], downs: NDArray[np.int32]) -> float:
+    """AUC of whole numbers below `_LEVELS`, ties by half, by counting instead of sorting."""
+    above, under = np.bincount(ups, minlength=_LEVELS), np.bincount(downs, minlength=_LEVELS)
     below = np.cumsum(under) - under / 2
     return float(above @ below / (len(ups) * len(downs)))
 
 
-def fit_stack(labels: Labels, columns: Columns) -> tuple[Weights, float]:
+def _fit_stack(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
     """Logistic regression on the runs' logits, with a ridge of scikit-learn's strength on standardised columns."""
     from sklearn.linear_model import LogisticRegression
 
@@ -163,44 +163,44 @@ def fit_stack(labels: Labels, columns: Columns) -> tuple[Weights, float]:
     return weights, float(model.intercept_[0] - weights @ middle)
 
 
-def to_simplex(weights: Weights) -> Weights:
+def _to_simplex(weights: _Weights) -> _Weights:
     """Non-negative and of sum 1; all equal where nothing is left."""
     kept = np.clip(weights, 0.0, None)
     return kept / kept.sum() if kept.sum() > 0 else np.full(len(kept), 1 / len(kept))
 
 
-METHODS: dict[str, Method] = {
-    "mean": Method("probability", None, "mean of the probabilities"),
-    "logit": Method("logit", None, "mean of the logits"),
-    "rank": Method("rank", None, "mean of the ranks"),
-    "logloss": Method("probability", fit_log_loss, "weights of the smallest log loss"),
-    "auc": Method("logit", fit_auc, "weights of the highest AUC"),
-    "greedy": Method("probability", fit_greedy, "greedy selection with replacement"),
-    "stack": Method("logit", fit_stack, "logistic stacking"),
+_BLEND_METHODS: dict[str, _Method] = {
+    "mean": _Method("probability", None, "mean of the probabilities"),
+    "logit": _Method("logit", None, "mean of the logits"),
+    "rank": _Method("rank", None, "mean of the ranks"),
+    "logloss": _Method("probability", _fit_log_loss, "weights of the smallest log loss"),
+    "auc": _Method("logit", _fit_auc, "weights of the highest AUC"),
+    "greedy": _Method("probability", _fit_greedy, "greedy selection with replacement"),
+    "stack": _Method("logit", _fit_stack, "logistic stacking"),
 }
-FITTED = tuple(name for name, method in METHODS.items() if method.fit)
+_FITTED_METHODS = tuple(name for name, method in _BLEND_METHODS.items() if method.fit)
 
 
-def require_method(name: str) -> str:
+def _require_method(name: str) -> str:
     """The name itself.
 
     Raises:
         UsageError: there is no such method.
     """
-    if name not in METHODS and name != "auto":
-        raise UsageError(f"--method is {name!r}", f"it must be one of {', '.join(METHODS)} and auto")
+    if name not in _BLEND_METHODS and name != "auto":
+        raise UsageError(f"--method is {name!r}", f"it must be one of {', '.join(_BLEND_METHODS)} and auto")
     return name
 
 
-def fit(name: str, labels: Labels, columns: Columns) -> Blend:
+def _fit_blend(name: str, labels: Labels, columns: _SpaceColumns) -> _Blend:
     """The method fitted on these rows; its columns must be in its own space."""
-    method = METHODS[name]
+    method = _BLEND_METHODS[name]
     if method.fit is None or columns.shape[1] == 1:
-        return Blend(name, np.full(columns.shape[1], 1 / columns.shape[1]))
-    return Blend(name, *method.fit(labels, columns))
+        return _Blend(name, np.full(columns.shape[1], 1 / columns.shape[1]))
+    return _Blend(name, *method.fit(labels, columns))
 
 
-def why_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
+def _explain_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
     """What keeps weights from being fitted without a fold; nothing where two patches of each class are always left."""
     malignant = np.asarray(labels) == 1
     for number in np.unique(fold).tolist():
@@ -210,17 +210,19 @@ def why_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
     return ""
 
 
-def require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> None:
+def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> None:
     """Refuse a fitted method where its weights cannot be scored on rows that they have not seen.
 
     Raises:
         RunError: there is one fold alone, or one that holds nearly all patches of a class.
     """
-    if METHODS[name].fit is not None and (found := why_unfittable(labels, fold)):
+    if _BLEND_METHODS[name].fit is not None and (found := _explain_unfittable(labels, fold)):
         raise RunError(found, f"--method {name} fits its weights there", "Take --method mean, or runs with all folds")
 
 
-def nested(name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64]) -> NDArray[np.float64]:
+def _nested_predictions(
+    name: str, labels: Labels, columns: _SpaceColumns, fold: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Every row's combined prediction, by weights fitted on the other folds, so never on its own label.
 
     Args:
@@ -230,20 +232,20 @@ def nested(name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64])
     Returns:
         float64 [N] in 0..1.
     Raises:
-        RunError: as in `require_fittable`.
+        RunError: as in `_require_fittable`.
     """
-    require_fittable(name, labels, fold)
-    space = to_space(columns, METHODS[name].space)
-    if METHODS[name].fit is None:
-        return fit(name, labels, space).apply(space)
+    _require_fittable(name, labels, fold)
+    space = _to_space(columns, _BLEND_METHODS[name].space)
+    if _BLEND_METHODS[name].fit is None:
+        return _fit_blend(name, labels, space).apply(space)
     combined = np.empty(len(labels))
     for number in np.unique(fold):
         inside = fold == number
-        combined[inside] = fit(name, np.asarray(labels)[~inside], space[~inside]).apply(space[inside])
+        combined[inside] = _fit_blend(name, np.asarray(labels)[~inside], space[~inside]).apply(space[inside])
     return combined
 
 
-def describe(blend: Blend, names: list[str]) -> dict[str, Any]:
+def _describe_blend(blend: _Blend, names: list[str]) -> dict[str, Any]:
     """The combination as plain values, a weight for each run's name, in their order."""
     weights = sorted(zip(names, map(float, blend.weights), strict=True))
     return {"method": blend.method, "weights": dict(weights), "intercept": blend.intercept}

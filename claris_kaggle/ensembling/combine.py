@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, name_few
 from claris_kaggle.data.arrays import Labels, Probabilities
 from claris_kaggle.ensembling import blending
-from claris_kaggle.ensembling.runs import Run, correlate, drop_copies, examine_runs, require_comparable
+from claris_kaggle.ensembling.runs import Run, _correlate_columns, _drop_copies, _examine_runs, _require_comparable
 from claris_kaggle.evaluation import metrics
 from claris_kaggle.evaluation.auc_intervals import Comparison, measure
 from claris_kaggle.evaluation.calibration import (
@@ -24,8 +24,8 @@ from claris_kaggle.evaluation.calibration import (
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions
 
 # A gain is sure, and its method handed out, where chance alone would show as much less often than this.
-MOST_DOUBT = 0.05
-Columns = NDArray[np.float64]
+_MOST_DOUBT = 0.05
+_RunColumns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
-class Trial:
+class _Trial:
     """What a method came to.
 
     Attributes:
@@ -75,31 +75,31 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     Args:
         method: a name of `blending.METHODS`, or `auto`: the one of the highest nested AUC. What is not surely
             better than the plain mean, nested, is not handed out: the mean is.
-        only_sound: leave out runs that `examine_runs` has something against.
+        only_sound: leave out runs that `_examine_runs` has something against.
     Raises:
         UsageError: an unknown method.
         RunError: the runs are over different folds, labels or test patches, or none is left, or there is nothing
             to fit the method's weights on.
     """
-    blending.require_method(method)
-    require_comparable(runs)
-    remarks = examine_runs(runs)
-    kept, copies = drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
+    blending._require_method(method)
+    _require_comparable(runs)
+    remarks = _examine_runs(runs)
+    kept, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
     if not kept:
         raise RunError(f"{name_few(remarks)}: nothing sound among the runs", "", "Look at their reports")
     oof, slides = kept[0].oof, next((run.slides for run in kept if run.slides), None)
-    columns = stack_columns([run.oof.probabilities for run in kept])
-    trials = try_methods(oof, columns, slides, names_to_try(method, oof, len(kept)))
-    taken = choose(trials)
-    space = blending.METHODS[taken].space
-    blend = blending.fit(taken, oof.labels, blending.to_space(columns, space))
-    test = blend.apply(blending.to_space(stack_columns([run.test.probabilities for run in kept]), space))
+    columns = _stack_columns([run.oof.probabilities for run in kept])
+    trials = _try_methods(oof, columns, slides, _choose_trials(method, oof, len(kept)))
+    taken = _choose_method(trials)
+    space = blending._BLEND_METHODS[taken].space
+    blend = blending._fit_blend(taken, oof.labels, blending._to_space(columns, space))
+    test = blend.apply(blending._to_space(_stack_columns([run.test.probabilities for run in kept]), space))
     evidence = {
-        **blending.describe(blend, [run.name for run in kept]),
+        **blending._describe_blend(blend, [run.name for run in kept]),
         "asked": method,
         "methods": {name: trial.to_json() for name, trial in trials.items()},
-        "against_best": compare_runs(kept, columns, slides),
-        "correlations": describe_correlations(kept),
+        "against_best": _compare_with_best_run(kept, columns, slides),
+        "correlations": _describe_correlations(kept),
         "remarks": remarks,
         "copies": copies,
         "left_out": sorted(remarks) if only_sound else [],
@@ -112,42 +112,44 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     )
 
 
-def stack_columns(columns: Sequence[NDArray[np.float32]]) -> Columns:
+def _stack_columns(columns: Sequence[NDArray[np.float32]]) -> _RunColumns:
     """The columns side by side, float64 [N, M]."""
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def names_to_try(method: str, oof: Oof, runs: int) -> list[str]:
+def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
     """The mean, and what is held against it: the method, or for `auto` all that can be fitted here."""
     if runs == 1:
         return ["mean"]
     if method != "auto":
-        return sorted({"mean", method}, key=list(blending.METHODS).index)
-    fittable = not blending.why_unfittable(oof.labels, oof.fold)
-    return [name for name in blending.METHODS if fittable or name not in blending.FITTED]
+        return sorted({"mean", method}, key=list(blending._BLEND_METHODS).index)
+    fittable = not blending._explain_unfittable(oof.labels, oof.fold)
+    return [name for name in blending._BLEND_METHODS if fittable or name not in blending._FITTED_METHODS]
 
 
-def try_methods(oof: Oof, columns: Columns, slides: list[str] | None, names: Sequence[str]) -> dict[str, Trial]:
+def _try_methods(oof: Oof, columns: _RunColumns, slides: list[str] | None, names: Sequence[str]) -> dict[str, _Trial]:
     """Each method's nested result beside that of the plain mean.
 
     Args:
         names: of methods, the mean first.
     """
-    nested = [blending.nested(name, oof.labels, columns, oof.fold).astype(np.float32) for name in names]
+    nested = [blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(np.float32) for name in names]
     measured = measure(oof.labels, np.stack(nested, axis=1), slides)
     return {
-        name: Trial(nested[place], metrics.auc(oof.labels, nested[place]), measured.compare(place, 0))
+        name: _Trial(nested[place], metrics.auc(oof.labels, nested[place]), measured.compare(place, 0))
         for place, name in enumerate(names)
     }
 
 
-def choose(trials: Mapping[str, Trial]) -> str:
+def _choose_method(trials: Mapping[str, _Trial]) -> str:
     """The method of the highest nested AUC among those that surely gain over the mean, else the mean."""
-    better = [name for name, trial in trials.items() if trial.doubt < MOST_DOUBT]
+    better = [name for name, trial in trials.items() if trial.doubt < _MOST_DOUBT]
     return max(better, key=lambda name: trials[name].auc, default="mean")
 
 
-def compare_runs(runs: Sequence[Run], columns: Columns, slides: list[str] | None) -> dict[str, dict[str, Any]]:
+def _compare_with_best_run(
+    runs: Sequence[Run], columns: _RunColumns, slides: list[str] | None
+) -> dict[str, dict[str, Any]]:
     """Each run's OOF AUC against that of the best run, paired; the best is not in it."""
     if len(runs) < 2:
         return {}
@@ -161,19 +163,19 @@ def compare_runs(runs: Sequence[Run], columns: Columns, slides: list[str] | None
     return dict(sorted(found.items()))
 
 
-def describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Spearman's correlation of each pair of runs' OOF probabilities, by name."""
     if len(runs) < 2:
         return {}
     runs = sorted(runs, key=lambda run: run.name)
-    table = correlate([run.oof.probabilities for run in runs])
+    table = _correlate_columns([run.oof.probabilities for run in runs])
     return {
         one.name: {other.name: float(table[row, column]) for column, other in enumerate(runs) if column != row}
         for row, one in enumerate(runs)
     }
 
 
-def calibrated(together: Ensemble) -> Ensemble:
+def _calibrate_ensemble(together: Ensemble) -> Ensemble:
     """The ensemble with its probabilities scaled by one temperature, fitted on its OOF predictions.
 
     The OOF of each fold is scaled by the temperature of the other folds, the test by that of all. Where that does
@@ -182,7 +184,7 @@ def calibrated(together: Ensemble) -> Ensemble:
     oof, test = together.oof, together.test
     temperature = fit_temperature(oof.labels, oof.probabilities)
     scaled = nested_temperature(oof.labels, oof.probabilities, oof.fold)
-    before, after = (calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
+    before, after = (_calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
     applied = after["log_loss"] < before["log_loss"]
     if applied:
         oof = replace(oof, probabilities=scaled)
@@ -191,6 +193,6 @@ def calibrated(together: Ensemble) -> Ensemble:
     return replace(together, oof=oof, test=test, evidence={**together.evidence, "calibration": found})
 
 
-def calibration_figures(labels: Labels, values: Probabilities) -> dict[str, float]:
+def _calibration_figures(labels: Labels, values: Probabilities) -> dict[str, float]:
     """Log loss and expected calibration error."""
     return {"log_loss": metrics.log_loss(labels, values), "calibration_error": calibration_error(labels, values)}

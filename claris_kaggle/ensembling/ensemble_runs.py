@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, name_few
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import DataDir, RunDir, require_place
+from claris_kaggle.core.paths import DataDir, RunDir, require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import read_folds, write_folds
 from claris_kaggle.ensembling import combine
 from claris_kaggle.ensembling import runs as runs_module
-from claris_kaggle.ensembling.blending import require_method
-from claris_kaggle.ensembling.submission_file import COLUMNS, write_submission
+from claris_kaggle.ensembling.blending import _require_method
+from claris_kaggle.ensembling.submission_file import _SUBMISSION_COLUMNS, write_submission
 from claris_kaggle.evaluation.predictions import write_run_oof, write_test
 from claris_kaggle.evaluation.run_metrics import run_metrics, run_tables
 
@@ -49,34 +49,34 @@ def ensemble_runs(
         ClarisError: the runs do not fit together or to the data, are not finished, or cancel out; or `keep` is not
             free.
     """
-    require_method(method)
-    require_place(out, COLUMNS)
+    _require_method(method)
+    require_replaceable(out, _SUBMISSION_COLUMNS)
     if keep:
-        require_free(keep, run_dirs)
+        _require_free(keep, run_dirs)
     sample_ids = tables.read_sample(data.sample)
-    runs = runs_module.load_runs(run_dirs)
+    runs = runs_module._load_runs(run_dirs)
     first = runs[0]
     tables.require_equal_ids(
         first.test.ids, sample_ids, run_dirs[0].test, data.sample.name, "Predict on this data folder"
     )
-    tell_unknown(runs, run_dirs, data)
+    _report_unchecked(runs, run_dirs, data)
     together = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:
-        together = combine.calibrated(together)
+        together = combine._calibrate_ensemble(together)
     figures = run_tables(together.oof, together.slides)
     evidence = {"ensemble": together.evidence}
     origin = {run.name: describe_run(run_dir) for run, run_dir in zip(runs, run_dirs, strict=True)}
-    require_variety(together)
+    _require_variety(together)
     about = {"method": together.evidence["method"], "oof": figures["overall"], "runs": origin, **evidence}
     write_submission(out, together.test, sample_ids, about)
     if keep:
         fold_file = next((run_dir.folds for run_dir in run_dirs if run_dir.folds.exists()), None)
-        keep_run(keep, together, {**evidence, **figures}, fold_file)
+        _keep_run(keep, together, {**evidence, **figures}, fold_file)
     of_runs = {run.name: run_metrics(run.oof, run.slides)["overall"] for run in runs}
     return {"submission": str(out), "method": about["method"], "runs": of_runs, "oof": figures["overall"], **evidence}
 
 
-def require_variety(together: combine.Ensemble) -> None:
+def _require_variety(together: combine.Ensemble) -> None:
     """Refuse a constant that comes of suspicious runs, such as a run and its mirror, naming these.
 
     Raises:
@@ -89,7 +89,7 @@ def require_variety(together: combine.Ensemble) -> None:
         raise RunError(found, "", "Leave it out, or take --only-sound")
 
 
-def tell_unknown(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir], data: DataDir) -> None:
+def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir], data: DataDir) -> None:
     """Hold the runs against the training labels where they are there, and say what is taken on trust.
 
     Raises:
@@ -98,18 +98,22 @@ def tell_unknown(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir], da
     strangers = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
     if strangers:
         own = "its own" if len(strangers) == 1 else "their own"
-        say(f"{name_few(strangers)}: no fold file of {own}; that no model saw its OOF patches is taken on trust")
+        log_info(f"{name_few(strangers)}: no fold file of {own}; that no model saw its OOF patches is taken on trust")
     if runs[0].slides is None:
-        say("the slides are not known: intervals take patches for independent, and are too narrow where they are not")
+        log_info(
+            "the slides are not known: intervals take patches for independent, and are too narrow where they are not"
+        )
     if not data.labels.exists():
         return
     ids, labels = tables.read_labels(data.labels)
-    runs_module.require_labels(runs[0], ids, labels)
+    runs_module._require_labels(runs[0], ids, labels)
     if len(runs[0].oof.ids) < len(ids):
-        say(f"OOF predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; figures are of those alone")
+        log_info(
+            f"OOF predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; figures are of those alone"
+        )
 
 
-def require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
+def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
     """Refuse to keep an ensemble where it would take the place of anything but an older one.
 
     Raises:
@@ -121,14 +125,14 @@ def require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
         what = "one of the runs to combine"
     elif run_dir.config.exists():
         what = "a trained run"
-    elif taken and not is_ensemble(run_dir):
+    elif taken and not _is_ensemble(run_dir):
         what = f"it holds {name_few(taken)} of another origin"
     else:
         return
     raise UsageError(f"{run_dir.root}: {what}", "a folder of its own is needed", "Name another --run")
 
 
-def is_ensemble(run_dir: RunDir) -> bool:
+def _is_ensemble(run_dir: RunDir) -> bool:
     """Whether the folder says that it is an ensemble which was kept."""
     try:
         return isinstance(read_json(run_dir.metrics).get("ensemble"), dict)
@@ -136,7 +140,7 @@ def is_ensemble(run_dir: RunDir) -> bool:
         return False
 
 
-def keep_run(
+def _keep_run(
     run_dir: RunDir, together: combine.Ensemble, figures: dict[str, Any], fold_file: Path | None = None
 ) -> None:
     """Write the ensemble as a run of its own, which can be reported on and combined in its turn.
@@ -160,6 +164,6 @@ def describe_run(run_dir: RunDir) -> dict[str, Any]:
     about: dict[str, Any] = {"oof_sha256": sha256_file(run_dir.oof), "test_sha256": sha256_file(run_dir.test)}
     if run_dir.config.exists():
         about["config"] = read_json(run_dir.config)
-    sealed = run_dir.sealed_folds()
-    weights = {f"fold{fold}": read_json(run_dir.fold(fold).seal).get("weights_sha256") for fold in sealed}
+    sealed = run_dir.finished_folds()
+    weights = {f"fold{fold}": read_json(run_dir.fold(fold).weights_manifest).get("weights_sha256") for fold in sealed}
     return {**about, "weights_sha256": weights}

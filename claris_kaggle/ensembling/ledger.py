@@ -10,15 +10,15 @@ from claris_kaggle.core.errors import TableError
 from claris_kaggle.core.files import hold_lock
 from claris_kaggle.data import tables
 
-COLUMNS = (
+_LEDGER_COLUMNS = (
     "time", "ref", "file", "sha256", "runs", "commit", "oof_auc", "oof_low", "oof_high", "public", "private", "status",
 )  # fmt: skip
 # So many scored lines say something about whether OOF and leaderboard go together.
-ENOUGH = 4
-Entry = dict[str, str]
+MIN_SCORED = 4
+LedgerEntry = dict[str, str]
 
 
-def read_ledger(path: Path) -> list[Entry]:
+def read_ledger(path: Path) -> list[LedgerEntry]:
     """All lines, in the order in which they were written; none when there is no file.
 
     Raises:
@@ -27,19 +27,19 @@ def read_ledger(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     try:
-        frame = tables.read_table(path, COLUMNS, ended=True, mend="Put it back from git, or move it away")
+        frame = tables.read_table(path, _LEDGER_COLUMNS, ended=True, hint="Put it back from git, or move it away")
     except TableError as error:
         if error.found.endswith(": no rows"):
             return []
         raise
-    return [dict(zip(COLUMNS, map(str, row), strict=True)) for row in frame.itertuples(index=False)]
+    return [dict(zip(_LEDGER_COLUMNS, map(str, row), strict=True)) for row in frame.itertuples(index=False)]
 
 
-def record(path: Path, entry: Entry) -> None:
+def record_submission(path: Path, entry: LedgerEntry) -> None:
     """Add the submission, or fill in what is new where its `ref` is known, under a lock.
 
     Args:
-        entry: by the names of `COLUMNS`, a `ref` among them; commas, quotes and line breaks become blanks.
+        entry: by the names of `_LEDGER_COLUMNS`, a `ref` among them; commas, quotes and line breaks become blanks.
     Raises:
         TableError: the file is no ledger.
     """
@@ -48,20 +48,20 @@ def record(path: Path, entry: Entry) -> None:
         lines = read_ledger(path)
         known = next((line for line in lines if line["ref"] == entry["ref"]), None)
         if known is None:
-            lines.append({name: entry.get(name, "") for name in COLUMNS})
+            lines.append({name: entry.get(name, "") for name in _LEDGER_COLUMNS})
         else:
             known.update({name: value for name, value in entry.items() if value})
-        tables.write_table(path, {name: [line[name] for line in lines] for name in COLUMNS})
+        tables.write_table(path, {name: [line[name] for line in lines] for name in _LEDGER_COLUMNS})
 
 
-def best_first(lines: list[Entry]) -> list[Entry]:
+def sort_best_first(lines: list[LedgerEntry]) -> list[LedgerEntry]:
     """The lines by private score, then public, then OOF AUC, highest first."""
     return sorted(
-        lines, key=lambda line: [number(line[name]) for name in ("private", "public", "oof_auc")], reverse=True
+        lines, key=lambda line: [_parse_score(line[name]) for name in ("private", "public", "oof_auc")], reverse=True
     )
 
 
-def number(text: str) -> float:
+def _parse_score(text: str) -> float:
     """The figure between 0 and 1, or -1 where there is none."""
     try:
         value = float(text)
@@ -70,7 +70,7 @@ def number(text: str) -> float:
     return value if 0 <= value <= 1 else -1.0
 
 
-def agreement(lines: list[Entry]) -> dict[str, Any]:
+def describe_agreement(lines: list[LedgerEntry]) -> dict[str, Any]:
     """Whether the OOF figures foretell the scores.
 
     Returns:
@@ -82,18 +82,18 @@ def agreement(lines: list[Entry]) -> dict[str, Any]:
 
     correlations, scored = {}, {}
     for score in ("public", "private"):
-        pairs = [(number(line["oof_auc"]), number(line[score])) for line in lines]
+        pairs = [(_parse_score(line["oof_auc"]), _parse_score(line[score])) for line in lines]
         pairs = [pair for pair in pairs if min(pair) >= 0]
         scored[score] = len(pairs)
-        if len(pairs) >= ENOUGH and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
+        if len(pairs) >= MIN_SCORED and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
             correlations[score] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-    apart = [text for line in lines if (text := tell_apart(line))]
+    apart = [text for line in lines if (text := _describe_unexpected_score(line))]
     return {"correlation": correlations, "scored": scored, "apart": apart}
 
 
-def tell_apart(line: Entry) -> str:
+def _describe_unexpected_score(line: LedgerEntry) -> str:
     """What is to be said of a public score outside the OOF interval; nothing where it lies inside or is not known."""
-    low, high, public = (number(line[name]) for name in ("oof_low", "oof_high", "public"))
+    low, high, public = (_parse_score(line[name]) for name in ("oof_low", "oof_high", "public"))
     if min(low, high, public) < 0 or low <= public <= high:
         return ""
     side = "below" if public < low else "above"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import RunError, TableError, UsageError, count, name_few
+from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.core.files import sha256_bytes
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.fold_file import read_folds
@@ -21,11 +21,11 @@ from claris_kaggle.evaluation.auc_intervals import estimate_auc
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
 
 # An OOF AUC above this on real patches smells of labels that leaked.
-TOO_GOOD = 0.9995
+_TOO_GOOD = 0.9995
 # Two runs that go together out of fold go together on test patches too; at less than this share of it they do not.
-LEAST_SHARE = 0.5
+_LEAST_SHARE = 0.5
 # A mean probability that differs by more between OOF and test patches comes from two scales.
-MOST_APART = 0.3
+_MOST_APART = 0.3
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def load_run(run_dir: RunDir) -> Run:
     missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
     if missing:
         found = run_dir.lacks(" and ".join(missing))
-        needed = "the predictions of all its folds are needed"
-        raise RunError(found, needed, "Run claris train until all folds are finished, then claris predict")
+        expected = "the predictions of all its folds are needed"
+        raise RunError(found, expected, "Run claris train until all folds are finished, then claris predict")
     oof, test = read_oof(run_dir.oof), read_test(run_dir.test)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
@@ -69,7 +69,7 @@ def load_run(run_dir: RunDir) -> Run:
     return Run(run_dir.root.name, oof, test, slides)
 
 
-def load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
+def _load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
     """The runs with distinct names, ready to be combined; slides that one of them knows hold for all.
 
     Raises:
@@ -80,7 +80,7 @@ def load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
     runs: list[Run] = []
     for name, run_dir in zip(label_runs(run_dirs), run_dirs, strict=True):
         run = replace(load_run(run_dir), name=name)
-        require_comparable([*runs[:1], run])
+        _require_comparable([*runs[:1], run])
         # One list of ids serves all: twenty of them would take most of the memory.
         first = runs[0] if runs else run
         oof, test = replace(run.oof, ids=first.oof.ids), replace(run.test, ids=first.test.ids)
@@ -103,7 +103,7 @@ def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
     return [name if names.count(name) == 1 else str(place) for name, place in zip(names, places, strict=True)]
 
 
-def require_comparable(runs: Sequence[Run]) -> None:
+def _require_comparable(runs: Sequence[Run]) -> None:
     """Refuse runs of one name, and runs that are not over the same ids, labels, folds and test patches.
 
     Raises:
@@ -116,26 +116,26 @@ def require_comparable(runs: Sequence[Run]) -> None:
         raise UsageError(f"{repeated[0]} is given more than once", "", "Name each run once")
     first = runs[0]
     for run in runs[1:]:
-        faults = differences(first, run)
+        faults = _explain_incomparable(first, run)
         if faults:
             found = f"{first.name} and {run.name} do not fit together: {', '.join(faults)}"
             raise RunError(found, "runs over the same data and fold file are needed", "Leave one of them out")
 
 
-def differences(first: Run, run: Run) -> list[str]:
+def _explain_incomparable(first: Run, run: Run) -> list[str]:
     """What keeps two runs from being scored together; nothing where they fit."""
     faults = []
     for noun, mine, yours in (("training", first.oof.ids, run.oof.ids), ("test", first.test.ids, run.test.ids)):
         if mine != yours:
             differ = sorted(set(mine) ^ set(yours))
-            faults.append(f"{count(len(differ), noun + ' id')} in one of them only ({name_few(differ)})")
+            faults.append(f"{format_count(len(differ), noun + ' id')} in one of them only ({name_few(differ)})")
     if not faults:
         pairs = {"labels": (first.oof.labels, run.oof.labels), "folds": (first.oof.fold, run.oof.fold)}
         faults = [f"other {what}" for what, (mine, yours) in pairs.items() if np.any(mine != yours)]
     return faults
 
 
-def require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> None:
+def _require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> None:
     """Refuse a run whose OOF patches are not training patches, or have other labels.
 
     Args:
@@ -146,15 +146,15 @@ def require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> No
     label_of = dict(zip(ids, labels.tolist(), strict=True))
     foreign = [name for name in run.oof.ids if name not in label_of]
     if foreign:
-        found = f"{run.name}: {count(len(foreign), 'OOF id')} not in train_labels.csv ({name_few(foreign)})"
+        found = f"{run.name}: {format_count(len(foreign), 'OOF id')} not in train_labels.csv ({name_few(foreign)})"
         raise RunError(found, "OOF predictions of training patches are needed", "Give the data folder it was made from")
     differ = [name for name, label in zip(run.oof.ids, run.oof.labels.tolist(), strict=True) if label_of[name] != label]
     if differ:
-        found = f"{run.name}: {count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
+        found = f"{run.name}: {format_count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
         raise RunError(found, "1 is malignant", "Write its oof.csv again with the competition's labels")
 
 
-def drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
+def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
     """The runs with different predictions, in an order of their own, and which copies were dropped for whom."""
     first: dict[str, Run] = {}
     copies = {}
@@ -167,14 +167,14 @@ def drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
     return [first[key] for key in sorted(first)], copies
 
 
-def examine_runs(runs: Sequence[Run]) -> dict[str, str]:
+def _examine_runs(runs: Sequence[Run]) -> dict[str, str]:
     """What speaks against each run, by name; sound ones are not in it."""
-    strangers = find_strangers(runs)
-    found = {run.name: examine(run) or strangers.get(run.name, "") for run in runs}
+    strangers = _find_inconsistent_runs(runs)
+    found = {run.name: _examine_run(run) or strangers.get(run.name, "") for run in runs}
     return {name: text for name, text in found.items() if text}
 
 
-def examine(run: Run) -> str:
+def _examine_run(run: Run) -> str:
     """What speaks against the run's predictions; nothing for a sound one."""
     for kind, values in (("OOF", run.oof.probabilities), ("test", run.test.probabilities)):
         if len(values) > 1 and values.min() == values.max():
@@ -185,28 +185,28 @@ def examine(run: Run) -> str:
         return f"{figure}: it looks inverted, as if the probability of benign had been written"
     if estimate.low <= 0.5:
         return f"{figure}: not surely better than chance"
-    if estimate.value > TOO_GOOD:
+    if estimate.value > _TOO_GOOD:
         return f"{figure}: too good to be true; it may have seen the labels"
     means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]
-    if abs(means[0] - means[1]) > MOST_APART:
+    if abs(means[0] - means[1]) > _MOST_APART:
         return f"its mean probability is {means[0]:.3g} out of fold and {means[1]:.3g} on test: two different scales"
     return ""
 
 
-def find_strangers(runs: Sequence[Run]) -> dict[str, str]:
+def _find_inconsistent_runs(runs: Sequence[Run]) -> dict[str, str]:
     """The runs that go with most others out of fold but not on the test patches: inverted, or written out of order."""
     if len(runs) < 2:
         return {}
-    known = correlate([run.oof.probabilities for run in runs])
-    seen = correlate([run.test.probabilities for run in runs])
+    known = _correlate_columns([run.oof.probabilities for run in runs])
+    seen = _correlate_columns([run.test.probabilities for run in runs])
     doubt = 3 / np.sqrt(len(runs[0].test.ids))  # few test patches prove nothing
-    odd = (known > doubt) & (seen < LEAST_SHARE * known - doubt)
+    odd = (known > doubt) & (seen < _LEAST_SHARE * known - doubt)
     np.fill_diagonal(odd, val=False)
     found = {}
     for own, run in enumerate(runs):
         mine = odd[own]
         if mine.sum() > (len(runs) - 1) / 2:
-            others = count(int(mine.sum()), "other run")
+            others = format_count(int(mine.sum()), "other run")
             found[run.name] = (
                 f"its rank correlation with {others} is {known[own, mine].mean():.2f} out of fold but "
                 f"{seen[own, mine].mean():.2f} on test patches: a test.csv may be inverted or out of order"
@@ -214,7 +214,7 @@ def find_strangers(runs: Sequence[Run]) -> dict[str, str]:
     return found
 
 
-def correlate(columns: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+def _correlate_columns(columns: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
     """Spearman's correlation of each pair of columns, float64 [M, M]; that with a constant counts as none."""
     from scipy.stats import rankdata
 

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import TableError
-from claris_kaggle.core.files import replacing, sha256_file, write_json
-from claris_kaggle.core.paths import require_place
+from claris_kaggle.core.files import replace_file, sha256_file, write_json
+from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.evaluation.predictions import TestPredictions
 from claris_kaggle.version import __version__
 
-COLUMNS = ("id", "label")
-MEND = "Write it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
+_SUBMISSION_COLUMNS = ("id", "label")
+_SUBMISSION_HINT = "Write it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
 
 
 @dataclass(frozen=True)
-class Submission:
+class _Submission:
     """A submission's rows as they stand in the file.
 
     Attributes:
@@ -44,7 +44,7 @@ class Submission:
         return len(self.values) > 1 and bool(self.values.min() == self.values.max())
 
 
-def read_submission(path: Path, called: Path | None = None) -> Submission:
+def _read_submission(path: Path, called: Path | None = None) -> _Submission:
     """The rows of the file `path`; `called` is what messages call it, where it is a draft of another.
 
     Raises:
@@ -52,11 +52,11 @@ def read_submission(path: Path, called: Path | None = None) -> Submission:
         DiskError: it is not there.
     """
     name = called or path
-    frame = tables.read_table(path, COLUMNS, mend=MEND, ended=True)
+    frame = tables.read_table(path, _SUBMISSION_COLUMNS, hint=_SUBMISSION_HINT, ended=True)
     ids = frame["id"].tolist()
-    tables.require_ids(ids, name, MEND)
-    tables.require_unique(ids, name, MEND)
-    return Submission(str(name), ids, tables.parse_probabilities(frame["label"].tolist(), name, MEND))
+    tables.require_ids(ids, name, _SUBMISSION_HINT)
+    tables.require_unique(ids, name, _SUBMISSION_HINT)
+    return _Submission(str(name), ids, tables.parse_probabilities(frame["label"].tolist(), name, _SUBMISSION_HINT))
 
 
 def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> dict[str, Any]:
@@ -74,8 +74,8 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
             are no probabilities, or all of them the same.
         DiskError: it is not there.
     """
-    one = read_submission(path, called)
-    tables.require_equal_ids(one.ids, sample_ids, called or path, "sample_submission.csv", MEND)
+    one = _read_submission(path, called)
+    tables.require_equal_ids(one.ids, sample_ids, called or path, "sample_submission.csv", _SUBMISSION_HINT)
     if one.is_constant():
         found = f"{one.name}: every value is {one.values[0]:g}"
         raise TableError(found, "a constant column scores 0.5", "Look at the predictions, or whether it is the sample")
@@ -106,13 +106,13 @@ def write_submission(
         UsageError: the name does not end in .csv, or what is there is no submission of ours.
         TableError: the predictions do not make a submission; the files that were there stay.
     """
-    require_place(path, COLUMNS)
+    require_replaceable(path, _SUBMISSION_COLUMNS)
     tables.require_equal_ids(test.ids, sample_ids, path, "sample_submission.csv", "Predict again on this data folder")
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
     values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
     # Both are whole before either takes its name.
-    with replacing(path.with_suffix(".json")) as beside, replacing(path) as draft:
-        tables.write_table(draft, dict(zip(COLUMNS, (list(sample_ids), values), strict=True)))
+    with replace_file(path.with_suffix(".json")) as beside, replace_file(path) as draft:
+        tables.write_table(draft, dict(zip(_SUBMISSION_COLUMNS, (list(sample_ids), values), strict=True)))
         facts = check_submission(draft, sample_ids, called=path)
         record = {**facts, **about, "versions": {"claris_kaggle": __version__}}
         write_json(beside, record)

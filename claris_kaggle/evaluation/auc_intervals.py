@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import Labels
-from claris_kaggle.evaluation.metrics import require_both_classes
+from claris_kaggle.evaluation.metrics import _require_both_classes
 
-RESAMPLES = 1000
+_RESAMPLES = 1000
 
-LEVEL = 0.95
+_LEVEL = 0.95
 # With more slides than this the matrix of their pairs is no gain any more, and their shares say the same.
-MOST_PAIRED = 2000
-Columns = NDArray[np.float64]
+_MOST_PAIRED = 2000
+_ScoreColumns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class _Estimate:
     """A figure with its standard error and interval.
 
     Attributes:
         value, error: the figure and its standard error.
-        low, high: the interval at `LEVEL`.
+        low, high: the interval at `_LEVEL`.
         way: how the error was found: `DeLong` or `slides`.
     """
 
@@ -65,7 +65,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Measured:
+class _Measured:
     """AUCs of several columns over the same patches, and how they vary together.
 
     Attributes:
@@ -76,9 +76,9 @@ class Measured:
         pairs: how many pairs of a malignant and a benign patch have nothing in common, patch or slide.
     """
 
-    aucs: Columns
-    deviations: Columns
-    shares: Columns | None
+    aucs: _ScoreColumns
+    deviations: _ScoreColumns
+    shares: _ScoreColumns | None
     pairs: int
 
     @property
@@ -86,21 +86,21 @@ class Measured:
         """How the errors were found: `DeLong` or `slides`."""
         return "DeLong" if self.shares is None else "slides"
 
-    def contrast(self, weights: Columns) -> tuple[float, float, float]:
+    def contrast(self, weights: _ScoreColumns) -> tuple[float, float, float]:
         """A weighted sum of the AUCs, its standard error and degrees of freedom.
 
         As few slides may make most of an error, its degrees of freedom are Satterthwaite's, from their shares.
         """
         error = float(np.linalg.norm(self.deviations @ weights))
-        freedom = math.inf if self.shares is None else effective_freedom((self.shares @ weights) ** 2)
+        freedom = math.inf if self.shares is None else _effective_freedom((self.shares @ weights) ** 2)
         return float(self.aucs @ weights), error, freedom
 
-    def estimate(self, column: int) -> Estimate:
+    def estimate(self, column: int) -> _Estimate:
         """A column's AUC with its interval, found on the logit scale, where it is more nearly symmetric."""
         value, error, freedom = self.contrast(np.eye(len(self.aucs))[column])
         if not 0 < value < 1:
-            return Estimate(value, error, *whole_interval(value, self.pairs), self.way)
-        return Estimate(value, error, *logit_interval(value, error, quantile(freedom)), self.way)
+            return _Estimate(value, error, *_whole_interval(value, self.pairs), self.way)
+        return _Estimate(value, error, *_logit_interval(value, error, _quantile(freedom)), self.way)
 
     def compare(self, a: int, b: int) -> Comparison:
         """Column `a` against column `b`, paired: what is hard for both drops out."""
@@ -111,12 +111,12 @@ class Measured:
         if error < 1e-12:  # the same order of all patches, up to rounding
             difference = difference if abs(difference) > 1e-12 else 0.0
             return Comparison(difference, 0.0, difference, difference, 0.0 if difference else 1.0, self.way)
-        width = quantile(freedom) * error
+        width = _quantile(freedom) * error
         p = float(2 * stats.t(freedom).sf(abs(difference) / error))
         return Comparison(difference, error, difference - width, difference + width, p, self.way)
 
 
-def measure(labels: Labels, columns: NDArray[Any], slides: Sequence[str] | None = None) -> Measured:
+def measure(labels: Labels, columns: NDArray[Any], slides: Sequence[str] | None = None) -> _Measured:
     """The AUCs of the columns with all that their intervals and comparisons need.
 
     Without slides the variance is DeLong's. With slides it is that of a bootstrap of slides.
@@ -130,19 +130,19 @@ def measure(labels: Labels, columns: NDArray[Any], slides: Sequence[str] | None 
     """
     malignant = np.asarray(labels) == 1
     if slides is None:
-        aucs, shares = patch_shares(labels, columns)
-        return Measured(aucs, shares, None, int(min(malignant.sum(), (~malignant).sum())))
-    aucs, shares = slide_shares(labels, columns, slides)
+        aucs, shares = _patch_shares(labels, columns)
+        return _Measured(aucs, shares, None, int(min(malignant.sum(), (~malignant).sum())))
+    aucs, shares = _slide_shares(labels, columns, slides)
     names = np.asarray(slides)
     sides = len(np.unique(names[malignant])), len(np.unique(names[~malignant])), len(shares) // 2
     deviations = shares
-    if len(shares) <= MOST_PAIRED:
-        samples = cluster_bootstrap(labels, columns, slides)
+    if len(shares) <= _MOST_PAIRED:
+        samples = _cluster_bootstrap(labels, columns, slides)
         deviations = (samples - samples.mean(axis=0)) / math.sqrt(len(samples) - 1)
-    return Measured(aucs, deviations, shares, min(sides))
+    return _Measured(aucs, deviations, shares, min(sides))
 
 
-def estimate_auc(labels: Labels, probabilities: NDArray[Any], slides: Sequence[str] | None = None) -> Estimate:
+def estimate_auc(labels: Labels, probabilities: NDArray[Any], slides: Sequence[str] | None = None) -> _Estimate:
     """The AUC with its interval; arguments and errors as in `measure`."""
     return measure(labels, probabilities, slides).estimate(0)
 
@@ -152,7 +152,7 @@ def compare_aucs(labels: Labels, a: NDArray[Any], b: NDArray[Any], slides: Seque
     return measure(labels, np.stack([a, b], axis=1), slides).compare(0, 1)
 
 
-def placements(labels: Labels, values: NDArray[Any]) -> tuple[Columns, Columns]:
+def _placements(labels: Labels, values: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
     """The share of the other class that each patch stands on the right side of, ties by half.
 
     Args:
@@ -172,27 +172,27 @@ def placements(labels: Labels, values: NDArray[Any]) -> tuple[Columns, Columns]:
     return above, below
 
 
-def deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
+def _deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
     """AUC of each column, float64 [M], and each patch's placement about it over its class's number, [N, M]."""
     columns = columns if columns.ndim == 2 else columns[:, None]
-    require_both_classes(labels, columns)
+    _require_both_classes(labels, columns)
     malignant = np.asarray(labels) == 1
     aucs, found = np.empty(columns.shape[1]), np.empty(columns.shape)
     for number, column in enumerate(columns.T):
-        ups, downs = placements(labels, column)
+        ups, downs = _placements(labels, column)
         aucs[number] = ups.mean()
         found[malignant, number] = (ups - aucs[number]) / len(ups)
         found[~malignant, number] = (downs - aucs[number]) / len(downs)
     return aucs, found
 
 
-def delong(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
-    """AUC of each column and their covariance, float64 [M] and [M, M]; arguments and errors as in `patch_shares`."""
-    aucs, shares = patch_shares(labels, columns)
+def _delong(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
+    """AUC of each column and their covariance, float64 [M] and [M, M]; arguments and errors as in `_patch_shares`."""
+    aucs, shares = _patch_shares(labels, columns)
     return aucs, shares.T @ shares
 
 
-def patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
+def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
     """AUC of each column, and what each patch adds to its deviation, as if patches were independent.
 
     The sums of the shares' squares and products are the AUCs' covariance. Source: DeLong, DeLong and
@@ -206,7 +206,7 @@ def patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Column
     Raises:
         DataError: fewer than two patches of a class.
     """
-    aucs, shares = deviations_by_patch(labels, columns)
+    aucs, shares = _deviations_by_patch(labels, columns)
     malignant = np.asarray(labels) == 1
     for name, rows in (("malignant", malignant), ("benign", ~malignant)):
         if rows.sum() < 2:
@@ -215,7 +215,7 @@ def patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Column
     return aucs, shares
 
 
-def slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -> tuple[Columns, Columns]:
+def _slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -> tuple[_ScoreColumns, _ScoreColumns]:
     """AUC of each column, and what each slide adds to its deviation.
 
     A slide's share is the sum of its patches' placements about their mean. Slides are independent,
@@ -228,7 +228,7 @@ def slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -
     Raises:
         DataError: a single slide.
     """
-    aucs, of_patches = deviations_by_patch(labels, columns)
+    aucs, of_patches = _deviations_by_patch(labels, columns)
     numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
     total = int(numbers.max()) + 1
     if total < 2:
@@ -238,20 +238,20 @@ def slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -
     return aucs, shares * np.sqrt(total / (total - 1))
 
 
-def effective_freedom(squares: Columns) -> float:
+def _effective_freedom(squares: _ScoreColumns) -> float:
     """Satterthwaite's degrees of freedom of a sum of independent squares, 1 to their number less one."""
     spread = len(squares) * squares.var(ddof=1)
     return float(np.clip(2 * squares.sum() ** 2 / spread, 1, len(squares) - 1)) if spread else len(squares) - 1.0
 
 
-def quantile(freedom: float) -> float:
-    """How many standard errors an interval at `LEVEL` reaches to either side."""
+def _quantile(freedom: float) -> float:
+    """How many standard errors an interval at `_LEVEL` reaches to either side."""
     from scipy import stats
 
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return float(stats.t.ppf((1 + _LEVEL) / 2, freedom))
 
 
-def logit_interval(value: float, error: float, reach: float) -> tuple[float, float]:
+def _logit_interval(value: float, error: float, reach: float) -> tuple[float, float]:
     """The interval of a share between 0 and 1, whose logit is about normal."""
     from scipy.special import expit, logit
 
@@ -259,18 +259,18 @@ def logit_interval(value: float, error: float, reach: float) -> tuple[float, flo
     return float(expit(logit(value) - width)), float(expit(logit(value) + width))
 
 
-def whole_interval(value: float, pairs: int) -> tuple[float, float]:
+def _whole_interval(value: float, pairs: int) -> tuple[float, float]:
     """The interval of an AUC of 0 or 1, which has no spread of its own: so many independent pairs were all alike.
 
     Source: the exact bound of Clopper and Pearson 1934 for `pairs` trials of one outcome.
     """
-    width = 1 - ((1 - LEVEL) / 2) ** (1 / pairs)
+    width = 1 - ((1 - _LEVEL) / 2) ** (1 / pairs)
     return (1 - width, 1.0) if value > 0 else (0.0, width)
 
 
-def cluster_bootstrap(
-    labels: Labels, columns: NDArray[Any], slides: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Columns:
+def _cluster_bootstrap(
+    labels: Labels, columns: NDArray[Any], slides: Sequence[str], *, resamples: int = _RESAMPLES, seed: int = 0
+) -> _ScoreColumns:
     """AUC of each column in resamples of whole slides, drawn with replacement.
 
     The AUC's numerator is a sum over pairs of a malignant and a benign patch. It is counted once
@@ -285,29 +285,29 @@ def cluster_bootstrap(
         float64 [resamples, M]; resamples that hold one class alone are drawn again.
     """
     columns = columns if columns.ndim == 2 else columns[:, None]
-    require_both_classes(labels, columns)
+    _require_both_classes(labels, columns)
     numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
     malignant = np.asarray(labels) == 1
-    slides_up, ups = compress(numbers[malignant])
-    slides_down, downs = compress(numbers[~malignant])
-    weights = resample_weights(numbers, malignant, resamples, np.random.default_rng(seed))
+    slides_up, ups = _compress(numbers[malignant])
+    slides_down, downs = _compress(numbers[~malignant])
+    weights = _resample_weights(numbers, malignant, resamples, np.random.default_rng(seed))
     pairs = (weights[:, slides_up] @ np.bincount(ups)) * (weights[:, slides_down] @ np.bincount(downs))
     results = np.empty((resamples, columns.shape[1]))
     for number, column in enumerate(columns.T):
-        wins = count_wins(column[malignant], ups, column[~malignant], downs)
+        wins = _count_wins(column[malignant], ups, column[~malignant], downs)
         results[:, number] = ((weights[:, slides_up] @ wins) * weights[:, slides_down]).sum(axis=1) / pairs
     return results
 
 
-def compress(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _compress(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The distinct numbers, and each one's place among them."""
     distinct, places = np.unique(numbers, return_inverse=True)
     return distinct, places
 
 
-def resample_weights(
+def _resample_weights(
     numbers: NDArray[np.int64], malignant: NDArray[np.bool_], resamples: int, generator: np.random.Generator
-) -> Columns:
+) -> _ScoreColumns:
     """How often each slide is drawn in each resample, float64 [resamples, slides], both classes in each."""
     total = int(numbers.max()) + 1
     has_up, has_down = np.zeros(total), np.zeros(total)
@@ -318,9 +318,9 @@ def resample_weights(
     return weights
 
 
-def count_wins(
+def _count_wins(
     ups: NDArray[Any], slides_up: NDArray[np.int64], downs: NDArray[Any], slides_down: NDArray[np.int64]
-) -> Columns:
+) -> _ScoreColumns:
     """For each pair of slides, the pairs of patches in their right order, ties by half.
 
     Args:

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.data.arrays import Labels, Probabilities
-from claris_kaggle.evaluation.metrics import keep_off_ends
+from claris_kaggle.evaluation.metrics import clip_probabilities
 
-BINS = 15
+_CALIBRATION_BINS = 15
 
 
-def calibration_curve(labels: Labels, probabilities: NDArray[Any], bins: int = BINS) -> dict[str, list[float]]:
+def calibration_curve(
+    labels: Labels, probabilities: NDArray[Any], bins: int = _CALIBRATION_BINS
+) -> dict[str, list[float]]:
     """What was said and what was found in about equally filled bins of patches; equal probabilities share one.
 
     Args:
@@ -23,7 +25,7 @@ def calibration_curve(labels: Labels, probabilities: NDArray[Any], bins: int = B
     """
     values, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels) == 1
     order = np.argsort(values, kind="stable")
-    parts = [part for part in np.split(order, bin_edges(values[order], bins)) if len(part)]
+    parts = [part for part in np.split(order, _bin_edges(values[order], bins)) if len(part)]
     return {
         "said": [float(values[part].mean()) for part in parts],
         "found": [float(truth[part].mean()) for part in parts],
@@ -31,7 +33,7 @@ def calibration_curve(labels: Labels, probabilities: NDArray[Any], bins: int = B
     }
 
 
-def bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+def _bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     """Where bins begin after the first, in ascending values; an edge among equal ones gives way to both their ends."""
     edges = np.arange(1, bins) * len(values) // bins
     edges = edges[edges > 0]
@@ -39,7 +41,7 @@ def bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     return np.unique(np.concatenate(ends))
 
 
-def calibration_error(labels: Labels, probabilities: NDArray[Any], bins: int = BINS) -> float:
+def calibration_error(labels: Labels, probabilities: NDArray[Any], bins: int = _CALIBRATION_BINS) -> float:
     """Expected calibration error: the bins' mean distance between said and found, weighed by their patches."""
     curve = {name: np.array(values) for name, values in calibration_curve(labels, probabilities, bins).items()}
     return float(np.abs(curve["said"] - curve["found"]) @ curve["patches"] / curve["patches"].sum())
@@ -50,7 +52,7 @@ def fit_temperature(labels: Labels, probabilities: NDArray[Any]) -> float:
     from scipy.optimize import minimize_scalar
     from scipy.special import log_expit, logit
 
-    logits = logit(keep_off_ends(probabilities))
+    logits = logit(clip_probabilities(probabilities))
     signed = np.where(np.asarray(labels) == 1, logits, -logits)
 
     def loss(power: float) -> float:
@@ -65,10 +67,10 @@ def apply_temperature(probabilities: NDArray[Any], temperature: float) -> Probab
 
     values, places = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
     scaled = expit(logit(values) / temperature).astype(np.float32)
-    return keep_apart(scaled)[places.reshape(np.shape(probabilities))]
+    return _separate_ties(scaled)[places.reshape(np.shape(probabilities))]
 
 
-def keep_apart(values: Probabilities) -> Probabilities:
+def _separate_ties(values: Probabilities) -> Probabilities:
     """Ascending values of 0..1, those that are equal moved to the next float32 that is free."""
     rows = np.arange(len(values))
     # Bits of floats that are not negative, read as whole numbers, stand in the order of the floats, without a gap.

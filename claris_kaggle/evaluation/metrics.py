@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
-from claris_kaggle.data.arrays import HALF, Labels, Probabilities
+from claris_kaggle.data.arrays import THRESHOLD, Labels, Probabilities
 
 
 def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
@@ -20,23 +20,23 @@ def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
     Raises:
         DataError: the lengths differ, only one class is there, or a value is no probability, as a logit is not.
     """
-    require_both_classes(labels, probabilities)
+    _require_both_classes(labels, probabilities)
     values = np.asarray(probabilities, dtype=np.float64)
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         found = f"{int(wrong.sum()):,} of {len(values):,} values are no probabilities (first {values[wrong][0]:g})"
         raise DataError(found, "each must be from 0 to 1", "Give probabilities: of a logit, 1 / (1 + exp(-logit))")
-    return figures(labels, probabilities)
+    return _summary_of_any(labels, probabilities)
 
 
-def figures(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
+def _summary_of_any(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
     """As `summary`, of any patches: the AUC is None where they are all of one class."""
     return {
         "patches": len(labels),
         "auc": auc(labels, probabilities) if len(np.unique(labels)) == 2 else None,
-        "accuracy": accuracy(labels, probabilities),
+        "accuracy": _accuracy(labels, probabilities),
         "log_loss": log_loss(labels, probabilities),
-        "brier": brier(labels, probabilities),
+        "brier": _brier(labels, probabilities),
     }
 
 
@@ -51,7 +51,7 @@ def auc(labels: Labels, probabilities: Probabilities) -> float:
     return float(roc_auc_score(labels, probabilities))
 
 
-def accuracy(labels: Labels, probabilities: Probabilities, threshold: float = HALF) -> float:
+def _accuracy(labels: Labels, probabilities: Probabilities, threshold: float = THRESHOLD) -> float:
     """The share of patches on their own side of the threshold; at it counts as malignant."""
     return float(np.mean((np.asarray(probabilities) >= threshold) == (np.asarray(labels) == 1)))
 
@@ -60,20 +60,20 @@ def log_loss(labels: Labels, probabilities: Probabilities) -> float:
     """Mean negative log-likelihood in nats; probabilities are kept off 0 and 1 by a float32's precision."""
     from sklearn.metrics import log_loss as mean_log_loss
 
-    return float(mean_log_loss(labels, keep_off_ends(probabilities), labels=[0, 1]))
+    return float(mean_log_loss(labels, clip_probabilities(probabilities), labels=[0, 1]))
 
 
-def keep_off_ends(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+def clip_probabilities(probabilities: NDArray[Any]) -> NDArray[np.float64]:
     """The probabilities as float64, kept off 0 and 1 by a float32's precision, so that their logarithm exists."""
     return np.clip(np.asarray(probabilities, dtype=np.float64), 2.0**-24, 1 - 2.0**-24)
 
 
-def brier(labels: Labels, probabilities: Probabilities) -> float:
+def _brier(labels: Labels, probabilities: Probabilities) -> float:
     """Mean squared distance between probability and label, 0..1."""
     return float(np.mean((np.asarray(probabilities, dtype=np.float64) - np.asarray(labels)) ** 2))
 
 
-def best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float, float]:
+def _best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float, float]:
     """The threshold of the highest accuracy on these very patches, and that accuracy: an optimistic figure.
 
     A probability of 1 is called malignant by any threshold.
@@ -92,19 +92,19 @@ def best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float,
     return float((low + high) / 2), float(right[cut] / len(values))
 
 
-def nested_accuracy(labels: Labels, probabilities: Probabilities, fold: NDArray[np.int64]) -> float | None:
+def _nested_accuracy(labels: Labels, probabilities: Probabilities, fold: NDArray[np.int64]) -> float | None:
     """Accuracy where each fold is cut at the best threshold of the others; None with one fold alone."""
     if len(np.unique(fold)) < 2:
         return None
     right = 0.0
     for number in np.unique(fold):
         inside = fold == number
-        threshold, _ = best_threshold(labels[~inside], probabilities[~inside])
-        right += accuracy(labels[inside], probabilities[inside], threshold) * inside.sum()
+        threshold, _ = _best_threshold(labels[~inside], probabilities[~inside])
+        right += _accuracy(labels[inside], probabilities[inside], threshold) * inside.sum()
     return right / len(labels)
 
 
-def require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
+def _require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
     """Refuse what has no AUC.
 
     Raises:

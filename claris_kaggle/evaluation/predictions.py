@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import RunError, TableError, count, name_few
+from claris_kaggle.core.errors import RunError, TableError, format_count, name_few
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels, Probabilities
 from claris_kaggle.data.fold_file import Folds, parse_fold_numbers
 
-OOF_COLUMNS = ("id", "label", "fold", "probability")
-TEST_COLUMNS = ("id", "probability")
-MEND = "Write it again, by claris predict or the tool that made it"
+_OOF_COLUMNS = ("id", "label", "fold", "probability")
+_TEST_COLUMNS = ("id", "probability")
+_PREDICTIONS_HINT = "Write it again, by claris predict or the tool that made it"
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def write_run_oof(path: Path, oof: Oof) -> None:
     """Put the OOF predictions in place, sorted by id."""
     order = tables.sort_order(oof.ids)
     columns = ([oof.ids[row] for row in order], oof.labels[order], oof.fold[order], oof.probabilities[order])
-    tables.write_table(path, dict(zip(OOF_COLUMNS, columns, strict=True)))
+    tables.write_table(path, dict(zip(_OOF_COLUMNS, columns, strict=True)))
 
 
 def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> None:
     """Put test predictions in place, sorted by id."""
     order = tables.sort_order(ids)
     values = np.asarray(probabilities, dtype=np.float32)[order]
-    tables.write_table(path, dict(zip(TEST_COLUMNS, ([ids[row] for row in order], values), strict=True)))
+    tables.write_table(path, dict(zip(_TEST_COLUMNS, ([ids[row] for row in order], values), strict=True)))
 
 
 def read_oof(path: Path) -> Oof:
@@ -81,11 +81,13 @@ def read_oof(path: Path) -> Oof:
         TableError: cut off, a wrong header, repeated ids, or impossible values.
         DiskError: it is not there.
     """
-    frame = tables.read_table(path, OOF_COLUMNS, mend=MEND, ended=True)
-    ids, order = checked_ids(frame["id"].tolist(), path)
+    frame = tables.read_table(path, _OOF_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
+    ids, order = _sort_checked_ids(frame["id"].tolist(), path)
     labels = tables.parse_labels(frame["label"].tolist(), path)
-    fold = parse_fold_numbers(frame["fold"].tolist(), path, MEND)
-    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, MEND).astype(np.float32)
+    fold = parse_fold_numbers(frame["fold"].tolist(), path, _PREDICTIONS_HINT)
+    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT).astype(
+        np.float32
+    )
     return Oof(ids, labels[order], fold[order], probabilities[order])
 
 
@@ -96,21 +98,23 @@ def read_test(path: Path) -> TestPredictions:
         TableError: cut off, a wrong header, repeated ids, or impossible values.
         DiskError: it is not there.
     """
-    frame = tables.read_table(path, TEST_COLUMNS, mend=MEND, ended=True)
-    ids, order = checked_ids(frame["id"].tolist(), path)
-    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, MEND).astype(np.float32)
+    frame = tables.read_table(path, _TEST_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
+    ids, order = _sort_checked_ids(frame["id"].tolist(), path)
+    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT).astype(
+        np.float32
+    )
     return TestPredictions(ids, probabilities[order])
 
 
-def checked_ids(ids: Sequence[str], path: Path) -> tuple[list[str], NDArray[np.int64]]:
+def _sort_checked_ids(ids: Sequence[str], path: Path) -> tuple[list[str], NDArray[np.int64]]:
     """The ids sorted, and the order that sorts the file's rows."""
-    tables.require_ids(ids, path, MEND)
-    tables.require_unique(ids, path, MEND)
+    tables.require_ids(ids, path, _PREDICTIONS_HINT)
+    tables.require_unique(ids, path, _PREDICTIONS_HINT)
     order = tables.sort_order(ids)
     return [ids[row] for row in order], order
 
 
-def collect_oof(files: Mapping[int, Path], folds: Folds) -> Oof:
+def _collect_oof(files: Mapping[int, Path], folds: Folds) -> Oof:
     """The folds' OOF files as one: every training id exactly once, by the model of its own fold.
 
     Args:
@@ -120,7 +124,7 @@ def collect_oof(files: Mapping[int, Path], folds: Folds) -> Oof:
         RunError: a fold has no file.
         TableError: a file is faulty, or of another fold file.
     """
-    require_all_folds(files, folds.k)
+    _require_all_folds(files, folds.k)
     probabilities = np.empty(len(folds.ids), dtype=np.float32)
     for number, path in files.items():
         rows = folds.valid_rows(number)
@@ -136,16 +140,16 @@ def check_oof(oof: Oof, ids: Sequence[str], labels: Labels, fold: NDArray[np.int
     Raises:
         TableError: naming what differs.
     """
-    mend = "They are of another fold file: predict again with this run's own"
-    tables.require_equal_ids(oof.ids, ids, path, "the fold file", mend)
+    hint = "They are of another fold file: predict again with this run's own"
+    tables.require_equal_ids(oof.ids, ids, path, "the fold file", hint)
     for name, found, needed in (("label", oof.labels, labels), ("fold number", oof.fold, fold)):
         differ = [oof.ids[row] for row in np.flatnonzero(found != needed)]
         if differ:
-            found_text = f"{path}: {count(len(differ), name)} other than in the fold file ({name_few(differ)})"
-            raise TableError(found_text, "", mend)
+            found_text = f"{path}: {format_count(len(differ), name)} other than in the fold file ({name_few(differ)})"
+            raise TableError(found_text, "", hint)
 
 
-def collect_test(files: Mapping[int, Path], ids: Sequence[str]) -> TestPredictions:
+def _collect_test(files: Mapping[int, Path], ids: Sequence[str]) -> TestPredictions:
     """The mean of the folds' test probabilities.
 
     Args:
@@ -158,12 +162,12 @@ def collect_test(files: Mapping[int, Path], ids: Sequence[str]) -> TestPredictio
     total = np.zeros(len(wanted))
     for number in sorted(files):
         part = read_test(files[number])
-        tables.require_equal_ids(part.ids, wanted, files[number], "sample_submission.csv", MEND)
+        tables.require_equal_ids(part.ids, wanted, files[number], "sample_submission.csv", _PREDICTIONS_HINT)
         total += part.probabilities
     return TestPredictions(wanted, (total / len(files)).astype(np.float32))
 
 
-def require_all_folds(files: Mapping[int, Path], k: int) -> None:
+def _require_all_folds(files: Mapping[int, Path], k: int) -> None:
     """Refuse predictions of some folds only.
 
     Raises:

@@ -13,7 +13,7 @@ from claris_kaggle.data.fold_file import Folds
 from claris_kaggle.evaluation import metrics
 from claris_kaggle.evaluation.auc_intervals import estimate_auc
 from claris_kaggle.evaluation.calibration import calibration_curve, calibration_error, fit_temperature
-from claris_kaggle.evaluation.predictions import Oof, collect_oof, collect_test, write_run_oof, write_test
+from claris_kaggle.evaluation.predictions import Oof, _collect_oof, _collect_test, write_run_oof, write_test
 
 
 def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
@@ -31,15 +31,15 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
     rows = []
     for number in np.unique(oof.fold).tolist():
         where = oof.fold == number
-        rows.append({"fold": number, **metrics.figures(labels[where], values[where])})
+        rows.append({"fold": number, **metrics._summary_of_any(labels[where], values[where])})
     aucs = [row["auc"] for row in rows if row["auc"] is not None]
     estimate = estimate_auc(labels, values, slides)
     overall = {
         **metrics.summary(labels, values),
         "auc_interval": [estimate.low, estimate.high],
         "auc_way": estimate.way,
-        "best_threshold": metrics.best_threshold(labels, values)[0],
-        "accuracy_nested": metrics.nested_accuracy(labels, values, oof.fold),
+        "best_threshold": metrics._best_threshold(labels, values)[0],
+        "accuracy_nested": metrics._nested_accuracy(labels, values, oof.fold),
         "calibration_error": calibration_error(labels, values),
         "temperature": fit_temperature(labels, values),
         "fold_auc_mean": float(np.mean(aucs)) if aucs else None,
@@ -69,7 +69,7 @@ def slide_metrics(oof: Oof, slides: Sequence[str]) -> list[dict[str, Any]]:
     for name, where in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
         labels, values = oof.labels[where], oof.probabilities[where]
         about = {"slide": name, "fold": int(oof.fold[where[0]]), "malignant": int(labels.sum())}
-        rows.append({**about, **metrics.figures(labels, values)})
+        rows.append({**about, **metrics._summary_of_any(labels, values)})
     return sorted(rows, key=lambda row: (-row["log_loss"], row["slide"]))
 
 
@@ -85,8 +85,8 @@ def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: di
         TableError: a file is faulty, or of another fold file.
     """
     fold_dirs = {number: run_dir.fold(number) for number in range(folds.k)}
-    oof = collect_oof({number: one.oof for number, one in fold_dirs.items()}, folds)
-    test = collect_test({number: one.test for number, one in fold_dirs.items()}, test_ids)
+    oof = _collect_oof({number: one.oof for number, one in fold_dirs.items()}, folds)
+    test = _collect_test({number: one.test for number, one in fold_dirs.items()}, test_ids)
     write_run_oof(run_dir.oof, oof)
     write_test(run_dir.test, test.ids, test.probabilities)
     metrics_of_run = {**about, **run_tables(oof, folds.slides)}

@@ -19,12 +19,12 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.d4 import view_back
-from claris_kaggle.data.patches import CENTRE, SHAPE
-from claris_kaggle.inference.forward import block_size, through_views, view_logits
+from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE
+from claris_kaggle.inference.forward import _through_views, _view_logits, block_size
 from claris_kaggle.inference.tta import average_views, require_views
 
-NO_MAP = "no map: this network does not end in a mean over a grid and one linear layer"
-Floats = NDArray[np.float32]
+_NO_MAP = "no map: this network does not end in a mean over a grid and one linear layer"
+Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Evidence:
         log_odds: float32 [B], malignant minus benign logit, the mean over the views, in nats.
         maps: float32 [B, h, w] in nats, row by row from the patch's upper left, the mean over the views, each turned
             back; `maps.sum((1, 2)) + bias` are the log-odds. Above 0 speaks for malignant. The grid lies evenly over
-            the centre that the network sees (`config.crop`). None for a network without such a split: `NO_MAP`.
+            the centre that the network sees (`config.crop`). None for a network without such a split: `_NO_MAP`.
         bias: what is added whatever the patch; 0 without a map.
     """
 
-    probabilities: Floats
-    view_probabilities: Floats
-    log_odds: Floats
-    maps: Floats | None
+    probabilities: Float32Array
+    view_probabilities: Float32Array
+    log_odds: Float32Array
+    maps: Float32Array | None
     bias: float
 
 
@@ -61,15 +61,15 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
         DataError: the patches have another shape or type.
     """
     require_views(views)
-    if images.dtype != np.uint8 or images.shape[1:] != SHAPE or len(images) == 0:
+    if images.dtype != np.uint8 or images.shape[1:] != PATCH_SHAPE or len(images) == 0:
         raise DataError(f"patches of {images.dtype} {list(images.shape)}", "uint8 [B, 96, 96, 3] is needed, B above 0")
     model.eval()
     device = next(model.parameters()).device
     size = block_size(device)
     with torch.inference_mode():
-        last = linear_head(model)
+        last = _linear_head(model)
         blocks = [
-            explain_block(model, last, torch.tensor(images[start : start + size], device=device), config, views)
+            _explain_block(model, last, torch.tensor(images[start : start + size], device=device), config, views)
             for start in range(0, len(images), size)
         ]
         logits = torch.cat([block for block, _ in blocks], dim=1)
@@ -78,40 +78,40 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
             view_probabilities=logits.double().softmax(dim=2)[:, :, 1].float().cpu().numpy(),
             log_odds=(logits[:, :, 1] - logits[:, :, 0]).mean(dim=0).cpu().numpy(),
             maps=None if last is None else torch.cat([maps for _, maps in blocks]).float().cpu().numpy(),
-            bias=0.0 if last is None else float(difference(last.bias)),
+            bias=0.0 if last is None else float(_class_difference(last.bias)),
         )
 
 
-def explain_block(
+def _explain_block(
     model: nn.Module, last: nn.Linear | None, images: Tensor, config: TrainConfig, views: int
 ) -> tuple[Tensor, Tensor]:
     """Logits [V, B, 2] of one block of patches, and their maps [B, h, w]: empty where there is no `last`."""
     if last is None:
-        return view_logits(model, images, config, views), torch.empty(0)
+        return _view_logits(model, images, config, views), torch.empty(0)
 
     def forward(inputs: Tensor) -> tuple[Tensor, Tensor]:
         features = model.forward_features(inputs)  # type: ignore[operator]
         return model.forward_head(features), features  # type: ignore[operator]
 
     logits, maps = [], []
-    for number, (answer, features) in enumerate(through_views(forward, images, config, views)):
+    for number, (answer, features) in enumerate(_through_views(forward, images, config, views)):
         logits.append(answer.float())
-        maps.append(view_back(split(features, last), number))
+        maps.append(view_back(_split_log_odds(features, last), number))
     return torch.stack(logits), torch.stack(maps).mean(dim=0)
 
 
-def split(features: Tensor, last: nn.Linear) -> Tensor:
+def _split_log_odds(features: Tensor, last: nn.Linear) -> Tensor:
     """What each cell of float [B, C, h, w] adds to the log-odds, float64 [B, h, w]."""
     cells = features.shape[2] * features.shape[3]
-    return torch.einsum("bchw,c->bhw", features.double(), difference(last.weight)) / cells
+    return torch.einsum("bchw,c->bhw", features.double(), _class_difference(last.weight)) / cells
 
 
-def difference(classes: Tensor) -> Tensor:
+def _class_difference(classes: Tensor) -> Tensor:
     """The malignant class's numbers minus the benign one's, float64."""
     return classes[1].double() - classes[0].double()
 
 
-def linear_head(model: nn.Module) -> nn.Linear | None:
+def _linear_head(model: nn.Module) -> nn.Linear | None:
     """The last layer, if all that stands before it after the last grid is a mean; else None.
 
     Found out by trial with a random grid, and not by the network's name.
@@ -130,7 +130,7 @@ def linear_head(model: nn.Module) -> nn.Linear | None:
     return last if found.shape == needed.shape and torch.allclose(found, needed, rtol=1e-3, atol=1e-4) else None
 
 
-def centre_share(maps: Floats, crop: int) -> Floats:
+def centre_share(maps: Float32Array, crop: int) -> Float32Array:
     """The share of each map's weight that lies in the middle 32 x 32 pixels, of which the label speaks.
 
     Weight is the absolute value: parts for and against would cancel, and their ratio could be any number. A cell
@@ -142,17 +142,17 @@ def centre_share(maps: Floats, crop: int) -> Floats:
     Returns:
         float32 [B] in 0..1; 0 for a map of zeros.
     """
-    rows, columns = (overlap(cells, crop) for cells in maps.shape[1:])
+    rows, columns = (_overlap_with_centre(cells, crop) for cells in maps.shape[1:])
     weight = np.abs(maps).astype(np.float64)
     total = weight.sum(axis=(1, 2))
     inside = np.einsum("bhw,h,w->b", weight, rows, columns)
     return np.divide(inside, total, out=np.zeros_like(total), where=total > 0).astype(np.float32)
 
 
-def overlap(cells: int, crop: int) -> NDArray[np.float64]:
+def _overlap_with_centre(cells: int, crop: int) -> NDArray[np.float64]:
     """How much of each of so many cells along one side lies in the centre, float64 [cells] in 0..1.
 
-    >>> overlap(3, 96).tolist(), overlap(2, 96).tolist()
+    >>> _overlap_with_centre(3, 96).tolist(), _overlap_with_centre(2, 96).tolist()
     ([0.0, 1.0, 0.0], [0.3333333333333333, 0.3333333333333333])
     """
     edges = np.linspace(0, crop, cells + 1)

@@ -18,17 +18,17 @@ from claris_kaggle.core.errors import DataError, RunError, TrainingError
 from claris_kaggle.core.files import explain_disk_errors, read_json, sha256_file
 from claris_kaggle.core.paths import ExportDir, RunDir
 from claris_kaggle.data.arrays import Pixels
-from claris_kaggle.inference.evidence import Floats, explain
+from claris_kaggle.inference.evidence import Float32Array, explain
 from claris_kaggle.models.factory import fold_batch_norm, trained_network
-from claris_kaggle.models.weights import load_sealed
+from claris_kaggle.models.weights import load_verified
 from claris_kaggle.runtime.precision import usable_precision
 
-FORMAT = 1
-LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
+EXPORT_FORMAT = 1
+_SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 
 
 @dataclass(frozen=True)
-class Trained:
+class FoldModels:
     """Networks that were trained together.
 
     Attributes:
@@ -49,8 +49,11 @@ class Trained:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+Trained = FoldModels  # the former public name
+
+
 @dataclass(frozen=True)
-class Opinion:
+class EnsemblePrediction:
     """What K folds together say of B patches.
 
     Attributes:
@@ -61,15 +64,15 @@ class Opinion:
         maps, bias: as in `Evidence`, the mean over the folds; they add up to the log-odds.
     """
 
-    probabilities: Floats
-    fold_probabilities: Floats
-    view_probabilities: Floats
-    log_odds: Floats
-    maps: Floats | None
+    probabilities: Float32Array
+    fold_probabilities: Float32Array
+    view_probabilities: Float32Array
+    log_odds: Float32Array
+    maps: Float32Array | None
     bias: float
 
 
-def consult(trained: Trained, patches: Pixels, *, views: int = 8) -> Opinion:
+def predict_ensemble(trained: FoldModels, patches: Pixels, *, views: int = 8) -> EnsemblePrediction:
     """Ask the network of every fold about the patches.
 
     Args:
@@ -85,22 +88,22 @@ def consult(trained: Trained, patches: Pixels, *, views: int = 8) -> Opinion:
         what = f"{trained.name}: a network's answer is no number, in {trained.config.precision}"
         raise TrainingError(what, "a probability is needed", "Use a run of --precision fp32")
     maps = [one.maps for one in found if one.maps is not None]
-    return Opinion(
-        probabilities=mean([one.probabilities for one in found]),
+    return EnsemblePrediction(
+        probabilities=_mean_of_parts([one.probabilities for one in found]),
         fold_probabilities=np.stack([one.probabilities for one in found]),
-        view_probabilities=mean([one.view_probabilities for one in found]),
-        log_odds=mean([one.log_odds for one in found]),
-        maps=mean(maps) if maps else None,
+        view_probabilities=_mean_of_parts([one.view_probabilities for one in found]),
+        log_odds=_mean_of_parts([one.log_odds for one in found]),
+        maps=_mean_of_parts(maps) if maps else None,
         bias=float(np.mean([one.bias for one in found])),
     )
 
 
-def mean(parts: list[Floats]) -> Floats:
+def _mean_of_parts(parts: list[Float32Array]) -> Float32Array:
     """The mean of arrays of one shape, summed as float64."""
     return np.asarray(np.mean(parts, axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def load_trained(folder: Path, *, device: torch.device | None = None) -> Trained:
+def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldModels:
     """The networks of a run's finished folds, or of an export, each known by its SHA-256.
 
     Args:
@@ -112,47 +115,49 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> Trained
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     export, run_dir = ExportDir(folder), RunDir(folder)
     if export.sums.exists():
-        config, figures, sealed = read_export(export)
-        mend = "Copy the export again"
+        config, figures, sealed = _read_export(export)
+        hint = "Copy the export again"
     elif run_dir.config.exists():
-        config, figures, sealed = read_run(run_dir)
-        mend = "Remove model.json beside it and run claris train again"
+        config, figures, sealed = _read_trained_run(run_dir)
+        hint = "Remove model.json beside it and run claris train again"
     else:
-        needed = "a run's folder, or one that claris export wrote, is needed"
-        raise RunError(run_dir.lacks("config.json"), needed, "Train first: claris train")
+        expected = "a run's folder, or one that claris export wrote, is needed"
+        raise RunError(run_dir.lacks("config.json"), expected, "Train first: claris train")
     model = trained_network(config)
     models = {}
     for fold, (path, digest) in sealed.items():
-        load_sealed(path, digest, model, mend)
+        load_verified(path, digest, model, hint)
         models[fold] = fold_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
-    return Trained(folder.absolute().name, config, models, figures)
+    return FoldModels(folder.absolute().name, config, models, figures)
 
 
-Sealed = dict[int, tuple[Path, object]]
+_VerifiedWeights = dict[int, tuple[Path, object]]
 
 
-def read_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], Sealed]:
+def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], _VerifiedWeights]:
     """A run's config, figures, and the weights of its finished folds with their SHA-256."""
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     figures = read_json(run_dir.metrics).get("overall") if run_dir.metrics.exists() else None
-    folds = run_dir.sealed_folds()
+    folds = run_dir.finished_folds()
     if not folds:
         raise RunError(f"{run_dir.root}: no finished fold there", "", "Go on with claris train until one is")
-    seals = {fold: read_json(run_dir.fold(fold).seal).get("weights_sha256") for fold in folds}
-    return config, figures or {}, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in seals.items()}
+    manifests = {fold: read_json(run_dir.fold(fold).weights_manifest).get("weights_sha256") for fold in folds}
+    return config, figures or {}, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in manifests.items()}
 
 
-def read_export(export: ExportDir) -> tuple[TrainConfig, dict[str, Any], Sealed]:
+def _read_export(export: ExportDir) -> tuple[TrainConfig, dict[str, Any], _VerifiedWeights]:
     """The same of an export, once all but the weights, which are proved as they are read, is known to be whole."""
-    sums = read_sums(export)
+    sums = _read_sums(export)
     names = {export.facts.name, export.config.name, *(name for name in sums if not name.endswith(".safetensors"))}
     for path in sorted(export.root / name for name in names):
         if not path.is_file() or sha256_file(path) != sums.get(path.name):
             raise RunError(f"{path}: missing, or not as it was exported", "", "Copy the export again")
     facts = read_json(export.facts)
-    if facts.get("format") != FORMAT:
-        raise RunError(f"{export.facts}: of format {facts.get('format')}", f"{FORMAT} is needed", "Export it again")
+    if facts.get("format") != EXPORT_FORMAT:
+        raise RunError(
+            f"{export.facts}: of format {facts.get('format')}", f"{EXPORT_FORMAT} is needed", "Export it again"
+        )
     paths = {int(fold): export.weights(int(fold)) for fold in facts["folds"]}
     config = TrainConfig.from_json(read_json(export.config), export.config)
     return config, facts["oof"], {fold: (path, sums.get(path.name)) for fold, path in paths.items()}
@@ -163,7 +168,7 @@ def sums_text(sums: dict[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
 
 
-def read_sums(export: ExportDir) -> dict[str, str]:
+def _read_sums(export: ExportDir) -> dict[str, str]:
     """The SHA-256 of each file of an export by its name, a plain one.
 
     Raises:
@@ -171,7 +176,7 @@ def read_sums(export: ExportDir) -> dict[str, str]:
     """
     with explain_disk_errors(export.sums):
         content = export.sums.read_bytes()
-    lines = [LINE.fullmatch(line) for line in content.decode("ascii", "replace").splitlines()]
+    lines = [_SUMS_LINE.fullmatch(line) for line in content.decode("ascii", "replace").splitlines()]
     sums = {line[2]: line[1] for line in lines if line}
     if sums_text(sums).encode() != content:
         raise DataError(f"{export.sums}: damaged or cut off", "", "Copy the export again")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.core.console import Progress, say
+from claris_kaggle.core.console import Progress, log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TrainingError
 from claris_kaggle.core.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.core.paths import DataDir, FoldDir, RunDir
@@ -26,12 +26,12 @@ from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.prepare import get_pack, read_training
 from claris_kaggle.evaluation import predictions, run_metrics
 from claris_kaggle.evaluation.metrics import auc
-from claris_kaggle.inference.forward import predict
+from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.inference.tta import require_views
 from claris_kaggle.models.factory import fold_batch_norm, trained_network
 from claris_kaggle.models.weights import finished_sha256, load_finished
 from claris_kaggle.runtime import distributed
-from claris_kaggle.runtime.cudnn_fallback import DEFAULT, convert_cudnn_failures, move_network, run_ranks
+from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, convert_cudnn_failures, move_network, run_ranks
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import convert_places, job_values, torch_settings
 from claris_kaggle.runtime.precision import suggest_precision, usable_precision
@@ -61,7 +61,7 @@ class PredictJob:
     threads: int = 0
     precision: str = ""
     time_limit: float | None = None
-    cudnn: str = DEFAULT
+    cudnn: str = DEFAULT_MODE
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as plain values, for the file that other processes read."""
@@ -78,7 +78,7 @@ class PredictJob:
 
 
 @dataclass(frozen=True)
-class PredictData:
+class _PredictData:
     """What the ranks need: folds with their labels, and both packs."""
 
     folds: Folds
@@ -102,21 +102,21 @@ def predict_run(job: PredictJob) -> dict[str, Any] | None:
     stopper = Stopper(job.time_limit)
     if distributed.under_torchrun():
         with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
-            return work(job, world, stopper, proved=False)
-    require_trained(job.run_dir)  # before the lock, which would make the folder
+            return _predict_rank(job, world, stopper, verified=False)
+    _require_config(job.run_dir)  # before the lock, which would make the folder
     with hold_lock(job.run_dir.lock):
         nproc = distributed.choose_nproc(job.nproc)
         if nproc > 1:
-            read_run(job)
+            _load_run_inputs(job)
         return run_ranks(
-            job.cudnn, nproc, "claris_kaggle.inference.predict:predict_rank",
+            job.cudnn, nproc, "claris_kaggle.inference.predict:_predict_launched_rank",
             lambda mode: replace(job, cudnn=mode, time_limit=stopper.limit_from_now()).to_json(),
-            lambda world: work(job, world, stopper, proved=False),
+            lambda world: _predict_rank(job, world, stopper, verified=False),
             lambda: read_json(job.run_dir.metrics) if job.run_dir.metrics.exists() else None,
         )  # fmt: skip
 
 
-def predict_rank(content: dict[str, Any]) -> None:
+def _predict_launched_rank(content: dict[str, Any]) -> None:
     """Predict on one rank that `predict_run` launched.
 
     Args:
@@ -124,10 +124,10 @@ def predict_rank(content: dict[str, Any]) -> None:
     """
     job = PredictJob.from_json(content)
     with distributed.join_world() as world:
-        work(job, world, Stopper(job.time_limit), proved=True)
+        _predict_rank(job, world, Stopper(job.time_limit), verified=True)
 
 
-def require_trained(run_dir: RunDir) -> None:
+def _require_config(run_dir: RunDir) -> None:
     """Refuse a folder that holds no run.
 
     Raises:
@@ -137,16 +137,16 @@ def require_trained(run_dir: RunDir) -> None:
         raise RunError(run_dir.lacks("config.json"), "a trained run is needed", "Train first: claris train")
 
 
-def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, PredictData, list[int]]:
+def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainConfig, _PredictData, list[int]]:
     """The run's config, its data and its finished folds, known to fit each other.
 
     Raises:
         RunError: there is no such run, none of its folds is finished, or the data are not its own.
     """
     run_dir = job.run_dir
-    require_trained(run_dir)
+    _require_config(run_dir)
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
-    training = read_training(job.data, run_dir.folds, job.cache, proved=proved)
+    training = read_training(job.data, run_dir.folds, job.cache, verified=verified)
     if training.folds.digest != config.folds_sha256:
         found = f"{run_dir.folds}: not the fold file that the run was trained with"
         raise RunError(found, "", "Put the file back, or train a new run")
@@ -154,54 +154,56 @@ def read_run(job: PredictJob, *, proved: bool = False) -> tuple[TrainConfig, Pre
     if not finished:
         raise RunError(f"{run_dir.root}: no finished fold there", "", "Go on with claris train until one is")
     test_ids = tables.read_sample(job.data.sample)
-    test = get_pack(job.data, "test", test_ids, job.cache, proved=proved)
-    return config, PredictData(training.folds, training.pack, test), finished
+    test = get_pack(job.data, "test", test_ids, job.cache, verified=verified)
+    return config, _PredictData(training.folds, training.pack, test), finished
 
 
-def work(job: PredictJob, world: World, stopper: Stopper, *, proved: bool) -> dict[str, Any] | None:
+def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: bool) -> dict[str, Any] | None:
     """Do what every rank does: fold after fold; rank 0 writes the files of the run."""
     with stopper.listen():
-        if not proved and world.world_size > 1:
+        if not verified and world.world_size > 1:
             if world.local_rank == 0:
-                read_run(job)
+                _load_run_inputs(job)
             distributed.any_rank(world, 0)
-            proved = True
-        config, data, finished = read_run(job, proved=proved)
+            verified = True
+        config, data, finished = _load_run_inputs(job, verified=verified)
         config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
         if not job.precision:
             suggest_precision(config.precision, world.device.type)
         with torch_settings(job.threads or config.threads, autotune=torch.backends.cudnn.benchmark):
-            predict_folds(job, config, data, finished, world, stopper)
+            _predict_folds(job, config, data, finished, world, stopper)
     missing = sorted(set(range(data.folds.k)) - set(finished))
     if missing:
-        say(f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run")
+        log_info(
+            f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run"
+        )
         return None
-    return put_together(job, data) if world.is_main else None
+    return _finalize_run(job, data) if world.is_main else None
 
 
-def predict_folds(
-    job: PredictJob, config: TrainConfig, data: PredictData, finished: list[int], world: World, stopper: Stopper
+def _predict_folds(
+    job: PredictJob, config: TrainConfig, data: _PredictData, finished: list[int], world: World, stopper: Stopper
 ) -> None:
     """Predict with the finished folds that have no predictions yet, in turn."""
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
     for fold in finished:
-        if not distributed.from_main(world, is_predicted(job, fold)):
+        if not distributed.from_main(world, _is_predicted(job, fold)):
             with convert_cudnn_failures(f"fold {fold}", job.cudnn):
-                predict_fold(job, config, data, fold, model, world, stopper)
+                _predict_fold(job, config, data, fold, model, world, stopper)
 
 
-def is_predicted(job: PredictJob, fold: int) -> bool:
+def _is_predicted(job: PredictJob, fold: int) -> bool:
     """Whether this fold's files are there, whole, and from these weights, views and test patches."""
     fold_dir = job.run_dir.fold(fold)
     with contextlib.suppress(DataError, DiskError):
-        if read_json(fold_dir.receipt) == receipt(job, fold_dir):
-            say(f"fold {fold}: predicted before")
+        if read_json(fold_dir.predictions_manifest) == _make_predictions_manifest(job, fold_dir):
+            log_info(f"fold {fold}: predicted before")
             return True
     return False
 
 
-def receipt(job: PredictJob, fold_dir: FoldDir) -> dict[str, Any]:
+def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir) -> dict[str, Any]:
     """What the fold's two files were made from, and their SHA-256.
 
     Raises:
@@ -211,15 +213,15 @@ def receipt(job: PredictJob, fold_dir: FoldDir) -> dict[str, Any]:
         "weights_sha256": finished_sha256(fold_dir),
         "views": job.views,
         "precision": job.precision,
-        "test_sha256": tables.digest(tables.read_sample(job.data.sample)),
+        "test_sha256": tables.digest_rows(tables.read_sample(job.data.sample)),
         "files": {path.name: sha256_file(path) for path in (fold_dir.oof, fold_dir.test)},
     }
 
 
-def predict_fold(
+def _predict_fold(
     job: PredictJob,
     config: TrainConfig,
-    data: PredictData,
+    data: _PredictData,
     fold: int,
     model: torch.nn.Module,
     world: World,
@@ -247,7 +249,7 @@ def predict_fold(
                 raise Stopped(found, "", "The same command goes on with that fold")
 
         def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
-            found = predict(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
+            found = predict_ids(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
             if wrong := int((~np.isfinite(found)).sum()):
                 what = f"fold {fold}: {wrong:,} of {len(found):,} predictions are no numbers, in {config.precision}"
                 raise TrainingError(what, "", "Predict with --precision fp32; if that is no better, train it anew")
@@ -257,13 +259,13 @@ def predict_fold(
         progress.note = f"OOF AUC {auc(data.folds.labels[rows], oof):.4f}"
         test = probabilities(data.test, data.test.ids)
     if world.is_main:
-        fold_dir.receipt.unlink(missing_ok=True)
+        fold_dir.predictions_manifest.unlink(missing_ok=True)
         predictions.write_oof(fold_dir.oof, valid_ids, data.folds.labels[rows], fold, oof)
         predictions.write_test(fold_dir.test, data.test.ids, test)
-        write_json(fold_dir.receipt, receipt(job, fold_dir))
-    say(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second, {progress.note}")
+        write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir))
+    log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second, {progress.note}")
 
 
-def put_together(job: PredictJob, data: PredictData) -> dict[str, Any]:
+def _finalize_run(job: PredictJob, data: _PredictData) -> dict[str, Any]:
     """Write the run's `oof.csv`, `test.csv` and `metrics.json` from its folds' files."""
     return run_metrics.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from claris_kaggle.core.errors import DataError, UsageError
 
-VIEW_COUNTS = (1, 4, 8)
+_VIEW_COUNTS = (1, 4, 8)
 
 
 def require_views(views: int) -> int:
@@ -15,7 +15,7 @@ def require_views(views: int) -> int:
     Raises:
         UsageError: it is not 1 (none), 4 (turns) or 8 (turns and mirrorings).
     """
-    if views not in VIEW_COUNTS:
+    if views not in _VIEW_COUNTS:
         raise UsageError(f"--views is {views}", "it must be 1, 4 or 8")
     return views
 

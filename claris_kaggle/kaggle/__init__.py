@@ -1,1 +1,18 @@
-"""Kaggle: its client, kernels, sessions, submissions and the launch of a whole entry."""
+"""Kaggle: its client, kernels, sessions, submissions and the launch of a whole entry.
+
+Other packages use:
+
+- `account`: `check_account`, `check_probe`
+- `api`: `find_user`
+- `download`: `fetch_data`, `fetch_file`
+- `kernel_output`: `ENDED`, `Kernel`, `NOT_LISTED`, `explain_failed_session`, `explain_session_end`, `kernel_status`,
+  `pull_with_retries`, `session_log`
+- `kernel_push`: `LONGEST_SESSION_TEXT`, `delete_push`, `find_pending_push`, `find_recorded_push`, `fresh_slug`,
+  `has_version`, `new_push_token`, `push_kernel`, `read_empty_kernels`, `read_pushes`, `record_push`
+- `kernel_source`: `commit_name`, `compose_kernel`
+- `launch`: `run_launch`
+- `launch_state`: `Plan`, `describe_plan`, `require_name`
+- `session`: `FAILED`, `run_session`
+- `session_progress`: `follow_session`
+- `submit`: `LONGEST_WAIT`, `submit_file`
+"""

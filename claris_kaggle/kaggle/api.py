@@ -14,24 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import KaggleError
-from claris_kaggle.core.files import explain as explain_disk
+from claris_kaggle.core.files import explain_os_error as explain_disk
 from claris_kaggle.core.platforms import HOME
 
-T = TypeVar("T")
-COMPETITION = "histopathologic-cancer-detection"
-DEADLINE = float(os.environ.get("CLARIS_KAGGLE_DEADLINE", "120"))
-PUSH_DEADLINE = 300.0
-DOWNLOAD_DEADLINE = 6 * 3600.0
+_T = TypeVar("_T")
+_COMPETITION = "histopathologic-cancer-detection"
+_DEADLINE = float(os.environ.get("CLARIS_KAGGLE_DEADLINE", "120"))
+_PUSH_DEADLINE = 300.0
+_DOWNLOAD_DEADLINE = 6 * 3600.0
 # Seconds before the second, third ... try; a server's Retry-After is heeded up to the longest.
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-LONGEST_PAUSE = 120.0
-CONFLICT = 409
+_CALL_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+_LONGEST_PAUSE = 120.0
+_CONFLICT = 409
 # Settings of the client that would change what it does, or print requests with their token.
-UNWANTED = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
+_DROPPED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
 # What Kaggle is asked to do by each call, as in "Kaggle refused to ...".
-PHRASES = {
+_PHRASES = {
     "whoami": "say whose token it is",
     "push": "take the kernel",
     "kernel": "show the kernel",
@@ -50,31 +50,31 @@ PHRASES = {
     "download_one": "send a file of the competition",
 }
 # The pages that a message names.
-SITE = "https://www.kaggle.com"
-SETTINGS_PAGE, CODE_PAGE = f"{SITE}/settings", f"{SITE}/code"
-LOGIN = (
+_SITE = "https://www.kaggle.com"
+_SETTINGS_PAGE, _CODE_PAGE = f"{_SITE}/settings", f"{_SITE}/code"
+_LOGIN = (
     "Run kaggle auth login; or make a token at https://www.kaggle.com/settings, under API, and put it into "
     f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
-PAGE_INSTEAD = "A page came instead of an answer: look for a proxy, a login page or an outage, and run it again"
-OF_A_KERNEL, OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
+_PAGE_INSTEAD = "A page came instead of an answer: look for a proxy, a login page or an outage, and run it again"
+_OF_A_KERNEL, _OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
     "submit", "submissions", "limits", "download_all", "download_one",
 )  # fmt: skip
 
 
-def rules_page(competition: str = COMPETITION) -> str:
+def _rules_page(competition: str = _COMPETITION) -> str:
     """Return the page on which a competition's rules are accepted."""
-    return f"{SITE}/c/{competition}/rules"
+    return f"{_SITE}/c/{competition}/rules"
 
 
-def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
+def _call_once(method: str, *, deadline: float = _DEADLINE, **arguments: Any) -> dict[str, Any]:
     """The answer of one call of `kaggle_client`, tried once.
 
     Raises:
         KaggleError: refused, failed or not answered in time; `passing` says whether a later try may do better.
         DiskError: the client could not write what it fetched.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
     # -P: a kaggle.py in the user's own folder is not the client.
     command = [sys.executable, "-P", "-m", "claris_kaggle.kaggle.client_process", method]
     environment["CLARIS_CALLER"] = str(os.getpid())
@@ -99,28 +99,28 @@ def call(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[s
     except ValueError:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1][:200] if lines else f"exit code {done.returncode}"
-        mend = "Put --debug at the end of the command to see all that it said"
-        raise KaggleError(f"Kaggle's client failed ({reason})", "", mend) from RuntimeError(done.stderr[-4000:])
+        hint = "Put --debug at the end of the command to see all that it said"
+        raise KaggleError(f"Kaggle's client failed ({reason})", "", hint) from RuntimeError(done.stderr[-4000:])
     if answer.get("failure") == "disk":
         raise explain_disk(OSError(answer["errno"], answer["text"]), arguments.get("folder", "the disk"))
     if "failure" in answer:
-        raise explain(method, answer, arguments)
+        raise _explain_call_failure(method, answer, arguments)
     return dict(answer["answer"])
 
 
-def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> KaggleError:
+def _explain_call_failure(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> KaggleError:
     """Return the failure as an error that says what to do about it."""
     text, status = answer.get("text", "").rstrip("."), answer.get("status", 0)
-    said, asked = f": {text}" if text else "", PHRASES[method]
+    said, asked = f": {text}" if text else "", _PHRASES[method]
     if answer["failure"] == "login":
-        return KaggleError(text, "", LOGIN)
+        return KaggleError(text, "", _LOGIN)
     if answer["failure"] == "network":
         return KaggleError(
             f"Kaggle could not be reached ({text})", "", "Look at the network, and run it again", passing=True
         )
     if method == "output" and "outside" in text:
         found = f"the output lists a file outside its folder{said}"
-        return KaggleError(found, "nothing was written", f"Do not trust this output; look{at_page(arguments)}")
+        return KaggleError(found, "nothing was written", f"Do not trust this output; look{_format_page(arguments)}")
     if answer["failure"] == "client":
         return KaggleError(f"Kaggle's client did not {asked}{said}", "", "")
     if answer["failure"] == "storage":
@@ -130,47 +130,47 @@ def explain(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> K
         )
     if status == 401:
         found = f"Kaggle refused the token (401{said}); it has expired or was revoked"
-        return KaggleError(found, "a valid token is needed", LOGIN, status=status)
+        return KaggleError(found, "a valid token is needed", _LOGIN, status=status)
     if status == 403:
         found = f"Kaggle refused to {asked} (403{said})"
-        mend = PAGE_INSTEAD if text.startswith("an answer of type") else explain_403(method, arguments)
-        return KaggleError(found, "", mend, status=status)
+        hint = _PAGE_INSTEAD if text.startswith("an answer of type") else _explain_403(method, arguments)
+        return KaggleError(found, "", hint, status=status)
     if status == 404:
         found = f"Kaggle does not know what was asked for, to {asked} (404{said})"
-        return KaggleError(found, "", f"Check the name{at_page(arguments)}", status=status)
+        return KaggleError(found, "", f"Check the name{_format_page(arguments)}", status=status)
     passing = status == 429 or status >= 500
-    mend = "Try again later" if passing else "Correct what Kaggle names, and run the same command again"
+    hint = "Try again later" if passing else "Correct what Kaggle names, and run the same command again"
     if method == "submit" and "limit" in text.lower():
-        mend = "Run the same command after midnight UTC"
+        hint = "Run the same command after midnight UTC"
     after = float(answer["after"]) if str(answer.get("after", "")).replace(".", "", 1).isdigit() else 0.0
     return KaggleError(
-        f"Kaggle answered {status} and did not {asked}{said}", "", mend, status=status, passing=passing, after=after
+        f"Kaggle answered {status} and did not {asked}{said}", "", hint, status=status, passing=passing, after=after
     )
 
 
-def explain_403(method: str, arguments: dict[str, Any]) -> str:
+def _explain_403(method: str, arguments: dict[str, Any]) -> str:
     """Return what to do about a refusal: which page to open depends on what was asked for."""
-    if method in OF_A_COMPETITION:
-        page = rules_page(arguments.get("competition", COMPETITION))
-        return f"Accept the rules at {page}, or check the token at {SETTINGS_PAGE}"
-    if method in OF_A_KERNEL:
-        where = at_page(arguments)
+    if method in _OF_A_COMPETITION:
+        page = _rules_page(arguments.get("competition", _COMPETITION))
+        return f"Accept the rules at {page}, or check the token at {_SETTINGS_PAGE}"
+    if method in _OF_A_KERNEL:
+        where = _format_page(arguments)
         return f"Check the name{where}: the kernel is not there, it is another account's and private, or the token's \
-scope leaves it out ({SETTINGS_PAGE})"
-    return f"Check the token's scope and the phone number at {SETTINGS_PAGE}"
+scope leaves it out ({_SETTINGS_PAGE})"
+    return f"Check the token's scope and the phone number at {_SETTINGS_PAGE}"
 
 
-def at_page(arguments: dict[str, Any]) -> str:
+def _format_page(arguments: dict[str, Any]) -> str:
     """Return ` at ` and the page of the kernel that was asked about; an empty text for other calls."""
-    return f" at {CODE_PAGE}/{arguments['ref']}" if arguments.get("ref") else ""
+    return f" at {_CODE_PAGE}/{arguments['ref']}" if arguments.get("ref") else ""
 
 
-def patiently(method: str, *, deadline: float = DEADLINE, **arguments: Any) -> dict[str, Any]:
+def _call_with_retries(method: str, *, deadline: float = _DEADLINE, **arguments: Any) -> dict[str, Any]:
     """The answer of a call that changes nothing, tried again with growing pauses while failures may pass."""
-    return retry(lambda: call(method, deadline=deadline, **arguments))
+    return _retry_attempt(lambda: _call_once(method, deadline=deadline, **arguments))
 
 
-def retry(
+def _retry_attempt(
     attempt: Callable[[], dict[str, Any]], done: Callable[[], dict[str, Any] | None] | None = None
 ) -> dict[str, Any]:
     """Return the attempt's answer; try again while failures may pass.
@@ -184,33 +184,33 @@ def retry(
         KaggleError: refused for good, or still failing after the last pause.
     """
     failure: KaggleError | None = None
-    for pause in (*PAUSES, None):
-        if failure is None or failure.status != CONFLICT:
+    for pause in (*_CALL_PAUSES, None):
+        if failure is None or failure.status != _CONFLICT:
             try:
                 return attempt()
             except KaggleError as error:
                 failure = error
-                if not error.passing and not (done and error.status == CONFLICT):
+                if not error.passing and not (done and error.status == _CONFLICT):
                     raise
         if pause is not None:
-            wait = min(max(pause, failure.after), LONGEST_PAUSE)
-            say(f"{failure.found}; trying again in {wait:.0f} s")
+            wait = min(max(pause, failure.after), _LONGEST_PAUSE)
+            log_info(f"{failure.found}; trying again in {wait:.0f} s")
             time.sleep(wait)
         if done is not None:
-            found = look_repeatedly(done) if may_have_acted(failure) else done()
+            found = _look_repeatedly(done) if _may_have_acted(failure) else done()
             if found is not None:
                 return found
     raise failure or AssertionError("not reached")
 
 
-def may_have_acted(failure: KaggleError) -> bool:
+def _may_have_acted(failure: KaggleError) -> bool:
     """Return True if Kaggle may have acted: the answer was lost, an error of the server, or a conflict."""
-    return failure.status in (0, CONFLICT) or failure.status >= 500
+    return failure.status in (0, _CONFLICT) or failure.status >= 500
 
 
-def look_repeatedly(find: Callable[[], T | None]) -> T | None:
+def _look_repeatedly(find: Callable[[], _T | None]) -> _T | None:
     """Return what `find` finds, or None after 45 seconds: Kaggle may show only after a while what it has done."""
-    for pause in (0.0, *(3 * pause for pause in PAUSES[:4])):
+    for pause in (0.0, *(3 * pause for pause in _CALL_PAUSES[:4])):
         time.sleep(pause)
         found = find()
         if found is not None:
@@ -218,13 +218,13 @@ def look_repeatedly(find: Callable[[], T | None]) -> T | None:
     return None
 
 
-def whoami() -> str:
+def find_user() -> str:
     """The user name of the token's account.
 
     Raises:
         KaggleError: there is no token, or it has no user name.
     """
-    user = str(patiently("whoami")["user"])
+    user = str(_call_with_retries("whoami")["user"])
     if not user:
         raise KaggleError("the token does not tell the user name", "", "Set KAGGLE_USERNAME as well")
     return user

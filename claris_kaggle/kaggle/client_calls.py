@@ -10,26 +10,26 @@ from collections.abc import Callable
 from typing import Any
 
 # A stream repeats the whole log and then stays open: it is read until nothing comes for a while.
-LOG_LINES, QUIET_SECONDS = 400, 2.0
+_LOG_LINES, _QUIET_SECONDS = 400, 2.0
 
 
-def quota(api: Any) -> dict[str, Any]:
+def _call_quota(api: Any) -> dict[str, Any]:
     """Return the GPU seconds of this week, and when the next week begins (ISO, UTC) where Kaggle says so."""
     answer = api.quota_view()
     gpu, renews = answer.gpu_quota, answer.quota_refresh_time
-    return {"gpu": None if gpu is None else describe_quota(gpu), "renews": renews.isoformat() if renews else ""}
+    return {"gpu": None if gpu is None else _quota_values(gpu), "renews": renews.isoformat() if renews else ""}
 
 
-def describe_quota(gpu: Any) -> dict[str, Any]:
+def _quota_values(gpu: Any) -> dict[str, Any]:
     """Return a quota as plain values; a time of zero is left out of Kaggle's answer."""
     times = {"used": gpu.time_used, "reserved": gpu.time_reserved, "allowed": gpu.total_time_allowed}
     seconds = {name: time.total_seconds() if time else 0.0 for name, time in times.items()}
     return {**seconds, "ever_used": bool(gpu.has_ever_run)}
 
 
-def competition(api: Any, competition: str) -> dict[str, Any]:
+def _call_competition(api: Any, competition: str) -> dict[str, Any]:
     """Return what Kaggle says of the account in the competition; `found` is False where it names none."""
-    for one in find_competition(api, competition):
+    for one in _find_competition(api, competition):
         if one.ref.rstrip("/").split("/")[-1] == competition:
             return {
                 "found": True,
@@ -41,7 +41,7 @@ def competition(api: Any, competition: str) -> dict[str, Any]:
     return {"found": False}
 
 
-def find_competition(api: Any, name: str) -> list[Any]:
+def _find_competition(api: Any, name: str) -> list[Any]:
     """Return the competition by its name; where Kaggle refuses that, those that the account has entered."""
     import requests
     from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
@@ -58,7 +58,7 @@ def find_competition(api: Any, name: str) -> list[Any]:
     return list(api.competitions_list(group="entered", search=name).competitions or [])
 
 
-def running_log(api: Any, ref: str, version: int, seconds: float) -> dict[str, Any]:
+def _call_running_log(api: Any, ref: str, version: int, seconds: float) -> dict[str, Any]:
     """Return the last lines that this version's session has printed.
 
     Args:
@@ -67,7 +67,7 @@ def running_log(api: Any, ref: str, version: int, seconds: float) -> dict[str, A
         version: the number of the version.
         seconds: how long the stream is read at most.
     """
-    events: deque[dict[str, str]] = deque(maxlen=LOG_LINES)
+    events: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
     newest = [time.monotonic()]
     begun, ended = threading.Event(), threading.Event()
 
@@ -84,19 +84,19 @@ def running_log(api: Any, ref: str, version: int, seconds: float) -> dict[str, A
     threading.Thread(target=read, daemon=True).start()
     end = time.monotonic() + seconds
     while not ended.is_set() and time.monotonic() < end:
-        if begun.is_set() and time.monotonic() - newest[0] > QUIET_SECONDS:
+        if begun.is_set() and time.monotonic() - newest[0] > _QUIET_SECONDS:
             break
         ended.wait(0.1)
-    log = "".join(line if line.endswith("\n") else line + "\n" for line in map(event_text, tuple(events)) if line)
+    log = "".join(line if line.endswith("\n") else line + "\n" for line in map(_event_text, tuple(events)) if line)
     return {"log": log or api.kernels_logs(f"{ref}/{version}")}
 
 
-def event_text(event: dict[str, str]) -> str:
+def _event_text(event: dict[str, str]) -> str:
     """Return what an event of the stream carries."""
     return str(event.get("data") or "")
 
 
-def delete(api: Any, ref: str) -> dict[str, Any]:
+def _call_delete(api: Any, ref: str) -> dict[str, Any]:
     """Delete a kernel with all its versions; `kernels_delete` would drop the answer's error message."""
     from kagglesdk.kernels.types.kernels_api_service import ApiDeleteKernelRequest
 
@@ -107,7 +107,7 @@ def delete(api: Any, ref: str) -> dict[str, Any]:
     return {"error": answer.error_message or ""}
 
 
-def status_of_label(api: Any, ref: str, label: str) -> dict[str, Any]:
+def _call_status_of_label(api: Any, ref: str, label: str) -> dict[str, Any]:
     """Ask for the status under any version label, also one that Kaggle refuses: how it refuses is the answer."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
@@ -119,6 +119,10 @@ def status_of_label(api: Any, ref: str, label: str) -> dict[str, Any]:
     return {"status": answer.status.name}
 
 
-CALLS: dict[str, Callable[..., dict[str, Any]]] = {
-    one.__name__: one for one in (quota, competition, running_log, delete, status_of_label)
+_TYPED_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
+    "quota": _call_quota,
+    "competition": _call_competition,
+    "running_log": _call_running_log,
+    "delete": _call_delete,
+    "status_of_label": _call_status_of_label,
 }

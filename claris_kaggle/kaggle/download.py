@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.console import Progress, Waiting, say
-from claris_kaggle.core.errors import ClarisError, DataError, DiskError, KaggleError, UsageError, one_line
+from claris_kaggle.core.console import Progress, Waiting, log_info
+from claris_kaggle.core.errors import ClarisError, DataError, DiskError, KaggleError, UsageError, first_line
 from claris_kaggle.core.files import explain_disk_errors, hold_lock, write_bytes
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.kaggle import api
 
-SPARE_BYTES = 1 << 28
+_ARCHIVE_SPARE_BYTES = 1 << 28
 
 
-def fetch_data(folder: Path, competition: str = api.COMPETITION) -> DataDir:
+def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
     """The competition's folder, fetched where it is not there yet; a fetch that was cut off goes on.
 
     Raises:
@@ -38,7 +38,7 @@ def fetch_data(folder: Path, competition: str = api.COMPETITION) -> DataDir:
         and data.patches("train").is_dir()
         and data.patches("test").is_dir()
     ):
-        say(f"{folder}: the files are there already; claris check looks at them")
+        log_info(f"{folder}: the files are there already; claris check looks at them")
         return data
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder}: holds something else", "a new or empty folder is needed", "Name another --out")
@@ -46,16 +46,16 @@ def fetch_data(folder: Path, competition: str = api.COMPETITION) -> DataDir:
     with hold_lock(folder.parent / f".{folder.name}.lock"), explain_disk_errors(aside):
         archive_folder = aside / "archive"
         archive_folder.mkdir(parents=True, exist_ok=True)
-        say("fetching the competition's archive, some 7 GB")
-        with growth_shown(archive_folder):
-            api.patiently(
+        log_info("fetching the competition's archive, some 7 GB")
+        with _show_growth(archive_folder):
+            api._call_with_retries(
                 "download_all",
-                deadline=api.DOWNLOAD_DEADLINE,
+                deadline=api._DOWNLOAD_DEADLINE,
                 competition=competition,
                 folder=str(archive_folder),
             )
-        archive = find_archive(archive_folder)
-        unpack(archive, aside / "files")
+        archive = _find_archive(archive_folder)
+        _unpack(archive, aside / "files")
         DataDir(aside / "files").require()
         if folder.exists():
             folder.rmdir()
@@ -65,15 +65,15 @@ def fetch_data(folder: Path, competition: str = api.COMPETITION) -> DataDir:
 
 
 @contextlib.contextmanager
-def growth_shown(folder: Path, every: float = 1.0) -> Iterator[None]:
+def _show_growth(folder: Path, every: float = 1.0) -> Iterator[None]:
     """Show how much has come into the folder so far: Kaggle's client, in a process of its own, tells nobody."""
     done = threading.Event()
 
     def watch() -> None:
-        before, start = size_of(folder), time.monotonic()
+        before, start = _size_of(folder), time.monotonic()
         with Waiting() as waiting:
             while not done.wait(every):
-                now = size_of(folder)
+                now = _size_of(folder)
                 rate = (now - before) / (time.monotonic() - start)
                 waiting.show(f"{now / 1e9:.2f} GB fetched, {rate / 1e6:.1f} MB/s")
 
@@ -86,7 +86,7 @@ def growth_shown(folder: Path, every: float = 1.0) -> Iterator[None]:
         watcher.join()
 
 
-def size_of(folder: Path) -> int:
+def _size_of(folder: Path) -> int:
     """Bytes of the files that lie in the folder; one that goes away meanwhile counts for nothing."""
     total = 0
     for path in folder.glob("*"):
@@ -95,7 +95,7 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def find_archive(folder: Path) -> Path:
+def _find_archive(folder: Path) -> Path:
     """The archive that was fetched.
 
     Raises:
@@ -110,7 +110,7 @@ def find_archive(folder: Path) -> Path:
     return archive
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path) -> None:
     """Unpack into a new folder, checking names, room and checksums.
 
     Raises:
@@ -119,13 +119,13 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with refuse_damage(archive), zipfile.ZipFile(archive) as source:
+    with _refuse_damage(archive), zipfile.ZipFile(archive) as source:
         entries = [entry for entry in source.infolist() if not entry.is_dir()]
         wrong = [entry.filename for entry in entries if not platforms.is_inside(entry.filename)]
         if wrong:
             raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "names inside the folder are needed", "")
         needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
-        if free < needed + SPARE_BYTES:
+        if free < needed + _ARCHIVE_SPARE_BYTES:
             found = f"{folder.parent.parent}: {free / 1e9:.1f} GB free"
             raise DiskError(found, f"the files need {needed / 1e9:.1f} GB", "Name a folder on a larger disk")
         with Progress("unpack", len(entries), "files") as progress:
@@ -135,7 +135,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def refuse_damage(archive: Path) -> Iterator[None]:
+def _refuse_damage(archive: Path) -> Iterator[None]:
     """Turn what zipfile raises on a damaged archive into one line, and remove the archive."""
     try:
         yield
@@ -145,30 +145,30 @@ def refuse_damage(archive: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a seek to a damaged offset
             raise
         archive.unlink()
-        found = f"{archive.name}: damaged ({one_line(error)})"
+        found = f"{archive.name}: damaged ({first_line(error)})"
         raise DataError(found, "", "Run the same command again: it fetches the archive anew") from error
 
 
-def fetch_file(name: str, folder: Path, competition: str = api.COMPETITION) -> Path:
+def fetch_file(name: str, folder: Path, competition: str = api._COMPETITION) -> Path:
     """Fetch one of the competition's files, which Kaggle may send zipped, into the folder.
 
     Raises:
         KaggleError: refused, or what came is not that file, several times.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    answer = api.retry(lambda: {"content": fetch_content(name, folder, competition)})
+    answer = api._retry_attempt(lambda: {"content": _fetch_content(name, folder, competition)})
     write_bytes(folder / name, answer["content"])
     return folder / name
 
 
-def fetch_content(name: str, folder: Path, competition: str) -> bytes:
+def _fetch_content(name: str, folder: Path, competition: str) -> bytes:
     """Return the bytes of one of the competition's files.
 
     Raises:
         KaggleError: refused, or what came is not that file, which may pass.
     """
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
-        api.call("download_one", deadline=api.PUSH_DEADLINE, competition=competition, name=name, folder=aside)
+        api._call_once("download_one", deadline=api._PUSH_DEADLINE, competition=competition, name=name, folder=aside)
         fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
         if len(fetched) != 1:
             raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "one is needed", "Run it again")

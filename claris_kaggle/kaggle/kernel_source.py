@@ -15,45 +15,47 @@ from typing import Any
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.files import read_json, write_json, write_text
 from claris_kaggle.core.time_limit import parse_duration
-from claris_kaggle.kaggle.session import JOBS
+from claris_kaggle.kaggle.session import _JOBS
 from claris_kaggle.version import __version__
 
-PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parent.parent
 # The folder of templates: beside the package in a clone, inside it where it was installed.
-BESIDE, INSIDE = "kernels", "kernel_scripts"
-NOT_BUNDLED = {"__pycache__", INSIDE}
+_TEMPLATES_FOLDER, _PACKAGED_TEMPLATES = "kernels", "kernel_scripts"
+_NOT_BUNDLED = {"__pycache__", _PACKAGED_TEMPLATES}
 # Kaggle takes a source of less than a megabyte; the library needs a third of that, so it travels in
 # the script itself: one thing to push, nothing to wait for, and the version is the script's own.
-LARGEST_SOURCE = 1_000_000
-EPOCH = (1980, 1, 1, 0, 0, 0)
+_LARGEST_SOURCE = 1_000_000
+_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def find_templates() -> Path:
+def _find_templates() -> Path:
     """The folder of the kernels' scripts and metadata.
 
     Raises:
         UsageError: the package was put here without them.
     """
-    for folder in (PACKAGE / INSIDE, PACKAGE.parent / BESIDE):
-        if (folder / JOBS[0] / f"{JOBS[0]}.py").exists():
+    for folder in (_PACKAGE / _PACKAGED_TEMPLATES, _PACKAGE.parent / _TEMPLATES_FOLDER):
+        if (folder / _JOBS[0] / f"{_JOBS[0]}.py").exists():
             return folder
-    raise UsageError(f"{PACKAGE}: no scripts of kernels in it", "", "Install the package again, or run it from a clone")
+    raise UsageError(
+        f"{_PACKAGE}: no scripts of kernels in it", "", "Install the package again, or run it from a clone"
+    )
 
 
-def tracked_files() -> list[Path]:
+def _tracked_files() -> list[Path]:
     """The library's files: those that git tracks, or all of an installed package; sorted."""
-    listed = git("ls-files", "-z", "--", ".")
+    listed = _run_git("ls-files", "-z", "--", ".")
     if listed:
-        paths = [PACKAGE / name for name in listed.split("\0") if name]
+        paths = [_PACKAGE / name for name in listed.split("\0") if name]
     else:
-        paths = [path for path in PACKAGE.rglob("*") if not NOT_BUNDLED & {*path.relative_to(PACKAGE).parts}]
+        paths = [path for path in _PACKAGE.rglob("*") if not _NOT_BUNDLED & {*path.relative_to(_PACKAGE).parts}]
     return sorted(path for path in paths if path.is_file())
 
 
-def git(*arguments: str) -> str:
+def _run_git(*arguments: str) -> str:
     """What git says about the package's folder; an empty text where there is no git or no repository."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip("\n") if done.returncode == 0 else ""
@@ -61,19 +63,19 @@ def git(*arguments: str) -> str:
 
 def commit_name() -> str:
     """The commit that the library is at, with `+changes` when files differ from it; else its version."""
-    if not git("ls-files", "--", "."):  # installed; a repository around it would not be ours
+    if not _run_git("ls-files", "--", "."):  # installed; a repository around it would not be ours
         return f"v{__version__}"
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-    return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    changed = _run_git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return _run_git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
 
 
-def build_bundle() -> bytes:
+def _build_bundle() -> bytes:
     """The library as a zip, the same bytes for the same files."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for path in tracked_files():
-            name = f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}"
-            entry = zipfile.ZipInfo(name, EPOCH)
+        for path in _tracked_files():
+            name = f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}"
+            entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
     return stream.getvalue()
@@ -85,7 +87,7 @@ def compose_kernel(
     *,
     user: str,
     slug: str,
-    mark: str,
+    push_token: str,
     folds: Sequence[int] = (),
     flags: Sequence[str] = (),
     time_limit: str = "",
@@ -108,31 +110,31 @@ def compose_kernel(
     Raises:
         UsageError: the name or the settings cannot be.
     """
-    if job not in JOBS:
-        raise UsageError(f"a kernel of the name {job!r}", f"it must be one of {', '.join(JOBS)}")
+    if job not in _JOBS:
+        raise UsageError(f"a kernel of the name {job!r}", f"it must be one of {', '.join(_JOBS)}")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
         raise UsageError(f"a kernel's name {slug!r}", "5 to 50 small letters and digits, joined by -, are needed")
-    template = find_templates() / job
+    template = _find_templates() / job
     named = {"weights_from": weights_from, "slides_from": slides_from, "folds_from": folds_from}
-    settings = {"folds": list(folds), "flags": list(flags), "mark": mark, "commit": commit_name(), **named}
+    settings = {"folds": list(folds), "flags": list(flags), "mark": push_token, "commit": commit_name(), **named}
     if time_limit:
         settings["time_limit"] = time_limit
     metadata = read_json(template / "kernel-metadata.json")
     # The slug follows from the title, so the title is the slug in words.
     metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(inputs)}
-    attached = attach_named([*filter(None, named.values())], inputs, datasets, models)
+    attached = _attach_named([*filter(None, named.values())], inputs, datasets, models)
     metadata |= {"dataset_sources": attached, "model_sources": list(models)}
-    write_text(folder / f"{job}.py", fill_script((template / f"{job}.py").read_text("utf-8"), settings))
+    write_text(folder / f"{job}.py", _fill_script((template / f"{job}.py").read_text("utf-8"), settings))
     write_json(folder / "kernel-metadata.json", metadata)
     return f"{user}/{slug}"
 
 
-def attach_named(
+def _attach_named(
     names: Sequence[str], inputs: Sequence[str], datasets: Sequence[str], models: Sequence[str]
 ) -> list[str]:
     """Return the datasets of a kernel: those given, and those of the named files that are in no other input.
 
-    >>> attach_named(["me/w/a.pth", "me/s/b.csv", "me/k/run/folds.csv"], ["me/k"], ["me/s/3"], [])
+    >>> _attach_named(["me/w/a.pth", "me/s/b.csv", "me/k/run/folds.csv"], ["me/k"], ["me/s/3"], [])
     ['me/s/3', 'me/w']
     """
     attached = list(datasets)
@@ -143,7 +145,7 @@ def attach_named(
     return attached
 
 
-def fill_script(source: str, settings: dict[str, Any]) -> str:
+def _fill_script(source: str, settings: dict[str, Any]) -> str:
     """The template with the library in it, and with these settings put over its own.
 
     Raises:
@@ -152,9 +154,9 @@ def fill_script(source: str, settings: dict[str, Any]) -> str:
     own = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
     settings = own | settings
     parse_duration(settings["time_limit"])
-    bundle = base64.b64encode(build_bundle()).decode()
+    bundle = base64.b64encode(_build_bundle()).decode()
     source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.M)
     source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.M)
-    if len(source) >= LARGEST_SOURCE:
-        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle takes fewer than {LARGEST_SOURCE:,}")
+    if len(source) >= _LARGEST_SOURCE:
+        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle takes fewer than {_LARGEST_SOURCE:,}")
     return source

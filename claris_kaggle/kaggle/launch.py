@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import Waiting, duration, say
+from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.core.files import hold_lock, read_json
 from claris_kaggle.core.paths import DataDir, RunDir
@@ -22,20 +22,25 @@ from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.evaluation.run_metrics import gather_run
 from claris_kaggle.kaggle import account, api, kernel_output, kernel_push
 from claris_kaggle.kaggle.download import fetch_file
-from claris_kaggle.kaggle.kernel_output import NotListedError, explain_end, explain_failure, kernel_status
-from claris_kaggle.kaggle.kernel_push import new_mark
+from claris_kaggle.kaggle.kernel_output import (
+    _NotListedError,
+    explain_failed_session,
+    explain_session_end,
+    kernel_status,
+)
+from claris_kaggle.kaggle.kernel_push import new_push_token
 from claris_kaggle.kaggle.kernel_source import compose_kernel
-from claris_kaggle.kaggle.launch_state import MOST_SESSIONS, Launch, Plan, Round
-from claris_kaggle.kaggle.manifest import merge_runs
-from claris_kaggle.kaggle.session import FAILED, STOPPED
-from claris_kaggle.kaggle.session_progress import ProgressReader
+from claris_kaggle.kaggle.launch_state import _MOST_SESSIONS, Plan, _Launch, _Round
+from claris_kaggle.kaggle.manifest import _merge_runs
+from claris_kaggle.kaggle.session import _STOPPED, FAILED
+from claris_kaggle.kaggle.session_progress import _ProgressReader
 from claris_kaggle.kaggle.submit import submit_file
 
 # Seconds: how long a session or a refusal that passes is waited for, and the longest pause between two refused pushes.
-PATIENCE, LONGEST_HOLD = 24 * 3600.0, 1800.0
-MOST_ROUNDS, MOST_NAMES = 12, 5
+_PATIENCE, _LONGEST_HOLD = 24 * 3600.0, 1800.0
+_MOST_ROUNDS, _MOST_NAMES = 12, 5
 # The output of a session that ended badly is looked for this often, and for this share of the time that it ran.
-LOOKS, LOOK_SHARE = 3, 0.1
+_LOOKS, _LOOK_SHARE = 3, 0.1
 
 
 def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, Any]:
@@ -45,70 +50,70 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
         ClarisError: a session failed, Kaggle refused, or another plan was begun under this name.
     """
     with hold_lock(root / ".lock"):
-        launch = Launch(root, plan, was_taken)
+        launch = _Launch(root, plan, _was_accepted)
         launch.poll = poll
         if not launch.user:
-            launch.user = api.whoami()
+            launch.user = api.find_user()
             launch.save()
-        remove_partial_pulls(root)
-        retire_failed(launch)
-        account.prepare_account(launch)
-        train_parts(launch, poll)
-        submission, sample_ids = put_together(launch)
+        _remove_partial_pulls(root)
+        _schedule_retries(launch)
+        account._prepare_account(launch)
+        _train_parts(launch, poll)
+        submission, sample_ids = _build_submission(launch)
         return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
 
 
-def remove_partial_pulls(root: Path) -> None:
+def _remove_partial_pulls(root: Path) -> None:
     """Remove what pulls that were killed had fetched so far."""
     for folder in root.glob("parts/*/.pull-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def was_taken(one: Round) -> bool:
+def _was_accepted(one: _Round) -> bool:
     """Return True if Kaggle took the round's kernel as it was asked for. Asks Kaggle where the answer was lost."""
     if one.version or one.outcome == FAILED:
         return bool(one.version)
-    return one.tried and kernel_push.find_push(one.ref, one.mark, {}) is not None
+    return one.tried and kernel_push._find_push(one.ref, one.push_token, {}) is not None
 
 
-def retire_failed(launch: Launch) -> None:
+def _schedule_retries(launch: _Launch) -> None:
     """Begin a new round for each part whose session failed: on what it kept, or anew."""
     for number, part in enumerate(launch.rounds):
         if part and part[-1].outcome == FAILED:
             kept = f"going on with what it kept ({part[-1].came or 'its folds'})"
-            say(f"{part[-1].ref} failed before: {kept if part[-1].kept else 'pushing it again'}")
-            part.append(next_round(launch, number))
+            log_info(f"{part[-1].ref} failed before: {kept if part[-1].kept else 'pushing it again'}")
+            part.append(_plan_retry(launch, number))
     launch.save()
 
 
-def next_round(launch: Launch, number: int) -> Round:
+def _plan_retry(launch: _Launch, number: int) -> _Round:
     """Return a new round of a part. It has a slug of its own, but where it begins anew what failed without output."""
     part = launch.rounds[number]
-    one = Round(mark=new_mark(launch.plan.name), ref="")
+    one = _Round(push_token=new_push_token(launch.plan.name), ref="")
     last = part[-1] if part else None
     if last is None or last.kept or last.outcome != FAILED:
         one.ref = f"{launch.user}/{launch.plan.slug(number, len(part))}"
     elif last.empty:
-        rename(launch, number, one)
+        _rename_round(launch, number, one)
     else:
         one.ref = last.ref
     return one
 
 
-def rename(launch: Launch, number: int, one: Round) -> None:
+def _rename_round(launch: _Launch, number: int, one: _Round) -> None:
     """Give the round a name that no push has had: the refused first push of a name can leave an empty kernel of it."""
     slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
-    one.ref = f"{launch.user}/{kernel_push.fresh_slug(slug, one.mark)}"
+    one.ref = f"{launch.user}/{kernel_push.fresh_slug(slug, one.push_token)}"
 
 
-def train_parts(launch: Launch, poll: float) -> None:
+def _train_parts(launch: _Launch, poll: float) -> None:
     """Push the training kernels, two at a time, until every part is complete and pulled.
 
     Raises:
         KaggleError: a session failed; the other parts have been trained all the same.
     """
     failed: dict[int, KaggleError] = {}
-    shown, reader = "", ProgressReader()
+    shown, reader = "", _ProgressReader()
 
     def left() -> list[int]:
         return [part for part in range(len(launch.rounds)) if part not in failed and not launch.complete(part)]
@@ -116,23 +121,23 @@ def train_parts(launch: Launch, poll: float) -> None:
     with Waiting() as waiting:
         while left():
             for part in left():
-                error = advance_patiently(launch, part)
+                error = _step_part_with_retries(launch, part)
                 if error is not None:
                     failed[part] = error
-            table = show(launch)
+            table = _format_status(launch)
             if table != shown:
-                say(table)
+                log_info(table)
                 shown = table
             if left():
-                waiting.show(describe_wait(launch, reader))
+                waiting.show(_describe_wait(launch, reader))
                 time.sleep(poll)
     for error in list(failed.values())[1:]:
-        say(error.found)
+        log_info(error.found)
     if failed:
         raise next(iter(failed.values()))
 
 
-def advance_patiently(launch: Launch, part: int) -> KaggleError | None:
+def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
     """Do the next thing for a part, also when Kaggle is out of reach for now.
 
     Returns:
@@ -141,35 +146,35 @@ def advance_patiently(launch: Launch, part: int) -> KaggleError | None:
         KaggleError: anything else that does not pass, or passes for longer than a session can last.
     """
     try:
-        advance(launch, part)
+        _step_part(launch, part)
     except KaggleError as error:
         one = launch.rounds[part][-1]
         if one.version and one.outcome == FAILED:
             return error
-        if not error.passing or time.time() - one.began > PATIENCE:
+        if not error.passing or time.time() - one.began > _PATIENCE:
             raise
-        say(f"{one.ref}: {error.found}; looking again later")
+        log_info(f"{one.ref}: {error.found}; looking again later")
     return None
 
 
-def describe_wait(launch: Launch, reader: ProgressReader) -> str:
+def _describe_wait(launch: _Launch, reader: _ProgressReader) -> str:
     """How far the sessions of now are, by their own logs, and how long all may still take, by the plan's estimate."""
     now = time.time()
     running = [rounds[-1] for rounds in launch.rounds if rounds and rounds[-1].running and rounds[-1].version]
     times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
     spent = sum((one.ended or now) - one.began for rounds in launch.rounds for one in rounds if one.version)
     left = (3600 * launch.plan.hours() - spent) / max(len(running), 1)
-    guess = f"about {duration(left)} to go" if left > 0 else "longer than estimated"
+    guess = f"about {format_duration(left)} to go" if left > 0 else "longer than estimated"
     return f"{launch.plan.name}: {times or 'waiting for a free session'}; {guess}"
 
 
-def aucs(folder: Path) -> str:
+def _format_aucs(folder: Path) -> str:
     """The validation AUC of each fold that was pulled into the folder."""
-    seals = sorted((folder / "run").glob("fold[0-9]*/model.json"))
-    return ", ".join(f"{seal.parent.name} AUC {read_json(seal)['auc']:.4f}" for seal in seals)
+    manifests = sorted((folder / "run").glob("fold[0-9]*/model.json"))
+    return ", ".join(f"{manifest.parent.name} AUC {read_json(manifest)['auc']:.4f}" for manifest in manifests)
 
 
-def advance(launch: Launch, part: int) -> None:
+def _step_part(launch: _Launch, part: int) -> None:
     """Do the next thing for a part: begin a round, push it, look at it, or pull it.
 
     Raises:
@@ -179,19 +184,19 @@ def advance(launch: Launch, part: int) -> None:
     if launch.complete(part):
         return
     if not rounds or not rounds[-1].running:
-        if launch.active() >= MOST_SESSIONS:
+        if launch.active() >= _MOST_SESSIONS:
             return
-        if len(rounds) >= MOST_ROUNDS:
+        if len(rounds) >= _MOST_ROUNDS:
             raise KaggleError(f"{rounds[-1].ref}: not finished after {len(rounds)} sessions", "", "Look at its log")
-        rounds.append(next_round(launch, part))
+        rounds.append(_plan_retry(launch, part))
         launch.save()
     if not rounds[-1].version:
-        push(launch, part)
+        _push_part(launch, part)
     else:
-        look(launch, part)
+        _poll_session(launch, part)
 
 
-def push(launch: Launch, part: int) -> None:
+def _push_part(launch: _Launch, part: int) -> None:
     """Push the part's newest round, unless that has happened already.
 
     Raises:
@@ -208,7 +213,7 @@ def push(launch: Launch, part: int) -> None:
         folder,
         user=launch.user,
         slug=slug,
-        mark=one.mark,
+        push_token=one.push_token,
         folds=plan.parts[part],
         flags=plan.flags,
         time_limit=plan.time_limit,
@@ -220,43 +225,43 @@ def push(launch: Launch, part: int) -> None:
     again, one.tried = one.tried, True
     launch.save()
     try:
-        kernel = kernel_push.push_kernel(folder, one.mark, again=again, optional=inputs)
+        kernel = kernel_push.push_kernel(folder, one.push_token, again=again, optional=inputs)
     except KaggleError as error:
         if error.busy or error.refused:
-            put_down_refusal(launch, part, error)
+            _record_refusal(launch, part, error)
         if (error.busy or error.refused) and one.running:
             return  # to be pushed again
         raise
-    kernel_push.remember(launch.root.parent / kernel_push.RECORD, kernel, job="train")
+    kernel_push.record_push(launch.root.parent / kernel_push._PUSH_RECORD, kernel, job="train")
     one.version, one.began, one.limit = kernel.version, time.time(), kernel.limit
     launch.busy, launch.hold = 0, 0.0
     launch.save()
 
 
-def put_down_refusal(launch: Launch, part: int, error: KaggleError) -> None:
+def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
     """Note that the round's push was refused. One that passes is to be repeated later, the others end the round."""
     one = launch.rounds[part][-1]
     known = any(other.version for other in launch.rounds[part] if other.ref == one.ref)
     one.empty = error.no_version and not known
-    if kernel_push.is_name_trouble(error) and launch.renamed < MOST_NAMES:
+    if kernel_push._is_name_trouble(error) and launch.renamed < _MOST_NAMES:
         launch.renamed += 1
-        one.mark, one.tried = new_mark(launch.plan.name), False
-        rename(launch, part, one)
-        say(f"{error.found}; taking the name {one.ref}")
-    elif error.busy and time.time() - one.began <= PATIENCE:
-        pause = min(launch.poll * 2**launch.busy, LONGEST_HOLD)
+        one.push_token, one.tried = new_push_token(launch.plan.name), False
+        _rename_round(launch, part, one)
+        log_info(f"{error.found}; taking the name {one.ref}")
+    elif error.busy and time.time() - one.began <= _PATIENCE:
+        pause = min(launch.poll * 2**launch.busy, _LONGEST_HOLD)
         launch.busy, launch.hold = launch.busy + 1, time.time() + pause
-        say(f"{one.ref}: {error.found}; pushing again in {duration(pause)}")
+        log_info(f"{one.ref}: {error.found}; pushing again in {format_duration(pause)}")
         # A version that was saved all the same never runs: it must not be found by its mark.
-        one.mark, one.tried = new_mark(launch.plan.name), False
+        one.push_token, one.tried = new_push_token(launch.plan.name), False
         if one.empty:
-            rename(launch, part, one)
+            _rename_round(launch, part, one)
     else:
         one.outcome, one.ended = FAILED, time.time()
     launch.save()
 
 
-def look(launch: Launch, part: int) -> None:
+def _poll_session(launch: _Launch, part: int) -> None:
     """Ask for the state of the part's newest round, and pull it when it has ended.
 
     Raises:
@@ -269,15 +274,15 @@ def look(launch: Launch, part: int) -> None:
         launch.hold = 0.0  # a session is free
         launch.save()
         if one.status == "COMPLETE":
-            pull_complete(launch, part)
+            _pull_complete(launch, part)
         else:
-            pull_failed(launch, part, message)
-    elif time.time() - one.began > PATIENCE:
-        found = f"{one.ref} version {one.version} is {one.status.lower()} for {PATIENCE / 3600:.0f} hours"
+            _pull_failed(launch, part, message)
+    elif time.time() - one.began > _PATIENCE:
+        found = f"{one.ref} version {one.version} is {one.status.lower()} for {_PATIENCE / 3600:.0f} hours"
         raise KaggleError(found, "", "Cancel it on the web page, and run the same command again")
 
 
-def pull_complete(launch: Launch, part: int) -> None:
+def _pull_complete(launch: _Launch, part: int) -> None:
     """Pull a session that ended well.
 
     Raises:
@@ -286,20 +291,20 @@ def pull_complete(launch: Launch, part: int) -> None:
     """
     one, folder = launch.rounds[part][-1], launch.folder(part)
     try:
-        output = kernel_output.fetch_output(one.kernel(), folder)
-    except NotListedError as error:
-        if time.time() - one.ended > kernel_output.LISTING_LAG:
-            mend = f"Look at {api.CODE_PAGE}/{one.ref}, and run the same command again"
-            raise KaggleError(error.found, error.needed, mend) from error
+        output = kernel_output._fetch_output(one.kernel(), folder)
+    except _NotListedError as error:
+        if time.time() - one.ended > kernel_output._LISTING_LAG:
+            hint = f"Look at {api._CODE_PAGE}/{one.ref}, and run the same command again"
+            raise KaggleError(error.found, error.expected, hint) from error
         raise
     one.outcome, one.ended = output.status, time.time()
     one.came = output.folds() if output.status == FAILED else ""
     launch.save()
     if one.outcome == FAILED:
-        raise explain_failure(one.kernel(), output, folder)
+        raise explain_failed_session(one.kernel(), output, folder)
 
 
-def pull_failed(launch: Launch, part: int, message: str) -> None:
+def _pull_failed(launch: _Launch, part: int, message: str) -> None:
     """Pull what a session had finished that failed, was cancelled or timed out. A time-out is gone on with at once.
 
     Raises:
@@ -309,52 +314,52 @@ def pull_failed(launch: Launch, part: int, message: str) -> None:
     one, folder = launch.rounds[part][-1], launch.folder(part)
     kernel = one.kernel()
     try:
-        output = kernel_output.fetch_output(kernel, folder, whole=False)
+        output = kernel_output._fetch_output(kernel, folder, whole=False)
         one.came = output.folds() if output.files else ""
-    except NotListedError:
+    except _NotListedError:
         waited, ran = time.time() - one.ended, one.ended - one.began
-        if one.looks < LOOKS or waited < min(kernel_output.LISTING_LAG, LOOK_SHARE * ran):
+        if one.looks < _LOOKS or waited < min(kernel_output._LISTING_LAG, _LOOK_SHARE * ran):
             raise
     log = kernel_output.session_log(kernel)
-    error = explain_end(kernel, one.status, message, log, out=folder, came=one.came)
-    timed_out = kernel_output.is_timed_out(kernel, one.status, kernel_output.session_seconds(kernel, log))
-    one.outcome = STOPPED if timed_out and one.came else FAILED
+    error = explain_session_end(kernel, one.status, message, log, out=folder, came=one.came)
+    timed_out = kernel_output._is_timed_out(kernel, one.status, kernel_output._session_seconds(kernel, log))
+    one.outcome = _STOPPED if timed_out and one.came else FAILED
     launch.save()
     if one.outcome == FAILED:
         raise error
-    say(f"{error.found}; going on with what it had finished ({one.came})")
+    log_info(f"{error.found}; going on with what it had finished ({one.came})")
 
 
-def show(launch: Launch) -> str:
+def _format_status(launch: _Launch) -> str:
     """The state of all parts, a line each."""
     lines = []
     for part, rounds in enumerate(launch.rounds):
         state = "waiting" if not rounds else rounds[-1].outcome or rounds[-1].status.lower() or "pushed"
         name = rounds[-1].ref if rounds else launch.plan.slug(part, 0)
-        found = aucs(launch.folder(part)) if launch.complete(part) else ""
+        found = _format_aucs(launch.folder(part)) if launch.complete(part) else ""
         lines.append(f"  {name:<44} {state}" + (f" ({found})" if found else ""))
     return "\n".join(lines)
 
 
-def count_views(run_dir: RunDir) -> Any:
+def _count_views(run_dir: RunDir) -> Any:
     """How many views the first fold was predicted with; None where that is not known."""
-    receipt = run_dir.fold(0).receipt
-    return read_json(receipt).get("views") if receipt.exists() else None
+    manifest = run_dir.fold(0).predictions_manifest
+    return read_json(manifest).get("views") if manifest.exists() else None
 
 
-def put_together(launch: Launch) -> tuple[Path, Sequence[str]]:
+def _build_submission(launch: _Launch) -> tuple[Path, Sequence[str]]:
     """Merge the parts into one run, and write its checked submission; returns its path and the sample's ids.
 
     Raises:
         ClarisError: parts do not fit together, or the predictions do not make a submission.
     """
     run_dir, data = RunDir(launch.root / "run"), DataDir(launch.root / "sample")
-    merge_runs([RunDir(launch.folder(part) / "run") for part in range(len(launch.plan.parts))], run_dir)
+    _merge_runs([RunDir(launch.folder(part) / "run") for part in range(len(launch.plan.parts))], run_dir)
     if not data.sample.exists():
         fetch_file(data.sample.name, data.root)
     sample_ids = tables.read_sample(data.sample)
-    gather_run(run_dir, read_folds(run_dir.folds), sample_ids, {"views": count_views(run_dir)})
+    gather_run(run_dir, read_folds(run_dir.folds), sample_ids, {"views": _count_views(run_dir)})
     submission = launch.root / "submission.csv"
     result = ensemble_runs([run_dir], data, submission)
-    say(f"{submission}: OOF AUC {result['oof']['auc']:.4f}")
+    log_info(f"{submission}: OOF AUC {result['oof']['auc']:.4f}")
     return submission, sample_ids

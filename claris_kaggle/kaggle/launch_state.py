@@ -15,14 +15,14 @@ from typing import Any
 from claris_kaggle.core.errors import RunError, UsageError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle.kernel_output import Kernel
-from claris_kaggle.kaggle.kernel_source import build_bundle, commit_name
-from claris_kaggle.kaggle.session import COMPLETE, FAILED, STOPPED
+from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name
+from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
 
-MOST_SESSIONS = 2
-FOLDS, EPOCHS = 5, 6
+_MOST_SESSIONS = 2
+_FOLDS, _EPOCHS = 5, 6
 # Measured by nobody yet on Kaggle: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
 # images/s expected of two T4s, plus OOF and test with eight views at 4,600 to 9,200.
-EPOCH_HOURS, PREDICT_HOURS, PACK_HOURS, WEEKLY_HOURS = 0.025, 0.04, 0.15, 30.0
+_EPOCH_HOURS, _PREDICT_HOURS, _PACK_HOURS, _WEEKLY_HOURS = 0.025, 0.04, 0.15, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class Plan:
     def hours(self) -> float:
         """How many hours of two T4s it may take."""
         epochs = next(
-            (int(n) for flag, n in reversed([*pairwise(self.flags)]) if flag == "--epochs" and n.isdigit()), EPOCHS
+            (int(n) for flag, n in reversed([*pairwise(self.flags)]) if flag == "--epochs" and n.isdigit()), _EPOCHS
         )
-        trained = sum(len(part) or FOLDS for part in self.parts)
-        return trained * (epochs * EPOCH_HOURS + PREDICT_HOURS) + len(self.parts) * PACK_HOURS
+        trained = sum(len(part) or _FOLDS for part in self.parts)
+        return trained * (epochs * _EPOCH_HOURS + _PREDICT_HOURS) + len(self.parts) * _PACK_HOURS
 
     def slug(self, number: int, round_number: int) -> str:
         """Return the kernel's slug: every round has its own, so that one can be the next one's input."""
@@ -73,7 +73,7 @@ class Plan:
 
 
 @dataclass
-class Round:
+class _Round:
     """One session of a part: its mark is put down before it is pushed, the rest when it is known.
 
     Attributes:
@@ -86,7 +86,7 @@ class Round:
         empty: the push was refused, and may have left an empty kernel of its name.
     """
 
-    mark: str
+    push_token: str
     ref: str
     version: int = 0
     status: str = ""
@@ -107,19 +107,26 @@ class Round:
     @property
     def kept(self) -> bool:
         """Whether its output was pulled and is to be gone on with: it stopped, or failed with folds on disk."""
-        return self.outcome in (STOPPED, FAILED) and (self.status == "COMPLETE" or bool(self.came))
+        return self.outcome in (_STOPPED, FAILED) and (self.status == "COMPLETE" or bool(self.came))
 
     @property
     def output(self) -> str:
         """Return its output as an input of the next session; Kaggle needs the version of one that did not complete."""
         return self.ref if self.status == "COMPLETE" else f"{self.ref}/{self.version}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, with the push token under the key `push_token`."""
+        values = dataclasses.asdict(self)
+        return {"mark": values.pop("push_token"), **values}
+
     def kernel(self) -> Kernel:
         """Return the version that was pushed."""
-        return Kernel(ref=self.ref, version=self.version, mark=self.mark, pushed=self.began, limit=self.limit)
+        return Kernel(
+            ref=self.ref, version=self.version, push_token=self.push_token, pushed=self.began, limit=self.limit
+        )
 
 
-class Launch:
+class _Launch:
     """The state of a launch, on disk after every change.
 
     Args:
@@ -128,18 +135,21 @@ class Launch:
         RunError: begun with another plan.
     """
 
-    def __init__(self, root: Path, plan: Plan, taken: Callable[[Round], bool] = lambda one: True) -> None:
+    def __init__(self, root: Path, plan: Plan, taken: Callable[[_Round], bool] = lambda one: True) -> None:
         self.root, self.plan, self.path = root, plan, root / "launch.json"
         self.busy = 0  # refusals in a row because of other sessions
         self.hold = 0.0  # no push before this time
         self.renamed = 0  # pushes whose name was not to be had
         self.poll = 60.0  # seconds between two looks
-        self.user, self.rounds = "", [[] for _ in plan.parts]  # type: tuple[str, list[list[Round]]]
+        self.user = ""
+        self.rounds: list[list[_Round]] = [[] for _ in plan.parts]
         if self.path.exists():
             stored = read_json(self.path)
-            asked, rounds = as_json(plan), [[read_round(one) for one in part] for part in stored["rounds"]]
+            asked, rounds = _plan_to_json(plan), [[_read_round(one) for one in part] for part in stored["rounds"]]
             self.user = stored["user"]
-            stored["plan"] = as_json(Plan(name="")) | stored["plan"]  # of an earlier version, without newer fields
+            stored["plan"] = (
+                _plan_to_json(Plan(name="")) | stored["plan"]
+            )  # of an earlier version, without newer fields
             if stored["plan"] == asked:
                 self.rounds = rounds
             elif any(taken(one) for part in rounds for one in part):
@@ -149,8 +159,8 @@ class Launch:
 
     def save(self) -> None:
         """Put the state in place."""
-        rounds = [[dataclasses.asdict(one) for one in part] for part in self.rounds]
-        write_json(self.path, {"plan": as_json(self.plan), "user": self.user, "rounds": rounds})
+        rounds = [[one.to_json() for one in part] for part in self.rounds]
+        write_json(self.path, {"plan": _plan_to_json(self.plan), "user": self.user, "rounds": rounds})
 
     def folder(self, part: int) -> Path:
         """Where a part's output is pulled to."""
@@ -158,7 +168,7 @@ class Launch:
 
     def complete(self, part: int) -> bool:
         """Whether the part is trained, predicted and pulled."""
-        return bool(self.rounds[part]) and self.rounds[part][-1].outcome == COMPLETE
+        return bool(self.rounds[part]) and self.rounds[part][-1].outcome == _COMPLETE
 
     def needs_push(self, part: int) -> bool:
         """Return whether the part is not complete and Kaggle has no session of it that may still be running."""
@@ -170,12 +180,13 @@ class Launch:
         return sum(one.running for part in self.rounds for one in part[-1:])
 
 
-def read_round(stored: dict[str, Any]) -> Round:
+def _read_round(stored: dict[str, Any]) -> _Round:
     """Return a round from disk. One of an earlier version does not say whether it was tried: it may have been."""
-    return Round(**{"tried": True, **stored})
+    values = {"tried": True, **stored}
+    return _Round(push_token=values.pop("mark"), **values)
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def _plan_to_json(plan: Plan) -> dict[str, Any]:
     """The plan as JSON gives it back."""
     return dict(json.loads(json.dumps(dataclasses.asdict(plan))))
 
@@ -184,17 +195,17 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     """What a launch would do, without asking anybody: kernels, order, hours of two T4s, size of the upload."""
     return {
         "kernels": [
-            {"slug": plan.slug(number, 0), "folds": list(part) or list(range(FOLDS)), "machine": "GPU T4 x2"}
+            {"slug": plan.slug(number, 0), "folds": list(part) or list(range(_FOLDS)), "machine": "GPU T4 x2"}
             for number, part in enumerate(plan.parts)
         ],
         "flags": list(plan.flags),
         "time_limit": plan.time_limit,
         "inputs": [*plan.datasets, *plan.models, *filter(None, plan.named_files.values())],
-        "at_a_time": min(MOST_SESSIONS, len(plan.parts)),
+        "at_a_time": min(_MOST_SESSIONS, len(plan.parts)),
         "then": ["pull", "ensemble here", "submit", "wait for the score", "ledger"],
         "estimated_hours": round(plan.hours(), 1),
-        "weekly_hours": WEEKLY_HOURS,
-        "upload_bytes": len(plan.parts) * (4 * -(-len(build_bundle()) // 3) + 1000),
+        "weekly_hours": _WEEKLY_HOURS,
+        "upload_bytes": len(plan.parts) * (4 * -(-len(_build_bundle()) // 3) + 1000),
         "commit": commit_name(),
     }
 

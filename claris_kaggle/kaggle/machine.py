@@ -13,11 +13,11 @@ from typing import Any
 
 from claris_kaggle.core import platforms
 
-DEEPEST, MOST_FOLDERS, PATCHES = 4, 60, ("train", "test")
-REACH_SECONDS = 5.0
+_LISTED_DEPTH, _MOST_FOLDERS, _PATCHES = 4, 60, ("train", "test")
+_REACH_SECONDS = 5.0
 
 
-def describe_machine(inputs: Path, working: Path, temporary: Path, reach: str = "") -> dict[str, Any]:
+def _describe_machine(inputs: Path, working: Path, temporary: Path, reach: str = "") -> dict[str, Any]:
     """Return what this machine holds, as plain values without names of users.
 
     Args:
@@ -29,53 +29,53 @@ def describe_machine(inputs: Path, working: Path, temporary: Path, reach: str = 
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "packages": installed_packages(),
+        "packages": _installed_packages(),
         "cpus": os.cpu_count() or 0,
         "memory_gb": round((platforms.total_memory() or 0) / 1e9, 1),
-        "gpus": gpu_count(),
-        "disk": {name: describe_disk(path) for name, path in (("working", working), ("temporary", temporary))},
-        "inputs": {"root": str(inputs), "folders": list_folders(inputs)},
+        "gpus": _gpu_count(),
+        "disk": {name: _describe_disk(path) for name, path in (("working", working), ("temporary", temporary))},
+        "inputs": {"root": str(inputs), "folders": _list_folders(inputs)},
         "variables": sorted(name for name in os.environ if name.startswith("KAGGLE_")),
-        "reached": {"host": reach, "answered": can_reach(reach)} if reach else {},
+        "reached": {"host": reach, "answered": _can_reach(reach)} if reach else {},
     }
 
 
-def installed_packages() -> dict[str, str]:
+def _installed_packages() -> dict[str, str]:
     """Return the version of every installed package, by its name in small letters."""
     found = {str(one.metadata["Name"] or "").lower(): one.version for one in importlib.metadata.distributions()}
     return {name: version for name, version in sorted(found.items()) if name}
 
 
-def gpu_count() -> int:
+def _gpu_count() -> int:
     """Return how many NVIDIA devices the system shows; torch would take seconds to import."""
     return len(list(Path("/dev").glob("nvidia[0-9]*"))) if sys.platform == "linux" else 0
 
 
-def describe_disk(path: Path) -> dict[str, Any]:
+def _describe_disk(path: Path) -> dict[str, Any]:
     """Return the folder and how much room it has."""
     usage = shutil.disk_usage(path)
     return {"path": str(path), "total_gb": round(usage.total / 1e9, 1), "free_gb": round(usage.free / 1e9, 1)}
 
 
-def list_folders(root: Path) -> list[str]:
+def _list_folders(root: Path) -> list[str]:
     """Return the folders below the root, with the number of files in each, down to a few levels; none of patches."""
     found: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
         # Folders of patches take a while to list, and hold nothing else.
-        folders[:] = sorted(name for name in folders if name not in PATCHES) if depth < DEEPEST else []
+        folders[:] = sorted(name for name in folders if name not in _PATCHES) if depth < _LISTED_DEPTH else []
         if depth:
             found.append(f"{Path(folder).relative_to(root).as_posix()} ({len(files)} files)")
-        if len(found) >= MOST_FOLDERS:
+        if len(found) >= _MOST_FOLDERS:
             break
     return found
 
 
-def can_reach(address: str) -> bool:
+def _can_reach(address: str) -> bool:
     """Return whether a connection to the host and port can be made."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=REACH_SECONDS):
+        with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):
             return True
     except (OSError, ValueError):
         return False

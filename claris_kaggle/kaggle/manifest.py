@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, name_few
-from claris_kaggle.core.files import explain_disk_errors, new_folder, read_json, sha256_file, write_bytes
+from claris_kaggle.core.files import create_folder, explain_disk_errors, read_json, sha256_file, write_bytes
 from claris_kaggle.core.paths import RunDir
 
-MANIFEST = "claris-session.json"
+_MANIFEST = "claris-session.json"
 # The status in a manifest that was written while its session ran on: of one that was ended early.
-RUNNING = "running"
+_RUNNING = "running"
 
 
-def copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunDir:
+def _copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunDir:
     """Copy what a session that was ended early leaves: its verified folds, and whole checkpoints of the others.
 
     Raises:
@@ -27,46 +27,46 @@ def copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunDi
     from claris_kaggle.training.checkpoint import is_whole_checkpoint
 
     files: dict[str, Any] = manifest["files"]
-    broken = {Path(name).parent.name for name, facts in files.items() if not is_whole(folder / name, facts)}
+    broken = {Path(name).parent.name for name, facts in files.items() if not _is_whole(folder / name, facts)}
     common = {name: facts for name, facts in files.items() if not Path(name).parent.name.startswith("fold")}
-    check_manifest(folder, {"files": common})
+    _check_manifest(folder, {"files": common})
     if broken:
-        say(f"{folder}: {', '.join(sorted(broken))} left out, as not whole")
+        log_info(f"{folder}: {', '.join(sorted(broken))} left out, as not whole")
     whole = [name for name in files if Path(name).parent.name not in broken]
     run = RunDir(target / "run")
     with explain_disk_errors(folder):
         for name in whole:
             write_bytes(target / name, (folder / name).read_bytes())
         for number, fold in RunDir(folder / "run").fold_dirs().items():
-            if not run.fold(number).seal.exists() and is_whole_checkpoint(fold.checkpoint):
+            if not run.fold(number).weights_manifest.exists() and is_whole_checkpoint(fold.checkpoint):
                 write_bytes(run.fold(number).checkpoint, fold.checkpoint.read_bytes())
     return run
 
 
-def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Refuse files that are missing or not those of the manifest.
 
     Raises:
         RunError: naming the first of them.
     """
-    wrong = [name for name, facts in manifest.get("files", {}).items() if not is_whole(folder / name, facts)]
+    wrong = [name for name, facts in manifest.get("files", {}).items() if not _is_whole(folder / name, facts)]
     if wrong:
         found = f"{folder}: {len(wrong)} files are not those of its manifest ({name_few(sorted(wrong))})"
         raise RunError(found, "", "Run the kernel that wrote them again")
 
 
-def is_whole(path: Path, facts: dict[str, Any]) -> bool:
+def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
     """Whether the file is there with the size and SHA-256 that a manifest gives."""
     return path.is_file() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
 
 
-def is_same_config(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _is_same_config(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Return True if the configs agree; the same starting weights may have been mounted in other places."""
     same_weights = bool(one.get("weights_sha256")) and one["weights_sha256"] == other.get("weights_sha256")
     return {**one, "weights": other.get("weights")} == other if same_weights else one == other
 
 
-def merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
+def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
     """Copy the folds of several parts of one run into one folder, each whole; a finished one before an unfinished one.
 
     Raises:
@@ -79,12 +79,12 @@ def merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
                 copy = target.root / path.name
                 if copy.exists() and path.suffix == ".csv" and copy.read_bytes() != path.read_bytes():
                     raise RunError(f"{path}: other folds than {copy}", "", "Merge the parts of one run only")
-                if copy.exists() and path == source.config and not is_same_config(read_json(copy), read_json(path)):
+                if copy.exists() and path == source.config and not _is_same_config(read_json(copy), read_json(path)):
                     raise RunError(f"{path}: another config than {copy}", "", "Merge the parts of one run only")
                 write_bytes(copy, path.read_bytes())
             for folder in sorted(source.root.glob("fold[0-9]*")):
                 place = target.root / folder.name
                 if not (place / "model.json").exists():
                     shutil.rmtree(place, ignore_errors=True)
-                    with new_folder(place) as aside:  # a half copied fold could pass for a finished one
+                    with create_folder(place) as aside:  # a half copied fold could pass for a finished one
                         shutil.copytree(folder, aside, dirs_exist_ok=True)

@@ -16,28 +16,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import Waiting, duration, say
+from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import ClarisError, KaggleError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle import api, kernel_output, kernel_push, session_progress, wire_log
 from claris_kaggle.kaggle.kernel_output import Kernel
 from claris_kaggle.kaggle.kernel_source import compose_kernel
-from claris_kaggle.kaggle.session import PROBE
+from claris_kaggle.kaggle.session import _PROBE_FILE
 from claris_kaggle.version import __version__
 
-SCHEMA = 1
+_SCHEMA = 1
 # Where a training session fetches its starting weights.
-REACH = "huggingface.co:443"
-LONGEST_PROBE = 20 * 60.0
+_REACH = "huggingface.co:443"
+_LONGEST_PROBE = 20 * 60.0
 # Versions of Kaggle's image that claris is tested with.
-EXPECTED = {
+_EXPECTED = {
     "torch": "2.10", "torchvision": "0.25", "timm": "1.0.26", "albumentations": "2.0.8", "numpy": "2.0.2",
     "pandas": "2.2.2", "scikit-learn": "1.6.1", "joblib": "1.5.3",
 }  # fmt: skip
 
 
 @dataclass
-class Step:
+class _Step:
     """One call of the rehearsal.
 
     Attributes:
@@ -54,7 +54,7 @@ class Step:
 
 
 @dataclass
-class Probe:
+class _Probe:
     """The rehearsal as far as it came.
 
     Attributes:
@@ -68,13 +68,13 @@ class Probe:
 
     user: str = ""
     ref: str = ""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[_Step] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     deleted: bool = False
     error: str = ""
 
 
-def run_probe(path: Path, *, poll: float = 10.0) -> Probe:
+def _run_probe(path: Path, *, poll: float = 10.0) -> _Probe:
     """Rehearse a launch with a CPU script, delete its kernel, and write the record.
 
     Args:
@@ -83,57 +83,57 @@ def run_probe(path: Path, *, poll: float = 10.0) -> Probe:
     Returns:
         What was found; `error` says why it ended early.
     """
-    probe = Probe()
+    probe = _Probe()
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with tempfile.TemporaryDirectory() as temporary:
         record = Path(temporary) / "wire.jsonl"
-        with wire_log.recording(record):
+        with wire_log._recording(record):
             try:
-                rehearse(probe, Path(temporary), poll)
+                _rehearse(probe, Path(temporary), poll)
             except ClarisError as error:
                 probe.error = " ".join(str(error).split())
             finally:
-                remove_kernel(probe)
-                write_record(path, probe, began, wire_log.read_record(record))
+                _remove_kernel(probe)
+                _write_record(path, probe, began, wire_log._read_exchanges(record))
     return probe
 
 
-def rehearse(probe: Probe, folder: Path, poll: float) -> None:
+def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
     """Push the script, wait for its session, and read all that it left.
 
     Raises:
         KaggleError: a step failed.
     """
-    with timed(probe, "account") as done:
-        probe.user = api.whoami()
+    with _timed(probe, "account") as done:
+        probe.user = api.find_user()
         done("logged in")
-    mark = kernel_push.new_mark("probe")
+    push_token = kernel_push.new_push_token("probe")
     slug = f"claris-probe-{secrets.token_hex(3)}"
-    ref = compose_kernel("probe", folder / "script", user=probe.user, slug=slug, mark=mark, flags=[REACH])
-    say(f"pushing the private kernel {ref}; it is deleted at the end")
-    with timed(probe, "push") as done:
+    ref = compose_kernel("probe", folder / "script", user=probe.user, slug=slug, push_token=push_token, flags=[_REACH])
+    log_info(f"pushing the private kernel {ref}; it is deleted at the end")
+    with _timed(probe, "push") as done:
         probe.ref = ref  # from here on there may be a kernel to delete
-        kernel = kernel_push.push_kernel(folder / "script", mark)
+        kernel = kernel_push.push_kernel(folder / "script", push_token)
         done(f"version {kernel.version}")
-    with timed(probe, "status") as done:
-        done(wait_for_end(kernel, poll))
-    with timed(probe, "log") as done:
-        done(session_progress.ask_progress(kernel) or "no progress line in it")
-    with timed(probe, "listing and pull") as done:
-        output = kernel_output.pull_patiently(kernel, folder / "out")
+    with _timed(probe, "status") as done:
+        done(_wait_for_end(kernel, poll))
+    with _timed(probe, "log") as done:
+        done(session_progress._ask_progress(kernel) or "no progress line in it")
+    with _timed(probe, "listing and pull") as done:
+        output = kernel_output.pull_with_retries(kernel, folder / "out")
         done(f"{len(output.files)} files, proved by their manifest")
-    probe.machine = read_json(folder / "out" / "run" / PROBE)
-    ask_refusals(probe, kernel)
+    probe.machine = read_json(folder / "out" / "run" / _PROBE_FILE)
+    _ask_refusals(probe, kernel)
 
 
-def wait_for_end(kernel: Kernel, poll: float) -> str:
+def _wait_for_end(kernel: Kernel, poll: float) -> str:
     """Wait until the session has ended; the states that it went through.
 
     Raises:
         KaggleError: it failed, or did not end.
     """
     seen: list[str] = []
-    reader, start = session_progress.ProgressReader(), time.monotonic()
+    reader, start = session_progress._ProgressReader(), time.monotonic()
     with Waiting() as waiting:
         while True:
             status, message = kernel_output.kernel_status(kernel)
@@ -141,16 +141,18 @@ def wait_for_end(kernel: Kernel, poll: float) -> str:
             if status in kernel_output.ENDED:
                 break
             waited = time.monotonic() - start
-            if waited > LONGEST_PROBE:
-                raise KaggleError(f"{kernel.ref} is {status.lower()} after {duration(waited)}", "", "Try again later")
+            if waited > _LONGEST_PROBE:
+                raise KaggleError(
+                    f"{kernel.ref} is {status.lower()} after {format_duration(waited)}", "", "Try again later"
+                )
             waiting.show(reader.describe(kernel, status, waited))
             time.sleep(poll)
     if status != "COMPLETE":
-        raise kernel_output.explain_end(kernel, status, message, kernel_output.session_log(kernel))
+        raise kernel_output.explain_session_end(kernel, status, message, kernel_output.session_log(kernel))
     return ", ".join(seen)
 
 
-def ask_refusals(probe: Probe, kernel: Kernel) -> None:
+def _ask_refusals(probe: _Probe, kernel: Kernel) -> None:
     """Ask for what is not there, to learn how Kaggle refuses it: nothing depends on the answers."""
     questions = {
         "status of a bare version number": (kernel.ref, str(kernel.version)),
@@ -158,20 +160,20 @@ def ask_refusals(probe: Probe, kernel: Kernel) -> None:
         "status of a kernel that is not there": (f"{kernel.ref}-none", "v1"),
     }
     for name, (ref, label) in questions.items():
-        with timed(probe, name) as done:
+        with _timed(probe, name) as done:
             try:
-                done(str(api.call("status_of_label", ref=ref, label=label)["status"]))
+                done(str(api._call_once("status_of_label", ref=ref, label=label)["status"]))
             except KaggleError as error:
                 done(f"refused ({error.status or error.found})")
 
 
-def remove_kernel(probe: Probe) -> None:
+def _remove_kernel(probe: _Probe) -> None:
     """Delete the kernel if there is one; a failure says where it is."""
     if not probe.ref:
         return
     try:
-        with timed(probe, "delete") as done:
-            error = api.patiently("delete", ref=probe.ref)["error"]
+        with _timed(probe, "delete") as done:
+            error = api._call_with_retries("delete", ref=probe.ref)["error"]
             if error:
                 raise KaggleError(f"Kaggle did not delete the kernel: {error}")
             done("deleted")
@@ -180,26 +182,26 @@ def remove_kernel(probe: Probe) -> None:
         gone = error.status in (403, 404) and not any(step.name == "status" for step in probe.steps)
         probe.deleted = gone  # the push never arrived
         if not gone:
-            say(f"{error.found}; delete it at {api.CODE_PAGE}/{probe.ref}")
+            log_info(f"{error.found}; delete it at {api._CODE_PAGE}/{probe.ref}")
 
 
 @contextmanager
-def timed(probe: Probe, name: str) -> Iterator[Callable[[str], None]]:
+def _timed(probe: _Probe, name: str) -> Iterator[Callable[[str], None]]:
     """Put a step down with its time: what it is called with, or why it failed."""
     start = time.monotonic()
     results: list[str] = []
     try:
         yield results.append
     except ClarisError as error:
-        probe.steps.append(Step(name, round(time.monotonic() - start, 1), error.found, failed=True))
+        probe.steps.append(_Step(name, round(time.monotonic() - start, 1), error.found, failed=True))
         raise
-    probe.steps.append(Step(name, round(time.monotonic() - start, 1), "".join(results)))
+    probe.steps.append(_Step(name, round(time.monotonic() - start, 1), "".join(results)))
 
 
-def write_record(path: Path, probe: Probe, began: str, exchanges: list[dict[str, Any]]) -> None:
+def _write_record(path: Path, probe: _Probe, began: str, exchanges: list[dict[str, Any]]) -> None:
     """Write what a bug report needs, without the account's name."""
     facts: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "began": began,
         "claris": __version__,
         "client": {name: importlib.metadata.version(name) for name in ("kaggle", "kagglesdk", "requests")},
@@ -213,14 +215,14 @@ def write_record(path: Path, probe: Probe, began: str, exchanges: list[dict[str,
     }
     home = str(Path.home())  # its name is often that of a person
     for name in (probe.user, home if home != "/" else ""):
-        facts = wire_log.hide_user(facts, name)
+        facts = wire_log._hide_user(facts, name)
     write_json(path, facts)
 
 
-def describe_image(machine: dict[str, Any]) -> list[str]:
+def _describe_image(machine: dict[str, Any]) -> list[str]:
     """Return what the session's machine holds, a line for each thing."""
     packages = machine["packages"]
-    found = [f"{name} {packages.get(name, 'missing')}" for name in EXPECTED]
+    found = [f"{name} {packages.get(name, 'missing')}" for name in _EXPECTED]
     disks = [f"{name} {one['free_gb']} of {one['total_gb']} GB free" for name, one in machine["disk"].items()]
     reached = machine.get("reached") or {}
     network = f"{reached['host']} {'answers' if reached['answered'] else 'does not answer'}" if reached else ""
@@ -232,11 +234,11 @@ def describe_image(machine: dict[str, Any]) -> list[str]:
     return [*lines, network] if network else lines
 
 
-def unexpected_versions(machine: dict[str, Any]) -> list[str]:
+def _unexpected_versions(machine: dict[str, Any]) -> list[str]:
     """Return the packages whose versions are not those that claris is tested with."""
     packages = machine["packages"]
     return [
         f"{name} {packages.get(name, 'missing')} (tested with {wanted})"
-        for name, wanted in EXPECTED.items()
+        for name, wanted in _EXPECTED.items()
         if not str(packages.get(name, "")).startswith(wanted)
     ]

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuQuota:
+class _GpuQuota:
     """The GPU hours of one week.
 
     Attributes:
@@ -34,7 +34,7 @@ class GpuQuota:
         return max(0.0, self.allowed - self.used - self.reserved)
 
 
-class Fit(Enum):
+class _Fit(Enum):
     """Tell how a plan fits into the quota."""
 
     FITS = "fits"
@@ -44,7 +44,7 @@ class Fit(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class _Verdict:
     """How a plan fits, in one line.
 
     Attributes:
@@ -52,20 +52,20 @@ class Verdict:
         text: for the user, with what to do or what will happen.
     """
 
-    fit: Fit
+    fit: _Fit
     text: str
 
 
-def ask_quota() -> GpuQuota | None:
+def _ask_quota() -> _GpuQuota | None:
     """Ask Kaggle for the account's GPU hours; None where it names none.
 
     Raises:
         KaggleError: Kaggle did not answer.
     """
-    return parse_quota(api.patiently("quota"))
+    return _parse_quota(api._call_with_retries("quota"))
 
 
-def require_quota(hours: float) -> None:
+def _require_quota(hours: float) -> None:
     """Say the account's GPU hours, and whether a plan fits into them; Kaggle's silence stops nobody.
 
     Args:
@@ -74,32 +74,32 @@ def require_quota(hours: float) -> None:
         KaggleError: the account has no GPU hours at all, or its token has expired.
     """
     try:
-        quota = ask_quota()
+        quota = _ask_quota()
     except KaggleError as error:
         if error.status == 401:  # nor would anything else be answered
             raise
-        say(f"GPU hours: not known ({error.found})")
+        log_info(f"GPU hours: not known ({error.found})")
         return
-    verdict = judge_plan(quota, hours)
-    if verdict.fit is Fit.NEVER:
+    verdict = _judge_plan(quota, hours)
+    if verdict.fit is _Fit.NEVER:
         raise KaggleError(verdict.text, "nothing was pushed", "Run the same command when it is verified")
-    say(f"GPU hours: {describe_quota(quota)}; {verdict.text}" if quota else f"GPU hours: {verdict.text}")
+    log_info(f"GPU hours: {_describe_quota(quota)}; {verdict.text}" if quota else f"GPU hours: {verdict.text}")
 
 
-def parse_quota(answer: dict[str, Any]) -> GpuQuota | None:
+def _parse_quota(answer: dict[str, Any]) -> _GpuQuota | None:
     """Return the quota in an answer of the client; None where there is none for GPUs.
 
-    >>> parse_quota({"gpu": {"used": 7200.0, "reserved": 0.0, "allowed": 108000.0}, "renews": ""}).free
+    >>> _parse_quota({"gpu": {"used": 7200.0, "reserved": 0.0, "allowed": 108000.0}, "renews": ""}).free
     28.0
     """
     gpu = answer.get("gpu")
     if gpu is None:
         return None
     used, reserved, allowed = (float(gpu[name]) / 3600 for name in ("used", "reserved", "allowed"))
-    return GpuQuota(used=used, reserved=reserved, allowed=allowed, renews=parse_time(answer.get("renews", "")))
+    return _GpuQuota(used=used, reserved=reserved, allowed=allowed, renews=_parse_time(answer.get("renews", "")))
 
 
-def parse_time(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     """Return the time in UTC; the client gives Kaggle's UTC times without a zone."""
     try:
         time = datetime.fromisoformat(text)
@@ -108,20 +108,20 @@ def parse_time(text: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def describe_quota(quota: GpuQuota) -> str:
+def _describe_quota(quota: _GpuQuota) -> str:
     """Return used, reserved and total hours, and when the week begins, in a line."""
     return (
         f"{quota.used:.1f} h used and {quota.reserved:.1f} h reserved by running sessions, of {quota.allowed:g} h "
-        f"a week; the next week begins {describe_renewal(quota)}"
+        f"a week; the next week begins {_describe_renewal(quota)}"
     )
 
 
-def describe_renewal(quota: GpuQuota) -> str:
+def _describe_renewal(quota: _GpuQuota) -> str:
     """Return when the next week begins."""
     return f"{quota.renews:%a %Y-%m-%d %H:%M} UTC" if quota.renews else "at a time that Kaggle did not name"
 
 
-def judge_plan(quota: GpuQuota | None, hours: float) -> Verdict:
+def _judge_plan(quota: _GpuQuota | None, hours: float) -> _Verdict:
     """Decide whether a plan fits into the week's quota.
 
     Args:
@@ -129,19 +129,19 @@ def judge_plan(quota: GpuQuota | None, hours: float) -> Verdict:
         hours: that the plan's sessions are estimated to take.
     """
     if quota is None:
-        return Verdict(fit=Fit.FITS, text=f"Kaggle named no GPU hours; the plan takes about {hours:.1f} h")
+        return _Verdict(fit=_Fit.FITS, text=f"Kaggle named no GPU hours; the plan takes about {hours:.1f} h")
     plan = f"the plan takes about {hours:.1f} h"
     if quota.allowed <= 0:
-        mend = f"Kaggle gives GPUs after the phone number is verified at {api.SETTINGS_PAGE}"
-        text = f"this account has 0 GPU hours: {mend}"
-        return Verdict(fit=Fit.NEVER, text=text)
+        hint = f"Kaggle gives GPUs after the phone number is verified at {api._SETTINGS_PAGE}"
+        text = f"this account has 0 GPU hours: {hint}"
+        return _Verdict(fit=_Fit.NEVER, text=text)
     if hours > quota.allowed:
         text = f"{plan}, and a week has {quota.allowed:g} h: the launch needs several weeks, or train fewer folds"
-        return Verdict(fit=Fit.WEEKS, text=text)
+        return _Verdict(fit=_Fit.WEEKS, text=text)
     if quota.free <= 0:
         wait = "a running session ends, or the week begins" if quota.reserved else "the week begins"
-        return Verdict(fit=Fit.WAITS, text=f"{plan}, and none are free: Kaggle starts no session until {wait}")
+        return _Verdict(fit=_Fit.WAITS, text=f"{plan}, and none are free: Kaggle starts no session until {wait}")
     if hours > quota.free:
-        text = f"{plan}, and {quota.free:.1f} h are free: sessions may have to wait until {describe_renewal(quota)}"
-        return Verdict(fit=Fit.WAITS, text=text)
-    return Verdict(fit=Fit.FITS, text=f"{plan}, and {quota.free:.1f} h are free")
+        text = f"{plan}, and {quota.free:.1f} h are free: sessions may have to wait until {_describe_renewal(quota)}"
+        return _Verdict(fit=_Fit.WAITS, text=text)
+    return _Verdict(fit=_Fit.FITS, text=f"{plan}, and {quota.free:.1f} h are free")

@@ -19,26 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.core.console import Progress
-from claris_kaggle.core.errors import LAST_WORDS, ClarisError, DiskError, RunError, UsageError
+from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, DiskError, RunError, UsageError
 from claris_kaggle.core.files import sha256_file, write_json
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.core.time_limit import parse_duration
-from claris_kaggle.kaggle.machine import describe_machine
-from claris_kaggle.kaggle.manifest import MANIFEST, RUNNING, merge_runs
-from claris_kaggle.kaggle.session_inputs import find_data, find_named_files, find_runs, find_unnamed
+from claris_kaggle.kaggle.machine import _describe_machine
+from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _merge_runs
+from claris_kaggle.kaggle.session_inputs import _find_data, _find_named_files, _find_runs, _find_unnamed
 
-JOBS = ("train", "predict", "ensemble", "probe")
-COMPLETE, STOPPED, FAILED = "complete", "stopped", "failed"
+_JOBS = ("train", "predict", "ensemble", "probe")
+_COMPLETE, _STOPPED, FAILED = "complete", "stopped", "failed"
 # Where the output of a real session lies.
-WORKING = Path("/kaggle/working")
-SUBMISSION = "submission.csv"
+_WORKING = Path("/kaggle/working")
+_SUBMISSION = "submission.csv"
 # Seconds between two looks for finished folds.
-LOOK_EVERY = 1.0
-PROBE = "probe.json"
+_MANIFEST_EVERY = 1.0
+_PROBE_FILE = "probe.json"
 
 
 @dataclass(frozen=True)
-class Session:
+class _Session:
     """The folders of this session, and its clock.
 
     Attributes:
@@ -66,10 +66,10 @@ class Session:
 def run_session(settings: dict[str, Any]) -> int:
     """Do the job of the settings; the exit code of the script."""
     try:
-        session = open_session(settings)
-        status, message = work(session, settings)
-        tidy(session.run_dir)
-        write_manifest(session, settings, status, message, all_files(session))
+        session = _open_session(settings)
+        status, message = _run_job(session, settings)
+        _remove_temporary_files(session.run_dir)
+        _write_manifest(session, settings, status, message, _all_files(session))
     except ClarisError as error:
         print("claris: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
         return error.exit_code
@@ -77,7 +77,7 @@ def run_session(settings: dict[str, Any]) -> int:
     return 0
 
 
-def work(session: Session, settings: dict[str, Any]) -> tuple[str, str]:
+def _run_job(session: _Session, settings: dict[str, Any]) -> tuple[str, str]:
     """Do the job: how it ended, and why it failed where something is worth keeping all the same.
 
     Raises:
@@ -85,38 +85,43 @@ def work(session: Session, settings: dict[str, Any]) -> tuple[str, str]:
     """
     job = settings["job"]
     try:
-        return {"train": train, "predict": predict, "ensemble": ensemble, "probe": probe}[job](session, settings), ""
+        return {
+            "train": _run_train_job,
+            "predict": _run_predict_job,
+            "ensemble": _run_ensemble_job,
+            "probe": _run_probe_job,
+        }[job](session, settings), ""
     except ClarisError as error:
-        if job == "ensemble" or not is_worth_keeping(session.run_dir):
+        if job == "ensemble" or not _is_worth_keeping(session.run_dir):
             raise
         print(f"claris: THE JOB FAILED. What it had finished is kept as this session's output. {error}", flush=True)
         return FAILED, " ".join(str(error).split())
 
 
-def is_worth_keeping(run_dir: RunDir) -> bool:
+def _is_worth_keeping(run_dir: RunDir) -> bool:
     """Whether there is a finished fold, or a checkpoint of one."""
-    return any(fold.seal.exists() or fold.checkpoint.exists() for fold in run_dir.fold_dirs().values())
+    return any(fold.weights_manifest.exists() or fold.checkpoint.exists() for fold in run_dir.fold_dirs().values())
 
 
-def open_session(settings: dict[str, Any]) -> Session:
+def _open_session(settings: dict[str, Any]) -> _Session:
     """The folders, from their usual places or from variables.
 
     Raises:
         UsageError: the job is unknown, or the machine is not the one that was asked for.
     """
-    if settings.get("job") not in JOBS:
-        raise UsageError(f"a job of the name {settings.get('job')!r}", f"it must be one of {', '.join(JOBS)}")
-    working = Path(os.environ.get("KAGGLE_WORKING_DIR", WORKING))
+    if settings.get("job") not in _JOBS:
+        raise UsageError(f"a job of the name {settings.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
+    working = Path(os.environ.get("KAGGLE_WORKING_DIR", _WORKING))
     temporary = os.environ.get("KAGGLE_TEMP_DIR") or tempfile.mkdtemp(prefix="claris-temporary-")
     deadline = time.monotonic() + parse_duration(settings["time_limit"])
     inputs = Path(os.environ.get("KAGGLE_INPUT_ROOT", "/kaggle/input"))
     if not inputs.is_dir():
         raise UsageError(f"{inputs}: no such folder", "Kaggle mounts the inputs there", "Set KAGGLE_INPUT_ROOT")
-    os.environ[LAST_WORDS] = str(Path(temporary) / "last-words.txt")
-    return Session(inputs, working, Path(temporary), deadline)
+    os.environ[ERROR_FILE_VARIABLE] = str(Path(temporary) / "last-words.txt")
+    return _Session(inputs, working, Path(temporary), deadline)
 
 
-def count_processes(session: Session, wanted: int) -> int:
+def _count_processes(session: _Session, wanted: int) -> int:
     """One process for each GPU; two on a machine without any, for a trial.
 
     Raises:
@@ -126,29 +131,29 @@ def count_processes(session: Session, wanted: int) -> int:
 
     found = torch.cuda.device_count()
     # Kaggle sets its variables too, so it is the folder that tells a real session from a trial.
-    if found == wanted or (found == 0 and session.working != WORKING):
+    if found == wanted or (found == 0 and session.working != _WORKING):
         return found or 2
     what = f"{found} GPUs in this session, and {wanted} were asked for"
     raise UsageError(what, "", "Choose the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")
 
 
-def gather_runs(session: Session) -> None:
+def _gather_runs(session: _Session) -> None:
     """Put the folds of all earlier sessions into this session's run.
 
     Raises:
         RunError: they are not of one run.
     """
-    merge_runs(find_runs(session.inputs, session.temporary / "earlier"), session.run_dir)
+    _merge_runs(_find_runs(session.inputs, session.temporary / "earlier"), session.run_dir)
 
 
-def claris(*arguments: object) -> int:
+def _run_claris(*arguments: object) -> int:
     """Run a verb in a process of its own, whose talk goes to this session's log."""
     print("$ claris " + " ".join(map(str, arguments)), flush=True)
     return subprocess.call([sys.executable, "-m", "claris_kaggle", *map(str, arguments)])
 
 
-def run_watched(session: Session, settings: dict[str, Any], *arguments: object) -> int:
-    """Run a verb like `claris`, and write the manifest after each fold that it finishes."""
+def _run_watched(session: _Session, settings: dict[str, Any], *arguments: object) -> int:
+    """Run a verb like `_run_claris`, and write the manifest after each fold that it finishes."""
     print("$ claris " + " ".join(map(str, arguments)), flush=True)
     written: list[tuple[Path, int]] = []
     with subprocess.Popen([sys.executable, "-m", "claris_kaggle", *map(str, arguments)]) as process:
@@ -156,108 +161,110 @@ def run_watched(session: Session, settings: dict[str, Any], *arguments: object) 
             code = process.poll()
             # A file may be replaced between two looks: the next look writes the manifest again.
             with contextlib.suppress(DiskError, OSError):
-                files = finished_files(session.run_dir)
+                files = _finished_files(session.run_dir)
                 found = [(path, path.stat().st_mtime_ns) for path in files]
                 if found != written:
-                    write_manifest(session, settings, RUNNING, "", files)
+                    _write_manifest(session, settings, _RUNNING, "", files)
                     written = found
             if code is not None:
                 return code
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_EVERY)
+                process.wait(_MANIFEST_EVERY)
 
 
-def must(*arguments: object) -> None:
+def _run_required_claris(*arguments: object) -> None:
     """Run a verb that has to succeed.
 
     Raises:
         RunError: it did not, with its last words.
     """
-    code = claris(*arguments)
+    code = _run_claris(*arguments)
     if code:
-        raise explain_verb(arguments[0], code)
+        raise _explain_failed_verb(arguments[0], code)
 
 
-def explain_verb(verb: object, code: int) -> RunError:
+def _explain_failed_verb(verb: object, code: int) -> RunError:
     """Why a verb failed: what it left as its last words."""
-    path = Path(os.environ[LAST_WORDS])
+    path = Path(os.environ[ERROR_FILE_VARIABLE])
     if path.exists():
         return RunError(f"claris {verb}: {path.read_text('utf-8')}")
     return RunError(f"claris {verb} ended with exit code {code}", "", "See the log")
 
 
-def train(session: Session, settings: dict[str, Any]) -> str:
+def _run_train_job(session: _Session, settings: dict[str, Any]) -> str:
     """Train the folds of the settings, then predict with them."""
-    processes = count_processes(session, settings["gpus"])
-    data, run_dir = find_data(session.inputs), session.run_dir
-    named = find_named_files(session.inputs, settings)
-    for path in find_unnamed(session.inputs, data, named):
+    processes = _count_processes(session, settings["gpus"])
+    data, run_dir = _find_data(session.inputs), session.run_dir
+    named = _find_named_files(session.inputs, settings)
+    for path in _find_unnamed(session.inputs, data, named):
         print(f"claris: {path} is not used: no setting names it", flush=True)
-    gather_runs(session)
+    _gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
-    must("pack", *packs)
+    _run_required_claris("pack", *packs)
     slides = ["--slides", named.slides] if named.slides else []
     fold_file = named.folds or run_dir.folds
     if not fold_file.exists():
         fold_file = session.temporary / "folds.csv"
-        must("folds", *packs, "--out", fold_file, *slides)
+        _run_required_claris("folds", *packs, "--out", fold_file, *slides)
     weights = ["--weights", named.weights] if named.weights else []
     folds = ["--fold", *settings["folds"]] if settings["folds"] else []
-    code = run_watched(
+    code = _run_watched(
         session, settings, "train", *packs, "--folds", fold_file, "--run", run_dir.root, "--nproc", processes,
         "--time-limit", session.left(), "--rates", *folds, *slides, *settings["flags"], *weights,
     )  # fmt: skip
     if code == 3:
-        return STOPPED
+        return _STOPPED
     if code:
-        raise explain_verb("train", code)
-    return predict_run(session, settings, packs, processes)
+        raise _explain_failed_verb("train", code)
+    return _predict_finished_folds(session, settings, packs, processes)
 
 
-def predict(session: Session, settings: dict[str, Any]) -> str:
+def _run_predict_job(session: _Session, settings: dict[str, Any]) -> str:
     """Predict with the finished folds among the inputs."""
-    processes = count_processes(session, settings["gpus"])
-    data = find_data(session.inputs)
-    gather_runs(session)
-    return predict_run(session, settings, ["--data", data.root, "--cache", session.temporary / "packs"], processes)
+    processes = _count_processes(session, settings["gpus"])
+    data = _find_data(session.inputs)
+    _gather_runs(session)
+    return _predict_finished_folds(
+        session, settings, ["--data", data.root, "--cache", session.temporary / "packs"], processes
+    )
 
 
-def predict_run(session: Session, settings: dict[str, Any], packs: list[Any], processes: int) -> str:
+def _predict_finished_folds(session: _Session, settings: dict[str, Any], packs: list[Any], processes: int) -> str:
     """Predict with every finished fold of the session's run."""
-    code = run_watched(
+    code = _run_watched(
         session, settings, "predict", *packs, "--run", session.run_dir.root, "--nproc", processes,
         "--time-limit", session.left(),
     )  # fmt: skip
     if code not in (0, 3):
-        raise explain_verb("predict", code)
-    return STOPPED if code else COMPLETE
+        raise _explain_failed_verb("predict", code)
+    return _STOPPED if code else _COMPLETE
 
 
-def ensemble(session: Session, settings: dict[str, Any]) -> str:
+def _run_ensemble_job(session: _Session, settings: dict[str, Any]) -> str:
     """Put the folds of the inputs together, predicting what is missing, and write the submission."""
-    data = find_data(session.inputs)
-    gather_runs(session)
+    data = _find_data(session.inputs)
+    _gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
-    must("predict", *packs, "--run", session.run_dir.root)
-    must("ensemble", session.run_dir.root, "--data", data.root, "--out", session.working / SUBMISSION)
-    return COMPLETE
+    _run_required_claris("predict", *packs, "--run", session.run_dir.root)
+    _run_required_claris("ensemble", session.run_dir.root, "--data", data.root, "--out", session.working / _SUBMISSION)
+    return _COMPLETE
 
 
-def probe(session: Session, settings: dict[str, Any]) -> str:
+def _run_probe_job(session: _Session, settings: dict[str, Any]) -> str:
     """Write what this machine holds to the output, and print a progress line as a long job does."""
-    facts = describe_machine(session.inputs, session.working, session.temporary, next(iter(settings["flags"]), ""))
+    facts = _describe_machine(session.inputs, session.working, session.temporary, next(iter(settings["flags"]), ""))
     try:
-        facts["data"] = find_data(session.inputs).root.relative_to(session.inputs).as_posix()
+        facts["data"] = _find_data(session.inputs).root.relative_to(session.inputs).as_posix()
     except ClarisError as error:
         facts["data"] = f"not found: {error.found}"
-    write_json(session.run_dir.root / PROBE, facts)
+    write_json(session.run_dir.root / _PROBE_FILE, facts)
     progress = Progress("probe", 1, "machines")
     progress.done = 1
     print(progress.line(), flush=True)
-    return COMPLETE
+    return _COMPLETE
 
 
-def tidy(run_dir: RunDir) -> None:
+def _remove_temporary_files(run_dir: RunDir) -> None:
     """Remove what no later step needs: checkpoints of finished folds, spare generations, half written files."""
     for path in [path for path in run_dir.root.rglob(".*.part") if path.is_file()]:
         path.unlink()
@@ -270,24 +277,24 @@ def tidy(run_dir: RunDir) -> None:
             (folder / "best.safetensors").unlink(missing_ok=True)
 
 
-def finished_files(run_dir: RunDir) -> list[Path]:
+def _finished_files(run_dir: RunDir) -> list[Path]:
     """Return the files of the finished folds and those that they need; none while no fold is finished."""
     files: list[Path] = []
     for fold in run_dir.fold_dirs().values():
-        if fold.seal.exists():
-            files += [fold.seal, fold.weights, *(one for one in [fold.history] if one.exists())]
-            files += [fold.receipt, fold.oof, fold.test] if fold.receipt.exists() else []
+        if fold.weights_manifest.exists():
+            files += [fold.weights_manifest, fold.weights, *(one for one in [fold.history] if one.exists())]
+            files += [fold.predictions_manifest, fold.oof, fold.test] if fold.predictions_manifest.exists() else []
     return [run_dir.config, run_dir.folds, run_dir.folds.with_suffix(".json"), *files] if files else []
 
 
-def all_files(session: Session) -> list[Path]:
+def _all_files(session: _Session) -> list[Path]:
     """Return the files of the session's run, and those of its submission."""
     found = [*session.run_dir.root.rglob("*"), *session.working.glob("submission.*")]
     return [path for path in found if path.is_file() and not path.name.startswith(".lock")]
 
 
-def write_manifest(
-    session: Session, settings: dict[str, Any], status: str, message: str, files: Iterable[Path]
+def _write_manifest(
+    session: _Session, settings: dict[str, Any], status: str, message: str, files: Iterable[Path]
 ) -> None:
     """Write what the session was asked, how it ended and why, and size and SHA-256 of the files."""
     facts = {
@@ -295,4 +302,4 @@ def write_manifest(
         for path in sorted(files)
     }
     about = {name: settings.get(name, "") for name in ("job", "mark", "commit", "folds")}
-    write_json(session.working / MANIFEST, {**about, "status": status, "message": message, "files": facts})
+    write_json(session.working / _MANIFEST, {**about, "status": status, "message": message, "files": facts})

@@ -12,33 +12,33 @@ from typing import Any
 from claris_kaggle.core.errors import RunError
 from claris_kaggle.core.files import read_json
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.kaggle.manifest import MANIFEST, RUNNING, check_manifest, copy_finished
+from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _check_manifest, _copy_finished
 
-DEEPEST = 8
+_SEARCHED_DEPTH = 8
 # Kaggle's folders of inputs by kind, and its older layout without kinds and owners.
-MOUNTS: tuple[tuple[str, ...], ...] = (("datasets",), ("notebooks",), ("models",), ())
-DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
-LISTED = 12
-LIKELY = ("*.safetensors", "*.pth", "slides.csv", "patch_id_wsi*.csv", "folds.csv")
+_MOUNTS: tuple[tuple[str, ...], ...] = (("datasets",), ("notebooks",), ("models",), ())
+_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
+_LISTED = 12
+_LIKELY = ("*.safetensors", "*.pth", "slides.csv", "patch_id_wsi*.csv", "folds.csv")
 
 
-def walk(root: Path) -> list[tuple[Path, set[str]]]:
+def _walk_inputs(root: Path) -> list[tuple[Path, set[str]]]:
     """Every folder below the root with the names of its files, not going down into folders of patches."""
     found = []
     for folder, folders, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = sorted(name for name in folders if name not in ("train", "test") and depth < DEEPEST)
+        folders[:] = sorted(name for name in folders if name not in ("train", "test") and depth < _SEARCHED_DEPTH)
         found.append((Path(folder), set(files)))
     return found
 
 
-def find_data(root: Path) -> DataDir:
+def _find_data(root: Path) -> DataDir:
     """The competition's folder among the inputs below `root`: the one with its two tables.
 
     Raises:
         RunError: there is none.
     """
-    for folder, names in walk(root):
+    for folder, names in _walk_inputs(root):
         if {"train_labels.csv", "sample_submission.csv"} <= names:
             return DataDir(folder).require()
     found = f"{root}: no folder with train_labels.csv and sample_submission.csv"
@@ -46,7 +46,7 @@ def find_data(root: Path) -> DataDir:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedFiles:
+class _NamedFiles:
     """The files among the inputs that the settings name; None where they name none."""
 
     weights: Path | None = None
@@ -54,17 +54,17 @@ class NamedFiles:
     folds: Path | None = None
 
 
-def find_named_files(root: Path, settings: Mapping[str, Any]) -> NamedFiles:
+def _find_named_files(root: Path, settings: Mapping[str, Any]) -> _NamedFiles:
     """Return the files that `weights_from`, `slides_from` and `folds_from` of the settings name.
 
     Raises:
         RunError: one of them is not among the inputs; the message lists what is there.
     """
     names = {kind: str(settings.get(f"{kind}_from") or "") for kind in ("weights", "slides", "folds")}
-    return NamedFiles(**{kind: find_named(root, name, f"--{kind}-from") for kind, name in names.items() if name})
+    return _NamedFiles(**{kind: _find_named(root, name, f"--{kind}-from") for kind, name in names.items() if name})
 
 
-def find_named(root: Path, name: str, flag: str) -> Path:
+def _find_named(root: Path, name: str, flag: str) -> Path:
     """Return the file that a flag names as owner/dataset/file, wherever Kaggle mounts that input.
 
     Kaggle mounts a dataset as `datasets/<owner>/<slug>` or, in its older layout, as `<slug>`; the outputs of kernels
@@ -74,22 +74,24 @@ def find_named(root: Path, name: str, flag: str) -> Path:
         RunError: the input, or the file in it, is not there; the message lists what is there.
     """
     *folders, file = name.split("/")
-    for kind in MOUNTS:
-        path = go_down(root, [*kind, *(folders if kind else folders[1:])]) / file
+    for kind in _MOUNTS:
+        path = _find_subfolder(root, [*kind, *(folders if kind else folders[1:])]) / file
         if path.is_file():
             return path
     owner, slug = folders[:2]
-    for kind in MOUNTS:
-        folder = go_down(root, [*kind, *([owner] if kind else []), slug])
+    for kind in _MOUNTS:
+        folder = _find_subfolder(root, [*kind, *([owner] if kind else []), slug])
         if folder.is_dir():
-            there = sorted((one / name).relative_to(folder).as_posix() for one, names in walk(folder) for name in names)
+            there = sorted(
+                (one / name).relative_to(folder).as_posix() for one, names in _walk_inputs(folder) for name in names
+            )
             found = f"{flag} {name}: there is no such file in {owner}/{slug}"
-            raise RunError(found, f"it holds {list_some(there)}", f"Name one of these with {flag}")
+            raise RunError(found, f"it holds {_list_some(there)}", f"Name one of these with {flag}")
     found = f"{flag} {name}: {owner}/{slug} is not among the inputs of this session"
-    raise RunError(found, f"these are: {list_some(list_inputs(root))}", "Check the name, and who may read it")
+    raise RunError(found, f"these are: {_list_some(_list_inputs(root))}", "Check the name, and who may read it")
 
 
-def go_down(folder: Path, names: Sequence[str]) -> Path:
+def _find_subfolder(folder: Path, names: Sequence[str]) -> Path:
     """Return the folder below; capitals do not count, as in Kaggle's references."""
     for name in names:
         same = [one for one in folder.iterdir() if one.name.lower() == name.lower()] if folder.is_dir() else []
@@ -97,35 +99,35 @@ def go_down(folder: Path, names: Sequence[str]) -> Path:
     return folder
 
 
-def list_inputs(root: Path) -> list[str]:
+def _list_inputs(root: Path) -> list[str]:
     """Return the inputs of a session as Kaggle mounts them: datasets, competitions, models, outputs of kernels."""
     found: list[Path] = []
     for one in root.iterdir():
-        depth = DEPTHS.get(one.name, 0)
+        depth = _DEPTHS.get(one.name, 0)
         found += list(one.glob("/".join("*" * depth))) if depth else [one]
     return sorted(path.relative_to(root).as_posix() for path in found)
 
 
-def list_some(names: Sequence[str]) -> str:
+def _list_some(names: Sequence[str]) -> str:
     """Return the first names, and the number of the others."""
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more:,} more" if more > 0 else "") if names else "no files"
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "") if names else "no files"
 
 
-def find_unnamed(root: Path, data: DataDir, named: NamedFiles) -> list[Path]:
+def _find_unnamed(root: Path, data: DataDir, named: _NamedFiles) -> list[Path]:
     """Return the weights, slide maps and fold files among the inputs that no setting names, and that are not used."""
-    outputs = [data.root, *(folder for folder, names in walk(root) if MANIFEST in names)]
+    outputs = [data.root, *(folder for folder, names in _walk_inputs(root) if _MANIFEST in names)]
     used = (named.weights, named.slides, named.folds)
     return [
         folder / name
-        for folder, names in walk(root)
+        for folder, names in _walk_inputs(root)
         for name in sorted(names)
-        if any(fnmatch(name, pattern) for pattern in LIKELY) and folder / name not in used
+        if any(fnmatch(name, pattern) for pattern in _LIKELY) and folder / name not in used
         if not any(folder.is_relative_to(output) for output in outputs)
     ]
 
 
-def find_runs(root: Path, aside: Path) -> list[RunDir]:
+def _find_runs(root: Path, aside: Path) -> list[RunDir]:
     """Return the runs of earlier sessions among the inputs, every file verified.
 
     Args:
@@ -134,12 +136,12 @@ def find_runs(root: Path, aside: Path) -> list[RunDir]:
         RunError: a file is not the one that the session wrote.
     """
     found: list[RunDir] = []
-    for folder, names in walk(root):
-        if MANIFEST in names:
-            manifest = read_json(folder / MANIFEST)
-            if manifest.get("status") == RUNNING:
-                found.append(copy_finished(folder, manifest, aside / str(len(found))))
+    for folder, names in _walk_inputs(root):
+        if _MANIFEST in names:
+            manifest = read_json(folder / _MANIFEST)
+            if manifest.get("status") == _RUNNING:
+                found.append(_copy_finished(folder, manifest, aside / str(len(found))))
             else:
-                check_manifest(folder, manifest)
+                _check_manifest(folder, manifest)
                 found.append(RunDir(folder / "run"))
     return found

@@ -5,52 +5,52 @@ from __future__ import annotations
 import re
 import time
 
-from claris_kaggle.core.console import Waiting, duration, say
+from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api
-from claris_kaggle.kaggle.kernel_output import ENDED, Kernel, kernel_status, log_entries
+from claris_kaggle.kaggle.kernel_output import ENDED, Kernel, _log_entries, kernel_status
 
-STREAM_SECONDS, CALL_SECONDS, ASK_EVERY = 10.0, 40.0, 60.0
-LONGEST_LINE = 160
+_STREAM_SECONDS, _CALL_SECONDS, _ASK_EVERY = 10.0, 40.0, 60.0
+_LONGEST_LINE = 160
 # As `console.Progress` prints it: "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.97".
-PROGRESS = re.compile(r"[^:$]{1,60}: [\d,]+ of [\d,]+ \w+ \(\d+ ?%\)")
+_PROGRESS = re.compile(r"[^:$]{1,60}: [\d,]+ of [\d,]+ \w+ \(\d+ ?%\)")
 # What `claris train` and `predict` say at the end of an epoch or a fold.
-SUMMARY = re.compile(r"fold \d+\b[^:]*: .*\b(AUC|finished|predicted|going)\b")
+_SUMMARY = re.compile(r"fold \d+\b[^:]*: .*\b(AUC|finished|predicted|going)\b")
 # The session's own line before each verb.
-VERB = re.compile(r"\$ (claris \w+)")
+_VERB = re.compile(r"\$ (claris \w+)")
 
 
-def log_lines(log: str) -> list[str]:
+def _log_lines(log: str) -> list[str]:
     """Return the lines of a log: Kaggle keeps it as a JSON array of parts, or streams plain text.
 
-    >>> log_lines('[{"data": "one\\\\ntw"}, {"data": "o\\\\n"}]')
+    >>> _log_lines('[{"data": "one\\\\ntw"}, {"data": "o\\\\n"}]')
     ['one', 'two']
     """
-    entries = log_entries(log)
+    entries = _log_entries(log)
     text = "".join(str(one.get("data", "")) for one in entries) if entries else log
     return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
-def progress_line(log: str) -> str:
+def _progress_line(log: str) -> str:
     """Return the newest line that tells how far the session is; an empty text where none does.
 
-    >>> progress_line("$ claris train --data x\\nfold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left\\nWarning")
+    >>> _progress_line("$ claris train --data x\\nfold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left\\nWarning")
     'fold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left'
     """
-    for line in reversed(log_lines(log)):
-        verb = VERB.match(line)
+    for line in reversed(_log_lines(log)):
+        verb = _VERB.match(line)
         if verb:
             return verb.group(1)
-        if PROGRESS.match(line) or SUMMARY.match(line):
-            return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
+        if _PROGRESS.match(line) or _SUMMARY.match(line):
+            return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
     return ""
 
 
-def ask_progress(kernel: Kernel) -> str:
+def _ask_progress(kernel: Kernel) -> str:
     """Ask Kaggle how far the session says it is; an empty text where its log cannot be had: nothing depends on it."""
-    arguments = {"ref": kernel.ref, "version": kernel.version, "seconds": STREAM_SECONDS}
+    arguments = {"ref": kernel.ref, "version": kernel.version, "seconds": _STREAM_SECONDS}
     try:
-        return progress_line(str(api.call("running_log", deadline=CALL_SECONDS, **arguments)["log"]))
+        return _progress_line(str(api._call_once("running_log", deadline=_CALL_SECONDS, **arguments)["log"]))
     except KaggleError:
         return ""
 
@@ -61,7 +61,7 @@ def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
     Raises:
         KaggleError: Kaggle refused to tell; an outage is waited through.
     """
-    reader, start = ProgressReader(), time.monotonic()
+    reader, start = _ProgressReader(), time.monotonic()
     with Waiting() as waiting:
         while True:
             try:
@@ -72,11 +72,11 @@ def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
             except KaggleError as error:
                 if not error.passing:
                     raise
-                say(f"{error.found}; looking again in {poll:.0f} s")
+                log_info(f"{error.found}; looking again in {poll:.0f} s")
             time.sleep(poll)
 
 
-class ProgressReader:
+class _ProgressReader:
     """The newest progress line of each running session, asked for once a minute at most."""
 
     def __init__(self) -> None:
@@ -86,9 +86,9 @@ class ProgressReader:
     def line(self, kernel: Kernel) -> str:
         """Return the session's progress line; the earlier one while it is less than a minute old."""
         key, now = (kernel.ref, kernel.version), time.monotonic()
-        if key not in self.asked or now - self.asked[key] >= ASK_EVERY:
+        if key not in self.asked or now - self.asked[key] >= _ASK_EVERY:
             # An answer without a progress line keeps the one before.
-            self.lines[key] = ask_progress(kernel) or self.lines.get(key, "")
+            self.lines[key] = _ask_progress(kernel) or self.lines.get(key, "")
             self.asked[key] = time.monotonic()
         return self.lines[key]
 
@@ -101,4 +101,4 @@ class ProgressReader:
             waited: seconds since it was pushed, or since it is watched.
         """
         line = self.line(kernel) if status == "RUNNING" else ""
-        return f"{kernel.ref} {status.lower()} for {duration(waited)}" + (f": {line}" if line else "")
+        return f"{kernel.ref} {status.lower()} for {format_duration(waited)}" + (f": {line}" if line else "")

@@ -7,16 +7,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import Waiting, duration, say
+from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError, name_few
 from claris_kaggle.core.files import read_json, write_json
-from claris_kaggle.ensembling.ledger import Entry, record
+from claris_kaggle.ensembling.ledger import LedgerEntry, record_submission
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.kernel_source import commit_name
 
 # Seconds: how long a score is waited for, and after which a submission that is not listed never arrived.
-LONGEST_WAIT, LONGEST_LAG = 2 * 3600.0, 600.0
+LONGEST_WAIT, _LONGEST_LAG = 2 * 3600.0, 600.0
 
 
 def submit_file(
@@ -39,20 +39,20 @@ def submit_file(
         KaggleError: refused, over the daily limit, or scored as an error; such a file is sent again by the next call.
     """
     facts = check_submission(path, sample_ids)
-    mark = f"claris-{facts['sha256'][:16]}"
-    about = describe_origin(path, facts["sha256"])
-    known = find_earlier(mark, ledger)
+    push_token = f"claris-{facts['sha256'][:16]}"
+    about = _read_submission_origin(path, facts["sha256"])
+    known = _find_earlier(push_token, ledger)
     failed = [int(one["ref"]) for one in known if one["status"] == "ERROR"]
     earlier = next((one for one in known if one["ref"] not in failed), None)
     if earlier is None:
         if failed:
-            say(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
-        require_allowance()
-        write_json(attempt_file(ledger), {"mark": mark, "time": time.time()})
-        ref = send(path, f"{about['text']} [{mark}]", mark, failed)
+            log_info(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
+        _require_allowance()
+        write_json(_attempt_file(ledger), {"mark": push_token, "time": time.time()})
+        ref = _send_submission(path, f"{about['text']} [{push_token}]", push_token, failed)
     else:
         ref = int(earlier["ref"])
-        say(f"{path}: submitted before, as {ref}")
+        log_info(f"{path}: submitted before, as {ref}")
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if earlier is None else "",
         "ref": str(ref),
@@ -63,13 +63,13 @@ def submit_file(
         **{name: about[name] for name in ("oof_auc", "oof_low", "oof_high")},
         "status": "PENDING",
     }
-    record(ledger, entry)
-    attempt_file(ledger).unlink(missing_ok=True)
-    return wait_for_score(entry, mark, failed, ledger, wait=wait, poll=poll)
+    record_submission(ledger, entry)
+    _attempt_file(ledger).unlink(missing_ok=True)
+    return _wait_for_score(entry, push_token, failed, ledger, wait=wait, poll=poll)
 
 
-def send(path: Path, message: str, mark: str, failed: Collection[int]) -> int:
-    """Submit the file and return the submission's number; `mark` in the message finds a lost answer again.
+def _send_submission(path: Path, message: str, push_token: str, failed: Collection[int]) -> int:
+    """Submit the file and return the submission's number; `push_token` in the message finds a lost answer again.
 
     Args:
         failed: numbers of submissions with the mark that are not meant.
@@ -78,12 +78,12 @@ def send(path: Path, message: str, mark: str, failed: Collection[int]) -> int:
     """
 
     def attempt() -> dict[str, Any]:
-        answer = api.call(
+        answer = api._call_once(
             "submit",
-            deadline=api.PUSH_DEADLINE,
+            deadline=api._PUSH_DEADLINE,
             path=str(path.absolute()),
             message=message,
-            competition=api.COMPETITION,
+            competition=api._COMPETITION,
         )
         if not answer["uploaded"]:
             reason = f" ({answer['message']})" if answer["message"] else ""
@@ -91,53 +91,53 @@ def send(path: Path, message: str, mark: str, failed: Collection[int]) -> int:
             raise KaggleError(found, "", "Run the same command again", passing=True)
         return answer
 
-    answer = api.retry(attempt, lambda: find_submission(mark, failed))
-    found = answer if answer["ref"] else api.look_repeatedly(lambda: find_submission(mark, failed))
+    answer = api._retry_attempt(attempt, lambda: _find_submission(push_token, failed))
+    found = answer if answer["ref"] else api._look_repeatedly(lambda: _find_submission(push_token, failed))
     if found is None:
-        mend = "Run the same command in a minute: it looks for the submission before it sends anything"
-        raise KaggleError("Kaggle does not list the submission yet", "", mend)
+        hint = "Run the same command in a minute: it looks for the submission before it sends anything"
+        raise KaggleError("Kaggle does not list the submission yet", "", hint)
     return int(found["ref"])
 
 
-def attempt_file(ledger: Path) -> Path:
+def _attempt_file(ledger: Path) -> Path:
     """Return the file that names a submission which was begun, and of which it is not known whether it arrived."""
     return ledger.with_name(f".{ledger.stem}.attempt.json")
 
 
-def find_earlier(mark: str, ledger: Path) -> list[dict[str, Any]]:
+def _find_earlier(push_token: str, ledger: Path) -> list[dict[str, Any]]:
     """Return the submissions with the mark. One that was begun a moment ago may be listed only after a while."""
-    path = attempt_file(ledger)
+    path = _attempt_file(ledger)
     attempt = read_json(path) if path.exists() else {}
-    if attempt.get("mark") != mark or time.time() - attempt["time"] > LONGEST_LAG:
-        return find_submissions(mark)
-    say("an earlier call may have sent this file; looking for it")
-    return api.look_repeatedly(lambda: find_submissions(mark) or None) or []
+    if attempt.get("mark") != push_token or time.time() - attempt["time"] > _LONGEST_LAG:
+        return _find_submissions(push_token)
+    log_info("an earlier call may have sent this file; looking for it")
+    return api._look_repeatedly(lambda: _find_submissions(push_token) or None) or []
 
 
-def find_submissions(mark: str) -> list[dict[str, Any]]:
+def _find_submissions(push_token: str) -> list[dict[str, Any]]:
     """The submissions whose description has the mark."""
-    found = api.patiently("submissions", competition=api.COMPETITION)["submissions"]
-    return [one for one in found if mark in one["description"]]
+    found = api._call_with_retries("submissions", competition=api._COMPETITION)["submissions"]
+    return [one for one in found if push_token in one["description"]]
 
 
-def find_submission(mark: str, failed: Collection[int] = ()) -> dict[str, Any] | None:
+def _find_submission(push_token: str, failed: Collection[int] = ()) -> dict[str, Any] | None:
     """The submission whose description has the mark, but for those of these numbers."""
-    return next((one for one in find_submissions(mark) if one["ref"] not in failed), None)
+    return next((one for one in _find_submissions(push_token) if one["ref"] not in failed), None)
 
 
-def require_allowance() -> None:
+def _require_allowance() -> None:
     """Refuse before anything is uploaded when today's submissions are used up.
 
     Raises:
         KaggleError: none is left today.
     """
-    limits = api.patiently("limits", competition=api.COMPETITION)
+    limits = api._call_with_retries("limits", competition=api._COMPETITION)
     if limits["allowed"] < 1 and limits["today"] > 0:  # after the deadline the answer may come without numbers
         found = f"today's submissions are used up ({limits['today']} made)"
         raise KaggleError(found, "", "Run the same command after midnight UTC")
 
 
-def describe_origin(path: Path, sha256: str) -> Entry:
+def _read_submission_origin(path: Path, sha256: str) -> LedgerEntry:
     """Runs, commit and OOF AUC of a submission, from the JSON beside it where that is of these bytes."""
     beside = path.with_suffix(".json")
     known = read_json(beside) if beside.exists() else {}
@@ -152,9 +152,9 @@ def describe_origin(path: Path, sha256: str) -> Entry:
     return {"runs": runs, "commit": commit, **oof_figures, "text": text[:400]}
 
 
-def wait_for_score(
-    entry: Entry, mark: str, failed: Collection[int], ledger: Path, *, wait: float, poll: float
-) -> Entry:
+def _wait_for_score(
+    entry: LedgerEntry, push_token: str, failed: Collection[int], ledger: Path, *, wait: float, poll: float
+) -> LedgerEntry:
     """The ledger's line with its scores, or still pending after `wait` seconds; an outage is waited through.
 
     Raises:
@@ -165,21 +165,21 @@ def wait_for_score(
         while True:
             found = None
             try:
-                found = find_submission(mark, failed)
+                found = _find_submission(push_token, failed)
             except KaggleError as error:
                 if not error.passing:
                     raise
-                say(f"{error.found}; looking again in {poll:.0f} s")
+                log_info(f"{error.found}; looking again in {poll:.0f} s")
             waited = time.monotonic() - start
             if (found is not None and found["status"] != "PENDING") or waited >= wait:
                 break
-            waiting.show(f"submission {entry['ref']}: not scored yet, after {duration(waited)}")
+            waiting.show(f"submission {entry['ref']}: not scored yet, after {format_duration(waited)}")
             time.sleep(poll)
     if found is None or found["status"] == "PENDING":
         return entry
     entry |= {name: found[name] for name in ("public", "private", "status")}
-    record(ledger, entry)
+    record_submission(ledger, entry)
     if found["status"] == "ERROR":
-        mend = "Check the file first: the same command sends it again, which uses one of the day's submissions"
-        raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", mend)
+        hint = "Check the file first: the same command sends it again, which uses one of the day's submissions"
+        raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", hint)
     return entry

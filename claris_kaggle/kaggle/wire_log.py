@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-RECORD = "CLARIS_KAGGLE_WIRE_LOG"
-USER, TEXT_SHAPE = "USER", "<text>"
+_WIRE_LOG_VARIABLE = "CLARIS_KAGGLE_WIRE_LOG"
+_USER, _TEXT_SHAPE = "USER", "<text>"
 # Values that tell how Kaggle answers, and nothing of the account but its name, which is replaced.
-KEPT = frozenset(
+_KEPT = frozenset(
     (
         "status", "code", "message", "error", "errorMessage", "failureMessage", "ref", "url", "slug", "userName",
         "kernelSlug", "versionLabel", "versionNumber", "currentVersionNumber", "fileName", "nextPageToken",
@@ -28,31 +28,31 @@ KEPT = frozenset(
         "invalidCompetitionSources", "invalidKernelSources", "invalidModelSources", "log", "newTitle",
     )
 )  # fmt: skip
-LONGEST = 4000
+_LONGEST_TEXT = 4000
 # Signed addresses open a file to whoever has them: only their host is kept.
-ADDRESS = re.compile(r"https?://[^\s\"'<>]+")
-OWN_HOST = re.compile(r"(^|\.)kaggle\.com$|^localhost$|^127\.0\.0\.1$")
-VERSION_QUERY = re.compile(r"versionLabel=v\d+")
-PAGE = re.compile(r"^/code/[\w-]+/[\w-]+/?$")
+_ADDRESS = re.compile(r"https?://[^\s\"'<>]+")
+_OWN_HOST = re.compile(r"(^|\.)kaggle\.com$|^localhost$|^127\.0\.0\.1$")
+_VERSION_QUERY = re.compile(r"versionLabel=v\d+")
+_PAGE = re.compile(r"^/code/[\w-]+/[\w-]+/?$")
 
 
 @contextmanager
-def recording(path: Path) -> Iterator[None]:
+def _recording(path: Path) -> Iterator[None]:
     """Let the client's processes that are started meanwhile record their requests in the file."""
-    before = os.environ.get(RECORD)
-    os.environ[RECORD] = str(path)
+    before = os.environ.get(_WIRE_LOG_VARIABLE)
+    os.environ[_WIRE_LOG_VARIABLE] = str(path)
     try:
         yield
     finally:
         if before is None:
-            del os.environ[RECORD]
+            del os.environ[_WIRE_LOG_VARIABLE]
         else:
-            os.environ[RECORD] = before
+            os.environ[_WIRE_LOG_VARIABLE] = before
 
 
-def record_requests() -> None:
+def _record_requests() -> None:
     """Record what `requests` sends in this process, if a process above asked for it."""
-    path = os.environ.get(RECORD)
+    path = os.environ.get(_WIRE_LOG_VARIABLE)
     if not path:
         return
     import requests
@@ -61,7 +61,7 @@ def record_requests() -> None:
 
     def recorded(session: Any, request: Any, **settings: Any) -> Any:
         response = send(session, request, **settings)
-        line = json.dumps(describe_exchange(request, response, streamed=bool(settings.get("stream"))))
+        line = json.dumps(_describe_exchange(request, response, streamed=bool(settings.get("stream"))))
         # A call goes on where its record cannot be written.
         with contextlib.suppress(OSError), Path(path).open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
@@ -70,7 +70,7 @@ def record_requests() -> None:
     requests.Session.send = recorded
 
 
-def describe_exchange(request: Any, response: Any, *, streamed: bool) -> dict[str, Any]:
+def _describe_exchange(request: Any, response: Any, *, streamed: bool) -> dict[str, Any]:
     """Return a request and its answer without their headers.
 
     Args:
@@ -79,33 +79,33 @@ def describe_exchange(request: Any, response: Any, *, streamed: bool) -> dict[st
         streamed: the body is left to the one who reads it.
     """
     kind = response.headers.get("Content-Type", "").split(";")[0]
-    answer = None if streamed else read_body(response.content)
+    answer = None if streamed else _read_body(response.content)
     return {
         "method": request.method,
-        "route": route_of(request.url or ""),
-        "request": shape_of(read_body(request.body)),
+        "route": _route_of(request.url or ""),
+        "request": _shape_of(_read_body(request.body)),
         "status": response.status_code,
         "type": kind,
-        "answer": shape_of(answer),
+        "answer": _shape_of(answer),
     }
 
 
-def route_of(address: str) -> str:
+def _route_of(address: str) -> str:
     """Return the route of Kaggle's own addresses; of any other, the host alone: a signed address opens a file.
 
-    >>> route_of("https://api.kaggle.com/v1/kernels.KernelsApiService/GetKernel")
+    >>> _route_of("https://api.kaggle.com/v1/kernels.KernelsApiService/GetKernel")
     'kernels.KernelsApiService/GetKernel'
-    >>> route_of("https://storage.googleapis.com/v1/b?signature=1")
+    >>> _route_of("https://storage.googleapis.com/v1/b?signature=1")
     'storage.googleapis.com'
     """
     parts = urlsplit(address)
     host = parts.hostname or ""
-    if "/v1/" not in parts.path or not OWN_HOST.search(host):
+    if "/v1/" not in parts.path or not _OWN_HOST.search(host):
         return host
-    return parts.path.split("/v1/", 1)[1] + (f"?{parts.query}" if VERSION_QUERY.fullmatch(parts.query) else "")
+    return parts.path.split("/v1/", 1)[1] + (f"?{parts.query}" if _VERSION_QUERY.fullmatch(parts.query) else "")
 
 
-def read_body(body: bytes | str | None) -> Any:
+def _read_body(body: bytes | str | None) -> Any:
     """Return the JSON of a body; of one that is none, its beginning."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body or ""
     try:
@@ -114,45 +114,45 @@ def read_body(body: bytes | str | None) -> Any:
         return {"not JSON": len(text)}
 
 
-def shape_of(value: Any, name: str = "") -> Any:
+def _shape_of(value: Any, name: str = "") -> Any:
     """Return the value with everything replaced that is not listed as fit to be kept."""
     if isinstance(value, dict):
-        return {key: shape_of(one, key) for key, one in value.items()}
+        return {key: _shape_of(one, key) for key, one in value.items()}
     if isinstance(value, list):
-        return [shape_of(one, name) for one in value]
+        return [_shape_of(one, name) for one in value]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return value if name in KEPT else 0
-    if name not in KEPT:
-        return TEXT_SHAPE if value else ""
-    return ADDRESS.sub(lambda found: shorten_address(found.group()), str(value))[:LONGEST]
+        return value if name in _KEPT else 0
+    if name not in _KEPT:
+        return _TEXT_SHAPE if value else ""
+    return _ADDRESS.sub(lambda found: _shorten_address(found.group()), str(value))[:_LONGEST_TEXT]
 
 
-def shorten_address(address: str) -> str:
+def _shorten_address(address: str) -> str:
     """Return a kernel's page as it is; of any other address, only scheme and host."""
     parts = urlsplit(address)
-    kept = parts.path if PAGE.match(parts.path) and not parts.query else "/..."
+    kept = parts.path if _PAGE.match(parts.path) and not parts.query else "/..."
     return f"{parts.scheme}://{parts.netloc}{kept}"
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
+def _read_exchanges(path: Path) -> list[dict[str, Any]]:
     """Return the exchanges of a record, in their order."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
-def hide_user(value: Any, user: str) -> Any:
+def _hide_user(value: Any, user: str) -> Any:
     """Return the value with the user's name replaced wherever it stands as a word.
 
-    >>> hide_user({"ref": "/code/Anna/x", "message": "Annals"}, "anna")
+    >>> _hide_user({"ref": "/code/Anna/x", "message": "Annals"}, "anna")
     {'ref': '/code/USER/x', 'message': 'Annals'}
     """
     if isinstance(value, dict):
-        return {key: hide_user(one, user) for key, one in value.items()}
+        return {key: _hide_user(one, user) for key, one in value.items()}
     if isinstance(value, list):
-        return [hide_user(one, user) for one in value]
+        return [_hide_user(one, user) for one in value]
     if not isinstance(value, str) or not user:
         return value
-    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])", USER, value, flags=re.I)
+    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])", _USER, value, flags=re.I)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from claris_kaggle.core.errors import UsageError
 
-CENTRE_SHARE = 0.5  # of the head's weight that is the middle's alone
+_CENTRE_SHARE = 0.5  # of the head's weight that is the middle's alone
 
 
-class CentreWeight(nn.Module):
+class _CentreWeight(nn.Module):
     """Weighs a grid so that its mean is half that of all cells and half that of the middle one, or four.
 
     It stands before the pooling and is linear, so that what each cell adds to the answer can still be told.
@@ -25,14 +25,14 @@ class CentreWeight(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """The grid float [B, C, h, w] with its middle made heavier; weights have a mean of 1."""
-        rows, columns = (middle(side, grid) for side in grid.shape[2:])
-        return grid * (1 - CENTRE_SHARE + CENTRE_SHARE * rows[:, None] * columns)
+        rows, columns = (_middle_weights(side, grid) for side in grid.shape[2:])
+        return grid * (1 - _CENTRE_SHARE + _CENTRE_SHARE * rows[:, None] * columns)
 
 
-def middle(cells: int, like: Tensor) -> Tensor:
+def _middle_weights(cells: int, like: Tensor) -> Tensor:
     """Weights of so many cells along one side, [cells] with a mean of 1: 0 beside the middle one, or two.
 
-    >>> middle(3, torch.empty(0)).tolist(), middle(4, torch.empty(0)).tolist()
+    >>> _middle_weights(3, torch.empty(0)).tolist(), _middle_weights(4, torch.empty(0)).tolist()
     ([0.0, 3.0, 0.0], [0.0, 2.0, 2.0, 0.0])
     """
     weights = torch.zeros(cells, dtype=like.dtype, device=like.device)
@@ -41,7 +41,7 @@ def middle(cells: int, like: Tensor) -> Tensor:
     return weights
 
 
-def lay_out(model: nn.Module, *, stem: str, tail: str, pooling: str) -> None:
+def _change_layout(model: nn.Module, *, stem: str, tail: str, pooling: str) -> None:
     """Take poolings away or weigh the last one, in place.
 
     Args:
@@ -54,18 +54,18 @@ def lay_out(model: nn.Module, *, stem: str, tail: str, pooling: str) -> None:
     """
     features: Any = getattr(model, "features", None)
     if stem != "pool":
-        require_densenet(model, f"--stem is {stem}")
+        _require_densenet(model, f"--stem is {stem}")
         features.pool0 = nn.Identity() if stem == "no-pool" else nn.MaxPool2d(4)
     if tail == "no-pool":
-        require_densenet(model, f"--tail is {tail}")
+        _require_densenet(model, f"--tail is {tail}")
         last = max(name for name, _ in features.named_children() if name.startswith("transition"))
         getattr(features, last).pool = nn.Identity()
     if pooling == "centre":
-        require_densenet(model, f"--pooling is {pooling}")
-        features.add_module("centre", CentreWeight())
+        _require_densenet(model, f"--pooling is {pooling}")
+        features.add_module("centre", _CentreWeight())
 
 
-def require_densenet(model: nn.Module, found: str) -> None:
+def _require_densenet(model: nn.Module, found: str) -> None:
     """Refuse what only a DenseNet has.
 
     Raises:

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from claris_kaggle.core.config import SIZE, TrainConfig
+from claris_kaggle.core.config import PATCH_SIZE, TrainConfig
 from claris_kaggle.core.errors import UsageError, name_few
 from claris_kaggle.data.augment import STATISTICS
-from claris_kaggle.models.densenet import lay_out
-from claris_kaggle.models.p4m import share_weights
+from claris_kaggle.models.densenet import _change_layout
+from claris_kaggle.models.p4m import _share_weights
 
-CLASSES = 2
+_CLASS_COUNT = 2
 
 
-class TinyNet(nn.Sequential):
+class _TinyNet(nn.Sequential):
     """A network of 1,450 weights, batch norm and global pooling included, for trials and tests."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class TinyNet(nn.Sequential):
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(16, CLASSES),
+            nn.Linear(16, _CLASS_COUNT),
         )
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def create_model(
     tail: str = "pool",
     pooling: str = "mean",
     equivariance: str = "none",
-    side: int = SIZE,
+    side: int = PATCH_SIZE,
 ) -> nn.Module:
     """A network with random weights that depend on name, seed and layers alone; logits are float [B, 2].
 
@@ -76,9 +76,9 @@ def create_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = TinyNet() if name == "tiny" else create_timm_model(name, side)
-    lay_out(model, stem=stem, tail=tail, pooling=pooling)
-    return share_weights(model) if equivariance == "p4m" else model
+        model = _TinyNet() if name == "tiny" else _create_timm_model(name, side)
+    _change_layout(model, stem=stem, tail=tail, pooling=pooling)
+    return _share_weights(model) if equivariance == "p4m" else model
 
 
 def trained_network(config: TrainConfig) -> nn.Module:
@@ -86,7 +86,7 @@ def trained_network(config: TrainConfig) -> nn.Module:
     return create_model(config.model, **config.layout, side=config.side)
 
 
-def create_timm_model(name: str, side: int) -> Any:
+def _create_timm_model(name: str, side: int) -> Any:
     """timm's network of two classes, its random weights drawn from torch's global generator.
 
     Raises:
@@ -94,14 +94,14 @@ def create_timm_model(name: str, side: int) -> Any:
     """
     import timm
 
-    require_known(name)
+    _require_known(name)
     settings = timm.models.get_pretrained_cfg(name)
     if settings is None or not settings.fixed_input_size:
-        return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+        return timm.create_model(name, pretrained=False, num_classes=_CLASS_COUNT)
     try:
-        return timm.create_model(name, pretrained=False, num_classes=CLASSES, img_size=side)
+        return timm.create_model(name, pretrained=False, num_classes=_CLASS_COUNT, img_size=side)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise cannot_take(name, side) from error
+        raise _cannot_take(name, side) from error
 
 
 def require_side(model: nn.Module, name: str, side: int) -> None:
@@ -115,17 +115,17 @@ def require_side(model: nn.Module, name: str, side: int) -> None:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, side, side))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise cannot_take(name, side) from error
+        raise _cannot_take(name, side) from error
     finally:
         model.train(was_training)
 
 
-def cannot_take(name: str, side: int) -> UsageError:
+def _cannot_take(name: str, side: int) -> UsageError:
     """Return the error for a network that does not take inputs of that side."""
     import timm
 
     settings = timm.models.get_pretrained_cfg(name)
-    own = settings.input_size[-1] if settings else SIZE
+    own = settings.input_size[-1] if settings else PATCH_SIZE
     found = f"--model {name} does not take inputs of {side} x {side} pixels"
     return UsageError(found, f"its own input size is {own}", f"Give --resolution {own}, or another network")
 
@@ -148,7 +148,7 @@ def own_normalisation(name: str) -> str:
     raise UsageError(found, "none of those that are known by name", f"Give --normalise {', '.join(STATISTICS)}")
 
 
-def require_known(name: str) -> None:
+def _require_known(name: str) -> None:
     """Refuse a name that timm does not know.
 
     Raises:
@@ -172,11 +172,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     if type(model).__name__ == "DenseNet":
         layers = [part for part in folded.modules() if type(part).__name__ == "DenseLayer"]
         for parent, conv, norm in [(folded.features, "conv0", "norm0"), *((part, "conv1", "norm2") for part in layers)]:
-            setattr(parent, norm, fold_pair(getattr(parent, conv), getattr(parent, norm)))
+            setattr(parent, norm, _fold_pair(getattr(parent, conv), getattr(parent, norm)))
     return folded
 
 
-def fold_pair(conv: nn.Conv2d, norm: Any) -> nn.Module:
+def _fold_pair(conv: nn.Conv2d, norm: Any) -> nn.Module:
     """Put the norm's affine map into the convolution, in place; returns the activation that timm's norm ends with."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 

@@ -24,29 +24,29 @@ from claris_kaggle.core.config import LEAST_SIDE
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.d4 import view
 
-ORDER = 8  # of the group
-MEND = "Give --equivariance none, or a DenseNet"
+_GROUP_ORDER = 8  # of the group
+_P4M_HINT = "Give --equivariance none, or a DenseNet"
 
 
-def view_grid(side: int, number: int) -> Tensor:
+def _view_grid(side: int, number: int) -> Tensor:
     """Where each cell of a square grid comes from in that view: int64 [side, side], cells counted row by row."""
     cells = torch.arange(side * side).reshape(1, side, side)
     return view(cells, number)[0]
 
 
 @functools.cache  # a DenseNet-121 asks for it 119 times
-def relative_views() -> list[list[int]]:
+def _relative_views() -> list[list[int]]:
     """[g][h]: the view that h is when it is seen from g, the group's product of g's inverse with h."""
-    grids = [view_grid(3, number) for number in range(ORDER)]
-    product = [[0] * ORDER for _ in range(ORDER)]
-    for g, relative in itertools.product(range(ORDER), repeat=2):
+    grids = [_view_grid(3, number) for number in range(_GROUP_ORDER)]
+    product = [[0] * _GROUP_ORDER for _ in range(_GROUP_ORDER)]
+    for g, relative in itertools.product(range(_GROUP_ORDER), repeat=2):
         seen = view(grids[relative][None], g)[0]
-        h = next(number for number in range(ORDER) if torch.equal(grids[number], seen))
+        h = next(number for number in range(_GROUP_ORDER) if torch.equal(grids[number], seen))
         product[g][h] = relative
     return product
 
 
-class Turned(nn.Module):
+class _Turned(nn.Module):
     """All eight orientations of a convolution's kernels.
 
     The weight that is learned is float [K / 8, C, S * S] for a first layer, which sees an image, and
@@ -57,10 +57,12 @@ class Turned(nn.Module):
 
     def __init__(self, side: int, first: bool) -> None:
         super().__init__()
-        relative = [[0] for _ in range(ORDER)] if first else relative_views()
+        relative = [[0] for _ in range(_GROUP_ORDER)] if first else _relative_views()
         cells = side * side
         places = [
-            relative[g][h] * cells + view_grid(side, g).flatten() for g in range(ORDER) for h in range(len(relative[g]))
+            relative[g][h] * cells + _view_grid(side, g).flatten()
+            for g in range(_GROUP_ORDER)
+            for h in range(len(relative[g]))
         ]
         self.register_buffer("places", torch.cat(places), persistent=False)
         self.side, self.maps = side, len(relative[0])
@@ -69,19 +71,19 @@ class Turned(nn.Module):
         """The kernels [K, C, S, S] of the learned weight."""
         kernels, channels = weight.shape[:2]
         turned = weight.index_select(2, self.places)
-        turned = turned.reshape(kernels, channels, ORDER, self.maps, self.side, self.side).transpose(1, 2)
-        return turned.reshape(kernels * ORDER, channels * self.maps, self.side, self.side)
+        turned = turned.reshape(kernels, channels, _GROUP_ORDER, self.maps, self.side, self.side).transpose(1, 2)
+        return turned.reshape(kernels * _GROUP_ORDER, channels * self.maps, self.side, self.side)
 
 
-class Repeated(nn.Module):
+class _Repeated(nn.Module):
     """One value for all eight of a group, along the last dimension."""
 
     def forward(self, weight: Tensor) -> Tensor:
         """The values, each eight times in a row."""
-        return weight.repeat_interleave(ORDER, dim=-1)
+        return weight.repeat_interleave(_GROUP_ORDER, dim=-1)
 
 
-def share_weights(model: nn.Module) -> nn.Module:
+def _share_weights(model: nn.Module) -> nn.Module:
     """The network itself, its weights from now on shared among eight orientations.
 
     Args:
@@ -95,17 +97,17 @@ def share_weights(model: nn.Module) -> nn.Module:
         if not own:
             continue
         first = isinstance(part, nn.Conv2d) and part.in_channels == 3
-        if not can_share(part, first):
+        if not _can_share(part, first):
             found = f"--equivariance is p4m, and {name} is {type(part).__name__} with weights of {tuple(own[0].shape)}"
             raise UsageError(
-                found, "convolutions, batch norms and linear layers of 8, 16, 24, ... channels are needed", MEND
+                found, "convolutions, batch norms and linear layers of 8, 16, 24, ... channels are needed", _P4M_HINT
             )
         if isinstance(part, nn.Conv2d):
-            share_convolution(part, first)
+            _share_convolution(part, first)
         else:
-            repeat(part, "weight")
+            _repeat_values(part, "weight")
             if isinstance(part, nn.BatchNorm2d):
-                repeat(part, "bias")
+                _repeat_values(part, "bias")
     return model
 
 
@@ -115,45 +117,45 @@ def require_symmetric(model: nn.Module, side: int) -> None:
     Raises:
         UsageError: naming the next side below that would do.
     """
-    if sees_alike(model, side):
+    if _sees_alike(model, side):
         return
-    fitting = next((one for one in range(side - 1, LEAST_SIDE - 1, -1) if sees_alike(model, one)), None)
-    mend = f"Give --crop {fitting} and --resolution 0" if fitting else MEND
+    fitting = next((one for one in range(side - 1, LEAST_SIDE - 1, -1) if _sees_alike(model, one)), None)
+    hint = f"Give --crop {fitting} and --resolution 0" if fitting else _P4M_HINT
     found = f"--equivariance p4m at {side} pixels: the strides meet other pixels from the left than from the right"
-    raise UsageError(found, "a side is needed at which all views are seen alike", mend)
+    raise UsageError(found, "a side is needed at which all views are seen alike", hint)
 
 
 @torch.inference_mode()
-def sees_alike(model: nn.Module, side: int) -> bool:
+def _sees_alike(model: nn.Module, side: int) -> bool:
     """Whether noise of that side and the same noise turned by a quarter give the same logits."""
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     logits = copy.deepcopy(model).eval()(torch.cat([image, image.rot90(1, (2, 3))]))
     return bool(torch.allclose(logits[0], logits[1], rtol=0, atol=1e-3 * float(logits.abs().max())))
 
 
-def can_share(part: nn.Module, first: bool) -> bool:
-    """Whether the layer is of a kind that `share_weights` knows."""
+def _can_share(part: nn.Module, first: bool) -> bool:
+    """Whether the layer is of a kind that `_share_weights` knows."""
     if isinstance(part, nn.Conv2d):
         square = part.kernel_size[0] == part.kernel_size[1]
-        whole = part.out_channels % ORDER == 0 and (first or part.in_channels % ORDER == 0)
+        whole = part.out_channels % _GROUP_ORDER == 0 and (first or part.in_channels % _GROUP_ORDER == 0)
         return square and whole and part.groups == 1 and part.bias is None
-    return isinstance(part, nn.BatchNorm2d | nn.Linear) and part.weight.shape[-1] % ORDER == 0
+    return isinstance(part, nn.BatchNorm2d | nn.Linear) and part.weight.shape[-1] % _GROUP_ORDER == 0
 
 
-def share_convolution(part: nn.Conv2d, first: bool) -> None:
+def _share_convolution(part: nn.Conv2d, first: bool) -> None:
     """Learn one orientation of the kernels in place of all."""
-    kernels, channels = part.out_channels // ORDER, part.in_channels // (1 if first else ORDER)
+    kernels, channels = part.out_channels // _GROUP_ORDER, part.in_channels // (1 if first else _GROUP_ORDER)
     part.weight = nn.Parameter(part.weight.detach()[:kernels].reshape(kernels, channels, -1).clone())
-    parametrize.register_parametrization(part, "weight", Turned(part.kernel_size[0], first), unsafe=True)
+    parametrize.register_parametrization(part, "weight", _Turned(part.kernel_size[0], first), unsafe=True)
 
 
-def repeat(part: Any, name: str) -> None:
+def _repeat_values(part: Any, name: str) -> None:
     """Learn one value in place of each eight along the last dimension."""
-    setattr(part, name, nn.Parameter(getattr(part, name).detach()[..., ::ORDER].clone()))
-    parametrize.register_parametrization(part, name, Repeated(), unsafe=True)
+    setattr(part, name, nn.Parameter(getattr(part, name).detach()[..., ::_GROUP_ORDER].clone()))
+    parametrize.register_parametrization(part, name, _Repeated(), unsafe=True)
 
 
-def plain(model: nn.Module) -> nn.Module:
+def untie_weights(model: nn.Module) -> nn.Module:
     """The network with weights as any other's: itself, or a copy where weights are shared.
 
     The copy's running statistics are the same for all eight of a group, as they are in the long run.
@@ -163,13 +165,13 @@ def plain(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for part in list(model.modules()):
         if parametrize.is_parametrized(part):
-            settle(part)
+            _untie_layer(part)
         if isinstance(part, nn.BatchNorm2d):
-            level_statistics(part)
+            _level_statistics(part)
     return model
 
 
-def settle(part: Any) -> None:
+def _untie_layer(part: Any) -> None:
     """Make the shared weights of one layer its own, in place.
 
     torch's own `remove_parametrizations` would change the class as well, which a copy has in common with what it is of.
@@ -182,9 +184,11 @@ def settle(part: Any) -> None:
 
 
 @torch.no_grad()
-def level_statistics(part: nn.BatchNorm2d) -> None:
+def _level_statistics(part: nn.BatchNorm2d) -> None:
     """Give each group of eight the mean and variance of all its values together, in place."""
-    mean, variance = (value.reshape(-1, ORDER) for value in (part.running_mean, part.running_var) if value is not None)
+    mean, variance = (
+        value.reshape(-1, _GROUP_ORDER) for value in (part.running_mean, part.running_var) if value is not None
+    )
     middle = mean.mean(1, keepdim=True)
     variance.copy_((variance + (mean - middle) ** 2).mean(1, keepdim=True).expand_as(variance))
     mean.copy_(middle.expand_as(mean))

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from claris_kaggle.core.console import say
-from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, UsageError, name_few, one_line
-from claris_kaggle.core.files import explain_disk_errors, read_json, replacing, sha256_bytes, sha256_file, write_json
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, UsageError, first_line, name_few
+from claris_kaggle.core.files import explain_disk_errors, read_json, replace_file, sha256_bytes, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir
-from claris_kaggle.models.factory import CLASSES, require_known
+from claris_kaggle.models.factory import _CLASS_COUNT, _require_known
 
-HUB_SECONDS = "10"
+_HUB_SECONDS = "10"
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -31,19 +31,19 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = safetensors.torch.save(state, {"format": "pt"})
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def finish_fold(fold_dir: FoldDir, facts: dict[str, Any]) -> None:
     """Mark the fold as finished: its weights' SHA-256 and `facts`, in a file written after the weights."""
-    write_json(fold_dir.seal, {"weights_sha256": sha256_file(fold_dir.weights), **facts})
+    write_json(fold_dir.weights_manifest, {"weights_sha256": sha256_file(fold_dir.weights), **facts})
 
 
 def finished_sha256(fold_dir: FoldDir) -> str | None:
     """The SHA-256 of a finished fold's weights, or None while it is not finished or damaged."""
     with contextlib.suppress(DataError, DiskError):
-        digest = read_json(fold_dir.seal).get("weights_sha256")
+        digest = read_json(fold_dir.weights_manifest).get("weights_sha256")
         if isinstance(digest, str) and fold_dir.weights.exists() and sha256_file(fold_dir.weights) == digest:
             return digest
     return None
@@ -55,25 +55,25 @@ def load_finished(fold_dir: FoldDir, model: nn.Module) -> str:
     Raises:
         RunError: the weights are damaged, or of another network.
     """
-    digest = str(read_json(fold_dir.seal).get("weights_sha256"))
-    load_sealed(fold_dir.weights, digest, model, f"Remove {fold_dir.seal} and run claris train again")
+    digest = str(read_json(fold_dir.weights_manifest).get("weights_sha256"))
+    load_verified(fold_dir.weights, digest, model, f"Remove {fold_dir.weights_manifest} and run claris train again")
     return digest
 
 
-def load_sealed(path: Path, digest: object, model: nn.Module, mend: str) -> None:
+def load_verified(path: Path, digest: object, model: nn.Module, hint: str) -> None:
     """Put the weights in the file into the network, once its SHA-256 is known to be `digest`.
 
     Args:
-        mend: what to do about other bytes.
+        hint: what to do about other bytes.
     Raises:
         RunError: the weights are damaged, or of another network.
     """
     with explain_disk_errors(path):
         content = path.read_bytes()
     if sha256_bytes(content) != digest:
-        raise RunError(f"{path}: not the weights that training finished with", "", mend)
+        raise RunError(f"{path}: not the weights that training finished with", "", hint)
     try:
-        model.load_state_dict(parse_weights(content, path))
+        model.load_state_dict(_parse_weights(content, path))
     except RuntimeError as error:
         raise RunError(f"{path}: of another network", "", "Use the run's own weights") from error
 
@@ -92,19 +92,19 @@ def find_weights(weights: str, model: str) -> Path | None:
         if not path.is_file():
             raise UsageError(f"--weights is {weights}: no such file", "imagenet, none or a file is needed")
         return path
-    return fetch_imagenet(model)
+    return _fetch_imagenet(model)
 
 
-def fetch_imagenet(model: str) -> Path:
+def _fetch_imagenet(model: str) -> Path:
     """timm's ImageNet weights of the network, from the local cache or over the network."""
     # Bounded: without a network the client would otherwise try for minutes.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", HUB_SECONDS)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", HUB_SECONDS)
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
     import timm
 
     config = None
     if model != "tiny":
-        require_known(model)
+        _require_known(model)
         config = timm.models.get_pretrained_cfg(model)
     if config is None or not config.hf_hub_id:
         raise UsageError(f"--weights imagenet: timm has none for {model}", "", "Give --weights none, or a file")
@@ -116,7 +116,7 @@ def fetch_imagenet(model: str) -> Path:
     cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     if isinstance(cached, str):
         return Path(cached)
-    say(f"fetching the ImageNet weights of {model}")
+    log_info(f"fetching the ImageNet weights of {model}")
     try:
         return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
     except Exception as error:  # the client raises a dozen kinds, by version, when there is no network
@@ -136,9 +136,9 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
     Raises:
         DataError: the file is damaged, of another network, or no file of weights.
     """
-    found = {rename(key): value for key, value in read_weights(path).items()}
+    found = {_timm_layer_name(key): value for key, value in read_weights(path).items()}
     own = model.state_dict()
-    head = {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (CLASSES,)}
+    head = {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (_CLASS_COUNT,)}
     skipped = sorted(key for key in head if key not in found or found[key].shape != own[key].shape)
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     missing = sorted(key for key in own if key not in found and key not in head | counters)
@@ -150,7 +150,7 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
     return skipped
 
 
-def rename(key: str) -> str:
+def _timm_layer_name(key: str) -> str:
     """timm's name of a layer for the names that DataParallel, DDP and older torchvision files use."""
     key = re.sub(r"^(module\.|model\.)+", "", key)
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
@@ -164,10 +164,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     with explain_disk_errors(path):
         content = path.read_bytes()
-    return parse_weights(content, path)
+    return _parse_weights(content, path)
 
 
-def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
+def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
     """The tensors in the bytes of a .safetensors or .pth file; `source` is for messages."""
     import io
 
@@ -183,5 +183,5 @@ def parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
             raise ValueError("no tensors by name")
         return dict(state)
     except Exception as error:  # both readers raise many kinds on damaged files
-        found = f"{source}: no readable weights ({one_line(error)})"
+        found = f"{source}: no readable weights ({first_line(error)})"
         raise DataError(found, "a whole .safetensors or .pth is needed") from error

@@ -17,49 +17,49 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from claris_kaggle.data.arrays import HALF, Labels
-from claris_kaggle.data.fold_file import CLASSES
+from claris_kaggle.data.arrays import THRESHOLD, Labels
+from claris_kaggle.data.fold_file import CLASS_NAMES
 from claris_kaggle.evaluation.calibration import calibration_curve, calibration_error
 from claris_kaggle.evaluation.metrics import auc
 
-SERIES = 6
-NAMES = ("ink", "muted", "line", *CLASSES, *(f"series-{number}" for number in range(SERIES)))
-CODES = {name: f"#fe00{number:02x}" for number, name in enumerate(NAMES)}
-INK, MUTED, LINE = CODES["ink"], CODES["muted"], CODES["line"]
-MARKERS = "os^Dv*"
-BINS = np.linspace(0, 1, 21)
+_SERIES = 6
+_NAMES = ("ink", "muted", "line", *CLASS_NAMES, *(f"series-{number}" for number in range(_SERIES)))
+_CODES = {name: f"#fe00{number:02x}" for number, name in enumerate(_NAMES)}
+_INK, _MUTED, _LINE_COLOR = _CODES["ink"], _CODES["muted"], _CODES["line"]
+_MARKERS = "os^Dv*"
+_HISTOGRAM_EDGES = np.linspace(0, 1, 21)
 # So many points of a curve are more than a screen shows.
-POINTS = 240
+_POINTS = 240
 # Below this recall so few patches are called that precision jumps about.
-STEADY = 0.02
-WIDTH, HEIGHT = 4.4, 3.5
+_STEADY = 0.02
+_WIDTH, _HEIGHT = 4.4, 3.5
 # So many stand side by side in a legend.
-LETTERS = 63
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": LINE,
+_LETTERS = 63
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": _MUTED, "axes.labelcolor": _INK, "text.color": _INK,
+    "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": _LINE_COLOR,
     "axes.axisbelow": True, "lines.linewidth": 1.4, "legend.frameon": False, "legend.fontsize": 8.5,
     "legend.handlelength": 1.6, "legend.labelspacing": 0.35, "text.parse_math": False,
 }  # fmt: skip
-REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (2, 3))}
-Curve = tuple[str, Labels, NDArray[Any]]
+_REFERENCE: dict[str, Any] = {"color": _MUTED, "linewidth": 0.8, "linestyle": (0, (2, 3))}
+_Curve = tuple[str, Labels, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Drawing:
+class _Drawing:
     """A chart as SVG text, and what it shows in words for those who do not see it."""
 
     svg: str
     words: str
 
 
-def series(number: int) -> str:
+def _series_color(number: int) -> str:
     """The colour of a fold or run."""
-    return CODES[f"series-{number % SERIES}"]
+    return _CODES[f"series-{number % _SERIES}"]
 
 
-def draw(name: str, words: str, across: str, up: str, paint: Any, height: float = HEIGHT) -> Drawing:
+def _draw_chart(name: str, words: str, across: str, up: str, paint: Any, height: float = _HEIGHT) -> _Drawing:
     """A chart of its own axes, made without pyplot's global state, the same for the same content.
 
     Args:
@@ -69,8 +69,8 @@ def draw(name: str, words: str, across: str, up: str, paint: Any, height: float 
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         axes.set(xlabel=across, ylabel=up)
         for part in (figure, axes):
@@ -78,39 +78,39 @@ def draw(name: str, words: str, across: str, up: str, paint: Any, height: float 
         paint(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            columns = min(3, max(1, LETTERS // (7 + max(map(len, labels)))))
+            columns = min(3, max(1, _LETTERS // (7 + max(map(len, labels)))))
             figure.legend(handles, labels, loc="outside upper left", ncols=columns)
         stream = io.StringIO()
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's own letters are used
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    return Drawing(to_inline(stream.getvalue()), words)
+    return _Drawing(_to_inline(stream.getvalue()), words)
 
 
-def to_inline(text: str) -> str:
+def _to_inline(text: str) -> str:
     """Matplotlib's SVG file as a part of a page: no ids that two charts share, no rules that reach beyond it."""
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'="[^"]*"', lambda value: re.sub(r"(\.\d\d)\d+", r"\1", value[0]), text)
     text = re.sub(r"\s*\n\s*", "\n", text).strip()
-    text = re.sub(r"#fe00([0-9a-f]{2})", lambda code: f"var(--{NAMES[int(code[1], 16)]})", text)
+    text = re.sub(r"#fe00([0-9a-f]{2})", lambda code: f"var(--{_NAMES[int(code[1], 16)]})", text)
     return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
 
-def thin(across: NDArray[Any], up: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _thin_curve(across: NDArray[Any], up: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The curve by some of its points, evenly along its way, both ends among them."""
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(across)) + np.abs(np.diff(up)))])
-    keep = np.unique([0, *np.searchsorted(way, np.linspace(0, way[-1], POINTS)).tolist(), len(way) - 1])
+    keep = np.unique([0, *np.searchsorted(way, np.linspace(0, way[-1], _POINTS)).tolist(), len(way) - 1])
     return across[keep], up[keep]
 
 
-def by_fold(labels: Labels, values: NDArray[Any], fold: NDArray[np.int64]) -> list[Curve]:
+def _by_fold(labels: Labels, values: NDArray[Any], fold: NDArray[np.int64]) -> list[_Curve]:
     """Each fold's part, where there are several; one of a single class has no curve."""
     parts = [(f"fold {n}", labels[fold == n], values[fold == n]) for n in np.unique(fold).tolist()]
     return [part for part in parts if len(np.unique(part[1])) == 2] if len(parts) > 1 else []
 
 
-def draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[Drawing]:
+def _draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[_Drawing]:
     """Loss and validation AUC over the epochs, a line a fold."""
     last = {fold: table.iloc[-1] for fold, table in histories.items()}
     losses = [f"fold {fold} {row['train_loss']:.3f} and {row['valid_loss']:.3f}" for fold, row in last.items()]
@@ -118,7 +118,11 @@ def draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[Draw
 
     def lines(axes: Any, column: str, label: str = "", **look: Any) -> None:
         for fold, table in histories.items():
-            look |= {"color": series(fold), "marker": MARKERS[fold % len(MARKERS)], "label": label.format(fold)}
+            look |= {
+                "color": _series_color(fold),
+                "marker": _MARKERS[fold % len(_MARKERS)],
+                "label": label.format(fold),
+            }
             axes.plot(table["epoch"], table[column], markersize=4, **look)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
@@ -132,110 +136,121 @@ def draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[Draw
     loss_words = f"Training and validation loss after the last epoch: {', '.join(losses)}."
     auc_words = f"Validation AUC after the last epoch: {', '.join(aucs)}."
     return [
-        draw(f"{name}-loss", loss_words, "epoch", "loss", paint_loss),
-        draw(f"{name}-auc", auc_words, "epoch", "AUC", paint_auc),
+        _draw_chart(f"{name}-loss", loss_words, "epoch", "loss", paint_loss),
+        _draw_chart(f"{name}-auc", auc_words, "epoch", "AUC", paint_auc),
     ]
 
 
-def draw_roc(name: str, curves: Sequence[Curve], whole: Curve | None = None) -> Drawing:
+def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) -> _Drawing:
     """ROC curves, that of all together the strongest."""
     from sklearn.metrics import roc_curve
 
     lines, said = [], []
     for title, labels, values in [*curves, *([whole] if whole else [])]:
         false, true, _ = roc_curve(labels, values)
-        value, found = auc(labels, values), percent(np.interp(0.05, false, true))
-        lines.append((*thin(false, true), f"{value:.4f}  {shorten(title)}"))
+        value, found = auc(labels, values), _percent(np.interp(0.05, false, true))
+        lines.append((*_thin_curve(false, true), f"{value:.4f}  {_shorten(title)}"))
         said.append(f"{title}: AUC {value:.4f}, {found} of the malignant found at 5 % false alarms")
 
     def paint(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], **REFERENCE)
-        plot_square(axes, lines, strong=whole is not None)
+        axes.plot([0, 1], [0, 1], **_REFERENCE)
+        _plot_square(axes, lines, strong=whole is not None)
 
     words = f"ROC. {'; '.join(said)}."
-    return draw(name, words, "benign patches called malignant", "malignant patches found", paint)
+    return _draw_chart(name, words, "benign patches called malignant", "malignant patches found", paint)
 
 
-def draw_precision(name: str, curves: Sequence[Curve], whole: Curve) -> Drawing:
+def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Drawing:
     """Precision over recall, that of all together the strongest."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     share = float(whole[1].mean())
-    lines, said = [], [f"A call of malignant at random would be right for {percent(share)}"]
+    lines, said = [], [f"A call of malignant at random would be right for {_percent(share)}"]
     for title, labels, values in [*curves, whole]:
         precision, recall, _ = precision_recall_curve(labels, values)
-        steady, value = recall >= STEADY, float(average_precision_score(labels, values))
-        lines.append((*thin(recall[steady], precision[steady]), f"{value:.4f}  {shorten(title)}"))
+        steady, value = recall >= _STEADY, float(average_precision_score(labels, values))
+        lines.append((*_thin_curve(recall[steady], precision[steady]), f"{value:.4f}  {_shorten(title)}"))
         said.append(f"{title}: average precision {value:.4f}")
 
     def paint(axes: Any) -> None:
-        axes.axhline(share, **REFERENCE)
-        plot_square(axes, lines, strong=True)
+        axes.axhline(share, **_REFERENCE)
+        _plot_square(axes, lines, strong=True)
 
     words = f"Precision and recall. {'; '.join(said)}."
-    return draw(name, words, "recall: malignant patches found", "precision: calls that are right", paint)
+    return _draw_chart(name, words, "recall: malignant patches found", "precision: calls that are right", paint)
 
 
-def plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], str]], *, strong: bool) -> None:
+def _plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], str]], *, strong: bool) -> None:
     """Labelled lines over the unit square; `strong` sets the last one apart."""
     for number, (across, up, label) in enumerate(lines, 1):
         last = strong and number == len(lines)
-        axes.plot(across, up, label=label, color=INK if last else series(number - 1), linewidth=2.0 if last else 1.1)
+        axes.plot(
+            across, up, label=label, color=_INK if last else _series_color(number - 1), linewidth=2.0 if last else 1.1
+        )
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 
-def draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> Drawing:
+def _draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> _Drawing:
     """What was said against what was found, in about equally filled bins."""
     curve = calibration_curve(labels, values)
     pairs = list(zip(curve["said"], curve["found"], strict=True))
     said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
 
     def paint(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], **REFERENCE, label="as said")
-        axes.plot(curve["said"], curve["found"], color=INK, marker="o", markersize=4.5, label="found")
+        axes.plot([0, 1], [0, 1], **_REFERENCE, label="as said")
+        axes.plot(curve["said"], curve["found"], color=_INK, marker="o", markersize=4.5, label="found")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     words = (
         f"Calibration in {len(pairs)} bins: they are off by {calibration_error(labels, values):.3f} on average. "
         f"Farthest off: said {said:.2f}, found {found:.2f}."
     )
-    return draw(name, words, "probability said", "share malignant", paint)
+    return _draw_chart(name, words, "probability said", "share malignant", paint)
 
 
-def draw_spread(name: str, labels: Labels, values: NDArray[Any], test: NDArray[Any]) -> Drawing:
+def _draw_spread(name: str, labels: Labels, values: NDArray[Any], test: NDArray[Any]) -> _Drawing:
     """How the OOF probabilities of the two classes spread, and those of the test patches over them."""
 
     def paint(axes: Any) -> None:
         parts = [values[labels == number] for number in (0, 1)]
         weights = [np.full(len(part), 100 / len(values)) for part in parts]
-        colours = [CODES[title] for title in CLASSES]
-        axes.hist(parts, BINS, weights=weights, stacked=True, color=colours, label=list(CLASSES), rwidth=0.86)
-        axes.hist(test, BINS, weights=np.full(len(test), 100 / len(test)), histtype="step", color=INK, label="test")
+        colours = [_CODES[title] for title in CLASS_NAMES]
+        axes.hist(
+            parts, _HISTOGRAM_EDGES, weights=weights, stacked=True, color=colours, label=list(CLASS_NAMES), rwidth=0.86
+        )
+        axes.hist(
+            test,
+            _HISTOGRAM_EDGES,
+            weights=np.full(len(test), 100 / len(test)),
+            histtype="step",
+            color=_INK,
+            label="test",
+        )
 
-    unsure = [percent(np.mean((part > 0.1) & (part < 0.9))) for part in (values, test)]
-    called = [percent(np.mean(part >= HALF)) for part in (values, test)]
+    unsure = [_percent(np.mean((part > 0.1) & (part < 0.9))) for part in (values, test)]
+    called = [_percent(np.mean(part >= THRESHOLD)) for part in (values, test)]
     words = (
         f"Of the training patches {unsure[0]} have a probability between 0.1 and 0.9, of the test patches {unsure[1]}; "
         f"{called[0]} and {called[1]} are called malignant."
     )
-    return draw(name, words, "probability of malignant", "patches, in %", paint)
+    return _draw_chart(name, words, "probability of malignant", "patches, in %", paint)
 
 
-def draw_slides(name: str, aucs: Sequence[float], overall: float) -> Drawing:
+def _draw_slides(name: str, aucs: Sequence[float], overall: float) -> _Drawing:
     """The AUC of each slide, the lowest first, beside the AUC of all patches together."""
     ranked = np.sort(np.asarray(aucs, dtype=float))
 
     def paint(axes: Any) -> None:
-        axes.axhline(overall, **REFERENCE, label="all patches together")
-        axes.plot(np.arange(1, len(ranked) + 1), ranked, "o", color=series(0), markersize=3.5, label="a slide")
+        axes.axhline(overall, **_REFERENCE, label="all patches together")
+        axes.plot(np.arange(1, len(ranked) + 1), ranked, "o", color=_series_color(0), markersize=3.5, label="a slide")
         axes.xaxis.get_major_locator().set_params(integer=True)
 
     low, middle, high = np.quantile(ranked, [0, 0.5, 1])
     words = f"AUC within {len(ranked)} slides: {low:.4f} to {high:.4f}, half of them above {middle:.4f}."
-    return draw(name, words, "slides, the lowest first", "AUC within the slide", paint)
+    return _draw_chart(name, words, "slides, the lowest first", "AUC within the slide", paint)
 
 
-def draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[str, Any]]) -> Drawing:
+def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[str, Any]]) -> _Drawing:
     """The AUC of each run with its interval, a line a run.
 
     Args:
@@ -244,9 +259,11 @@ def draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[s
 
     def paint(axes: Any) -> None:
         for place, one in enumerate(figures):
-            axes.plot(one["auc_interval"], [place, place], color=series(place), linewidth=2.5, solid_capstyle="round")
-            axes.plot(one["auc"], place, "o", color=series(place), markersize=7)
-        axes.set(yticks=range(len(titles)), yticklabels=[shorten(title) for title in titles])
+            axes.plot(
+                one["auc_interval"], [place, place], color=_series_color(place), linewidth=2.5, solid_capstyle="round"
+            )
+            axes.plot(one["auc"], place, "o", color=_series_color(place), markersize=7)
+        axes.set(yticks=range(len(titles)), yticklabels=[_shorten(title) for title in titles])
         axes.set_ylim(len(titles) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
 
@@ -255,14 +272,14 @@ def draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[s
         for title, one in zip(titles, figures, strict=True)
     ]
     words = f"OOF AUC with intervals of 95 %: {', '.join(spans)}."
-    return draw(name, words, "OOF AUC", "", paint, 0.8 + 0.35 * len(titles))
+    return _draw_chart(name, words, "OOF AUC", "", paint, 0.8 + 0.35 * len(titles))
 
 
-def shorten(title: str, most: int = 22) -> str:
+def _shorten(title: str, most: int = 22) -> str:
     """A run's name that leaves room for the chart: the end of a long one."""
     return title if len(title) <= most else "…" + title[1 - most :]
 
 
-def percent(share: Any) -> str:
+def _percent(share: Any) -> str:
     """A share of 0..1 in whole percents."""
     return f"{100 * share:.0f} %"

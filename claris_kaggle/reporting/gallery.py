@@ -14,21 +14,21 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import ClarisError, DataError, DiskError
 from claris_kaggle.core.files import read_json
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.data.arrays import HALF, Pixels
-from claris_kaggle.data.pack import open_pack, pack_folder, read_proved
+from claris_kaggle.data.arrays import THRESHOLD, Pixels
+from claris_kaggle.data.pack import open_pack, pack_folder, read_verified_patch
 from claris_kaggle.data.patches import SIZE, patch_id
 from claris_kaggle.evaluation.predictions import Oof
-from claris_kaggle.reporting.pictures import AGAINST, FOR, png_uri
+from claris_kaggle.reporting.pictures import _BENIGN_COLOR, _MALIGNANT_COLOR, _png_uri
 
-SHOWN = 6
-VIEWS = 8
+_SHOWN_PATCHES = 6
+_VIEWS = 8
 # How little of the grey patch a map lets through where it says most.
-STRONGEST = 0.8
-Reader = Callable[[Sequence[str]], Pixels]
+_MAP_OPACITY = 0.8
+_Reader = Callable[[Sequence[str]], Pixels]
 
 
 @dataclass(frozen=True)
-class Specimen:
+class _Specimen:
     """One patch of a run.
 
     Attributes:
@@ -55,31 +55,31 @@ class Specimen:
     @property
     def called(self) -> int:
         """The label that the probability stands for."""
-        return int(self.probability >= HALF)
+        return int(self.probability >= THRESHOLD)
 
     @property
     def agreeing(self) -> int:
         """How many of the views are on the side of the probability."""
-        return sum((value >= HALF) == bool(self.called) for value in self.views)
+        return sum((value >= THRESHOLD) == bool(self.called) for value in self.views)
 
 
-def confident_errors(oof: Oof, most: int = SHOWN) -> list[int]:
+def _confident_errors(oof: Oof, most: int = _SHOWN_PATCHES) -> list[int]:
     """The rows on the wrong side of 0.5, those farthest from it first."""
-    wrong = np.flatnonzero((oof.probabilities >= HALF) != (oof.labels == 1))
-    return nearest_first(-np.abs(oof.probabilities[wrong] - HALF), wrong, most)
+    wrong = np.flatnonzero((oof.probabilities >= THRESHOLD) != (oof.labels == 1))
+    return _nearest_first(-np.abs(oof.probabilities[wrong] - THRESHOLD), wrong, most)
 
 
-def least_certain(oof: Oof, most: int = SHOWN) -> list[int]:
+def _least_certain(oof: Oof, most: int = _SHOWN_PATCHES) -> list[int]:
     """The rows nearest to 0.5."""
-    return nearest_first(np.abs(oof.probabilities - HALF), np.arange(len(oof.ids)), most)
+    return _nearest_first(np.abs(oof.probabilities - THRESHOLD), np.arange(len(oof.ids)), most)
 
 
-def nearest_first(distance: NDArray[Any], rows: NDArray[np.int64], most: int) -> list[int]:
+def _nearest_first(distance: NDArray[Any], rows: NDArray[np.int64], most: int) -> list[int]:
     """The rows of the smallest distances; of equal ones the first by id."""
     return [int(row) for row in rows[np.argsort(distance, kind="stable")[:most]]]
 
 
-def make_reader(ids: Sequence[str], data: DataDir | None, cache: Path | None) -> Reader | None:
+def _make_reader(ids: Sequence[str], data: DataDir | None, cache: Path | None) -> _Reader | None:
     """A function from ids to their proved pixels, read from the pack in the cache, else from the TIFF files.
 
     Args:
@@ -94,14 +94,14 @@ def make_reader(ids: Sequence[str], data: DataDir | None, cache: Path | None) ->
             if data is None:
                 raise
         else:
-            return lambda names: require_proved(pack.pixels[pack.rows(names)], names, pack.folder)
+            return lambda names: _require_verified(pack.pixels[pack.rows(names)], names, pack.folder)
     if data is None:
         return None
     source = data.patches("train")
-    return lambda names: np.stack([read_proved(source, name) for name in names])
+    return lambda names: np.stack([read_verified_patch(source, name) for name in names])
 
 
-def require_proved(pixels: Pixels, names: Sequence[str], source: Path) -> Pixels:
+def _require_verified(pixels: Pixels, names: Sequence[str], source: Path) -> Pixels:
     """The pixels themselves.
 
     Raises:
@@ -113,10 +113,12 @@ def require_proved(pixels: Pixels, names: Sequence[str], source: Path) -> Pixels
     return pixels
 
 
-def show(oof: Oof, rows: Sequence[int], slides: Sequence[str] | None, reader: Reader | None) -> list[Specimen]:
+def _make_specimens(
+    oof: Oof, rows: Sequence[int], slides: Sequence[str] | None, reader: _Reader | None
+) -> list[_Specimen]:
     """The rows as specimens, with pictures where there is a reader."""
     found = [
-        Specimen(
+        _Specimen(
             oof.ids[row], int(oof.labels[row]), int(oof.fold[row]), float(oof.probabilities[row]),
             slides[row] if slides else "",
         )
@@ -125,25 +127,25 @@ def show(oof: Oof, rows: Sequence[int], slides: Sequence[str] | None, reader: Re
     if reader is None or not found:
         return found
     pixels = reader([one.id for one in found])
-    return [replace(one, picture=png_uri(pixels[place])) for place, one in enumerate(found)]
+    return [replace(one, picture=_png_uri(pixels[place])) for place, one in enumerate(found)]
 
 
-def explain_all(specimens: Sequence[Specimen], run_dir: RunDir, reader: Reader) -> tuple[list[Specimen], list[str]]:
+def _explain_all(specimens: Sequence[_Specimen], run_dir: RunDir, reader: _Reader) -> tuple[list[_Specimen], list[str]]:
     """The specimens with what the weights of their own folds say of them, and why some have nothing to say."""
     if not run_dir.config.exists():
         return list(specimens), [f"{run_dir.root.name} has no config and no weights of its own"]
-    explained: dict[str, Specimen] = {}
+    explained: dict[str, _Specimen] = {}
     reasons = []
     for fold in sorted({one.fold for one in specimens}):
         mine = [one for one in specimens if one.fold == fold]
         try:
-            explained.update(explain_fold(mine, run_dir, fold, reader))
+            explained.update(_explain_fold(mine, run_dir, fold, reader))
         except ClarisError as error:
             reasons.append(error.found)
     return [explained.get(one.id, one) for one in specimens], reasons
 
 
-def explain_fold(specimens: Sequence[Specimen], run_dir: RunDir, fold: int, reader: Reader) -> dict[str, Specimen]:
+def _explain_fold(specimens: Sequence[_Specimen], run_dir: RunDir, fold: int, reader: _Reader) -> dict[str, _Specimen]:
     """Specimens of one fold by id, each with its views and map.
 
     Raises:
@@ -158,22 +160,22 @@ def explain_fold(specimens: Sequence[Specimen], run_dir: RunDir, fold: int, read
     config = replace(config, precision=usable_precision("", config.precision, "cpu"))
     model = trained_network(config)
     load_finished(run_dir.fold(fold), model)
-    found = explain(model, reader([one.id for one in specimens]), config, views=VIEWS)
+    found = explain(model, reader([one.id for one in specimens]), config, views=_VIEWS)
     if found.maps is None:
         seen = [replace(one, crop=config.crop) for one in specimens]
     else:
         shares = centre_share(found.maps, config.crop).tolist()
         seen = [
-            replace(one, crop=config.crop, map=png_uri(paint_map(parts)), centre=share)
+            replace(one, crop=config.crop, map=_png_uri(_paint_map(parts)), centre=share)
             for one, parts, share in zip(specimens, found.maps, shares, strict=True)
         ]
     views = found.view_probabilities.T.tolist()
     return {one.id: replace(one, views=tuple(row)) for one, row in zip(seen, views, strict=True)}
 
 
-def paint_map(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _paint_map(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The map as colours, uint8 RGBA [h, w, 4]: orange speaks for malignant, blue against, clear says nothing."""
     strength = np.abs(parts) / max(float(np.abs(parts).max()), 1e-12)
-    colours = np.where(parts[:, :, None] > 0, np.array(FOR), np.array(AGAINST))
-    alpha = np.rint(255 * STRONGEST * strength)[:, :, None]
+    colours = np.where(parts[:, :, None] > 0, np.array(_MALIGNANT_COLOR), np.array(_BENIGN_COLOR))
+    alpha = np.rint(255 * _MAP_OPACITY * strength)[:, :, None]
     return np.concatenate([colours, alpha], axis=2).astype(np.uint8)

@@ -16,24 +16,34 @@ import pandas as pd
 
 from claris_kaggle.core.errors import TableError
 from claris_kaggle.core.files import read_json, write_text
-from claris_kaggle.core.paths import DataDir, RunDir, require_ending
+from claris_kaggle.core.paths import DataDir, RunDir, require_suffix
 from claris_kaggle.data import tables
-from claris_kaggle.data.arrays import HALF
+from claris_kaggle.data.arrays import THRESHOLD
 from claris_kaggle.ensembling.comparison import compare_runs
 from claris_kaggle.ensembling.ensemble_runs import describe_run
-from claris_kaggle.ensembling.ledger import agreement, best_first, read_ledger
+from claris_kaggle.ensembling.ledger import describe_agreement, read_ledger, sort_best_first
 from claris_kaggle.ensembling.runs import Run, label_runs, load_run
 from claris_kaggle.evaluation.run_metrics import run_metrics, slide_metrics
 from claris_kaggle.reporting import charts, gallery
-from claris_kaggle.reporting.templates import render
+from claris_kaggle.reporting.templates import render_template
 from claris_kaggle.version import __version__
 
-TEMPLATE = "report.html.jinja"
-HISTORY = ("epoch", "train_loss", "valid_loss", "auc", "seconds", "images_per_second")
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "scipy", "matplotlib")
+_REPORT_TEMPLATE = "report.html.jinja"
+_PLOTTED_COLUMNS = ("epoch", "train_loss", "valid_loss", "auc", "seconds", "images_per_second")
+_REPORTED_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "matplotlib",
+)
 # A slide with fewer patches of a class has an AUC that says next to nothing.
-FEWEST = 3
-MOST_SLIDES = 300
+_FEWEST = 3
+_MOST_SLIDES = 300
 
 
 def write_report(
@@ -55,20 +65,20 @@ def write_report(
         UsageError: the name does not end in .html.
         ClarisError: a run is not predicted, or a file of it is faulty.
     """
-    require_ending(out, ".html", ".htm")
+    require_suffix(out, ".html", ".htm")
     names = label_runs(run_dirs)
     runs = [replace(load_run(run_dir), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
     sections = [
-        describe(run, run_dir, f"run{number}", data, cache)
+        _describe_section(run, run_dir, f"run{number}", data, cache)
         for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1)
     ]
     lines = read_ledger(ledger) if ledger else []
-    page = render(
-        TEMPLATE,
+    page = render_template(
+        _REPORT_TEMPLATE,
         runs=sections,
-        comparison=compare(runs, sections) if len(runs) > 1 else None,
-        ledger={"lines": best_first(lines), **agreement(lines)} if lines else None,
-        versions=find_versions(),
+        comparison=_compare_sections(runs, sections) if len(runs) > 1 else None,
+        ledger={"lines": sort_best_first(lines), **describe_agreement(lines)} if lines else None,
+        versions=_find_versions(),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
     )
@@ -76,37 +86,39 @@ def write_report(
     return out
 
 
-def describe(run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None) -> dict[str, Any]:
+def _describe_section(
+    run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None
+) -> dict[str, Any]:
     """What the page says of one run; `anchor` begins the names of its parts."""
-    oof, histories = run.oof, read_histories(run_dir)
+    oof, histories = run.oof, _read_histories(run_dir)
     figures_of_run = run_metrics(oof, run.slides)
     whole = ("all", oof.labels, oof.probabilities)
-    parts = charts.by_fold(oof.labels, oof.probabilities, oof.fold)
+    parts = charts._by_fold(oof.labels, oof.probabilities, oof.fold)
     return {
         "name": run.name,
-        "typed": to_type(run_dir.root),
+        "typed": _format_typed_path(run_dir.root),
         "anchor": anchor,
         "overall": figures_of_run["overall"],
-        "folds": describe_folds(run, figures_of_run["folds"], histories),
-        "confusion": confusion(run),
-        "learning": charts.draw_learning(anchor, histories) if histories else [],
-        "roc": charts.draw_roc(f"{anchor}-roc", parts, whole),
-        "precision": charts.draw_precision(f"{anchor}-precision", parts, whole),
-        "calibration": charts.draw_calibration(f"{anchor}-calibration", oof.labels, oof.probabilities),
-        "spread": charts.draw_spread(f"{anchor}-spread", oof.labels, oof.probabilities, run.test.probabilities),
-        "slides": describe_slides(run, anchor, figures_of_run["overall"]["auc"]) if run.slides else None,
-        "patches": choose_patches(run, run_dir, gallery.make_reader(oof.ids, data, cache)),
-        **describe_origin(run, run_dir, histories),
+        "folds": _describe_folds(run, figures_of_run["folds"], histories),
+        "confusion": _confusion(run),
+        "learning": charts._draw_learning(anchor, histories) if histories else [],
+        "roc": charts._draw_roc(f"{anchor}-roc", parts, whole),
+        "precision": charts._draw_precision(f"{anchor}-precision", parts, whole),
+        "calibration": charts._draw_calibration(f"{anchor}-calibration", oof.labels, oof.probabilities),
+        "spread": charts._draw_spread(f"{anchor}-spread", oof.labels, oof.probabilities, run.test.probabilities),
+        "slides": _describe_slides(run, anchor, figures_of_run["overall"]["auc"]) if run.slides else None,
+        "patches": _choose_patches(run, run_dir, gallery._make_reader(oof.ids, data, cache)),
+        **_describe_origin(run, run_dir, histories),
     }
 
 
-def to_type(path: Path) -> str:
+def _format_typed_path(path: Path) -> str:
     """The path as it is typed here, without the folders above this one."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
+def _read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
     """The history of each fold that has one, in the order of the folds.
 
     Raises:
@@ -117,7 +129,9 @@ def read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
         path = fold_dir.history
         if not path.exists():
             continue
-        table = tables.read_table(path, HISTORY, ended=True, others=True, mend="Remove it, or train that fold again")
+        table = tables.read_table(
+            path, _PLOTTED_COLUMNS, ended=True, others=True, hint="Remove it, or train that fold again"
+        )
         try:
             found[number] = table.astype(float)
         except ValueError as error:
@@ -125,7 +139,7 @@ def read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
     return found
 
 
-def describe_folds(
+def _describe_folds(
     run: Run, rows: Sequence[dict[str, Any]], histories: Mapping[int, pd.DataFrame]
 ) -> list[dict[str, Any]]:
     """The figures of each fold with its balance, slides and time, None where they are not known."""
@@ -140,22 +154,22 @@ def describe_folds(
                 "slides": None if slides is None else len(np.unique(slides[inside])),
                 "epochs": None if history is None else len(history),
                 "seconds": None if history is None else float(history["seconds"].sum()),
-                "rate": None if history is None else mean_rate([history]),
+                "rate": None if history is None else _mean_rate([history]),
             }
         )
     return found
 
 
-def mean_rate(histories: Sequence[pd.DataFrame]) -> float:
+def _mean_rate(histories: Sequence[pd.DataFrame]) -> float:
     """Images a second over all epochs of all histories together: a slow fold counts for its longer time."""
     epochs = pd.concat(histories)
     seconds = epochs["seconds"].to_numpy()
     return float(np.average(epochs["images_per_second"], weights=seconds if seconds.sum() > 0 else None))
 
 
-def confusion(run: Run) -> dict[str, int]:
+def _confusion(run: Run) -> dict[str, int]:
     """How many patches of each label stand on each side of 0.5."""
-    malignant, called = run.oof.labels == 1, run.oof.probabilities >= HALF
+    malignant, called = run.oof.labels == 1, run.oof.probabilities >= THRESHOLD
     return {
         "true_malignant": int((malignant & called).sum()),
         "missed_malignant": int((malignant & ~called).sum()),
@@ -164,27 +178,27 @@ def confusion(run: Run) -> dict[str, int]:
     }
 
 
-def describe_slides(run: Run, anchor: str, overall: float) -> dict[str, Any]:
+def _describe_slides(run: Run, anchor: str, overall: float) -> dict[str, Any]:
     """The table of slides, the hardest first, and the chart of those with enough patches of both classes."""
     rows = slide_metrics(run.oof, run.slides or [])
-    ranked = [row["auc"] for row in rows if min(row["malignant"], row["patches"] - row["malignant"]) >= FEWEST]
-    chart = charts.draw_slides(f"{anchor}-slides", ranked, overall) if len(ranked) > 1 else None
-    return {"rows": rows[:MOST_SLIDES], "total": len(rows), "ranked": len(ranked), "fewest": FEWEST, "chart": chart}
+    ranked = [row["auc"] for row in rows if min(row["malignant"], row["patches"] - row["malignant"]) >= _FEWEST]
+    chart = charts._draw_slides(f"{anchor}-slides", ranked, overall) if len(ranked) > 1 else None
+    return {"rows": rows[:_MOST_SLIDES], "total": len(rows), "ranked": len(ranked), "fewest": _FEWEST, "chart": chart}
 
 
-def choose_patches(run: Run, run_dir: RunDir, reader: gallery.Reader | None) -> dict[str, Any]:
+def _choose_patches(run: Run, run_dir: RunDir, reader: gallery._Reader | None) -> dict[str, Any]:
     """The most confident errors and the least certain patches, explained where there are pixels and weights."""
-    chosen = {"errors": gallery.confident_errors(run.oof), "unsure": gallery.least_certain(run.oof)}
-    shown = {name: gallery.show(run.oof, rows, run.slides, reader) for name, rows in chosen.items()}
+    chosen = {"errors": gallery._confident_errors(run.oof), "unsure": gallery._least_certain(run.oof)}
+    shown = {name: gallery._make_specimens(run.oof, rows, run.slides, reader) for name, rows in chosen.items()}
     reasons: dict[str, None] = {}
     if reader:
         for name, specimens in shown.items():
-            shown[name], faults = gallery.explain_all(specimens, run_dir, reader)
+            shown[name], faults = gallery._explain_all(specimens, run_dir, reader)
             reasons.update(dict.fromkeys(faults))
     return {**shown, "reasons": list(reasons)}
 
 
-def describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFrame]) -> dict[str, Any]:
+def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFrame]) -> dict[str, Any]:
     """Where the run comes from: config, split, times, digests, and what the folder does not tell."""
     about = describe_run(run_dir)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
@@ -200,32 +214,32 @@ def describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFr
         "test_patches": len(run.test.ids),
         "slide_count": len(set(run.slides)) if run.slides else None,
         "seconds": sum(float(table["seconds"].sum()) for table in histories.values()) if histories else None,
-        "rate": mean_rate(list(histories.values())) if histories else None,
+        "rate": _mean_rate(list(histories.values())) if histories else None,
     }
 
 
-def compare(runs: Sequence[Run], sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _compare_sections(runs: Sequence[Run], sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the page says of the runs side by side."""
     names = [run.name for run in runs]
     return {
         **compare_runs(runs),
-        "chart": charts.draw_intervals("compare-auc", names, [section["overall"] for section in sections]),
-        "roc": charts.draw_roc("compare-roc", [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]),
-        "configs": compare_configs({one["name"]: one["config"] for one in sections if one["config"]}),
+        "chart": charts._draw_intervals("compare-auc", names, [section["overall"] for section in sections]),
+        "roc": charts._draw_roc("compare-roc", [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]),
+        "configs": _compare_configs({one["name"]: one["config"] for one in sections if one["config"]}),
     }
 
 
-def compare_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _compare_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The names of the runs that have a config, and the fields in which these differ, a value for each run."""
     fields = dict.fromkeys(name for config in configs.values() for name in config if not name.endswith("_sha256"))
     values = {field: [config.get(field, "–") for config in configs.values()] for field in fields}
     return {"names": list(configs), "fields": {name: row for name, row in values.items() if row != row[:1] * len(row)}}
 
 
-def find_versions() -> dict[str, str]:
+def _find_versions() -> dict[str, str]:
     """The versions of what is here now, which may not be what the runs were made with."""
     found = {"claris": __version__, "Python": platform.python_version()}
-    for name in PACKAGES:
+    for name in _REPORTED_PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

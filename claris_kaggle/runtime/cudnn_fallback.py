@@ -18,25 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.core.config import CUDNN_MODES
-from claris_kaggle.core.console import say
-from claris_kaggle.core.errors import CudnnError, one_line
-from claris_kaggle.runtime.distributed import World, join_world, launch
-from claris_kaggle.runtime.rank_process import write_job
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import CudnnError, first_line
+from claris_kaggle.runtime.distributed import World, _launch_ranks, join_world
+from claris_kaggle.runtime.rank_process import _write_job
 
-T = TypeVar("T")
-DEFAULT, NO_AUTOTUNE, CONTIGUOUS = CUDNN_MODES
-DESCRIPTIONS = {NO_AUTOTUNE: "without autotuning", CONTIGUOUS: "with contiguous tensors and without autotuning"}
-NEXT_STEP = {
-    DEFAULT: "Run the same command with --cudnn no-autotune",
-    NO_AUTOTUNE: "Run the same command with --cudnn contiguous",
-    CONTIGUOUS: "Update the GPU driver, or use another GPU or --precision",
+_RunResult = TypeVar("_RunResult")
+DEFAULT_MODE, _NO_AUTOTUNE_MODE, _CONTIGUOUS_MODE = CUDNN_MODES
+_DESCRIPTIONS = {
+    _NO_AUTOTUNE_MODE: "without autotuning",
+    _CONTIGUOUS_MODE: "with contiguous tensors and without autotuning",
+}
+_NEXT_STEP = {
+    DEFAULT_MODE: "Run the same command with --cudnn no-autotune",
+    _NO_AUTOTUNE_MODE: "Run the same command with --cudnn contiguous",
+    _CONTIGUOUS_MODE: "Update the GPU driver, or use another GPU or --precision",
 }
 
 
-def is_cudnn_failure(error: BaseException) -> bool:
+def _is_cudnn_error(error: BaseException) -> bool:
     """Return True if torch reports that a cuDNN call failed.
 
-    >>> is_cudnn_failure(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")), is_cudnn_failure(ValueError("x"))
+    >>> _is_cudnn_error(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")), _is_cudnn_error(ValueError("x"))
     (True, False)
     """
     text = str(error)
@@ -56,21 +59,21 @@ def convert_cudnn_failures(name: str, mode: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_cudnn_failure(error):
+        if not _is_cudnn_error(error):
             raise
-        raise CudnnError(f"{name}: cuDNN failed on the GPU ({one_line(error)})", "", NEXT_STEP[mode]) from error
+        raise CudnnError(f"{name}: cuDNN failed on the GPU ({first_line(error)})", "", _NEXT_STEP[mode]) from error
 
 
 def move_network(model: nn.Module, device: torch.device, mode: str) -> nn.Module:
     """Move the network to the device, and return it: channels-last, or contiguous with its input in that mode."""
-    layout = torch.contiguous_format if mode == CONTIGUOUS else torch.channels_last
+    layout = torch.contiguous_format if mode == _CONTIGUOUS_MODE else torch.channels_last
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    if mode == CONTIGUOUS:
-        model.register_forward_pre_hook(make_contiguous)
+    if mode == _CONTIGUOUS_MODE:
+        model.register_forward_pre_hook(_make_contiguous)
     return model
 
 
-def make_contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _make_contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the inputs of a forward pass as contiguous tensors (a forward pre-hook)."""
     return tuple(one.contiguous() for one in inputs)
 
@@ -80,9 +83,9 @@ def run_ranks(
     nproc: int,
     entry: str,
     make_job: Callable[[str], dict[str, Any]],
-    run_here: Callable[[World], T],
-    read_result: Callable[[], T],
-) -> T:
+    run_here: Callable[[World], _RunResult],
+    read_result: Callable[[], _RunResult],
+) -> _RunResult:
     """Run a job on all ranks of this machine, and again with the next mode after a cuDNN failure.
 
     Args:
@@ -105,19 +108,19 @@ def run_ranks(
                 with join_world() as world:
                     return run_here(world)
             with tempfile.TemporaryDirectory(prefix="claris-ranks-") as folder:
-                write_job(Path(folder) / "job.json", entry, make_job(chosen))
-                launch(nproc, "claris_kaggle.runtime.rank_process", str(Path(folder) / "job.json"))
+                _write_job(Path(folder) / "job.json", entry, make_job(chosen))
+                _launch_ranks(nproc, "claris_kaggle.runtime.rank_process", str(Path(folder) / "job.json"))
             return read_result()
         except CudnnError as error:
-            if chosen == CONTIGUOUS:
+            if chosen == _CONTIGUOUS_MODE:
                 raise
             found = error.found
-        free_gpu_memory()
+        _free_gpu_memory()
         chosen = CUDNN_MODES[CUDNN_MODES.index(chosen) + 1]
-        say(f"{found}; retrying {DESCRIPTIONS[chosen]}")
+        log_info(f"{found}; retrying {_DESCRIPTIONS[chosen]}")
 
 
-def free_gpu_memory() -> None:
+def _free_gpu_memory() -> None:
     """Release what the failed attempt holds on the GPU, so that a new process can use it."""
     gc.collect()
     if torch.cuda.is_initialized():

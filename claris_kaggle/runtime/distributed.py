@@ -1,6 +1,6 @@
 """Rank, world size, the process group, and rows gathered so that each comes back once.
 
-`torchrun` starts the processes, ours by `launch` or the user's own on several machines; rank and
+`torchrun` starts the processes, ours by `_launch_ranks` or the user's own on several machines; rank and
 world size come from its environment alone. One process needs no group and takes the same paths.
 """
 
@@ -26,10 +26,10 @@ import torch.distributed as dist
 from claris_kaggle.core import errors, platforms
 from claris_kaggle.core.errors import ClarisError, Stopped, TrainingError, UsageError
 from claris_kaggle.core.files import hold_lock
-from claris_kaggle.core.time_limit import end_with_parent, restore_signals
+from claris_kaggle.core.time_limit import exit_with_parent, restore_signals
 
-LAUNCHED = "CLARIS_LAUNCHED"  # the number of the process that launched this one
-TIMEOUT = timedelta(minutes=30)
+_LAUNCHED = "CLARIS_LAUNCHED"  # the number of the process that launched this one
+_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def under_torchrun() -> bool:
 
 
 def was_launched() -> bool:
-    """Whether `launch` started this process, so that the parent has prepared and locked everything."""
-    return LAUNCHED in os.environ
+    """Whether `_launch_ranks` started this process, so that the parent has prepared and locked everything."""
+    return _LAUNCHED in os.environ
 
 
 def choose_nproc(asked: int) -> int:
@@ -89,21 +89,21 @@ def join_world() -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(device)
     if was_launched():
-        end_with_parent(int(os.environ[LAUNCHED]))  # which holds the lock
+        exit_with_parent(int(os.environ[_LAUNCHED]))  # which holds the lock
     if size <= 1:
         yield World(0, 0, 1, device)
         return
     # NCCL refuses two processes on one card, gloo does not.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     own_card = cuda and here <= torch.cuda.device_count()
-    with stdout_to_stderr():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=TIMEOUT)
+    with _stdout_to_stderr():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=_TIMEOUT)
     yield World(rank, local, size, device, here)
     dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
+def _stdout_to_stderr() -> Iterator[None]:
     """Keep stdout for results: up to torch 2.10, gloo's C++ writes there who is connected."""
     sys.stdout.flush()
     kept = os.dup(1)
@@ -189,7 +189,7 @@ def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total:
     return result
 
 
-def launch(nproc: int, module: str, *arguments: str) -> None:
+def _launch_ranks(nproc: int, module: str, *arguments: str) -> None:
     """Run a module in `nproc` processes under torchrun, to their end.
 
     Handlers of signals, environment and log levels are restored afterwards.
@@ -212,24 +212,24 @@ def launch(nproc: int, module: str, *arguments: str) -> None:
         monitor_interval=0.2,
         local_addr="127.0.0.1",  # the machine's own name need not lead anywhere
     )
-    with restore_signals(), launcher_environment():
+    with restore_signals(), _launcher_environment():
         try:
             elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as failed:
-            raise explain_failure(failed.failures, nproc) from failed
+            raise _explain_failed_ranks(failed.failures, nproc) from failed
         except SignalException as stopped:  # torchrun has passed it on, and the ranks have saved and ended
             found = f"stopped by {platforms.signal_name(stopped.sigval)}"
             raise Stopped(found, "", "The same command goes on from there") from stopped
 
 
 @contextlib.contextmanager
-def launcher_environment() -> Iterator[None]:
+def _launcher_environment() -> Iterator[None]:
     """Give the ranks one thread each and the number of this process, and silence torchrun, within the context."""
     logger, kept = logging.getLogger("torch.distributed"), dict(os.environ)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ[LAUNCHED] = str(os.getpid())
+    os.environ[_LAUNCHED] = str(os.getpid())
     try:
         yield
     finally:
@@ -238,25 +238,25 @@ def launcher_environment() -> Iterator[None]:
             del os.environ[name]
 
 
-def leave_message(error: ClarisError) -> bool:
+def _leave_error(error: ClarisError) -> bool:
     """Hand the error to the process that launched this one; False when none did."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not was_launched() or not path:
         return False
-    parts = {"found": error.found, "needed": error.needed, "mend": error.mend}
+    parts = {"found": error.found, "expected": error.expected, "hint": error.hint}
     content = {"type": type(error).__name__, **parts, "code": error.exit_code}
     # The keys that torchrun itself looks for are message and timestamp.
     Path(path).write_text(json.dumps({"message": json.dumps(content), "timestamp": int(time.time())}), "utf-8")
     return True
 
 
-def explain_failure(failures: dict[int, Any], nproc: int) -> ClarisError:
+def _explain_failed_ranks(failures: dict[int, Any], nproc: int) -> ClarisError:
     """The first error that a process left, else how the first of them died."""
     for failure in sorted(failures.values(), key=lambda one: one.timestamp):
         try:
             left = json.loads(failure.message)
             error_type = getattr(errors, left["type"], ClarisError)
-            error: ClarisError = error_type(left["found"], left["needed"], left["mend"])
+            error: ClarisError = error_type(left["found"], left["expected"], left["hint"])
             error.exit_code = left["code"]
             return error
         except (TypeError, ValueError, KeyError):
@@ -265,9 +265,9 @@ def explain_failure(failures: dict[int, Any], nproc: int) -> ClarisError:
     rank, failure = min(
         failures.items(), key=lambda item: (item[1].exitcode in (1, -signal.SIGTERM), item[1].timestamp)
     )
-    mend = "Run the same command to go on from the last checkpoint"
+    hint = "Run the same command to go on from the last checkpoint"
     if failure.exitcode >= 0:
-        return TrainingError(f"process {rank} of {nproc} ended with exit code {failure.exitcode}", "", mend)
+        return TrainingError(f"process {rank} of {nproc} ended with exit code {failure.exitcode}", "", hint)
     name = platforms.signal_name(-failure.exitcode)
     reason = "out of memory is the usual reason" if name == "SIGKILL" else ""
-    return TrainingError(f"process {rank} of {nproc} was killed by {name}", reason, mend)
+    return TrainingError(f"process {rank} of {nproc} was killed by {name}", reason, hint)

@@ -15,19 +15,19 @@ from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.core.platforms import SHARED_MEMORY, STOP_SIGNALS
 
 # How many items each loader process has ready (torch's own default).
-AHEAD = 2
+_AHEAD = 2
 
 
-def load(dataset: Dataset[Any], items: Iterable[int], workers: int, pin: bool) -> DataLoader[Any]:
+def load_in_order(dataset: Dataset[Any], items: Iterable[int], workers: int, pin: bool) -> DataLoader[Any]:
     """The items in their order, whole batches each, fetched by `workers` processes ahead of time."""
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=list(items),
         num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
+        prefetch_factor=_AHEAD if workers else None,
         pin_memory=pin,
-        worker_init_fn=keep_to_one_core,
+        worker_init_fn=_keep_to_one_core,
     )
 
 
@@ -38,17 +38,17 @@ def send_ahead(loaded: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     sent: tuple[Any, Any] | None = None
-    for item in explain_workers(loaded):
+    for item in _explain_workers(loaded):
         with torch.cuda.stream(stream):  # None changes nothing
             following = (item.to(device), None if stream is None else stream.record_event())
         if sent is not None:
-            yield receive(*sent, device)
+            yield _receive(*sent, device)
         sent = following
     if sent is not None:
-        yield receive(*sent, device)
+        yield _receive(*sent, device)
 
 
-def receive(item: Any, event: Any, device: torch.device) -> Any:
+def _receive(item: Any, event: Any, device: torch.device) -> Any:
     """The item, for work on the device's usual stream."""
     if event is not None:
         working = torch.cuda.current_stream(device)
@@ -59,7 +59,7 @@ def receive(item: Any, event: Any, device: torch.device) -> Any:
     return item
 
 
-def explain_workers(loaded: Iterable[Any]) -> Iterator[Any]:
+def _explain_workers(loaded: Iterable[Any]) -> Iterator[Any]:
     """What was loaded, and of a loader process that was killed, what to do.
 
     Raises:
@@ -70,8 +70,8 @@ def explain_workers(loaded: Iterable[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        mend = "Run the same command to go on, with fewer --workers if it happens again"
-        raise TrainingError("a loader process was killed", "out of memory is the usual reason", mend) from error
+        hint = "Run the same command to go on, with fewer --workers if it happens again"
+        raise TrainingError("a loader process was killed", "out of memory is the usual reason", hint) from error
 
 
 def fitting_workers(wanted: int, item_bytes: int, processes: int) -> int:
@@ -84,10 +84,10 @@ def fitting_workers(wanted: int, item_bytes: int, processes: int) -> int:
     if wanted == 0 or not SHARED_MEMORY.is_dir():
         return wanted
     room = shutil.disk_usage(SHARED_MEMORY).free // processes
-    return min(wanted, room // (item_bytes * (AHEAD + 1)))
+    return min(wanted, room // (item_bytes * (_AHEAD + 1)))
 
 
-def keep_to_one_core(worker: int) -> None:
+def _keep_to_one_core(worker: int) -> None:
     """Stop OpenCV and torch from using threads in a loader worker: they would fight for the cores.
 
     A signal to the whole group is for the process that trains: without its workers it could not stop in order.

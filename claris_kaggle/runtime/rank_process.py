@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.core.console import LOGGER, messages_on_stderr
-from claris_kaggle.core.errors import ClarisError, one_line
-from claris_kaggle.core.files import explain, read_json, write_json
-from claris_kaggle.runtime.distributed import leave_message
+from claris_kaggle.core.errors import ClarisError, first_line
+from claris_kaggle.core.files import explain_os_error, read_json, write_json
+from claris_kaggle.runtime.distributed import _leave_error
 
 
-def write_job(path: Path, entry: str, job: dict[str, Any]) -> None:
+def _write_job(path: Path, entry: str, job: dict[str, Any]) -> None:
     """Write the job of all ranks.
 
     Args:
@@ -31,7 +31,7 @@ def write_job(path: Path, entry: str, job: dict[str, Any]) -> None:
     write_json(path, {"entry": entry, "job": job, "level": LOGGER.getEffectiveLevel()})
 
 
-def run_job(path: Path) -> int:
+def _run_rank(path: Path) -> int:
     """Run the job of the file on this rank and return the exit code of the process."""
     content = read_json(path)
     with messages_on_stderr(content["level"]):
@@ -40,21 +40,21 @@ def run_job(path: Path) -> int:
             getattr(importlib.import_module(module), name)(content["job"])
             return 0
         except ClarisError as error:
-            return report_failure(error)
+            return _report_failure(error)
         except Exception as error:
             if is_lost_peer(error):
                 return 1  # the rank that failed first has said why
             if isinstance(error, OSError) and error.errno:
-                return report_failure(explain(error, error.filename or "a file or the output"))
+                return _report_failure(explain_os_error(error, error.filename or "a file or the output"))
             hint = "Run it again with --debug, or with the logger claris_kaggle at DEBUG, to see where"
-            return report_failure(ClarisError(f"{type(error).__name__}: {one_line(error)}", "", hint))
+            return _report_failure(ClarisError(f"{type(error).__name__}: {first_line(error)}", "", hint))
 
 
-def report_failure(error: ClarisError) -> int:
+def _report_failure(error: ClarisError) -> int:
     """Leave the error for the process that started the ranks; returns the exit code."""
     if LOGGER.isEnabledFor(logging.DEBUG):
         traceback.print_exc()
-    leave_message(error)
+    _leave_error(error)
     return error.exit_code
 
 
@@ -66,4 +66,4 @@ def is_lost_peer(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_job(Path(sys.argv[1])))
+    raise SystemExit(_run_rank(Path(sys.argv[1])))

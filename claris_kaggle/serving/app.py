@@ -27,23 +27,32 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from claris_kaggle.core.errors import ClarisError, OversizeError, Stopped, UsageError
-from claris_kaggle.inference.fold_models import Trained
+from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.serving.classify import Classification, ClassifyJob, classify_image
-from claris_kaggle.serving.http import FIELD, Guard, bracketed, fail, is_loopback, read_upload, refuse, security_headers
-from claris_kaggle.serving.images import decode_image, largest_file
-from claris_kaggle.serving.page import all_as_json, render, section
+from claris_kaggle.serving.http import (
+    _FIELD,
+    _Guard,
+    _security_headers,
+    bracketed,
+    fail,
+    is_loopback,
+    read_upload,
+    refuse,
+)
+from claris_kaggle.serving.images import _largest_file, decode_image
+from claris_kaggle.serving.page import _render_page, all_as_json, render_section
 
-TEMPLATE, SCRIPT = "serve.html.jinja", "serve.js"
+_SERVE_TEMPLATE, _SERVE_SCRIPT = "serve.html.jinja", "serve.js"
 # Far more than a page needs; each may hold one image in memory.
-CONNECTIONS = 32
+_CONNECTIONS = 32
 # How often it is looked whether who asked is still there, and how long a stop waits for answers.
-LOOK_SECONDS, LAST_SECONDS = 0.25, 2
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-GONE = 499
-Tell = Callable[[Classification], dict[str, Any]]
+_LOOK_SECONDS, _LAST_SECONDS = 0.25, 2
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_CLIENT_CLOSED = 499
+_FormatAnswer = Callable[[Classification], dict[str, Any]]
 
 
-class Desk:
+class _UploadHandler:
     """Where images are handed in and answers are given out.
 
     Args:
@@ -51,43 +60,43 @@ class Desk:
         job: how they are asked, and the largest image.
     """
 
-    def __init__(self, trained: Trained, job: ClassifyJob) -> None:
-        self.trained, self.job, self.script = trained, job, read_script()
+    def __init__(self, trained: FoldModels, job: ClassifyJob) -> None:
+        self.trained, self.job, self.script = trained, job, _read_script()
         self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="networks")
 
     async def page(self, request: Request) -> Response:
         """The page: with the form alone, or with the answer about the image that was sent."""
         if request.method != "POST":
-            return self.show(200, [], [])
-        return self.show(*await self.ask(request, partial(section, crop=self.trained.config.crop)))
+            return self.respond(200, [], [])
+        return self.respond(*await self.ask(request, partial(render_section, crop=self.trained.config.crop)))
 
     async def api(self, request: Request) -> Response:
         """The same as one object for a program, as `claris classify --json` prints it."""
         status, images, faults = await self.ask(request, Classification.to_json)
         return JSONResponse(all_as_json(self.trained, self.job.views, images, faults), status)
 
-    def show(self, status: int, images: list[dict[str, Any]], faults: list[str]) -> Response:
+    def respond(self, status: int, images: list[dict[str, Any]], faults: list[str]) -> Response:
         """The page with answers or faults on it."""
-        limits = {"max_pixels": self.job.max_pixels, "max_bytes": largest_file(self.job.max_pixels)}
-        more = {"script": self.script, "field": FIELD, **limits}
-        return HTMLResponse(render(images, faults, self.trained, TEMPLATE, **more), status)
+        limits = {"max_pixels": self.job.max_pixels, "max_bytes": _largest_file(self.job.max_pixels)}
+        more = {"script": self.script, "field": _FIELD, **limits}
+        return HTMLResponse(_render_page(images, faults, self.trained, _SERVE_TEMPLATE, **more), status)
 
-    async def ask(self, request: Request, tell: Tell) -> tuple[int, list[dict[str, Any]], list[str]]:
+    async def ask(self, request: Request, tell: _FormatAnswer) -> tuple[int, list[dict[str, Any]], list[str]]:
         """The status, and what `tell` makes of the answer, or what is wrong with the upload."""
         try:
             name, content = await read_upload(request, self.job.max_pixels)
-            return 200, [await self.wait(request, partial(self.look, name, content, tell))], []
+            return 200, [await self.wait(request, partial(self.classify_upload, name, content, tell))], []
         except ClarisError as error:
-            return status_of(error), [], [str(error)]
+            return _status_of(error), [], [str(error)]
         except ClientDisconnect as error:
-            raise HTTPException(GONE, "Nobody waits.") from error
+            raise HTTPException(_CLIENT_CLOSED, "Nobody waits.") from error
 
     async def wait(self, request: Request, work: Callable[[threading.Event], dict[str, Any]]) -> dict[str, Any]:
         """What `work` returns once it is its turn; given up when nobody waits for it any longer."""
         gone = threading.Event()
         turn = asyncio.get_running_loop().run_in_executor(self.worker, work, gone)
         try:
-            while not (await asyncio.wait({turn}, timeout=LOOK_SECONDS))[0]:
+            while not (await asyncio.wait({turn}, timeout=_LOOK_SECONDS))[0]:
                 if await request.is_disconnected():
                     raise ClientDisconnect
             return turn.result()
@@ -95,7 +104,7 @@ class Desk:
             gone.set()
             turn.cancel()
 
-    def look(self, name: str, content: bytes, tell: Tell, gone: threading.Event) -> dict[str, Any]:
+    def classify_upload(self, name: str, content: bytes, tell: _FormatAnswer, gone: threading.Event) -> dict[str, Any]:
         """Classify an upload, in the networks' thread."""
 
         def after(windows: int) -> None:
@@ -106,14 +115,14 @@ class Desk:
         return tell(classify_image(self.trained, pixels, name, self.job, after=after))
 
 
-def status_of(error: ClarisError) -> int:
+def _status_of(error: ClarisError) -> int:
     """The HTTP status of a refusal."""
     if isinstance(error, OversizeError):
         return 413
     return 400 if isinstance(error, UsageError) else 422
 
 
-def make_app(desk: Desk, host: str, *, debug: bool = False) -> ASGIApp:
+def _make_app(desk: _UploadHandler, host: str, *, debug: bool = False) -> ASGIApp:
     """The page as an ASGI application.
 
     Args:
@@ -123,13 +132,13 @@ def make_app(desk: Desk, host: str, *, debug: bool = False) -> ASGIApp:
     """
     routes = [Route("/", desk.page, methods=["GET", "POST"]), Route("/classify", desk.api, methods=["POST"])]
     app = Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
-    names = [*LOOPBACK, bracketed(host)] if is_loopback(host) else []
-    return Guard(app, names, security_headers(desk.script), debug=debug)
+    names = [*_LOOPBACK, bracketed(host)] if is_loopback(host) else []
+    return _Guard(app, names, _security_headers(desk.script), debug=debug)
 
 
-def read_script() -> str:
+def _read_script() -> str:
     """The page's own script."""
-    return resources.files("claris_kaggle.reporting.templates").joinpath(SCRIPT).read_text("utf-8")
+    return resources.files("claris_kaggle.reporting.templates").joinpath(_SERVE_SCRIPT).read_text("utf-8")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -151,7 +160,7 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(trained: Trained, job: ClassifyJob, listener: socket.socket, host: str, *, debug: bool = False) -> None:
+def serve(trained: FoldModels, job: ClassifyJob, listener: socket.socket, host: str, *, debug: bool = False) -> None:
     """Answer until a KeyboardInterrupt; what is under way then has two seconds to end.
 
     Args:
@@ -159,9 +168,9 @@ def serve(trained: Trained, job: ClassifyJob, listener: socket.socket, host: str
         host: the name that it was made of.
     """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it remarks on what is sent
-    desk = Desk(trained, job)
+    desk = _UploadHandler(trained, job)
     config = uvicorn.Config(
-        make_app(desk, host, debug=debug),
+        _make_app(desk, host, debug=debug),
         loop="asyncio",
         http="h11",
         ws="none",
@@ -171,8 +180,8 @@ def serve(trained: Trained, job: ClassifyJob, listener: socket.socket, host: str
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=LAST_SECONDS,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_LAST_SECONDS,
     )
     try:
         with suppress(KeyboardInterrupt):

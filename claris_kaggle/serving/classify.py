@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.console import Progress
-from claris_kaggle.core.errors import ClarisError, UsageError, printable
-from claris_kaggle.data.arrays import HALF, Pixels
-from claris_kaggle.data.patches import CENTRE, SHAPE, SIZE
+from claris_kaggle.core.errors import ClarisError, UsageError, escape_unprintable
+from claris_kaggle.data.arrays import THRESHOLD, Pixels
+from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE, SIZE
 from claris_kaggle.evaluation.calibration import apply_temperature
-from claris_kaggle.inference.evidence import Floats, centre_share
-from claris_kaggle.inference.fold_models import Opinion, Trained, consult
+from claris_kaggle.inference.evidence import Float32Array, centre_share
+from claris_kaggle.inference.fold_models import EnsemblePrediction, FoldModels, predict_ensemble
 from claris_kaggle.inference.forward import block_size
 from claris_kaggle.inference.tta import require_views
-from claris_kaggle.serving.images import MAX_PIXELS, cut, read_image, window_starts
+from claris_kaggle.serving.images import _MAX_PIXELS, _crop_window, _read_image, _window_starts
 
 NOTICE = "A research tool and no diagnosis."
 # Patches of several files that are computed together.
-TOGETHER = 32
-MAX_WINDOWS = 100_000
+_TOGETHER = 32
+_MAX_WINDOWS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class ClassifyJob:
     """
 
     views: int = 8
-    threshold: float = HALF
+    threshold: float = THRESHOLD
     stride: int = CENTRE
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = _MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -60,11 +60,11 @@ class ClassifyJob:
             raise UsageError(f"--max-pixels is {self.max_pixels}", f"at least {SIZE * SIZE} are needed")
 
 
-DEFAULTS = ClassifyJob()
+_DEFAULT_JOB = ClassifyJob()
 
 
 @dataclass(frozen=True)
-class Heat:
+class _Heat:
     """What the windows of a larger image say.
 
     Attributes:
@@ -74,7 +74,7 @@ class Heat:
 
     tops: NDArray[np.int64]
     lefts: NDArray[np.int64]
-    probabilities: Floats
+    probabilities: Float32Array
 
     def to_json(self) -> dict[str, Any]:
         """The three as lists."""
@@ -110,10 +110,10 @@ class Classification:
     fold_probabilities: dict[int, float]
     view_probabilities: list[float]
     log_odds: float
-    map: Floats | None
+    map: Float32Array | None
     bias: float
     centre_share: float | None
-    heat: Heat | None = None
+    heat: _Heat | None = None
 
     @property
     def verdict(self) -> str:
@@ -123,7 +123,7 @@ class Classification:
     @property
     def patch(self) -> Pixels:
         """What the answer is about, uint8 [96, 96, 3]."""
-        return cut(self.pixels, self.top, self.left)
+        return _crop_window(self.pixels, self.top, self.left)
 
     @property
     def fold_range(self) -> tuple[float, float]:
@@ -163,10 +163,10 @@ class Classification:
 
 
 def classify_image(
-    trained: Trained,
+    trained: FoldModels,
     pixels: Pixels,
     name: str = "image",
-    job: ClassifyJob = DEFAULTS,
+    job: ClassifyJob = _DEFAULT_JOB,
     *,
     after: Callable[[int], None] | None = None,
 ) -> Classification:
@@ -185,48 +185,48 @@ def classify_image(
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < SIZE:
         found = f"{name}: an array of {pixels.dtype} {list(pixels.shape)}"
         raise UsageError(found, f"uint8 [H, W, 3] of at least {SIZE} x {SIZE} is needed")
-    if pixels.shape == SHAPE:
-        return classify_patches(trained, [pixels], [name], job)[0]
-    tops, lefts = (window_starts(side, job.stride) for side in pixels.shape[:2])
-    if len(tops) * len(lefts) > MAX_WINDOWS:
+    if pixels.shape == PATCH_SHAPE:
+        return _classify_patches(trained, [pixels], [name], job)[0]
+    tops, lefts = (_window_starts(side, job.stride) for side in pixels.shape[:2])
+    if len(tops) * len(lefts) > _MAX_WINDOWS:
         found = f"{name}: {len(tops) * len(lefts):,} windows at a stride of {job.stride}"
-        raise UsageError(found, f"at most {MAX_WINDOWS:,} are looked at", "Give a larger --stride")
+        raise UsageError(found, f"at most {_MAX_WINDOWS:,} are looked at", "Give a larger --stride")
     places = [(top, left) for top in tops.tolist() for left in lefts.tolist()]
     if after:
-        probabilities = ask_windows(trained, pixels, places, job.views, after)
+        probabilities = _predict_windows(trained, pixels, places, job.views, after)
     else:
         with Progress(name, len(places), "windows") as progress:
-            probabilities = ask_windows(trained, pixels, places, job.views, progress.update)
-    heat = Heat(tops, lefts, probabilities.reshape(len(tops), len(lefts)))
+            probabilities = _predict_windows(trained, pixels, places, job.views, progress.update)
+    heat = _Heat(tops, lefts, probabilities.reshape(len(tops), len(lefts)))
     place = places[int(heat.probabilities.argmax())]
-    opinion = consult(trained, cut(pixels, *place)[None], views=job.views)
-    return answer(trained, opinion, 0, name, pixels, job, place, heat)
+    prediction = predict_ensemble(trained, _crop_window(pixels, *place)[None], views=job.views)
+    return _make_classification(trained, prediction, 0, name, pixels, job, place, heat)
 
 
-def ask_windows(
-    trained: Trained, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, after: Callable[[int], None]
-) -> Floats:
+def _predict_windows(
+    trained: FoldModels, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, after: Callable[[int], None]
+) -> Float32Array:
     """The probability of the window at each place, float32 [len(places)]."""
     device = next(next(iter(trained.models.values())).parameters()).device
     size, parts = block_size(device), []
     for begin in range(0, len(places), size):
-        windows = np.stack([cut(pixels, *place) for place in places[begin : begin + size]])
-        parts.append(consult(trained, windows, views=views).probabilities)
+        windows = np.stack([_crop_window(pixels, *place) for place in places[begin : begin + size]])
+        parts.append(predict_ensemble(trained, windows, views=views).probabilities)
         after(len(windows))
     return np.concatenate(parts)
 
 
-def classify_patches(
-    trained: Trained, patches: Sequence[Pixels], names: Sequence[str], job: ClassifyJob
+def _classify_patches(
+    trained: FoldModels, patches: Sequence[Pixels], names: Sequence[str], job: ClassifyJob
 ) -> list[Classification]:
     """Classify patches of 96 x 96 together."""
-    opinion = consult(trained, np.stack(patches), views=job.views)
+    prediction = predict_ensemble(trained, np.stack(patches), views=job.views)
     pairs = enumerate(zip(names, patches, strict=True))
-    return [answer(trained, opinion, row, name, patch, job) for row, (name, patch) in pairs]
+    return [_make_classification(trained, prediction, row, name, patch, job) for row, (name, patch) in pairs]
 
 
 def classify_files(
-    trained: Trained, paths: Sequence[Path], job: ClassifyJob = DEFAULTS
+    trained: FoldModels, paths: Sequence[Path], job: ClassifyJob = _DEFAULT_JOB
 ) -> Iterator[Classification | ClarisError]:
     """Classify the files in turn: for each its answer, or what is wrong with it.
 
@@ -247,36 +247,36 @@ def classify_files(
     def flush() -> list[Classification]:
         names, patches = [name for name, _ in waiting], [patch for _, patch in waiting]
         waiting.clear()
-        return classify_patches(trained, patches, names, job) if names else []
+        return _classify_patches(trained, patches, names, job) if names else []
 
     for path in paths:
         try:
-            pixels = read_image(path, job.max_pixels)
-            if pixels.shape == SHAPE:
-                waiting.append((printable(path), pixels))
+            pixels = _read_image(path, job.max_pixels)
+            if pixels.shape == PATCH_SHAPE:
+                waiting.append((escape_unprintable(path), pixels))
                 found = []
             else:
-                found = [classify_image(trained, pixels, printable(path), job)]
+                found = [classify_image(trained, pixels, escape_unprintable(path), job)]
         except ClarisError as error:
             found = [error]
-        if found or len(waiting) == TOGETHER:
+        if found or len(waiting) == _TOGETHER:
             yield from [*flush(), *found]
     yield from flush()
 
 
-def answer(
-    trained: Trained,
-    opinion: Opinion,
+def _make_classification(
+    trained: FoldModels,
+    prediction: EnsemblePrediction,
     row: int,
     name: str,
     pixels: Pixels,
     job: ClassifyJob,
     place: tuple[int, int] = (0, 0),
-    heat: Heat | None = None,
+    heat: _Heat | None = None,
 ) -> Classification:
     """One row of an opinion as a classification."""
-    probability, temperature = opinion.probabilities[row], trained.figure("temperature")
-    parts = None if opinion.maps is None else opinion.maps[row]
+    probability, temperature = prediction.probabilities[row], trained.figure("temperature")
+    parts = None if prediction.maps is None else prediction.maps[row]
     return Classification(
         name=name,
         pixels=pixels,
@@ -285,11 +285,11 @@ def answer(
         probability=float(probability),
         calibrated=float(apply_temperature(probability, temperature)) if temperature else None,
         threshold=job.threshold,
-        fold_probabilities=dict(zip(trained.models, opinion.fold_probabilities[:, row].tolist(), strict=True)),
-        view_probabilities=opinion.view_probabilities[:, row].tolist(),
-        log_odds=float(opinion.log_odds[row]),
+        fold_probabilities=dict(zip(trained.models, prediction.fold_probabilities[:, row].tolist(), strict=True)),
+        view_probabilities=prediction.view_probabilities[:, row].tolist(),
+        log_odds=float(prediction.log_odds[row]),
         map=parts,
-        bias=opinion.bias,
+        bias=prediction.bias,
         centre_share=None if parts is None else float(centre_share(parts[None], trained.config.crop)[0]),
         heat=heat,
     )

@@ -11,7 +11,7 @@ import torch
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DiskError, RunError, name_few
 from claris_kaggle.core.files import (
-    new_folder,
+    create_folder,
     read_json,
     sha256_bytes,
     sha256_file,
@@ -20,19 +20,19 @@ from claris_kaggle.core.files import (
     write_text,
 )
 from claris_kaggle.core.paths import ExportDir, RunDir
-from claris_kaggle.data.arrays import HALF
+from claris_kaggle.data.arrays import THRESHOLD
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.ensembling.runs import load_run
 from claris_kaggle.evaluation.run_metrics import run_metrics
-from claris_kaggle.inference.fold_models import FORMAT, load_trained, sums_text
+from claris_kaggle.inference.fold_models import EXPORT_FORMAT, load_trained, sums_text
 from claris_kaggle.inference.tta import require_views
 from claris_kaggle.models.weights import finished_sha256
-from claris_kaggle.reporting.templates import render
+from claris_kaggle.reporting.templates import render_template
 from claris_kaggle.serving.classify import NOTICE
-from claris_kaggle.serving.onnx_export import require_onnx, write_onnx
+from claris_kaggle.serving.onnx_export import _require_onnx, _write_onnx
 from claris_kaggle.version import __version__
 
-TEMPLATE = "card.md.jinja"
+_CARD_TEMPLATE = "card.md.jinja"
 
 
 def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8) -> dict[str, Any]:
@@ -52,27 +52,27 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
     """
     require_views(views)
     if onnx:
-        require_onnx()
+        _require_onnx()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DiskError(f"{out}: there already", "nothing was changed", "Name a new folder")
-    digests = require_finished(run_dir)
-    config = portable(TrainConfig.from_json(read_json(run_dir.config), run_dir.config))
-    facts = describe(run_dir, list(digests), views if onnx else None)
-    with new_folder(out) as aside:
+    digests = _require_finished(run_dir)
+    config = _make_portable(TrainConfig.from_json(read_json(run_dir.config), run_dir.config))
+    facts = _export_facts(run_dir, list(digests), views if onnx else None)
+    with create_folder(out) as aside:
         export = ExportDir(aside)
         for fold, digest in digests.items():
-            copy_proved(run_dir.fold(fold).weights, export.weights(fold), digest)
+            _copy_verified(run_dir.fold(fold).weights, export.weights(fold), digest)
         write_json(export.config, config.to_json())
         write_json(export.facts, facts)
-        write_text(export.card, render_card(config, facts))
+        write_text(export.card, _render_card(config, facts))
         if onnx:
             trained = load_trained(run_dir.root, device=torch.device("cpu"))
-            write_onnx(export.onnx, trained, views, {"notice": NOTICE, "made_by": facts["made_by"]})
+            _write_onnx(export.onnx, trained, views, {"notice": NOTICE, "made_by": facts["made_by"]})
         write_text(export.sums, sums_text({path.name: sha256_file(path) for path in aside.iterdir()}))
     return facts
 
 
-def require_finished(run_dir: RunDir) -> dict[int, str]:
+def _require_finished(run_dir: RunDir) -> dict[int, str]:
     """The SHA-256 of every fold's weights, known to be those that the run's figures were made with.
 
     Raises:
@@ -88,47 +88,47 @@ def require_finished(run_dir: RunDir) -> dict[int, str]:
     if unfinished:
         found = f"{run_dir.root}: fold {name_few(unfinished)} not finished, or damaged"
         raise RunError(found, f"all of {len(folds)} folds are needed", "Go on with claris train")
-    other = [fold for fold, digest in digests.items() if predicted_with(run_dir, fold) != digest]
+    other = [fold for fold, digest in digests.items() if _predicted_with(run_dir, fold) != digest]
     if other:
         found = f"{run_dir.root}: fold {name_few(other)} not predicted with its weights"
         raise RunError(found, "the figures must be those of the weights", "Run claris predict")
     return digests
 
 
-def predicted_with(run_dir: RunDir, fold: int) -> object:
+def _predicted_with(run_dir: RunDir, fold: int) -> object:
     """The SHA-256 of the weights that the fold's predictions were made with; None where there are none."""
-    path = run_dir.fold(fold).receipt
+    path = run_dir.fold(fold).predictions_manifest
     return read_json(path).get("weights_sha256") if path.exists() else None
 
 
-def portable(config: TrainConfig) -> TrainConfig:
+def _make_portable(config: TrainConfig) -> TrainConfig:
     """The config without the folders of this machine."""
     return dataclasses.replace(config, weights=Path(config.weights).name or "none")
 
 
-def describe(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> dict[str, Any]:
+def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> dict[str, Any]:
     """What `export.json` says; the figures are computed afresh from the OOF predictions."""
     run = load_run(run_dir)
     figures = run_metrics(run.oof, run.slides)
     overall = figures["overall"]
     return {
-        "format": FORMAT,
+        "format": EXPORT_FORMAT,
         "notice": NOTICE,
         "name": run_dir.root.name,
         "made_by": f"claris {__version__}",
         "torch": torch.__version__,
         "folds": folds,
         "by_slide": run.slides is not None,
-        "thresholds": {"half": HALF, "oof": overall["best_threshold"]},
+        "thresholds": {"half": THRESHOLD, "oof": overall["best_threshold"]},
         "temperature": overall["temperature"],
         "oof": overall,
         "oof_folds": figures["folds"],
-        "oof_views": read_json(run_dir.fold(0).receipt).get("views"),
+        "oof_views": read_json(run_dir.fold(0).predictions_manifest).get("views"),
         "onnx": None if onnx_views is None else {"views": onnx_views},
     }
 
 
-def copy_proved(source: Path, target: Path, digest: str) -> None:
+def _copy_verified(source: Path, target: Path, digest: str) -> None:
     """Copy weights, known by their SHA-256.
 
     Raises:
@@ -140,6 +140,6 @@ def copy_proved(source: Path, target: Path, digest: str) -> None:
     write_bytes(target, content)
 
 
-def render_card(config: TrainConfig, facts: dict[str, Any]) -> str:
+def _render_card(config: TrainConfig, facts: dict[str, Any]) -> str:
     """The model card, as Markdown."""
-    return render(TEMPLATE, config=config, facts=facts, oof=facts["oof"])
+    return render_template(_CARD_TEMPLATE, config=config, facts=facts, oof=facts["oof"])

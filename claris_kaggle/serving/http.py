@@ -21,20 +21,20 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import PatchError, UsageError
-from claris_kaggle.serving.images import largest_file, too_large
+from claris_kaggle.serving.images import _largest_file, _too_large
 
-FIELD = "image"
-NEEDED = f"a form (multipart/form-data) with one file, named {FIELD}, is needed"
+_FIELD = "image"
+_EXPECTED_FORM = f"a form (multipart/form-data) with one file, named {_FIELD}, is needed"
 # What a form adds to its file, generously.
-FORM_BYTES = 64 * 1024
-LONGEST_NAME = 100
+_FORM_BYTES = 64 * 1024
+_LONGEST_NAME = 100
 
-LONGEST_PATH = 100
+_LOGGED_PATH_LENGTH = 100
 
 
-class Guard:
+class _Guard:
     """Knows the names that are answered to, adds the headers that keep the page by itself, logs a line a request."""
 
     def __init__(self, app: ASGIApp, names: list[str], headers: Mapping[str, str], *, debug: bool) -> None:
@@ -54,24 +54,27 @@ class Guard:
 
         known = self.known.fullmatch(Headers(scope=scope).get("host", ""))
         try:
-            await (self.app if known else STRANGER)(scope, receive, send_on)
+            await (self.app if known else _FOREIGN_HOST_RESPONSE)(scope, receive, send_on)
         except Exception as error:  # answered by `fail` already
             status += f" {type(error).__name__}"
             if self.debug:
                 traceback.print_exc()
         finally:
-            path, seconds = quote(scope["path"])[:LONGEST_PATH], time.monotonic() - begin
-            say(f"{time.strftime('%H:%M:%S')} {scope['method']} {path} {status} {seconds:.2f} s")
+            path, seconds = quote(scope["path"])[:_LOGGED_PATH_LENGTH], time.monotonic() - begin
+            log_info(f"{time.strftime('%H:%M:%S')} {scope['method']} {path} {status} {seconds:.2f} s")
 
 
-STRANGER = PlainTextResponse("This page answers to localhost alone.\n", 421)
-WORDS = {404: "There is no such page here: / is one, and programs send images to /classify.", 405: "Not in this way."}
+_FOREIGN_HOST_RESPONSE = PlainTextResponse("This page answers to localhost alone.\n", 421)
+_STATUS_TEXTS = {
+    404: "There is no such page here: / is one, and programs send images to /classify.",
+    405: "Not in this way.",
+}
 
 
 async def refuse(request: Request, error: Exception) -> Response:
     """A request that has no page, in a line of text."""
     assert isinstance(error, HTTPException)
-    text = WORDS.get(error.status_code, error.detail)
+    text = _STATUS_TEXTS.get(error.status_code, error.detail)
     return PlainTextResponse(f"{text}\n", error.status_code, error.headers)
 
 
@@ -82,7 +85,7 @@ async def fail(request: Request, error: Exception) -> Response:
     )
 
 
-def security_headers(script: str) -> dict[str, str]:
+def _security_headers(script: str) -> dict[str, str]:
     """What a browser may do with the page: show it, run its own script, send its form to where it came from."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; form-action 'self'"
@@ -113,7 +116,7 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-class MemoryParser(MultiPartParser):
+class _MemoryParser(MultiPartParser):
     """A parser whose files never go to the disk, whatever their size; the size is limited before."""
 
     spool_max_size = 0
@@ -130,19 +133,19 @@ async def read_upload(request: Request, max_pixels: int) -> tuple[str, bytes]:
         PatchError: there is no file, or nothing in it.
     """
     if parse_options_header(request.headers.get("content-type"))[0] != b"multipart/form-data":
-        raise UsageError("no form was sent", NEEDED)
+        raise UsageError("no form was sent", _EXPECTED_FORM)
     try:
         async with aclosing(limited(request, max_pixels)) as stream:
-            form = await MemoryParser(request.headers, stream, max_files=1, max_fields=0).parse()
+            form = await _MemoryParser(request.headers, stream, max_files=1, max_fields=0).parse()
     except (MultiPartException, FormParserError) as error:
         why = getattr(error, "message", str(error)).rstrip(".")
-        raise UsageError(f"the form cannot be taken ({why})", NEEDED) from error
-    upload = form.get(FIELD)
+        raise UsageError(f"the form cannot be taken ({why})", _EXPECTED_FORM) from error
+    upload = form.get(_FIELD)
     name, content = (upload.filename, await upload.read()) if isinstance(upload, UploadFile) else ("", b"")
     await form.close()
     if not content:
-        raise PatchError("no file was sent, or an empty one", NEEDED, "Choose an image")
-    return plain_name(name or ""), content
+        raise PatchError("no file was sent, or an empty one", _EXPECTED_FORM, "Choose an image")
+    return _clean_name(name or ""), content
 
 
 async def limited(request: Request, max_pixels: int) -> AsyncGenerator[bytes, None]:
@@ -151,23 +154,23 @@ async def limited(request: Request, max_pixels: int) -> AsyncGenerator[bytes, No
     Raises:
         OversizeError: it says that it is longer, or turns out to be.
     """
-    limit = largest_file(max_pixels) + FORM_BYTES
+    limit = _largest_file(max_pixels) + _FORM_BYTES
     said = int(request.headers.get("content-length", 0))
     if said > limit:
-        raise too_large("the upload", f"{said:,} bytes", max_pixels)
+        raise _too_large("the upload", f"{said:,} bytes", max_pixels)
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise too_large("the upload", f"more than {limit:,} bytes", max_pixels)
+            raise _too_large("the upload", f"more than {limit:,} bytes", max_pixels)
         yield part
 
 
-def plain_name(name: str) -> str:
+def _clean_name(name: str) -> str:
     """The last part of a file's name, without what cannot be printed; `image` if nothing is left.
 
-    >>> plain_name("../../etc/passwd"), plain_name("C:\\\\scans\\\\a\\x00b.png"), plain_name("../")
+    >>> _clean_name("../../etc/passwd"), _clean_name("C:\\\\scans\\\\a\\x00b.png"), _clean_name("../")
     ('passwd', 'ab.png', 'image')
     """
     last = re.split(r"[/\\]", name)[-1]
-    return "".join(character for character in last if character.isprintable())[-LONGEST_NAME:].strip() or "image"
+    return "".join(character for character in last if character.isprintable())[-_LONGEST_NAME:].strip() or "image"

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, one_line
+from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, first_line
 from claris_kaggle.core.files import explain_disk_errors, is_folder
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.patches import SIZE
 
-FORMATS = ("TIFF", "PNG", "JPEG")
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-MAX_PIXELS = 25_000_000
+_FORMATS = ("TIFF", "PNG", "JPEG")
+_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_MAX_PIXELS = 25_000_000
 # Four channels of 16 bits, and room for what else a file holds.
-BYTES_A_PIXEL, SPARE_BYTES = 8, 1 << 20
-WHITE = 255
+_BYTES_A_PIXEL, _DECODE_SPARE_BYTES = 8, 1 << 20
+_WHITE = 255
 # Pillow's names of the kinds of colour that become RGB without a guess, and words for some of the others.
-TAKEN = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
-WORDS = {"1": "black and white", "L": "grey", "LA": "grey with transparency", "I": "grey", "F": "grey"}
+_ACCEPTED_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
+_MODE_NAMES = {"1": "black and white", "L": "grey", "LA": "grey with transparency", "I": "grey", "F": "grey"}
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
@@ -45,14 +45,14 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         with explain_disk_errors(path):
-            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != ".")
+            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in _SUFFIXES and one.name[0] != ".")
         if not inside:
-            raise UsageError(f"{path}: no image in this folder", f"files ending in {', '.join(SUFFIXES)} are needed")
+            raise UsageError(f"{path}: no image in this folder", f"files ending in {', '.join(_SUFFIXES)} are needed")
         found += inside
     return found
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
+def _read_image(path: Path, max_pixels: int = _MAX_PIXELS) -> Pixels:
     """The pixels of the file; see `decode_image`.
 
     Raises:
@@ -60,11 +60,11 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
         DiskError: it is not there or not readable.
     """
     with explain_disk_errors(path), path.open("rb") as stream:
-        content = stream.read(largest_file(max_pixels) + 1)
+        content = stream.read(_largest_file(max_pixels) + 1)
     return decode_image(content, path, max_pixels)
 
 
-def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) -> Pixels:
     """The pixels of a TIFF's, PNG's or JPEG's bytes, uint8 [H, W, 3] RGB of at least 96 x 96.
 
     Palettes are looked up, transparent parts lie on white, 16 bits a channel are cut to the upper eight. Sizes are
@@ -81,27 +81,27 @@ def decode_image(content: bytes, name: object, max_pixels: int = MAX_PIXELS) -> 
     """
     from PIL import Image, UnidentifiedImageError
 
-    if len(content) > largest_file(max_pixels):
-        raise too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
+    if len(content) > _largest_file(max_pixels):
+        raise _too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
     try:
-        with pillow_limit(max_pixels), warnings.catch_warnings():
+        with _pillow_limit(max_pixels), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on what a file says of itself; what matters is refused here
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                require_fit(image, name, max_pixels)
-                return to_rgb(image)
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                _require_fit(image, name, max_pixels)
+                return _to_rgb(image)
     except PatchError:
         raise
     except UnidentifiedImageError as error:
         raise PatchError(f"{name}: no image that can be read", "a TIFF, PNG or JPEG is needed") from error
     except Image.DecompressionBombError as error:
-        raise too_large(name, one_line(error), max_pixels) from error
+        raise _too_large(name, first_line(error), max_pixels) from error
     except Exception as error:  # Pillow's decoders raise all kinds on damaged files
-        found = f"{name}: damaged or cut off ({one_line(error)})"
+        found = f"{name}: damaged or cut off ({first_line(error)})"
         raise PatchError(found, "a whole TIFF, PNG or JPEG is needed", "Fetch or save it again") from error
 
 
 @contextlib.contextmanager
-def pillow_limit(max_pixels: int) -> Iterator[None]:
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
     """Let Pillow open images of so many pixels, which it would refuse from 179 million on."""
     from PIL import Image
 
@@ -113,7 +113,7 @@ def pillow_limit(max_pixels: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def require_fit(image: Any, name: object, max_pixels: int) -> None:
+def _require_fit(image: Any, name: object, max_pixels: int) -> None:
     """Refuse what cannot be classified, by what the file says of itself.
 
     Raises:
@@ -121,29 +121,29 @@ def require_fit(image: Any, name: object, max_pixels: int) -> None:
     """
     width, height = image.size
     if width * height > max_pixels:
-        raise too_large(name, f"{width:,} x {height:,} pixels", max_pixels)
+        raise _too_large(name, f"{width:,} x {height:,} pixels", max_pixels)
     if min(width, height) < SIZE:
-        mend = "Take a larger piece of the slide, at about 1 micrometre a pixel (10x); enlarging it does not help"
-        raise PatchError(f"{name}: {width} x {height} pixels", f"at least {SIZE} x {SIZE} are needed", mend)
+        hint = "Take a larger piece of the slide, at about 1 micrometre a pixel (10x); enlarging it does not help"
+        raise PatchError(f"{name}: {width} x {height} pixels", f"at least {SIZE} x {SIZE} are needed", hint)
     if getattr(image, "is_animated", False):
         raise PatchError(f"{name}: several pictures in one file", "one is needed", "Save it as a file of its own")
-    if image.mode not in TAKEN:
-        found = f"{name}: {WORDS.get(image.mode.split(';')[0], 'colours')} of mode {image.mode}"
+    if image.mode not in _ACCEPTED_MODES:
+        found = f"{name}: {_MODE_NAMES.get(image.mode.split(';')[0], 'colours')} of mode {image.mode}"
         raise PatchError(found, "stained tissue in RGB is needed", "Give the picture in its own colours")
 
 
-def largest_file(max_pixels: int) -> int:
+def _largest_file(max_pixels: int) -> int:
     """The bytes of a file, at most, that holds so many pixels."""
-    return BYTES_A_PIXEL * max_pixels + SPARE_BYTES
+    return _BYTES_A_PIXEL * max_pixels + _DECODE_SPARE_BYTES
 
 
-def too_large(name: object, found: str, max_pixels: int) -> OversizeError:
+def _too_large(name: object, found: str, max_pixels: int) -> OversizeError:
     """The refusal of a file above the limit."""
-    needed = f"at most {max_pixels:,} pixels are taken"
-    return OversizeError(f"{name}: {found}", needed, "Cut it into pieces, or allow more with --max-pixels")
+    expected = f"at most {max_pixels:,} pixels are taken"
+    return OversizeError(f"{name}: {found}", expected, "Cut it into pieces, or allow more with --max-pixels")
 
 
-def to_rgb(image: Any) -> Pixels:
+def _to_rgb(image: Any) -> Pixels:
     """Decode the whole image as uint8 [H, W, 3]; transparent parts lie on white."""
     from PIL import Image
 
@@ -151,19 +151,19 @@ def to_rgb(image: Any) -> Pixels:
         image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
     if image.mode in ("RGBA", "RGBa"):
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (WHITE,) * 4), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (_WHITE,) * 4), image)
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def cut(pixels: Pixels, top: int, left: int) -> Pixels:
+def _crop_window(pixels: Pixels, top: int, left: int) -> Pixels:
     """The window at that place, uint8 [96, 96, 3]."""
     return pixels[top : top + SIZE, left : left + SIZE]
 
 
-def window_starts(side: int, stride: int) -> NDArray[np.int64]:
+def _window_starts(side: int, stride: int) -> NDArray[np.int64]:
     """Where windows begin along a side, the last one flush with its end.
 
-    >>> window_starts(96, 32).tolist(), window_starts(200, 32).tolist()
+    >>> _window_starts(96, 32).tolist(), _window_starts(200, 32).tolist()
     ([0], [0, 32, 64, 96, 104])
     """
     last = side - SIZE

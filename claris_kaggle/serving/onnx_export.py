@@ -15,32 +15,32 @@ from torch import Tensor, nn
 
 from claris_kaggle.core.errors import ClarisError, TrainingError, UsageError
 from claris_kaggle.core.files import write_bytes
-from claris_kaggle.data.augment import centre, to_input
+from claris_kaggle.data.augment import crop_centre, to_input
 from claris_kaggle.data.d4 import view
-from claris_kaggle.data.patches import SHAPE
-from claris_kaggle.inference.fold_models import Trained, consult
+from claris_kaggle.data.patches import PATCH_SHAPE
+from claris_kaggle.inference.fold_models import FoldModels, predict_ensemble
 from claris_kaggle.inference.tta import require_views
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
-INPUT, OUTPUT = "images", "probability"
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_INPUT, _OUTPUT = "images", "probability"
 # How far the file's answers may be from torch's, and on how many patches that is looked at.
-TOLERANCE, LOOKED_AT = 1e-5, 5
+_TOLERANCE, _CHECKED_PATCHES = 1e-5, 5
 
 
-class Together(nn.Module):
+class _AveragedModel(nn.Module):
     """uint8 [N, 96, 96, 3] to the probability of label 1, float32 [N], the mean over folds and views.
 
     The views are one batch, so that each network stands in the graph once.
     """
 
-    def __init__(self, trained: Trained, views: int) -> None:
+    def __init__(self, trained: FoldModels, views: int) -> None:
         super().__init__()
         self.config, self.views = trained.config, require_views(views)
         self.folds = nn.ModuleList(trained.models.values())
 
     def forward(self, images: Tensor) -> Tensor:
         """The probabilities; the softmax over two classes is a sigmoid of their difference."""
-        pixels, config = centre(images.float(), self.config.crop), self.config
+        pixels, config = crop_centre(images.float(), self.config.crop), self.config
         seen = [to_input(view(pixels, v), config.normalise, resolution=config.resolution) for v in range(self.views)]
         inputs = torch.cat(seen)
         logits = torch.stack([network(inputs) for network in self.folds])
@@ -48,20 +48,20 @@ class Together(nn.Module):
         return odds.sigmoid().mean(dim=(0, 1))
 
 
-def require_onnx() -> None:
+def _require_onnx() -> None:
     """Refuse to begin where a package is missing.
 
     Raises:
         UsageError: naming the extra that brings it.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         found = f"--onnx needs {', '.join(missing)}, not installed here"
         raise UsageError(found, "", "Install the extra: pip install 'claris_kaggle[onnx]'")
 
 
-def write_onnx(path: Path, trained: Trained, views: int, about: dict[str, str]) -> None:
-    """Write the file and prove that it answers as `consult` does in float32.
+def _write_onnx(path: Path, trained: FoldModels, views: int, about: dict[str, str]) -> None:
+    """Write the file and prove that it answers as `predict_ensemble` does in float32.
 
     Args:
         trained: on the CPU.
@@ -71,25 +71,25 @@ def write_onnx(path: Path, trained: Trained, views: int, about: dict[str, str]) 
         ClarisError: the network cannot be exported.
         TrainingError: the answers differ by more than 1e-5.
     """
-    require_onnx()
-    network = Together(trained, views).eval()
-    images = np.random.default_rng(0).integers(0, 256, (LOOKED_AT, *SHAPE), dtype=np.uint8)
+    _require_onnx()
+    network = _AveragedModel(trained, views).eval()
+    images = np.random.default_rng(0).integers(0, 256, (_CHECKED_PATCHES, *PATCH_SHAPE), dtype=np.uint8)
     try:
-        content = convert(network, torch.from_numpy(images), about)
+        content = _convert_to_onnx(network, torch.from_numpy(images), about)
     except Exception as error:  # the exporter raises its own kinds, by version
         found = f"{trained.config.model} could not be put into ONNX ({type(error).__name__})"
         raise ClarisError(found, "", "Export without --onnx") from error
     exact = dataclasses.replace(trained, config=dataclasses.replace(trained.config, precision="fp32"))
-    needed = consult(exact, images, views=views).probabilities
-    difference = float(np.abs(run_onnx(content, images) - needed).max())
-    if not difference <= TOLERANCE:
+    needed = predict_ensemble(exact, images, views=views).probabilities
+    difference = float(np.abs(_run_onnx(content, images) - needed).max())
+    if not difference <= _TOLERANCE:
         raise TrainingError(
             f"{path.name}: answers differ by {difference:.1e} from torch's", "", "Export without --onnx"
         )
     write_bytes(path, content)
 
 
-def convert(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
+def _convert_to_onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
     """The network as ONNX, any number of patches at once; nothing in it says where it was made."""
     logger = logging.getLogger("torch.onnx")
     level, logger.level = logger.level, logging.ERROR
@@ -100,8 +100,8 @@ def convert(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
                 network,
                 (images,),
                 dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                input_names=[_INPUT],
+                output_names=[_OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim("patches")},),
                 verbose=False,
             )
@@ -116,11 +116,11 @@ def convert(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def run_onnx(content: bytes, images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _run_onnx(content: bytes, images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The probabilities that onnxruntime computes on the CPU, float32 [N]."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([OUTPUT], {INPUT: images})[0])
+    return np.asarray(session.run([_OUTPUT], {_INPUT: images})[0])

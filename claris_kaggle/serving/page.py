@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.core.files import write_text
-from claris_kaggle.core.paths import require_ending
-from claris_kaggle.inference.fold_models import Trained
+from claris_kaggle.core.paths import require_suffix
+from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.reporting import templates
 from claris_kaggle.reporting.pictures import draw_heat, draw_map, jpeg_uri
 from claris_kaggle.serving.classify import NOTICE, Classification
 from claris_kaggle.version import __version__
 
-TEMPLATE = "classify.html.jinja"
+_CLASSIFY_TEMPLATE = "classify.html.jinja"
 
 
 def all_as_json(
-    trained: Trained, views: int, images: Sequence[dict[str, Any]], faults: Sequence[str]
+    trained: FoldModels, views: int, images: Sequence[dict[str, Any]], faults: Sequence[str]
 ) -> dict[str, Any]:
     """The answers as one object for a program, with what they come from and that they are no diagnosis.
 
@@ -31,7 +31,7 @@ def all_as_json(
     return {**about, "images": list(images), "faults": list(faults)}
 
 
-def section(found: Classification, crop: int) -> dict[str, Any]:
+def render_section(found: Classification, crop: int) -> dict[str, Any]:
     """What the page says of one image; the image itself is not kept.
 
     Args:
@@ -49,25 +49,25 @@ def section(found: Classification, crop: int) -> dict[str, Any]:
     }
 
 
-def render(
+def _render_page(
     sections: Sequence[dict[str, Any]],
     faults: Sequence[str],
-    trained: Trained,
-    template: str = TEMPLATE,
+    trained: FoldModels,
+    template: str = _CLASSIFY_TEMPLATE,
     **more: object,
 ) -> str:
     """The whole page.
 
     Args:
-        sections: of `section`.
+        sections: of `render_section`.
         faults: what was wrong with other images, a line each.
         template: its name; another one extends the first.
         more: what the other one needs besides.
     """
     about = {"notice": NOTICE, "trained": trained, "auc": trained.figure("auc"), "version": __version__}
-    return templates.render(template, images=sections, faults=faults, **about, **more)
+    return templates.render_template(template, images=sections, faults=faults, **about, **more)
 
 
-def write_page(path: Path, sections: Sequence[dict[str, Any]], faults: Sequence[str], trained: Trained) -> None:
+def write_page(path: Path, sections: Sequence[dict[str, Any]], faults: Sequence[str], trained: FoldModels) -> None:
     """Put the page in place whole."""
-    write_text(require_ending(path, ".html", ".htm"), render(sections, faults, trained))
+    write_text(require_suffix(path, ".html", ".htm"), _render_page(sections, faults, trained))

@@ -15,38 +15,38 @@ from typing import Any
 import torch
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.console import say
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError
-from claris_kaggle.core.files import explain_disk_errors, replacing
+from claris_kaggle.core.files import explain_disk_errors, replace_file
 
-DIGEST_BYTES = 32
+_DIGEST_BYTES = 32
 
 
-def previous(path: Path) -> Path:
+def _previous_path(path: Path) -> Path:
     """Where the generation before lies."""
     return path.with_name(path.name + ".previous")
 
 
-def serialize(state: dict[str, Any]) -> memoryview:
+def _serialize(state: dict[str, Any]) -> memoryview:
     """The state as a torch archive."""
     stream = io.BytesIO()
     torch.save(state, stream)
     return stream.getbuffer()
 
 
-def write_checkpoint(path: Path, content: memoryview) -> None:
+def _write_checkpoint(path: Path, content: memoryview) -> None:
     """Put an archive with its SHA-256 in place, and keep the generation before."""
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
             file.write(hashlib.sha256(content).digest())
         if path.exists():
-            with replacing(previous(path)) as older:
+            with replace_file(_previous_path(path)) as older:
                 older.unlink()
                 platforms.link_or_copy(path, older)
 
 
-class CheckpointWriter:
+class _CheckpointWriter:
     """Saves states from a thread, one at a time, while training goes on.
 
     The state is turned into bytes before `save` returns, so that what is written is of that very
@@ -65,9 +65,9 @@ class CheckpointWriter:
         Raises:
             DiskError: the one before could not be written.
         """
-        content = serialize(state)
+        content = _serialize(state)
         self.wait()
-        self.pending = self.pool.submit(write_checkpoint, self.path, content)
+        self.pending = self.pool.submit(_write_checkpoint, self.path, content)
 
     def wait(self) -> None:
         """Return when everything is on disk.
@@ -79,7 +79,7 @@ class CheckpointWriter:
         if pending is not None:
             pending.result()
 
-    def __enter__(self) -> CheckpointWriter:
+    def __enter__(self) -> _CheckpointWriter:
         """Itself."""
         return self
 
@@ -90,7 +90,7 @@ class CheckpointWriter:
             self.wait()
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
+def _load_checkpoint(path: Path) -> dict[str, Any] | None:
     """The newest whole state, on the CPU; None when there is none at all.
 
     Raises:
@@ -98,12 +98,12 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         DiskError: one is there and cannot be read.
     """
     faults = []
-    for candidate in (path, previous(path)):
+    for candidate in (path, _previous_path(path)):
         with explain_disk_errors(candidate):
             content = candidate.read_bytes() if candidate.exists() else None
         if content is None:
             continue
-        body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+        body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
         try:
             if hashlib.sha256(body).digest() != digest:
                 raise ValueError("the SHA-256 does not fit")
@@ -112,7 +112,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             faults.append(candidate.name)
             continue
         if faults:
-            say(f"{path}: damaged or cut off; going on from the checkpoint before it")
+            log_info(f"{path}: damaged or cut off; going on from the checkpoint before it")
         return state
     if faults:
         found = f"{path.parent}: {' and '.join(faults)} damaged or cut off"
@@ -123,4 +123,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 def is_whole_checkpoint(path: Path) -> bool:
     """Return True if the file is there and its SHA-256 fits."""
     content = path.read_bytes() if path.is_file() else b""
-    return len(content) > DIGEST_BYTES and hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
+    return (
+        len(content) > _DIGEST_BYTES and hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
+    )

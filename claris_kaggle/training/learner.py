@@ -18,27 +18,27 @@ from claris_kaggle.core.errors import Stopped, TrainingError
 from claris_kaggle.data.augment import change_stain, to_input
 from claris_kaggle.data.batches import Batch, EpochBatches
 from claris_kaggle.data.d4 import turn_on_device
-from claris_kaggle.runtime.cudnn_fallback import DEFAULT, move_network
+from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
 from claris_kaggle.runtime.distributed import World, any_rank, first_text
-from claris_kaggle.runtime.loading import load, send_ahead
+from claris_kaggle.runtime.loading import load_in_order, send_ahead
 from claris_kaggle.runtime.precision import DTYPES
-from claris_kaggle.training.mixing import has_surroundings_mixed, mix_surroundings, mixup_share, seed_layers
+from claris_kaggle.training.mixing import _has_surroundings_mixed, _mix_surroundings, _mixup_share, _seed_layers
 
-WARM_UP = 0.3
-FIRST_LR, LAST_LR = 1 / 25, 1e-4
+_WARM_UP = 0.3
+_FIRST_LR, _LAST_LR = 1 / 25, 1e-4
 # On a GPU looking at the loss waits for the device: do it once in this many steps.
-LOOK_EVERY = {"cpu": 1, "cuda": 20}
+_CHECK_EVERY = {"cpu": 1, "cuda": 20}
 # So many steps in a row without a finite loss are no accident any more.
-MOST_SKIPPED = 5
+_MOST_SKIPPED = 5
 # Nor are so many without a change of a weight: fp16's scale has been halved as often by then.
-MOST_UNMOVED = 40
+_MOST_UNMOVED = 40
 # torch 2.14 has another name for it.
-NEWER, OLDER = "forward_sync_buffers", "broadcast_buffers"
-SYNC_BUFFERS = NEWER if NEWER in inspect.signature(DistributedDataParallel).parameters else OLDER
-GO_ON, STOP, BROKEN = 0, 1, 2
+_NEWER, _OLDER = "forward_sync_buffers", "broadcast_buffers"
+_SYNC_BUFFERS = _NEWER if _NEWER in inspect.signature(DistributedDataParallel).parameters else _OLDER
+_CONTINUE, _STOP, _BROKEN = 0, 1, 2
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """The learning rate of step `step` (from 0) of `steps` in the whole training.
 
     `onecycle` warms up over the first 30 % and falls by a cosine to nothing (Smith and Topin
@@ -48,20 +48,20 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     peak = config.lr
     if config.schedule == "constant":
         return peak
-    place, warm_up = (step + 0.5) / steps, WARM_UP if config.schedule == "onecycle" else 0.0
+    place, warm_up = (step + 0.5) / steps, _WARM_UP if config.schedule == "onecycle" else 0.0
     if place < warm_up:
-        low, high, share = FIRST_LR, 1.0, place / warm_up
+        low, high, share = _FIRST_LR, 1.0, place / warm_up
     else:
-        low, high, share = 1.0, LAST_LR, (place - warm_up) / (1 - warm_up)
+        low, high, share = 1.0, _LAST_LR, (place - warm_up) / (1 - warm_up)
     return peak * (high + (low - high) * (1 + math.cos(math.pi * share)) / 2)
 
 
-class Diverged(TrainingError):
+class _Diverged(TrainingError):
     """The loss is no number any more; a return to the last checkpoint may help once."""
 
 
 @dataclass
-class Learner:
+class _Learner:
     """A network in training with all that a checkpoint must hold.
 
     Attributes:
@@ -83,7 +83,7 @@ class Learner:
     world: World
     model: nn.Module
     compiled: bool = False
-    cudnn: str = DEFAULT
+    cudnn: str = DEFAULT_MODE
     epoch: int = 0
     step: int = 0
     taken: int = 0
@@ -95,8 +95,8 @@ class Learner:
         device = self.world.device
         move_network(self.model, device, self.cudnn)
         fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.config), lr=0.0, fused=fused)
-        self.body = body_parameters(self.model)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.config), lr=0.0, fused=fused)
+        self.body = _body_parameters(self.model)
         # Only fp16 needs a scale; for the others the scaler, at a scale of 1, skips what is not finite.
         scaling = self.config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(
@@ -104,7 +104,7 @@ class Learner:
         )
         self.wrapped: nn.Module = self.model
         if self.world.world_size > 1:
-            unsynced: dict[str, Any] = {SYNC_BUFFERS: False}
+            unsynced: dict[str, Any] = {_SYNC_BUFFERS: False}
             # Rank 0's running statistics are those that are saved; `share_buffers` gives them to all to predict with.
             self.wrapped = DistributedDataParallel(
                 self.model,
@@ -131,7 +131,7 @@ class Learner:
         predictor: nn.Module = self.model if self.average is None else self.average.module
         return predictor
 
-    def look(self) -> bool:
+    def check_health(self) -> bool:
         """Whether training can go on, and running statistics without what steps of no finite loss left in them.
 
         One infinity in a forward pass would stay in a batch norm for good, whatever becomes of the step: then those
@@ -148,11 +148,11 @@ class Learner:
         moved = next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
         if moved != self.moved:  # the scaler leaves out steps whose gradients are not finite
             self.moved, self.moved_at = moved, self.taken
-        return int(self.streak) < MOST_SKIPPED and self.taken - self.moved_at < MOST_UNMOVED
+        return int(self.streak) < _MOST_SKIPPED and self.taken - self.moved_at < _MOST_UNMOVED
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, as tensors and plain values."""
-        self.look()
+        self.check_health()
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
@@ -187,7 +187,7 @@ class Learner:
         self.history = list(state["history"])
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Return the optimizer's groups, each with its `weight_decay` and `lr_scale`, a factor for the learning rate.
 
     Decay is for weights alone, not for biases and batch norms, whose scale the next layer takes out again.
@@ -202,11 +202,11 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
             {"params": [one for one in parameters if one.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
         ]
-    head = head_parameters(model) if config.lr_head != 1 else set()
-    return [part for group in groups for part in split_off_head(group, head, config.lr_head)]
+    head = _head_parameters(model) if config.lr_head != 1 else set()
+    return [part for group in groups for part in _split_off_head(group, head, config.lr_head)]
 
 
-def split_off_head(group: dict[str, Any], head: set[Tensor], factor: float) -> list[dict[str, Any]]:
+def _split_off_head(group: dict[str, Any], head: set[Tensor], factor: float) -> list[dict[str, Any]]:
     """Return the group, or two where it holds parameters of the head, whose learning rate is `factor` times as high."""
     scale = group.get("lr_scale", 1.0)
     common = {"weight_decay": group["weight_decay"]}
@@ -215,18 +215,18 @@ def split_off_head(group: dict[str, Any], head: set[Tensor], factor: float) -> l
     return [part for part in (body, last) if part["params"]]
 
 
-def head_parameters(model: nn.Module) -> set[Tensor]:
+def _head_parameters(model: nn.Module) -> set[Tensor]:
     """Return the parameters of the classifier."""
     return set(model.get_classifier().parameters())  # type: ignore[operator]
 
 
-def body_parameters(model: nn.Module) -> list[nn.Parameter]:
+def _body_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return all parameters but the classifier's."""
-    head = head_parameters(model)
+    head = _head_parameters(model)
     return [one for one in model.parameters() if one not in head]
 
 
-def train_step(learner: Learner, batch: Batch, lr: float) -> None:
+def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     """One step: forward, backward, update. A loss or gradient that is not finite changes no weight.
 
     The loss is the mean over the patches of all ranks, exactly: DDP averages the ranks' gradients,
@@ -239,16 +239,16 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     frozen = learner.epoch < config.freeze_epochs
     learner.wrapped.train(not frozen)  # fixed layers keep their running statistics too
     if config.drop_path:
-        seed_layers(config.seed, learner.taken, learner.world.rank)
-    inputs, kept = augmented(learner, batch), 1.0
+        _seed_layers(config.seed, learner.taken, learner.world.rank)
+    inputs, kept = _augment_batch(learner, batch), 1.0
     if config.mixup:
-        kept = mixup_share(config.seed, learner.taken, config.mixup)
+        kept = _mixup_share(config.seed, learner.taken, config.mixup)
         inputs = torch.lerp(inputs.flip(0), inputs, kept)
     with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
         logits = learner.wrapped(inputs).float()
-    total = kept * summed_loss(learner, logits, batch.labels)
+    total = kept * _sum_loss(learner, logits, batch.labels)
     if kept < 1:
-        total = total + (1 - kept) * summed_loss(learner, logits, batch.labels.flip(0))
+        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0))
     loss = total * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
@@ -263,28 +263,28 @@ def train_step(learner: Learner, batch: Batch, lr: float) -> None:
     learner.taken += 1
     if learner.average is not None:
         learner.average.update(learner.model, step=learner.taken)
-    count_loss(learner, loss.detach())
+    _count_loss(learner, loss.detach())
 
 
-def augmented(learner: Learner, batch: Batch) -> Tensor:
+def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     """What the network takes of the batch, every change that was drawn for its patches made: float32 [B, 3, S, S]."""
     config = learner.config
     images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
-    if config.cutmix and has_surroundings_mixed(config.seed, learner.taken, config.cutmix):
-        images = mix_surroundings(images)
+    if config.cutmix and _has_surroundings_mixed(config.seed, learner.taken, config.cutmix):
+        images = _mix_surroundings(images)
     images = change_stain(images, batch.stains) if config.stain else images
     draws = batch.colors if config.color else None
     return to_input(images, config.normalise, draws, config.resolution_in(learner.epoch))
 
 
-def summed_loss(learner: Learner, logits: Tensor, labels: Tensor) -> Tensor:
+def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor) -> Tensor:
     """Weighted cross-entropy of the patches, summed."""
     return functional.cross_entropy(
         logits, labels, weight=learner.class_weights, reduction="sum", label_smoothing=learner.config.label_smoothing
     )
 
 
-def count_loss(learner: Learner, loss: Tensor) -> None:
+def _count_loss(learner: _Learner, loss: Tensor) -> None:
     """Add the step's loss to the epoch's; one that is not finite is counted instead. Waits for no device."""
     finite = torch.isfinite(loss)
     learner.loss_sum += torch.where(finite, loss, torch.zeros_like(loss)) / learner.world.world_size
@@ -292,7 +292,7 @@ def count_loss(learner: Learner, loss: Tensor) -> None:
     learner.streak = torch.where(finite, torch.zeros_like(learner.streak), learner.streak + 1)
 
 
-def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: Callable[[int], str]) -> float:
+def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between: Callable[[int], str]) -> float:
     """The rest of the current epoch; returns this rank's part of the mean loss.
 
     Args:
@@ -306,30 +306,30 @@ def train_epoch(learner: Learner, batches: EpochBatches, workers: int, between: 
     """
     steps = len(batches)
     device = learner.world.device
-    every = LOOK_EVERY.get(device.type, 1)
-    loader = load(batches, range(learner.step, steps), workers, pin=device.type == "cuda")
+    every = _CHECK_EVERY.get(device.type, 1)
+    loader = load_in_order(batches, range(learner.step, steps), workers, pin=device.type == "cuda")
     for batch in send_ahead(loader, device):
         done = learner.epoch * steps + learner.step
-        train_step(learner, batch, learning_rate(done, steps * learner.config.epochs, learner.config))
+        _train_step(learner, batch, _learning_rate(done, steps * learner.config.epochs, learner.config))
         learner.step += 1
         reason = between(len(batch.labels) * learner.world.world_size)
         if learner.step % every and learner.step < steps:
             continue
-        code = any_rank(learner.world, BROKEN if not learner.look() else STOP if reason else GO_ON)
-        if code == BROKEN:
-            raise Diverged(
+        code = any_rank(learner.world, _BROKEN if not learner.check_health() else _STOP if reason else _CONTINUE)
+        if code == _BROKEN:
+            raise _Diverged(
                 f"epoch {learner.epoch + 1}, step {learner.step}: the loss or its gradients are no numbers",
                 "",
                 f"Begin a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
             )
-        if code == STOP:
+        if code == _STOP:
             reason = first_text(learner.world, reason)
             found = f"stopped by {reason} in epoch {learner.epoch + 1} after step {learner.step}"
             raise Stopped(found, "", "The same command goes on from there")
     return learner.loss_sum.item() / steps
 
 
-def average_over_ranks(world: World, value: float) -> float:
+def _average_over_ranks(world: World, value: float) -> float:
     """The sum of the ranks' parts: each already holds its share of the mean."""
     if world.world_size == 1:
         return value

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from claris_kaggle.core.config import TrainConfig, default_batch_size, require_same, with_preset
-from claris_kaggle.core.console import say
-from claris_kaggle.core.errors import RunError, UsageError, count
+from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_size, require_same
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
@@ -24,15 +24,15 @@ from claris_kaggle.models.factory import create_model, own_normalisation, requir
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.weights import find_weights
 from claris_kaggle.runtime import distributed
-from claris_kaggle.runtime.cudnn_fallback import DEFAULT
+from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import convert_places, job_values
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
-from claris_kaggle.training.mixing import leave_out_layers
+from claris_kaggle.training.mixing import _drop_layers
 
 # Where the scratch recipe, measured on 1,200 patches, is far from home.
-MANY = 20_000
-SPLIT_AGAIN = "Split again with claris folds --slides FILE"
+_MANY_PATCHES = 20_000
+_SPLIT_AGAIN = "Split again with claris folds --slides FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class TrainJob:
     checkpoint_minutes: float = 10.0
     rates: bool = False
     compile: bool = False
-    cudnn: str = DEFAULT
+    cudnn: str = DEFAULT_MODE
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as plain values, for the file that other processes read."""
@@ -84,66 +84,66 @@ class TrainJob:
         """Loader processes of one rank of the world."""
         if self.workers is not None:
             return self.workers
-        return min(4, max(1, share_cores(world.world_size))) if world.device.type == "cuda" else 0
+        return min(4, max(1, _share_cores(world.world_size))) if world.device.type == "cuda" else 0
 
 
-def chosen_options(config: TrainConfig | Mapping[str, Any] | None) -> dict[str, Any]:
+def _chosen_options(config: TrainConfig | Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the options that a caller chose: all of a config's, those of a mapping, or none."""
     if not isinstance(config, TrainConfig):
         return dict(config or {})
     return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.metadata.get("flag")}
 
 
-def share_cores(nproc: int) -> int:
+def _share_cores(nproc: int) -> int:
     """Cores for each of so many processes, at least one."""
     return max(1, (os.cpu_count() or 1) // nproc)
 
 
-def begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
+def _begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
     """Check all inputs, fix the config or compare it with the run's, and write what is new."""
     path = job.run_dir.config
     stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
     if job.only and stored is None and job.run_dir.root.is_dir():
-        require_no_foreign_files(job.run_dir)
-    asked = with_preset(given) if stored is None else TrainConfig(**{**stored.to_json(), **without_auto(given)})
+        _require_no_foreign_files(job.run_dir)
+    asked = apply_preset(given) if stored is None else TrainConfig(**{**stored.to_json(), **_without_auto(given)})
     folds = read_folds(job.fold_file)  # what is quickly found comes before what takes time
-    choose_folds(folds, job.only)
+    _choose_folds(folds, job.only)
     if job.slides is not None:
-        require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN)
+        require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
-    model = new_network(asked)  # an unknown name must fail before the data are read
+    model = _new_network(asked)  # an unknown name must fail before the data are read
     require_side(model, asked.model, asked.side)
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
     data = read_training(job.data, job.fold_file, job.cache)
-    config = resolve(asked, weights, data, nproc)
+    config = _resolve_config(asked, weights, data, nproc)
     if stored is not None:
         require_same(stored, config, path)
     else:
-        hint_at_many(config, len(data.folds.ids))
+        _suggest_preset(config, len(data.folds.ids))
         write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
         write_json(path, config.to_json())
-    say(describe(config, nproc))
+    log_info(_describe_recipe(config, nproc))
     if stored is None and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
 
 
-def without_auto(given: dict[str, Any]) -> dict[str, Any]:
+def _without_auto(given: dict[str, Any]) -> dict[str, Any]:
     """What was typed for a run that has its config: `auto` means the preset that was chosen when it began."""
     return {name: value for name, value in given.items() if (name, value) != ("preset", "auto")}
 
 
-def hint_at_many(config: TrainConfig, patches: int) -> None:
+def _suggest_preset(config: TrainConfig, patches: int) -> None:
     """Say before a run begins what may suit so many patches better than the scratch preset."""
-    if config.preset == "scratch" and config.stem == "pool4" and patches >= MANY:
-        say(
+    if config.preset == "scratch" and config.stem == "pool4" and patches >= _MANY_PATCHES:
+        log_info(
             "the scratch recipe is for few patches: with so many, a new --run with --stem pool --tail pool --epochs 6 "
             "may be worth more"
         )
 
 
-def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
+def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     """The network that training begins with, before any starting weights; each fold has its own random ones.
 
     Raises:
@@ -152,11 +152,11 @@ def new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     seed = config.seed * 1000 + fold
     model = create_model(config.model, seed, **config.layout, equivariance=config.equivariance, side=config.side)
     if config.drop_path:
-        leave_out_layers(model, config.drop_path)
+        _drop_layers(model, config.drop_path)
     return model
 
 
-def require_no_foreign_files(run_dir: RunDir) -> None:
+def _require_no_foreign_files(run_dir: RunDir) -> None:
     """Refuse to begin a run where fold folders lie without a config.
 
     Raises:
@@ -167,7 +167,7 @@ def require_no_foreign_files(run_dir: RunDir) -> None:
         raise RunError(f"{leftover[0]}: a checkpoint, but no config.json beside", "", "Name a new folder as --run")
 
 
-def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
+def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
     """The config with every default and every input's digest filled in."""
     precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
@@ -178,18 +178,18 @@ def resolve(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc:
         batch_size=batch_size,
         normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
         precision=precision,
-        threads=asked.threads or share_cores(nproc),
+        threads=asked.threads or _share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",
-        data_sha256=tables.digest(data.folds.ids, data.folds.labels),
+        data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
         folds_sha256=data.folds.digest,
     )
 
 
-# Options of the recipe that `describe` has words of its own for, or that change nothing about the recipe.
-DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads"}
+# Options of the recipe that `_describe_recipe` has words of its own for, or that change nothing about the recipe.
+_DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads"}
 
 
-def describe(config: TrainConfig, nproc: int) -> str:
+def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     """The recipe in one line, for the user to see what was taken: all that is not as a plain run has it."""
     start = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
         config.weights, f"weights of {config.weights}"
@@ -197,36 +197,36 @@ def describe(config: TrainConfig, nproc: int) -> str:
     others = [
         f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
         for item in dataclasses.fields(config)
-        if item.metadata.get("flag") and item.name not in DESCRIBED and getattr(config, item.name) != item.default
+        if item.metadata.get("flag") and item.name not in _DESCRIBED and getattr(config, item.name) != item.default
     ]
     return (
-        f"training {config.model} from {start} ({config.preset} recipe): {count(config.epochs, 'epoch')}, "
+        f"training {config.model} from {start} ({config.preset} recipe): {format_count(config.epochs, 'epoch')}, "
         f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, {''.join(others)}{config.precision}, "
         f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
     )
 
 
-def continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
+def _continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
     """What the process that launched this one has just checked and written."""
     config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
-    return config, read_training(job.data, job.fold_file, job.cache, proved=True)
+    return config, read_training(job.data, job.fold_file, job.cache, verified=True)
 
 
-def begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
+def _begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
     """Under the user's own torchrun: the first process of each machine prepares, all agree with rank 0."""
     if world.is_main:
-        config, _ = begin_run(job, given, world.world_size)
+        config, _ = _begin_run(job, given, world.world_size)
     config = distributed.from_main(world, config if world.is_main else None)
     if world.local_rank == 0 and not world.is_main:
         read_training(job.data, job.fold_file, job.cache)
     distributed.any_rank(world, 0)
-    data = read_training(job.data, job.fold_file, job.cache, proved=True)
+    data = read_training(job.data, job.fold_file, job.cache, verified=True)
     if data.folds.digest != config.folds_sha256:
         raise RunError(f"{job.fold_file}: another fold file than rank 0 has", "", "Copy the same file to every machine")
     return config, data
 
 
-def choose_folds(folds: Folds, only: Sequence[int]) -> list[int]:
+def _choose_folds(folds: Folds, only: Sequence[int]) -> list[int]:
     """The fold numbers to train, all of them by default.
 
     Raises:

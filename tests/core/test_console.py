@@ -32,7 +32,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     one = Clock()
     monkeypatch.setattr(console, "time", one)
-    monkeypatch.setattr(console, "BORN", 0.0)
+    monkeypatch.setattr(console, "_START_TIME", 0.0)
     return one
 
 
@@ -52,7 +52,7 @@ def test_the_log_of_a_run_of_hours_stays_under_a_few_hundred_lines(
         for epoch in range(6):
             go_through(Progress(f"fold {fold} epoch {epoch + 1}/6", 176_000, "images"), clock, hours * 100, 1375)
             go_through(Progress("validation", 44_000, "images"), clock, hours * 10, 86)
-            console.say("fold, epoch, loss, AUC")
+            console.log_info("fold, epoch, loss, AUC")
         go_through(Progress("8 views", 101_000), clock, hours * 60, 200)
     lines = capsys.readouterr().err.splitlines()
     assert clock.now == pytest.approx(hours * HOUR)
@@ -76,7 +76,7 @@ def test_only_rank_0_speaks(clock: Clock, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setenv("RANK", "1")
     go_through(Progress("pack train", 1000), clock, 1000, 100)
     Waiting().show("for ever")
-    console.say("something")
+    console.log_info("something")
     assert capsys.readouterr().err == ""
 
 

@@ -37,8 +37,8 @@ def test_kill_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     files.write_text(path, "old")
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom claris_kaggle.core.files import replacing\n"
-        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom claris_kaggle.core.files import replace_file\n"
+        "with replace_file(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(path)], timeout=60)
@@ -68,7 +68,7 @@ def test_files_and_folders_follow_the_umask_and_many_threads_leave_it_alone(tmp_
     try:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: files.write_text(tmp_path / f"{number}", "text"), range(200)))
-        with files.new_folder(tmp_path / "folder"):
+        with files.create_folder(tmp_path / "folder"):
             pass
     finally:
         found = os.umask(kept)
@@ -110,14 +110,14 @@ def test_a_forked_process_does_not_hold_the_lock_of_its_parent(tmp_path: Path) -
 
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     home = tmp_path / "folders"
-    with pytest.raises(ValueError, match="half"), files.new_folder(home / "one") as aside:
+    with pytest.raises(ValueError, match="half"), files.create_folder(home / "one") as aside:
         files.write_text(aside / "a", "a")
         raise ValueError("half")
     assert list(home.iterdir()) == []
-    with files.new_folder(home / "one") as aside:
+    with files.create_folder(home / "one") as aside:
         files.write_text(aside / "a", "a")
         assert not (home / "one").exists()
-    with pytest.raises(DiskError, match=r"there already; nothing was changed"), files.new_folder(home / "one"):
+    with pytest.raises(DiskError, match=r"there already; nothing was changed"), files.create_folder(home / "one"):
         pass
     assert contents(home) == {"one/a": b"a"} and [path.name for path in home.iterdir()] == ["one"]
 
@@ -128,13 +128,13 @@ def test_a_link_to_an_empty_folder_is_followed_and_the_current_one_refused(
     here = tmp_path / "here"
     here.mkdir()
     (tmp_path / "link").symlink_to(here)
-    with files.new_folder(tmp_path / "link") as aside:
+    with files.create_folder(tmp_path / "link") as aside:
         files.write_text(aside / "a", "a")
     assert contents(here) == {"a": b"a"} and (tmp_path / "link").is_symlink()
     (here / "empty").mkdir()
     monkeypatch.chdir(here / "empty")
     for name in (Path(), here / "empty"):
-        with pytest.raises(DiskError, match="the current folder; nothing was changed"), files.new_folder(name):
+        with pytest.raises(DiskError, match="the current folder; nothing was changed"), files.create_folder(name):
             pass
 
 

@@ -33,8 +33,8 @@ POOR = ROOT / "tests" / "support" / "like_windows"
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusals of Windows, and no waiting for them to pass."""
-    monkeypatch.setattr(platforms, "WINDOWS", True)
-    monkeypatch.setattr(platforms, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(platforms, "_WINDOWS", True)
+    monkeypatch.setattr(platforms, "_RETRY_PAUSES", (0.0, 0.0))
 
 
 def run_poor(*command: object, cwd: Path, code: int = 0) -> str:
@@ -60,7 +60,7 @@ def test_what_is_of_posix_alone_is_truly_taken_away(tmp_path: Path) -> None:
         "    try: __import__(name)\n    except ImportError: continue\n    sys.exit(name)\n"
         "assert not any(hasattr(os, name) for name in ('fork', 'posix_fallocate', 'pwrite', 'pread', 'O_DIRECTORY'))\n"
         "assert not hasattr(signal, 'SIGHUP') and not hasattr(platforms.signal, 'SIGKILL')\n"
-        "assert not hasattr(files.os, 'getuid') and platforms.WINDOWS\n"
+        "assert not hasattr(files.os, 'getuid') and platforms._WINDOWS\n"
     )
     run_poor("-c", program, cwd=tmp_path)
 
@@ -177,7 +177,7 @@ def test_a_name_that_windows_does_not_take_is_refused_there_before_anything_is_w
 ) -> None:
     with pytest.raises(DiskError, match=r"Windows.*Give another name"):
         files.write_text(tmp_path / name, "text")
-    with pytest.raises(DiskError, match="Windows"), files.new_folder(tmp_path / name):
+    with pytest.raises(DiskError, match="Windows"), files.create_folder(tmp_path / name):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
@@ -190,7 +190,7 @@ def test_names_of_windows_devices_are_plain_names_elsewhere(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["C:evil.csv", "C:/evil.csv", "run/nul", "run/oof.csv:hidden", "a/aux.txt"])
 def test_an_output_listed_by_kaggle_never_leads_out_of_the_folder_on_windows(windows: None, name: str) -> None:
     with pytest.raises(KaggleError, match="a name inside the folder is needed"):
-        kernel_output.safe_name(name)
+        kernel_output._require_safe_name(name)
 
 
 def test_an_empty_folder_is_replaced_also_where_a_rename_cannot_do_that(
@@ -205,10 +205,10 @@ def test_an_empty_folder_is_replaced_also_where_a_rename_cannot_do_that(
 
     monkeypatch.setattr(Path, "rename", refuse)
     (tmp_path / "empty").mkdir()
-    with files.new_folder(tmp_path / "empty") as aside:
+    with files.create_folder(tmp_path / "empty") as aside:
         files.write_text(aside / "a", "a")
     assert contents(tmp_path) == {"empty/a": b"a"}
-    with pytest.raises(DiskError, match="there already; nothing was changed"), files.new_folder(tmp_path / "empty"):
+    with pytest.raises(DiskError, match="there already; nothing was changed"), files.create_folder(tmp_path / "empty"):
         pass
     assert contents(tmp_path) == {"empty/a": b"a"}
 
@@ -255,7 +255,7 @@ def test_a_console_of_few_characters_never_fails(generated: DataDir, cache: Path
 
 
 def test_the_way_to_the_token_is_said_as_each_system_writes_it(tmp_path: Path) -> None:
-    told = run_poor("-c", "from claris_kaggle.kaggle import api as kaggle_api; print(kaggle_api.LOGIN)", cwd=tmp_path)
+    told = run_poor("-c", "from claris_kaggle.kaggle import api as kaggle_api; print(kaggle_api._LOGIN)", cwd=tmp_path)
     assert "%USERPROFILE%/.kaggle/" in told
 
 
@@ -274,13 +274,13 @@ def test_several_processes_are_refused_where_torch_has_no_torchrun(monkeypatch: 
 
 @pytest.mark.parametrize("number", [os.getpid(), os.getppid()])
 def test_a_living_process_is_seen(number: int) -> None:
-    assert platforms.is_alive(number)
+    assert platforms._is_alive(number)
 
 
 def test_a_process_that_has_ended_is_not_alive() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait(DEADLINE)
-    assert not platforms.is_alive(ended.pid)
+    assert not platforms._is_alive(ended.pid)
 
 
 def test_the_memory_of_this_machine_is_known(call: Call) -> None:

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
-from claris_kaggle.data.batches import EpochBatches, PredictionBlocks, TrainSet, split_evenly
+from claris_kaggle.data.batches import EpochBatches, PredictionBlocks, TrainSet, _split_evenly
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels
-from claris_kaggle.runtime.loading import load
+from claris_kaggle.runtime.loading import load_in_order
 
 
 @given(st.integers(1, 5000), st.integers(1, 300))
 def test_parts_cover_all_rows_once_and_differ_by_one_at_most(total: int, size: int) -> None:
-    parts = split_evenly(total, size)
+    parts = _split_evenly(total, size)
     assert [row for begin, end in parts for row in range(begin, end)] == list(range(total))
     sizes = [end - begin for begin, end in parts]
     assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
@@ -53,14 +53,14 @@ def test_the_ranks_together_take_each_patch_once_and_what_one_process_takes(trai
 
 
 def test_loader_workers_change_nothing(trainset: TrainSet) -> None:
-    plain = list(load(batches(trainset), range(5), 0, pin=False))
-    for one, other in zip(plain, load(batches(trainset), range(5), 2, pin=False), strict=True):
+    plain = list(load_in_order(batches(trainset), range(5), 0, pin=False))
+    for one, other in zip(plain, load_in_order(batches(trainset), range(5), 2, pin=False), strict=True):
         assert all(torch.equal(left, right) for left, right in zip(one[:5], other[:5], strict=True))
 
 
 def test_an_epoch_can_begin_at_any_step(trainset: TrainSet) -> None:
-    plain = list(load(batches(trainset), range(5), 0, pin=False))
-    late = list(load(batches(trainset), range(3, 5), 0, pin=False))
+    plain = list(load_in_order(batches(trainset), range(5), 0, pin=False))
+    late = list(load_in_order(batches(trainset), range(3, 5), 0, pin=False))
     assert torch.equal(plain[3].images, late[0].images) and torch.equal(plain[4].images, late[1].images)
 
 

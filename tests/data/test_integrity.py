@@ -12,7 +12,7 @@ import pytest
 
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.integrity import check_data
-from claris_kaggle.data.patches import encode, read_patch
+from claris_kaggle.data.patches import _encode_tiff, read_patch
 from claris_kaggle.data.synthetic import generate
 from claris_kaggle.data.tables import read_labels
 from tests.conftest import contents
@@ -31,10 +31,10 @@ def first_patch(data: DataDir) -> Path:
 def test_each_fault_is_counted_and_named(data: DataDir) -> None:
     paths = sorted(data.patches("train").glob("*.tif"))
     pixels = read_patch(paths[0])
-    paths[1].write_bytes(encode(pixels))  # not the pixels of its id, and a duplicate of the first
+    paths[1].write_bytes(_encode_tiff(pixels))  # not the pixels of its id, and a duplicate of the first
     paths[2].write_bytes(paths[2].read_bytes()[:5000])
     paths[3].unlink()
-    (data.patches("train") / ("f" * 40 + ".tif")).write_bytes(encode(pixels))
+    (data.patches("train") / ("f" * 40 + ".tif")).write_bytes(_encode_tiff(pixels))
     findings = check_data(data)
     assert findings.facts["train"] == {
         "rows": 20, "files": 20, "missing": 1, "surplus": 1, "unreadable": 1, "id_mismatches": 1

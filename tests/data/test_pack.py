@@ -19,8 +19,8 @@ from claris_kaggle.core.errors import DataError, DiskError, PatchError, Training
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import pack as packs
 from claris_kaggle.data.pack import ensure_pack, open_pack, pack_folder
-from claris_kaggle.data.parallel import in_chunks
-from claris_kaggle.data.patches import encode, patch_id, read_patch
+from claris_kaggle.data.parallel import _map_chunks
+from claris_kaggle.data.patches import _encode_tiff, patch_id, read_patch
 from tests.conftest import claris, contents, environment
 
 
@@ -33,7 +33,7 @@ def source(tmp_path: Path) -> tuple[Path, list[str]]:
     for _ in range(20):
         pixels = generator.integers(0, 256, (96, 96, 3), dtype=np.uint8)
         ids.append(patch_id(pixels))
-        (folder / f"{ids[-1]}.tif").write_bytes(encode(pixels))
+        (folder / f"{ids[-1]}.tif").write_bytes(_encode_tiff(pixels))
     return folder, ids
 
 
@@ -185,4 +185,4 @@ def end_by_force(start: int, names: Sequence[str]) -> int:
 
 def test_a_worker_that_the_system_kills_is_named_with_a_way_on() -> None:
     with pytest.raises(TrainingError, match=r"pack train: the system killed a worker.*--jobs 1"):
-        list(in_chunks(end_by_force, ["a"] * 2000, 2, Progress("pack train", 2000)))
+        list(_map_chunks(end_by_force, ["a"] * 2000, 2, Progress("pack train", 2000)))

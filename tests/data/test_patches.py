@@ -13,15 +13,15 @@ from PIL import Image
 
 from claris_kaggle.core.errors import PatchError
 from claris_kaggle.data.patches import (
-    BLACK_ID,
-    NBYTES,
-    WHITE_ID,
-    decode,
-    decode_with_pillow,
-    encode,
+    _BLACK_ID,
+    _WHITE_ID,
+    PATCH_BYTES,
+    _decode_tiff,
+    _decode_with_pillow,
+    _encode_tiff,
+    _find_pixel_offset,
     patch_id,
     read_patch,
-    strip_offset,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
@@ -34,22 +34,22 @@ def tiff(pixels: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
 
 
 def test_what_is_written_comes_back_by_the_fast_way_and_by_pillow() -> None:
-    content = encode(PIXELS)
-    assert strip_offset(content) is not None
-    assert np.array_equal(decode(content, "x"), PIXELS)
-    assert np.array_equal(decode_with_pillow(content, "x"), PIXELS)
+    content = _encode_tiff(PIXELS)
+    assert _find_pixel_offset(content) is not None
+    assert np.array_equal(_decode_tiff(content, "x"), PIXELS)
+    assert np.array_equal(_decode_with_pillow(content, "x"), PIXELS)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
 def test_compressed_files_are_read_as_well(compression: str) -> None:
     content = tiff(PIXELS, compression=compression)
-    assert strip_offset(content) is None
-    assert np.array_equal(decode(content, "x"), PIXELS)
+    assert _find_pixel_offset(content) is None
+    assert np.array_equal(_decode_tiff(content, "x"), PIXELS)
 
 
 def test_the_odd_patches_have_the_ids_of_the_competition() -> None:
-    assert patch_id(np.zeros((96, 96, 3), np.uint8)) == BLACK_ID
-    assert patch_id(np.full((96, 96, 3), 255, np.uint8)) == WHITE_ID
+    assert patch_id(np.zeros((96, 96, 3), np.uint8)) == _BLACK_ID
+    assert patch_id(np.full((96, 96, 3), 255, np.uint8)) == _WHITE_ID
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_the_odd_patches_have_the_ids_of_the_competition() -> None:
         (tiff(PIXELS, "RGBA"), "mode RGBA"),
         (b"", "damaged or cut off"),
         (b"<html>403 Forbidden</html>", "damaged or cut off"),
-        (encode(PIXELS)[:20_000], "damaged or cut off"),
-        (encode(PIXELS)[:-1], "damaged or cut off"),
+        (_encode_tiff(PIXELS)[:20_000], "damaged or cut off"),
+        (_encode_tiff(PIXELS)[:-1], "damaged or cut off"),
     ],
 )
 def test_a_wrong_or_damaged_image_is_named_with_its_fault(tmp_path: Path, content: bytes, words: str) -> None:
@@ -79,14 +79,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_changed_bytes_never_raise_anything_but_a_patch_error(data: st.DataObject) -> None:
-    content = bytearray(encode(PIXELS))
-    header = len(content) - NBYTES
+    content = bytearray(_encode_tiff(PIXELS))
+    header = len(content) - PATCH_BYTES
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(-header, header))
         content[place] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, 300))
     try:
-        pixels = decode(bytes(content[: len(content) - cut]), "x")
+        pixels = _decode_tiff(bytes(content[: len(content) - cut]), "x")
         assert pixels.shape == (96, 96, 3) and pixels.dtype == np.uint8
     except PatchError:
         pass
@@ -96,7 +96,7 @@ def test_changed_bytes_never_raise_anything_but_a_patch_error(data: st.DataObjec
 @given(st.binary(max_size=400), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
 def test_any_bytes_are_refused_in_one_line(content: bytes, head: bytes) -> None:
     with pytest.raises(PatchError):
-        decode(head + content, "x")
+        _decode_tiff(head + content, "x")
 
 
 def test_every_real_file_goes_the_fast_way_and_matches_its_id(sample: object) -> None:
@@ -104,5 +104,5 @@ def test_every_real_file_goes_the_fast_way_and_matches_its_id(sample: object) ->
     assert len(paths) == 1518
     for path in paths:
         content = path.read_bytes()
-        assert strip_offset(content) is not None
-        assert patch_id(decode(content, path)) == path.stem
+        assert _find_pixel_offset(content) is not None
+        assert patch_id(_decode_tiff(content, path)) == path.stem

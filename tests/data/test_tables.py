@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         tables.read_labels(tmp_path / "nothing.csv")
 
 
-@pytest.mark.parametrize("column", tables.SLIDE_COLUMNS)
+@pytest.mark.parametrize("column", tables._SLIDE_COLUMNS)
 def test_slides_are_joined_by_id_whatever_their_order(tmp_path: Path, column: str) -> None:
     (tmp_path / "s.csv").write_text(f"number,id,{column}\n0,b,camelyon_2\n1,x,other\n2,a,camelyon_1\n")
     assert tables.read_slides(tmp_path / "s.csv", ["a", "b"]) == ["camelyon_1", "camelyon_2"]
@@ -132,11 +132,11 @@ def test_probabilities_come_back_as_the_same_float32(tmp_path: Path, values: lis
 @given(st.permutations(list(zip([A, B, C], [0, 1, 1], strict=True))))
 def test_a_digest_does_not_depend_on_the_order(rows: list[tuple[str, int]]) -> None:
     ids, labels = zip(*rows, strict=True)
-    assert tables.digest(ids, labels) == tables.digest([A, B, C], [0, 1, 1])
+    assert tables.digest_rows(ids, labels) == tables.digest_rows([A, B, C], [0, 1, 1])
 
 
 def test_a_digest_depends_on_every_value() -> None:
-    assert len({tables.digest([A, B], labels) for labels in ([0, 0], [0, 1], [1, 0], [1, 1])}) == 4
+    assert len({tables.digest_rows([A, B], labels) for labels in ([0, 0], [0, 1], [1, 0], [1, 1])}) == 4
 
 
 FRAGMENTS = st.sampled_from([b"id", b"label", b",", b"\n", b"\r\n", b'"', b"0", b"1", b"a", b"\0", b"\xff", b" ", b"."])

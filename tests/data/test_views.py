@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from claris_kaggle.core.errors import DataError, UsageError
 from claris_kaggle.data.augment import (
-    GEOMETRY,
-    Geometry,
-    centre,
+    _GEOMETRY_WORD,
+    _color_draws,
+    _draw_words,
+    _Geometry,
+    _stain_draws,
+    _turn_numbers,
     change_stain,
-    color_draws,
-    draw,
-    stain_draws,
+    crop_centre,
     to_input,
-    turn_numbers,
 )
 from claris_kaggle.data.d4 import turn_on_device, view
 from claris_kaggle.inference.tta import average_views, require_views
@@ -94,16 +94,16 @@ IDS = [f"{number:040x}" for number in range(400)]
 
 
 def test_draws_depend_on_seed_epoch_and_id_and_on_nothing_else() -> None:
-    words = draw(1, 2, IDS)
-    assert np.array_equal(draw(1, 2, IDS[::-1])[::-1], words)
-    for other in (draw(0, 2, IDS), draw(1, 3, IDS)):
+    words = _draw_words(1, 2, IDS)
+    assert np.array_equal(_draw_words(1, 2, IDS[::-1])[::-1], words)
+    for other in (_draw_words(0, 2, IDS), _draw_words(1, 3, IDS)):
         assert not (other == words).any()
     assert len(np.unique(words)) == words.size
 
 
 def test_all_eight_turns_are_as_likely() -> None:
     patch = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
-    turned = Geometry()(patch.repeat(400, axis=0), draw(0, 0, IDS))
+    turned = _Geometry()(patch.repeat(400, axis=0), _draw_words(0, 0, IDS))
     counts = np.unique(turned.reshape(400, -1)[:, :300], axis=0, return_counts=True)[1]
     assert len(counts) == 8 and counts.min() > 25
 
@@ -111,64 +111,66 @@ def test_all_eight_turns_are_as_likely() -> None:
 @pytest.mark.parametrize("geometry", [("d4", 96, 0), ("d4", 64, 8), ("flips", 96, 0)])
 def test_a_patch_is_cropped_and_turned_the_same_in_any_company(geometry: tuple[str, int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 96, 96, 3), dtype=np.uint8)
-    words = draw(3, 1, IDS[:20])
-    whole = Geometry(*geometry)(pixels, words)
+    words = _draw_words(3, 1, IDS[:20])
+    whole = _Geometry(*geometry)(pixels, words)
     assert whole.shape == (20, geometry[1], geometry[1], 3)
     for row in (0, 7, 19):
-        alone = Geometry(*geometry)(pixels[row : row + 1], words[row : row + 1])
+        alone = _Geometry(*geometry)(pixels[row : row + 1], words[row : row + 1])
         assert np.array_equal(alone[0], whole[row])
 
 
 def test_crops_hold_the_middle_and_move_about_it_within_their_shift() -> None:
     where = np.zeros((400, 96, 96, 3), dtype=np.uint8)
     where[:, :, :, 0], where[:, :, :, 1] = np.arange(96)[:, None], np.arange(96)
-    corners = Geometry("d4", 64, 8, turn=False)(where, draw(0, 0, IDS))[:, 0, 0, :2].astype(int)
+    corners = _Geometry("d4", 64, 8, turn=False)(where, _draw_words(0, 0, IDS))[:, 0, 0, :2].astype(int)
     assert corners.min() == 8 and corners.max() == 24 and len(np.unique(corners[:, 0])) == 17
-    still = Geometry("d4", 64, 0, turn=False)(where, draw(0, 0, IDS))
+    still = _Geometry("d4", 64, 0, turn=False)(where, _draw_words(0, 0, IDS))
     assert np.array_equal(still, where[:, 16:80, 16:80])
-    assert np.array_equal(centre(torch.from_numpy(where), 64).numpy(), still)
+    assert np.array_equal(crop_centre(torch.from_numpy(where), 64).numpy(), still)
 
 
 def test_the_originals_turns_keep_the_middle_and_blacken_corners() -> None:
     white = np.full((50, 96, 96, 3), 255, dtype=np.uint8)
-    turned = Geometry("flips")(white, draw(0, 0, IDS[:50]))
+    turned = _Geometry("flips")(white, _draw_words(0, 0, IDS[:50]))
     assert (turned[:, 40:56, 40:56] == 255).all() and (turned[:, 0, 0] == 0).any()
 
 
 def test_stain_of_no_strength_changes_nothing_and_one_of_some_changes_colour_alone() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8))
-    words = draw(0, 0, IDS[:4])
-    same = change_stain(images, torch.from_numpy(stain_draws(words, 0.0)))
+    words = _draw_words(0, 0, IDS[:4])
+    same = change_stain(images, torch.from_numpy(_stain_draws(words, 0.0)))
     torch.testing.assert_close(same, images.float(), rtol=1e-3, atol=0.05)
     flat = torch.full((4, 2, 2, 3), 128, dtype=torch.uint8)
-    other = change_stain(flat, torch.from_numpy(stain_draws(words, 0.2)))
+    other = change_stain(flat, torch.from_numpy(_stain_draws(words, 0.2)))
     assert (other[:, 0, 0] == other[:, 1, 1]).all() and (other - 128).abs().max() > 2
-    assert np.abs(stain_draws(words, 0.2)).max() <= 0.2 and (stain_draws(words, 0.2) != color_draws(words, 0.2)).all()
+    assert (
+        np.abs(_stain_draws(words, 0.2)).max() <= 0.2 and (_stain_draws(words, 0.2) != _color_draws(words, 0.2)).all()
+    )
 
 
 def test_epochs_turn_a_patch_differently() -> None:
-    turns = {tuple(draw(0, epoch, IDS[:1])[0, GEOMETRY : GEOMETRY + 1]) for epoch in range(20)}
+    turns = {tuple(_draw_words(0, epoch, IDS[:1])[0, _GEOMETRY_WORD : _GEOMETRY_WORD + 1]) for epoch in range(20)}
     assert len(turns) == 20
 
 
 def test_colour_of_no_strength_is_plain_normalisation() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8))
     plain = to_input(images, "patches")
-    still = to_input(images, "patches", torch.from_numpy(color_draws(draw(0, 0, IDS[:4]), 0.0)))
+    still = to_input(images, "patches", torch.from_numpy(_color_draws(_draw_words(0, 0, IDS[:4]), 0.0)))
     torch.testing.assert_close(still, plain, rtol=1e-5, atol=1e-5)
     assert plain.shape == (4, 3, 96, 96) and plain.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_folded_colour_change_equals_its_steps_one_by_one() -> None:
-    from claris_kaggle.data.augment import LUMA, STATISTICS
+    from claris_kaggle.data.augment import _LUMA, STATISTICS
 
     images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
-    draws = torch.from_numpy(color_draws(draw(0, 0, IDS[:2]), 1.0))
+    draws = torch.from_numpy(_color_draws(_draw_words(0, 0, IDS[:2]), 1.0))
     mean, deviation = (torch.tensor(one) for one in STATISTICS["imagenet"])
     for row in range(2):
         contrast, saturation, brightness, *gains = draws[row].tolist()
         x = images[row] / 255
-        grey = (x * torch.tensor(LUMA)).sum(-1, keepdim=True)
+        grey = (x * torch.tensor(_LUMA)).sum(-1, keepdim=True)
         x = (1 + saturation) * x - saturation * grey
         x = x * (1 + torch.tensor(gains))
         x = (1 + contrast) * x - contrast * mean + brightness
@@ -178,8 +180,8 @@ def test_the_folded_colour_change_equals_its_steps_one_by_one() -> None:
 
 def test_the_device_turns_patches_as_albumentations_does() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 96, 3), dtype=np.uint8)
-    words = draw(3, 1, [f"{number:040x}" for number in range(64)])
-    turns = turn_numbers(words)
+    words = _draw_words(3, 1, [f"{number:040x}" for number in range(64)])
+    turns = _turn_numbers(words)
     assert set(turns.tolist()) == set(range(8))
     ours = turn_on_device(torch.from_numpy(pixels), torch.from_numpy(turns))
-    assert np.array_equal(ours.numpy(), Geometry()(pixels, words))
+    assert np.array_equal(ours.numpy(), _Geometry()(pixels, words))

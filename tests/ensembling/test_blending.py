@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 
 from claris_kaggle.core.errors import RunError, UsageError
 from claris_kaggle.ensembling import blending
-from claris_kaggle.ensembling.blending import FITTED, METHODS, fit, nested, to_space
-from claris_kaggle.ensembling.combine import combine, names_to_try
+from claris_kaggle.ensembling.blending import (
+    _BLEND_METHODS,
+    _FITTED_METHODS,
+    _fit_blend,
+    _nested_predictions,
+    _to_space,
+)
+from claris_kaggle.ensembling.combine import _choose_trials, combine
 from claris_kaggle.ensembling.runs import Run
 from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions
@@ -38,38 +44,38 @@ def make_runs(seed: int, noises: tuple[float, ...] = (0.8, 1.0, 2.5)) -> list[Ru
     ]  # fmt: skip
 
 
-@given(st.integers(0, 10_000), st.sampled_from(FITTED))
+@given(st.integers(0, 10_000), st.sampled_from(_FITTED_METHODS))
 @settings(max_examples=30, deadline=None)
 def test_weights_lie_on_the_simplex_and_results_in_0_to_1(seed: int, method: str) -> None:
     labels, columns = columns_of(seed)
-    space = to_space(columns, METHODS[method].space)
-    blend = fit(method, labels, space)
+    space = _to_space(columns, _BLEND_METHODS[method].space)
+    blend = _fit_blend(method, labels, space)
     if method != "stack":
         assert (blend.weights >= 0).all() and blend.weights.sum() == pytest.approx(1, abs=1e-9)
     result = blend.apply(space)
     assert result.min() >= 0 and result.max() <= 1
 
 
-@given(st.sampled_from(list(METHODS)), st.integers(0, 10_000), st.integers(0, 4))
+@given(st.sampled_from(list(_BLEND_METHODS)), st.integers(0, 10_000), st.integers(0, 4))
 @settings(max_examples=30, deadline=None)
 def test_a_nested_result_never_uses_a_rows_own_label_nor_those_of_its_fold(method: str, seed: int, fold: int) -> None:
     labels, columns = columns_of(seed)
-    before = nested(method, labels, columns, FOLD)
+    before = _nested_predictions(method, labels, columns, FOLD)
     others = np.random.default_rng(seed).permutation(np.flatnonzero(fold == FOLD))[:60]
     flipped = labels.copy()
     flipped[others] = 1 - flipped[others]
-    after = nested(method, flipped, columns, FOLD)
+    after = _nested_predictions(method, flipped, columns, FOLD)
     assert np.array_equal(before[fold == FOLD], after[fold == FOLD])
 
 
-@pytest.mark.parametrize("method", FITTED)
+@pytest.mark.parametrize("method", _FITTED_METHODS)
 def test_weights_do_use_the_labels_of_the_other_folds(method: str) -> None:
     labels, columns = columns_of(1)
-    after = nested(method, np.where(FOLD == 3, 1 - labels, labels), columns, FOLD)
-    assert not np.array_equal(nested(method, labels, columns, FOLD), after)
+    after = _nested_predictions(method, np.where(FOLD == 3, 1 - labels, labels), columns, FOLD)
+    assert not np.array_equal(_nested_predictions(method, labels, columns, FOLD), after)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("method", [*_BLEND_METHODS, "auto"])
 def test_neither_the_order_of_runs_nor_a_copy_changes_a_byte(method: str) -> None:
     runs = make_runs(2)
     copy = Run("copy", runs[1].oof, runs[1].test)
@@ -78,27 +84,29 @@ def test_neither_the_order_of_runs_nor_a_copy_changes_a_byte(method: str) -> Non
     assert results[2].evidence["copies"] in ({"copy": "run1"}, {"run1": "copy"})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", _BLEND_METHODS)
 def test_the_order_of_rows_is_no_matter(method: str) -> None:
     labels, columns = columns_of(3)
     order = np.random.default_rng(0).permutation(600)
-    straight = nested(method, labels, columns, FOLD)
-    shuffled = nested(method, labels[order], columns[order], FOLD[order])
+    straight = _nested_predictions(method, labels, columns, FOLD)
+    shuffled = _nested_predictions(method, labels[order], columns[order], FOLD[order])
     assert shuffled == pytest.approx(straight[order], abs=1e-6)
 
 
 def test_ranks_do_not_change_under_a_monotone_map() -> None:
     labels, columns = columns_of(4)
-    assert np.array_equal(nested("rank", labels, columns, FOLD), nested("rank", labels, columns**2, FOLD))
+    assert np.array_equal(
+        _nested_predictions("rank", labels, columns, FOLD), _nested_predictions("rank", labels, columns**2, FOLD)
+    )
 
 
 def test_fitted_weights_prefer_the_better_run_and_gain_over_the_mean() -> None:
     labels, columns = columns_of(5, (0.8, 4.0, 4.0))
-    mean = auc(labels, nested("mean", labels, columns, FOLD))
-    for method in FITTED:
-        weights = fit(method, labels, to_space(columns, METHODS[method].space)).weights
+    mean = auc(labels, _nested_predictions("mean", labels, columns, FOLD))
+    for method in _FITTED_METHODS:
+        weights = _fit_blend(method, labels, _to_space(columns, _BLEND_METHODS[method].space)).weights
         assert weights[0] == max(weights), method
-        assert auc(labels, nested(method, labels, columns, FOLD)) > mean, method
+        assert auc(labels, _nested_predictions(method, labels, columns, FOLD)) > mean, method
 
 
 def test_the_smallest_log_loss_is_that_of_a_fine_grid() -> None:
@@ -106,13 +114,13 @@ def test_the_smallest_log_loss_is_that_of_a_fine_grid() -> None:
     right = np.where(labels[:, None] == 1, columns, 1 - columns)
     grid = np.linspace(0, 1, 2001)
     losses = [-np.log(right @ [share, 1 - share]).mean() for share in grid]
-    assert fit("logloss", labels, columns).weights[0] == pytest.approx(grid[int(np.argmin(losses))], abs=2e-3)
+    assert _fit_blend("logloss", labels, columns).weights[0] == pytest.approx(grid[int(np.argmin(losses))], abs=2e-3)
 
 
 def test_the_counted_auc_is_scikit_learns() -> None:
     labels, columns = columns_of(7)
-    coarse = np.round(columns[:, 0] * (blending.LEVELS - 1)).astype(np.int32)
-    assert blending.counted_auc(coarse[labels == 1], coarse[labels == 0]) == pytest.approx(
+    coarse = np.round(columns[:, 0] * (blending._LEVELS - 1)).astype(np.int32)
+    assert blending._count_auc(coarse[labels == 1], coarse[labels == 0]) == pytest.approx(
         auc(labels, coarse), abs=1e-12
     )
 
@@ -122,11 +130,11 @@ def test_auto_takes_the_mean_unless_another_gains_for_sure() -> None:
     assert combine(equal, "auto").evidence["method"] == "mean"
     found = combine(make_runs(9, (0.6, 6.0, 6.0, 6.0)), "auto").evidence
     tried = found["methods"]
-    assert found["method"] != "mean" and tried[found["method"]]["doubt"] < 0.05 and set(tried) == set(METHODS)
+    assert found["method"] != "mean" and tried[found["method"]]["doubt"] < 0.05 and set(tried) == set(_BLEND_METHODS)
     assert tried[found["method"]]["auc"] == max(one["auc"] for one in tried.values() if one["doubt"] < 0.05)
 
 
-@given(st.integers(0, 10_000), st.sampled_from([*METHODS, "auto"]), st.sampled_from([1.0, 3.0]))
+@given(st.integers(0, 10_000), st.sampled_from([*_BLEND_METHODS, "auto"]), st.sampled_from([1.0, 3.0]))
 @settings(max_examples=25, deadline=None)
 def test_what_is_handed_out_never_scores_less_than_the_mean(seed: int, method: str, noise: float) -> None:
     runs = make_runs(seed, (1.0, 1.2, noise))
@@ -171,15 +179,17 @@ def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
     fold = np.where(labels == 1, 0, FOLD)
     fold[np.flatnonzero(labels)[0]] = 1
     oof = Oof(IDS, labels, fold, columns_of(0)[1][:, 0].astype(np.float32))
-    assert names_to_try("auto", oof, 3) == ["mean", "logit", "rank"]
-    assert names_to_try("auto", Oof(IDS, labels, FOLD, oof.probabilities), 3) == list(METHODS)
+    assert _choose_trials("auto", oof, 3) == ["mean", "logit", "rank"]
+    assert _choose_trials("auto", Oof(IDS, labels, FOLD, oof.probabilities), 3) == list(_BLEND_METHODS)
     with pytest.raises(RunError, match="no two benign and two malignant patches outside fold 0"):
-        nested("auc", labels, columns_of(0)[1], fold)
+        _nested_predictions("auc", labels, columns_of(0)[1], fold)
 
 
 def test_greedy_selection_sees_runs_whose_probabilities_are_all_small() -> None:
     labels, columns = columns_of(15, (0.8, 4.0, 4.0))
-    assert np.array_equal(fit("greedy", labels, columns * 1e-6).weights, fit("greedy", labels, columns).weights)
+    assert np.array_equal(
+        _fit_blend("greedy", labels, columns * 1e-6).weights, _fit_blend("greedy", labels, columns).weights
+    )
 
 
 def test_wrong_names_are_refused() -> None:

@@ -16,10 +16,10 @@ from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.tables import write_table
 from claris_kaggle.ensembling import ledger
 from claris_kaggle.ensembling.combine import combine
-from claris_kaggle.ensembling.comparison import Submission, best_shift, compare_pair, compare_submissions, to_ranks
+from claris_kaggle.ensembling.comparison import _best_shift, _compare_pair, _Submission, _to_ranks, compare_submissions
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
-from claris_kaggle.ensembling.runs import load_runs
-from claris_kaggle.ensembling.submission_file import read_submission
+from claris_kaggle.ensembling.runs import _load_runs
+from claris_kaggle.ensembling.submission_file import _read_submission
 from claris_kaggle.evaluation.metrics import auc
 from tests.support.handmade import make_run, put, put_data
 
@@ -72,7 +72,7 @@ def test_ids_in_another_order_than_their_values_are_found(first: Path) -> None:
 def test_shifted_rows_are_found_upside_down_as_well(first: Path) -> None:
     assert "if one is shifted by 7 rows:" in remark(first, IDS, np.roll(NOISY, 7))
     assert "if one is shifted by 7 rows and turned upside down" in remark(first, IDS, np.roll(1 - NOISY, -7))
-    assert best_shift(to_ranks(VALUES), to_ranks(np.roll(VALUES, 3)))[0] == -3
+    assert _best_shift(_to_ranks(VALUES), _to_ranks(np.roll(VALUES, 3)))[0] == -3
     order = np.random.default_rng(5).permutation(ROWS)  # the shift is in this file's own order, whatever the other's is
     assert "shifted by 7 rows" in remark(first, [IDS[row] for row in order], np.roll(NOISY[order], 7))
 
@@ -98,9 +98,9 @@ def test_nothing_is_said_of_files_that_are_only_noisy(seed: int, noise: float) -
     files = []
     for name in ("a", "b"):
         order = generator.permutation(ROWS)
-        values = to_ranks(truth + generator.normal(0, noise, ROWS)).astype(np.float32)
-        files.append(Submission(name, [IDS[row] for row in order], values[order]))
-    pair = compare_pair(*files)
+        values = _to_ranks(truth + generator.normal(0, noise, ROWS)).astype(np.float32)
+        files.append(_Submission(name, [IDS[row] for row in order], values[order]))
+    pair = _compare_pair(*files)
     assert (pair["remark"], pair["odd"]) == ("", False)
 
 
@@ -116,13 +116,13 @@ def test_files_of_the_same_order_are_said_to_score_the_same(first: Path) -> None
 def test_values_that_a_float32_would_merge_are_told_apart(first: Path) -> None:
     lines = [f"{name},{1 - 1e-8 * place:.12f}" for place, name in enumerate(IDS)]
     first.write_text("\n".join(["id,label", *lines]) + "\n")
-    assert len(np.unique(read_submission(first).values)) == len(IDS)
+    assert len(np.unique(_read_submission(first).values)) == len(IDS)
 
 
 def test_too_few_rows_prove_nothing() -> None:
-    a, b = (Submission(name, IDS[:6], values[:6]) for name, values in (("a", VALUES), ("b", NOISY[::-1])))
-    assert compare_pair(a, b)["odd"] is False
-    assert compare_pair(Submission("a", IDS[:1], VALUES[:1]), Submission("b", IDS[:1], NOISY[:1]))["odd"] is False
+    a, b = (_Submission(name, IDS[:6], values[:6]) for name, values in (("a", VALUES), ("b", NOISY[::-1])))
+    assert _compare_pair(a, b)["odd"] is False
+    assert _compare_pair(_Submission("a", IDS[:1], VALUES[:1]), _Submission("b", IDS[:1], NOISY[:1]))["odd"] is False
 
 
 def test_a_constant_file_and_the_one_at_odds_with_the_others_are_named(first: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_verb_tells_the_gain_of_a_blend_where_the_runs_are_known(
     code, shown, _ = call("submission", "compare", *files, "--runs", *places, "--json")
     blend = json.loads(shown)["blend"]
     assert code == 0 and list(blend["runs"]) == [str(place) for place in places] and blend["remarks"] == []
-    together = combine(load_runs(runs))
+    together = combine(_load_runs(runs))
     assert blend["mean"] == auc(together.oof.labels, together.oof.probabilities) > max(blend["runs"].values())
     assert blend["gain"]["difference"] == pytest.approx(blend["mean"] - max(blend["runs"].values()))
     code, shown, _ = call("submission", "compare", *files, "--runs", *places[::-1])
@@ -174,33 +174,33 @@ def test_a_flag_of_the_other_action_is_wrong_use(call: Callable[..., tuple[int, 
         assert (code, shown) == (2, "") and words in said and said.count("\n") == 1
 
 
-def line(ref: int, oof: float, public: float) -> ledger.Entry:
+def line(ref: int, oof: float, public: float) -> ledger.LedgerEntry:
     """A scored line."""
     known = {"ref": str(ref), "oof_auc": f"{oof}", "oof_low": f"{oof - 0.01}", "oof_high": f"{oof + 0.01}"}
-    return {**dict.fromkeys(ledger.COLUMNS, ""), **known, "public": f"{public}"}
+    return {**dict.fromkeys(ledger._LEDGER_COLUMNS, ""), **known, "public": f"{public}"}
 
 
 def test_scores_outside_the_oof_interval_are_told_with_the_usual_reason() -> None:
     lines = [line(1, 0.96, 0.965), line(2, 0.97, 0.93), line(3, 0.95, 0.99), line(4, 0.98, 0.985)]
-    found = ledger.agreement(lines)
+    found = ledger.describe_agreement(lines)
     assert [text.split(":")[0] for text in found["apart"]] == ["2", "3"]
     assert "below the OOF interval" in found["apart"][0] and "above" in found["apart"][1]
     assert found["correlation"]["public"] == pytest.approx(-0.4) and "private" not in found["correlation"]
-    assert ledger.agreement(lines[:3])["correlation"] == {} and ledger.agreement([])["apart"] == []
-    assert ledger.agreement(lines[:3])["scored"] == {"public": 3, "private": 0}
+    assert ledger.describe_agreement(lines[:3])["correlation"] == {} and ledger.describe_agreement([])["apart"] == []
+    assert ledger.describe_agreement(lines[:3])["scored"] == {"public": 3, "private": 0}
 
 
 def test_scores_that_are_no_figures_are_left_out_of_account() -> None:
     odd = [line(ref, 0.96, float("nan")) | {"public": text} for ref, text in enumerate(("nan", "inf", "-1", "1e9", ""))]
-    found = ledger.agreement(odd + [line(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
+    found = ledger.describe_agreement(odd + [line(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
     assert found["apart"] == [] and found["scored"]["public"] == 4 and found["correlation"]["public"] == 1
-    assert ledger.best_first(odd)[0]["ref"] == "0"
+    assert ledger.sort_best_first(odd)[0]["ref"] == "0"
 
 
 def test_a_line_of_any_words_is_written_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger.csv"
-    ledger.record(path, {"ref": "7", "file": 'a "new", better\n.csv', "status": "PENDING"})
-    ledger.record(path, {"ref": "7", "public": "0.97", "status": ""})
+    ledger.record_submission(path, {"ref": "7", "file": 'a "new", better\n.csv', "status": "PENDING"})
+    ledger.record_submission(path, {"ref": "7", "public": "0.97", "status": ""})
     (line,) = ledger.read_ledger(path)
     assert (line["file"], line["public"], line["status"]) == ("a  new   better .csv", "0.97", "PENDING")
 
@@ -211,6 +211,6 @@ def test_an_empty_ledger_says_so(call: Callable[..., tuple[int, str, str]], tmp_
     code, shown, _ = call("ledger", "--ledger", tmp_path / "l.csv", "--json")
     assert code == 0 and json.loads(shown)["submissions"] == []
     one = line(1, 0.96, 0.9)
-    ledger.record(tmp_path / "l.csv", one)
+    ledger.record_submission(tmp_path / "l.csv", one)
     code, shown, said = call("ledger", "--ledger", tmp_path / "l.csv")
     assert code == 0 and "1 of the 4 submissions that it takes" in said and "below the OOF interval" in said

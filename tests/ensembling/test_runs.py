@@ -14,7 +14,7 @@ from claris_kaggle.core.errors import ClarisError, RunError, TableError, UsageEr
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.fold_file import Folds, write_folds
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
-from claris_kaggle.ensembling.runs import Run, examine_runs, label_runs, load_run, load_runs, require_labels
+from claris_kaggle.ensembling.runs import Run, _examine_runs, _load_runs, _require_labels, label_runs, load_run
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.evaluation.predictions import Oof, read_oof
 from claris_kaggle.evaluation.run_metrics import run_metrics
@@ -118,7 +118,7 @@ def test_a_run_that_is_given_twice_is_refused_however_it_is_spelt(two: list[RunD
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(data: DataDir, two: list[RunDir], tmp_path: Path) -> None:
     namesake = put(tmp_path / "elsewhere", make_run("first", 3))
-    names = [run.name for run in load_runs([*two, namesake])]
+    names = [run.name for run in _load_runs([*two, namesake])]
     assert names == [str(two[0].root), "second", str(namesake.root)]
     assert set(ensemble_runs([*two, namesake], data, data.root / "s.csv")["runs"]) == set(names)
 
@@ -166,7 +166,7 @@ def test_labels_are_held_against_the_training_labels(data: DataDir, tmp_path: Pa
     with pytest.raises(RunError, match=rf"odd: 1 label other than in train_labels.csv \({IDS[7]}\)"):
         ensemble_runs([put(tmp_path / "a", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
     with pytest.raises(RunError, match=r"odd: 1 OOF id not in train_labels.csv"):
-        require_labels(make_run("odd", 3), IDS[1:], LABELS[1:])
+        _require_labels(make_run("odd", 3), IDS[1:], LABELS[1:])
     data.labels.unlink()
     ensemble_runs([put(tmp_path / "b", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
 
@@ -205,7 +205,7 @@ def test_a_fold_of_one_class_has_no_auc_and_everything_else(call: Call, data: Da
 
 def test_only_what_something_speaks_against_is_named() -> None:
     sound = [make_run(f"sound{seed}", seed) for seed in range(4)]
-    assert examine_runs(sound) == {} and examine_runs(sound[:1]) == {}
+    assert _examine_runs(sound) == {} and _examine_runs(sound[:1]) == {}
     odd = make_run("odd", 8)
     upside_down = replace(odd.test, probabilities=1 - odd.test.probabilities)
     shuffled = np.random.default_rng(0).permutation(odd.test.probabilities)
@@ -220,14 +220,14 @@ def test_only_what_something_speaks_against_is_named() -> None:
         "a test.csv may be inverted or out of order": replace(odd, test=replace(odd.test, probabilities=shuffled)),
     }
     for words, run in cases.items():
-        found = examine_runs([*sound, run])
+        found = _examine_runs([*sound, run])
         assert list(found) == ["odd"] and words in found["odd"], (words, found)
 
 
 def test_of_two_runs_at_odds_on_the_test_patches_both_are_named() -> None:
     one, other = make_run("one", 1), make_run("other", 2)
     turned = replace(other, test=replace(other.test, probabilities=1 - other.test.probabilities))
-    assert set(examine_runs([one, turned])) == {"one", "other"}
+    assert set(_examine_runs([one, turned])) == {"one", "other"}
 
 
 def test_suspects_are_left_out_only_on_request(call: Call, data: DataDir, two: list[RunDir]) -> None:

@@ -15,13 +15,13 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.evaluation import calibration, metrics
 from claris_kaggle.evaluation.auc_intervals import (
-    cluster_bootstrap,
+    _cluster_bootstrap,
+    _delong,
+    _resample_weights,
+    _slide_shares,
     compare_aucs,
-    delong,
     estimate_auc,
     measure,
-    resample_weights,
-    slide_shares,
 )
 
 
@@ -49,7 +49,7 @@ def plain_delong(labels: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, n
 @settings(max_examples=30, deadline=None)
 def test_delong_is_its_definition(seed: int) -> None:
     labels, columns, _ = scores(seed)
-    aucs, covariance = delong(labels, columns)
+    aucs, covariance = _delong(labels, columns)
     plain_aucs, plain_covariance = plain_delong(labels, columns)
     assert aucs == pytest.approx(plain_aucs, abs=1e-12) and covariance == pytest.approx(plain_covariance, abs=1e-12)
     assert aucs == pytest.approx([roc_auc_score(labels, column) for column in columns.T], abs=1e-12)
@@ -59,7 +59,7 @@ def test_delong_is_its_definition(seed: int) -> None:
 
 def test_delong_of_a_small_case_done_by_hand() -> None:
     """Malignant 3, 5; benign 1, 4. Placements 1/2, 1 and 1, 1/2; each variance 1/8, over two patches."""
-    aucs, covariance = delong(np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0]))
+    aucs, covariance = _delong(np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0]))
     assert aucs[0] == 0.75 and covariance[0, 0] == pytest.approx(0.125, abs=1e-15)
 
 
@@ -67,14 +67,14 @@ def test_delong_is_close_to_the_jackknife() -> None:
     labels, columns, _ = scores(1)
     left_out = np.array([roc_auc_score(np.delete(labels, row), np.delete(columns[:, 0], row)) for row in range(300)])
     jackknife = (299 / 300) * ((left_out - left_out.mean()) ** 2).sum()
-    assert delong(labels, columns[:, 0])[1][0, 0] == pytest.approx(jackknife, rel=0.02)
+    assert _delong(labels, columns[:, 0])[1][0, 0] == pytest.approx(jackknife, rel=0.02)
 
 
 def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
     labels, columns, slides = scores(2)
-    samples = cluster_bootstrap(labels, columns, slides, resamples=40, seed=5)
+    samples = _cluster_bootstrap(labels, columns, slides, resamples=40, seed=5)
     numbers = np.unique(slides, return_inverse=True)[1]
-    weights = resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
+    weights = _resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
     for sample, weight in zip(samples, weights, strict=True):
         plain = [roc_auc_score(labels, column, sample_weight=weight[numbers]) for column in columns.T]
         assert sample == pytest.approx(plain, abs=1e-12)
@@ -82,21 +82,21 @@ def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
 
 def test_slides_of_one_class_each_are_resampled_with_both_classes_present() -> None:
     labels = np.array([1, 1, 0, 0], np.int8)
-    samples = cluster_bootstrap(labels, np.array([0.9, 0.4, 0.5, 0.1]), ["a", "a", "b", "b"], resamples=50)
+    samples = _cluster_bootstrap(labels, np.array([0.9, 0.4, 0.5, 0.1]), ["a", "a", "b", "b"], resamples=50)
     assert samples == pytest.approx(np.full((50, 1), 0.75))
 
 
 def test_the_bootstrap_agrees_with_the_formula_for_slides() -> None:
     labels, columns, slides = scores(3, rows=3000, slides=60)
-    samples = cluster_bootstrap(labels, columns, slides, resamples=4000)
-    shares = slide_shares(labels, columns, slides)[1]
+    samples = _cluster_bootstrap(labels, columns, slides, resamples=4000)
+    shares = _slide_shares(labels, columns, slides)[1]
     assert np.cov(samples, rowvar=False) == pytest.approx(shares.T @ shares, rel=0.15)
 
 
 def test_slides_of_one_patch_each_are_delong() -> None:
     labels, columns, _ = scores(4)
-    shares = slide_shares(labels, columns, [str(row) for row in range(300)])[1]
-    assert shares.T @ shares == pytest.approx(delong(labels, columns)[1], rel=0.02)
+    shares = _slide_shares(labels, columns, [str(row) for row in range(300)])[1]
+    assert shares.T @ shares == pytest.approx(_delong(labels, columns)[1], rel=0.02)
 
 
 def test_slides_make_an_interval_wider_where_they_matter() -> None:
@@ -168,7 +168,7 @@ def test_p_values_are_those_of_a_paired_z_test() -> None:
 
 def test_what_has_no_error_is_refused() -> None:
     with pytest.raises(DataError, match="a single benign patch; two of each class"):
-        delong(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
+        _delong(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="a single slide"):
         estimate_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), ["a"] * 4)
 
@@ -246,6 +246,6 @@ def test_a_nested_temperature_and_threshold_do_not_see_their_own_fold() -> None:
     after = calibration.nested_temperature(flipped, columns[:, 0], fold)
     assert np.array_equal(before[fold == 2], after[fold == 2])
     assert not np.array_equal(before[fold != 2], after[fold != 2])
-    assert metrics.nested_accuracy(labels, columns[:, 0], np.zeros(300, dtype=np.int64)) is None
-    best = metrics.best_threshold(labels, columns[:, 0])[1]
-    assert metrics.nested_accuracy(labels, columns[:, 0], fold) <= best
+    assert metrics._nested_accuracy(labels, columns[:, 0], np.zeros(300, dtype=np.int64)) is None
+    best = metrics._best_threshold(labels, columns[:, 0])[1]
+    assert metrics._nested_accuracy(labels, columns[:, 0], fold) <= best

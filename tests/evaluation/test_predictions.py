@@ -42,7 +42,7 @@ def files(tmp_path: Path, folds: Folds) -> dict[int, Path]:
 
 
 def test_the_folds_files_become_one_with_each_id_once(files: dict[int, Path], folds: Folds) -> None:
-    oof = predictions.collect_oof(files, folds)
+    oof = predictions._collect_oof(files, folds)
     assert oof.ids == folds.ids
     for fold in range(3):
         assert oof.probabilities[folds.valid_rows(fold)].tolist() == probabilities(20, fold).tolist()
@@ -52,7 +52,7 @@ def test_shuffled_rows_give_the_same_predictions(files: dict[int, Path], folds: 
     for fold, path in files.items():
         shuffle_rows(path, tmp_path / f"shuffled{fold}.csv")
     shuffled = {fold: tmp_path / f"shuffled{fold}.csv" for fold in files}
-    one, two = (predictions.collect_oof(which, folds) for which in (files, shuffled))
+    one, two = (predictions._collect_oof(which, folds) for which in (files, shuffled))
     assert one.probabilities.tobytes() == two.probabilities.tobytes()
 
 
@@ -83,7 +83,7 @@ def test_a_faulty_oof_file_is_refused_with_its_fault(files: dict[int, Path], fol
     fault, words = FAULTS[name]
     files[0].write_text("\n".join(fault(files[0].read_text().splitlines())) + "\n")
     with pytest.raises(TableError) as caught:
-        predictions.collect_oof(files, folds)
+        predictions._collect_oof(files, folds)
     assert words in str(caught.value)
 
 
@@ -92,24 +92,24 @@ def test_a_cut_off_file_is_refused_wherever_it_is_cut(files: dict[int, Path], fo
     for size in range(0, len(content), 7):
         files[0].write_bytes(content[:size])
         with pytest.raises(ClarisError):
-            predictions.collect_oof(files, folds)
+            predictions._collect_oof(files, folds)
 
 
 def test_a_missing_fold_is_named(files: dict[int, Path], folds: Folds) -> None:
     files[1].unlink()
     with pytest.raises(RunError, match="predictions of fold 1 are missing"):
-        predictions.collect_oof(files, folds)
+        predictions._collect_oof(files, folds)
 
 
 def test_test_predictions_are_the_mean_of_the_folds(tmp_path: Path) -> None:
     ids = [f"{number:x}" * 40 for number in range(9)]
     for fold in range(3):
         predictions.write_test(tmp_path / f"{fold}.csv", ids, probabilities(9, fold))
-    test = predictions.collect_test({fold: tmp_path / f"{fold}.csv" for fold in range(3)}, ids[::-1])
+    test = predictions._collect_test({fold: tmp_path / f"{fold}.csv" for fold in range(3)}, ids[::-1])
     expected = np.mean([probabilities(9, fold).astype(np.float64) for fold in range(3)], axis=0)
     assert test.ids == ids and test.probabilities == pytest.approx(expected, abs=1e-7)
     with pytest.raises(TableError, match=r"1 id not in sample_submission.csv"):
-        predictions.collect_test({0: tmp_path / "0.csv"}, ids[1:])
+        predictions._collect_test({0: tmp_path / "0.csv"}, ids[1:])
 
 
 def test_figures_equal_scikit_learns() -> None:
@@ -126,15 +126,15 @@ def test_figures_equal_scikit_learns() -> None:
 def test_the_best_threshold_is_the_best_of_all() -> None:
     labels, values = (np.arange(200) % 3 == 0).astype(np.int8), probabilities(200).round(2)
     values[labels == 1] = np.minimum(values[labels == 1] + 0.3, 1)
-    threshold, best = metrics.best_threshold(labels, values)
-    assert best == pytest.approx(metrics.accuracy(labels, values, threshold))
-    assert best == pytest.approx(max(metrics.accuracy(labels, values, one) for one in np.arange(-0.005, 1.01, 0.01)))
+    threshold, best = metrics._best_threshold(labels, values)
+    assert best == pytest.approx(metrics._accuracy(labels, values, threshold))
+    assert best == pytest.approx(max(metrics._accuracy(labels, values, one) for one in np.arange(-0.005, 1.01, 0.01)))
 
 
 def test_a_threshold_and_its_accuracy_hold_where_probabilities_are_one() -> None:
     labels, values = np.array([0, 0, 0, 1]), np.array([1.0, 1.0, 1.0, 0.2])
-    threshold, best = metrics.best_threshold(labels, values)
-    assert best == metrics.accuracy(labels, values, threshold) == 0.25
+    threshold, best = metrics._best_threshold(labels, values)
+    assert best == metrics._accuracy(labels, values, threshold) == 0.25
 
 
 @pytest.mark.parametrize("value", [-1.5, 2.0, float("nan"), float("inf")])

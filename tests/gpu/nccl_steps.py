@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from claris_kaggle.training.learner import SYNC_BUFFERS, train_step
+from claris_kaggle.training.learner import _SYNC_BUFFERS, _train_step
 from tests.gpu.test_gpu_steps import GPU, assert_same_steps, batch_of, learner_of
 
 
@@ -16,11 +16,11 @@ def main(out: str) -> None:
     torch.backends.cudnn.deterministic = True
     dist.init_process_group("cpu:gloo,cuda:nccl")
     plain, wrapped = learner_of("fp16"), learner_of("fp16")
-    unsynced = {SYNC_BUFFERS: False}
+    unsynced = {_SYNC_BUFFERS: False}
     wrapped.wrapped = DistributedDataParallel(wrapped.model, device_ids=[GPU], gradient_as_bucket_view=True, **unsynced)
     for seed in range(5):
         for learner in (plain, wrapped):
-            train_step(learner, batch_of(seed=seed), 1e-3)
+            _train_step(learner, batch_of(seed=seed), 1e-3)
     assert_same_steps(plain, wrapped, 1e-3)
     backend = dist.group.WORLD._get_backend(GPU).name()  # type: ignore[union-attr]
     summed, codes = torch.arange(4.0, device=GPU), torch.tensor([3])

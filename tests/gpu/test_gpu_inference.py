@@ -15,7 +15,7 @@ from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels
-from claris_kaggle.inference.forward import predict, view_logits
+from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 from claris_kaggle.runtime.distributed import World
 
@@ -28,7 +28,7 @@ TOLERANCE = {"fp32": 2e-3, "fp16": 5e-3, "bf16": 3e-2}
 @pytest.fixture
 def pack(generated: DataDir, cache: Path) -> Pack:
     ids, _ = read_labels(generated.labels)
-    return get_pack(generated, "train", ids, cache, proved=True)
+    return get_pack(generated, "train", ids, cache, verified=True)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def network(device: torch.device) -> torch.nn.Module:
 def test_densenet_predicts_as_on_a_cpu(pack: Pack, precision: str) -> None:
     ids = pack.ids[:40]
     found = [
-        predict(network(device), pack, ids, World(0, 0, 1, device), TrainConfig(precision=one), views=4, workers=0)
+        predict_ids(network(device), pack, ids, World(0, 0, 1, device), TrainConfig(precision=one), views=4, workers=0)
         for device, one in ((GPU, precision), (CPU, "fp32"))
     ]
     assert np.ptp(found[1]) > 1e-3  # patches are told apart, so that equality means something
@@ -65,9 +65,11 @@ def test_a_graph_of_the_forward_pass_gives_eager_logits(pack: Pack) -> None:
     model, config = network(GPU), TrainConfig(precision="fp16")
     first, second = (torch.from_numpy(np.array(pack.pixels[part])).to(GPU) for part in (slice(0, 32), slice(32, 64)))
     with torch.inference_mode():
-        replay = capture_forward(lambda images: view_logits(model, images, config, 8), first)
+        replay = capture_forward(lambda images: _view_logits(model, images, config, 8), first)
         for images in (second, first):
-            torch.testing.assert_close(replay(images).clone(), view_logits(model, images, config, 8), rtol=0, atol=5e-3)
+            torch.testing.assert_close(
+                replay(images).clone(), _view_logits(model, images, config, 8), rtol=0, atol=5e-3
+            )
         assert not torch.equal(replay(first).clone(), replay(second).clone())
 
 
@@ -87,5 +89,5 @@ def test_prediction_without_enough_memory_says_what_to_do(pack: Pack, little_mem
     model = network(GPU)
     little_memory(1e-6)
     with pytest.raises(TrainingError, match="the GPU's memory does not hold") as caught:
-        predict(model, pack, pack.ids, World(0, 0, 1, GPU), TrainConfig(precision="fp16"), views=1)
-    assert "nvidia-smi" in caught.value.mend
+        predict_ids(model, pack, pack.ids, World(0, 0, 1, GPU), TrainConfig(precision="fp16"), views=1)
+    assert "nvidia-smi" in caught.value.hint

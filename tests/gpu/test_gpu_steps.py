@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.data.batches import Batch, Block
+from claris_kaggle.data.batches import Batch, _Block
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.loading import send_ahead
 from claris_kaggle.training import learner as learner_module
-from claris_kaggle.training.checkpoint import serialize
-from claris_kaggle.training.learner import Learner, train_step
+from claris_kaggle.training.checkpoint import _serialize
+from claris_kaggle.training.learner import _Learner, _train_step
 
 GPU = torch.device("cuda", 0)
 ON_GPU, ON_CPU = World(0, 0, 1, GPU), World(0, 0, 1, torch.device("cpu"))
@@ -44,23 +44,23 @@ def batch_of(size: int = 16, seed: int = 0) -> Batch:
     return Batch(images.to(torch.uint8), torch.arange(size) % 8, labels, draws, draws, float(size))
 
 
-def learner_of(precision: str, world: World = ON_GPU, model: str = "tiny", **options: Any) -> Learner:
+def learner_of(precision: str, world: World = ON_GPU, model: str = "tiny", **options: Any) -> _Learner:
     config = TrainConfig(model=model, weights="none", batch_size=16, color=1.0, precision=precision, **options)
-    return Learner(config, world, create_model(model))
+    return _Learner(config, world, create_model(model))
 
 
-def weights_of(learner: Learner) -> dict[str, Tensor]:
+def weights_of(learner: _Learner) -> dict[str, Tensor]:
     return {name: value.detach().float().cpu().clone() for name, value in learner.model.named_parameters()}
 
 
-def assert_same_steps(one: Learner, other: Learner, lr: float) -> None:
+def assert_same_steps(one: _Learner, other: _Learner, lr: float) -> None:
     """All but a hundredth of the weights within a tenth of one step: where a gradient is nothing, rounding decides."""
     for name, value in weights_of(one).items():
         apart = (weights_of(other)[name] - value).abs() > lr / 10
         assert float(apart.float().mean()) < 0.01, name
 
 
-def loss_of(learner: Learner) -> float:
+def loss_of(learner: _Learner) -> float:
     return float(learner.loss_sum.item())
 
 
@@ -68,8 +68,8 @@ def loss_of(learner: Learner) -> float:
 def test_a_densenet_step_is_the_cpus_but_for_the_precision(precision: str) -> None:
     there, here = (learner_of(one, world, "densenet121") for one, world in ((precision, ON_GPU), ("fp32", ON_CPU)))
     before = weights_of(there)
-    train_step(there, batch_of(), LR)
-    train_step(here, batch_of(), LR)
+    _train_step(there, batch_of(), LR)
+    _train_step(here, batch_of(), LR)
     moved = [name for name, value in weights_of(there).items() if not torch.equal(value, before[name])]
     # A convolution that a batch norm follows may get no gradient worth a change in 16 bits; all others move.
     assert len(moved) > 0.95 * len(before) and int(there.skipped) == 0
@@ -83,7 +83,7 @@ def test_steps_on_a_gpu_learn(precision: str) -> None:
     losses = []
     for _ in range(40):
         learner.loss_sum.zero_()
-        train_step(learner, batch_of(), 1e-2)
+        _train_step(learner, batch_of(), 1e-2)
         losses.append(loss_of(learner))
     assert losses[-1] < 0.7 * losses[0] and int(learner.skipped) == 0
 
@@ -91,21 +91,21 @@ def test_steps_on_a_gpu_learn(precision: str) -> None:
 def test_only_fp16_has_a_loss_scale() -> None:
     for precision, scale in (("fp16", 2.0**16), ("bf16", 1.0), ("fp32", 1.0)):
         learner = learner_of(precision)
-        train_step(learner, batch_of(), LR)
+        _train_step(learner, batch_of(), LR)
         assert learner.scaler.get_scale() == scale
 
 
 def test_a_step_without_a_finite_loss_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner, whole = learner_of("fp16"), learner_module.augmented
+    learner, whole = learner_of("fp16"), learner_module._augment_batch
 
-    def spoiled(learner: Learner, batch: Batch) -> Tensor:
+    def spoiled(learner: _Learner, batch: Batch) -> Tensor:
         return whole(learner, batch) * (float("inf") if learner.taken == 1 else 1)
 
-    monkeypatch.setattr(learner_module, "augmented", spoiled)
+    monkeypatch.setattr(learner_module, "_augment_batch", spoiled)
     seen = []
     for _ in range(3):
-        train_step(learner, batch_of(), LR)
-        learner.look()
+        _train_step(learner, batch_of(), LR)
+        learner.check_health()
         seen.append(weights_of(learner))
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
     assert not all(torch.equal(seen[1][name], seen[2][name]) for name in seen[0])
@@ -117,11 +117,11 @@ def test_gradients_that_overflow_fp16_halve_the_scale_and_change_no_weight() -> 
     learner = learner_of("fp16")
     learner.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)
     before = weights_of(learner)
-    train_step(learner, batch_of(), LR)
+    _train_step(learner, batch_of(), LR)
     assert all(torch.equal(value, before[name]) for name, value in weights_of(learner).items())
     assert learner.scaler.get_scale() == 2.0**39 and int(learner.skipped) == 0  # the loss itself was finite
     for _ in range(39):
-        train_step(learner, batch_of(), LR)
+        _train_step(learner, batch_of(), LR)
     assert not all(torch.equal(value, before[name]) for name, value in weights_of(learner).items())
 
 
@@ -130,7 +130,7 @@ def test_layers_compute_channels_last() -> None:
     layers = [layer for layer in learner.model.modules() if isinstance(layer, torch.nn.Conv2d)]
     for layer in layers:
         layer.register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], layer.weight, output)))
-    train_step(learner, batch_of(), LR)
+    _train_step(learner, batch_of(), LR)
     assert len(seen) == len(layers) == 120
     assert all(one.is_contiguous(memory_format=torch.channels_last) for tensors in seen for one in tensors)
 
@@ -152,16 +152,16 @@ def test_the_fused_optimizer_updates_as_the_cpus() -> None:
 
 def test_blocks_are_copied_on_a_stream_of_their_own_and_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The working stream is kept busy, so that a block used before its copy ended would be seen."""
-    streams, whole = [], Block.to
+    streams, whole = [], _Block.to
 
-    def seen(block: Block, device: torch.device) -> Block:
+    def seen(block: _Block, device: torch.device) -> _Block:
         streams.append(torch.cuda.current_stream(device))
         return whole(block, device)
 
-    monkeypatch.setattr(Block, "to", seen)
+    monkeypatch.setattr(_Block, "to", seen)
     images = [torch.full((512, 96, 96, 3), number, dtype=torch.uint8).pin_memory() for number in range(20)]
     work, sums = torch.randn(2048, 2048, device=GPU), []
-    for block in send_ahead((Block(torch.arange(512), one) for one in images), GPU):
+    for block in send_ahead((_Block(torch.arange(512), one) for one in images), GPU):
         work = (work @ work).clamp(-1, 1)
         sums.append(block.images.sum(dtype=torch.int64))
         del block
@@ -173,11 +173,11 @@ def test_blocks_are_copied_on_a_stream_of_their_own_and_arrive_whole(monkeypatch
 def test_a_step_waits_for_nothing_that_the_device_has_still_to_compute(precision: str) -> None:
     learner = learner_of(precision, stain=0.1)
     loaded = [Batch._make((*(part.pin_memory() for part in batch_of(seed=seed)[:5]), 16.0)) for seed in range(4)]
-    train_step(learner, loaded[0], LR)  # constants are sent once
+    _train_step(learner, loaded[0], LR)  # constants are sent once
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in send_ahead(loaded, GPU):
-            train_step(learner, batch, LR)
+            _train_step(learner, batch, LR)
         with pytest.raises(RuntimeError, match="synchroniz"):
             learner.loss_sum.item()
     finally:
@@ -189,8 +189,8 @@ def test_a_step_waits_for_nothing_that_the_device_has_still_to_compute(precision
 def test_a_checkpoint_of_a_gpu_is_restored_bit_for_bit_and_training_goes_on_the_same(model: str) -> None:
     first = learner_of("fp16", model=model, ema=0.9)
     for seed in range(3):
-        train_step(first, batch_of(seed=seed), LR)
-    content = io.BytesIO(bytes(serialize(first.state())))
+        _train_step(first, batch_of(seed=seed), LR)
+    content = io.BytesIO(bytes(_serialize(first.state())))
     second = learner_of("fp16", model=model, ema=0.9)
     second.restore(torch.load(content, map_location="cpu", weights_only=True))
     for name, value in first.model.state_dict().items():
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_a_gpu_is_restored_bit_for_bit_and_training_goes_on_the_
         assert all(torch.equal(one[key], other[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
     assert second.scaler.get_scale() == first.scaler.get_scale() and second.taken == 3
     for learner in (first, second):
-        train_step(learner, batch_of(seed=3), LR)
+        _train_step(learner, batch_of(seed=3), LR)
     assert_same_steps(first, second, LR)
 
 
@@ -215,6 +215,6 @@ def test_a_graph_of_a_training_step_takes_the_steps_that_eager_takes() -> None:
         for value in state.values():
             value.zero_()
     for batch in batches:
-        train_step(eager, batch, LR)
+        _train_step(eager, batch, LR)
         replay(batch)
     assert_same_steps(eager, captured, LR)

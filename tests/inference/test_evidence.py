@@ -15,8 +15,8 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DataError, UsageError
 from claris_kaggle.data.d4 import view, view_back
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.inference.evidence import Evidence, centre_share, explain, linear_head
-from claris_kaggle.inference.forward import predict, view_logits
+from claris_kaggle.inference.evidence import Evidence, _linear_head, centre_share, explain
+from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 from claris_kaggle.runtime.distributed import World
 
@@ -41,7 +41,7 @@ def restless(model: torch.nn.Module) -> torch.nn.Module:
 
 def check_sum(found: Evidence, model: torch.nn.Module, images: np.ndarray, config: TrainConfig, views: int) -> None:
     with torch.inference_mode():
-        logits = view_logits(model, torch.from_numpy(images), config, views)
+        logits = _view_logits(model, torch.from_numpy(images), config, views)
     needed = (logits[..., 1] - logits[..., 0]).mean(dim=0).numpy()
     assert found.maps is not None
     np.testing.assert_allclose(found.log_odds, needed, rtol=0, atol=1e-6)
@@ -86,7 +86,7 @@ def test_in_lower_precision_the_parts_are_the_log_odds_but_for_rounding() -> Non
 
 def test_probabilities_are_those_of_predict_to_the_bit(pack_of_seventy: Pack) -> None:
     model = restless(create_model("tiny"))
-    needed = predict(model, pack_of_seventy, pack_of_seventy.ids, World(0, 0, 1, torch.device("cpu")), PLAIN)
+    needed = predict_ids(model, pack_of_seventy, pack_of_seventy.ids, World(0, 0, 1, torch.device("cpu")), PLAIN)
     found = explain(model, np.array(pack_of_seventy.pixels), PLAIN)
     assert found.probabilities.tobytes() == needed.tobytes()
     np.testing.assert_allclose(found.view_probabilities.mean(axis=0), needed, rtol=0, atol=1e-7)
@@ -143,7 +143,7 @@ def test_a_part_stands_where_its_pixels_are_in_every_view(place: tuple[int, int]
 def test_a_network_with_another_end_has_probabilities_and_no_map(name: str, has: bool) -> None:
     model = create_model(name).eval()
     with torch.inference_mode():
-        assert (linear_head(model) is not None) == has
+        assert (_linear_head(model) is not None) == has
     if name == "mobilenetv3_small_050":
         found = explain(model, patches(1), PLAIN, views=1)
         assert found.maps is None and found.bias == 0 and 0 <= found.probabilities[0] <= 1

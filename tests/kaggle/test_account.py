@@ -19,7 +19,7 @@ NO_LIST = Fault(status=200, body=b'{"competitions": []}')
 
 
 def examined() -> dict[str, Finding]:
-    return {one.name: one for one in account.examine_account()}
+    return {one.name: one for one in account.check_account()}
 
 
 def test_an_account_that_may_launch_is_told_so(kaggle: FakeKaggle) -> None:
@@ -62,7 +62,7 @@ def test_what_stands_in_the_way_is_named_with_the_page_that_mends_it(kaggle: Fak
     change, where, state, page = STATES[name]
     change(kaggle)
     found = examined()
-    assert found[where].state == state and page in found[where].mend
+    assert found[where].state == state and page in found[where].hint
     others = [one.state for other, one in found.items() if other != where]
     assert others and set(others) == {GOOD}
 
@@ -76,7 +76,7 @@ def test_one_question_that_fails_leaves_the_other_answers(kaggle: FakeKaggle) ->
 
 def test_where_a_competition_cannot_be_asked_for_the_list_of_those_entered_is_read(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetCompetition"] = [Fault(status=403)]
-    answer = api.call("competition", competition=api.COMPETITION)
+    answer = api._call_once("competition", competition=api._COMPETITION)
     assert answer["found"] and answer["entered"] and answer["daily"] == 5 and kaggle.count("ListCompetitions") == 1
 
 
@@ -85,17 +85,17 @@ def test_without_a_token_every_way_to_log_in_is_named(
 ) -> None:
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.delenv("KAGGLE_USERNAME")
-    (only,) = account.examine_account()
+    (only,) = account.check_account()
     assert only.state == BAD and kaggle.seen == []
     for way in ("kaggle auth login", "KAGGLE_API_TOKEN", "access_token", "kaggle.json", "kaggle.com/settings"):
-        assert way in only.mend, way
+        assert way in only.hint, way
 
 
 def test_an_api_token_is_told_from_a_key(kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "a-token")
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.delenv("KAGGLE_USERNAME")
-    assert account.describe_login(api.call("whoami")).found == (
+    assert account._describe_login(api._call_once("whoami")).found == (
         "me, logged in by an API token (KAGGLE_API_TOKEN or ~/.kaggle/access_token)"
     )
 
@@ -125,9 +125,9 @@ def test_the_rehearsal_is_proposed_once_for_each_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for user, proposed in (("anna", True), ("anna", False), ("bert", True), ("anna", False)):
-        account.propose_probe(user)
+        account._suggest_probe(user)
         said = capsys.readouterr().err
         assert ("claris doctor --probe" in said and user in said) is proposed
-    (account.default_cache() / account.ACCOUNTS).write_text("{not JSON")
-    account.propose_probe("anna")
+    (account.default_cache() / account._ACCOUNTS).write_text("{not JSON")
+    account._suggest_probe("anna")
     assert "claris doctor --probe" in capsys.readouterr().err

@@ -27,8 +27,8 @@ def kaggle_command(*arguments: object) -> str:
     return done.stdout + done.stderr
 
 
-def compose(folder: Path, mark: str = "mark-1") -> Path:
-    compose_kernel("train", folder, user="me", slug="claris-train", mark=mark)
+def compose(folder: Path, push_token: str = "mark-1") -> Path:
+    compose_kernel("train", folder, user="me", slug="claris-train", push_token=push_token)
     return folder
 
 
@@ -42,11 +42,11 @@ def ask(kaggle: FakeKaggle, route: str, **body: Any) -> tuple[int, Any]:
 def pushed(kaggle: FakeKaggle, tmp_path: Path) -> FakeKaggle:
     """A server with two versions of a kernel, pushed by the client's own command; the second failed."""
     kaggle.produce = lambda settings: ({"run/fold0/oof.csv": settings["mark"].encode()}, "complete")
-    for mark, status in (("mark-1", "COMPLETE"), ("mark-2", "ERROR")):
+    for push_token, status in (("mark-1", "COMPLETE"), ("mark-2", "ERROR")):
         kaggle.statuses = [status]
-        said = kaggle_command("kernels", "push", "-p", compose(tmp_path / mark, mark))
-        assert f"Kernel version {mark[-1]} successfully pushed" in said
-        kaggle.kernels["me/claris-train"][-1].log = log_of(f"log of {mark}")
+        said = kaggle_command("kernels", "push", "-p", compose(tmp_path / push_token, push_token))
+        assert f"Kernel version {push_token[-1]} successfully pushed" in said
+        kaggle.kernels["me/claris-train"][-1].log = log_of(f"log of {push_token}")
     return kaggle
 
 

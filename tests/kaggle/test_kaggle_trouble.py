@@ -115,12 +115,12 @@ def test_the_other_parts_go_on_when_one_session_fails(trained: FakeKaggle, tmp_p
 @pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_an_outage_is_waited_through(trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kaggle_api, "PAUSES", ())
+    monkeypatch.setattr(kaggle_api, "_CALL_PAUSES", ())
     trained.faults["GetKernelSessionStatus"] = [Fault(status=503), Fault(cut=True), Fault(status=502)]
     trained.faults["ListKernelSessionOutput"] = [Fault(status=503)]
     assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
     assert trained.count("SaveKernel") == 1
-    monkeypatch.setattr(launch, "PATIENCE", -1.0)
+    monkeypatch.setattr(launch, "_PATIENCE", -1.0)
     trained.faults["SaveKernel"] = [Fault(status=503)]
     with pytest.raises(KaggleError, match="answered 503"):
         launch.run_launch(plan_of(), tmp_path / "second", tmp_path / "ledger.csv", poll=0)
@@ -144,13 +144,13 @@ def test_a_token_that_could_not_be_asked_about_is_not_said_to_be_missing(
     monkeypatch.setenv("KAGGLE_API_TOKEN", "a-token")
     kaggle.faults["IntrospectToken"] = [fault, fault]
     try:
-        assert kaggle_api.whoami() == words
+        assert kaggle_api.find_user() == words
     except KaggleError as error:
         assert words in str(error)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "another")
     kaggle.faults.clear()
     with pytest.raises(KaggleError, match="no Kaggle token was found, or it was not accepted"):
-        kaggle_api.whoami()
+        kaggle_api.find_user()
 
 
 def test_an_act_is_looked_for_after_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +164,9 @@ def test_an_act_is_looked_for_after_the_pause(monkeypatch: pytest.MonkeyPatch) -
         events.append("look")
         return {"version": 1} if events.count("sleep") == 2 else None
 
-    monkeypatch.setattr(kaggle_api, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(kaggle_api, "_CALL_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(kaggle_api, "time", SimpleNamespace(sleep=lambda seconds: events.append("sleep")))
-    assert kaggle_api.retry(attempt, look) == {"version": 1}
+    assert kaggle_api._retry_attempt(attempt, look) == {"version": 1}
     assert events == ["attempt", "sleep", "look"] * 2
 
 
@@ -215,7 +215,7 @@ def test_kernels_of_a_launch_and_those_pushed_by_hand_are_known(
     assert call("status", *record)[1] == "me/claris-first-all version 1: complete\n"
     code, _, said = call("status", "claris-train", *record)
     assert code == 2 and f"Push it: kaggle kernels push -p {built}" in said
-    kaggle_api.call("push", folder=str(built), timeout=0)
+    kaggle_api._call_once("push", folder=str(built), timeout=0)
     assert call("status", *record)[1] == "me/claris-train version 1: queued\n"
 
 
@@ -293,7 +293,7 @@ def test_a_refusal_for_the_weeks_quota_says_when_to_go_on(kaggle: FakeKaggle, ca
     reason = "Maximum weekly GPU quota of 30.00 hours reached."
     kaggle.answers["kernels.KernelsApiService/SaveKernel"] = {"error": reason}
     code, _, said = call("push", "train", "--record", tmp_path / "kernels.json")
-    assert code == 1 and "quota begins anew" in said and kernel_push.read_record(tmp_path / "kernels.json") == []
+    assert code == 1 and "quota begins anew" in said and kernel_push.read_pushes(tmp_path / "kernels.json") == []
 
 
 def test_an_address_that_has_expired_is_asked_for_anew(
@@ -309,13 +309,13 @@ def test_a_full_disk_is_said_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     def full(api: object) -> dict[str, object]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(client_process.METHODS, "whoami", full)
-    monkeypatch.setattr(client_process, "log_in", lambda: object())
-    answer = client_process.run("whoami", {})
+    monkeypatch.setitem(client_process._CLIENT_METHODS, "whoami", full)
+    monkeypatch.setattr(client_process, "_log_in", lambda: object())
+    answer = client_process._run_method("whoami", {})
     reply = subprocess.CompletedProcess([], 0, stdout=json.dumps(answer), stderr="")
     monkeypatch.setattr(kaggle_api, "subprocess", SimpleNamespace(run=lambda *args, **named: reply, TimeoutExpired=()))
     with pytest.raises(DiskError, match="no space left on the disk"):
-        kaggle_api.call("download_all", folder=str(tmp_path))
+        kaggle_api._call_once("download_all", folder=str(tmp_path))
 
 
 def test_what_the_client_said_is_shown_with_debug(
@@ -334,12 +334,12 @@ def test_a_file_of_the_users_own_is_not_the_client(
     (tmp_path / "kaggle.py").write_text("raise SystemExit('not this')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAGGLE_TOKEN", "of something else")
-    assert kaggle_api.whoami() == "me"
+    assert kaggle_api.find_user() == "me"
 
 
 def test_the_client_ends_with_the_process_that_started_it(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
-    ask = "api.call('status', ref='me/claris-train', version=1)"
+    ask = "api.call_once('status', ref='me/claris-train', version=1)"
     code = f"from claris_kaggle.kaggle import api; {ask}"
     parent = subprocess.Popen([sys.executable, "-c", code], env={**environment(), "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 60
@@ -535,7 +535,7 @@ def test_a_token_that_expired_is_said_with_what_makes_a_new_one(
 @pytest.mark.usefixtures("quick")
 def test_a_kernel_that_is_not_there_is_said_with_its_page(kaggle: FakeKaggle, call: Call, tmp_path: Path) -> None:
     record = tmp_path / "kernels.json"
-    kernel_push.remember(record, kernel_output.Kernel(ref="me/claris-trane", version=1, mark="m"))
+    kernel_push.record_push(record, kernel_output.Kernel(ref="me/claris-trane", version=1, push_token="m"))
     for command in (["status"], ["pull", "--out", tmp_path / "out"]):
         code, shown, said = call(*command, "--record", record)
         assert (code, shown) == (1, "") and "Check the name at https://www.kaggle.com/code/me/claris-trane" in said
@@ -643,7 +643,7 @@ def test_every_command_survives_every_fault_that_passes_at_every_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kaggle_api, "PAUSES", (0.0,) * 10)
+    monkeypatch.setattr(kaggle_api, "_CALL_PAUSES", (0.0,) * 10)
     trained.statuses = ["COMPLETE"]
     trained.data["histopathologic-cancer-detection.zip"] = make_archive(generated)
     assert call("push", "train")[0] == 0

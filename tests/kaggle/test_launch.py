@@ -19,9 +19,9 @@ from claris_kaggle.core.errors import ClarisError, KaggleError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import api, launch
-from claris_kaggle.kaggle.kernel_output import Kernel, pull_kernel
-from claris_kaggle.kaggle.kernel_push import new_mark, push_kernel
-from claris_kaggle.kaggle.kernel_source import build_bundle, commit_name, compose_kernel
+from claris_kaggle.kaggle.kernel_output import Kernel, _pull_kernel
+from claris_kaggle.kaggle.kernel_push import new_push_token, push_kernel
+from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan
 from tests.conftest import ROOT, contents, environment, make_archive, run_files
 from tests.support.kaggle_double import FINAL, PASSING, FakeKaggle, Fault, Files
@@ -30,18 +30,18 @@ CANARY = "canary-0123456789abcdef"
 Call = Callable[..., tuple[int, str, str]]
 
 
-def compose(folder: Path, mark: str = "mark-1", **named: object) -> str:
-    return compose_kernel("train", folder, user="me", slug="claris-train", mark=mark, **named)  # type: ignore[arg-type]
+def compose(folder: Path, push_token: str = "mark-1", **named: object) -> str:
+    return compose_kernel("train", folder, user="me", slug="claris-train", push_token=push_token, **named)  # type: ignore[arg-type]
 
 
-def push(folder: Path, mark: str = "mark-1") -> Kernel:
-    compose(folder, mark)
-    return push_kernel(folder, mark)
+def push(folder: Path, push_token: str = "mark-1") -> Kernel:
+    compose(folder, push_token)
+    return push_kernel(folder, push_token)
 
 
 def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> None:
-    bundle = build_bundle()
-    assert bundle == build_bundle() and len(bundle) < 400_000
+    bundle = _build_bundle()
+    assert bundle == _build_bundle() and len(bundle) < 400_000
     names = zipfile.ZipFile(BytesIO(bundle)).namelist()
     assert all(
         name.startswith("claris_kaggle/") and name.endswith((".py", ".jinja", ".js", ".typed")) for name in names
@@ -52,7 +52,7 @@ def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> 
 @pytest.mark.parametrize("job", ["train", "predict", "ensemble"])
 def test_each_kernel_is_a_thin_script_whose_title_gives_its_slug(job: str, tmp_path: Path) -> None:
     assert len((ROOT / "kernels" / job / f"{job}.py").read_text().splitlines()) <= 30
-    compose_kernel(job, tmp_path / "k", user="me", slug=f"claris-{job}", mark="m", flags=["--lr", "1e-3"])
+    compose_kernel(job, tmp_path / "k", user="me", slug=f"claris-{job}", push_token="m", flags=["--lr", "1e-3"])
     metadata = json.loads((tmp_path / "k" / "kernel-metadata.json").read_text())
     assert metadata["title"].replace(" ", "-") == metadata["id"].split("/")[1]
     assert metadata["competition_sources"] == ["histopathologic-cancer-detection"]
@@ -133,7 +133,7 @@ def test_looking_and_fetching_are_tried_again(trained: FakeKaggle, tmp_path: Pat
     trained.statuses = ["COMPLETE"]
     kernel = push(tmp_path / "k")
     trained.faults[method] = [PASSING[name], PASSING[name]]
-    assert pull_kernel(kernel, tmp_path / "out").status == "complete"
+    assert _pull_kernel(kernel, tmp_path / "out").status == "complete"
 
 
 @pytest.mark.usefixtures("quick")
@@ -148,7 +148,7 @@ def test_an_answer_that_never_comes_ends_at_the_deadline(kaggle: FakeKaggle) -> 
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
     start = time.monotonic()
     with pytest.raises(KaggleError, match="did not answer within 2 s"):
-        api.call("status", deadline=2.0, ref="me/x", version=1)
+        api._call_once("status", deadline=2.0, ref="me/x", version=1)
     assert time.monotonic() - start < 15
 
 
@@ -169,7 +169,7 @@ def test_a_session_that_did_not_end_well_is_not_pulled(trained: FakeKaggle, tmp_
     version.log = json.dumps([{"stream_name": "stderr", "time": 1, "data": "RuntimeError: boom\n"}])
     version.files.clear()
     with pytest.raises(KaggleError) as caught:
-        pull_kernel(kernel, tmp_path / "out")
+        _pull_kernel(kernel, tmp_path / "out")
     assert words in str(caught.value) and not (tmp_path / "out").exists()
 
 
@@ -209,7 +209,7 @@ def test_output_that_is_not_the_sessions_own_replaces_nothing(trained: FakeKaggl
     (tmp_path / "out" / FIRST).write_text("old")
     before = contents(tmp_path / "out")
     with pytest.raises(ClarisError) as caught:
-        pull_kernel(kernel, tmp_path / "out")
+        _pull_kernel(kernel, tmp_path / "out")
     assert words in str(caught.value)
     assert contents(tmp_path / "out") == before
 
@@ -348,7 +348,7 @@ def test_a_session_that_never_ends_is_given_up(
     trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained.statuses = ["RUNNING"]
-    monkeypatch.setattr(launch, "PATIENCE", 0.0)
+    monkeypatch.setattr(launch, "_PATIENCE", 0.0)
     with pytest.raises(KaggleError, match="is running for"):
         launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
@@ -479,7 +479,7 @@ def test_the_token_is_in_no_file_log_or_bundle(
         assert needle not in shown + said
     for name, content in contents(tmp_path).items():
         assert CANARY.encode() not in content, name
-    assert CANARY.encode() not in build_bundle()
+    assert CANARY.encode() not in _build_bundle()
 
 
 @pytest.fixture(scope="module")
@@ -505,11 +505,11 @@ def test_a_long_fetch_tells_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from claris_kaggle.core import console
-    from claris_kaggle.kaggle.download import growth_shown
+    from claris_kaggle.kaggle.download import _show_growth
 
-    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
-    monkeypatch.setattr(console, "AGE_SHARE", 0.0)
-    with growth_shown(tmp_path, every=0.01):
+    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
+    with _show_growth(tmp_path, every=0.01):
         (tmp_path / "archive.zip.kaggle-partial").write_bytes(bytes(30_000_000))
         deadline = time.monotonic() + 20
         while "0.03 GB fetched" not in (said := capsys.readouterr().err):
@@ -539,4 +539,4 @@ def test_a_fetch_that_cannot_be_says_why_and_leaves_no_data(
 
 
 def test_a_mark_is_never_the_same() -> None:
-    assert len({new_mark("x") for _ in range(1000)}) == 1000
+    assert len({new_push_token("x") for _ in range(1000)}) == 1000

@@ -14,7 +14,7 @@ import pytest
 from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.kaggle import account
-from claris_kaggle.kaggle.probe import EXPECTED
+from claris_kaggle.kaggle.probe import _EXPECTED
 from tests.conftest import ROOT, contents
 from tests.kaggle.test_session import Machine
 from tests.support.kaggle_double import FakeKaggle, Files, log_of
@@ -55,7 +55,7 @@ def point_at(kaggle: FakeKaggle, home: Path, patch: pytest.MonkeyPatch, session:
     for name, value in {**kaggle.environment(str(home)), "KAGGLE_USERNAME": OWNER}.items():
         patch.setenv(name, value)
     patch.setenv("XDG_CACHE_HOME", str(home))
-    patch.setattr("claris_kaggle.kaggle.api.PAUSES", (0.0,))
+    patch.setattr("claris_kaggle.kaggle.api._CALL_PAUSES", (0.0,))
     files: Files = {f"run/{name}": content for name, content in contents(session.working / "run").items()}
     kaggle.produce = lambda settings: (files, "complete")
 
@@ -73,7 +73,7 @@ def rehearsal(session: Machine, tmp_path_factory: pytest.TempPathFactory) -> Ite
     kaggle.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     with pytest.MonkeyPatch.context() as patch:
         point_at(kaggle, folder, patch, session)
-        findings = account.examine_probe(folder / "claris-probe.json", poll=0.0)
+        findings = account.check_probe(folder / "claris-probe.json", poll=0.0)
     yield Rehearsal(findings, folder / "claris-probe.json", kaggle)
     kaggle.close()
 
@@ -99,13 +99,13 @@ def test_it_says_what_the_image_holds_and_where_it_differs(rehearsal: Rehearsal)
     assert machine["packages"]["timm"] and machine["disk"]["working"]["total_gb"] > 0 and machine["memory_gb"] > 0
     assert any("histopathologic-cancer-detection" in one for one in machine["inputs"]["folders"])
     machine["packages"]["torch"] = "9.9.9"
-    assert any(one.startswith("torch 9.9.9 (tested with") for one in account.unexpected_versions(machine))
+    assert any(one.startswith("torch 9.9.9 (tested with") for one in account._unexpected_versions(machine))
 
 
 def test_the_versions_that_are_expected_are_those_of_the_tests() -> None:
     lines = (ROOT / "kaggle-versions.txt").read_text("utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    assert {name: pinned[name] for name in EXPECTED if not pinned[name].startswith(EXPECTED[name])} == {}
+    assert {name: pinned[name] for name in _EXPECTED if not pinned[name].startswith(_EXPECTED[name])} == {}
 
 
 def test_the_record_holds_no_token_name_header_source_or_address(rehearsal: Rehearsal) -> None:
@@ -205,8 +205,8 @@ def test_a_push_that_is_refused_says_why_and_leaves_no_kernel(
 ) -> None:
     point_at(kaggle, tmp_path, monkeypatch, session)
     kaggle.rules_accepted = False
-    findings = {one.name: one for one in account.examine_probe(tmp_path / "p.json", poll=0.0)}
-    assert findings["probe"].state == BAD and "/rules" in findings["probe"].mend
+    findings = {one.name: one for one in account.check_probe(tmp_path / "p.json", poll=0.0)}
+    assert findings["probe"].state == BAD and "/rules" in findings["probe"].hint
     assert "probe kernel" not in findings and dict(kaggle.kernels) == {}
     record = json.loads((tmp_path / "p.json").read_text("utf-8"))
     assert "rules" in record["error"] and OWNER not in json.dumps(record) and record["exchanges"]
@@ -218,9 +218,9 @@ def test_a_kernel_that_cannot_be_deleted_is_said_to_be_where_it_is(
     point_at(kaggle, tmp_path, monkeypatch, session)
     kaggle.statuses = ["ERROR"]
     kaggle.answers["kernels.KernelsApiService/DeleteKernel"] = {"errorMessage": "in use"}
-    findings = {one.name: one for one in account.examine_probe(tmp_path / "p.json", poll=0.0)}
-    assert findings["probe"].state == BAD and "failed" in findings["probe"].mend
+    findings = {one.name: one for one in account.check_probe(tmp_path / "p.json", poll=0.0)}
+    assert findings["probe"].state == BAD and "failed" in findings["probe"].hint
     (ref,) = kaggle.kernels
     assert findings["probe kernel"].state == WARNING
-    assert findings["probe kernel"].mend == f"Delete it at https://www.kaggle.com/code/{ref}"
+    assert findings["probe kernel"].hint == f"Delete it at https://www.kaggle.com/code/{ref}"
     assert json.loads((tmp_path / "p.json").read_text("utf-8"))["deleted"] is False

@@ -11,9 +11,9 @@ import pytest
 from claris_kaggle.core import console
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api, launch, quota
-from claris_kaggle.kaggle.account import prepare_account
-from claris_kaggle.kaggle.launch_state import Launch, Plan, Round
-from claris_kaggle.kaggle.quota import Fit, GpuQuota, describe_quota, judge_plan, parse_quota
+from claris_kaggle.kaggle.account import _prepare_account
+from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
+from claris_kaggle.kaggle.quota import _describe_quota, _Fit, _GpuQuota, _judge_plan, _parse_quota
 from tests.support.kaggle_double import FakeKaggle, Fault, log_of
 
 Call = Callable[..., tuple[int, str, str]]
@@ -21,28 +21,28 @@ QUOTA = "kernels.KernelsApiService/GetAcceleratorQuotaStatistics"
 RENEWS = datetime(2026, 12, 5, tzinfo=UTC)
 
 
-def hours(used: float, reserved: float, allowed: float = 30.0) -> GpuQuota:
-    return GpuQuota(used=used, reserved=reserved, allowed=allowed, renews=RENEWS)
+def hours(used: float, reserved: float, allowed: float = 30.0) -> _GpuQuota:
+    return _GpuQuota(used=used, reserved=reserved, allowed=allowed, renews=RENEWS)
 
 
 @pytest.mark.parametrize(
     ("found", "needed", "fit", "words"),
     [
-        (hours(0, 0), 1.1, Fit.FITS, "30.0 h are free"),
-        (hours(20, 0), 10.0, Fit.FITS, "10.0 h are free"),
-        (hours(20, 0), 10.1, Fit.WAITS, "10.0 h are free: sessions may have to wait until Sat 2026-12-05 00:00 UTC"),
-        (hours(10, 11), 10.0, Fit.WAITS, "9.0 h are free"),
-        (hours(30, 0), 1.0, Fit.WAITS, "none are free: Kaggle starts no session until the week begins"),
-        (hours(19, 12), 1.0, Fit.WAITS, "until a running session ends, or the week begins"),
-        (hours(0, 0), 30.5, Fit.WEEKS, "a week has 30 h"),
-        (hours(0, 0, 0), 1.0, Fit.NEVER, "verified at https://www.kaggle.com/settings"),
-        (None, 1.0, Fit.FITS, "named no GPU hours"),
+        (hours(0, 0), 1.1, _Fit.FITS, "30.0 h are free"),
+        (hours(20, 0), 10.0, _Fit.FITS, "10.0 h are free"),
+        (hours(20, 0), 10.1, _Fit.WAITS, "10.0 h are free: sessions may have to wait until Sat 2026-12-05 00:00 UTC"),
+        (hours(10, 11), 10.0, _Fit.WAITS, "9.0 h are free"),
+        (hours(30, 0), 1.0, _Fit.WAITS, "none are free: Kaggle starts no session until the week begins"),
+        (hours(19, 12), 1.0, _Fit.WAITS, "until a running session ends, or the week begins"),
+        (hours(0, 0), 30.5, _Fit.WEEKS, "a week has 30 h"),
+        (hours(0, 0, 0), 1.0, _Fit.NEVER, "verified at https://www.kaggle.com/settings"),
+        (None, 1.0, _Fit.FITS, "named no GPU hours"),
     ],
 )
 def test_a_plan_fits_where_the_hours_neither_used_nor_reserved_cover_it(
-    found: GpuQuota | None, needed: float, fit: Fit, words: str
+    found: _GpuQuota | None, needed: float, fit: _Fit, words: str
 ) -> None:
-    verdict = judge_plan(found, needed)
+    verdict = _judge_plan(found, needed)
     assert verdict.fit is fit and words in verdict.text
 
 
@@ -50,24 +50,24 @@ def test_the_quota_is_read_as_the_client_gives_it(kaggle: FakeKaggle) -> None:
     week = {"quotaRefreshTime": "2026-12-05T00:00:00.000Z"}
     gpu = {"timeUsed": "45000.500s", "timeReserved": "41400s", "totalTimeAllowed": "108000s"}
     kaggle.answers[QUOTA] = {**week, "gpuQuota": gpu}
-    found = quota.ask_quota()
+    found = quota._ask_quota()
     assert found is not None and found.renews == RENEWS
     assert (found.used, found.reserved, found.allowed) == pytest.approx((12.5, 11.5, 30.0), abs=1e-3)
-    assert describe_quota(found) == (
+    assert _describe_quota(found) == (
         "12.5 h used and 11.5 h reserved by running sessions, of 30 h a week; "
         "the next week begins Sat 2026-12-05 00:00 UTC"
     )
     kaggle.answers[QUOTA] = {**week, "gpuQuota": {"totalTimeAllowed": "108000s"}}  # zeros are left out
-    found = quota.ask_quota()
+    found = quota._ask_quota()
     assert found is not None and (found.used, found.reserved, found.free) == (0.0, 0.0, 30.0)
     kaggle.answers[QUOTA] = week
-    assert quota.ask_quota() is None
+    assert quota._ask_quota() is None
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-13-40"])
 def test_a_time_that_is_none_is_said_to_be_unknown(text: str) -> None:
-    found = parse_quota({"gpu": {"used": 0, "reserved": 0, "allowed": 3600}, "renews": text})
-    assert found is not None and found.renews is None and "did not name" in describe_quota(found)
+    found = _parse_quota({"gpu": {"used": 0, "reserved": 0, "allowed": 3600}, "renews": text})
+    assert found is not None and found.renews is None and "did not name" in _describe_quota(found)
 
 
 def plan_of(epochs: int = 2) -> Plan:
@@ -77,8 +77,8 @@ def plan_of(epochs: int = 2) -> Plan:
 def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress_while_it_waits(
     trained: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
-    monkeypatch.setattr(console, "AGE_SHARE", 0.0)
+    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
     line = "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.9712"
     trained.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     trained.hours_used = 1.0
@@ -95,14 +95,14 @@ def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress
     asked = [route.split("/")[-1] for route, _ in trained.seen]
     assert asked.count("GetAcceleratorQuotaStatistics") == 1
     assert asked.index("GetAcceleratorQuotaStatistics") < asked.index("SaveKernel")
-    prepare_account(Launch(tmp_path / "first", plan_of()))
+    _prepare_account(_Launch(tmp_path / "first", plan_of()))
     assert trained.count("GetAcceleratorQuotaStatistics") == 1  # nothing is left to push
 
 
 def test_a_plan_that_cannot_fit_is_said_before_the_first_push(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare_account(Launch(tmp_path / "first", plan_of(epochs=400)))
+    _prepare_account(_Launch(tmp_path / "first", plan_of(epochs=400)))
     assert "a week has 30 h: the launch needs several weeks" in capsys.readouterr().err
     assert kaggle.count("SaveKernel") == 0
 
@@ -111,14 +111,14 @@ def test_only_what_is_still_to_be_pushed_needs_hours(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = Plan(name="first", parts=((0,), (1,), (2,)))
-    begun = Launch(tmp_path / "first", plan)
+    begun = _Launch(tmp_path / "first", plan)
     one = Plan(name="first", parts=((2,),)).hours()
-    begun.rounds[0] = [Round(mark="a", ref="me/a", version=1, outcome="complete")]
-    begun.rounds[1] = [Round(mark="b", ref="me/b", version=1)]
-    prepare_account(begun)
+    begun.rounds[0] = [_Round(push_token="a", ref="me/a", version=1, outcome="complete")]
+    begun.rounds[1] = [_Round(push_token="b", ref="me/b", version=1)]
+    _prepare_account(begun)
     assert f"the plan takes about {one:.1f} h" in capsys.readouterr().err
     begun.rounds[1][0].outcome = "stopped"
-    prepare_account(begun)
+    _prepare_account(begun)
     assert f"the plan takes about {2 * one:.1f} h" in capsys.readouterr().err
 
 
@@ -137,7 +137,7 @@ def test_a_quota_that_cannot_be_had_stops_no_launch(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=404)]
-    prepare_account(Launch(tmp_path / "first", plan_of()))
+    _prepare_account(_Launch(tmp_path / "first", plan_of()))
     assert "GPU hours: not known" in capsys.readouterr().err
 
 
@@ -149,4 +149,4 @@ def test_a_dry_run_asks_for_no_quota(kaggle: FakeKaggle, call: Call) -> None:
 def test_a_failed_call_names_what_was_asked(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
     with pytest.raises(KaggleError, match="did not tell the GPU hours"):
-        api.call("quota")
+        api._call_once("quota")

@@ -24,10 +24,10 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.tables import read_sample
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.kaggle.kernel_source import compose_kernel
-from claris_kaggle.kaggle.launch_state import Launch, Plan, Round
-from claris_kaggle.kaggle.manifest import MANIFEST, merge_runs
-from claris_kaggle.kaggle.session import Session, finished_files, write_manifest
-from claris_kaggle.kaggle.session_inputs import find_named, find_runs
+from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
+from claris_kaggle.kaggle.manifest import _MANIFEST, _merge_runs
+from claris_kaggle.kaggle.session import _finished_files, _Session, _write_manifest
+from claris_kaggle.kaggle.session_inputs import _find_named, _find_runs
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import finished_sha256
 from tests.conftest import DEADLINE, environment
@@ -90,7 +90,7 @@ class Machine:
 
     def start(self, job: str, **settings: object) -> subprocess.Popen[str]:
         """Build the script and start it in the working folder, with nothing of the repository in its way."""
-        compose_kernel(job, self.root / "script", user="me", slug=f"claris-{job}", mark=f"mark-{job}", **settings)  # type: ignore[arg-type]
+        compose_kernel(job, self.root / "script", user="me", slug=f"claris-{job}", push_token=f"mark-{job}", **settings)  # type: ignore[arg-type]
         self.working.mkdir(exist_ok=True)
         temporary = self.root / "temporary"
         temporary.mkdir(exist_ok=True)
@@ -248,14 +248,14 @@ def test_a_failed_session_ends_well_where_something_is_worth_keeping(
 ) -> None:
     from claris_kaggle.kaggle import session
 
-    def fail(here: session.Session, settings: dict[str, object]) -> str:
+    def fail(here: session._Session, settings: dict[str, object]) -> str:
         here.run_dir.fold(0).root.mkdir(parents=True)
         (here.run_dir.fold(0).root / kept).write_text("{}")
         (here.working / "notes.txt").write_text("not of the run")
-        session.must("check", "--data", tmp_path / "nowhere")
-        return session.COMPLETE
+        session._run_required_claris("check", "--data", tmp_path / "nowhere")
+        return session._COMPLETE
 
-    monkeypatch.setattr(session, "train", fail)
+    monkeypatch.setattr(session, "_run_train_job", fail)
     for name in ("KAGGLE_WORKING_DIR", "KAGGLE_TEMP_DIR", "KAGGLE_INPUT_ROOT"):
         monkeypatch.setenv(name, str(tmp_path / name))
         (tmp_path / name).mkdir()
@@ -272,7 +272,7 @@ def test_a_failed_session_ends_well_where_something_is_worth_keeping(
 def kill_after_a_fold(machine: Machine) -> dict[str, Any]:
     """Run a training session, end all its processes at once when a manifest is there, and return that."""
     process = machine.start("train", flags=TINY, **NAMED)
-    path = machine.working / MANIFEST
+    path = machine.working / _MANIFEST
     end = time.monotonic() + DEADLINE
     while not path.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
@@ -300,9 +300,9 @@ def test_a_session_that_is_killed_leaves_its_finished_folds_verified(generated: 
     manifest = kill_after_a_fold(machine)
     assert (manifest["status"], manifest["mark"]) == ("running", "mark-train")
     assert {"run/config.json", "run/folds.csv", "run/fold0/model.safetensors"} <= manifest["files"].keys()
-    [run] = find_runs(machine.working, tmp_path / "aside")
-    merge_runs([run], RunDir(tmp_path / "merged"))
-    folds = RunDir(tmp_path / "merged").sealed_folds()
+    [run] = _find_runs(machine.working, tmp_path / "aside")
+    _merge_runs([run], RunDir(tmp_path / "merged"))
+    folds = RunDir(tmp_path / "merged").finished_folds()
     assert folds and all(finished_sha256(RunDir(tmp_path / "merged").fold(fold)) for fold in folds)
 
 
@@ -322,41 +322,41 @@ def test_the_session_after_one_that_was_killed_ends_with_the_same_bytes(
 
 
 @pytest.fixture
-def ended_early(finished: RunDir, tmp_path: Path) -> Session:
+def ended_early(finished: RunDir, tmp_path: Path) -> _Session:
     """The output of a session that was killed while fold 2 was trained."""
-    here = Session(tmp_path, tmp_path / "working", tmp_path, 0.0)
+    here = _Session(tmp_path, tmp_path / "working", tmp_path, 0.0)
     shutil.copytree(finished.root, here.run_dir.root)
     for path in here.run_dir.fold(2).root.iterdir():
         if path.name != "last.ckpt":
             path.unlink()
     settings = {"job": "train", "mark": "m", "folds": []}
-    write_manifest(here, settings, "running", "", finished_files(here.run_dir))
+    _write_manifest(here, settings, "running", "", _finished_files(here.run_dir))
     return here
 
 
 def test_finished_folds_and_a_whole_checkpoint_are_taken_from_a_session_that_was_killed(
-    ended_early: Session, finished: RunDir, tmp_path: Path
+    ended_early: _Session, finished: RunDir, tmp_path: Path
 ) -> None:
-    [run] = find_runs(ended_early.working, tmp_path / "aside")
-    assert run.sealed_folds() == [0, 1]
+    [run] = _find_runs(ended_early.working, tmp_path / "aside")
+    assert run.finished_folds() == [0, 1]
     assert run.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()
     assert run.fold(2).checkpoint.read_bytes() == finished.fold(2).checkpoint.read_bytes()
 
 
 def test_what_a_killed_session_left_broken_is_left_out_and_said(
-    ended_early: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended_early: _Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folds = ended_early.run_dir.fold_dirs()
     folds[0].oof.write_text("half of it")
     folds[2].checkpoint.write_bytes(folds[2].checkpoint.read_bytes()[:-9])
-    [run] = find_runs(ended_early.working, tmp_path / "aside")
+    [run] = _find_runs(ended_early.working, tmp_path / "aside")
     # Fold 0 goes on from its checkpoint, and fold 2 begins anew.
-    assert run.sealed_folds() == [1] and not run.fold(2).root.exists()
+    assert run.finished_folds() == [1] and not run.fold(2).root.exists()
     assert [path.name for path in run.fold(0).root.iterdir()] == ["last.ckpt"]
     assert "fold0 left out, as not whole" in capsys.readouterr().err
     ended_early.run_dir.config.write_text("{}")
     with pytest.raises(RunError, match=r"not those of its manifest \(run/config.json\)"):
-        find_runs(ended_early.working, tmp_path / "again")
+        _find_runs(ended_early.working, tmp_path / "again")
 
 
 LAYOUTS = [
@@ -372,7 +372,7 @@ def test_a_named_file_is_found_where_kaggle_mounts_its_input(tmp_path: Path, nam
     for one in ("datasets/other/w/a.pth", "a/a.pth", place):
         (tmp_path / one).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / one).write_text(one)
-    assert find_named(tmp_path, name, "--weights-from").read_text() == place
+    assert _find_named(tmp_path, name, "--weights-from").read_text() == place
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_a_named_file_that_is_not_there_is_refused_with_what_is(tmp_path: Path, 
         (tmp_path / one).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / one).touch()
     with pytest.raises(RunError) as caught:
-        find_named(tmp_path, name, "--weights-from")
+        _find_named(tmp_path, name, "--weights-from")
     assert words in str(caught.value) and f"--weights-from {name}" in str(caught.value)
     assert ("and 9 more" in str(caught.value)) == name.startswith("me/")
 
@@ -441,16 +441,16 @@ def test_named_files_that_cannot_be_are_refused_before_the_push(call: Call, flag
 
 def test_a_launch_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
     plan = Plan(name="first")
-    launch = Launch(tmp_path, plan)
-    launch.user, launch.rounds = "me", [[Round(mark="m", ref="me/k", version=1)]]
+    launch = _Launch(tmp_path, plan)
+    launch.user, launch.rounds = "me", [[_Round(push_token="m", ref="me/k", version=1)]]
     launch.save()
     stored = json.loads(launch.path.read_text())
     for name in plan.named_files:
         del stored["plan"][name]
     launch.path.write_text(json.dumps(stored))
-    assert Launch(tmp_path, plan).user == "me"
+    assert _Launch(tmp_path, plan).user == "me"
     with pytest.raises(RunError, match="weights_from"):
-        Launch(tmp_path, Plan(name="first", weights_from="me/w/a.pth"))
+        _Launch(tmp_path, Plan(name="first", weights_from="me/w/a.pth"))
 
 
 def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_variables(
@@ -459,13 +459,13 @@ def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_varia
     import torch
 
     from claris_kaggle.core.errors import UsageError
-    from claris_kaggle.kaggle.session import WORKING, Session, count_processes
+    from claris_kaggle.kaggle.session import _WORKING, _count_processes, _Session
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(WORKING))
-    assert count_processes(Session(tmp_path, tmp_path, tmp_path, 0.0), 2) == 2
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(_WORKING))
+    assert _count_processes(_Session(tmp_path, tmp_path, tmp_path, 0.0), 2) == 2
     with pytest.raises(UsageError, match="0 GPUs in this session"):
-        count_processes(Session(tmp_path, WORKING, tmp_path, 0.0), 2)
+        _count_processes(_Session(tmp_path, _WORKING, tmp_path, 0.0), 2)
 
 
 def test_the_template_alone_says_how_to_build_it(tmp_path: Path) -> None:
@@ -505,9 +505,9 @@ def test_parts_whose_weights_were_mounted_in_other_places_are_one_run(finished: 
         shutil.copytree(finished.root, part.root)
         place = {"weights": f"/kaggle/input/{number}/w.pth", "weights_sha256": digest}
         part.config.write_text(json.dumps({**config, **place}))
-    merge_runs(parts[:2], RunDir(tmp_path / "merged"))
+    _merge_runs(parts[:2], RunDir(tmp_path / "merged"))
     with pytest.raises(RunError, match="another config"):
-        merge_runs(parts[1:], RunDir(tmp_path / "other"))
+        _merge_runs(parts[1:], RunDir(tmp_path / "other"))
 
 
 def test_a_fold_that_could_not_be_copied_whole_is_not_there(finished: RunDir, tmp_path: Path) -> None:
@@ -518,9 +518,9 @@ def test_a_fold_that_could_not_be_copied_whole_is_not_there(finished: RunDir, tm
     dangling = part.fold(1).root / "zz"
     dangling.symlink_to(tmp_path / "nowhere")
     with pytest.raises(DiskError):
-        merge_runs([part], target)
-    assert target.sealed_folds() == [0] and not target.fold(1).root.exists()
+        _merge_runs([part], target)
+    assert target.finished_folds() == [0] and not target.fold(1).root.exists()
     dangling.unlink()
-    merge_runs([part], target)
-    assert target.sealed_folds() == [0, 1, 2]
+    _merge_runs([part], target)
+    assert target.finished_folds() == [0, 1, 2]
     assert target.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()

@@ -14,7 +14,7 @@ from claris_kaggle.core import console
 from claris_kaggle.core.console import Progress
 from claris_kaggle.kaggle import session_progress
 from claris_kaggle.kaggle.kernel_output import Kernel
-from claris_kaggle.kaggle.session_progress import ProgressReader, ask_progress, log_lines, progress_line
+from claris_kaggle.kaggle.session_progress import _ask_progress, _log_lines, _progress_line, _ProgressReader
 from tests.kaggle.test_launch import push
 from tests.support.kaggle_double import FakeKaggle, Fault, log_of
 
@@ -38,30 +38,30 @@ def printed_line(total: int, done: int, note: str) -> str:
 def test_the_newest_line_of_progress_is_found_in_every_form_of_a_log(form: str) -> None:
     lines = ["$ claris train --data x", "fold 0 epoch 1/6: 1 of 12,000 images (0%)", LINE, "UserWarning: something"]
     log = {"text": "\n".join(lines), "json": as_json(*lines), "carriage returns": "\r".join(lines)}[form]
-    assert progress_line(log) == LINE
+    assert _progress_line(log) == LINE
 
 
 @pytest.mark.parametrize(("total", "done", "note"), [(7, 3, ""), (220_025, 219_000, "AUC 0.9712"), (100, 0, "x: y")])
 def test_what_a_session_prints_is_what_is_found(total: int, done: int, note: str) -> None:
     line = printed_line(total, done, note)
-    assert progress_line(f"something else\n{line}\n  return f(x)\n") == line
+    assert _progress_line(f"something else\n{line}\n  return f(x)\n") == line
 
 
 def test_later_news_goes_before_an_earlier_bar() -> None:
     end = "fold 0 epoch 1/6: loss 0.1234, validation loss 0.1, AUC 0.9712, accuracy 0.97, 2,100 images/s"
-    assert progress_line(f"{LINE}\n{end}") == end
-    assert progress_line(f"{LINE}\n$ claris predict --data /kaggle/input") == "claris predict"
-    assert progress_line("fold 1: finished, validation AUC 0.97; about 5 h left") != ""
-    assert len(progress_line("fold 1: finished, " + "x" * 1000)) <= session_progress.LONGEST_LINE
+    assert _progress_line(f"{LINE}\n{end}") == end
+    assert _progress_line(f"{LINE}\n$ claris predict --data /kaggle/input") == "claris predict"
+    assert _progress_line("fold 1: finished, validation AUC 0.97; about 5 h left") != ""
+    assert len(_progress_line("fold 1: finished, " + "x" * 1000)) <= session_progress._LONGEST_LINE
 
 
 @pytest.mark.parametrize("log", ["", "[]", "null", "{}", "[1, 2]", "Traceback (most recent call last):\nKeyError: 'x'"])
 def test_a_log_without_progress_gives_none(log: str) -> None:
-    assert progress_line(log) == ""
+    assert _progress_line(log) == ""
 
 
 def test_parts_of_lines_are_put_together() -> None:
-    assert log_lines(json.dumps([{"data": LINE[:20]}, {"data": LINE[20:] + "\nnext"}])) == [LINE, "next"]
+    assert _log_lines(json.dumps([{"data": LINE[:20]}, {"data": LINE[20:] + "\nnext"}])) == [LINE, "next"]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def running(kaggle: FakeKaggle, tmp_path: Path) -> Kernel:
 def test_a_running_sessions_stream_is_read_without_waiting_for_its_end(kaggle: FakeKaggle, running: Kernel) -> None:
     kaggle.stream_seconds = 60.0
     start = time.monotonic()
-    assert ask_progress(running) == LINE
+    assert _ask_progress(running) == LINE
     assert time.monotonic() - start < kaggle.stream_seconds
     assert kaggle.count("claris-train") == 1 and kaggle.count("ListKernelSessionOutput") == 0
 
@@ -87,27 +87,27 @@ def test_without_a_stream_the_saved_log_is_read_and_without_that_there_is_no_lin
 ) -> None:
     kaggle.faults["GET"] = [Fault(status=status) for _ in range(2)]
     kaggle.faults["ListKernelSessionOutput"] = [Fault(status=status)]
-    assert ask_progress(running) == ""
+    assert _ask_progress(running) == ""
     kaggle.kernels["me/claris-train"][0].statuses = ["COMPLETE"]
-    assert ask_progress(running) == LINE and kaggle.count("ListKernelSessionOutput") == 2
+    assert _ask_progress(running) == LINE and kaggle.count("ListKernelSessionOutput") == 2
 
 
 def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
     running: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([LINE, "", "later"])
-    monkeypatch.setattr(session_progress, "ask_progress", lambda kernel: next(answers))
-    reader = ProgressReader()
+    monkeypatch.setattr(session_progress, "_ask_progress", lambda kernel: next(answers))
+    reader = _ProgressReader()
     assert [reader.line(running) for _ in range(5)] == [LINE] * 5
-    monkeypatch.setattr(session_progress, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(session_progress, "_ASK_EVERY", 0.0)
     assert [reader.line(running) for _ in range(2)] == [LINE, "later"]
 
 
 def test_status_follows_a_session_to_its_end_and_shows_its_progress(
     kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
-    monkeypatch.setattr(console, "AGE_SHARE", 0.0)
+    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
     kaggle.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     record = ["--record", tmp_path / "kernels.json"]
     assert call("push", "train", *record)[0] == 0

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.d4 import view
-from claris_kaggle.inference.tta import VIEW_COUNTS
-from claris_kaggle.models.densenet import CENTRE_SHARE, CentreWeight
+from claris_kaggle.inference.tta import _VIEW_COUNTS
+from claris_kaggle.models.densenet import _CENTRE_SHARE, _CentreWeight
 from claris_kaggle.models.factory import create_model
 
 SMALL = {"tail": "no-pool", "pooling": "centre"}
@@ -21,17 +21,17 @@ SMALL = {"tail": "no-pool", "pooling": "centre"}
 def test_the_weighted_mean_is_half_of_all_cells_and_half_of_the_middle(rows: int, columns: int, seed: int) -> None:
     grid = torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     inner = grid[:, :, (rows - 1) // 2 : rows // 2 + 1, (columns - 1) // 2 : columns // 2 + 1]
-    needed = (1 - CENTRE_SHARE) * grid.mean((2, 3)) + CENTRE_SHARE * inner.mean((2, 3))
-    torch.testing.assert_close(CentreWeight()(grid).mean((2, 3)), needed)
+    needed = (1 - _CENTRE_SHARE) * grid.mean((2, 3)) + _CENTRE_SHARE * inner.mean((2, 3))
+    torch.testing.assert_close(_CentreWeight()(grid).mean((2, 3)), needed)
 
 
 @settings(deadline=None)
-@given(st.integers(1, 8), st.integers(0, max(VIEW_COUNTS) - 1))
+@given(st.integers(1, 8), st.integers(0, max(_VIEW_COUNTS) - 1))
 def test_the_middle_is_the_middle_in_every_view(side: int, number: int) -> None:
     patches = torch.randn(1, side, side, 4, dtype=torch.float64)
 
     def weighted(seen: torch.Tensor) -> torch.Tensor:
-        return CentreWeight()(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return _CentreWeight()(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     assert torch.equal(weighted(view(patches, number)), view(weighted(patches), number))
 

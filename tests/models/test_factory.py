@@ -10,11 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from claris_kaggle.core.config import TrainConfig, require_same, with_preset
+from claris_kaggle.core.config import TrainConfig, apply_preset, require_same
 from claris_kaggle.core.errors import ClarisError, DataError, RunError, UsageError
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 from claris_kaggle.models.weights import find_weights, load_start, read_weights
-from claris_kaggle.training.checkpoint import load_checkpoint, previous, serialize, write_checkpoint
+from claris_kaggle.training.checkpoint import _load_checkpoint, _previous_path, _serialize, _write_checkpoint
 
 
 def test_weights_depend_on_name_and_seed_alone() -> None:
@@ -98,26 +98,26 @@ def test_a_checkpoint_comes_back_and_the_one_before_is_the_fallback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "last.ckpt"
-    assert load_checkpoint(path) is None
+    assert _load_checkpoint(path) is None
     for number in range(3):
-        write_checkpoint(path, serialize({"number": number, "tensor": torch.full((3,), number)}))
-    assert load_checkpoint(path)["number"] == 2  # type: ignore[index]
+        _write_checkpoint(path, _serialize({"number": number, "tensor": torch.full((3,), number)}))
+    assert _load_checkpoint(path)["number"] == 2  # type: ignore[index]
     path.write_bytes(path.read_bytes()[:-1])
-    assert load_checkpoint(path)["number"] == 1  # type: ignore[index]
+    assert _load_checkpoint(path)["number"] == 1  # type: ignore[index]
     assert "going on from the checkpoint before" in capsys.readouterr().err
-    previous(path).write_bytes(b"x")
+    _previous_path(path).write_bytes(b"x")
     with pytest.raises(RunError, match="damaged or cut off"):
-        load_checkpoint(path)
+        _load_checkpoint(path)
 
 
 def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    write_checkpoint(path, serialize({"tensor": torch.arange(5)}))
+    _write_checkpoint(path, _serialize({"tensor": torch.arange(5)}))
     whole = path.read_bytes()
     for place in range(0, len(whole), 37):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         with pytest.raises(RunError):
-            load_checkpoint(path)
+            _load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_options_that_mean_nothing_beside_each_other_are_refused(changes: dict[s
 
 
 def test_typed_options_are_judged_beside_those_of_the_preset() -> None:
-    assert with_preset({"weights": "none", "stem": "pool4", "crop": 48}).tail == "no-pool"
+    assert apply_preset({"weights": "none", "stem": "pool4", "crop": 48}).tail == "no-pool"
     with pytest.raises(UsageError, match="--tail pool leaves nothing of 48 pixels"):
-        with_preset({"weights": "none", "tail": "pool", "resolution": 48})
-    assert with_preset({"weights": "none", "model": "tiny"}).preset == "scratch"
-    assert with_preset({}).preset == with_preset({"weights": "some.pth"}).preset == "pretrained"
+        apply_preset({"weights": "none", "tail": "pool", "resolution": 48})
+    assert apply_preset({"weights": "none", "model": "tiny"}).preset == "scratch"
+    assert apply_preset({}).preset == apply_preset({"weights": "some.pth"}).preset == "pretrained"
     with pytest.raises(UsageError, match="--preset is 'magic'"):
-        with_preset({"preset": "magic"})
+        apply_preset({"preset": "magic"})
 
 
 def test_a_config_comes_back_from_json_and_names_unknown_fields() -> None:

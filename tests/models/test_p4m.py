@@ -15,10 +15,10 @@ from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.d4 import view
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.models.p4m import plain, require_symmetric, share_weights
+from claris_kaggle.models.p4m import _share_weights, require_symmetric, untie_weights
 from claris_kaggle.models.weights import read_weights
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.training.learner import Learner
+from claris_kaggle.training.learner import _Learner
 from tests.conftest import TINY, claris
 
 # Strides meet the same pixels from either end of an image of such sides: only then can the symmetry be exact.
@@ -50,7 +50,7 @@ def spread(model: nn.Module, side: int) -> float:
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_network_of_shared_weights_sees_all_eight_views_alike_also_when_trained(name: str) -> None:
-    model = plain(trained_a_little(name))
+    model = untie_weights(trained_a_little(name))
     assert spread(model, WHOLE[name]) < 1e-4  # float32 through up to 121 layers
     assert spread(create_model(name, 3), WHOLE[name]) > 1e-2
 
@@ -58,10 +58,10 @@ def test_a_network_of_shared_weights_sees_all_eight_views_alike_also_when_traine
 def test_the_plain_copy_is_the_same_function_but_for_its_statistics() -> None:
     model = trained_a_little("tiny")
     images = torch.randn(3, 3, 96, 96)
-    copied = plain(model)
+    copied = untie_weights(model)
     assert torch.allclose(copied.train()(images), model.train()(images), atol=1e-6)
     assert set(copied.state_dict()) == set(create_model("tiny").state_dict())
-    assert plain(copied) is copied
+    assert untie_weights(copied) is copied
 
 
 def test_a_group_of_channels_has_the_mean_and_variance_of_all_its_values_together() -> None:
@@ -71,7 +71,7 @@ def test_a_group_of_channels_has_the_mean_and_variance_of_all_its_values_togethe
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.copy_(values.mean(1))
     norm.running_var.copy_(values.var(1, correction=0))
-    state = plain(model).state_dict()
+    state = untie_weights(model).state_dict()
     assert torch.allclose(state["1.running_mean"], values.mean().expand(8), atol=1e-5)
     assert torch.allclose(state["1.running_var"], values.var(correction=0).expand(8), atol=1e-4)
 
@@ -86,9 +86,9 @@ def test_an_eighth_of_the_weights_is_learned() -> None:
 
 def test_a_network_with_other_layers_is_refused_by_the_layer() -> None:
     with pytest.raises(UsageError, match=r"p4m, and 0 is Conv2d with weights of \(12, 3, 3, 3\).*DenseNet"):
-        share_weights(nn.Sequential(nn.Conv2d(3, 12, 3, bias=False)))
+        _share_weights(nn.Sequential(nn.Conv2d(3, 12, 3, bias=False)))
     with pytest.raises(UsageError, match=r"GroupNorm"):
-        share_weights(nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.GroupNorm(2, 16)))
+        _share_weights(nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.GroupNorm(2, 16)))
 
 
 def test_a_side_at_which_strides_break_the_symmetry_is_refused_with_one_that_does_not() -> None:
@@ -107,13 +107,15 @@ def test_starting_weights_are_refused() -> None:
 def test_a_learner_of_shared_weights_goes_on_from_its_state() -> None:
     config = TrainConfig(model="tiny", weights="none", equivariance="p4m", ema=0.9, precision="fp32")
     one, two = (
-        Learner(config, World(0, 0, 1, torch.device("cpu")), create_model("tiny", seed, equivariance="p4m"))
+        _Learner(config, World(0, 0, 1, torch.device("cpu")), create_model("tiny", seed, equivariance="p4m"))
         for seed in (1, 2)
     )
     two.restore(one.state())
     assert all(
         torch.equal(a, b)
-        for a, b in zip(plain(one.predictor).parameters(), plain(two.predictor).parameters(), strict=True)
+        for a, b in zip(
+            untie_weights(one.predictor).parameters(), untie_weights(two.predictor).parameters(), strict=True
+        )
     )
 
 

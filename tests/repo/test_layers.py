@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import claris_kaggle
-from claris_kaggle.cli.main import VERBS
+from claris_kaggle.cli.main import _VERBS
 from tests.conftest import ROOT, environment
 
 PACKAGE = ROOT / "claris_kaggle"
@@ -72,7 +72,7 @@ def test_the_table_of_modules_is_complete_and_in_the_order_of_imports() -> None:
         packages += re.findall(r"`(\w+)`", package)
         named |= {f"claris_kaggle.{packages[-1]}.{name}" for name in re.findall(r"`(\w+)`", modules)}
     assert packages == [name for name in ORDER if (PACKAGE / name).is_dir()]
-    commands = {f"claris_kaggle.cli.{verb}" for verb in VERBS}
+    commands = {f"claris_kaggle.cli.{verb}" for verb in _VERBS}
     assert named == {name for name in INSIDE if name.count(".") >= 2} - commands
 
 
@@ -105,10 +105,10 @@ def test_help_and_wrong_use_load_nothing_heavy() -> None:
 
 
 def test_every_verb_has_help_with_an_example() -> None:
-    from claris_kaggle.cli.main import VERBS, main
+    from claris_kaggle.cli.main import _VERBS, main
 
-    assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*VERBS, "__init__", "main", "options"}
-    for verb in VERBS:
+    assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*_VERBS, "__init__", "main", "options"}
+    for verb in _VERBS:
         program = f"from claris_kaggle.cli.main import main; main(['{verb}', '--help'])"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
         assert f"example:\n  claris {verb}" in done.stdout

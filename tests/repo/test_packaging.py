@@ -16,7 +16,7 @@ import pytest
 import setuptools
 
 import claris_kaggle
-from claris_kaggle.cli.main import PACKAGES, explain_missing
+from claris_kaggle.cli.main import _PIP_NAMES, _explain_missing_package
 from tests.conftest import ROOT, environment
 from tests.repo.test_layers import PACKAGE, imports_of
 
@@ -54,7 +54,7 @@ def names(requirements: list[str]) -> set[str]:
 def packages_of(path: Path) -> set[str]:
     """The packages that the file imports, as they are called on PyPI."""
     tops = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names) - {"claris_kaggle"}
-    return {PACKAGES.get(top, top.lower().replace("_", "-")) for top in tops}
+    return {_PIP_NAMES.get(top, top.lower().replace("_", "-")) for top in tops}
 
 
 def test_every_imported_package_is_declared_and_every_declared_one_is_imported(declared: dict[str, Any]) -> None:
@@ -81,7 +81,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "claris: the Python package shtab is not installed. Install it: pip install shtab\n"
-    assert str(explain_missing(ModuleNotFoundError(name="sklearn.metrics"))).endswith("pip install scikit-learn")
+    assert str(_explain_missing_package(ModuleNotFoundError(name="sklearn.metrics"))).endswith(
+        "pip install scikit-learn"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +135,8 @@ def test_the_wheel_works_in_a_fresh_environment_outside_the_clone(wheel: Path, t
         [python, "-c", "from pathlib import Path; " + program], cwd=tmp_path, env=clean, check=True, timeout=180
     )
     explain = (
-        "from claris_kaggle.cli.main import explain_missing\n"
-        "for name in ('jinja2', 'starlette', 'uvicorn.config'): print(explain_missing(ModuleNotFoundError(name=name)))"
+        "from claris_kaggle.cli.main import _explain_missing_package as explain\n"
+        "for name in ('jinja2', 'starlette', 'uvicorn.config'): print(explain(ModuleNotFoundError(name=name)))"
     )
     done = subprocess.run([python, "-c", explain], cwd=tmp_path, env=clean, capture_output=True, text=True)
     extras = re.findall(r"pip install 'claris_kaggle\[(\w+)\]'\n", done.stdout)

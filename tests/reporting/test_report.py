@@ -28,14 +28,14 @@ from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.predictions import Oof, read_oof, write_run_oof, write_test
 from claris_kaggle.evaluation.run_metrics import run_metrics
 from claris_kaggle.reporting import charts, gallery, templates
-from claris_kaggle.reporting.gallery import confident_errors
+from claris_kaggle.reporting.gallery import _confident_errors
 from claris_kaggle.reporting.report import (
-    compare_configs,
-    confusion,
-    describe,
-    mean_rate,
-    read_histories,
-    to_type,
+    _compare_configs,
+    _confusion,
+    _describe_section,
+    _format_typed_path,
+    _mean_rate,
+    _read_histories,
     write_report,
 )
 
@@ -89,7 +89,7 @@ def test_the_figures_are_those_of_the_predictions(page: str, finished: RunDir) -
     assert f"{overall['auc']:.4f} 95 % interval {low:.4f} to {high:.4f}, letting whole slides vary" in text
     for row in found["folds"]:
         assert re.search(rf"{row['fold']} {row['patches']} \S+ % \d+ {row['auc']:.4f}", text)
-    counts = confusion(run)
+    counts = _confusion(run)
     assert sum(counts.values()) == len(run.oof.ids)
     assert f"{counts['missed_malignant']}" in text and f"precision {precision(counts):.1f} %" in text
     assert f"Predictions are the mean of 8 views. {'Config'}" in text and "torch" in text
@@ -101,7 +101,7 @@ def precision(counts: dict[str, int]) -> float:
 
 def test_pictures_are_the_pixels_of_the_patches_that_are_named(page: str, finished: RunDir) -> None:
     oof = load_run(finished).oof
-    rows = [*gallery.confident_errors(oof), *gallery.least_certain(oof)]
+    rows = [*gallery._confident_errors(oof), *gallery._least_certain(oof)]
     names = re.findall(r'class="id">([^<]+)<', page)
     assert names == [oof.ids[row] for row in rows]
     found = pictures(page)
@@ -118,7 +118,7 @@ def test_views_and_share_in_the_centre_are_those_of_the_folds_own_weights(
     from claris_kaggle.models.weights import load_finished
 
     oof, text = load_run(finished).oof, said(page)
-    row = gallery.confident_errors(oof)[0]
+    row = gallery._confident_errors(oof)[0]
     config = TrainConfig.from_json(read_json(finished.config), finished.config)
     model = create_model(config.model)
     load_finished(finished.fold(int(oof.fold[row])), model)
@@ -166,8 +166,8 @@ def test_without_data_the_page_lists_the_patches_and_says_how_to_see_them(finish
     page = write_report([finished], tmp_path / "report.html").read_text("utf-8")
     oof = load_run(finished).oof
     assert f"claris report {finished.root} --out report.html --data DIR" in page and "<image" not in page
-    assert to_type(Path.cwd() / "runs" / "my run") == "'runs/my run'"
-    assert all(oof.ids[row] in page for row in gallery.confident_errors(oof))
+    assert _format_typed_path(Path.cwd() / "runs" / "my run") == "'runs/my run'"
+    assert all(oof.ids[row] in page for row in gallery._confident_errors(oof))
 
 
 def test_two_files_are_enough_and_what_is_unknown_is_said(bare: RunDir, generated: DataDir, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_damaged_weights_cost_the_maps_of_their_fold_alone(
     shutil.copytree(finished.root, tmp_path / "run")
     run = RunDir(tmp_path / "run")
     oof = read_oof(run.oof)
-    run.fold(int(oof.fold[confident_errors(oof)[0]])).weights.write_bytes(b"x")
+    run.fold(int(oof.fold[_confident_errors(oof)[0]])).weights.write_bytes(b"x")
     text = write_report([run], tmp_path / "report.html", data=generated).read_text("utf-8")
     assert "not the weights that training finished with" in text
     assert 0 < sum(one.shape[2] == 4 for one in pictures(text)) < sum(one.shape[2] == 4 for one in pictures(page))
@@ -239,13 +239,13 @@ def test_a_faulty_file_is_one_line_and_the_page_stays(
 def test_the_rate_of_all_folds_is_their_images_by_their_seconds() -> None:
     slow = pd.DataFrame({"seconds": [30.0, 10.0], "images_per_second": [10.0, 30.0]})
     fast = pd.DataFrame({"seconds": [10.0], "images_per_second": [60.0]})
-    assert mean_rate([slow, fast]) == pytest.approx((300 + 300 + 600) / 50)
-    assert mean_rate([fast.assign(seconds=0.0)]) == 60
+    assert _mean_rate([slow, fast]) == pytest.approx((300 + 300 + 600) / 50)
+    assert _mean_rate([fast.assign(seconds=0.0)]) == 60
 
 
 def test_epochs_are_whole_numbers_even_where_there_is_but_one() -> None:
     one = pd.DataFrame({"epoch": [1.0], "train_loss": [0.6], "valid_loss": [0.5], "auc": [0.8]})
-    for drawing in charts.draw_learning("a", {0: one}):
+    for drawing in charts._draw_learning("a", {0: one}):
         assert "1.02" not in re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg)
 
 
@@ -268,21 +268,21 @@ def test_the_patches_chosen_are_the_worst_and_the_least_certain(rows: list[tuple
     labels = np.array([label for label, _ in rows], dtype=np.int8)
     values = np.array([value for _, value in rows], dtype=np.float32)
     oof = Oof([f"{row:03d}" for row in range(len(rows))], labels, np.zeros(len(rows), dtype=np.int64), values)
-    errors, unsure = gallery.confident_errors(oof), gallery.least_certain(oof)
+    errors, unsure = gallery._confident_errors(oof), gallery._least_certain(oof)
     loss = np.abs(values - labels)
     wrong = [row for row in range(len(rows)) if (values[row] >= 0.5) != labels[row]]
-    assert len(errors) == min(gallery.SHOWN, len(wrong)) and set(errors) <= set(wrong)
-    assert sorted(loss[errors], reverse=True) == sorted(loss[wrong], reverse=True)[: gallery.SHOWN]
+    assert len(errors) == min(gallery._SHOWN_PATCHES, len(wrong)) and set(errors) <= set(wrong)
+    assert sorted(loss[errors], reverse=True) == sorted(loss[wrong], reverse=True)[: gallery._SHOWN_PATCHES]
     away = np.abs(values - 0.5)
-    assert sorted(away[unsure]) == sorted(away)[: gallery.SHOWN]
+    assert sorted(away[unsure]) == sorted(away)[: gallery._SHOWN_PATCHES]
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=3000))
 def test_a_thinned_curve_keeps_its_ends_and_its_points(values: list[float]) -> None:
     across, up = np.sort(values), np.linspace(0, 1, len(values))
-    few, of_up = charts.thin(across, up)
-    assert len(few) <= charts.POINTS + 2 and (few[0], few[-1]) == (across[0], across[-1])
+    few, of_up = charts._thin_curve(across, up)
+    assert len(few) <= charts._POINTS + 2 and (few[0], few[-1]) == (across[0], across[-1])
     assert set(zip(few, of_up, strict=True)) <= set(zip(across, up, strict=True))
 
 
@@ -305,7 +305,7 @@ def test_letters_and_lines_stand_out_in_light_and_dark() -> None:
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#\w+)", part)) for part in css.split("* { box-sizing")[0].split("@media")
     )
-    drawn = [name for name in charts.NAMES if name not in ("ink", "muted", "line")]
+    drawn = [name for name in charts._NAMES if name not in ("ink", "muted", "line")]
     for colours in (light, dark):
         for ground in ("paper", "card", "tint"):
             assert all(contrast(colours[name], colours[ground]) >= 4.5 for name in ("ink", "muted", "accent"))
@@ -329,14 +329,14 @@ def test_copies_of_fold_folders_are_no_folds(finished: RunDir, tmp_path: Path) -
     run = RunDir(shutil.copytree(finished.root, tmp_path / finished.root.name))
     for name in ("fold0_old", "fold0_1", "fold01", "fold"):
         shutil.copytree(run.fold(0).root, run.root / name)
-    assert list(run.fold_dirs()) == run.sealed_folds() == list(read_histories(run)) == [0, 1, 2]
+    assert list(run.fold_dirs()) == run.finished_folds() == list(_read_histories(run)) == [0, 1, 2]
     assert describe_run(run)["weights_sha256"] == describe_run(finished)["weights_sha256"]
     write_report([run], tmp_path / "report.html")
 
 
 def test_configs_of_other_tools_may_hold_lists() -> None:
     configs = {"a": {"lrs": [1, 2], "steps": {"n": 1}}, "b": {"lrs": [1, 3], "steps": {"n": 1}}}
-    assert compare_configs(configs)["fields"] == {"lrs": [[1, 2], [1, 3]]}
+    assert _compare_configs(configs)["fields"] == {"lrs": [[1, 2], [1, 3]]}
 
 
 def test_a_ledger_that_is_named_must_be_there(call: Call, finished: RunDir, tmp_path: Path) -> None:
@@ -349,5 +349,5 @@ def test_one_fold_has_no_spread_between_folds(finished: RunDir) -> None:
     run = load_run(finished)
     oof = replace(run.oof, fold=np.zeros_like(run.oof.fold))
     assert run_metrics(oof)["overall"]["fold_auc_std"] is None
-    section = describe(replace(run, oof=oof), finished, "run1", None, None)
+    section = _describe_section(replace(run, oof=oof), finished, "run1", None, None)
     assert section["overall"]["fold_auc_mean"] == section["folds"][0]["auc"]

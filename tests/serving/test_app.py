@@ -34,22 +34,22 @@ from PIL import Image
 
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.patches import read_patch
-from claris_kaggle.inference.fold_models import Trained, load_trained
+from claris_kaggle.inference.fold_models import FoldModels, load_trained
 from claris_kaggle.serving.classify import NOTICE, ClassifyJob, classify_image
 from claris_kaggle.serving.page import all_as_json
 from tests.conftest import CASES, DEADLINE, environment, open_page
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette is not here: pip install '.[dev]'")
 
-from claris_kaggle.serving.app import Desk, make_app  # noqa: E402
-from claris_kaggle.serving.http import LONGEST_NAME, bracketed, is_loopback, plain_name  # noqa: E402  # noqa: E402
+from claris_kaggle.serving.app import _make_app, _UploadHandler  # noqa: E402
+from claris_kaggle.serving.http import _LONGEST_NAME, _clean_name, bracketed, is_loopback  # noqa: E402  # noqa: E402
 
 Call = Callable[..., tuple[int, str, str]]
 JOB = ClassifyJob(views=4, max_pixels=100_000)
 
 
 @pytest.fixture(scope="module")
-def trained(finished: RunDir) -> Trained:
+def trained(finished: RunDir) -> FoldModels:
     return load_trained(finished.root)
 
 
@@ -59,8 +59,8 @@ def patch(generated: DataDir) -> Path:
 
 
 @pytest.fixture
-def client(trained: Trained) -> Any:
-    return testclient.TestClient(make_app(Desk(trained, JOB), "127.0.0.1"), base_url="http://127.0.0.1:8000")
+def client(trained: FoldModels) -> Any:
+    return testclient.TestClient(_make_app(_UploadHandler(trained, JOB), "127.0.0.1"), base_url="http://127.0.0.1:8000")
 
 
 def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> bytes:
@@ -86,7 +86,7 @@ def send(client: Any, content: bytes, name: str = "one.png", path: str = "/class
     return client.post(path, files={"image": (name, content)})
 
 
-def test_page_and_json_are_what_classify_answers(client: Any, trained: Trained, patch: Path) -> None:
+def test_page_and_json_are_what_classify_answers(client: Any, trained: FoldModels, patch: Path) -> None:
     found = classify_image(trained, read_patch(patch), patch.name, JOB)
     answer = send(client, patch.read_bytes(), patch.name)
     assert answer.status_code == 200 and answer.json() == all_as_json(trained, 4, [found.to_json()], [])
@@ -177,9 +177,9 @@ def test_a_name_is_text_and_the_file_never_on_disk(
 
 @given(st.text())
 def test_any_name_becomes_a_plain_one(name: str) -> None:
-    plain = plain_name(name)
-    assert 0 < len(plain) <= LONGEST_NAME and plain.isprintable() and not {"/", "\\"} & set(plain)
-    assert plain_name(plain) == plain
+    plain = _clean_name(name)
+    assert 0 < len(plain) <= _LONGEST_NAME and plain.isprintable() and not {"/", "\\"} & set(plain)
+    assert _clean_name(plain) == plain
 
 
 def test_other_paths_and_methods_are_told_so(client: Any) -> None:
@@ -192,13 +192,13 @@ def test_other_paths_and_methods_are_told_so(client: Any) -> None:
         assert ("allow" in answer.headers) == (status == 405)
 
 
-def test_only_the_names_of_this_machine_are_answered_on_loopback(client: Any, trained: Trained) -> None:
+def test_only_the_names_of_this_machine_are_answered_on_loopback(client: Any, trained: FoldModels) -> None:
     for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"):
         assert client.get("/", headers={"host": host}).status_code == 200, host
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "x@localhost", "localhost:x", ""):
         answer = client.get("/", headers={"host": host})
         assert answer.status_code == 421 and "form" not in answer.text, host
-    open_to_all = testclient.TestClient(make_app(Desk(trained, JOB), "0.0.0.0"))
+    open_to_all = testclient.TestClient(_make_app(_UploadHandler(trained, JOB), "0.0.0.0"))
     assert open_to_all.get("/", headers={"host": "lab.example"}).status_code == 200
     assert [is_loopback(host) for host in ("127.0.0.9", "::1", "localhost", "0.0.0.0", "::", "", "lab")] == [
         True
@@ -241,10 +241,10 @@ def test_the_log_has_method_path_status_and_time_alone(
 
 
 def test_a_network_that_fails_is_an_answer_too(
-    trained: Trained, patch: Path, capsys: pytest.CaptureFixture[str]
+    trained: FoldModels, patch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = dataclasses.replace(trained, models={0: torch.nn.Linear(1, 1)})
-    client = testclient.TestClient(make_app(Desk(broken, JOB), "127.0.0.1"), base_url="http://localhost")
+    client = testclient.TestClient(_make_app(_UploadHandler(broken, JOB), "127.0.0.1"), base_url="http://localhost")
     answer = send(client, patch.read_bytes())
     assert answer.status_code == 500 and re.fullmatch(
         r"The computation failed \(\w+\); claris serve --debug.*\n", answer.text
@@ -281,7 +281,7 @@ def served(finished: RunDir) -> Iterator[Served]:
     assert (code, out) == (0, "") and "Warning" not in err and "Traceback" not in err, err
 
 
-def test_two_who_ask_at_once_are_both_answered(served: Served, trained: Trained, generated: DataDir) -> None:
+def test_two_who_ask_at_once_are_both_answered(served: Served, trained: FoldModels, generated: DataDir) -> None:
     paths = sorted(generated.patches("test").iterdir())[:4]
 
     def ask(path: Path) -> Any:

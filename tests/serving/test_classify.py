@@ -23,17 +23,17 @@ from claris_kaggle.core.errors import ClarisError, RunError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.patches import read_patch
 from claris_kaggle.evaluation.predictions import read_test
-from claris_kaggle.inference.fold_models import Trained, load_trained
-from claris_kaggle.reporting.pictures import draw_heat, draw_map, jpeg_uri, png_uri, tint
+from claris_kaggle.inference.fold_models import FoldModels, load_trained
+from claris_kaggle.reporting.pictures import _png_uri, _tint, draw_heat, draw_map, jpeg_uri
 from claris_kaggle.serving.classify import NOTICE, ClassifyJob, classify_files, classify_image
-from claris_kaggle.serving.images import window_starts
+from claris_kaggle.serving.images import _window_starts
 from tests.conftest import claris
 
 Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def trained(finished: RunDir) -> Trained:
+def trained(finished: RunDir) -> FoldModels:
     return load_trained(finished.root)
 
 
@@ -46,7 +46,7 @@ def scan(generated: DataDir, tmp_path: Path) -> Path:
     return tmp_path / "scan.png"
 
 
-def test_answers_are_those_that_the_run_predicted(trained: Trained, finished: RunDir, generated: DataDir) -> None:
+def test_answers_are_those_that_the_run_predicted(trained: FoldModels, finished: RunDir, generated: DataDir) -> None:
     test = read_test(finished.test)
     paths = [generated.patches("test") / f"{name}.tif" for name in test.ids]
     found = [one for one in classify_files(trained, paths) if not isinstance(one, ClarisError)]
@@ -61,7 +61,7 @@ def test_answers_are_those_that_the_run_predicted(trained: Trained, finished: Ru
     assert {one.verdict for one in found} <= {"benign", "malignant"}
 
 
-def test_a_larger_image_is_its_windows(trained: Trained, scan: Path) -> None:
+def test_a_larger_image_is_its_windows(trained: FoldModels, scan: Path) -> None:
     pixels = np.asarray(Image.open(scan))
     job = ClassifyJob(views=1, stride=48)
     found = classify_image(trained, pixels, "scan", job)
@@ -80,7 +80,7 @@ def test_a_larger_image_is_its_windows(trained: Trained, scan: Path) -> None:
 @given(st.integers(96, 2000), st.integers(1, 96))
 @settings(deadline=None)
 def test_windows_cover_the_side_and_never_leave_it(side: int, stride: int) -> None:
-    starts = window_starts(side, stride)
+    starts = _window_starts(side, stride)
     assert starts[0] == 0 and starts[-1] == side - 96
     assert len(starts) == 1 or 0 < np.diff(starts).min() <= np.diff(starts).max() <= stride
 
@@ -184,7 +184,7 @@ def test_wrong_flags_are_one_line_and_exit_code_2(
     assert code == 2 and words in said and said.count("\n") == 1
 
 
-def test_too_many_windows_are_refused(trained: Trained) -> None:
+def test_too_many_windows_are_refused(trained: FoldModels) -> None:
     with pytest.raises(UsageError, match=r"windows at a stride of 1; .*larger --stride"):
         classify_image(trained, np.zeros((500, 500, 3), dtype=np.uint8), "large", ClassifyJob(stride=1))
     with pytest.raises(UsageError, match=r"uint8 \[H, W, 3\]"):
@@ -203,7 +203,7 @@ def test_a_run_in_the_making_answers_with_the_folds_that_are_finished(
 ) -> None:
     run = RunDir(shutil.copytree(finished.root, tmp_path / "run"))
     run.metrics.unlink()
-    run.fold(1).seal.unlink()
+    run.fold(1).weights_manifest.unlink()
     patch = sorted(generated.patches("test").iterdir())[0]
     code, shown, _ = call("classify", "--run", run.root, patch, "--json")
     found = json.loads(shown)
@@ -214,7 +214,7 @@ def test_a_run_in_the_making_answers_with_the_folds_that_are_finished(
     with pytest.raises(RunError, match="not the weights that training finished with"):
         load_trained(run.root)
     for fold in (0, 2):
-        run.fold(fold).seal.unlink()
+        run.fold(fold).weights_manifest.unlink()
     with pytest.raises(RunError, match="no finished fold there"):
         load_trained(run.root)
     with pytest.raises(RunError, match=r"no config\.json there \(runs in .*: run\); a run's folder"):
@@ -230,19 +230,19 @@ def test_pictures_show_what_speaks_for_and_against_in_its_place() -> None:
     assert drawn[3, 93, 0] > drawn[3, 93, 2] and drawn[93, 3, 2] > drawn[93, 3, 0]
     assert drawn[3, 3].tolist() == [128, 128, 128] and drawn[32, 40].tolist() == drawn[50, 63].tolist() == [0, 0, 0]
     assert (draw_map(grey, np.ones((2, 2), dtype=np.float32), 64)[:16] == 128).all()
-    assert np.array_equal(tint(grey, np.zeros((96, 96))), grey)
+    assert np.array_equal(_tint(grey, np.zeros((96, 96))), grey)
 
 
 def test_a_picture_to_look_at_is_small_and_shows_the_patch(generated: DataDir) -> None:
     patch = read_patch(sorted(generated.patches("test").iterdir())[0])
-    exact, small = png_uri(patch), jpeg_uri(patch)
+    exact, small = _png_uri(patch), jpeg_uri(patch)
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(small.split(",")[1]))))
     assert len(small) < len(exact) / 2 and np.abs(shown.astype(int) - patch).mean() < 6
 
 
 def test_heat_lies_where_the_windows_are_and_not_on_the_rim() -> None:
     white = np.full((192, 288, 3), 255, dtype=np.uint8)
-    tops, lefts = window_starts(192, 96), window_starts(288, 96)
+    tops, lefts = _window_starts(192, 96), _window_starts(288, 96)
     probabilities = np.full((2, 3), 0.1, dtype=np.float32)
     probabilities[1, 2] = 0.9
     drawn = draw_heat(white, tops, lefts, probabilities, 0.5).astype(int)

@@ -20,12 +20,12 @@ from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.core.paths import DataDir, ExportDir, RunDir
 from claris_kaggle.data.patches import read_patch
 from claris_kaggle.evaluation.predictions import read_test
-from claris_kaggle.inference.fold_models import Trained, consult, load_trained
+from claris_kaggle.inference.fold_models import FoldModels, load_trained, predict_ensemble
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.serving import onnx_export
 from claris_kaggle.serving.classify import NOTICE, classify_files
 from claris_kaggle.serving.export import export_run
-from claris_kaggle.serving.onnx_export import Together, run_onnx
+from claris_kaggle.serving.onnx_export import _AveragedModel, _run_onnx
 from tests.conftest import contents
 
 Call = Callable[..., tuple[int, str, str]]
@@ -59,8 +59,8 @@ def test_an_export_answers_exactly_as_its_run(exported: ExportDir, finished: Run
 def test_onnx_answers_as_the_run_predicted(exported: ExportDir, finished: RunDir, generated: DataDir) -> None:
     images, needed = patches_of(generated, finished)
     content = exported.onnx.read_bytes()
-    np.testing.assert_allclose(run_onnx(content, images), needed, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(run_onnx(content, images[:1]), needed[:1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_run_onnx(content, images), needed, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_run_onnx(content, images[:1]), needed[:1], rtol=0, atol=1e-5)
 
 
 def test_a_folder_says_what_it_is_and_proves_itself(exported: ExportDir, finished: RunDir) -> None:
@@ -121,11 +121,11 @@ def test_a_missing_file_and_a_later_format_are_refused(exported: ExportDir, tmp_
 def test_unfinished_and_changed_runs_are_refused_and_nothing_is_written(finished: RunDir, tmp_path: Path) -> None:
     run = RunDir(shutil.copytree(finished.root, tmp_path / "run"))
     out = tmp_path / "exports" / "out"
-    receipt = read_json(run.fold(2).receipt)
-    write_json(run.fold(2).receipt, {**receipt, "weights_sha256": "0" * 64})
+    manifest = read_json(run.fold(2).predictions_manifest)
+    write_json(run.fold(2).predictions_manifest, {**manifest, "weights_sha256": "0" * 64})
     with pytest.raises(RunError, match=r"fold 2 not predicted with its weights.*Run claris predict"):
         export_run(run, out)
-    write_json(run.fold(2).receipt, receipt)
+    write_json(run.fold(2).predictions_manifest, manifest)
     run.fold(1).weights.write_bytes(b"x")
     with pytest.raises(RunError, match=r"fold 1 not finished, or damaged; all of 3 folds are needed"):
         export_run(run, out)
@@ -134,7 +134,7 @@ def test_unfinished_and_changed_runs_are_refused_and_nothing_is_written(finished
     assert not out.parent.exists()
 
 
-@pytest.mark.parametrize("step", ["render_card", "sums_text"])
+@pytest.mark.parametrize("step", ["_render_card", "sums_text"])
 def test_a_failure_on_the_way_leaves_nothing(
     finished: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -164,7 +164,7 @@ def test_what_is_there_is_left_alone(call: Call, finished: RunDir, tmp_path: Pat
 def test_without_the_extra_one_line_says_how_to_get_it(
     call: Call, finished: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "NEEDED", ("onnx", "not_a_package"))
+    monkeypatch.setattr(onnx_export, "_ONNX_PACKAGES", ("onnx", "not_a_package"))
     code, _, said = call("export", finished.root, "--out", tmp_path / "out", "--onnx")
     assert code == 2 and "not_a_package, not installed here" in said
     assert "pip install 'claris_kaggle[onnx]'" in said
@@ -176,10 +176,12 @@ def test_every_crop_and_resolution_is_exported_as_it_is_classified(crop: int, re
     import torch
 
     config = TrainConfig(model="tiny", crop=crop, resolution=resolution, normalise="imagenet", precision="fp32")
-    trained = Trained("x", config, {0: create_model("tiny", 1).eval(), 1: create_model("tiny", 2).eval()}, {})
+    trained = FoldModels("x", config, {0: create_model("tiny", 1).eval(), 1: create_model("tiny", 2).eval()}, {})
     images = np.random.default_rng(1).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-    found = run_onnx(onnx_export.convert(Together(trained, views).eval(), torch.from_numpy(images[:2]), {}), images)
-    np.testing.assert_allclose(found, consult(trained, images, views=views).probabilities, rtol=0, atol=1e-5)
+    found = _run_onnx(
+        onnx_export._convert_to_onnx(_AveragedModel(trained, views).eval(), torch.from_numpy(images[:2]), {}), images
+    )
+    np.testing.assert_allclose(found, predict_ensemble(trained, images, views=views).probabilities, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -188,6 +190,6 @@ def test_a_real_densenet_in_onnx_answers_as_it_does(tmp_path: Path) -> None:
 
     layout = {"stem": "pool4", "tail": "no-pool", "pooling": "centre"}
     model = fold_batch_norm(create_model("densenet121", **layout))
-    trained = Trained("x", TrainConfig(precision="fp32", **layout), {0: model}, {})
-    onnx_export.write_onnx(tmp_path / "model.onnx", trained, 8, {})  # proves itself to 1e-5
+    trained = FoldModels("x", TrainConfig(precision="fp32", **layout), {0: model}, {})
+    onnx_export._write_onnx(tmp_path / "model.onnx", trained, 8, {})  # proves itself to 1e-5
     assert (tmp_path / "model.onnx").stat().st_size > 27e6

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from claris_kaggle.core.errors import DiskError, PatchError, UsageError
-from claris_kaggle.data.patches import encode
-from claris_kaggle.serving.images import decode_image, list_images, read_image
+from claris_kaggle.data.patches import _encode_tiff
+from claris_kaggle.serving.images import _read_image, decode_image, list_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
 
@@ -42,7 +42,7 @@ def test_lossless_files_come_back_as_they_are(kind: str, options: dict[str, obje
 
 
 def test_a_patch_of_the_competition_and_a_jpeg_are_read() -> None:
-    assert np.array_equal(decode_image(encode(PIXELS[:96, :96]), "x"), PIXELS[:96, :96])
+    assert np.array_equal(decode_image(_encode_tiff(PIXELS[:96, :96]), "x"), PIXELS[:96, :96])
     smooth = np.full((96, 130, 3), (200, 120, 180), dtype=np.uint8)
     found = decode_image(saved(Image.fromarray(smooth), "JPEG", quality=95), "x")
     assert found.shape == smooth.shape and np.abs(found.astype(int) - smooth).max() < 6
@@ -107,9 +107,9 @@ def test_a_file_with_too_many_bytes_is_not_read_to_its_end(tmp_path: Path) -> No
     with (tmp_path / "large.png").open("wb") as stream:
         stream.truncate(1 << 40)
     with pytest.raises(PatchError, match="more than 1,128,576 bytes"):
-        read_image(tmp_path / "large.png", 10_000)
+        _read_image(tmp_path / "large.png", 10_000)
     with pytest.raises(DiskError, match="no such file"):
-        read_image(tmp_path / "nothing.png")
+        _read_image(tmp_path / "nothing.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])

@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from claris_kaggle.__main__ import end
+from claris_kaggle.__main__ import _exit_process
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels
 from claris_kaggle.runtime.distributed import join_world
-from claris_kaggle.training.learner import Learner, average_over_ranks, train_epoch
+from claris_kaggle.training.learner import _average_over_ranks, _Learner, _train_epoch
 
 
 def main(root: str, cache: str, out: str) -> None:
     data = DataDir(Path(root))
     ids, labels = read_labels(data.labels)
-    pack = get_pack(data, "train", ids, Path(cache), proved=True)
+    pack = get_pack(data, "train", ids, Path(cache), verified=True)
     config = TrainConfig(
         model="tiny", weights="none", epochs=1, batch_size=50, lr=1e-3, precision="fp32", threads=1,
         class_weight=1.5, color=1.0,
@@ -32,16 +32,16 @@ def main(root: str, cache: str, out: str) -> None:
         nn.Conv2d(3, 4, 5, stride=4), nn.GELU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(36, 2)
     )
     with join_world() as world:
-        learner = Learner(config, world, model)
+        learner = _Learner(config, world, model)
         batches = EpochBatches(
             TrainSet(pack, ids, labels.astype("int64"), (1.0, 1.5)), config, epoch=0, rank=world.rank,
             world_size=world.world_size,
         )  # fmt: skip
-        loss = average_over_ranks(world, train_epoch(learner, batches, 0, lambda rows: ""))
+        loss = _average_over_ranks(world, _train_epoch(learner, batches, 0, lambda rows: ""))
         if world.is_main:
             torch.save({"loss": loss, "model": learner.model.state_dict()}, out)
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    end(0)
+    _exit_process(0)

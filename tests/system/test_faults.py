@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.data.patches import encode, read_patch
+from claris_kaggle.data.patches import _encode_tiff, read_patch
 from tests.conftest import TINY, contents
 
 Call = Callable[..., tuple[int, str, str]]
@@ -111,7 +111,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def unfinish(place: Place, *, checkpoint: Callable[[Path], object]) -> None:
     """Take the seal off fold 0 and spoil its checkpoints."""
     fold = place.run.fold(0)
-    fold.seal.unlink()
+    fold.weights_manifest.unlink()
     for path in fold.root.glob("last.ckpt*"):
         checkpoint(path)
 
@@ -258,13 +258,16 @@ MENDED: dict[str, tuple[Callable[[Place], object], str]] = {
         lambda p: [shutil.rmtree(p.pack("train")), shutil.copytree(p.pack("test"), p.cache / "train-0123456789abcdef")],
         "pack",
     ),
-    "newest checkpoint cut off": (lambda p: [p.run.fold(0).seal.unlink(), cut(p.run.fold(0).checkpoint)], "train"),
+    "newest checkpoint cut off": (
+        lambda p: [p.run.fold(0).weights_manifest.unlink(), cut(p.run.fold(0).checkpoint)],
+        "train",
+    ),
     "weights with a flipped bit": (lambda p: flip(p.run.fold(1).weights), "train"),
-    "seal missing": (lambda p: p.run.fold(1).seal.unlink(), "train"),
-    "history cut off": (lambda p: [p.run.fold(1).seal.unlink(), cut(p.run.fold(1).history)], "train"),
+    "seal missing": (lambda p: p.run.fold(1).weights_manifest.unlink(), "train"),
+    "history cut off": (lambda p: [p.run.fold(1).weights_manifest.unlink(), cut(p.run.fold(1).history)], "train"),
     "fold OOF cut off": (lambda p: cut(p.run.fold(0).oof), "predict"),
     "fold test predictions missing": (lambda p: p.run.fold(1).test.unlink(), "predict"),
-    "receipt missing": (lambda p: p.run.fold(0).receipt.unlink(), "predict"),
+    "receipt missing": (lambda p: p.run.fold(0).predictions_manifest.unlink(), "predict"),
     "run predictions changed": (lambda p: to_nan(p.run.test), "predict"),
     "metrics cut off": (lambda p: cut(p.run.metrics), "predict"),
     "submission changed": (lambda p: cut(p.submission), "ensemble"),
@@ -297,11 +300,11 @@ def test_a_disk_that_fails_loses_nothing(
     if verb == "folds":
         place.folds.unlink()
     if verb == "train":
-        place.run.fold(0).seal.unlink()
+        place.run.fold(0).weights_manifest.unlink()
         for path in place.run.fold(0).root.glob("last.ckpt*"):
             path.unlink()
     if verb == "predict":
-        place.run.fold(0).receipt.unlink()
+        place.run.fold(0).predictions_manifest.unlink()
     before = kept(place.root)
 
     def fail(*arguments: object, **named: object) -> None:
@@ -319,4 +322,4 @@ def test_a_disk_that_fails_loses_nothing(
 
 
 def test_an_encoded_patch_is_what_it_was(place: Place) -> None:
-    assert place.patch().read_bytes() == encode(read_patch(place.patch()))
+    assert place.patch().read_bytes() == _encode_tiff(read_patch(place.patch()))

@@ -20,16 +20,16 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import ClarisError
 from claris_kaggle.core.files import read_json
 from claris_kaggle.data.fold_file import Folds, read_folds, write_folds
-from claris_kaggle.data.pack import build_pack, open_pack
-from claris_kaggle.data.patches import decode, encode, patch_id
+from claris_kaggle.data.pack import _build_pack, open_pack
+from claris_kaggle.data.patches import _decode_tiff, _encode_tiff, patch_id
 from claris_kaggle.data.tables import read_labels, read_sample, read_slides, write_table
-from claris_kaggle.ensembling.ledger import COLUMNS, read_ledger
+from claris_kaggle.ensembling.ledger import _LEDGER_COLUMNS, read_ledger
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.evaluation.predictions import Oof, read_oof, read_test, write_run_oof, write_test
-from claris_kaggle.kaggle.download import unpack
-from claris_kaggle.models.factory import TinyNet
+from claris_kaggle.kaggle.download import _unpack
+from claris_kaggle.models.factory import _TinyNet
 from claris_kaggle.models.weights import load_start
-from claris_kaggle.training.checkpoint import load_checkpoint
+from claris_kaggle.training.checkpoint import _load_checkpoint
 
 IDS = [patch_id(np.full((96, 96, 3), value, np.uint8)) for value in range(8)]
 LABELS = np.array([0, 1] * 4, np.int8)
@@ -80,16 +80,20 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     write_folds(folder / "folds.csv", Folds(IDS, LABELS, IDS, FOLDS), {})
     write_run_oof(folder / "oof", Oof(IDS, LABELS, FOLDS, VALUES))
     write_test(folder / "test", IDS, VALUES)
-    (folder / "ledger").write_text(",".join(COLUMNS) + "\nnow,1,a.csv,00,run,abc,0.9,0.8,0.95,0.8,0.7,complete\n")
+    (folder / "ledger").write_text(
+        ",".join(_LEDGER_COLUMNS) + "\nnow,1,a.csv,00,run,abc,0.9,0.8,0.95,0.8,0.7,complete\n"
+    )
     config = TrainConfig(model="tiny", weights="none", batch_size=40, lr=1e-3, color=0.3)
     (folder / "config").write_text(json.dumps(config.to_json()))
-    (folder / "patch").write_bytes(encode(np.arange(96 * 96 * 3, dtype=np.int64).reshape(96, 96, 3).astype(np.uint8)))
+    (folder / "patch").write_bytes(
+        _encode_tiff(np.arange(96 * 96 * 3, dtype=np.int64).reshape(96, 96, 3).astype(np.uint8))
+    )
     stream = io.BytesIO()
-    torch.save(TinyNet().state_dict(), stream)
+    torch.save(_TinyNet().state_dict(), stream)
     (folder / "weights.pth").write_bytes(stream.getvalue())
     import safetensors.torch
 
-    (folder / "weights.safetensors").write_bytes(safetensors.torch.save(TinyNet().state_dict()))
+    (folder / "weights.safetensors").write_bytes(safetensors.torch.save(_TinyNet().state_dict()))
     with zipfile.ZipFile(folder / "archive", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train/a.tif", b"a" * 500)
         archive.writestr("labels.csv", b"id,label\n")
@@ -102,7 +106,7 @@ def with_digest(content: bytes) -> bytes:
 
 
 def read_archive(path: Path) -> None:
-    unpack(path, path.parent / "unpacked")
+    _unpack(path, path.parent / "unpacked")
 
 
 # name: (the whole file, what reads it)
@@ -116,10 +120,10 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "submission": ("submission", lambda path: check_submission(path, IDS)),
     "ledger": ("ledger", read_ledger),
     "config": ("config", lambda path: TrainConfig.from_json(read_json(path), path)),
-    "patch": ("patch", lambda path: decode(path.read_bytes(), path)),
-    "weights.pth": ("weights.pth", lambda path: load_start(TinyNet(), path)),
-    "weights.safetensors": ("weights.safetensors", lambda path: load_start(TinyNet(), path)),
-    "checkpoint": ("weights.pth", load_checkpoint),
+    "patch": ("patch", lambda path: _decode_tiff(path.read_bytes(), path)),
+    "weights.pth": ("weights.pth", lambda path: load_start(_TinyNet(), path)),
+    "weights.safetensors": ("weights.safetensors", lambda path: load_start(_TinyNet(), path)),
+    "checkpoint": ("weights.pth", _load_checkpoint),
     "archive": ("archive", read_archive),
 }  # fmt: skip
 
@@ -156,9 +160,9 @@ def test_no_damage_to_a_pack_gives_a_traceback(tmp_path: Path) -> None:
     source, folder = tmp_path / "train", tmp_path / "pack"
     source.mkdir()
     for value, name in enumerate(IDS):
-        (source / f"{name}.tif").write_bytes(encode(np.full((96, 96, 3), value, np.uint8)))
+        (source / f"{name}.tif").write_bytes(_encode_tiff(np.full((96, 96, 3), value, np.uint8)))
     folder.mkdir()
-    build_pack(source, list(IDS), folder, 1)
+    _build_pack(source, list(IDS), folder, 1)
     files = {path: path.read_bytes() for path in folder.iterdir()}
 
     @settings(max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck))

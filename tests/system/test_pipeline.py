@@ -21,7 +21,7 @@ from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.tables import read_labels, read_sample
 from claris_kaggle.evaluation.predictions import read_oof, read_test
-from claris_kaggle.inference.fold_models import consult, load_trained
+from claris_kaggle.inference.fold_models import load_trained, predict_ensemble
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import finish_fold, load_finished, save_weights
 from tests.conftest import DEADLINE, ROOT, TINY, claris, contents, environment, shuffle_rows
@@ -60,7 +60,13 @@ def test_a_run_leaves_every_file_of_the_contract(finished: RunDir, generated: Da
     assert set(metrics["overall"]) >= {"auc", "accuracy", "log_loss", "patches"}
     for fold in range(3):
         fold_dir = finished.fold(fold)
-        for path in (fold_dir.checkpoint, fold_dir.weights, fold_dir.best_weights, fold_dir.seal, fold_dir.history):
+        for path in (
+            fold_dir.checkpoint,
+            fold_dir.weights,
+            fold_dir.best_weights,
+            fold_dir.weights_manifest,
+            fold_dir.history,
+        ):
             assert path.exists()
         assert len(fold_dir.history.read_text().splitlines()) == 3
     history = finished.fold(0).history.read_text().splitlines()[0]
@@ -99,9 +105,13 @@ def test_predictions_that_are_no_numbers_are_refused_and_written_nowhere(
     finish_fold(run.fold(1), {})
     code, shown, said = call("predict", *places(generated, cache, run.root))
     assert (code, shown) == (1, "") and "fold 1: " in said and "predictions are no numbers, in fp32" in said
-    assert run.fold(0).receipt.exists() and not run.fold(1).oof.exists() and not run.fold(1).receipt.exists()
+    assert (
+        run.fold(0).predictions_manifest.exists()
+        and not run.fold(1).oof.exists()
+        and not run.fold(1).predictions_manifest.exists()
+    )
     with pytest.raises(TrainingError, match="answer is no number"):  # and not benign
-        consult(load_trained(run.root), np.zeros((1, 96, 96, 3), dtype=np.uint8), views=1)
+        predict_ensemble(load_trained(run.root), np.zeros((1, 96, 96, 3), dtype=np.uint8), views=1)
 
 
 def test_two_processes_train_exactly_the_mean_gradient(

@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
-from claris_kaggle.data.batches import Block, EpochBatches, TrainSet
+from claris_kaggle.data.batches import EpochBatches, TrainSet, _Block
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.inference.forward import predict, view_logits
+from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import read_weights
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.loading import send_ahead
-from claris_kaggle.training.learner import Learner, train_step
+from claris_kaggle.training.learner import _Learner, _train_step
 from tests.conftest import ROOT, TINY, claris, contents, environment
 
 CPU = torch.device("cpu")
@@ -54,15 +54,15 @@ def test_a_step_and_a_prediction_wait_for_nothing_that_the_device_has_still_to_c
 ) -> None:
     """As on a GPU: the fused optimizer, turns on the device."""
     config = TrainConfig(batch_size=20, color=1.0, stain=0.1, ema=0.9, precision=precision)
-    learner = Learner(config, ALONE, create_model("tiny"))
+    learner = _Learner(config, ALONE, create_model("tiny"))
     learner.optimizer = torch.optim.AdamW(learner.model.parameters(), lr=0.0, fused=True)
     batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=False)
     first, second = batches[0], batches[1]
-    train_step(learner, first, 1e-3)  # constants are sent once
+    _train_step(learner, first, 1e-3)  # constants are sent once
     with NoWaiting():
-        train_step(learner, second, 1e-3)
+        _train_step(learner, second, 1e-3)
         with torch.inference_mode():
-            view_logits(learner.model.eval(), second.images, config, 8)
+            _view_logits(learner.model.eval(), second.images, config, 8)
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
         learner.loss_sum.item()
     assert learner.taken == 2 and int(learner.skipped) == 0
@@ -74,7 +74,7 @@ def test_batches_are_sent_one_ahead_in_their_order() -> None:
     def load() -> Any:
         for number in range(4):
             loaded.append(number)
-            yield Block(torch.tensor([number]), torch.full((1, 2), number))
+            yield _Block(torch.tensor([number]), torch.full((1, 2), number))
 
     seen = []
     for block in send_ahead(load(), CPU):
@@ -95,13 +95,13 @@ def test_each_patch_is_read_once_for_all_eight_views(trainset: TrainSet) -> None
     pixels = trainset.pack.pixels.view(Counted)
     pixels.reads = []
     pack = Pack(trainset.ids, pixels, Path())
-    predict(create_model("tiny"), pack, trainset.ids, ALONE, TrainConfig(precision="fp32"), views=8)
+    predict_ids(create_model("tiny"), pack, trainset.ids, ALONE, TrainConfig(precision="fp32"), views=8)
     assert sorted(pixels.reads) == list(range(40))
 
 
 def test_a_compiled_learner_keeps_the_names_of_its_weights() -> None:
     config = TrainConfig(precision="fp32", ema=0.9)
-    plain, compiled = (Learner(config, ALONE, create_model("tiny"), compiled=one) for one in (False, True))
+    plain, compiled = (_Learner(config, ALONE, create_model("tiny"), compiled=one) for one in (False, True))
     assert compiled.wrapped is not compiled.model
     assert list(compiled.state()["model"]) == list(plain.state()["model"]) == list(create_model("tiny").state_dict())
 

@@ -21,7 +21,7 @@ import torch
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import ClarisError, DiskError, Stopped, TrainingError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.core.presets import preset_for
+from claris_kaggle.core.presets import _preset_for
 from claris_kaggle.core.time_limit import Stopper
 from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
 from claris_kaggle.data.prepare import get_pack
@@ -31,8 +31,8 @@ from claris_kaggle.runtime import loading
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.precision import choose_precision, usable_precision
 from claris_kaggle.training import learner as learner_module
-from claris_kaggle.training.checkpoint import CheckpointWriter, load_checkpoint
-from claris_kaggle.training.learner import Diverged, Learner, train_epoch
+from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
+from claris_kaggle.training.learner import _Diverged, _Learner, _train_epoch
 from tests.conftest import DEADLINE, ROOT, TINY, claris, environment
 from tests.system.test_pipeline import kill_all, places, predictions_of, run_through_kills, start, wait_for_line
 
@@ -42,12 +42,12 @@ ALONE = World(0, 0, 1, torch.device("cpu"))
 @pytest.fixture
 def trainset(generated: DataDir, cache: Path) -> TrainSet:
     ids, labels = read_labels(generated.labels)
-    return TrainSet(get_pack(generated, "train", ids, cache, proved=True), ids, labels.astype(np.int64))
+    return TrainSet(get_pack(generated, "train", ids, cache, verified=True), ids, labels.astype(np.int64))
 
 
-def new_learner(seed: int = 0) -> Learner:
+def new_learner(seed: int = 0) -> _Learner:
     config = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=40, lr=1e-3, color=0.3, precision="fp32")
-    return Learner(config, ALONE, create_model("tiny", seed))
+    return _Learner(config, ALONE, create_model("tiny", seed))
 
 
 def batches_of(trainset: TrainSet) -> EpochBatches:
@@ -77,7 +77,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
         before.append({name: value.detach().clone() for name, value in learner.model.named_parameters()})
         return ""
 
-    loss = train_epoch(learner, batches_of(trainset), 0, between)
+    loss = _train_epoch(learner, batches_of(trainset), 0, between)
     assert np.isfinite(loss) and int(learner.skipped) == 1 and len(before) == 6
     assert all(torch.equal(before[1][name], before[2][name]) for name in before[1])
     assert not all(torch.equal(before[2][name], before[3][name]) for name in before[1])
@@ -85,21 +85,21 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
 
 def test_many_such_steps_in_a_row_are_an_error(trainset: TrainSet, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, set(range(2, 7)))
-    with pytest.raises(Diverged, match="the loss or its gradients are no numbers"):
-        train_epoch(new_learner(), batches_of(trainset), 0, lambda rows: "")
+    with pytest.raises(_Diverged, match="the loss or its gradients are no numbers"):
+        _train_epoch(new_learner(), batches_of(trainset), 0, lambda rows: "")
 
 
 def test_an_infinity_in_a_forward_pass_does_not_stay_in_the_running_statistics(
     trainset: TrainSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(new_learner().config, ema=0.9)
-    learner, whole = Learner(config, ALONE, create_model("tiny")), learner_module.augmented
+    learner, whole = _Learner(config, ALONE, create_model("tiny")), learner_module._augment_batch
 
-    def spoiled(learner: Learner, batch: Batch) -> torch.Tensor:
+    def spoiled(learner: _Learner, batch: Batch) -> torch.Tensor:
         return whole(learner, batch) * (float("inf") if learner.taken == 2 else 1)
 
-    monkeypatch.setattr(learner_module, "augmented", spoiled)
-    train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
+    monkeypatch.setattr(learner_module, "_augment_batch", spoiled)
+    _train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
     assert int(learner.skipped) == 1
     for state in (learner.state()["model"], learner.state()["average"]):
         assert all(bool(torch.isfinite(value).all()) for value in state.values())
@@ -108,11 +108,11 @@ def test_an_infinity_in_a_forward_pass_does_not_stay_in_the_running_statistics(
 def test_steps_whose_gradients_are_no_numbers_are_an_error_in_the_end(
     trainset: TrainSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner_module, "MOST_UNMOVED", 3)
+    monkeypatch.setattr(learner_module, "_MOST_UNMOVED", 3)
     learner = new_learner()
     next(learner.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(Diverged, match=r"step 4: the loss or its gradients are no numbers"):
-        train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
+    with pytest.raises(_Diverged, match=r"step 4: the loss or its gradients are no numbers"):
+        _train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
     assert int(learner.skipped) == 0
 
 
@@ -166,8 +166,8 @@ def test_a_rank_whose_launcher_ended_before_it_began_ends_as_well() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait(timeout=60)
     program = (
-        "import time\nfrom claris_kaggle.core.time_limit import end_with_parent\n"
-        f"end_with_parent({gone.pid})\ntime.sleep(60)"
+        "import time\nfrom claris_kaggle.core.time_limit import exit_with_parent\n"
+        f"exit_with_parent({gone.pid})\ntime.sleep(60)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=30, cwd=ROOT).returncode == 1
 
@@ -191,7 +191,7 @@ def test_a_loader_process_that_is_killed_is_one_clear_line() -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     with pytest.raises(TrainingError, match=r"a loader process was killed.*fewer --workers"):
-        list(loading.explain_workers(dying()))
+        list(loading._explain_workers(dying()))
 
 
 def test_a_gpu_without_bf16_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,18 +243,18 @@ def test_the_precision_of_bf16_trains_and_predicts(
 def test_checkpoints_are_written_beside_the_steps_and_hold_the_state_of_their_moment(tmp_path: Path) -> None:
     learner = new_learner()
     weight = next(learner.model.parameters())
-    with CheckpointWriter(tmp_path / "last.ckpt") as writer:
+    with _CheckpointWriter(tmp_path / "last.ckpt") as writer:
         writer.save(learner.state())
         kept = weight.detach().clone()
         with torch.no_grad():
             weight.add_(1.0)
-    state = load_checkpoint(tmp_path / "last.ckpt")
+    state = _load_checkpoint(tmp_path / "last.ckpt")
     assert state is not None and torch.equal(state["model"]["0.weight"], kept)
 
 
 def test_a_checkpoint_that_could_not_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DiskError), CheckpointWriter(tmp_path / "file" / "last.ckpt") as writer:
+    with pytest.raises(DiskError), _CheckpointWriter(tmp_path / "file" / "last.ckpt") as writer:
         writer.save(new_learner().state())
 
 
@@ -376,12 +376,12 @@ def test_the_time_from_sigterm_to_the_end_is_short(
 
 
 def test_doctor_names_what_is_bad_with_its_mend(tmp_path: Path, sample: DataDir) -> None:
-    from claris_kaggle.doctor import BAD, GOOD, examine
+    from claris_kaggle.doctor import BAD, GOOD, check_installation
 
-    good = {one.name: one for one in examine(sample.root, tmp_path, account=False)}
+    good = {one.name: one for one in check_installation(sample.root, tmp_path, account=False)}
     assert good["data"].state == good["torch pair"].state == GOOD and "1,200 training" in good["data"].found
-    bad = {one.name: one for one in examine(tmp_path / "nowhere", tmp_path, account=False)}
-    assert bad["data"].state == BAD and "--data DIR" in bad["data"].mend
+    bad = {one.name: one for one in check_installation(tmp_path / "nowhere", tmp_path, account=False)}
+    assert bad["data"].state == BAD and "--data DIR" in bad["data"].hint
     done = claris("doctor", "--data", tmp_path / "nowhere", "--json")
     assert done.returncode == 1 and '"ok": false' in done.stdout
     done = claris("doctor", "--account", "--data", sample.root)
@@ -420,16 +420,16 @@ def test_a_fold_file_that_leaks_is_refused_before_training(
 
 
 def test_a_moving_average_is_in_the_checkpoint_and_predicts(trainset: TrainSet) -> None:
-    def averaged() -> Learner:
-        return Learner(dataclasses.replace(new_learner().config, ema=0.9), ALONE, create_model("tiny", 0))
+    def averaged() -> _Learner:
+        return _Learner(dataclasses.replace(new_learner().config, ema=0.9), ALONE, create_model("tiny", 0))
 
     whole, first, rest = averaged(), averaged(), averaged()
     batches = EpochBatches(trainset, whole.config, epoch=0, rank=0, world_size=1)
-    train_epoch(whole, batches, 0, lambda rows: "")
+    _train_epoch(whole, batches, 0, lambda rows: "")
     with pytest.raises(Stopped):
-        train_epoch(first, batches, 0, lambda rows: "enough" if first.step == 3 else "")
+        _train_epoch(first, batches, 0, lambda rows: "enough" if first.step == 3 else "")
     rest.restore(first.state())
-    train_epoch(rest, batches, 0, lambda rows: "")
+    _train_epoch(rest, batches, 0, lambda rows: "")
     for one, other in zip(whole.predictor.state_dict().values(), rest.predictor.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert whole.predictor is not whole.model
@@ -454,7 +454,7 @@ def test_a_preset_sets_what_was_not_typed_and_is_kept(
     where = places(generated, cache, tmp_path / "own")
     assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0"]) == 0
     config = read_json(tmp_path / "own/config.json")
-    scratch = {**preset_for("scratch", "tiny"), "preset": "scratch", "epochs": 2}  # TINY types its epochs
+    scratch = {**_preset_for("scratch", "tiny"), "preset": "scratch", "epochs": 2}  # TINY types its epochs
     assert {name: config[name] for name in scratch} == scratch
     # to type what was the default is to type nothing new
     assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0", "--preset", "auto"]) == 0

@@ -12,19 +12,19 @@ import torch
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
-from claris_kaggle.data.augment import STATISTICS, resize, to_input
+from claris_kaggle.data.augment import STATISTICS, _resize, to_input
 from claris_kaggle.data.batches import Batch
 from claris_kaggle.models.factory import create_model, own_normalisation, require_side
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.training.learner import Learner, parameter_groups, train_step
+from claris_kaggle.training.learner import _Learner, _parameter_groups, _train_step
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 HEAD = ("8.weight", "8.bias")  # of the tiny network
 
 
-def make_learner(**options: Any) -> Learner:
+def make_learner(**options: Any) -> _Learner:
     settings = TrainConfig(model="tiny", weights="none", precision="fp32", **options)
-    return Learner(settings, ALONE, create_model("tiny", 1))
+    return _Learner(settings, ALONE, create_model("tiny", 1))
 
 
 def make_batch() -> Batch:
@@ -33,16 +33,16 @@ def make_batch() -> Batch:
     return Batch(images, torch.empty(0), torch.arange(8) % 2, torch.zeros(8, 6), torch.zeros(8, 6), 8.0)
 
 
-def changes_after_a_step(learner: Learner, lr: float = 1e-3) -> dict[str, torch.Tensor]:
+def changes_after_a_step(learner: _Learner, lr: float = 1e-3) -> dict[str, torch.Tensor]:
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
-    train_step(learner, make_batch(), lr)
+    _train_step(learner, make_batch(), lr)
     return {name: (value - before[name]).abs() for name, value in learner.model.state_dict().items()}
 
 
 @pytest.mark.parametrize("side", [97, 128, 224, 384])
 def test_enlarging_interpolates_a_ramp_exactly_and_keeps_its_range(side: int) -> None:
     ramp = torch.arange(96.0).expand(1, 1, 96, 96)
-    done = resize(ramp, side)
+    done = _resize(ramp, side)
     places = (torch.arange(side) + 0.5) * 96 / side - 0.5
     torch.testing.assert_close(done[0, 0, 0], places.clamp(0, 95), atol=1e-4, rtol=0)
     assert done.shape == (1, 1, side, side)
@@ -51,7 +51,7 @@ def test_enlarging_interpolates_a_ramp_exactly_and_keeps_its_range(side: int) ->
 def test_enlarging_commutes_with_the_symmetries_of_the_square() -> None:
     images = torch.rand(2, 3, 96, 96)
     for change in (lambda x: x.flip(2), lambda x: x.flip(3), lambda x: x.rot90(1, (2, 3))):
-        torch.testing.assert_close(change(resize(images, 192)), resize(change(images), 192), atol=1e-5, rtol=0)
+        torch.testing.assert_close(change(_resize(images, 192)), _resize(change(images), 192), atol=1e-5, rtol=0)
 
 
 def test_input_keeps_channels_last_memory_when_enlarged() -> None:
@@ -85,7 +85,7 @@ def test_the_classifier_alone_learns_faster_by_its_factor() -> None:
 
 def test_layer_decay_gives_each_layer_less_than_the_one_after_it() -> None:
     model = create_model("tf_efficientnet_lite0")
-    groups = parameter_groups(model, TrainConfig(weights="none", layer_decay=0.8, lr_head=5.0, weight_decay=0.05))
+    groups = _parameter_groups(model, TrainConfig(weights="none", layer_decay=0.8, lr_head=5.0, weight_decay=0.05))
     scales = {id(one): group["lr_scale"] for group in groups for one in group["params"]}
     decays = {id(one): group["weight_decay"] for group in groups for one in group["params"]}
     parameters = dict(model.named_parameters())

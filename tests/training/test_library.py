@@ -64,9 +64,9 @@ def test_a_script_trains_two_processes_and_keeps_its_signals_settings_and_stderr
 def test_options_of_the_library_are_those_of_the_command_line(finished: RunDir) -> None:
     from claris_kaggle.core.config import TrainConfig
     from claris_kaggle.core.files import read_json
-    from claris_kaggle.training.setup import chosen_options
+    from claris_kaggle.training.setup import _chosen_options
 
     config = TrainConfig.from_json(read_json(finished.config), finished.config)
-    chosen = chosen_options(config)
+    chosen = _chosen_options(config)
     assert {"model", "epochs", "seed"} <= set(chosen) and "folds_sha256" not in chosen
-    assert chosen_options(None) == {} and chosen_options({"epochs": 2}) == {"epochs": 2}
+    assert _chosen_options(None) == {} and _chosen_options({"epochs": 2}) == {"epochs": 2}

@@ -16,9 +16,9 @@ from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.files import hold_lock
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.augment import to_input
-from claris_kaggle.inference.forward import view_logits
+from claris_kaggle.inference.forward import _view_logits
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.learner import learning_rate
+from claris_kaggle.training.learner import _learning_rate
 from tests.conftest import TINY, contents
 
 Call = Callable[..., tuple[int, str, str]]
@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_the_same(
     call: Call, where: list[object], run: Path, finished: RunDir
 ) -> None:
     fold = RunDir(run).fold(1)
-    fold.seal.unlink()
+    fold.weights_manifest.unlink()
     fold.weights.write_bytes(b"")
     fold.checkpoint.write_bytes(fold.checkpoint.read_bytes()[:-10])
     code, _, said = call(*where)
@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_the_same(
 
 def test_both_checkpoints_damaged_are_refused_with_the_way_out(call: Call, where: list[object], run: Path) -> None:
     fold = RunDir(run).fold(1)
-    fold.seal.unlink()
+    fold.weights_manifest.unlink()
     for path in fold.root.glob("last.ckpt*"):
         path.write_bytes(b"x")
     code, _, said = call(*where)
@@ -189,11 +189,11 @@ def test_a_config_of_another_version_is_refused(call: Call, where: list[object],
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
     config = TrainConfig(lr=1e-3)
-    rates = [learning_rate(step, 1000, config) for step in range(1000)]
+    rates = [_learning_rate(step, 1000, config) for step in range(1000)]
     assert max(rates) == pytest.approx(1e-3, rel=1e-3) and int(np.argmax(rates)) in range(295, 305)
     assert rates[0] == pytest.approx(1e-3 / 25, rel=0.01) and rates[-1] < 1e-6
-    assert learning_rate(7, 1000, TrainConfig(lr=1e-3, schedule="constant")) == 1e-3
-    falling = [learning_rate(step, 1000, TrainConfig(lr=1e-3, schedule="cosine")) for step in range(1000)]
+    assert _learning_rate(7, 1000, TrainConfig(lr=1e-3, schedule="constant")) == 1e-3
+    falling = [_learning_rate(step, 1000, TrainConfig(lr=1e-3, schedule="cosine")) for step in range(1000)]
     assert falling == sorted(falling, reverse=True) and falling[0] == pytest.approx(1e-3, rel=1e-4)
     assert falling[-1] < 1e-6 and falling[500] == pytest.approx(5e-4, rel=0.01)
 
@@ -223,5 +223,5 @@ def test_what_a_network_sees_is_averaged_by_areas_alike_in_training_and_predicti
     model = create_model("tiny")
     model.register_forward_pre_hook(note)  # type: ignore[arg-type]
     config = TrainConfig(model="tiny", weights="none", precision="fp32", epochs=4, small_share=0.5, resolution=64)
-    view_logits(model, images, config, 1)
+    _view_logits(model, images, config, 1)
     assert seen == [torch.Size([64, 64])]

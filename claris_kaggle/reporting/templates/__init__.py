@@ -5,19 +5,19 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from claris_kaggle.core.console import duration
+from claris_kaggle.core.console import format_duration
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render(template: str, **values: object) -> str:
+def render_template(template: str, **values: object) -> str:
     """The template of that name, such as `report.html.jinja`, filled with the values; HTML is escaped."""
-    return environment().get_template(template).render(**values)
+    return _environment().get_template(template).render(**values)
 
 
 @cache
-def environment() -> Environment:
+def _environment() -> Environment:
     """Jinja with the filters by which numbers are written; a name that a template does not know is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -34,6 +34,6 @@ def environment() -> Environment:
         signed=lambda value: f"{value:+.4f}".replace("-", "−"),
         percent=lambda value, places=1: f"{100 * value:.{places}f}\u00a0%",
         number=lambda value: f"{value:,}",
-        duration=duration,
+        duration=format_duration,
     )
     return found
