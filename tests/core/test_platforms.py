@@ -24,7 +24,7 @@ from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import kernel_output
 from claris_kaggle.runtime import distributed
 from tests.conftest import DEADLINE, ROOT, TINY, contents, environment
-from tests.support.kaggle_server import FakeKaggle
+from tests.support.kaggle_double import FakeKaggle
 
 Call = Callable[..., tuple[int, str, str]]
 POOR = ROOT / "tests" / "support" / "like_windows"
