@@ -272,7 +272,7 @@ def test_several_processes_are_refused_where_torch_has_no_torchrun(monkeypatch: 
         distributed.choose_nproc(2)
 
 
-@pytest.mark.parametrize("number", [os.getpid(), os.getppid()])
+@pytest.mark.parametrize("number", [os.getpid(), os.getppid()], ids=["own", "parent"])
 def test_a_living_process_is_seen(number: int) -> None:
     assert platforms._is_alive(number)
 

@@ -148,7 +148,7 @@ def test_an_answer_that_never_comes_ends_at_the_deadline(kaggle: FakeKaggle) -> 
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
     start = time.monotonic()
     with pytest.raises(KaggleError, match="did not answer within 2 s"):
-        api._call_once("status", deadline=2.0, ref="me/x", version=1)
+        api._call_once("status", deadline=2.0, ref="me/claris-train", version=1)
     assert time.monotonic() - start < 15
 
 
