@@ -58,50 +58,50 @@ def one_image(name: str, side: int, **layout: Any) -> float:
 COARSE = {key: PRESETS["scratch"][key] for key in DENSENETS_ALONE}
 SMALL = {"stem": "pool", "tail": "pool", "resolution": 48, "epochs": 24}
 RECIPES = {
-    "original": Recipe("the original's recipe"),
-    "scratch": Recipe("the scratch preset", "scratch"),
-    "original, twice": Recipe("the original's at twice the compute", "original", {"epochs": 12}),
-    "scratch, twice": Recipe("the scratch preset at twice the compute", "scratch", {"epochs": 40}),
+    "original": Recipe("the `original` preset"),
+    "scratch": Recipe("the `scratch` preset", "scratch"),
+    "original, twice": Recipe("the `original` preset at twice the compute", "original", {"epochs": 12}),
+    "scratch, twice": Recipe("the `scratch` preset at twice the compute", "scratch", {"epochs": 40}),
     # One change at a time, each at the compute of six epochs of the original.
-    "original, D4": Recipe("the square's symmetries for flips and 20 degrees", "original", {"geometry": "d4"}),
-    "original, one-cycle": Recipe("one-cycle to 1e-3", "original", {"schedule": "onecycle", "lr": 1e-3}),
-    "original, cosine": Recipe("a cosine from 1e-3 on", "original", {"schedule": "cosine", "lr": 1e-3}),
-    "original, decay": Recipe("decay of 0.05", "original", {"weight_decay": 0.05}),
-    "original, average": Recipe("moving average of 0.99", "original", {"ema": 0.99}),
-    "original, colour": Recipe("colour at 0.3", "original", {"color": 0.3}),
-    "original, stain": Recipe("H&E stain at 0.05", "original", {"stain": 0.05}),
-    "original, both colours": Recipe("colour at 0.3, stain at 0.05", "original", {"color": 0.3, "stain": 0.05}),
-    "original, smoothing": Recipe("labels smoothed by 0.05", "original", {"label_smoothing": 0.05}),
-    "original, even weights": Recipe("classes weigh the same", "original", {"class_weight": 1.0}),
-    "original, batch 16": Recipe("16 patches a step", "original", {"batch_size": 16}),
-    "original, half": Recipe("patches averaged down to 48", "original", {"epochs": 24, "resolution": 48}),
+    "original, D4": Recipe("D4 instead of flips and 20 degrees", "original", {"geometry": "d4"}),
+    "original, one-cycle": Recipe("one-cycle, peak 1e-3", "original", {"schedule": "onecycle", "lr": 1e-3}),
+    "original, cosine": Recipe("cosine schedule from 1e-3", "original", {"schedule": "cosine", "lr": 1e-3}),
+    "original, decay": Recipe("weight decay 0.05", "original", {"weight_decay": 0.05}),
+    "original, average": Recipe("EMA 0.99", "original", {"ema": 0.99}),
+    "original, colour": Recipe("colour augmentation 0.3", "original", {"color": 0.3}),
+    "original, stain": Recipe("H&E stain augmentation 0.05", "original", {"stain": 0.05}),
+    "original, both colours": Recipe("colour 0.3 and stain 0.05", "original", {"color": 0.3, "stain": 0.05}),
+    "original, smoothing": Recipe("label smoothing 0.05", "original", {"label_smoothing": 0.05}),
+    "original, even weights": Recipe("equal class weights", "original", {"class_weight": 1.0}),
+    "original, batch 16": Recipe("batch size 16", "original", {"batch_size": 16}),
+    "original, half": Recipe("patches downsampled to 48", "original", {"epochs": 24, "resolution": 48}),
     "original, half then whole": Recipe("half of the compute at 48", "original", {"epochs": 15, "small_share": 0.8}),
-    "original, centre 64": Recipe("the middle 64 pixels", "original", {"epochs": 13, "crop": 64, "shift": 8}),
-    "original, centre 48": Recipe("the middle 48 pixels", "original", {"epochs": 24, "crop": 48, "shift": 4}),
+    "original, centre 64": Recipe("the central 64 pixels", "original", {"epochs": 13, "crop": 64, "shift": 8}),
+    "original, centre 48": Recipe("the central 48 pixels", "original", {"epochs": 24, "crop": 48, "shift": 4}),
     "original, unpooled": Recipe(
-        "the middle 48 without the first pooling", "original", {"crop": 48, "shift": 4, "stem": "no-pool"}
+        "the central 48 without the first pooling", "original", {"crop": 48, "shift": 4, "stem": "no-pool"}
     ),
     "original, p4m": Recipe(
-        "weights shared among the square's symmetries, at 93 pixels", "original", {"equivariance": "p4m", "crop": 93}
+        "p4m-equivariant network, at 93 pixels", "original", {"equivariance": "p4m", "crop": 93}
     ),
-    "original, mixup": Recipe("mixup of 0.4", "original", {"mixup": 0.4}),
-    "original, cutmix": Recipe("half of the steps in other surroundings", "original", {"cutmix": 0.5}),
-    "original, drop-path": Recipe("layers left out for a tenth", "original", {"drop_path": 0.1}),
-    "original, centre": Recipe("the last grid's centre weighs half", "original", {"pooling": "centre"}),
-    "original, coarse": Recipe("the poolings of scratch", "original", {**COARSE, "epochs": 20}),
+    "original, mixup": Recipe("mixup 0.4", "original", {"mixup": 0.4}),
+    "original, cutmix": Recipe("cutmix of the surroundings in half of the steps", "original", {"cutmix": 0.5}),
+    "original, drop-path": Recipe("drop path 0.1", "original", {"drop_path": 0.1}),
+    "original, centre": Recipe("centre-weighted pooling", "original", {"pooling": "centre"}),
+    "original, coarse": Recipe("the poolings of `scratch`", "original", {**COARSE, "epochs": 20}),
     # One change at a time from the scratch preset.
     "scratch, p4m": Recipe(
-        "weights shared among the square's symmetries, at 95 pixels", "scratch", {"equivariance": "p4m", "crop": 95}
+        "p4m-equivariant network, at 95 pixels", "scratch", {"equivariance": "p4m", "crop": 95}
     ),
-    "scratch, centre": Recipe("the last grid's centre weighs half", "scratch", {"pooling": "centre"}),
-    "scratch, cutmix": Recipe("half of the steps in other surroundings", "scratch", {"cutmix": 0.5}),
-    "scratch, no colour": Recipe("without changes of colour", "scratch", {"color": 0.0}),
-    "scratch, no average": Recipe("without the moving average", "scratch", {"ema": 0.0}),
-    "scratch, stain": Recipe("H&E stain at 0.05 besides", "scratch", {"stain": 0.05}),
-    "scratch, 1e-3": Recipe("one-cycle to 1e-3", "scratch", {"lr": 1e-3}),
-    "scratch, batch 16": Recipe("16 patches a step", "scratch", {"batch_size": 16}),
-    "scratch, centre 64": Recipe("the middle 64 pixels", "scratch", {"crop": 64, "shift": 8, "epochs": 45}),
-    "scratch at 48": Recipe("patches averaged down to 48, all poolings", "scratch", SMALL),
+    "scratch, centre": Recipe("centre-weighted pooling", "scratch", {"pooling": "centre"}),
+    "scratch, cutmix": Recipe("cutmix of the surroundings in half of the steps", "scratch", {"cutmix": 0.5}),
+    "scratch, no colour": Recipe("without colour augmentation", "scratch", {"color": 0.0}),
+    "scratch, no average": Recipe("without EMA", "scratch", {"ema": 0.0}),
+    "scratch, stain": Recipe("H&E stain augmentation 0.05 added", "scratch", {"stain": 0.05}),
+    "scratch, 1e-3": Recipe("one-cycle, peak 1e-3", "scratch", {"lr": 1e-3}),
+    "scratch, batch 16": Recipe("batch size 16", "scratch", {"batch_size": 16}),
+    "scratch, centre 64": Recipe("the central 64 pixels", "scratch", {"crop": 64, "shift": 8, "epochs": 45}),
+    "scratch at 48": Recipe("patches downsampled to 48, all poolings", "scratch", SMALL),
     "scratch at 48, tail": Recipe(
         "the same without the last pooling", "scratch", {**SMALL, "tail": "no-pool", "epochs": 21}
     ),
