@@ -81,18 +81,14 @@ RECIPES = {
     "original, unpooled": Recipe(
         "the central 48 without the first pooling", "original", {"crop": 48, "shift": 4, "stem": "no-pool"}
     ),
-    "original, p4m": Recipe(
-        "p4m-equivariant network, at 93 pixels", "original", {"equivariance": "p4m", "crop": 93}
-    ),
+    "original, p4m": Recipe("p4m-equivariant network, at 93 pixels", "original", {"equivariance": "p4m", "crop": 93}),
     "original, mixup": Recipe("mixup 0.4", "original", {"mixup": 0.4}),
     "original, cutmix": Recipe("cutmix of the surroundings in half of the steps", "original", {"cutmix": 0.5}),
     "original, drop-path": Recipe("drop path 0.1", "original", {"drop_path": 0.1}),
     "original, centre": Recipe("centre-weighted pooling", "original", {"pooling": "centre"}),
     "original, coarse": Recipe("the poolings of `scratch`", "original", {**COARSE, "epochs": 20}),
     # One change at a time from the scratch preset.
-    "scratch, p4m": Recipe(
-        "p4m-equivariant network, at 95 pixels", "scratch", {"equivariance": "p4m", "crop": 95}
-    ),
+    "scratch, p4m": Recipe("p4m-equivariant network, at 95 pixels", "scratch", {"equivariance": "p4m", "crop": 95}),
     "scratch, centre": Recipe("centre-weighted pooling", "scratch", {"pooling": "centre"}),
     "scratch, cutmix": Recipe("cutmix of the surroundings in half of the steps", "scratch", {"cutmix": 0.5}),
     "scratch, no colour": Recipe("without colour augmentation", "scratch", {"color": 0.0}),
