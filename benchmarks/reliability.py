@@ -110,8 +110,8 @@ def write_page(cases: list[Case], checkpoints: str) -> str:
         f"Written by `python -m benchmarks.reliability` on {time.strftime('%Y-%m-%d')}: "
         f"{held} of {len(cases)} cases passed.",
         "",
-        "Each fault case checks three things: a one-line error that says what was found, what was expected and what to do;",
-        "the exit code; and that every file that was complete before is still identical, byte for byte.",
+        "Each fault case checks three things: a one-line error that says what was found, what was expected and what to",
+        "do; the exit code; and that every file that was complete before is still identical, byte for byte.",
         "",
         "| guarantee | injected | passed |",
         "| --- | --- | --- |",
