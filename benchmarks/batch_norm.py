@@ -43,7 +43,7 @@ def gradient(model: nn.Module, images: Tensor, labels: Tensor, parts: int) -> Te
 
 def compare_gradients(bench: Bench) -> dict[str, list[float]]:
     """Cosines to the whole batch's gradient, for each number of patches a rank."""
-    cosines: dict[str, list[float]] = {f"{size} a rank": [] for size in (WHOLE, *RANK_SIZES)}
+    cosines: dict[str, list[float]] = {f"{size} per rank": [] for size in (WHOLE, *RANK_SIZES)}
     model = train_a_little(bench)
     for number in range(DRAWS):
         rows = torch.randperm(600, generator=torch.Generator().manual_seed(number))[:WHOLE].numpy()
@@ -53,7 +53,7 @@ def compare_gradients(bench: Bench) -> dict[str, list[float]]:
         whole = gradient(model, images, labels, 1)
         for size in (WHOLE, *RANK_SIZES):
             part = gradient(model, images, labels, WHOLE // size)
-            cosines[f"{size} a rank"].append(torch.cosine_similarity(whole, part, dim=0).item())
+            cosines[f"{size} per rank"].append(torch.cosine_similarity(whole, part, dim=0).item())
     return cosines
 
 
@@ -123,17 +123,17 @@ def main() -> None:
         unseen = len(bench.trainset.ids) - TRAINED
     count, took = cost_of_collectives()
     facts = {
-        f"AUC over {unseen} other patches after {EPOCHS} epochs of {TRAINED}, {SEEDS} seeds, {size} a rank": (
+        f"AUC over {unseen} other patches after {EPOCHS} epochs of {TRAINED}, {SEEDS} seeds, {size} per rank": (
             f"{statistics.mean(aucs):.3f} ({', '.join(f'{one:.3f}' for one in aucs)})"
         )
         for size, aucs in learnt.items()
     }
     facts[f"synchronised, a step's {count} sums between two gloo processes"] = f"{took} ms"
     notes = [
-        f"{WHOLE} a rank is what synchronised batch norm computes. torch has it on GPUs alone; here one process plays "
-        "the ranks in turn. Two T4s at the default batch of 128 have 64 a rank."
+        f"{WHOLE} per rank is what synchronised batch norm computes. torch has it on GPUs only. Here one process acts "
+        "as each rank in turn. Two T4s at the default batch of 128 have 64 per rank."
     ]
-    title = f"cosine of the gradient to that of a whole batch of {WHOLE}, a network trained for three epochs"
+    title = f"cosine between the gradient and that of a whole batch of {WHOLE}, a network trained for three epochs"
     publish(Result("batch_norm", title, "cosine", cosines, facts, notes))
 
 

@@ -116,7 +116,7 @@ def gain_tables(seeds: int) -> tuple[list[str], list[str]]:
     """A row for each setting: what is handed out, with what `auto` says of itself; and the bare methods."""
     methods = [name for name in blending._BLEND_METHODS if name != "mean"]
     names, worst = [*methods, "auto"], (np.inf, "", "")
-    out = ["| runs | " + " | ".join([*names, "`auto` says"]) + " |", "| --- " * (len(names) + 2) + "|"]
+    out = ["| runs | " + " | ".join([*names, "gain reported by `auto`"]) + " |", "| --- " * (len(names) + 2) + "|"]
     bare = ["| runs | " + " | ".join(methods) + " |", "| --- " * (len(methods) + 1) + "|"]
     for setting in SETTINGS:
         rows = [gains(setting, seed) for seed in range(seeds)]
@@ -129,7 +129,7 @@ def gain_tables(seeds: int) -> tuple[list[str], list[str]]:
         means = [(float(np.mean([row.handed_out[name] for row in rows])), name, setting.name) for name in names]
         worst = min(worst, *means)
         print(out[-1], bare[-1], sep="\n", file=sys.stderr, flush=True)
-    return [*out, "", f"The worst mean of what was handed out: {worst[0]:+.5f}, `{worst[1]}` of {worst[2]}."], bare
+    return [*out, "", f"Worst mean gain: {worst[0]:+.5f} (`{worst[1]}`, {worst[2]})."], bare
 
 
 def mean_cell(values: list[float]) -> str:
@@ -140,7 +140,7 @@ def mean_cell(values: list[float]) -> str:
 def coverage_table(trials: int) -> list[str]:
     """How often 95 % intervals hold the truth."""
     lines = [
-        "| slides | patches a slide | slide effect | AUC | interval holds | difference holds |",
+        "| slides | patches per slide | slide effect | AUC | coverage of the AUC | coverage of the difference |",
         "| --- " * 6 + "|",
     ]
     for slides, patches, effect, level in (
@@ -178,7 +178,7 @@ def size_table() -> list[str]:
     return [
         *lines,
         "",
-        f"The most memory of the process: {peak:,.0f} MB, of which the table is {columns.size * 8e-6:.0f}.",
+        f"Peak memory of the process: {peak:,.0f} MB, of which the table takes {columns.size * 8e-6:.0f}.",
     ]
 
 
@@ -201,8 +201,8 @@ def whole_facts() -> list[str]:
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return [f"`claris ensemble` of the twenty folders with `--method auto`: {seconds:.0f} s of one core's work and "
-            f"{after.ru_maxrss / 1024:,.0f} MB, reading and writing and the figures of each run included."]  # fmt: skip
+    return [f"`claris ensemble` of the twenty folders with `--method auto`: {seconds:.0f} s of CPU time on one core "
+            f"and {after.ru_maxrss / 1024:,.0f} MB, including input, output and metrics of each run."]  # fmt: skip
 
 
 def agreement_table() -> list[str]:
@@ -240,7 +240,7 @@ def agreement_table() -> list[str]:
     }  # fmt: skip
     differences = ((name, float(np.abs(np.subtract(ours, theirs)).max())) for name, (ours, theirs) in pairs.items())
     return [
-        "| figure | largest difference |",
+        "| metric | largest difference |",
         "| --- | --- |",
         *(f"| {name} | {off:.0e} |" for name, off in differences),
     ]

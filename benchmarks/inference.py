@@ -86,9 +86,9 @@ def main() -> None:
             for name, config in configs.items()
         }
     facts = {
-        "largest difference of a probability, fp32 against plain passes": f"{difference:.1e}",
+        "largest difference of a probability between fp32 and plain passes": f"{difference:.1e}",
         f"AUC over {len(labels)} patches": f"fp32 {aucs['fp32']:.5f}, bf16 {aucs['bf16']:.5f}, "
-        f"apart by {abs(aucs['fp32'] - aucs['bf16']):.1e}",
+        f"difference {abs(aucs['fp32'] - aucs['bf16']):.1e}",
     }
     title = f"eight views, DenseNet-121, batch {BATCH}, {THREADS} threads, {bench.about}"
     publish(Result("inference", title, "patches/s", rates, facts))

@@ -95,12 +95,12 @@ def main() -> None:
                 "packed, D4 in one process, as for a CPU": ours(
                     bench, color=1.0, turn_here=True, normalise=False, workers=0
                 ),
-                "host's part for a GPU: one gather, draws of turns and colour": gather(bench),
+                "host's part for a GPU: one gather, random values of D4 and colour": gather(bench),
             },
             rounds=5,
         )
         here = statistics.median(rates["packed, D4 in one process, as for a CPU"])
-        gpu = statistics.median(rates["host's part for a GPU: one gather, draws of turns and colour"])
+        gpu = statistics.median(rates["host's part for a GPU: one gather, random values of D4 and colour"])
         cost = statistics.median(loader_cost(LOADERS) for _ in range(3))
         result = Result(
             "input_path", f"input path, {bench.about}, {cores} cores", "images/s", rates,
@@ -110,7 +110,7 @@ def main() -> None:
                 f"{WANTED / here:.1%}); half of four vCPUs is 200 %, so they may be {2 / (WANTED * cost):.0f} times as "
                 "slow as these cores",
             },
-            ["The reference decodes in as many worker processes as there are cores; ours works in one process, its "
+            ["The reference decodes in as many worker processes as there are cores; claris uses one process, with "
              "normalisation in torch's threads. Colour and normalisation are one batched affine map."],
         )  # fmt: skip
         publish(result)

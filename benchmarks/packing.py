@@ -103,7 +103,7 @@ def main() -> None:
         ids = write_files(folder)
         rates = interleave(
             {
-                "Pillow, a plain loop, nothing proved": rate_of(
+                "Pillow, a plain loop, nothing verified": rate_of(
                     FILES, lambda: loop_over_pillow(folder, ids, root / "plain.npy")
                 ),
                 "claris pack, one process": rate_of(FILES, lambda: pack_anew(folder, ids, root / "cache", 1)),
@@ -117,7 +117,7 @@ def main() -> None:
     publish(
         Result(
             "packing",
-            f"packing, {FILES:,} files, each id proved by ours",
+            f"packing, {FILES:,} files, each id verified by claris",
             "patches/s",
             rates,
             {
@@ -129,7 +129,7 @@ def main() -> None:
                     for jobs, (few, many) in memory.items()
                 ),
             },
-            ["Files and pack lie in the system's cache; a cold disk or a network drive sets its own pace."],
+            ["Files and pack are in the system's cache; a cold disk or a network drive may be slower."],
         )
     )
 

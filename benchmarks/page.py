@@ -40,7 +40,7 @@ def draw(results: list[Kept]) -> None:
         axes.annotate(f"{middle:.3g}", (greatest, place), xytext=(6, -3), textcoords="offset points", fontsize=8)
     axes.axvline(1, color="grey", linestyle=":")
     axes.set_yticks(range(len(rows)), [f"{part}: {name}" for part, name, _ in rows], fontsize=8)
-    axes.set(xscale="log", xlabel="times the first of the same benchmark")
+    axes.set(xscale="log", xlabel="ratio to the first row of the same benchmark")
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     with matplotlib.rc_context({"svg.hashsalt": "claris"}):
@@ -48,16 +48,16 @@ def draw(results: list[Kept]) -> None:
 
 
 def about_gpu(results: list[Kept]) -> str:
-    """Whether there are figures of a GPU."""
+    """Return a sentence about GPU results."""
     if any(result.name.startswith("gpu") for result in results):
-        return "The figures of a GPU are at the end, with the card's name."
-    return "**Nothing here was run on a GPU yet.**"
+        return "GPU results are at the end, with the name of the GPU."
+    return "**No benchmark has been run on a GPU yet.**"
 
 
 def write(results: list[Kept]) -> str:
     """The page."""
     parts = [
-        "# How fast it is",
+        "# Performance",
         "",
         NOTES.read_text("utf-8").strip().replace("{GPU}", about_gpu(results)),
         "",

@@ -39,7 +39,7 @@ SAID = re.compile(r"(survived|seconds to the end|worst time|requests of a plain 
 
 
 class Case(NamedTuple):
-    """One injected fault: the promise, what was injected, whether it held, and what it printed."""
+    """One injected fault: the guarantee, the fault, whether the test passed, and what it printed."""
 
     promise: str
     fault: str
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 def run_suites() -> list[Case]:
-    """Run the suites, slow tests too, and return what came of each case."""
+    """Run the suites with the slow tests, and return the result of each case."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run(
@@ -70,7 +70,7 @@ def run_suites() -> list[Case]:
 
 
 def read_case(element: ElementTree.Element) -> Case:
-    """The case of one element of the report."""
+    """Return the case of one element of the report."""
     name = element.get("name", "")
     promise, _, fault = name.removeprefix("test_").partition("[")
     held = element.find("failure") is None and element.find("error") is None and element.find("skipped") is None
@@ -79,7 +79,7 @@ def read_case(element: ElementTree.Element) -> Case:
 
 
 def time_checkpoints(rounds: int = 7) -> str:
-    """How long a checkpoint of DenseNet-121 with Adam holds up training, and how long it takes in all."""
+    """Measure how long a checkpoint of DenseNet-121 with Adam delays training, and how long it takes in total."""
     config = TrainConfig(weights="none", batch_size=4, lr=1e-3, color=0.3)
     learner = _Learner(config, World(0, 0, 1, torch.device("cpu")), create_model(config.model))
     learner.model(torch.zeros(2, 3, 96, 96)).sum().backward()
@@ -95,25 +95,25 @@ def time_checkpoints(rounds: int = 7) -> str:
         size = writer.path.stat().st_size
     middle, every = statistics.median(held), TrainJob.checkpoint_minutes
     return (
-        f"a checkpoint of {size / 1e6:.0f} MB (DenseNet-121 and Adam) holds training up for {middle:.2f} s (median of "
+        f"a checkpoint of {size / 1e6:.0f} MB (DenseNet-121 and Adam) delays training by {middle:.2f} s (median of "
         f"{rounds}; {min(held):.2f} to {max(held):.2f}) and is on disk after {statistics.median(whole):.2f} s; one "
         f"every {every:g} minutes: {middle * 60 / every:.1f} s per hour of training"
     )
 
 
 def write_page(cases: list[Case], checkpoints: str) -> str:
-    """The page."""
+    """Return the page as Markdown."""
     held = sum(case.held for case in cases)
     lines = [
-        "# What was injected, and what held",
+        "# Fault injection",
         "",
         f"Written by `python -m benchmarks.reliability` on {time.strftime('%Y-%m-%d')}: "
-        f"{held} of {len(cases)} cases held.",
+        f"{held} of {len(cases)} cases passed.",
         "",
-        "Each fault case checks three things: one line that says what was found, what was needed and what to do; the",
-        "exit code; and that every file that was whole before is so still, byte for byte.",
+        "Each fault case checks three things: a one-line error that says what was found, what was expected and what to",
+        "do; the exit code; and that every file that was complete before is still identical, byte for byte.",
         "",
-        "| promise | injected | held |",
+        "| guarantee | injected | passed |",
         "| --- | --- | --- |",
     ]
     groups: dict[str, list[Case]] = defaultdict(list)
@@ -124,11 +124,11 @@ def write_page(cases: list[Case], checkpoints: str) -> str:
         said = "; ".join(case.said for case in group if case.said)
         lines.append(f"| {promise} | {faults or said} | {sum(case.held for case in group)} of {len(group)} |")
     printed = [case.said for case in cases if case.said]
-    return "\n".join([*lines, "", "Printed by the run:", "", *(f"- {text}" for text in [*printed, checkpoints]), ""])
+    return "\n".join([*lines, "", "Output of the run:", "", *(f"- {text}" for text in [*printed, checkpoints]), ""])
 
 
 def main() -> None:
-    """Run, write the page, print its first line."""
+    """Measure, write the page and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     out: Path = parser.parse_args().out
@@ -137,7 +137,7 @@ def main() -> None:
     cases = run_suites()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(write_page(cases, checkpoints), "utf-8")
-    print(f"{out}: {sum(case.held for case in cases)} of {len(cases)} cases held")
+    print(f"{out}: {sum(case.held for case in cases)} of {len(cases)} cases passed")
 
 
 if __name__ == "__main__":

@@ -90,18 +90,18 @@ def main() -> None:
         generate(root / "data", train=PATCHES, test=20, slides=12)
         claris("folds", "--data", root / "data", "--out", root / "folds.csv", "--k", 2, "--cache", root / "cache")
         rates = interleave(
-            {"one process, two threads": training(root, 1), "two gloo processes, a thread each": training(root, 2)},
+            {"one process, two threads": training(root, 1), "two gloo processes, one thread each": training(root, 2)},
             rounds=3, warm_up=0,
         )  # fmt: skip
     facts = {
-        f"input path, {rows:,} rows": f"set-up {first:.3f} s, of epoch 101 {later:.3f} s; {rate:,.0f} images/s; "
+        f"input path, {rows:,} rows": f"setup {first:.3f} s, epoch 101 {later:.3f} s; {rate:,.0f} images/s; "
         f"{memory:.1f} MB"
         for rows, (first, later, rate, memory) in grown.items()
     }
     publish(
         Result(
             "scaling", "training DenseNet-121, global batch 64, equal threads", "images/s", rates, facts,
-            ["Rows of the input path are one patch over and over, so no disk is read."],
+            ["The rows of the input path repeat one patch, so no disk is read."],
         )
     )  # fmt: skip
 

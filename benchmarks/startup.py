@@ -36,13 +36,13 @@ def main() -> None:
     answers = {
         "claris --help": cpu_seconds(*claris, "--help"),
         "claris train --help": cpu_seconds(*claris, "train", "--help"),
-        "claris train, a flag missing": cpu_seconds(*claris, "train"),
-        "claris trian, no such verb": cpu_seconds(*claris, "trian"),
+        "claris train, missing flag": cpu_seconds(*claris, "train"),
+        "claris trian, unknown command": cpu_seconds(*claris, "trian"),
     }
-    libraries = {"the libraries, were they loaded": cpu_seconds("-c", LIBRARIES)}
+    libraries = {"importing the libraries, for comparison": cpu_seconds("-c", LIBRARIES)}
     rates = interleave({"Python alone": cpu_seconds("-c", "pass"), **answers, **libraries}, rounds=9)
     slowest = max(max(rates[name]) for name in answers)
-    facts = {f"the slowest answer, of {MOST} s allowed": f"{slowest:.2f} s"}
+    facts = {f"slowest response, of {MOST} s allowed": f"{slowest:.2f} s"}
     publish(Result("startup", "start-up", "s of CPU time", rates, facts))
 
 

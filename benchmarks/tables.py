@@ -63,7 +63,7 @@ def main() -> None:
         run_dirs, slides = write_runs(Path(folder))
         took: dict[str, float] = {}
         took["read and join five runs"], runs = seconds(lambda: [load_run(one) for one in run_dirs])
-        took["see that they fit together"], _ = seconds(lambda: _require_comparable(runs))
+        took["check that they are comparable"], _ = seconds(lambda: _require_comparable(runs))
     oof = runs[0].oof
     columns = _stack_columns([run.oof.probabilities for run in runs])
     took["AUC of each"], aucs = seconds(lambda: [auc(oof.labels, column) for column in columns.T])
@@ -72,7 +72,7 @@ def main() -> None:
         lambda: auc_intervals._cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
     )
     for name in blending._FITTED_METHODS:
-        took[f"{name}: weights fitted five times, nested"], _ = seconds(
+        took[f"{name}: weights fitted five times (nested)"], _ = seconds(
             lambda name=name: blending._nested_predictions(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
         )
     numbers = np.unique(slides, return_inverse=True)[1]
@@ -96,11 +96,11 @@ def main() -> None:
     )
     facts = {name: f"{value:.2f} s" for name, value in took.items()}
     facts["all of these on one core"] = f"{sum(took.values()):.1f} s"
-    facts["largest difference to scikit-learn"] = f"{apart:.1e}"
+    facts["largest difference from scikit-learn"] = f"{apart:.1e}"
     publish(
         Result(
-            "tables", f"AUC of one model in resamples of slides, {ROWS:,} rows", "resamples/s", rates, facts,
-            [f"CPU time of one thread. The loop is timed over {LOOPED} resamples, ours over {RESAMPLES:,}."],
+            "tables", f"AUC of one model on bootstrap resamples of slides, {ROWS:,} rows", "resamples/s", rates, facts,
+            [f"CPU time of one thread. The loop is timed over {LOOPED} resamples, claris over {RESAMPLES:,}."],
         )
     )  # fmt: skip
 

@@ -118,7 +118,7 @@ def table(result: Kept) -> str:
     if isinstance(result, Grid):
         cells = [result.columns, ["---"] * len(result.columns), *result.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-    lines = [f"| {result.title} | median {result.unit} | least to greatest | against the first |", "| --- " * 4 + "|"]
+    lines = [f"| {result.title} | median {result.unit} | range | ratio to the first row |", "| --- " * 4 + "|"]
     for name, (least, middle, greatest) in ratios(result.rates).items():
         values = result.rates[name]
         spread = f"{number(min(values))} to {number(max(values))}"

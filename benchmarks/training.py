@@ -118,18 +118,18 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     with bench_patches() as bench:
         contenders = {
-            "reference: torchvision, contiguous, loss looked at in each step": their_steps(),
-            "ours: channels-last, losses read late": our_steps(bench, new_learner("fp32")),
-            "ours, but contiguous": our_steps(bench, with_order(new_learner("fp32"), torch.contiguous_format)),
-            "ours, with the fused optimizer": our_steps(bench, with_fused(new_learner("fp32"))),
-            "ours, bf16": our_steps(bench, new_learner("bf16")),
+            "reference: torchvision, contiguous, loss read in each step": their_steps(),
+            "claris: channels-last, losses read late": our_steps(bench, new_learner("fp32")),
+            "claris, contiguous": our_steps(bench, with_order(new_learner("fp32"), torch.contiguous_format)),
+            "claris, with the fused optimizer": our_steps(bench, with_fused(new_learner("fp32"))),
+            "claris, bf16": our_steps(bench, new_learner("bf16")),
         }
         rates = interleave(contenders, rounds=5)
         shares = {name: [overhead(bench, name) for _ in range(1 if QUICK else 3)] for name in ("fp32", "bf16")}
     text = ", ".join(
         f"{name} {statistics.median(each):.1%} ({min(each):.1%} to {max(each):.1%})" for name, each in shares.items()
     )
-    facts = {"our loop beside forward, backward and update, by torch's profiler": text}
+    facts = {"overhead of the training loop besides forward, backward and update, by torch's profiler": text}
     title = f"training step, DenseNet-121, batch {BATCH}, {THREADS} threads"
     publish(Result("training", title, "images/s", rates, facts))
 

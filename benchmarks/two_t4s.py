@@ -37,9 +37,9 @@ def prediction() -> dict[str, str]:
     original = FOLDS * EPOCHS * ORIGINAL / 60
     parts = ", ".join(f"{name} {fast[name]:.0f} to {slow[name]:.0f}" for name in slow)
     return {
-        f"two T4s, an epoch of {EPOCH:,} images (a prediction)":
+        f"two T4s, an epoch of {EPOCH:,} images (an estimate)":
             f"{EPOCH / TRAINING[1]:.0f} to {EPOCH / TRAINING[0]:.0f} s; the original took {ORIGINAL:.0f}",
-        "two T4s, five folds of six epochs, OOF and test with eight views (a prediction)":
+        "two T4s, five folds of six epochs, OOF and test with eight views (an estimate)":
             f"{ends[0]:.0f} to {ends[1]:.0f} min ({parts}); the original's training loop alone would take "
             f"{original:.1f}",
         f"under {GOAL:.0f} min": f"from {ends[1] / GOAL - 1:.0%} above the lower rates on",
@@ -53,7 +53,7 @@ def assumptions() -> str:
     }
     text = " and ".join(f"{low:.0%} to {high:.0%} to {part}" for part, (low, high) in shares.items())
     return (
-        f"The prediction for two T4s assumes {TRAINING[0]:,.0f} to {TRAINING[1]:,.0f} training and "
+        f"The estimate for two T4s assumes {TRAINING[0]:,.0f} to {TRAINING[1]:,.0f} training and "
         f"{INFERENCE[0]:,.0f} to {INFERENCE[1]:,.0f} inference images/s on both together: of "
         f"{BANDWIDTH / 1e9:.0f} GB/s a card, times {SCALING} for two, {text}, at the traffic of DenseNet-121 in "
         "fp16, layer by layer. A pack of files that are not in memory comes on top. Not measured."

@@ -90,9 +90,7 @@ def main() -> None:
         )
         about = bench.about
     facts = {
-        f"where the time goes, {name}": ", ".join(
-            f"{part} {statistics.median(each[-ROUNDS:]):.1f} s" for part, each in parts.items()
-        )
+        f"time, {name}": ", ".join(f"{part} {statistics.median(each[-ROUNDS:]):.1f} s" for part, each in parts.items())
         for name, parts in times.items()
     }
     title = f"train {TRAINED} and predict {PREDICTED} with eight views, one process, {THREADS} threads, {about}"

@@ -1,6 +1,6 @@
-"""Folds by slide under a model of your own, and its out-of-fold figures.
+"""Evaluate a scikit-learn model out of fold, on folds grouped by slide.
 
-python examples/folds_and_oof.py FOLDER     makes its patches there
+python examples/folds_and_oof.py FOLDER     creates synthetic patches in FOLDER
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import claris_kaggle as ck
 
 
 def main(folder: Path) -> float:
-    """Split, fit on four fifths, predict the fifth, five times over; the AUC over all patches."""
+    """Fit and predict each of the five folds, and return the out-of-fold AUC over all patches."""
     data = ck.DataDir(ck.generate(folder / "data", train=200, test=20))
     folds = ck.make_fold_file(data, folder / "folds.csv", slides=data.root / "slides.csv", cache=folder / "cache")
     pack = ck.ensure_pack(data.patches("train"), folds.ids, folder / "cache")
 
-    # What a patch looks like to this model: mean and spread of each colour in its centre, which decides the label.
+    # Features: mean and standard deviation of each colour in the centre of the patch, which defines the label.
     centre = pack.pixels[pack.rows(folds.ids), 32:64, 32:64].reshape(len(folds.ids), -1, 3)
     features = np.concatenate([centre.mean(axis=1), centre.std(axis=1)], axis=1) / 255
 

@@ -1,6 +1,6 @@
-"""Two small runs of the library's own loop, averaged into a checked submission.
+"""Train two small runs and average them into a checked submission.
 
-python examples/train_and_blend.py FOLDER     makes its patches there; seconds, as the network is tiny
+python examples/train_and_blend.py FOLDER     creates synthetic patches in FOLDER; takes seconds with a tiny network
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import claris_kaggle as ck
 
 
 def main(folder: Path) -> Path:
-    """Train and predict two runs on the same folds, and write their mean; the submission's path."""
+    """Train and predict two runs on the same folds, write their mean, and return the path of the submission."""
     folder = folder.absolute()
     data = ck.DataDir(ck.generate(folder / "data", train=200, test=20))
     fold_file, cache = folder / "folds.csv", folder / "cache"
@@ -20,7 +20,7 @@ def main(folder: Path) -> Path:
 
     runs = [ck.RunDir(folder / "runs" / name) for name in ("first", "second")]
     for seed, run_dir in enumerate(runs):
-        # One process in this one; several need a command line to be started with, as `claris train` gives it.
+        # One process is enough for a tiny network. Without `nproc`, one process per GPU is started.
         job = ck.TrainJob(data=data, fold_file=fold_file, run_dir=run_dir, cache=cache, nproc=1)
         ck.train_run(job, {"model": "tiny", "weights": "none", "epochs": 2, "seed": seed, "threads": 1})
         ck.predict_run(ck.PredictJob(data=data, run_dir=run_dir, cache=cache, nproc=1))

@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:  # a session in Kaggle's image has another client than the double is made of
+    from tests.support.kaggle_double import FakeKaggle, Files
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from claris_kaggle.core.console import messages_on_stderr  # noqa: E402
 from claris_kaggle.core.paths import DataDir, RunDir  # noqa: E402
-from tests.support.kaggle_double import FakeKaggle, Files  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 180
@@ -112,6 +114,8 @@ def finished(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory:
 @pytest.fixture
 def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
     """A fresh server, with the environment that points the client at it and quick retries."""
+    from tests.support.kaggle_double import FakeKaggle
+
     fake = FakeKaggle()
     for name, value in fake.environment(str(home)).items():
         monkeypatch.setenv(name, value)

@@ -96,7 +96,7 @@ class _Learner:
         move_network(self.model, device, self.cudnn)
         fused = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.config), lr=0.0, fused=fused)
-        self.body = _body_parameters(self.model)
+        self.body = _body_parameters(self.model) if self.config.freeze_epochs else []
         # Only fp16 needs a scale; for the others the scaler, at a scale of 1, skips what is not finite.
         scaling = self.config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(
@@ -235,7 +235,7 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     device, config = learner.world.device, learner.config
     batch = batch.to(device)
     for group in learner.optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = lr * group.get("lr_scale", 1.0)
     frozen = learner.epoch < config.freeze_epochs
     learner.wrapped.train(not frozen)  # fixed layers keep their running statistics too
     if config.drop_path:

@@ -325,7 +325,7 @@ def _end_epoch(
 def _last_learning_rate(learner: _Learner) -> float:
     """Return the learning rate of the last step, before the factors of groups of layers."""
     group = learner.optimizer.param_groups[0]
-    return float(group["lr"] / group["lr_scale"])
+    return float(group["lr"] / group.get("lr_scale", 1.0))
 
 
 def _save_if_main(learner: _Learner, writer: _CheckpointWriter) -> None:

@@ -82,8 +82,8 @@ def test_only_rank_0_speaks(clock: Clock, capsys: pytest.CaptureFixture[str], mo
 
 def test_a_terminal_gets_a_bar_with_speed_time_left_and_auc() -> None:
     program = (
-        "import time; from claris_kaggle.core.console import Progress\n"
-        "with Progress('fold 0 epoch 1/6', 100, 'images', note='AUC 0.9712') as progress:\n"
+        "import time; from claris_kaggle.core.console import Progress, messages_on_stderr\n"
+        "with messages_on_stderr(), Progress('fold 0 epoch 1/6', 100, 'images', note='AUC 0.9712') as progress:\n"
         "    for _ in range(5): time.sleep(0.15); progress.update(10)\n"
     )
     ours, theirs = pty.openpty()

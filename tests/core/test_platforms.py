@@ -24,7 +24,7 @@ from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import kernel_output
 from claris_kaggle.runtime import distributed
 from tests.conftest import DEADLINE, ROOT, TINY, contents, environment
-from tests.support.kaggle_server import FakeKaggle
+from tests.support.kaggle_double import FakeKaggle
 
 Call = Callable[..., tuple[int, str, str]]
 POOR = ROOT / "tests" / "support" / "like_windows"
@@ -272,7 +272,7 @@ def test_several_processes_are_refused_where_torch_has_no_torchrun(monkeypatch: 
         distributed.choose_nproc(2)
 
 
-@pytest.mark.parametrize("number", [os.getpid(), os.getppid()])
+@pytest.mark.parametrize("number", [os.getpid(), os.getppid()], ids=["own", "parent"])
 def test_a_living_process_is_seen(number: int) -> None:
     assert platforms._is_alive(number)
 

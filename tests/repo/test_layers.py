@@ -92,6 +92,85 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
 
+# The command line calls these of every verb by their names.
+OF_EVERY_VERB = {"run", "add_arguments", "HELP"}
+
+
+def own_names(path: Path) -> set[str]:
+    """Return the functions, classes and constants that a module defines at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+    return {name for name in names if not name.startswith("__")}
+
+
+def names_used_by(path: Path) -> set[tuple[str, str]]:
+    """Return what a file takes from modules of the package, as (module, name)."""
+    used, aliases = set(), {}
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                used.add((node.module, alias.name))
+                aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            used.add((aliases[node.value.id], node.attr))
+    return used
+
+
+def names_of_other_packages() -> set[tuple[str, str]]:
+    """Return what is used outside its own package: by others, kernels and the installed command, or is public."""
+    used = {(f"claris_kaggle.{module}", name) for name, module in claris_kaggle.PUBLIC.items()}
+    used |= set(re.findall(r"= (claris_kaggle[\w.]*):(\w+)", (ROOT / "setup.py").read_text("utf-8")))
+    for path in (ROOT / "kernels").rglob("*.py"):
+        used |= names_used_by(path)
+    for module in INSIDE:
+        package = module.split(".")[1]
+        used |= {(home, name) for home, name in names_used_by(MODULES[module]) if home.split(".")[1:2] != [package]}
+    return used
+
+
+def test_what_no_other_package_uses_is_private() -> None:
+    used = names_of_other_packages()
+    for module in set(INSIDE) - {"claris_kaggle.version"}:
+        exempt = OF_EVERY_VERB if module.startswith("claris_kaggle.cli.") else set()
+        names = {name for name in own_names(MODULES[module]) - exempt if not name.startswith("_")}
+        assert {name for name in names if (module, name) not in used} == set(), module
+
+
+def test_no_other_package_uses_what_is_private() -> None:
+    private = {(module, name) for module, name in names_of_other_packages() if name.startswith("_")}
+    assert {(module, name) for module, name in private if not name.startswith("__")} == set()
+
+
+def test_no_two_modules_define_the_same_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for module in INSIDE:
+        for name in own_names(MODULES[module]) - OF_EVERY_VERB:
+            homes.setdefault(name.lstrip("_"), []).append(module)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+def test_each_package_says_what_others_use_of_it() -> None:
+    for module, path in MODULES.items():
+        if path.name == "__init__.py" and module.count(".") == 1 and module != "claris_kaggle.cli":
+            public = {
+                name
+                for part in MODULES
+                if part.startswith(f"{module}.") and part.count(".") == 2
+                for name in own_names(MODULES[part])
+                if not name.startswith("_")
+            }
+            told = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+            rows = re.sub(r"- `\w+`:", "", told.split("\n\n")[-1])
+            assert set(re.findall(r"`(\w+)`", rows)) == public, module
+
+
 def test_help_and_wrong_use_load_nothing_heavy() -> None:
     for arguments, code in ((["--help"], 0), (["train", "--help"], 0), (["nonsense"], 2), (["train"], 2)):
         program = (

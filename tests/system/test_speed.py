@@ -140,7 +140,7 @@ def test_each_benchmark_can_be_tried_and_then_keeps_nothing(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "against the first" in done.stdout and contents(ROOT / "docs" / "performance") == before
+    assert "ratio to the first row" in done.stdout and contents(ROOT / "docs" / "performance") == before
 
 
 @pytest.mark.slow

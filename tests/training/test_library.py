@@ -57,8 +57,10 @@ def test_a_script_trains_two_processes_and_keeps_its_signals_settings_and_stderr
     assert done.returncode == 0, done.stderr
     assert 0.4 < float(done.stdout) <= 1 and set(predictions_of(run)) >= {"oof.csv", "test.csv"}
     lines = done.stderr.splitlines()
-    assert bool(lines) == notebook and all(line.startswith("claris_kaggle: ") for line in lines if "fold" in line)
-    assert not notebook or any("training tiny from random weights" in line for line in lines)
+    assert bool(lines) == notebook
+    if notebook:  # this process formats its messages as it likes; those of the ranks are plain
+        assert any(line.startswith("claris_kaggle: training tiny from random weights") for line in lines)
+        assert any(line.startswith("fold 2 epoch 2/2: loss") for line in lines)
 
 
 def test_options_of_the_library_are_those_of_the_command_line(finished: RunDir) -> None:
