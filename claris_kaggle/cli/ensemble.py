@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--only-sound", action="store_true", help="leave out runs that something speaks against")
     parser.add_argument("--calibrate", action="store_true", help="scale the result by a temperature fitted on OOF")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="keep the ensemble as a run of its own there")
+    parser.add_argument("--save-run", type=Path, metavar="DIR", help="save the ensemble as a run in this folder")
     options._add_json_flag(parser)
 
 
@@ -44,9 +44,10 @@ def run(args: argparse.Namespace) -> None:
 
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 
+    keep = options._open_run(args.save_run) if args.save_run else None
     result = ensemble_runs(
         [options._open_run(path) for path in args.runs], data, args.out, method=args.method,
-        only_sound=args.only_sound, calibrate=args.calibrate, keep=options._open_run(args.run) if args.run else None,
+        only_sound=args.only_sound, calibrate=args.calibrate, keep=keep,
     )  # fmt: skip
     evidence = result["ensemble"]
     _report_evidence(evidence)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the run's name, which the kernels' names hold too")
     parser.add_argument("--per-fold", action="store_true", help="a kernel for each fold [one for all]")
     parser.add_argument(
-        "--epochs", type=options._parse_count, default=6, metavar="N", help="passes over the patches [6]"
+        "--epochs", type=options._parse_count, metavar="N", help="passes over the patches [the recipe's]"
     )
     parser.add_argument(
         "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="time between two looks [60]"
@@ -42,18 +42,16 @@ def run(args: argparse.Namespace) -> None:
     """Launch or go on, and print the ledger's line; or print the plan."""
     import json
 
-    from claris_kaggle.core.errors import UsageError
     from claris_kaggle.kaggle.launch import run_launch
     from claris_kaggle.kaggle.launch_state import Plan, describe_plan, require_name
 
-    if args.epochs < 1:
-        raise UsageError("--epochs is 0", "at least 1 is needed")
     options._require_session(args.time_limit)
     options._require_inputs(args)
+    chosen = [] if args.epochs is None else ["--epochs", str(args.epochs)]
     plan = Plan(
         name=require_name(args.name),
         parts=tuple((fold,) for fold in range(5)) if args.per_fold else ((),),
-        flags=("--epochs", str(args.epochs), *options._check_train_flags(args.rest)),
+        flags=options._check_train_flags([*chosen, *args.rest]),
         time_limit=args.time_limit,
         datasets=tuple(args.dataset),
         models=tuple(args.model_input),
@@ -82,7 +80,8 @@ def _print_plan(facts: dict[str, object], *, as_json: bool) -> None:
     for kernel in facts["kernels"]:  # type: ignore[attr-defined]
         print(f"push     {kernel['slug']}: folds {' '.join(map(str, kernel['folds']))}, {kernel['machine']}")
     inputs = ", ".join(["the competition", *facts["inputs"]])  # type: ignore[misc]
-    print(f"train    {' '.join(facts['flags'])}, stopping itself after {facts['time_limit']}")  # type: ignore[arg-type]
+    flags = " ".join(facts["flags"]) or "with the default recipe"  # type: ignore[arg-type]
+    print(f"train    {flags}, stopping itself after {facts['time_limit']}")
     print(f"inputs   {inputs}")
     print(f"at once  {facts['at_a_time']}; then {', '.join(facts['then'])}")  # type: ignore[arg-type]
     print(f"hours    about {facts['estimated_hours']} of two T4s (an estimate) of {facts['weekly_hours']:g} a week")

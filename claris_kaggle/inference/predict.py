@@ -187,32 +187,46 @@ def _predict_folds(
     """Predict with the finished folds that have no predictions yet, in turn."""
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
+    precision = distributed.from_main(world, _kept_precision(job, config.precision, finished))
     for fold in finished:
-        if not distributed.from_main(world, _is_predicted(job, fold)):
+        if not distributed.from_main(world, _is_predicted(job, fold, precision)):
             with convert_cudnn_failures(f"fold {fold}", job.cudnn):
                 _predict_fold(job, config, data, fold, model, world, stopper)
 
 
-def _is_predicted(job: PredictJob, fold: int) -> bool:
-    """Whether this fold's files are there, whole, and from these weights, views and test patches."""
+def _kept_precision(job: PredictJob, precision: str, finished: list[int]) -> str:
+    """Return the precision that predictions must have to be kept, so that the folds of a run do not mix several.
+
+    That of the files where all folds have been predicted in one and none was asked for; else the one in use.
+    """
+    found: set[str] = set()
+    with contextlib.suppress(DataError, DiskError, KeyError):
+        found = {read_json(job.run_dir.fold(fold).predictions_manifest)["precision"] for fold in finished}
+    return found.pop() if len(found) == 1 and not job.precision else precision
+
+
+def _is_predicted(job: PredictJob, fold: int, precision: str) -> bool:
+    """Return True if the fold's files are whole, and of these weights, views, precision and test patches."""
     fold_dir = job.run_dir.fold(fold)
     with contextlib.suppress(DataError, DiskError):
-        if read_json(fold_dir.predictions_manifest) == _make_predictions_manifest(job, fold_dir):
+        if read_json(fold_dir.predictions_manifest) == _make_predictions_manifest(job, fold_dir, precision):
             log_info(f"fold {fold}: predicted before")
             return True
     return False
 
 
-def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir) -> dict[str, Any]:
-    """What the fold's two files were made from, and their SHA-256.
+def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, precision: str) -> dict[str, Any]:
+    """Return what the fold's two files were made from, and their SHA-256.
 
+    Args:
+        precision: of the arithmetic that was used.
     Raises:
         DiskError: one of the files is not there.
     """
     return {
         "weights_sha256": finished_sha256(fold_dir),
         "views": job.views,
-        "precision": job.precision,
+        "precision": precision,
         "test_sha256": tables.digest_rows(tables.read_sample(job.data.sample)),
         "files": {path.name: sha256_file(path) for path in (fold_dir.oof, fold_dir.test)},
     }
@@ -262,7 +276,7 @@ def _predict_fold(
         fold_dir.predictions_manifest.unlink(missing_ok=True)
         predictions.write_oof(fold_dir.oof, valid_ids, data.folds.labels[rows], fold, oof)
         predictions.write_test(fold_dir.test, data.test.ids, test)
-        write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir))
+        write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir, config.precision))
     log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second, {progress.note}")
 
 

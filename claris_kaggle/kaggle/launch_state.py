@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from claris_kaggle.core.config import TrainConfig, add_config_flags, apply_preset, read_given_flags
 from claris_kaggle.core.errors import RunError, UsageError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle.kernel_output import Kernel
@@ -19,7 +20,7 @@ from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name
 from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
 
 _MOST_SESSIONS = 2
-_FOLDS, _EPOCHS = 5, 6
+_FOLDS = 5
 # Measured by nobody yet on Kaggle: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
 # images/s expected of two T4s, plus OOF and test with eight views at 4,600 to 9,200.
 _EPOCH_HOURS, _PREDICT_HOURS, _PACK_HOURS, _WEEKLY_HOURS = 0.025, 0.04, 0.15, 30.0
@@ -60,11 +61,16 @@ class Plan:
 
     def hours(self) -> float:
         """How many hours of two T4s it may take."""
-        epochs = next(
-            (int(n) for flag, n in reversed([*pairwise(self.flags)]) if flag == "--epochs" and n.isdigit()), _EPOCHS
-        )
+        epochs = self._config().epochs
         trained = sum(len(part) or _FOLDS for part in self.parts)
         return trained * (epochs * _EPOCH_HOURS + _PREDICT_HOURS) + len(self.parts) * _PACK_HOURS
+
+    def _config(self) -> TrainConfig:
+        """Return the recipe that the sessions train by."""
+        parser = argparse.ArgumentParser(add_help=False)
+        add_config_flags(parser)
+        given = read_given_flags(parser.parse_known_args(self.flags)[0])
+        return apply_preset({**given, "weights": self.weights_from} if self.weights_from else given)
 
     def slug(self, number: int, round_number: int) -> str:
         """Return the kernel's slug: every round has its own, so that one can be the next one's input."""

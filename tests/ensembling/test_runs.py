@@ -37,7 +37,7 @@ def two(tmp_path: Path) -> list[RunDir]:
 def test_two_files_are_a_run_and_what_is_unknown_is_said(call: Call, data: DataDir, two: list[RunDir]) -> None:
     out, kept = data.root / "s.csv", data.root / "both"
     arguments = ["ensemble", *(one.root for one in two), "--data", data.root, "--out", out, "--method", "auto"]
-    code, shown, said = call(*arguments, "--run", kept)
+    code, shown, said = call(*arguments, "--save-run", kept)
     assert code == 0 and shown.splitlines()[-1] == str(out)
     assert "first, second: no fold file of their own" in said and "the slides are not known" in said
     for words in ("rank correlation", "nested OOF AUC", "taken: ", " to first, p ", "together: OOF AUC"):
@@ -47,7 +47,7 @@ def test_two_files_are_a_run_and_what_is_unknown_is_said(call: Call, data: DataD
     assert set(stored) == {"ensemble", "overall", "folds", "calibration", "slides"}
     assert stored["ensemble"] == json.loads(out.with_suffix(".json").read_text())["ensemble"]
     assert call("report", two[0].root, kept, "--out", data.root / "report.html")[0] == 0
-    assert call(*arguments, "--run", kept)[0] == 0, "an ensemble takes the place of an ensemble"
+    assert call(*arguments, "--save-run", kept)[0] == 0, "an ensemble takes the place of an ensemble"
 
 
 def test_json_is_all_of_stdout(call: Call, data: DataDir, two: list[RunDir]) -> None:

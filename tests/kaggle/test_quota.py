@@ -150,3 +150,13 @@ def test_a_failed_call_names_what_was_asked(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
     with pytest.raises(KaggleError, match="did not tell the GPU hours"):
         api._call_once("quota")
+
+
+def test_the_hours_of_a_plan_follow_from_the_recipe_that_its_sessions_train_by() -> None:
+    def hours(*flags: str, weights_from: str = "") -> float:
+        return Plan(name="first", flags=flags, weights_from=weights_from).hours()
+
+    assert hours("--epochs=8") == hours("--epochs", "8") > hours("--epochs", "7")
+    assert hours() == hours("--epochs", "6")
+    assert hours("--weights", "none") == hours("--epochs", "20") == hours("--weights", "none", "--epochs", "20")
+    assert hours(weights_from="me/weights/densenet.pth") == hours()

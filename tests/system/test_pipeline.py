@@ -307,3 +307,22 @@ def test_the_demo_learns_with_a_real_densenet(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["oof"]["auc"] > 0.85 and result["test"]["auc"] > 0.9
+
+
+def test_folds_of_a_run_are_predicted_in_one_precision(
+    call: Call, finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path
+) -> None:
+    run = RunDir(copy_run(finished, tmp_path / "run"))
+    arguments = ["predict", *places(generated, cache, run.root), "--nproc", "1"]
+
+    def precisions() -> set[str]:
+        return {json.loads(run.fold(fold).predictions_manifest.read_text())["precision"] for fold in range(3)}
+
+    assert precisions() == {"fp32"}
+    assert call(*arguments, "--precision", "bf16")[0] == 0 and precisions() == {"bf16"}
+    code, _, said = call(*arguments)
+    assert code == 0 and said.count("predicted before") == 3, "all folds have one precision, and none was asked for"
+    run.fold(1).predictions_manifest.unlink()
+    code, _, said = call(*arguments)
+    assert code == 0 and "predicted before" not in said, "fold 1 is predicted in fp32, so all others are too"
+    assert precisions() == {"fp32"} and predictions_of(run.root) == predictions_of(finished.root)
