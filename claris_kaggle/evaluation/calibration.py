@@ -64,7 +64,10 @@ def fit_temperature(labels: Labels, probabilities: NDArray[Any]) -> float:
 
 
 def apply_temperature(probabilities: NDArray[Any], temperature: float) -> Probabilities:
-    """Return the probabilities with logits divided by the temperature, float32 without changes in order or new ties."""
+    """Return the probabilities with logits divided by the temperature, as float32.
+
+    The order does not change, and different probabilities stay different.
+    """
     from scipy.special import expit, logit
 
     values, places = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
