@@ -76,7 +76,11 @@ def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str]
 
 
 def _join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
-    """Return a group name for each row: rows that share a value of any key, also indirectly, get one smallest name."""
+    """Return a group name for each row.
+
+    Rows that share a value of any key, directly or through other rows, form a group. Its name is the smallest of its
+    rows.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
