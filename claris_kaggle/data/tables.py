@@ -70,7 +70,7 @@ def read_table(
 
 
 def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
-    """Raise if an id is empty, ends in `.tif`, or contains other characters than letters, digits, `_` and `-`.
+    """Check that ids have 1 to 100 letters, digits, `_` or `-`, and do not end in `.tif`.
 
     Raises:
         TableError: names the first such ids, with line numbers.
