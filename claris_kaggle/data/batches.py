@@ -21,7 +21,7 @@ from claris_kaggle.data.pack import Pack
 
 
 class Batch(NamedTuple):
-    """One rank's part of a training step.
+    """The part of a training step for one rank.
 
     Attributes:
         images: uint8 [B, crop, crop, 3].
@@ -139,7 +139,7 @@ class EpochBatches(Dataset[Batch]):
 
 
 class PredictionBlocks(Dataset[_Block]):
-    """Consecutive blocks of patches; the blocks do not depend on the world size.
+    """A dataset of consecutive blocks of patches. The blocks do not depend on the world size.
 
     A patch is always in the same block, so its probability is bit-identical.
     """
