@@ -73,7 +73,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Measured:
-    """AUCs of several columns over the same patches, and their joint variation.
+    """The AUCs of several columns over the same patches, and their joint variation.
 
     Attributes:
         aucs: float64 [M].
