@@ -25,7 +25,7 @@ _PREDICTIONS_HINT = "Write it again, by claris predict or the tool that made it"
 
 @dataclass(frozen=True)
 class Oof:
-    """Out-of-fold predictions: each probability comes from the model that did not train on the patch.
+    """The out-of-fold predictions: each probability comes from the model that did not train on the patch.
 
     Attributes:
         ids: sorted patch ids.
