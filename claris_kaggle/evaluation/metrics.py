@@ -41,7 +41,7 @@ def _summary_of_any(labels: Labels, probabilities: Probabilities) -> dict[str, A
 
 
 def auc(labels: Labels, probabilities: Probabilities) -> float:
-    """Return the area under the ROC curve; ties count half.
+    """Return the area under the ROC curve: the share of correctly ranked malignant-benign pairs; ties count half.
 
     >>> auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
     0.75
