@@ -44,7 +44,7 @@ def _bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
 
 
 def calibration_error(labels: Labels, probabilities: NDArray[Any], bins: int = _CALIBRATION_BINS) -> float:
-    """Return the expected calibration error: the distance of predicted and observed, weighted by bin size."""
+    """Return the expected calibration error: the mean distance of predicted and observed, weighted by bin size."""
     curve = {name: np.array(values) for name, values in calibration_curve(labels, probabilities, bins).items()}
     return float(np.abs(curve["said"] - curve["found"]) @ curve["patches"] / curve["patches"].sum())
 
