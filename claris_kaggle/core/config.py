@@ -1,7 +1,7 @@
-"""What makes a result: a frozen config, from which flags, checks and JSON come.
+"""The frozen training config. Flags, validation and JSON are derived from its fields.
 
-How a run is carried out here (processes, workers, folders, time limit) is not part of it:
-two runs are comparable when their configs agree, wherever they ran.
+The config defines the result. How a run is executed (processes, workers, folders, time limit) is not part of it, so
+two runs with equal configs are comparable on any machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from claris_kaggle.core.errors import DataError, RunError, UsageError
 from claris_kaggle.core.presets import _PRESETS, _choose_preset, _preset_for
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-# Settings of cuDNN, from fast to safe: autotuning and channels-last tensors, only the latter, neither.
+# cuDNN settings, from fast to safe: autotuning with channels-last tensors, channels-last only, neither.
 CUDNN_MODES = ("default", "no-autotune", "contiguous")
 _SCHEDULES = ("onecycle", "cosine", "constant")
 _SELECTIONS = ("last", "best")
@@ -26,13 +26,20 @@ _TAILS = ("pool", "no-pool")
 _POOLINGS = ("mean", "centre")
 _EQUIVARIANCES = ("none", "p4m")
 PATCH_SIZE = 96  # the side of a patch, in pixels
-CENTRE_SIZE = 32  # the side of the square in its middle that its label speaks of
-LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves five times; timm publishes few networks above 384
+CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
+LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
 _DEFAULT_BATCH_SIZE, _LOWEST_BATCH_SIZE, _LEAST_STEPS = 128, 16, 30
 
 
 def default_batch_size(patches: int) -> int:
-    """128 as the original, halved until an epoch of so many patches has 30 steps, but not below 16.
+    """Return the default batch size for a number of training patches.
+
+    Starts at 128, as in the original project, and halves until an epoch has 30 steps. Never below 16.
+
+    Args:
+        patches: number of training patches.
+    Returns:
+        A global batch size from 16 to 128.
 
     >>> default_batch_size(176_020), default_batch_size(960), default_batch_size(100)
     (128, 32, 16)
@@ -44,12 +51,12 @@ def default_batch_size(patches: int) -> int:
 
 
 def _flag_field(default: Any, text: str, **limits: Any) -> Any:
-    """A field that is also a command-line flag; `limits` are choices, low or high."""
+    """Return a dataclass field that is also a command-line flag; `limits` are choices, low or high."""
     return field(default=default, metadata={"help": text, "flag": True, **limits})
 
 
 def _recorded_field(text: str) -> Any:
-    """A field that the training verb fills in from its inputs."""
+    """Return a dataclass field that the train command fills in from its inputs."""
     return field(default="", metadata={"help": text})
 
 
@@ -58,7 +65,7 @@ class TrainConfig:
     """The frozen config of a run, written to `config.json`.
 
     Raises:
-        UsageError: a value is outside what its field allows; the message names the flag.
+        UsageError: a value is not allowed for its field; the message names the flag.
     """
 
     model: str = _flag_field("densenet121", "timm name of the network, or `tiny` for trials")
@@ -146,7 +153,7 @@ class TrainConfig:
     folds_sha256: str = _recorded_field("digest of the fold file's content")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, before any work is done."""
+        """Validate all fields."""
         for item in dataclasses.fields(self):
             _check_value(item, getattr(self, item.name))
         _check_sides(self)
@@ -154,31 +161,31 @@ class TrainConfig:
 
     @property
     def side(self) -> int:
-        """Input size of the network in pixels, after crop and resolution."""
+        """The input size of the network in pixels, after crop and resolution."""
         return self.resolution or self.crop
 
     @property
     def layout(self) -> dict[str, Any]:
-        """What `factory.create_model` is to change about the network's poolings, in training and after."""
+        """The pooling options that `factory.create_model` applies, in training and in prediction."""
         return {"stem": self.stem, "tail": self.tail, "pooling": self.pooling}
 
     @property
     def least_side(self) -> int:
-        """Pixels that a patch needs to end in one cell at least."""
+        """The smallest input size in pixels that leaves at least one cell in the last feature map."""
         return 2 * LEAST_SIDE if self.stem == "pool4" and self.tail == "pool" else LEAST_SIDE
 
     def resolution_in(self, epoch: int) -> int:
-        """What `resolution` is in that epoch, counted from 0."""
-        small = min(round(self.small_share * self.epochs), self.epochs - 1)  # the last epoch sees what predicting sees
+        """Return the value of `resolution` in an epoch, counted from 0."""
+        small = min(round(self.small_share * self.epochs), self.epochs - 1)  # the last epoch trains at full size
         return (self.resolution or self.crop) // 2 if epoch < small else self.resolution
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
+        """Return all fields as plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any], source: object) -> TrainConfig:
-        """The config whose `to_json` is `content`; `source` is the file to name in messages.
+        """Return the config whose `to_json` is `content`; `source` is the file named in messages.
 
         Raises:
             DataError: a field is unknown, missing or of the wrong type.
@@ -195,10 +202,10 @@ class TrainConfig:
 
 
 def _check_sides(config: TrainConfig) -> None:
-    """Refuse a crop, resolution, shift or poolings that leave a network nothing to see.
+    """Reject a crop, resolution, shift or pooling that leaves an empty feature map.
 
     Raises:
-        UsageError: naming the flags.
+        UsageError: names the flags.
     """
     if 0 < config.resolution < LEAST_SIDE:
         expected = f"0, or {LEAST_SIDE} to {_LARGEST_SIDE} is needed"
@@ -217,10 +224,10 @@ def _check_sides(config: TrainConfig) -> None:
 
 
 def _check_combinations(config: TrainConfig) -> None:
-    """Refuse options that mean nothing, or another thing, beside each other.
+    """Reject incompatible options.
 
     Raises:
-        UsageError: naming the flags.
+        UsageError: names the flags.
     """
     if config.freeze_epochs >= config.epochs:
         found = f"--freeze-epochs is {config.freeze_epochs} and --epochs {config.epochs}"
@@ -239,10 +246,10 @@ def _check_combinations(config: TrainConfig) -> None:
 
 
 def _check_value(item: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse a value that its field's limits do not allow.
+    """Reject a value outside the limits of its field.
 
     Raises:
-        UsageError: it is of another type, not among the choices, or out of range.
+        UsageError: the value has another type, is not among the choices, or is out of range.
     """
     flag = "--" + item.name.replace("_", "-")
     limits = item.metadata
@@ -257,7 +264,7 @@ def _check_value(item: dataclasses.Field[Any], value: Any) -> None:
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for each flagged field; a flag that is not given leaves no attribute."""
+    """Add one flag for each flagged field to the parser; a flag that is not given sets no attribute."""
     group = parser.add_argument_group("recipe (kept in config.json; must agree on a resume)")
     for item in dataclasses.fields(TrainConfig):
         if item.metadata.get("flag"):
@@ -273,7 +280,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe_default(item: dataclasses.Field[Any]) -> str:
-    """What the field is where it is not typed, and under which presets it is something else.
+    """Return the default of a field as text, with the presets that change it.
 
     >>> fields = {item.name: item for item in dataclasses.fields(TrainConfig)}
     >>> _describe_default(fields["seed"]), _describe_default(fields["epochs"])
@@ -285,16 +292,16 @@ def _describe_default(item: dataclasses.Field[Any]) -> str:
 
 
 def read_given_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The config fields that were typed on the command line."""
+    """Return the config fields that were given on the command line."""
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
 def apply_preset(given: dict[str, Any]) -> TrainConfig:
-    """The config of what was typed, over the values of its preset; no `auto` is left.
+    """Return the config of the given fields; the preset sets the others, and `auto` is resolved.
 
     Raises:
-        UsageError: as `TrainConfig`.
+        UsageError: as in `TrainConfig`.
     """
     typed = TrainConfig(**{name: given[name] for name in ("model", "weights", "preset") if name in given})
     preset = _choose_preset(typed.preset, pretrained=typed.weights != "none")
@@ -302,10 +309,10 @@ def apply_preset(given: dict[str, Any]) -> TrainConfig:
 
 
 def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None:
-    """Refuse to resume under another config.
+    """Reject a resume with another config.
 
     Raises:
-        RunError: naming each field that differs, with both values.
+        RunError: names each field that differs, with both values.
     """
     old, new = found.to_json(), asked.to_json()
     if old["weights_sha256"] and old["weights_sha256"] == new["weights_sha256"]:

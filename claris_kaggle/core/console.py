@@ -1,7 +1,7 @@
-"""Log messages and progress of rank 0 under the logger `claris_kaggle`.
+"""Log messages and progress of rank 0, under the logger `claris_kaggle`.
 
-A program that uses the library sees them when it configures that logger. The command line shows them on stderr, with
-progress bars on a terminal (`messages_on_stderr`).
+A program that uses the library sees them after it configures that logger. The command line shows them on stderr, with
+progress bars on a terminal (see `messages_on_stderr`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, Self
 LOGGER = logging.getLogger("claris_kaggle")
 
 _LINE_EVERY = 30.0
-# A log of hours must stay readable: a process that is older speaks once in a sixtieth of its age, which makes
-# some 250 lines in twelve hours.
+# Keeps long logs short: the pause between two lines grows to a sixtieth of the age of the process, which makes
+# about 250 lines in twelve hours.
 _AGE_SHARE = 1 / 60
 _START_TIME = time.monotonic()
 
 
 class _StderrHandler(logging.Handler):
-    """Write each message as a line on the present `sys.stderr`."""
+    """A handler that writes each message as a line on the current `sys.stderr`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the message."""
+        """Write the message to stderr."""
         print(record.getMessage(), file=sys.stderr, flush=True)
 
 
@@ -36,9 +36,9 @@ def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
     """Show log messages and progress on stderr within the context, as the command line does.
 
     Args:
-        level: the lowest level that is shown; `logging.DEBUG` adds tracebacks of errors.
+        level: the lowest level to show; `logging.DEBUG` adds tracebacks of errors.
     """
-    if _is_on_stderr():  # a command that is called within another one
+    if _is_on_stderr():  # a command called by another command
         yield
         return
     handler, kept = _StderrHandler(), (LOGGER.level, LOGGER.propagate)
@@ -54,7 +54,7 @@ def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
 
 
 def _shows_progress() -> bool:
-    """Return True if a progress bar may be drawn: on a terminal, when messages go to stderr."""
+    """Return True if a progress bar can be drawn: on a terminal, when messages go to stderr."""
     return _is_on_stderr() and is_speaker() and sys.stderr.isatty()
 
 
@@ -69,13 +69,13 @@ def is_speaker() -> bool:
 
 
 def log_info(text: str) -> None:
-    """Log one message at level INFO, on rank 0 alone."""
+    """Log one message at level INFO, on rank 0 only."""
     if is_speaker():
         LOGGER.info("%s", text)
 
 
 def format_duration(seconds: float) -> str:
-    """A time as one says it.
+    """Return a duration in seconds as readable text.
 
     >>> format_duration(45.2), format_duration(750), format_duration(6000)
     ('45 s', '12 min', '1 h 40 min')
@@ -87,7 +87,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Waiting:
-    """What is waited for, in one line: written anew on a terminal, elsewhere said every 30 seconds at first."""
+    """A status line: updated in place on a terminal, otherwise logged every 30 seconds, later less often."""
 
     def __init__(self, **bar: Any) -> None:
         self.spoken = time.monotonic()
@@ -98,42 +98,42 @@ class Waiting:
             self.bar = tqdm(leave=False, **(bar or {"bar_format": "{desc}"}))
 
     def show(self, text: str) -> None:
-        """The line as it is now."""
+        """Show the current text."""
         if self.bar is not None:
             self.bar.set_description_str(text)
         else:
             self.speak(text)
 
     def speak(self, text: str) -> None:
-        """Say the line if the last one was long enough ago."""
+        """Log the text if enough time has passed since the last line."""
         now = time.monotonic()
         if now - self.spoken >= max(_LINE_EVERY, _AGE_SHARE * (now - _START_TIME)):
             self.spoken = now
             log_info(text)
 
     def close(self) -> None:
-        """Take the line away from the terminal."""
+        """Remove the line from the terminal."""
         if self.bar is not None:
             self.bar.close()
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return this object."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Take the line away, also on failure."""
+        """Remove the line, also after an error."""
         self.close()
 
 
 class Progress(Waiting):
-    """A bar on a terminal; elsewhere a line every 30 seconds at first.
+    """A progress bar on a terminal; otherwise a log line every 30 seconds, later less often.
 
     Args:
-        name: what is being done, as in "pack train".
-        total: how many units there are in all.
-        unit: what is counted, as in "patches".
-        done: how many of them were done before.
-        note: stands behind the figures, as the AUC so far.
+        name: the task, for example "pack train".
+        total: number of units.
+        unit: name of the units, for example "patches".
+        done: number of units that were done before.
+        note: text after the numbers, for example the latest AUC.
     """
 
     def __init__(self, name: str, total: int, unit: str = "patches", done: int = 0, note: str = "") -> None:
@@ -143,7 +143,7 @@ class Progress(Waiting):
         self.start = self.spoken
 
     def update(self, amount: int) -> None:
-        """Count `amount` more units done."""
+        """Add `amount` finished units."""
         self.done += amount
         if self.bar is not None:
             self.bar.set_postfix_str(self.note, refresh=False)
@@ -152,11 +152,11 @@ class Progress(Waiting):
             self.speak(self.line())
 
     def rate(self) -> float:
-        """Units a second since the beginning."""
+        """Return the units per second since the start."""
         return (self.done - self.initial) / max(time.monotonic() - self.start, 1e-9)
 
     def line(self) -> str:
-        """The state in one line: count, share, rate and the time that is left."""
+        """Return the state in one line: count, share, rate and remaining time."""
         rate = self.rate()
         left = f", {format_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         note = f", {self.note}" if self.note else ""

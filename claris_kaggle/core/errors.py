@@ -1,19 +1,19 @@
-"""The error tree: what went wrong, what was needed, what to do.
+"""The exception tree. A message has three parts: what was found, what was expected, what to do.
 
     ClarisError             exit 1
-    ├── UsageError          exit 2   the command was typed wrongly
-    ├── DataError           exit 1   an input file does not hold what it should
+    ├── UsageError          exit 2   a wrong flag or argument
+    ├── DataError           exit 1   an input file has wrong content
     │   ├── TableError               a CSV
     │   └── PatchError               an image
-    │       └── OversizeError        one above the limits
-    ├── RunError            exit 1   a run folder does not fit what was asked of it
+    │       └── OversizeError        an image above the size limits
+    ├── RunError            exit 1   a run folder does not match the request
     ├── DiskError           exit 1   a file cannot be written or read
-    ├── TrainingError       exit 1   the computation itself failed
+    ├── TrainingError       exit 1   the computation failed
     │   └── CudnnError               in a cuDNN call
     ├── KaggleError         exit 1   Kaggle refused, or could not be reached
-    └── Stopped             exit 3   stopped on time or on request; work is left to resume
+    └── Stopped             exit 3   time limit or signal; run again to resume
 
-Imports nothing of ours, so that every module may raise these.
+Imports no other module of the package, so that every module can raise these.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _MAX_NAMED = 3
-# The variable with the file in which a verb leaves why it failed, for the process that started it.
+# Environment variable: the file to which a command writes its error, for the process that started it.
 ERROR_FILE_VARIABLE = "CLARIS_LAST_WORDS"
 
 
 class ClarisError(Exception):
-    """A failure that the user can mend: one line of found, expected and hint.
+    """A failure that the user can fix. Its message is one line: found, expected and hint.
 
     Args:
-        found: what is there, with the file's name first.
-        expected: what should have been there; may be empty.
-        hint: what to do, best a command; may be empty.
+        found: what was found, starting with the file name.
+        expected: what was expected; may be empty.
+        hint: what to do, if possible a command; may be empty.
     """
 
     exit_code = 1
@@ -42,18 +42,18 @@ class ClarisError(Exception):
         super().__init__(f"{text}. {self.hint}" if hint else text)
 
     def __reduce__(self) -> tuple[type[ClarisError], tuple[str, str, str]]:
-        """Rebuild from the three parts: joblib workers send errors as pickles."""
+        """Rebuild the error from its three parts: joblib workers pickle errors."""
         return type(self), (self.found, self.expected, self.hint)
 
 
 class UsageError(ClarisError):
-    """A flag or argument that cannot be right."""
+    """A wrong flag or argument."""
 
     exit_code = 2
 
 
 class DataError(ClarisError):
-    """An input file that does not hold what it should."""
+    """An input file with wrong content."""
 
 
 class TableError(DataError):
@@ -61,15 +61,15 @@ class TableError(DataError):
 
 
 class PatchError(DataError):
-    """An image that is damaged, of another size or kind, or not the one its name says."""
+    """An image that is damaged, has another size or mode, or does not match its id."""
 
 
 class OversizeError(PatchError):
-    """An image of more bytes or pixels than are taken."""
+    """An image with more bytes or pixels than allowed."""
 
 
 class RunError(ClarisError):
-    """A run folder that does not fit what was asked of it."""
+    """A run folder that does not match the request."""
 
 
 class DiskError(ClarisError):
@@ -77,7 +77,7 @@ class DiskError(ClarisError):
 
 
 class TrainingError(ClarisError):
-    """A computation that failed: NaN loss, out of memory, a process that died."""
+    """A computation that failed: NaN loss, out of memory, or a process that died."""
 
 
 class CudnnError(TrainingError):
@@ -85,15 +85,15 @@ class CudnnError(TrainingError):
 
 
 class KaggleError(ClarisError):
-    """Kaggle refused, or could not be reached.
+    """A request that Kaggle refused, or a failure to reach Kaggle.
 
     Attributes:
-        status: the HTTP status, 0 when there was none.
-        passing: a later try may do better.
+        status: the HTTP status; 0 without a response.
+        passing: True if a later attempt may succeed.
         after: seconds that the server asked to wait.
-        busy: refused only because other sessions are running.
-        refused: an answer to a push came, and it is no kernel as it was asked for.
-        no_version: the refused push made no version of the kernel.
+        busy: True if Kaggle refused only because other sessions are running.
+        refused: True if Kaggle answered a push and did not create the requested kernel.
+        no_version: True if the refused push created no version of the kernel.
     """
 
     def __init__(
@@ -115,13 +115,13 @@ class KaggleError(ClarisError):
 
 
 class Stopped(ClarisError):
-    """Stopped by the time limit or a signal, with everything on disk to go on."""
+    """A stop by the time limit or a signal. The state on disk is complete, and the run can resume."""
 
     exit_code = 3
 
 
 def escape_unprintable(name: object) -> str:
-    """A name that every page and terminal in UTF-8 takes: bytes of a file's name that are no text are spelt out.
+    """Return a name as valid UTF-8 text; bytes of a file name that are not UTF-8 become escapes.
 
     >>> escape_unprintable("caf\\udce9.png")
     'caf\\\\udce9.png'
@@ -130,7 +130,7 @@ def escape_unprintable(name: object) -> str:
 
 
 def name_few(names: Iterable[object]) -> str:
-    """The first three names and a count of the rest, for use in a message.
+    """Return the first three names and a count of the rest, for a message.
 
     >>> name_few(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
@@ -141,7 +141,7 @@ def name_few(names: Iterable[object]) -> str:
 
 
 def format_count(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun in the right form.
+    """Return a number with its noun in singular or plural.
 
     >>> format_count(1, "patch", "patches"), format_count(1200, "id")
     ('1 patch', '1,200 ids')
@@ -150,7 +150,7 @@ def format_count(number: int, noun: str, plural: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library says, or the name of its error.
+    """Return the first line of an error of another library, or the name of its class.
 
     >>> first_line(ValueError("bad header\\nat byte 3")), first_line(EOFError())
     ('bad header', 'EOFError')

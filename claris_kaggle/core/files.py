@@ -1,7 +1,7 @@
-"""Files written whole or not at all, their SHA-256, JSON, and the lock on a folder.
+"""Atomic writes, SHA-256, JSON, and the lock of a folder.
 
-Every write of the package goes through here: into a temporary file in the same folder,
-fsync, rename, fsync of the folder. A crash at any point leaves the old file or the new one.
+The package writes files only through this module: write a temporary file in the same folder, fsync, rename, fsync of
+the folder. A crash at any point leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 22
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
-_HELD_LOCKS: set[BaseFileLock] = set()  # the locks that this process holds
+_HELD_LOCKS: set[BaseFileLock] = set()  # locks held by this process
 
 
 @contextlib.contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError about this path into a DiskError that says what to do.
+    """Convert an OSError about this path to a DiskError that says what to do.
 
     Raises:
-        DiskError: no space, no permission, no such folder, or any other OSError.
+        DiskError: no space, no permission, folder not found, or any other OSError.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def explain_os_error(error: OSError, path: object) -> DiskError:
-    """What the error about this path means and what to do."""
+    """Return a DiskError that says what an OSError about this path means and what to do."""
     refused = platforms._explain_refused_name(Path(str(path)))
     if refused:
         return DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
@@ -70,7 +70,7 @@ def explain_os_error(error: OSError, path: object) -> DiskError:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is seen to be a folder: not where a folder above is locked, or the name too long to be one."""
+    """Return True if the path is a folder; False also if a parent is not readable or the name is too long."""
     try:
         return path.is_dir()
     except OSError:
@@ -78,10 +78,10 @@ def is_folder(path: Path) -> bool:
 
 
 def _temporary_name(path: Path) -> Path:
-    """A name beside `path` that nothing has yet; the folder is made.
+    """Return an unused name next to `path`; create the folder if needed.
 
     Raises:
-        DiskError: this system takes no file of the name `path`.
+        DiskError: the operating system does not allow the name `path`.
     """
     refused = platforms._explain_refused_name(path)
     if refused:
@@ -92,12 +92,12 @@ def _temporary_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`; what is written there replaces `path` on a clean exit.
+    """Create a temporary file next to `path`; it replaces `path` when the context ends without an error.
 
-    On an exception the temporary file is removed and `path` stays as it was.
+    After an exception the temporary file is removed and `path` is unchanged.
 
     Raises:
-        DiskError: the folder cannot be made or written, or the disk is full.
+        DiskError: the folder cannot be created or written, or the disk is full.
     """
     with explain_disk_errors(path):
         temporary = _temporary_name(path)
@@ -109,19 +109,20 @@ def replace_file(path: Path) -> Iterator[Path]:
             platforms.replace(temporary, path)
             platforms._sync_folder(path.parent)
         finally:
-            with contextlib.suppress(PermissionError):  # on Windows, while a virus scanner reads it
+            with contextlib.suppress(PermissionError):  # on Windows, while a virus scanner has it open
                 temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def create_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which takes that name on a clean exit; on an exception it is removed.
+    """Create a temporary folder next to `path`; it is renamed to `path` when the context ends without an error.
 
-    Its files are to be written through this module, which has them on disk by then. A link is followed.
+    After an exception the temporary folder is removed. Write its files with this module, so that they are on disk
+    before the rename. Symbolic links are followed.
 
     Raises:
-        DiskError: `path` is there and not empty, or the current folder, which a shell would go on showing empty; or the
-            folder cannot be made or written, or the disk is full.
+        DiskError: `path` exists and is not empty, or is the current folder (a shell there would keep the old, empty
+            one); or the folder cannot be created or written, or the disk is full.
     """
     with explain_disk_errors(path):
         path = path.resolve()
@@ -139,32 +140,32 @@ def create_folder(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put the content in place whole; see `replace_file`."""
+    """Write the content atomically; see `replace_file`."""
     with replace_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Put the text in place whole, as UTF-8 with the newlines that it has."""
+    """Write the text atomically, as UTF-8 with unchanged newlines."""
     write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Put the object in place whole as indented JSON; NaN and infinities are refused."""
+    """Write the object atomically as indented JSON; NaN and infinite values raise ValueError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file.
+    """Return the JSON object in the file.
 
     Raises:
-        DiskError: the file is not there or not readable.
-        DataError: it holds no whole JSON object.
+        DiskError: the file does not exist or is not readable.
+        DataError: the file is not a complete JSON object.
     """
     with explain_disk_errors(path):
         content = path.read_bytes()
     try:
-        # What is no JSON, and some tools write all the same, is kept as text, so that it can be written again.
+        # NaN and Infinity are not JSON, but some tools write them. Keep them as text, so that they can be rewritten.
         value = json.loads(content, parse_constant=str)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a whole JSON file ({error})", "", "Make it again, or remove it") from error
@@ -174,12 +175,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256_bytes(content: bytes) -> str:
-    """The SHA-256 as 64 hex digits."""
+    """Return the SHA-256 as 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of the file's content as 64 hex digits, read in chunks of 4 MiB."""
+    """Return the SHA-256 of the file as 64 hex digits; reads chunks of 4 MiB."""
     digest = hashlib.sha256()
     with explain_disk_errors(path), path.open("rb", buffering=0) as stream:
         buffer = bytearray(_READ_BYTES)
@@ -191,18 +192,18 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file as its only writer; the system frees it when this process dies.
+    """Hold the lock file within the context; the operating system releases it when this process dies.
 
-    Who holds it stands in a file beside it, as Windows lets nobody read a file that is locked.
+    A second file next to it names the holder, because a locked file cannot be read on Windows.
 
     Args:
-        path: the lock file; its folder is made.
-        wait: stand in line instead of refusing.
+        path: the lock file; its folder is created if needed.
+        wait: True waits for the lock instead of raising an error.
     Raises:
-        RunError: another living process holds it; the message says which and since when.
-        DiskError: the lock file cannot be made.
+        RunError: another process holds the lock; the message names it and the time it began.
+        DiskError: the lock file cannot be created.
     """
-    from filelock import FileLock, Timeout  # late: it takes 50 ms, and `claris --help` locks nothing
+    from filelock import FileLock, Timeout  # late import: takes 50 ms, and `claris --help` needs no lock
 
     holder = path.with_name(f"{path.name}.holder")
     with explain_disk_errors(path):
@@ -220,23 +221,23 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", "utf-8")
         yield
     finally:
-        with contextlib.suppress(OSError):  # on Windows, while another process reads it
+        with contextlib.suppress(OSError):  # on Windows, while another process has it open
             holder.unlink()
         _HELD_LOCKS.discard(lock)
         lock.release()
 
 
 def _read_holder(path: Path) -> str:
-    """Return who holds a lock, as it wrote it down; "another process" where it has not done so yet."""
+    """Return the holder of a lock from its file; "another process" if the file is not written yet."""
     with contextlib.suppress(OSError):
         return path.read_text("utf-8", "replace").strip() or "another process"
     return "another process"
 
 
 def _close_inherited_locks() -> None:
-    """Close the parent's locks in a forked process, which would hold them on when the parent is killed.
+    """Close the parent's locks in a forked process, which would keep them when the parent is killed.
 
-    filelock does so itself from its version 3.30 on; Kaggle's image has an older one.
+    filelock 3.30 and later does this itself; the Kaggle image has an older version.
     """
     while _HELD_LOCKS:
         context = _HELD_LOCKS.pop()._context

@@ -1,4 +1,4 @@
-"""One line of the doctor: what was looked at, how it is, and what to do."""
+"""One result of `doctor`: what was checked, its state, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GOOD, WARNING, BAD = "good", "warning", "bad"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it is, what was found, and what to do."""
+    """The result of one check: its name, state, finding and hint."""
 
     name: str
     state: str
@@ -17,5 +17,5 @@ class Finding:
     hint: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """Return plain values."""
+        """Return all fields as plain values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Names inside the folders that the stages share. Nothing is looked up at import."""
+"""File names inside the folders that the stages share. Nothing is read at import."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from claris_kaggle.core.files import explain_disk_errors, read_json
 
 @dataclass(frozen=True)
 class DataDir:
-    """The competition's folder, which is only ever read.
+    """The competition's folder. It is never modified.
 
     Attributes:
-        root: holds train/, test/, train_labels.csv and sample_submission.csv.
+        root: the folder with train/, test/, train_labels.csv and sample_submission.csv.
     """
 
     root: Path
 
     def __post_init__(self) -> None:
-        """Take the name of a folder for the folder."""
+        """Convert `root` from text to a path."""
         object.__setattr__(self, "root", Path(self.root))
 
     @property
     def labels(self) -> Path:
-        """The labels of the training patches: id,label."""
+        """The CSV of training labels: id,label."""
         return self.root / "train_labels.csv"
 
     @property
     def sample(self) -> Path:
-        """The sample submission, which lists the test ids in order: id,label."""
+        """The sample submission, with the test ids in the order of a submission: id,label."""
         return self.root / "sample_submission.csv"
 
     def patches(self, split: str) -> Path:
-        """The folder of TIFF files of a split, `train` or `test`."""
+        """Return the folder of TIFF files of a split, `train` or `test`."""
         return self.root / split
 
     def require(self) -> DataDir:
-        """Itself, once its two tables and two folders are known to be there.
+        """Return this object after checking that the two tables and two folders exist.
 
         Raises:
             UsageError: one of them is missing.
@@ -59,23 +59,23 @@ class DataDir:
 
 @dataclass(frozen=True)
 class FoldDir:
-    """What one fold of a run leaves behind."""
+    """The files of one fold of a run."""
 
     root: Path
 
     @property
     def checkpoint(self) -> Path:
-        """The newest full training state."""
+        """The latest checkpoint, with the complete training state."""
         return self.root / "last.ckpt"
 
     @property
     def weights(self) -> Path:
-        """The finished fold's weights; there only when the fold is finished."""
+        """The weights of the finished fold; absent until the fold is finished."""
         return self.root / "model.safetensors"
 
     @property
     def weights_manifest(self) -> Path:
-        """Written last: the SHA-256 of the finished weights, with epoch and AUC."""
+        """The SHA-256 of the finished weights, with epoch and AUC; written last."""
         return self.root / "model.json"
 
     @property
@@ -85,28 +85,28 @@ class FoldDir:
 
     @property
     def history(self) -> Path:
-        """One row an epoch."""
+        """The training history, one row per epoch."""
         return self.root / "history.csv"
 
     @property
     def oof(self) -> Path:
-        """Probabilities of the fold's validation patches."""
+        """The probabilities of the fold's validation patches."""
         return self.root / "oof.csv"
 
     @property
     def test(self) -> Path:
-        """This fold's probabilities of the test patches."""
+        """The fold's probabilities of the test patches."""
         return self.root / "test.csv"
 
     @property
     def predictions_manifest(self) -> Path:
-        """What the two prediction files were made from, with their SHA-256."""
+        """The inputs of the two prediction files, with the SHA-256 of each file."""
         return self.root / "predictions.json"
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """One config trained over all folds.
+    """The folder of a run: one config trained on all folds.
 
     Attributes:
         root: the run's folder.
@@ -115,17 +115,17 @@ class RunDir:
     root: Path
 
     def __post_init__(self) -> None:
-        """Take the name of a folder for the folder."""
+        """Convert `root` from text to a path."""
         object.__setattr__(self, "root", Path(self.root))
 
     @property
     def config(self) -> Path:
-        """The frozen config."""
+        """The training config."""
         return self.root / "config.json"
 
     @property
     def folds(self) -> Path:
-        """The run's own copy of its fold file."""
+        """The run's copy of the fold file."""
         return self.root / "folds.csv"
 
     @property
@@ -140,25 +140,25 @@ class RunDir:
 
     @property
     def metrics(self) -> Path:
-        """AUC, accuracy and log loss, per fold and overall."""
+        """The metrics (AUC, accuracy, log loss), per fold and overall."""
         return self.root / "metrics.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the one process that writes here."""
+        """The lock file, held by the one process that writes to the run."""
         return self.root / ".lock"
 
     def fold(self, fold: int) -> FoldDir:
-        """The folder of fold number `fold`, counted from 0."""
+        """Return the folder of fold number `fold`, counted from 0."""
         return FoldDir(self.root / f"fold{fold}")
 
     def fold_dirs(self) -> dict[int, FoldDir]:
-        """The folders of folds that are there, by number, ascending; not `fold0_old` and the like."""
+        """Return the existing fold folders by number, ascending. Ignores names such as `fold0_old`."""
         found = (re.fullmatch(r"fold(0|[1-9][0-9]*)", path.name) for path in self.root.glob("fold*"))
         return {number: self.fold(number) for number in sorted(int(one[1]) for one in found if one)}
 
     def lacks(self, names: str) -> str:
-        """What is said of a folder that lacks the files `names`, or is not there, with the runs that may be meant."""
+        """Return a message about missing files `names` or a missing folder, with the names of nearby runs."""
         there = self.root.is_dir()
         where = self.root if there else self.root.parent
         runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in where.glob(f"*/{name}")})
@@ -166,51 +166,54 @@ class RunDir:
         return f"{self.root}: {f'no {names} there' if there else 'no such folder'}{near}"
 
     def finished_folds(self) -> list[int]:
-        """The numbers of the folds that say they are finished; whether they are is for who loads them."""
+        """Return the numbers of the folds that have a model.json. Does not verify the weights."""
         return [number for number, fold_dir in self.fold_dirs().items() if fold_dir.weights_manifest.exists()]
 
 
 @dataclass(frozen=True)
 class ExportDir:
-    """A run's networks as one folder to hand on."""
+    """The folder of an exported run: a single folder to share."""
 
     root: Path
 
     @property
     def sums(self) -> Path:
-        """The SHA-256 of every other file, as sha256sum writes and checks them."""
+        """The SHA-256 of every other file, in the format of sha256sum."""
         return self.root / "SHA256SUMS"
 
     @property
     def config(self) -> Path:
-        """The run's config, without paths."""
+        """The training config, without paths."""
         return self.root / "config.json"
 
     @property
     def facts(self) -> Path:
-        """Folds, thresholds, temperature, out-of-fold figures, versions."""
+        """The facts of the export: folds, thresholds, temperature, out-of-fold metrics and versions."""
         return self.root / "export.json"
 
     @property
     def card(self) -> Path:
-        """What the model is, what it can do and what it cannot."""
+        """The model card: description, intended use and limitations."""
         return self.root / "README.md"
 
     @property
     def onnx(self) -> Path:
-        """All folds as one network for other programs; there only when asked for."""
+        """The ONNX file with all folds as one network; present only on request."""
         return self.root / "model.onnx"
 
     def weights(self, fold: int) -> Path:
-        """The weights of fold number `fold`."""
+        """Return the weights file of fold number `fold`."""
         return self.root / f"fold{fold}.safetensors"
 
 
 def require_suffix(path: Path, *endings: str) -> Path:
-    """The path itself.
+    """Return the path after checking its suffix.
 
+    Args:
+        path: the path to check.
+        endings: allowed suffixes, such as `.csv`.
     Raises:
-        UsageError: its name has none of the endings, such as `.csv`.
+        UsageError: the name has none of the endings.
     """
     if path.suffix not in endings:
         raise UsageError(f"{path}: another kind of file", f"a name that ends in {endings[0]} is needed")
@@ -218,12 +221,15 @@ def require_suffix(path: Path, *endings: str) -> Path:
 
 
 def require_replaceable(path: Path, columns: Sequence[str]) -> None:
-    """Refuse to write a CSV of these columns, and the JSON beside it, over anything but an older one of that kind.
+    """Raise if writing a CSV and its JSON would overwrite a file of another kind.
 
+    Args:
+        path: the CSV to write; the JSON has the same name with the suffix `.json`.
+        columns: columns of the CSV.
     Raises:
-        UsageError: the name does not end in .csv, is one of the competition's, or is that of a file that does not
-            begin with these columns; or the JSON beside it is not one of ours.
-        DiskError: what is there cannot be read.
+        UsageError: the name does not end in .csv, is the name of a competition file, or belongs to a file with other
+            columns; or the JSON was not written by this package.
+        DiskError: an existing file cannot be read.
     """
     require_suffix(path, ".csv")
     if path.name in (DataDir(path.parent).labels.name, DataDir(path.parent).sample.name):
@@ -242,7 +248,7 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
 
 
 def _is_written_by_claris(path: Path) -> bool:
-    """Whether the JSON says that it was written by this package."""
+    """Return True if the JSON file was written by this package."""
     try:
         versions = read_json(path).get("versions")
     except DataError:
@@ -251,10 +257,10 @@ def _is_written_by_claris(path: Path) -> bool:
 
 
 def default_cache() -> Path:
-    """Where packs go unless `--cache` says otherwise: the user's cache folder.
+    """Return the default folder of packed patches, in the user's cache folder (`--cache` overrides it).
 
     Raises:
-        UsageError: this user has no home.
+        UsageError: this user has no home folder.
     """
     base = os.environ.get("XDG_CACHE_HOME")
     try:

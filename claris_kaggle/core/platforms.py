@@ -1,7 +1,7 @@
-"""What differs between Linux, macOS and Windows. Other modules call these functions and ask for no system.
+"""Differences between Linux, macOS and Windows. Only this module asks for the operating system.
 
-A branch on `sys.platform` is one that mypy follows for each of the three systems. Where a function may be absent
-on a system that is otherwise alike, `hasattr` decides.
+Branches on `sys.platform` let mypy check each of the three systems. `hasattr` is used for a function that only some
+builds of a system have.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 _WINDOWS = sys.platform == "win32"
-# The user's home as this system's manuals write it.
+# The user's home folder, as written in the documentation of this system.
 HOME = "%USERPROFILE%" if _WINDOWS else "~"
-# Signals that ask a process to stop in order: a terminal's Ctrl-C, a scheduler's end, and Ctrl-Break on Windows.
+# Signals that ask a process to stop: SIGINT (Ctrl-C), SIGTERM (schedulers), and Ctrl-Break on Windows.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
-# torchrun's rendezvous and NCCL are absent from the builds of torch for Windows.
+# The Windows builds of torch lack NCCL and the rendezvous of torchrun.
 SEVERAL_PROCESSES = not _WINDOWS
-# Where loader processes leave what they send; systems without it use files of their own.
+# Shared memory of loader processes on Linux; other systems do not have this folder.
 SHARED_MEMORY = Path("/dev/shm")
-# Pauses before Windows is asked once more to replace a file: a virus scanner or an indexer lets go within a second.
+# Seconds between attempts to replace a file on Windows: virus scanners and indexers close it within a second.
 _RETRY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
-# Files that Windows keeps for devices, whatever their ending: writing to `nul.csv` discards all of it.
+# Names that Windows reserves for devices, with any suffix: data written to `nul.csv` is lost.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
 _DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
 _FORBIDDEN = set('<>:"|?*') | {chr(code) for code in range(32)}
-# Longer paths need a setting of Windows that is off by default.
+# Longer paths need a Windows setting that is off by default.
 _WINDOWS_LONGEST_PATH = 259
 
 
@@ -41,12 +41,12 @@ _WINDOWS_LONGEST_PATH = 259
 
 
 def sync_file(stream: IO[bytes]) -> None:
-    """Make the content of a file that is open for writing last through a power cut."""
+    """Flush the content of a file that is open for writing to disk, so that it survives a power failure."""
     stream.flush()
     if sys.platform == "darwin":
         import fcntl
 
-        # fsync of macOS leaves the content in the drive's cache. Network file systems refuse F_FULLFSYNC.
+        # On macOS, fsync leaves the content in the drive's cache. Network file systems do not support F_FULLFSYNC.
         try:
             fcntl.fcntl(stream.fileno(), fcntl.F_FULLFSYNC)
             return
@@ -56,7 +56,7 @@ def sync_file(stream: IO[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in the folder last through a power cut. Windows opens no folders: its journal holds renames."""
+    """Flush renames in the folder to disk. Does nothing on Windows, where folders cannot be opened."""
     if _WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -67,22 +67,22 @@ def _sync_folder(folder: Path) -> None:
 
 
 def allocate(stream: IO[bytes], size: int) -> None:
-    """Reserve disk space for the first `size` bytes of the file, where the system can.
+    """Reserve disk space for the first `size` bytes of the file, on Linux only.
 
-    Elsewhere a full disk is an error of the first write that does not fit.
+    On other systems a full disk is an error of the first write that does not fit.
 
     Raises:
-        OSError: the disk has no room.
+        OSError: no space left on the disk.
     """
     if sys.platform == "linux" and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(stream.fileno(), 0, size)
 
 
 def write_at(stream: io.FileIO, offset: int, content: memoryview) -> None:
-    """Write all of the content at the offset of an unbuffered file.
+    """Write all bytes of the content to an unbuffered file, starting at the offset.
 
     Raises:
-        OSError: the disk is full or failed.
+        OSError: the disk is full, or the write failed.
     """
     stream.seek(offset)
     content = content.cast("B")
@@ -94,21 +94,21 @@ def write_at(stream: io.FileIO, offset: int, content: memoryview) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give the file the name `target`, in place of any file of that name.
+    """Rename the file to `target` and replace an existing file of that name.
 
-    Windows refuses this while another process has one of the two files open; it is asked again for about a second.
+    Windows refuses this while another process has one of the two files open. Retries for about 1.5 seconds.
 
     Raises:
-        OSError: it cannot be replaced.
+        OSError: the file cannot be replaced.
     """
     _retry_while_open(lambda: source.replace(target))
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Give the folder the name `target`, at which there is nothing or an empty folder.
+    """Rename the folder to `target`, which must not exist or must be an empty folder.
 
     Raises:
-        OSError: there is something else, or the folder cannot be moved.
+        OSError: `target` exists and is not an empty folder, or the folder cannot be moved.
     """
     if _WINDOWS and target.is_dir():
         target.rmdir()  # a rename replaces an empty folder on other systems
@@ -116,7 +116,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 
 def _retry_while_open(act: Callable[[], object]) -> None:
-    """Act, again after each pause where Windows refuses because the file is open elsewhere."""
+    """Call `act`; on Windows, retry after each pause while another process has the file open."""
     for pause in _RETRY_PAUSES if _WINDOWS else ():
         try:
             act()
@@ -127,15 +127,15 @@ def _retry_while_open(act: Callable[[], object]) -> None:
 
 
 def _is_open_elsewhere(error: OSError) -> bool:
-    """Return True if Windows refused because another process has the file open (sharing or lock violation)."""
+    """Return True if Windows reported that another process has the file open (sharing or lock violation)."""
     return getattr(error, "winerror", None) in (32, 33)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give the file a second name, or copy it where the file system has no hard links.
+    """Create a hard link to the file, or copy it if the file system has no hard links.
 
     Raises:
-        OSError: neither is possible.
+        OSError: the target exists, or neither is possible.
     """
     try:
         os.link(source, target)
@@ -149,7 +149,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _explain_refused_name(path: Path) -> str:
-    """Return why this system takes no file of this path; an empty text where it does."""
+    """Return the reason why this system does not allow the path; empty if it is allowed."""
     if not _WINDOWS:
         return ""
     return _explain_bad_name(path.parts[1:] if path.anchor else path.parts) or (
@@ -160,7 +160,7 @@ def _explain_refused_name(path: Path) -> str:
 
 
 def _explain_bad_name(parts: Iterable[str]) -> str:
-    """Return why Windows takes no file of a path of these parts; an empty text where it does.
+    """Return the reason why Windows does not allow a path of these parts; empty if it is allowed.
 
     >>> _explain_bad_name(["runs", "nul.csv"]), _explain_bad_name(["a:b"]), _explain_bad_name(["first", "oof.csv"])
     ("'nul.csv' is a device of Windows", "'a:b' holds a character that Windows does not take", '')
@@ -178,9 +178,9 @@ def _explain_bad_name(parts: Iterable[str]) -> str:
 
 
 def is_inside(name: str) -> bool:
-    """Return True if a file of this name, as an archive or a server gives it, lies below the folder it is put into.
+    """Return True if a file name from an archive or a server stays inside its destination folder.
 
-    A backslash and, on Windows, `C:name` or a device lead out of the folder as `..` does.
+    Rejects absolute names, `..`, backslashes and, on Windows, names such as `C:name` or a device.
 
     >>> is_inside("run/oof.csv"), is_inside("../oof.csv"), is_inside("/oof.csv"), is_inside("a\\\\b"), is_inside("")
     (True, False, False, False, False)
@@ -195,7 +195,7 @@ def is_inside(name: str) -> bool:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal; its number where this system has no name for it.
+    """Return the name of a signal, or its number if this system has no name for it.
 
     >>> signal_name(15), signal_name(1234)
     ('SIGTERM', 'signal 1234')
@@ -207,15 +207,15 @@ def signal_name(number: int) -> str:
 
 
 def _is_alive(number: int) -> bool:
-    """Return True if there is a process of that number."""
+    """Return True if a process with this id exists."""
     if sys.platform == "win32":
-        return _is_alive_on_windows(number)  # there os.kill(number, 0) would send Ctrl-C
+        return _is_alive_on_windows(number)  # os.kill(number, 0) would send Ctrl-C there
     try:
         os.kill(number, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # a process of another user
     return True
 
 
@@ -223,13 +223,13 @@ if sys.platform == "win32":
     import ctypes
 
     def _is_alive_on_windows(number: int) -> bool:
-        """Return True if the process can be opened for waiting and has not ended."""
+        """Return True if the process can be opened and has not ended."""
         kernel = ctypes.WinDLL("kernel32", use_last_error=True)
         kernel.OpenProcess.restype = ctypes.c_void_p
         synchronize, access_denied, timed_out = 0x00100000, 5, 0x102
         handle = kernel.OpenProcess(synchronize, False, number)
         if not handle:
-            return ctypes.get_last_error() == access_denied  # another user's
+            return ctypes.get_last_error() == access_denied  # a process of another user
         try:
             return bool(kernel.WaitForSingleObject(ctypes.c_void_p(handle), 0) == timed_out)
         finally:
@@ -237,11 +237,11 @@ if sys.platform == "win32":
 
 
 def _exit_with_process(number: int, every: float) -> None:
-    """End this process at once, from now on, when the process of that number or the parent has ended."""
+    """Start a thread that ends this process when the process with this id or the parent has ended."""
     parent = os.getppid()
 
     def watch() -> None:
-        # A process whose parent has ended gets a new one; on Windows it keeps the number.
+        # When the parent ends, the parent id changes; on Windows it stays the same.
         while os.getppid() == parent and _is_alive(number or parent):
             time.sleep(every)
         os._exit(1)
@@ -250,7 +250,7 @@ def _exit_with_process(number: int, every: float) -> None:
 
 
 def _after_fork_in_child(act: Callable[[], None]) -> None:
-    """Call `act` in every process that is forked from this one. Windows forks none."""
+    """Call `act` in every process forked from this one. Does nothing on Windows, which has no fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)
 
@@ -259,7 +259,7 @@ def _after_fork_in_child(act: Callable[[], None]) -> None:
 
 
 def total_memory() -> int | None:
-    """Return the bytes of memory of this machine; None where the system does not tell."""
+    """Return the memory of this machine in bytes; None if the system does not report it."""
     if sys.platform == "win32":
         return _total_memory_of_windows()
     try:
@@ -271,21 +271,21 @@ def total_memory() -> int | None:
 if sys.platform == "win32":
 
     class _MemoryStatus(ctypes.Structure):
-        """MEMORYSTATUSEX of the Windows API: two numbers of 32 bits, then seven of 64."""
+        """The MEMORYSTATUSEX structure of the Windows API: two 32-bit numbers, then seven 64-bit numbers."""
 
         _fields_ = [("length", ctypes.c_uint32), ("load", ctypes.c_uint32), ("sizes", ctypes.c_uint64 * 7)]
 
     def _total_memory_of_windows() -> int | None:
-        """Return the first of the sizes that GlobalMemoryStatusEx tells."""
+        """Return the total physical memory from GlobalMemoryStatusEx in bytes; None if the call fails."""
         status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
         told = ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status))
         return int(status.sizes[0]) if told else None
 
 
 def escape_unprintable_output(*streams: Any) -> None:
-    r"""Let the streams write characters that their encoding lacks as \xNN or \uNNNN instead of failing.
+    r"""Make the streams write characters outside their encoding as \xNN or \uNNNN instead of raising an error.
 
-    A console or pipe of Windows may be cp1252, which has no Greek, Polish or Japanese letters.
+    A Windows console or pipe may use cp1252, which has no Greek, Polish or Japanese letters.
     """
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

@@ -1,6 +1,6 @@
-"""Recipes by name: the values of all training options that make one, each of which is a plain flag as well.
+"""Named recipes: the values of all training options. Each option is also a flag.
 
-`docs/recipes.md` has what was measured of each, and what was tried and did not help.
+`docs/recipes.md` has the measured results of each recipe, and the options that did not help.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # The science-fair project's notebook: Adam at a constant 1e-4, class weights of 1.0 and 1.5, flips and
-    # rotations by up to 20 degrees, ImageNet's normalisation. Its batch was 128 of 176,020 patches.
+    # The notebook of the original science-fair project: Adam with a constant learning rate of 1e-4, class weights
+    # 1.0 and 1.5, flips and rotations up to 20 degrees, ImageNet normalisation, batch size 128 on 176,020 patches.
     "original": {
         "lr": 1e-4,
         "schedule": "constant",
@@ -18,10 +18,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "color": 0.0,
         "normalise": "imagenet",
     },
-    # From random weights and few patches. A first pooling over 4 x 4 sees every pixel at a quarter of the compute,
-    # which pays for three times the epochs; without the last pooling a patch still ends in 3 x 3 cells. Decoupled decay
-    # (Loshchilov and Hutter 2019), a higher peak (Smith and Topin 2018), a moving average of the weights, and little
-    # change of colour: the stain is worth more as a cue than as something to be blind to.
+    # Random weights and few patches. A first pooling of 4 x 4 uses every pixel at a quarter of the compute, so that
+    # three times the epochs are affordable. Without the last pooling the last feature map still has 3 x 3 cells.
+    # Decoupled weight decay (Loshchilov and Hutter 2019), a higher peak learning rate (Smith and Topin 2018), an EMA of
+    # the weights. Colour augmentation is weak, because the stain is a useful cue.
     "scratch": {
         "epochs": 20,
         "stem": "pool4",
@@ -32,17 +32,17 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "color": 0.3,
         "normalise": "patches",
     },
-    # ImageNet weights need tuning only, with the mean and deviation that they were made with.
+    # ImageNet weights need fine-tuning only, with the mean and standard deviation of their training.
     "pretrained": {"lr": 1e-4, "color": 1.0, "normalise": "imagenet"},
 }
 
 
-# What only a DenseNet can have; another network's recipe goes without.
+# Options that only a DenseNet has; the recipes of other networks leave them out.
 _DENSENET_OPTIONS = ("stem", "tail")
 
 
 def _preset_for(name: str, model: str) -> dict[str, Any]:
-    """The options that the preset sets for that network.
+    """Return the options that the preset sets for this network.
 
     >>> "stem" in _preset_for("scratch", "densenet121"), "stem" in _preset_for("scratch", "resnet18")
     (True, False)
@@ -52,7 +52,7 @@ def _preset_for(name: str, model: str) -> dict[str, Any]:
 
 
 def _choose_preset(asked: str, *, pretrained: bool) -> str:
-    """What `auto` means: by whether there are starting weights."""
+    """Return the preset; `auto` is `pretrained` with starting weights and `scratch` without."""
     if asked != "auto":
         return asked
     return "pretrained" if pretrained else "scratch"

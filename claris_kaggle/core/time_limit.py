@@ -1,7 +1,7 @@
-"""When to stop: the time limit, the signals that ask for it, and the end of the process that started this one.
+"""Time limit, stop signals, and detection that the parent process has ended.
 
-A signal only raises a flag, which the loops look at between steps, so that what is on disk when
-the process ends is always a whole checkpoint.
+A signal only sets a flag. Loops check it between steps, so that the process always ends with a complete checkpoint on
+disk.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from types import FrameType
 from claris_kaggle.core import platforms
 from claris_kaggle.core.errors import UsageError
 
-# Kept back for the end of a long run; a short limit gives up a twentieth of itself.
+# Time reserved for the end of a run: 60 s, or a twentieth of a short limit.
 _RESERVE_SECONDS = 60.0
 _RESERVE_SHARE = 0.05
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as 11h30m, 90m, 45s or 3600.
+    """Return the seconds of a duration such as 11h30m, 90m, 45s or 3600.
 
     >>> parse_duration("11h30m"), parse_duration("45s"), parse_duration("90")
     (41400.0, 45.0, 90.0)
 
     Raises:
-        UsageError: it is not such a duration, or not above zero.
+        UsageError: the text is not a duration, or not above zero.
     """
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d*)?)s?)?", text.strip().lower())
     seconds = (
@@ -42,20 +42,21 @@ def parse_duration(text: str) -> float:
 
 
 def exit_with_parent(known: int = 0, every: float = 0.5) -> None:
-    """End this process at once, from now on, when the one that started it has ended.
+    """End this process as soon as the process that started it has ended.
 
     Args:
-        known: the other's number, where it may have ended before this was called: then nobody tells a new parent.
+        known: process id of the parent, in case it ends before this call; 0 uses the current parent.
+        every: seconds between two checks.
     """
     platforms._exit_with_process(known, every)
 
 
 @contextlib.contextmanager
 def restore_signals() -> Iterator[tuple[int, ...]]:
-    """Restore the handlers of the signals that stop a program when the context ends.
+    """Restore the handlers of the stop signals when the context ends.
 
     Returns:
-        The numbers of those signals; empty outside the main thread, where Python allows no handlers.
+        The numbers of these signals; empty outside the main thread, where Python allows no handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield ()
@@ -69,10 +70,10 @@ def restore_signals() -> Iterator[tuple[int, ...]]:
 
 
 class Stopper:
-    """Knows whether it is time to stop.
+    """A check whether work should stop, because of the time limit or a signal.
 
     Args:
-        limit: seconds from now after which the process should be gone; None for no limit.
+        limit: seconds from now until the process must have ended; None for no limit.
     """
 
     def __init__(self, limit: float | None = None) -> None:
@@ -83,10 +84,10 @@ class Stopper:
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[None]:
-        """Let SIGTERM, SIGINT and Ctrl-Break ask for a stop within the context, instead of ending the process.
+        """Handle SIGTERM, SIGINT and Ctrl-Break within the context as a request to stop.
 
-        A second one ends it, but for a rank: torchrun passes signals on that the rank may have got itself. Outside the
-        main thread, where Python allows no handlers, signals keep their effect.
+        A second signal ends the process, except in a rank: torchrun forwards signals that the rank may have received
+        already. Outside the main thread, where Python allows no handlers, signals keep their default effect.
         """
         with restore_signals() as numbers:
             for number in numbers:
@@ -94,31 +95,31 @@ class Stopper:
             yield
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Take note of the signal and give the next one its usual effect."""
+        """Record the signal, and restore the default effect of the next one."""
         self.signal = platforms.signal_name(number)
         if "RANK" not in os.environ:
             signal.signal(number, signal.SIG_DFL)
 
     def tick(self) -> None:
-        """Count the time since the last tick as one indivisible piece of work."""
+        """Record the time since the last tick as one step, which cannot be interrupted."""
         now = time.monotonic()
         self.slowest = max(self.slowest, now - self.last)
         self.last = now
 
     def pause(self) -> None:
-        """Begin to count anew: the time since the last tick was none that comes again."""
+        """Ignore the time since the last tick, because it will not occur again."""
         self.last = time.monotonic()
 
     def left(self) -> float:
-        """Seconds until the limit; infinite without one."""
+        """Return the seconds until the limit; infinite without a limit."""
         return float("inf") if self.limit is None else self.limit - (time.monotonic() - self.start)
 
     def limit_from_now(self) -> float | None:
-        """Return the limit for processes that start now: one second at least, so that they stop in order."""
+        """Return the limit for processes that start now, at least one second, so that they stop cleanly."""
         return None if self.limit is None else max(1.0, self.left())
 
     def reason(self) -> str:
-        """Why to stop now, or an empty text: a signal, or too little time for the slowest work seen so far."""
+        """Return the reason to stop now: a signal, or too little time for another step. Empty to continue."""
         if self.signal:
             return self.signal
         if self.limit is None:

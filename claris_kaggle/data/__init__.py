@@ -1,4 +1,4 @@
-"""Tables, patches, packs, fold files, augmentation and batches.
+"""Tables, patches, packed patches, fold files, augmentation and batches.
 
 Other packages use:
 

@@ -1,4 +1,4 @@
-"""Array types that the packages share, and the decision threshold."""
+"""Shared array types, and the decision threshold."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Augmentation and normalisation, drawn for each patch from (seed, epoch, id) alone.
+"""Augmentation and normalisation. Random values of a patch depend on (seed, epoch, id) only.
 
-Geometry is albumentations' on uint8 for a CPU, and the same symmetries on the device for a GPU,
-which leaves the host no more than to gather. Colour is one affine map of RGB a patch, folded with
-the normalisation and applied to the whole batch on the device.
+On a CPU, albumentations flips and rotates uint8 patches. On a GPU, the device applies the same symmetries, so that the
+host only gathers patches. Colour augmentation is one affine map of RGB for each patch. It is combined with the
+normalisation and applied to the whole batch on the device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.nn import functional
 from claris_kaggle.data.d4 import _TURNS, _cached_tensor
 from claris_kaggle.data.patches import SIZE
 
-# albumentations asks the network for its newest version at import unless told not to.
+# Without this, albumentations looks for a new version online at import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-# Channel mean and standard deviation in 0..1: of the competition's training patches, and of the inputs that
-# published weights were made with, under the names of timm's constants (timm.data.constants).
+# Channel mean and standard deviation in 0..1: of the competition's training patches, and of the inputs of published
+# weights, named as in timm (timm.data.constants).
 STATISTICS = {
     "patches": ((0.7059, 0.5504, 0.6995), (0.2374, 0.2816, 0.2150)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -35,18 +35,18 @@ STATISTICS = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-# Optical densities of haematoxylin, eosin and DAB in red, green and blue: Ruifrok and Johnston 2001.
+# Optical density of haematoxylin, eosin and DAB in red, green and blue (Ruifrok and Johnston 2001).
 _STAIN_VECTORS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 _WORDS_PER_PATCH = 8
 _ORDER_WORD, _GEOMETRY_WORD, _COLOR_WORDS = 0, 1, slice(2, 8)
-# Half-widths at strength 1 of contrast, saturation, brightness and the three channel gains.
+# Half-widths of the uniform ranges at strength 1: contrast, saturation, brightness and the three channel gains.
 _COLOR_WIDTHS = (0.2, 0.2, 0.08, 0.08, 0.08, 0.08)
 
 
 def _draw_words(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]:
-    """Random words of each patch, uint64 [N, 8], a pure function of (seed, epoch, id).
+    """Return random words for each patch, uint64 [N, 8], as a pure function of (seed, epoch, id).
 
-    A hash instead of a generator: no state to keep, and the same on every version of NumPy.
+    Uses a hash instead of a generator: it has no state, and gives the same words with every version of NumPy.
     """
     prefix = f"{seed}/{epoch}/"
     digests = (hashlib.blake2b((prefix + name).encode(), digest_size=8 * _WORDS_PER_PATCH).digest() for name in ids)
@@ -54,14 +54,14 @@ def _draw_words(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]
 
 
 class _Geometry:
-    """Crops and turns patches, each by its own draw.
+    """A random crop and a random rotation or reflection for each patch.
 
     Args:
-        kind: `d4`, each of the eight symmetries as likely, or `flips`: two flips and a rotation within 20 degrees
-            with black corners, as the original did.
-        crop: side of the square that is kept.
-        shift: pixels by which it may stand off the middle.
-        turn: False leaves the turning to the device (`turn_on_device`).
+        kind: `d4` draws one of the eight symmetries with equal probability. `flips` draws two flips and a rotation
+            within 20 degrees with black corners, as the original project did.
+        crop: side of the crop in pixels.
+        shift: largest offset of the crop from the centre in pixels.
+        turn: False leaves the symmetries to the device (see `turn_on_device`).
     """
 
     def __init__(self, kind: str = "d4", crop: int = SIZE, shift: int = 0, *, turn: bool = True) -> None:
@@ -82,7 +82,7 @@ class _Geometry:
         )
 
     def __call__(self, pixels: NDArray[np.uint8], words: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """The patches cropped and turned.
+        """Return the patches cropped and rotated or reflected.
 
         Args:
             pixels: uint8 [B, 96, 96, 3].
@@ -100,13 +100,13 @@ class _Geometry:
         return done
 
     def corners(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The upper left corner of each patch's crop, int64 [B, 2]."""
+        """Return the upper left corner (row, column) of each crop in pixels, int64 [B, 2]."""
         bits = np.stack([words[:, _GEOMETRY_WORD] >> np.uint64(16), words[:, _GEOMETRY_WORD] >> np.uint64(40)], axis=1)
         moved = (bits % np.uint64(2 * self.shift + 1)).astype(np.int64) - self.shift
         return moved + (SIZE - self.crop) // 2
 
     def turned(self, image: NDArray[np.uint8], turn: int, word: int) -> NDArray[np.uint8]:
-        """One patch turned. D4's element is given to it: seeding its own generator takes longer than the turning."""
+        """Return one patch rotated or reflected. Passes the D4 element, because seeding albumentations is slower."""
         if self.kind == "d4":
             return np.asarray(self.symmetry.apply(image, group_element=self.elements[turn]))
         self.flips.set_random_seed(word & 0xFFFFFFFF)
@@ -114,20 +114,20 @@ class _Geometry:
 
 
 def _turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Which of the eight symmetries each patch gets, int64 [B] of 0..7 in albumentations' order."""
+    """Return the number of each patch's symmetry, int64 [B] of 0..7 in albumentations' order."""
     return (words[:, _GEOMETRY_WORD] % np.uint64(len(_TURNS))).astype(np.int64)
 
 
 def _color_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
-    """Contrast, saturation, brightness and channel gains of each patch, float32 [B, 6] about 0."""
+    """Return contrast, saturation, brightness and channel gains of each patch, float32 [B, 6] around 0."""
     uniform = (words[:, _COLOR_WORDS] >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return ((2 * uniform - 1) * strength * np.array(_COLOR_WIDTHS)).astype(np.float32)
 
 
 def _stain_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
-    """A factor and a summand for each of three stains of each patch, float32 [B, 6] about 0.
+    """Return a factor and an offset for each of the three stains of each patch, float32 [B, 6] around 0.
 
-    Taken from other bits of the words than the colour's.
+    Uses other bits of the words than `_color_draws`.
     """
     uniform = (words[:, _COLOR_WORDS] & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
     return ((2 * uniform - 1) * strength).astype(np.float32)
@@ -135,7 +135,7 @@ def _stain_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float
 
 @functools.cache
 def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Optical density of a unit of each stain, float32 [3, 3], and its inverse."""
+    """Return the normalised stain vectors in optical density, float32 [3, 3], and the inverse matrix."""
     with torch.inference_mode(False):
         stains = torch.tensor(_STAIN_VECTORS)
         stains = stains / stains.norm(dim=1, keepdim=True)
@@ -143,11 +143,11 @@ def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def change_stain(images: Tensor, draws: Tensor) -> Tensor:
-    """Haematoxylin, eosin and the rest made stronger or weaker in optical density (Tellez et al. 2019).
+    """Change the strength of haematoxylin, eosin and the third stain in optical density (Tellez et al. 2019).
 
     Args:
         images: uint8 [B, H, W, 3].
-        draws: float32 [B, 6] from `_stain_draws`; the summands are taken at a tenth, as densities are small.
+        draws: float32 [B, 6] from `_stain_draws`; the offsets are multiplied by 0.1, because densities are small.
     Returns:
         float32 [B, H, W, 3] in 0..255.
     """
@@ -160,21 +160,22 @@ def change_stain(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def crop_centre(images: Tensor, crop: int) -> Tensor:
-    """The middle square of the images, [B, H, W, C] to [B, crop, crop, C]."""
+    """Return the centre square of the images, [B, H, W, C] to [B, crop, crop, C]."""
     begin = (images.shape[1] - crop) // 2
     return images[:, begin : begin + crop, begin : begin + crop]
 
 
 def _color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """The affine change of colour of each patch: x becomes matrix @ x + offset, x in 0..1.
+    """Return the affine colour map of each patch: x becomes matrix @ x + offset, with x in 0..1.
 
-    Saturation mixes each colour with its grey, gains weigh the channels, contrast acts about the
-    mean colour `mean` [3] of the data, brightness is added.
+    Saturation mixes each colour with its grey value. Gains scale the channels. Contrast scales the distance to the mean
+    colour of the data. Brightness is added.
 
     Args:
         draws: float32 [B, 6] from `_color_draws`.
+        mean: float32 [3], the mean colour in 0..1.
     Returns:
-        float32 [B, 3, 3] and [B, 3].
+        The matrices, float32 [B, 3, 3], and the offsets, float32 [B, 3].
     """
     contrast, saturation, brightness = (1 + draws[:, 0], 1 + draws[:, 1], draws[:, 2])
     grey = _cached_tensor(_LUMA, draws.device).expand(3, 3)
@@ -186,15 +187,15 @@ def _color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolution: int = 0) -> Tensor:
-    """What the network takes: normalised, channels-last, with the colour change if there is one.
+    """Return the input of the network: normalised, channels-last, with colour augmentation if `draws` are given.
 
     Args:
-        images: uint8 or float [B, H, W, 3] of 0..255 on the device.
+        images: uint8 or float [B, H, W, 3] in 0..255 on the device.
         normalise: mean and standard deviation, a key of `STATISTICS`.
         draws: float32 [B, 6] from `_color_draws`, or None.
-        resolution: side that the images are enlarged to bilinearly, or averaged down to by areas; 0 keeps theirs.
+        resolution: side of the result: bilinear enlargement, or area averaging to a smaller size; 0 keeps the size.
     Returns:
-        float32 [B, 3, H, W], or the resolution for H and W, in channels-last memory.
+        float32 [B, 3, H, W] in channels-last memory; H and W are `resolution` if it is set.
     """
     mean, deviation = (_cached_tensor(values, images.device) for values in STATISTICS[normalise])
     flat = images.reshape(images.shape[0], -1, 3).float()
@@ -202,7 +203,7 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
         shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))
     else:
         matrix, offset = _color_maps(draws, mean)
-        # Folded: normalise(matrix @ (x / 255) + offset), as one batched product.
+        # normalise(matrix @ (x / 255) + offset) as one batched product.
         matrix = matrix.transpose(1, 2) / (255 * deviation)
         shaped = torch.baddbmm(((offset - mean) / deviation)[:, None, :], flat, matrix)
     inputs = shaped.reshape(images.shape).permute(0, 3, 1, 2)
@@ -210,11 +211,11 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
 
 
 def _resize(inputs: Tensor, side: int) -> Tensor:
-    """Resize square images: bilinear when enlarged, the mean over areas when smaller, which is antialiased.
+    """Resize square images: bilinear to a larger side, area averages (antialiased) to a smaller one.
 
     Args:
         inputs: float [B, C, S, S].
-        side: pixels of the result.
+        side: side of the result in pixels.
     Returns:
         float [B, C, side, side] in the same memory format.
     """

@@ -1,7 +1,6 @@
-"""The batches of a training epoch and the blocks of a prediction, from rows of a pack.
+"""Training batches and prediction blocks, read from a pack.
 
-Which rows a step takes, and for which rank, depends on ids, seed, epoch and world size alone;
-never on the number of loader workers.
+The rows of a step and rank depend on ids, seed, epoch and world size only, never on the number of loader workers.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from claris_kaggle.data.pack import Pack
 
 
 class Batch(NamedTuple):
-    """One rank's part of a training step.
+    """The part of a training step for one rank.
 
     Attributes:
         images: uint8 [B, crop, crop, 3].
-        turns: int64 [B], the symmetries that the device has still to apply; empty where none.
+        turns: int64 [B], symmetries that the device must apply; empty if none.
         labels: int64 [B].
-        colors, stains: float32 [B, 6], the draws of colour and stain.
-        total_weight: the sum of class weights over the whole step, all ranks together.
+        colors, stains: float32 [B, 6], random values of the colour and stain augmentation.
+        total_weight: sum of the class weights of the whole step, over all ranks.
     """
 
     images: Tensor
@@ -40,25 +39,25 @@ class Batch(NamedTuple):
     total_weight: float
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on the device; from pinned memory without waiting."""
+        """Return the batch on the device; the copy from pinned memory is asynchronous."""
         return Batch._make((*(part.to(device, non_blocking=True) for part in self[:5]), self.total_weight))
 
 
 class _Block(NamedTuple):
-    """Patches to predict: where they stand in the result (int64 [B]) and uint8 [B, 96, 96, 3]."""
+    """A block of patches to predict: their rows in the result, int64 [B], and images, uint8 [B, 96, 96, 3]."""
 
     places: Tensor
     images: Tensor
 
     def to(self, device: torch.device) -> _Block:
-        """The block with its images on the device; from pinned memory without waiting."""
+        """Return the block with its images on the device; the copy from pinned memory is asynchronous."""
         return _Block(self.places, self.images.to(device, non_blocking=True))
 
 
 def _split_evenly(total: int, size: int) -> list[tuple[int, int]]:
-    """Begin and end of each of the ceil(total / size) parts, which differ by at most one row.
+    """Return begin and end of each of ceil(total / size) parts, whose sizes differ by at most one row.
 
-    So every patch is seen in every epoch and no step is a small remainder.
+    Every patch is used in every epoch, and no step is a small remainder.
 
     >>> _split_evenly(10, 4)
     [(0, 4), (4, 7), (7, 10)]
@@ -70,13 +69,13 @@ def _split_evenly(total: int, size: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class TrainSet:
-    """What a fold is trained on.
+    """The training data of a fold.
 
     Attributes:
-        pack: holds at least `ids`.
-        ids: sorted.
+        pack: contains at least `ids`.
+        ids: sorted ids of the training patches.
         labels: int64 [N], in the order of `ids`.
-        class_weights: of label 0 and of label 1 in the loss.
+        class_weights: weights of label 0 and label 1 in the loss.
     """
 
     pack: Pack
@@ -86,11 +85,15 @@ class TrainSet:
 
 
 class EpochBatches(Dataset[Batch]):
-    """The steps of one epoch for one rank; item `step` is that step's `Batch`.
+    """The steps of one epoch for one rank; item `step` is the `Batch` of that step.
 
     Args:
-        config: gives batch size, seed and augmentation.
-        turn_here: turn the patches in this process; else the batch says how the device should.
+        trainset: the training data of the fold.
+        config: sets batch size, seed and augmentation.
+        epoch: number of the epoch, from 0.
+        rank: rank of this process, from 0.
+        world_size: number of ranks.
+        turn_here: True rotates the patches in this process; False leaves it to the device (see `Batch.turns`).
     """
 
     def __init__(
@@ -109,15 +112,15 @@ class EpochBatches(Dataset[Batch]):
         self.order = np.argsort(self.words[:, _ORDER_WORD], kind="stable")
         self.rows = trainset.pack.rows(trainset.ids)
         self.steps = _split_evenly(len(trainset.ids), config.batch_size)
-        # Made here, so that no loader process has to import albumentations in every epoch.
+        # Created here, so that loader processes do not import albumentations in every epoch.
         self.geometry = _Geometry(config.geometry, config.crop, config.shift, turn=self.turn_here)
 
     def __len__(self) -> int:
-        """The number of steps, the same for every rank."""
+        """Return the number of steps, the same for every rank."""
         return len(self.steps)
 
     def __getitem__(self, step: int) -> Batch:
-        """This rank's part of the step: every world_size-th row of it."""
+        """Return this rank's part of the step: every world_size-th row."""
         begin, end = self.steps[step]
         whole = self.order[begin:end]
         mine = whole[self.rank :: self.world_size]
@@ -136,19 +139,19 @@ class EpochBatches(Dataset[Batch]):
 
 
 class PredictionBlocks(Dataset[_Block]):
-    """Consecutive blocks of patches; the same blocks whatever the world size.
+    """A dataset of consecutive blocks of patches. The blocks do not depend on the world size.
 
-    So a patch is always computed in the same company, and its probability is the same to the bit.
+    A patch is always in the same block, so its probability is bit-identical.
     """
 
     def __init__(self, pack: Pack, ids: Sequence[str], block_size: int) -> None:
         self.pack, self.rows, self.block_size = pack, pack.rows(ids), block_size
 
     def __len__(self) -> int:
-        """The number of blocks; the last one may be smaller."""
+        """Return the number of blocks; the last block may be smaller."""
         return -(-len(self.rows) // self.block_size)
 
     def __getitem__(self, block: int) -> _Block:
-        """The block's places in the result and its images."""
+        """Return the block's rows in the result and its images."""
         places = np.arange(block * self.block_size, min((block + 1) * self.block_size, len(self.rows)))
         return _Block(torch.from_numpy(places), torch.from_numpy(self.pack.pixels[self.rows[places]]))

@@ -1,4 +1,4 @@
-"""Fold files: every training patch in exactly one fold, none of its duplicates or slide-mates in another."""
+"""Fold files: each training patch is in exactly one fold, together with its duplicates and its slide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from claris_kaggle.version import __version__
 
 CLASS_NAMES = ("benign", "malignant")
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
-# Groups of fewer patches than this on average are no slides, where no JSON says what they are.
+# Without a JSON file, groups count as slides from this mean number of patches on.
 _SLIDE_SIZE = 2
 _FOLD_FILE_HINT = "Make it again: claris folds --data DIR --out {}"
 
@@ -33,11 +33,11 @@ class Folds:
     """A split of the training patches.
 
     Attributes:
-        ids: sorted.
+        ids: sorted patch ids.
         labels: int8 [N] of 0 and 1.
-        groups: [N] text; patches of one group stand in one fold.
-        fold: int64 [N] of 0..k-1, the fold in which a patch is validated.
-        by_slide: whether the groups are slides; None where nothing tells but their size.
+        groups: [N] text; all patches of a group are in the same fold.
+        fold: int64 [N] of 0..k-1, the fold that validates each patch.
+        by_slide: True if the groups are slides; None if unknown, then the group size decides.
     """
 
     ids: list[str]
@@ -53,29 +53,29 @@ class Folds:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content, whatever the order of its rows."""
+        """The SHA-256 of the content, independent of the row order."""
         return tables.digest_rows(self.ids, self.labels, self.groups, self.fold)
 
     @property
     def slides(self) -> list[str] | None:
-        """The slide of each patch; None where groups are duplicates at most, as in a split by patch."""
+        """The slide of each patch; None if the groups are not slides, as in a split by patch."""
         large = len(set(self.groups)) * _SLIDE_SIZE <= len(self.ids)
         return self.groups if (large if self.by_slide is None else self.by_slide) else None
 
     def train_rows(self, fold: int) -> NDArray[np.int64]:
-        """The rows that fold number `fold` is trained on, ascending."""
+        """Return the training rows of fold number `fold`, ascending."""
         return np.flatnonzero(self.fold != fold)
 
     def valid_rows(self, fold: int) -> NDArray[np.int64]:
-        """The rows that fold number `fold` is validated on, ascending."""
+        """Return the validation rows of fold number `fold`, ascending."""
         return np.flatnonzero(self.fold == fold)
 
 
 def _require_classes_in_folds(folds: Folds, source: object, hint: str) -> None:
-    """Refuse folds on which no AUC can be had.
+    """Raise if a fold does not have both classes, which the AUC needs.
 
     Raises:
-        DataError: naming the fold and the class that it lacks.
+        DataError: names the fold and the missing class.
     """
     for fold in range(folds.k):
         labels = folds.labels[folds.fold == fold]
@@ -87,7 +87,7 @@ def _require_classes_in_folds(folds: Folds, source: object, hint: str) -> None:
 
 
 def fold_summary(folds: Folds) -> list[dict[str, Any]]:
-    """One row a fold: its number, patches, benign, malignant, malignant share and groups."""
+    """Return one row per fold: fold number, patches, benign, malignant, malignant share and groups."""
     groups = np.array(folds.groups)
     rows = []
     for fold in range(folds.k):
@@ -108,13 +108,18 @@ def fold_summary(folds: Folds) -> list[dict[str, Any]]:
 
 
 def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: bool = False) -> bool:
-    """Put the fold file and its JSON in place; False when these very folds were there.
+    """Write the fold file and its JSON.
 
     Args:
-        about: what the JSON should say besides: seed, digests of the inputs.
+        path: the CSV to write.
+        folds: the folds.
+        about: more content for the JSON: seed, digests of the inputs.
+        overwrite: replace a file with other folds.
+    Returns:
+        False if the file already contains these folds.
     Raises:
-        UsageError: the name does not end in .csv, or a file that holds no folds has it.
-        RunError: other folds are there, and `overwrite` is not set.
+        UsageError: the name does not end in .csv, or belongs to a file that is not a fold file.
+        RunError: the file contains other folds, and `overwrite` is not set.
     """
     require_replaceable(path, _FOLD_COLUMNS)
     if path.exists() and not overwrite:
@@ -129,7 +134,7 @@ def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: b
 
 
 def _summarize_folds(folds: Folds) -> dict[str, Any]:
-    """What the JSON beside a fold file says of its content and of who made it."""
+    """Return the content of the JSON next to a fold file: a summary of the folds and the versions."""
     grouped = len(set(folds.groups)) < len(folds.groups)
     return {
         "folds_sha256": folds.digest,
@@ -139,7 +144,7 @@ def _summarize_folds(folds: Folds) -> dict[str, Any]:
         "by_slide": folds.slides is not None,
         "method": "stratified by label, " + ("whole groups" if grouped else "patch by patch"),
         "folds": fold_summary(folds),
-        # Our own is not asked of pip: in a kernel the library is there without being installed.
+        # Our version does not come from pip metadata: in a kernel the library is not installed.
         "versions": {
             "claris_kaggle": __version__,
             **{name: importlib.metadata.version(name) for name in ("numpy", "scikit-learn")},
@@ -148,7 +153,7 @@ def _summarize_folds(folds: Folds) -> dict[str, Any]:
 
 
 def _contains_folds(path: Path, folds: Folds) -> bool:
-    """Whether the file holds these very folds."""
+    """Return True if the file contains these folds."""
     try:
         return read_folds(path).digest == folds.digest
     except DataError:
@@ -156,7 +161,7 @@ def _contains_folds(path: Path, folds: Folds) -> bool:
 
 
 def _read_about(path: Path, folds: Folds) -> dict[str, Any]:
-    """What the JSON beside the file says, where it is whole and of these folds, else nothing."""
+    """Return the content of the JSON next to the file; empty if it is damaged or belongs to other folds."""
     try:
         about = read_json(Path(path).with_suffix(".json"))
     except (DataError, DiskError):
@@ -165,12 +170,12 @@ def _read_about(path: Path, folds: Folds) -> dict[str, Any]:
 
 
 def read_folds(path: Path) -> Folds:
-    """The folds in the file `path`, sorted by id.
+    """Return the folds in the file `path`, sorted by id.
 
     Raises:
-        TableError: cut off, a wrong header, impossible values, or a group in two folds.
+        TableError: the file is cut off, has a wrong header or invalid values, or a group is in two folds.
         DataError: a fold lacks a class.
-        DiskError: it is not there.
+        DiskError: the file does not exist.
     """
     hint = _FOLD_FILE_HINT.format(path)
     frame = tables.read_table(path, _FOLD_COLUMNS, hint=hint, ended=True)
@@ -191,10 +196,10 @@ def read_folds(path: Path) -> Folds:
 
 
 def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[np.int64]:
-    """The fold numbers, int64 [N]; `2.0` is one as well.
+    """Return the fold numbers, int64 [N]. Accepts text such as `2.0`.
 
     Raises:
-        TableError: one is no whole number from 0 to 9999.
+        TableError: a text is not an integer from 0 to 9999.
     """
     found = {text: re.fullmatch(r"([0-9]{1,4})(\.0)?", text) for text in set(texts)}
     number_of = {text: int(match[1]) for text, match in found.items() if match}
@@ -205,13 +210,16 @@ def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[n
 
 
 def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object, hint: str) -> None:
-    """Refuse folds of which two share a key: what is learnt from one would be known in the other.
+    """Raise if a key is in more than one fold, which would leak training data into validation.
 
     Args:
-        keys: of each row of the folds.
-        noun: what a key stands for: group, slide.
+        folds: the folds to check.
+        keys: the key of each row of the folds.
+        noun: name of a key in messages: group, slide.
+        path: the fold file, for messages.
+        hint: what to do, for messages.
     Raises:
-        TableError: naming the first of them.
+        TableError: names the first such keys.
     """
     seen: dict[str, set[int]] = defaultdict(set)
     for key, fold in zip(keys, folds.fold.tolist(), strict=True):
@@ -231,13 +239,17 @@ def check_folds(
     slides: Sequence[str] | None = None,
     contents: Sequence[str] | None = None,
 ) -> None:
-    """Refuse folds that are of other data or that leak.
+    """Check that the folds match the data and do not leak.
 
     Args:
-        ids: of the training patches, sorted; labels, slides and contents in their order.
-        path: the file that the folds are from, for messages.
+        folds: the folds to check.
+        ids: sorted ids of the training patches.
+        labels: int8 [N] of 0 and 1, in the order of `ids`.
+        path: the fold file, for messages.
+        slides: the slide of each id; None skips this check.
+        contents: text that is equal for ids with equal pixels; None skips this check.
     Raises:
-        TableError: ids or labels differ, or a slide or exact duplicates stand in two folds.
+        TableError: ids or labels differ, or a slide or exact duplicates are in two folds.
     """
     hint = _FOLD_FILE_HINT.format(path)
     tables.require_equal_ids(folds.ids, ids, path, "train_labels.csv", hint)

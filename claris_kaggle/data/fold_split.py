@@ -1,7 +1,7 @@
-"""How folds are made: stratified by label, whole slides and duplicates together.
+"""Splits into folds, stratified by label and grouped by slide and duplicates.
 
-From sorted ids with our own shuffle, so that the order of the input, and the version of
-scikit-learn, make no difference.
+Ids are sorted and then shuffled by a hash, so that the folds do not depend on the order of the input or on the version
+of scikit-learn.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ def make_folds(
     slides: Sequence[str] | None = None,
     contents: Sequence[str] | None = None,
 ) -> Folds:
-    """Split the patches into k folds, stratified by label, grouped by slide where slides are given.
+    """Split the patches into k folds, stratified by label, and grouped by slide if slides are given.
 
     Args:
-        ids: of the training patches, in any order.
+        ids: ids of the training patches, in any order.
         labels: [N] of 0 and 1, in the order of `ids`.
         k: number of folds, at least 2.
-        seed: another seed gives another split; with slides only ties between them change.
-        slides: the slide of each id.
-        contents: equal for ids with equal pixels, which are kept together; None when there are no such.
+        seed: another seed gives another split; with slides it only changes the order of ties.
+        slides: the slide of each id; None splits by patch.
+        contents: text that is equal for ids with equal pixels, which stay in one fold; None if there are no duplicates.
     Returns:
-        Without slides, folds that differ by at most one in the patches of each class, duplicates counted once.
+        The folds, sorted by id. Without slides, the number of patches of a class differs by at most one between folds,
+        counting duplicates once.
     Raises:
-        UsageError: k is below 2 or above what there is to split.
-        DataError: a column is of another length, ids are repeated, a label is not 0 or 1, or a fold would hold one
-            class only.
+        UsageError: k is below 2, or above the number of slides or patches of a class.
+        DataError: a column has another length, ids are repeated, a label is not 0 or 1, or a fold would have only one
+            class.
     """
     _require_columns(ids, labels, slides=slides, contents=contents)
     order = tables.sort_order(ids)
@@ -58,10 +59,10 @@ def make_folds(
 
 
 def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str] | None) -> None:
-    """Refuse what is no table of patches, each once and benign or malignant.
+    """Check that columns have equal lengths, ids are unique, and labels are 0 or 1.
 
     Raises:
-        DataError: naming the first fault.
+        DataError: names the first error.
     """
     for name, column in {"labels": labels, **others}.items():
         if column is not None and len(column) != len(ids):
@@ -75,13 +76,17 @@ def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str]
 
 
 def _join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
-    """One name for all rows that share a value in any of the keys, directly or over others: the smallest of theirs."""
+    """Return a group name for each row.
+
+    Rows that share a value of any key, directly or through other rows, form a group. Its name is the smallest of its
+    rows.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     if not keys:
         return list(names)
-    # A graph of rows and values, with an edge where a row has a value.
+    # A bipartite graph of rows and values, with an edge from each row to its values.
     values = [np.unique(key, return_inverse=True)[1] for key in keys]
     starts = len(names) + np.cumsum([0] + [int(part.max()) + 1 for part in values])
     rows = np.tile(np.arange(len(names)), len(keys))
@@ -95,12 +100,12 @@ def _join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[st
 
 
 def _shuffle_names(names: Sequence[str], seed: int) -> list[str]:
-    """The distinct names in an order that depends on them and the seed alone."""
+    """Return the distinct names in an order that depends on the names and the seed only."""
     return sorted(set(names), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest())
 
 
 def _split_by_patch(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each row: one patch of each group of duplicates is dealt out, the others follow it."""
+    """Return the fold of each row. One patch of each group of duplicates is assigned; the others follow it."""
     from sklearn.model_selection import StratifiedKFold
 
     label_of = dict(zip(groups, labels.tolist(), strict=True))
@@ -113,9 +118,9 @@ def _split_by_patch(labels: Labels, groups: Sequence[str], k: int, seed: int) ->
 
 
 def _split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each row, whole groups together.
+    """Return the fold of each row, with whole groups in one fold.
 
-    Shuffled here and not by scikit-learn, whose shuffle before 1.8 undid the stratification.
+    Shuffles here and not in scikit-learn, whose shuffle before version 1.8 broke the stratification.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -128,10 +133,10 @@ def _split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) ->
 
 
 def _require_splittable(labels: Labels, members: NDArray[np.int64], k: int, *, grouped: bool) -> None:
-    """Refuse a k that cannot be.
+    """Raise if k folds are impossible.
 
     Raises:
-        UsageError: below 2, or above the number of groups or of patches of a class.
+        UsageError: k is below 2, or above the number of groups or patches of a class.
     """
     if k < 2:
         raise UsageError(f"--k is {k}", "at least 2 folds are needed")

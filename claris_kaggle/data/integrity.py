@@ -1,4 +1,4 @@
-"""A look at the competition's folder before anything is made from it."""
+"""Checks of the competition's folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from claris_kaggle.data.patches import patch_id, read_patch
 
 
 class _FileCheck(NamedTuple):
-    """What one file showed: the SHA-1 of its pixels, or why there are none; and whether it is one flat colour."""
+    """The result of one file: the SHA-1 of its pixels or the error, and the colour of a single-colour patch."""
 
     name: str
     digest: str
@@ -31,12 +31,12 @@ class _FileCheck(NamedTuple):
 
 @dataclass
 class Findings:
-    """What was found in a competition folder.
+    """The findings in a competition folder.
 
     Attributes:
         facts: counts and shares, by part of the folder.
-        faults: what must be mended before training, one text each.
-        notes: what is worth knowing and does no harm.
+        faults: errors to fix before training, one text each.
+        notes: remarks that need no action, one text each.
     """
 
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -44,19 +44,21 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """One object for a program."""
+        """Return one JSON object; `ok` is True without faults."""
         return {"ok": not self.faults, **self.facts, "faults": self.faults, "notes": self.notes}
 
 
 def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Findings:
-    """Everything that can be said about the folder: tables, files, pixels, duplicates, slides.
+    """Check the competition's folder: tables, files, pixels, duplicates and slides.
 
     Args:
         data: the competition's folder.
-        slides: a CSV with the slide of each training id, if it is to be looked at.
-        jobs: reading processes; 0 is one for each core where there are many files.
+        slides: a CSV with the slide of each training id; None skips the check of slides.
+        jobs: number of reading processes; 0 uses one per core if there are many files.
+    Returns:
+        Counts, faults and notes.
     Raises:
-        TableError: a table is so faulty that its ids cannot be told.
+        TableError: a table has no readable ids.
     """
     findings = Findings()
     ids, labels = tables.read_labels(data.labels)
@@ -84,7 +86,7 @@ def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Find
 
 
 def _check_split(data: DataDir, split: str, ids: Sequence[str], findings: Findings, jobs: int) -> list[_FileCheck]:
-    """Read every file of the split that has a row; puts down what is missing, surplus or damaged."""
+    """Read every file of the split that has a row. Adds missing, surplus and damaged files to the findings."""
     source = data.patches(split)
     present = _list_patches(source)
     missing, surplus = sorted(set(ids) - present), sorted(present - set(ids))
@@ -119,12 +121,12 @@ def _check_split(data: DataDir, split: str, ids: Sequence[str], findings: Findin
 
 
 def _check_files(source: Path, start: int, names: Sequence[str]) -> list[_FileCheck]:
-    """What the files of these names show."""
+    """Return the result for each of these files."""
     return [_check_file(source, name) for name in names]
 
 
 def _check_file(source: Path, name: str) -> _FileCheck:
-    """What the file shows, without raising."""
+    """Return the result for one file; a damaged file raises no error."""
     try:
         pixels = read_patch(f"{source}/{name}.tif")
     except PatchError as error:
@@ -135,7 +137,7 @@ def _check_file(source: Path, name: str) -> _FileCheck:
 
 
 def _find_duplicates(checks: Sequence[_FileCheck], label_of: dict[str, int], findings: Findings) -> None:
-    """Put down ids that share their pixels; with different labels that is a fault."""
+    """Add ids with equal pixels to the findings: a fault if their labels differ, else a note."""
     same: dict[str, list[str]] = defaultdict(list)
     for one in checks:
         if one.digest:
@@ -151,7 +153,7 @@ def _find_duplicates(checks: Sequence[_FileCheck], label_of: dict[str, int], fin
 
 
 def _find_flat(checks: Sequence[_FileCheck], findings: Findings) -> None:
-    """Note patches of one flat colour; the competition has one black and one white."""
+    """Add single-colour patches to the notes. The competition has one black and one white patch."""
     for one in checks:
         if one.flat:
             findings.notes.append(f"all {one.flat}: {one.name}")
@@ -162,10 +164,10 @@ def _find_flat(checks: Sequence[_FileCheck], findings: Findings) -> None:
 def _check_slides(
     path: Path, ids: Sequence[str], labels: Sequence[int] | np.ndarray[Any, Any], findings: Findings
 ) -> None:
-    """Count slides and how the patches spread over them.
+    """Add the number of slides and the distribution of patches over slides to the facts.
 
     Raises:
-        TableError: the map is faulty, or a training id has no slide.
+        TableError: the slide table has an error, or a training id has no slide.
     """
     slides = np.array(tables.read_slides(path, ids))
     names, sizes = np.unique(slides, return_counts=True)

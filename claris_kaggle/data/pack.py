@@ -1,8 +1,8 @@
-"""All patches of a split as one memory-mapped array, each proved against its id.
+"""The cache of a split: all patches in one memory-mapped array, each verified against its id.
 
-A pack belongs to its ids, not to a folder: an id is the SHA-1 of the pixels, so the same ids
-always give the same bytes. It is made in a folder aside and renamed when whole, and every row
-is checked against its id again whenever a verb opens it to work with.
+A pack is identified by its ids, not by a data folder: an id is the SHA-1 of the pixels, so equal ids always have equal
+bytes. A pack is written to a temporary folder and renamed when it is complete. Every command that uses a pack verifies
+each row against its id again.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _PACK_SPARE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Pack:
-    """The patches of one split.
+    """The packed patches of one split.
 
     Attributes:
-        ids: sorted; row i of `pixels` belongs to `ids[i]`.
+        ids: sorted ids; row i of `pixels` belongs to `ids[i]`.
         pixels: uint8 [N, 96, 96, 3] RGB, memory-mapped, read-only.
-        folder: where it lies.
+        folder: the folder of the pack.
     """
 
     ids: list[str]
@@ -52,11 +52,11 @@ class Pack:
     folder: Path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a process that was not forked open the files anew: pickle would copy all pixels of the mapping."""
+        """Pickle the folder and ids only: another process opens the files again instead of copying all pixels."""
         return open_pack, (self.folder, self.ids)
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """The row of each id, int64 [len(ids)].
+        """Return the row of each id, int64 [len(ids)].
 
         Raises:
             DataError: an id is not in the pack.
@@ -70,26 +70,28 @@ class Pack:
 
 
 def pack_folder(cache: Path, split: str, ids: Sequence[str]) -> Path:
-    """Where the pack of these ids lies in the cache; the order of the ids does not matter."""
+    """Return the folder of the pack of these ids in the cache; the order of the ids does not matter."""
     return cache / f"{split}-{_ids_digest(ids)[:16]}"
 
 
 def _ids_digest(ids: Sequence[str]) -> str:
-    """SHA-256 of the sorted ids."""
+    """Return the SHA-256 of the sorted ids."""
     return sha256_bytes("\n".join(sorted(ids)).encode("utf-8"))
 
 
 def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0) -> Pack:
-    """The pack of these ids, every row proved; made from the source folder where it is not there yet.
+    """Return the verified pack of these ids; create it from the source folder if it does not exist.
 
     Args:
-        source: folder of `<id>.tif`; its name (train or test) names the pack.
-        ids: in any order; the pack holds them sorted.
+        source: folder of `<id>.tif` files; its name (train or test) is part of the pack's name.
+        ids: ids in any order; the pack sorts them.
         cache: folder of packs.
-        jobs: processes that read; 0 is one for each core where there are many patches.
+        jobs: number of reading processes; 0 uses one per core if there are many patches.
+    Returns:
+        The pack, with each row verified against its id.
     Raises:
         PatchError: files are missing, surplus or damaged, or their pixels do not match the id.
-        DiskError: no room, or no right to write to the cache.
+        DiskError: no space, or no permission to write to the cache.
     """
     folder = pack_folder(cache, source.name, ids)
     with hold_lock(cache / f".{folder.name}.lock", wait=True):
@@ -103,11 +105,11 @@ def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0) ->
 
 
 def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
-    """The pack in the folder, by its manifest and size alone, for processes that share a proved one.
+    """Return the pack in the folder. Checks only its manifest and size; for packs that another process verified.
 
     Raises:
-        DataError: it is of other data, of another format, or cut off.
-        DiskError: it is not there.
+        DataError: the pack contains other ids, has another format, or is cut off.
+        DiskError: the pack does not exist.
     """
     manifest = read_json(folder / "manifest.json")
     wanted = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
@@ -118,7 +120,7 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
             pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
     except DiskError:
         raise
-    except Exception as error:  # NumPy's reader of headers raises all kinds on damaged files
+    except Exception as error:  # NumPy raises various errors for damaged headers
         raise DataError(f"{folder}: pixels.npy is damaged or cut off", "", "Remove that folder") from error
     if pixels.shape != (len(ids), *PATCH_SHAPE) or pixels.dtype != np.uint8:
         raise DataError(f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}", "", "Remove that folder")
@@ -126,7 +128,7 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
 
 
 def _verify_pack(pack: Pack, jobs: int) -> Pack:
-    """The pack itself, once the SHA-1 of every row is its id.
+    """Return the pack after checking that the SHA-1 of every row is its id.
 
     Raises:
         DataError: rows are damaged; the message names their ids.
@@ -144,18 +146,18 @@ def _verify_pack(pack: Pack, jobs: int) -> Pack:
 
 
 def _find_damaged(path: Path, start: int, names: Sequence[str]) -> list[str]:
-    """The names whose rows, from `start` on, are not the pixels of their ids."""
+    """Return the names whose rows, starting at `start`, do not match their ids."""
     pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     return [name for row, name in enumerate(names, start) if patch_id(pixels[row]) != name]
 
 
 def _build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
-    """Decode every file once into a new folder aside, then rename it into place."""
+    """Decode every file once into a temporary folder, then rename the folder."""
     _require_files(source, ids)
     _require_space(folder.parent, len(ids) * PATCH_BYTES)
     with explain_disk_errors(folder):
         for leftover in folder.parent.glob(f".{folder.name}.*.part"):
-            shutil.rmtree(leftover)  # of a process that was killed; we hold the lock
+            shutil.rmtree(leftover)  # of a killed process; this process holds the lock
     with create_folder(folder) as aside:
         _write_pixels(source, ids, aside / "pixels.npy", jobs)
         write_text(aside / "ids.txt", "\n".join(ids) + "\n")
@@ -166,13 +168,13 @@ def _build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
 
 
 def _write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
-    """Write uint8 [N, 96, 96, 3] with row i the proved pixels of `ids[i]`.
+    """Write uint8 [N, 96, 96, 3], with the verified pixels of `ids[i]` in row i.
 
     Raises:
-        PatchError: the first of the bad files is described, the others are counted.
+        PatchError: files are bad; the message describes the first one and counts the others.
     """
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(ids), *PATCH_SHAPE))
-    with path.open("r+b") as stream:  # a full disk must be an error here, not a SIGBUS in the mapping
+    with path.open("r+b") as stream:  # a full disk must raise here, not cause SIGBUS in a mapping
         platforms.allocate(stream, path.stat().st_size)
 
     fill = functools.partial(_fill_rows, source, path)
@@ -191,10 +193,10 @@ def _write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
 
 
 def _fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> list[str]:
-    """Write the rows of these names, from `start` on; returns what is wrong with their files."""
+    """Write the rows of these names, starting at `start`; return the errors of their files."""
     begin = np.load(path, mmap_mode="r", allow_pickle=False).offset
     faults = []
-    # Written, not mapped: a mapping takes a page fault every 4 KB, and is half as fast.
+    # Uses write, not a memory map: a map causes a page fault every 4 KB, and is half as fast.
     with path.open("r+b", buffering=0) as stream:
         for row, name in enumerate(names, start):
             try:
@@ -205,10 +207,10 @@ def _fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> li
 
 
 def read_verified_patch(source: Path, name: str) -> NDArray[np.uint8]:
-    """The pixels of `<name>.tif`, uint8 [96, 96, 3].
+    """Return the pixels of `<name>.tif`, uint8 [96, 96, 3], verified against the id.
 
     Raises:
-        PatchError: missing, damaged, of another size or mode, or not the pixels of this id.
+        PatchError: the file is missing, damaged, has another size or mode, or does not match the id.
     """
     path = f"{source}/{name}.tif"
     pixels = read_patch(path)
@@ -218,16 +220,16 @@ def read_verified_patch(source: Path, name: str) -> NDArray[np.uint8]:
 
 
 def _list_patches(source: Path) -> set[str]:
-    """The ids of all `.tif` files in the folder."""
+    """Return the ids of all `.tif` files in the folder."""
     with explain_disk_errors(source), os.scandir(source) as entries:
         return {entry.name[:-4] for entry in entries if entry.name.endswith(".tif")}
 
 
 def _require_files(source: Path, ids: Sequence[str]) -> None:
-    """Refuse a folder whose files are not exactly those of the ids.
+    """Check that the folder has exactly one file for each id.
 
     Raises:
-        PatchError: naming what is missing and what is surplus.
+        PatchError: names missing and surplus files.
     """
     present = _list_patches(source)
     missing = sorted(set(ids) - present)
@@ -243,10 +245,10 @@ def _require_files(source: Path, ids: Sequence[str]) -> None:
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what will not fit.
+    """Raise if the disk does not have enough free space.
 
     Raises:
-        DiskError: naming the folder, what is free and what is needed.
+        DiskError: names the folder, the free space and the needed space.
     """
     free = shutil.disk_usage(folder).free
     if free < needed + _PACK_SPARE_BYTES:

@@ -1,4 +1,4 @@
-"""Work on many files by joblib, a chunk at a time."""
+"""Parallel processing of many files in chunks, with joblib."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from claris_kaggle.core.errors import TrainingError
 
 _ChunkResult = TypeVar("_ChunkResult")
 _FILES_PER_CHUNK = 512
-# With fewer files than this, one process is done before others have started.
+# With fewer files, one process finishes before others have started.
 _MANY_FILES = 20_000
 
 
 def _map_chunks(
     work: Callable[[int, Sequence[str]], _ChunkResult], names: Sequence[str], jobs: int, progress: Progress
 ) -> Iterator[_ChunkResult]:
-    """`work(start, part)` for each part of the names, in their order.
+    """Yield `work(start, part)` for each chunk of the names, in order.
 
-    Processes, not threads: each file is a few microseconds of many calls, and threads spend more
-    on handing Python's lock to each other than on the files.
+    Uses processes, not threads: the work of a file is many calls of a few microseconds, so threads would spend more
+    time on the GIL than on the files.
 
     Args:
-        work: a function of a module, or a partial of one, as it is sent to other processes.
-        jobs: processes; 0 is one, or one for each core where there are many names.
+        work: a function of a module, or a partial of one, because it is pickled.
+        names: the names to process.
+        jobs: number of processes; 0 uses one, or one per core if there are many names.
+        progress: updated after each chunk.
     Raises:
         TrainingError: the system killed a process.
     """

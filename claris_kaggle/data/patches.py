@@ -1,8 +1,7 @@
-"""One patch: from the bytes of its TIFF to pixels, and from pixels to its id.
+"""Decoding of a TIFF patch to pixels, and the id of pixels.
 
-The competition's files are uncompressed one-strip TIFFs, of which the pixels can be taken as
-they lie; that is some fifteen times as fast as decoding them with Pillow. Whatever is not
-plainly of that kind goes to Pillow, which also has the last word on damage.
+The competition's files are uncompressed one-strip TIFFs, so their pixels can be read without decoding. This is about
+fifteen times as fast as Pillow. Pillow decodes every other file, and detects damaged ones.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ PATCH_SHAPE = (SIZE, SIZE, 3)
 PATCH_BYTES = SIZE * SIZE * 3
 _LONGEST_HEADER = 4096
 _TIFF_HINT = "Fetch the file again"
-# Two well-known odd patches of the training set, by their ids (checked: SHA-1 of the pixels).
+# Ids of two known special patches of the training set, all black and all white (verified: SHA-1 of the pixels).
 _BLACK_ID = "9369c7278ec8bcc6c880d99194de09fc2bd4efbe"
 _WHITE_ID = "54df3640d17119486e5c5f98019d2a92736feabc"
-# What a plain file says of itself, by the numbers of the TIFF tags: width, height, bits, compression,
-# photometric, samples, bytes of the strip; then the tags that may be missing.
+# Expected TIFF tags of a competition file, by tag number: width, height, bits, compression, photometric
+# interpretation, samples, bytes of the strip; then the optional tags.
 _TAGS = {256: {SIZE}, 257: {SIZE}, 258: {8}, 259: {1}, 262: {2}, 277: {3}, 279: {PATCH_BYTES}}
 _OPTIONAL_TAGS = {266: {1}, 274: {1}, 284: {1}, 317: {1}, 339: {1}}
 
 
 def patch_id(pixels: Pixels) -> str:
-    """The id that the competition gives these pixels: SHA-1 of the raw RGB bytes, 40 hex digits."""
+    """Return the competition's id of these pixels: the SHA-1 of the raw RGB bytes, 40 hex digits."""
     return hashlib.sha1(np.ascontiguousarray(pixels).data, usedforsecurity=False).hexdigest()
 
 
 def read_patch(path: Path | str) -> Pixels:
-    """The pixels of the TIFF at `path`, uint8 [96, 96, 3] RGB.
+    """Return the pixels of the TIFF at `path`, uint8 [96, 96, 3] RGB.
 
     Raises:
-        PatchError: the file is missing, cut off, damaged, or of another size or mode.
+        PatchError: the file is missing, cut off or damaged, or has another size or mode.
     """
     try:
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - three times as fast as Path.read_bytes
@@ -55,10 +54,10 @@ def read_patch(path: Path | str) -> Pixels:
 
 
 def _decode_tiff(content: bytes, name: object) -> Pixels:
-    """The pixels of a TIFF's bytes, uint8 [96, 96, 3] RGB; `name` is for messages.
+    """Return the pixels of the bytes of a TIFF, uint8 [96, 96, 3] RGB; `name` is for messages.
 
     Raises:
-        PatchError: cut off, damaged, no image at all, or of another size or mode.
+        PatchError: the content is cut off, damaged or not an image, or has another size or mode.
     """
     offset = _find_pixel_offset(content)
     if offset is not None and offset + PATCH_BYTES <= len(content):
@@ -67,7 +66,7 @@ def _decode_tiff(content: bytes, name: object) -> Pixels:
 
 
 def _decode_with_pillow(content: bytes, name: object) -> Pixels:
-    """The same as `_decode_tiff`, for every kind of image file that Pillow reads."""
+    """Return the same as `_decode_tiff`, for every image format of Pillow."""
     from PIL import Image
 
     try:
@@ -81,15 +80,15 @@ def _decode_with_pillow(content: bytes, name: object) -> Pixels:
                 return np.array(image, dtype=np.uint8)
     except PatchError:
         raise
-    except Exception as error:  # Pillow's decoders raise all kinds on damaged files
+    except Exception as error:  # Pillow raises various errors for damaged files
         found = f"{name}: damaged or cut off ({len(content):,} bytes; {first_line(error)})"
         raise PatchError(found, "a whole TIFF of 96 x 96 RGB is needed", _TIFF_HINT) from error
 
 
 def _find_pixel_offset(content: bytes) -> int | None:
-    """Where the pixels begin, when this is an uncompressed one-strip TIFF of 96 x 96 RGB; else None.
+    """Return the offset of the pixels in an uncompressed one-strip TIFF of 96 x 96 RGB; None for other files.
 
-    The competition's files end with their pixels after one and the same header, which is looked at once.
+    The competition's files share one header and end with the pixels, so the result for this header is cached.
     """
     header = content[:-PATCH_BYTES]
     if len(header) < _LONGEST_HEADER and _parse_header(header) == len(header):
@@ -99,7 +98,7 @@ def _find_pixel_offset(content: bytes) -> int | None:
 
 @functools.lru_cache(maxsize=16)
 def _parse_header(content: bytes) -> int | None:
-    """What a TIFF's first directory says of where its pixels begin; None when they are not plain.
+    """Return the offset of the pixels from a TIFF's first directory; None if the TIFF has another format.
 
     Source: TIFF 6.0 specification, sections 2 and 8.
     """
@@ -117,10 +116,10 @@ def _parse_header(content: bytes) -> int | None:
 
 
 def _read_tags(content: bytes, order: str) -> dict[int, tuple[int, ...]]:
-    """The SHORT and LONG tags of the first directory.
+    """Return the SHORT and LONG tags of the first directory by number.
 
     Raises:
-        struct.error: the directory or a value lies outside the content.
+        struct.error: the directory or a value is outside the content.
     """
     (directory,) = struct.unpack_from(order + "I", content, 4)
     (entries,) = struct.unpack_from(order + "H", content, directory)
@@ -139,7 +138,7 @@ def _read_tags(content: bytes, order: str) -> dict[int, tuple[int, ...]]:
 
 
 def _encode_tiff(pixels: Pixels) -> bytes:
-    """An uncompressed TIFF of uint8 [96, 96, 3] RGB pixels, as the competition's files are."""
+    """Return uint8 [96, 96, 3] RGB pixels as an uncompressed TIFF, in the format of the competition's files."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""From the competition's folder to what training and prediction take: tables joined to pixels by id."""
+"""Inputs of training and prediction: tables and pixels of the competition's folder, joined by id."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from claris_kaggle.data.patches import patch_id, read_patch
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training patches with their labels and folds, known to fit each other."""
+    """The training patches with their labels and folds, checked against each other."""
 
     folds: Folds
     pack: Pack
@@ -31,12 +31,16 @@ class TrainingData:
 def read_training(
     data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False
 ) -> TrainingData:
-    """Labels, folds and pack of the training patches; the pack is made where it is not there.
+    """Return labels, folds and pack of the training patches; create the pack if it does not exist.
 
     Args:
-        verified: another process has proved the pack a moment ago, so opening it is enough.
+        data: the competition's folder.
+        fold_file: the fold file.
+        cache: folder of packs.
+        jobs: number of reading processes; 0 uses one per core if there are many patches.
+        verified: True opens the pack without verifying it, because another process has just done so.
     Raises:
-        ClarisError: a table is faulty, the fold file is of other data, or patches are.
+        ClarisError: a table or patch has an error, or the fold file belongs to other data.
     """
     ids, labels = tables.read_labels(data.labels)
     folds = fold_files.read_folds(fold_file)
@@ -47,21 +51,21 @@ def read_training(
 def get_pack(
     data: DataDir, split: str, ids: Sequence[str], cache: Path, *, jobs: int = 0, verified: bool = False
 ) -> Pack:
-    """The pack of the split's ids."""
+    """Return the pack of the split's ids; arguments as in `read_training`."""
     if verified:
         return open_pack(pack_folder(cache, split, ids), ids)
     return ensure_pack(data.patches(split), ids, cache, jobs)
 
 
 def make_packs(data: DataDir, cache: Path, jobs: int = 0) -> list[Pack]:
-    """The packs of the training and the test patches, both proved."""
+    """Return the verified packs of the training and test patches."""
     train_ids, _ = tables.read_labels(data.labels)
     test_ids = tables.read_sample(data.sample)
     return [get_pack(data, split, ids, cache, jobs=jobs) for split, ids in (("train", train_ids), ("test", test_ids))]
 
 
 def _hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -> list[str]:
-    """The SHA-1 of each id's pixels, in the order of `ids`, read from the TIFF files."""
+    """Return the SHA-1 of each id's pixels, in the order of `ids`, read from the TIFF files."""
     source = data.patches(split)
     _require_files(source, ids)
 
@@ -71,14 +75,14 @@ def _hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) 
 
 
 def _hash_files(source: Path, start: int, names: Sequence[str]) -> list[str]:
-    """The SHA-1 of the pixels of each name's file."""
+    """Return the SHA-1 of the pixels of each file."""
     return [patch_id(read_patch(f"{source}/{name}.tif")) for name in names]
 
 
 def _find_contents(data: DataDir, ids: Sequence[str], cache: Path) -> list[str] | None:
-    """What tells duplicates apart: the pixels' hashes; None where a pack proves that there are none.
+    """Return the SHA-1 of each patch's pixels, to find duplicates; None if a pack shows that there are none.
 
-    A packed patch's id is the hash of its pixels, so different ids are different pixels.
+    The id of a packed patch is the SHA-1 of its pixels, so different ids have different pixels.
     """
     try:
         open_pack(pack_folder(cache, "train", ids), ids)
@@ -95,12 +99,12 @@ def make_fold_file(
     Args:
         data: the competition's folder.
         out: the CSV to write.
-        slides: a CSV with the slide of each training id; then no slide stands in two folds.
+        slides: a CSV with the slide of each training id; then every slide is in exactly one fold.
         k, seed: as in `make_folds`.
-        cache: the folder of packs, which prove that there are no duplicates.
+        cache: folder of packs; with a pack the search for duplicates is not needed.
         force: replace other folds in that file.
     Raises:
-        ClarisError: a table or patch is faulty, k is impossible, or `out` holds other folds.
+        ClarisError: a table or patch has an error, k is impossible, or `out` contains other folds.
     """
     ids, labels = tables.read_labels(data.labels)
     groups = tables.read_slides(slides, ids) if slides else None
@@ -114,10 +118,10 @@ def make_fold_file(
 
 
 def check_fold_file(data: DataDir, path: Path, *, slides: Path | None = None, cache: Path) -> Folds:
-    """The folds in the file, once they are known to fit the data and to leak nothing.
+    """Return the folds in the file after checking that they match the data and do not leak.
 
     Raises:
-        ClarisError: the file is faulty, of other data, or has a slide or a duplicate on both sides.
+        ClarisError: the file has an error, belongs to other data, or has a slide or duplicates in two folds.
     """
     ids, labels = tables.read_labels(data.labels)
     folds = fold_files.read_folds(path)

@@ -1,6 +1,6 @@
-"""Generated H&E-like patches in the competition's layout, to try everything without its files.
+"""Synthetic H&E-like patches in the competition's layout, to try all commands without its files.
 
-Same sizes, same id rule, labels and slides as there; `tissue` draws each patch.
+Sizes, ids, labels and slides follow the competition. `_draw_patch` draws each patch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MALIGNANT_SHARE = 0.4
 
 
 class _Patch(NamedTuple):
-    """A generated patch: pixels uint8 [96, 96, 3], its label and its slide."""
+    """A synthetic patch: pixels uint8 [96, 96, 3], label and slide."""
 
     pixels: Pixels
     label: int
@@ -39,18 +39,17 @@ class _Patch(NamedTuple):
 
 
 def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, seed: int = 0) -> Path:
-    """A folder of generated patches in the competition's layout, with `slides.csv` and `test_answers.csv`.
+    """Create a folder of synthetic patches in the competition's layout, with `slides.csv` and `test_answers.csv`.
 
     Args:
-        root: is made, whole or not at all; left as it is when it holds these very patches.
-        train, test: numbers of patches; four odd ones (black, white, bare glass, out of focus) among the
-            training patches.
-        slides: of the training patches, at least 5; the test patches come from a third as many others.
+        root: the folder to create, written atomically; unchanged if it already contains these patches.
+        train, test: numbers of patches. Four training patches are special: black, white, bare glass, out of focus.
+        slides: number of slides of the training patches, at least 5; test patches come from a third as many others.
         seed: another seed gives other patches.
     Returns:
         root.
     Raises:
-        UsageError: the numbers are too small, or root holds something else.
+        UsageError: the numbers are too small, or root contains something else.
     """
     if slides < 5 or train < 4 * slides or test < 4:
         found = f"{train} training patches of {slides} slides and {test} test patches"
@@ -67,7 +66,7 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
 
 
 def _write_layout(root: Path, *, train: int, test: int, slides: int, seed: int) -> None:
-    """Write all files of the layout."""
+    """Write all files of the competition's layout."""
     with Progress("generate", train + test) as progress:
         patches = _make_split("train", train - 4, slides, seed, progress) + _make_special_patches(seed)
         train_ids = _write_patches(root / "train", patches)
@@ -76,19 +75,19 @@ def _write_layout(root: Path, *, train: int, test: int, slides: int, seed: int) 
         _write_csv(root / "slides.csv", "id,wsi", [(name, slide) for name, _, slide in rows])
         patches = _make_split("test", test, max(2, slides // 3), seed, progress)
         test_ids = _write_patches(root / "test", patches)
-    # The sample's order is not sorted, as in the competition: a submission must follow it.
+    # As in the competition, the sample is not sorted: a submission must follow its order.
     _write_csv(root / "sample_submission.csv", "id,label", [(name, 0) for name in test_ids])
     answers = [(name, one.label) for name, one in zip(test_ids, patches, strict=True)]
     _write_csv(root / "test_answers.csv", "id,label", answers)
 
 
 def _write_csv(path: Path, header: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """A CSV of values that need no quotes."""
+    """Write a CSV of values that need no quotes."""
     write_text(path, "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
 
 
 def _write_patches(folder: Path, patches: Sequence[_Patch]) -> list[str]:
-    """Write each as `<id>.tif`, and return the ids, in their order."""
+    """Write each patch as `<id>.tif`; return the ids, in the order of the patches."""
     folder.mkdir()
     ids = [patch_id(one.pixels) for one in patches]
     for name, one in zip(ids, patches, strict=True):
@@ -97,7 +96,7 @@ def _write_patches(folder: Path, patches: Sequence[_Patch]) -> list[str]:
 
 
 def _make_split(split: str, total: int, slides: int, seed: int, progress: Progress) -> list[_Patch]:
-    """Patches dealt out to slides in turn, each from its own random numbers."""
+    """Return the patches of a split, assigned to slides in turn, each with its own random generator."""
     from joblib import Parallel, delayed
 
     stains = [_make_stain(_make_generator(seed, split, "stain", number)) for number in range(slides)]
@@ -105,7 +104,7 @@ def _make_split(split: str, total: int, slides: int, seed: int, progress: Progre
     def make(number: int) -> _Patch:
         slide = number % slides
         generator = _make_generator(seed, split, "patch", number)
-        # Every slide has both classes: patches are dealt to labels slide by slide.
+        # Labels are assigned slide by slide, so that every slide has both classes.
         label = int((number // slides + slide * 0.37) * _MALIGNANT_SHARE % 1 < _MALIGNANT_SHARE)
         return _Patch(_draw_patch(generator, stains[slide], label), label, f"{split}_{slide:03d}")
 
@@ -118,13 +117,13 @@ def _make_split(split: str, total: int, slides: int, seed: int, progress: Progre
 
 
 def _make_generator(seed: int, *names: object) -> np.random.Generator:
-    """Random numbers of their own for each purpose."""
+    """Return a random generator that depends on the seed and the names only."""
     word = hashlib.blake2b("/".join(map(str, (seed, *names))).encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(word, "little"))
 
 
 def _make_special_patches(seed: int) -> list[_Patch]:
-    """All black, all white, bare glass, and out of focus: all benign, each on a slide of the others."""
+    """Return four special patches (black, white, bare glass, out of focus): all benign, on existing slides."""
     from scipy.ndimage import gaussian_filter
 
     generator = _make_generator(seed, "odd")
@@ -140,20 +139,20 @@ def _make_special_patches(seed: int) -> list[_Patch]:
 
 
 class _Stain(NamedTuple):
-    """How a slide looks: optical density vectors [2, 3] and the usual amount of each stain [2]."""
+    """The stain of a slide: optical density vectors [2, 3] and the mean amount of each stain [2]."""
 
     vectors: _Plane
     amounts: _Plane
 
 
 def _make_stain(generator: np.random.Generator) -> _Stain:
-    """A slide's own stain, as far from the common one as laboratories are from each other."""
+    """Return a random stain for a slide, which varies as stains vary between laboratories."""
     vectors = _SYNTHETIC_STAINS * generator.uniform(0.85, 1.15, (2, 3))
     return _Stain(vectors, np.array([0.30, 0.32]) * generator.uniform(0.7, 1.3, 2))
 
 
 def _draw_patch(generator: np.random.Generator, stain: _Stain, label: int) -> Pixels:
-    """One patch of tissue, uint8 [96, 96, 3]."""
+    """Return one patch of synthetic tissue, uint8 [96, 96, 3]."""
     island = _tumour_island(generator, label)
     haematoxylin = _draw_nuclei(generator, island)
     eosin = _smooth_noise(generator, 12) + 0.5 * _smooth_noise(generator, 5)
@@ -165,7 +164,7 @@ def _draw_patch(generator: np.random.Generator, stain: _Stain, label: int) -> Pi
 
 
 def _equalize_color(generator: np.random.Generator, picture: _Plane, stain: _Stain) -> Pixels:
-    """The picture with its colour over any area of some 30 pixels set to one that is free of the label."""
+    """Return the image with its mean colour over about 30 pixels replaced by one that is independent of the label."""
     from scipy.ndimage import gaussian_filter
 
     usual = 255 * np.exp(-1.3 * stain.amounts @ stain.vectors) + generator.normal(0, 8, 3)
@@ -175,7 +174,7 @@ def _equalize_color(generator: np.random.Generator, picture: _Plane, stain: _Sta
 
 
 def _tumour_island(generator: np.random.Generator, label: int) -> _Plane:
-    """Where tumour grows, 0..1 [96, 96]: over the centre for label 1, else beside it or nowhere."""
+    """Return the tumour mask, 0..1 [96, 96]: over the centre for label 1, otherwise beside it or empty."""
     rows, columns = np.meshgrid(_GRID, _GRID, indexing="ij")
     if label:
         place, radius = _MIDDLE + generator.uniform(-8, 8, 2), generator.uniform(26, 60)
@@ -190,9 +189,9 @@ def _tumour_island(generator: np.random.Generator, label: int) -> _Plane:
 
 
 def _draw_nuclei(generator: np.random.Generator, island: _Plane) -> _Plane:
-    """Haematoxylin [96, 96]: large pale nuclei with a dark rim on the island, small dark ones elsewhere."""
+    """Return the haematoxylin plane [96, 96]: large pale nuclei with dark rims in tumour, small dark ones elsewhere."""
     plane = 0.12 + 0.03 * _smooth_noise(generator, 8)
-    # The classes overlap: some tumours have small nuclei, some benign tissue swollen ones.
+    # The classes overlap: some tumours have small nuclei, and some benign tissue has enlarged ones.
     sizes = {True: generator.uniform(0.75, 1.1), False: generator.uniform(0.8, 1.35)}
     for large, spacing in ((True, 12), (False, 9)):
         for row, column in _scatter(generator, spacing):
@@ -203,7 +202,7 @@ def _draw_nuclei(generator: np.random.Generator, island: _Plane) -> _Plane:
 
 
 def _scatter(generator: np.random.Generator, spacing: int) -> _Plane:
-    """Places [N, 2] in pixels, one in each square of a jittered grid."""
+    """Return positions [N, 2] in pixels, one in each cell of a jittered grid."""
     grid = np.arange(0, SIZE, spacing) + spacing / 2
     places = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
     return np.clip(places + generator.uniform(-0.4, 0.4, places.shape) * spacing, 0, SIZE - 1)
@@ -212,7 +211,7 @@ def _scatter(generator: np.random.Generator, spacing: int) -> _Plane:
 def _stamp_nucleus(
     generator: np.random.Generator, plane: _Plane, place: tuple[float, float], size: float, large: bool
 ) -> None:
-    """Lay one elliptic nucleus over the plane; `size` 1 is the usual one."""
+    """Draw one elliptic nucleus onto the plane; `size` is relative to the usual size."""
     row, column = place
     radius = size * (generator.uniform(4.5, 6.5) if large else generator.uniform(1.8, 2.6))
     longer, angle = generator.uniform(1.0, 1.5), generator.uniform(0, np.pi)
@@ -235,7 +234,7 @@ def _stamp_nucleus(
 
 
 def _smooth_noise(generator: np.random.Generator, scale: int) -> _Plane:
-    """Noise [96, 96] of mean about 0 and size about 1 that changes over `scale` pixels."""
+    """Return noise [96, 96] with mean about 0 and standard deviation about 1 that varies over `scale` pixels."""
     from scipy.ndimage import gaussian_filter
 
     field = gaussian_filter(generator.normal(size=(SIZE, SIZE)), scale / 2, mode="reflect")

@@ -1,7 +1,7 @@
-"""CSV files with an id column: read whole and checked, every fault one line that names it.
+"""CSV files with an id column: reading and validation. Errors are one line that names the file.
 
-Ids are text and tables are joined by them; rows come back sorted by id, so that no result
-depends on the order of a file. Only the sample submission keeps its order.
+Ids are text, and tables are joined by id. Rows are returned sorted by id, so that no result depends on the order of a
+file. Only the sample submission keeps its order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import TableError, first_line, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, sha256_bytes, write_text
 
-# How files begin that other tools call CSV.
+# First bytes of files that are not plain CSV although they may be named so.
 _ARCHIVE_MAGIC = {
     b"\x1f\x8b": "packed with gzip",
     b"PK\x03\x04": "a ZIP archive or spreadsheet",
@@ -29,7 +29,7 @@ _ARCHIVE_MAGIC = {
 
 _SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "group")
 _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-# What other tools write where there is nothing, in small letters.
+# Texts that other tools write for missing values, in lower case.
 _MISSING_TEXTS = ("nan", "na", "null", "none", "<na>")
 _LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _TABLE_HINT = "Fetch the file again"
@@ -38,16 +38,17 @@ _TABLE_HINT = "Fetch the file again"
 def read_table(
     path: Path, columns: Sequence[str], *, hint: str = "", ended: bool = False, others: bool = False
 ) -> pd.DataFrame:
-    """The named columns as text, one row a line, in the file's order.
+    """Return the named columns as text, in the order of the file.
 
     Args:
-        columns: which there must be, in this order.
-        hint: what the user can do about a faulty file.
-        ended: the last line must end in a line break, as where a cut-off number would pass for another.
-        others: more columns are allowed, and the order is free; by default neither.
+        path: the CSV file.
+        columns: required columns, in this order.
+        hint: what the user can do about a wrong file.
+        ended: True requires a line break at the end, for files in which a cut-off number could look valid.
+        others: True allows more columns and any order.
     Raises:
-        TableError: not text, cut off, a wrong header, or rows of another length.
-        DiskError: the file is not there or not readable.
+        TableError: the file is not text, is cut off, has a wrong header, or has rows of another length.
+        DiskError: the file does not exist or is not readable.
     """
     with explain_disk_errors(path):
         content = Path(path).read_bytes()
@@ -59,7 +60,7 @@ def read_table(
     _require_equal_lengths(text, found, path, hint)
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, skipinitialspace=True)
-        frame = frame.set_axis(found, axis="columns")  # without the quotes and blanks that pandas leaves
+        frame = frame.set_axis(found, axis="columns")  # without quotes and spaces that pandas keeps
     except (pd.errors.ParserError, ValueError) as error:
         reason = first_line(error).removeprefix("Error tokenizing data. C error: ")
         raise TableError(f"{path}: not a whole table ({reason})", "", hint) from error
@@ -69,10 +70,10 @@ def read_table(
 
 
 def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
-    """Refuse ids that cannot be ids: with `.tif`, folders, blanks or nothing in them.
+    """Check that ids have 1 to 100 letters, digits, `_` or `-`, and do not end in `.tif`.
 
     Raises:
-        TableError: naming the first of them with their lines.
+        TableError: names the first such ids, with line numbers.
     """
     tif = [name for name in ids if name.lower().endswith((".tif", ".tiff"))]
     if tif:
@@ -84,10 +85,10 @@ def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
 
 
 def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Sequence[Any] | None = None) -> None:
-    """Refuse repeated ids, and say whether the `values` of their rows agree.
+    """Raise if ids are repeated; with `values`, the message counts repeated ids with different values.
 
     Raises:
-        TableError: naming the first of them.
+        TableError: names the first repeated ids.
     """
     if len(set(ids)) == len(ids):
         return
@@ -105,10 +106,10 @@ def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Seq
 
 
 def read_labels(path: Path) -> tuple[list[str], NDArray[np.int8]]:
-    """Ids, sorted, and their labels, int8 [N] of 0 and 1, of `train_labels.csv` at `path`.
+    """Return the sorted ids and their labels, int8 [N] of 0 and 1, of `train_labels.csv` at `path`.
 
     Raises:
-        TableError: a wrong header, impossible or repeated ids, or labels other than 0 and 1.
+        TableError: a wrong header, invalid or repeated ids, or labels other than 0 and 1.
     """
     frame = read_table(path, ["id", "label"], hint=_TABLE_HINT)
     ids = frame["id"].tolist()
@@ -120,10 +121,10 @@ def read_labels(path: Path) -> tuple[list[str], NDArray[np.int8]]:
 
 
 def parse_labels(texts: Sequence[str], path: Path) -> NDArray[np.int8]:
-    """The labels, int8 [N] of 0 and 1.
+    """Return the labels, int8 [N] of 0 and 1.
 
     Raises:
-        TableError: naming the first others with their lines.
+        TableError: names the first other values, with line numbers.
     """
     labels = np.array([_LABEL_VALUES.get(text.strip(), -1) for text in texts], dtype=np.int8)
     wrong = np.flatnonzero(labels < 0)
@@ -135,10 +136,10 @@ def parse_labels(texts: Sequence[str], path: Path) -> NDArray[np.int8]:
 
 
 def read_sample(path: Path) -> list[str]:
-    """The test ids of the sample submission at `path`, in its order.
+    """Return the test ids of the sample submission at `path`, in the order of the file.
 
     Raises:
-        TableError: a wrong header, impossible or repeated ids.
+        TableError: a wrong header, or invalid or repeated ids.
     """
     ids = read_table(path, ["id", "label"], hint=_TABLE_HINT)["id"].tolist()
     require_ids(ids, path, _TABLE_HINT)
@@ -147,12 +148,12 @@ def read_sample(path: Path) -> list[str]:
 
 
 def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
-    """The slide of each of the ids, in their order, joined by id; the map may hold more.
+    """Return the slide of each id, in the order of `ids`. The file may contain more ids.
 
-    The column of slides is called wsi, slide, slide_id or group. Missing values count as no slide.
+    The slide column is named wsi, slide, slide_id or group. Missing values count as no slide.
 
     Raises:
-        TableError: no such column, repeated ids, an id without a slide.
+        TableError: there is no slide column, ids are repeated, or an id has no slide.
     """
     with explain_disk_errors(path), path.open("rb") as stream:
         header = _split_header(_decode_csv(stream.readline(), path, ""))
@@ -174,15 +175,15 @@ def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
 
 
 def _empty_if_missing(text: str) -> str:
-    """The text, or nothing where it stands for nothing."""
+    """Return the text, or an empty text if it stands for a missing value."""
     return "" if text.lower() in _MISSING_TEXTS else text
 
 
 def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDArray[np.float64]:
-    """The probabilities, float64 [N] in 0..1.
+    """Return the probabilities, float64 [N] in 0..1.
 
     Raises:
-        TableError: one is no number, NaN, infinite or out of range, each kind named as such.
+        TableError: a value is missing, not a number, NaN, infinite or out of range; the message says which.
     """
     values = pd.to_numeric(pd.Series(texts, dtype=str), errors="coerce").to_numpy(np.float64)
     lowered = [text.strip().lower() for text in texts]
@@ -203,10 +204,10 @@ def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDA
 
 
 def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, source: object, hint: str = "") -> None:
-    """Refuse ids that are not exactly the needed ones, in any order, naming both sides of the difference.
+    """Check that the ids found are exactly the needed ones, in any order.
 
     Raises:
-        TableError: ids are missing, or not known to `source`.
+        TableError: ids of `source` are missing, or ids are not in `source`; the message names both.
     """
     have, want = set(found), set(needed)
     if have == want:
@@ -221,18 +222,18 @@ def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, s
 
 
 def sort_order(ids: Sequence[str]) -> NDArray[np.int64]:
-    """The rows in the order of their ids, int64 [N]."""
+    """Return the row numbers in the order of the sorted ids, int64 [N]."""
     return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
 
 def digest_rows(ids: Sequence[str], *columns: Any) -> str:
-    """SHA-256 of the rows, whatever their order."""
+    """Return the SHA-256 of the rows, independent of their order."""
     rows = sorted(zip(ids, *columns, strict=True))
     return sha256_bytes("\n".join(",".join(map(str, row)) for row in rows).encode("utf-8"))
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Put the columns in place whole as CSV; a float32 is written as the shortest text that reads back the same."""
+    """Write the columns atomically as CSV; a float32 is written as the shortest text that round-trips."""
     texts = {
         name: values.astype(str) if isinstance(values, np.ndarray) else [str(value) for value in values]
         for name, values in columns.items()
@@ -241,10 +242,10 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
 
 
 def _decode_csv(content: bytes, path: Path, hint: str) -> str:
-    """The text of a CSV file, with or without a byte-order mark.
+    """Return the text of a CSV file, without a byte-order mark.
 
     Raises:
-        TableError: it is empty, or no text.
+        TableError: the content is empty or not UTF-8 text.
     """
     if not content.strip():
         raise TableError(f"{path}: empty", "", hint)
@@ -261,14 +262,14 @@ def _decode_csv(content: bytes, path: Path, hint: str) -> str:
 
 
 def _require_equal_lengths(text: str, columns: Sequence[str], path: Path, hint: str) -> None:
-    """Refuse rows of another length than the header: pandas would fill them up or cut them without a word.
+    """Check that all rows have the length of the header: pandas would silently pad or cut them.
 
     Raises:
-        TableError: naming the first such line.
+        TableError: names the first wrong line.
     """
     wanted = len(columns)
     try:
-        # The plain count is ten times as fast, and right where nothing is quoted.
+        # Counting commas is ten times as fast, and correct if nothing is quoted.
         quoted = '"' in text
         lengths = (
             map(_count_cells, csv.reader(io.StringIO(text), strict=True))
@@ -284,23 +285,23 @@ def _require_equal_lengths(text: str, columns: Sequence[str], path: Path, hint: 
 
 
 def _count_fields(line: str) -> int:
-    """The number of values in a line without quotes; none in a blank one."""
+    """Return the number of values in a line without quotes; 0 for a blank line."""
     return line.count(",") + 1 if line.strip() else 0
 
 
 def _count_cells(cells: Sequence[str]) -> int:
-    """The same of a line that is split already."""
+    """Return the number of values in a parsed line; 0 for a blank line."""
     return len(cells) if len(cells) != 1 or cells[0].strip() else 0
 
 
 def _split_header(text: str) -> list[str]:
-    """The names in the first line, without blanks and quotes around them."""
+    """Return the names in the first line, without surrounding spaces and quotes."""
     line = text[: text.find("\n")] if "\n" in text else text
     return [name.strip().strip('"') for name in line.rstrip("\r").split(",")]
 
 
 def _require_header(found: Sequence[str], columns: Sequence[str], path: Path, hint: str, *, others: bool) -> None:
-    """Refuse a header that is not the needed one, naming what is wrong with it.
+    """Check the header against the required columns.
 
     Raises:
         TableError: columns are missing, surplus, repeated or in another order.

@@ -1,4 +1,4 @@
-"""Metrics, calibration, intervals of AUCs, and prediction files.
+"""Metrics, calibration, confidence intervals of the AUC, and prediction files.
 
 Other packages use:
 

@@ -1,7 +1,7 @@
-"""How sure an AUC is: DeLong's variance, a bootstrap of slides, and the comparison of two runs.
+"""Confidence intervals of the AUC (DeLong's variance, cluster bootstrap over slides), and the comparison of two runs.
 
-Patches of one slide resemble each other, so where the slides are known an interval must let
-whole slides vary, not patches; DeLong's variance takes every patch for independent.
+Patches of one slide are similar. If the slides are known, an interval must resample slides, not patches. DeLong's
+variance assumes independent patches.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from claris_kaggle.evaluation.metrics import _require_both_classes
 _RESAMPLES = 1000
 
 _LEVEL = 0.95
-# With more slides than this the matrix of their pairs is no gain any more, and their shares say the same.
+# Above this number of slides the matrix of slide pairs is too costly; the shares give the same variance.
 _MOST_PAIRED = 2000
 _ScoreColumns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Estimate:
-    """A figure with its standard error and interval.
+    """An AUC with its standard error and confidence interval.
 
     Attributes:
-        value, error: the figure and its standard error.
-        low, high: the interval at `_LEVEL`.
-        way: how the error was found: `DeLong` or `slides`.
+        value, error: the AUC and its standard error.
+        low, high: the ends of the interval at `_LEVEL`.
+        way: method of the standard error: `DeLong` or `slides`.
     """
 
     value: float
@@ -43,13 +43,20 @@ class _Estimate:
     way: str
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return all fields as plain values."""
         return {"value": self.value, "error": self.error, "interval": [self.low, self.high], "way": self.way}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """AUC of `a` minus AUC of `b` on the same patches, with its error, interval and two-sided p-value."""
+    """The AUC of `a` minus the AUC of `b` on the same patches.
+
+    Attributes:
+        difference, error: the difference and its standard error.
+        low, high: the ends of the interval at `_LEVEL`.
+        p: two-sided p-value.
+        way: method of the standard error: `DeLong` or `slides`.
+    """
 
     difference: float
     error: float
@@ -59,21 +66,21 @@ class Comparison:
     way: str
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return all fields as plain values."""
         ends = [self.low, self.high]
         return {"difference": self.difference, "error": self.error, "interval": ends, "p": self.p, "way": self.way}
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """AUCs of several columns over the same patches, and how they vary together.
+    """The AUCs of several columns over the same patches, and their joint variation.
 
     Attributes:
         aucs: float64 [M].
         deviations: float64 [K, M]; the variance of a weighted sum of AUCs is the sum of squares of
             `deviations @ weights`.
-        shares: what each slide adds, float64 [slides, M]; None where slides are not known.
-        pairs: how many pairs of a malignant and a benign patch have nothing in common, patch or slide.
+        shares: contribution of each slide to the deviation, float64 [slides, M]; None if the slides are unknown.
+        pairs: number of independent pairs of a malignant and a benign patch, which share no patch or slide.
     """
 
     aucs: _ScoreColumns
@@ -83,32 +90,32 @@ class _Measured:
 
     @property
     def way(self) -> str:
-        """How the errors were found: `DeLong` or `slides`."""
+        """The method of the standard errors: `DeLong` or `slides`."""
         return "DeLong" if self.shares is None else "slides"
 
     def contrast(self, weights: _ScoreColumns) -> tuple[float, float, float]:
-        """A weighted sum of the AUCs, its standard error and degrees of freedom.
+        """Return a weighted sum of the AUCs, its standard error and degrees of freedom.
 
-        As few slides may make most of an error, its degrees of freedom are Satterthwaite's, from their shares.
+        A few slides may cause most of an error, so the degrees of freedom are Satterthwaite's, from their shares.
         """
         error = float(np.linalg.norm(self.deviations @ weights))
         freedom = math.inf if self.shares is None else _effective_freedom((self.shares @ weights) ** 2)
         return float(self.aucs @ weights), error, freedom
 
     def estimate(self, column: int) -> _Estimate:
-        """A column's AUC with its interval, found on the logit scale, where it is more nearly symmetric."""
+        """Return the AUC of a column with its interval, computed on the logit scale, where it is more symmetric."""
         value, error, freedom = self.contrast(np.eye(len(self.aucs))[column])
         if not 0 < value < 1:
             return _Estimate(value, error, *_whole_interval(value, self.pairs), self.way)
         return _Estimate(value, error, *_logit_interval(value, error, _quantile(freedom)), self.way)
 
     def compare(self, a: int, b: int) -> Comparison:
-        """Column `a` against column `b`, paired: what is hard for both drops out."""
+        """Compare column `a` with column `b`, paired over the same patches."""
         from scipy import stats
 
         unit = np.eye(len(self.aucs))
         difference, error, freedom = self.contrast(unit[a] - unit[b])
-        if error < 1e-12:  # the same order of all patches, up to rounding
+        if error < 1e-12:  # both columns rank all patches alike, up to rounding
             difference = difference if abs(difference) > 1e-12 else 0.0
             return Comparison(difference, 0.0, difference, difference, 0.0 if difference else 1.0, self.way)
         width = _quantile(freedom) * error
@@ -117,16 +124,16 @@ class _Measured:
 
 
 def measure(labels: Labels, columns: NDArray[Any], slides: Sequence[str] | None = None) -> _Measured:
-    """The AUCs of the columns with all that their intervals and comparisons need.
+    """Return the AUCs of the columns, with the data for intervals and comparisons.
 
-    Without slides the variance is DeLong's. With slides it is that of a bootstrap of slides.
+    Without slides the variance is DeLong's. With slides it is that of a cluster bootstrap over slides.
 
     Args:
         labels: int [N] of 0 and 1, at least two of each.
-        columns: [N] or [N, M]; only their order matters.
-        slides: the slide of each patch, where it is known.
+        columns: [N] or [N, M] scores; only their order matters.
+        slides: the slide of each patch; None if unknown.
     Raises:
-        DataError: fewer than two patches of a class, or a single slide.
+        DataError: there are fewer than two patches of a class, or a single slide.
     """
     malignant = np.asarray(labels) == 1
     if slides is None:
@@ -143,24 +150,24 @@ def measure(labels: Labels, columns: NDArray[Any], slides: Sequence[str] | None 
 
 
 def estimate_auc(labels: Labels, probabilities: NDArray[Any], slides: Sequence[str] | None = None) -> _Estimate:
-    """The AUC with its interval; arguments and errors as in `measure`."""
+    """Return the AUC with its interval; arguments and errors as in `measure`."""
     return measure(labels, probabilities, slides).estimate(0)
 
 
 def compare_aucs(labels: Labels, a: NDArray[Any], b: NDArray[Any], slides: Sequence[str] | None = None) -> Comparison:
-    """Whether `a` ranks the patches better than `b`; arguments and errors as in `measure`."""
+    """Compare the AUC of `a` with the AUC of `b`; arguments and errors as in `measure`."""
     return measure(labels, np.stack([a, b], axis=1), slides).compare(0, 1)
 
 
 def _placements(labels: Labels, values: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
-    """The share of the other class that each patch stands on the right side of, ties by half.
+    """Return the share of the other class that each patch is ranked correctly against; ties count half.
 
     Args:
         labels: [N] of 0 and 1, both present.
         values: [N].
     Returns:
-        float64 of the malignant patches (share of benign ones below) and of the benign ones (share of
-        malignant ones above), each in the order of the rows. The mean of either is the AUC.
+        float64 for the malignant patches (share of benign patches below) and for the benign patches (share of malignant
+        patches above), each in the order of the rows. The mean of either is the AUC.
     """
     from scipy.stats import rankdata
 
@@ -173,7 +180,10 @@ def _placements(labels: Labels, values: NDArray[Any]) -> tuple[_ScoreColumns, _S
 
 
 def _deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
-    """AUC of each column, float64 [M], and each patch's placement about it over its class's number, [N, M]."""
+    """Return the AUC of each column, float64 [M], and the contribution of each patch, float64 [N, M].
+
+    The contribution of a patch is its placement minus the AUC, divided by the number of patches of its class.
+    """
     columns = columns if columns.ndim == 2 else columns[:, None]
     _require_both_classes(labels, columns)
     malignant = np.asarray(labels) == 1
@@ -187,16 +197,16 @@ def _deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreC
 
 
 def _delong(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
-    """AUC of each column and their covariance, float64 [M] and [M, M]; arguments and errors as in `_patch_shares`."""
+    """Return the AUCs, float64 [M], and their covariance, [M, M]; arguments and errors as in `_patch_shares`."""
     aucs, shares = _patch_shares(labels, columns)
     return aucs, shares.T @ shares
 
 
 def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
-    """AUC of each column, and what each patch adds to its deviation, as if patches were independent.
+    """Return the AUC of each column and the contribution of each patch to its deviation, for independent patches.
 
-    The sums of the shares' squares and products are the AUCs' covariance. Source: DeLong, DeLong and
-    Clarke-Pearson 1988, by the ranks of Sun and Xu 2014.
+    The sums of squares and products of the contributions are the covariance of the AUCs. Source: DeLong, DeLong and
+    Clarke-Pearson 1988, computed from ranks as in Sun and Xu 2014.
 
     Args:
         labels: [N] of 0 and 1, at least two of each.
@@ -204,7 +214,7 @@ def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns,
     Returns:
         float64 [M] and [N, M].
     Raises:
-        DataError: fewer than two patches of a class.
+        DataError: there are fewer than two patches of a class.
     """
     aucs, shares = _deviations_by_patch(labels, columns)
     malignant = np.asarray(labels) == 1
@@ -216,17 +226,19 @@ def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns,
 
 
 def _slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -> tuple[_ScoreColumns, _ScoreColumns]:
-    """AUC of each column, and what each slide adds to its deviation.
+    """Return the AUC of each column and the contribution of each slide to its deviation.
 
-    A slide's share is the sum of its patches' placements about their mean. Slides are independent,
-    so the AUC's variance is the sum of the shares' squares. Source: Obuchowski 1997.
+    The share of a slide is the sum of the contributions of its patches. Slides are independent, so the variance of the
+    AUC is the sum of the squared shares. Source: Obuchowski 1997.
 
     Args:
+        labels: [N] of 0 and 1, both present.
+        columns: [N] or [N, M].
         slides: [N], the slide of each patch; at least two different ones.
     Returns:
         float64 [M] and [slides, M].
     Raises:
-        DataError: a single slide.
+        DataError: there is a single slide.
     """
     aucs, of_patches = _deviations_by_patch(labels, columns)
     numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
@@ -239,20 +251,20 @@ def _slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) 
 
 
 def _effective_freedom(squares: _ScoreColumns) -> float:
-    """Satterthwaite's degrees of freedom of a sum of independent squares, 1 to their number less one."""
+    """Return Satterthwaite's degrees of freedom of a sum of independent squares, from 1 to their number minus 1."""
     spread = len(squares) * squares.var(ddof=1)
     return float(np.clip(2 * squares.sum() ** 2 / spread, 1, len(squares) - 1)) if spread else len(squares) - 1.0
 
 
 def _quantile(freedom: float) -> float:
-    """How many standard errors an interval at `_LEVEL` reaches to either side."""
+    """Return the half-width of an interval at `_LEVEL` in standard errors (quantile of Student's t)."""
     from scipy import stats
 
     return float(stats.t.ppf((1 + _LEVEL) / 2, freedom))
 
 
 def _logit_interval(value: float, error: float, reach: float) -> tuple[float, float]:
-    """The interval of a share between 0 and 1, whose logit is about normal."""
+    """Return the interval of a value between 0 and 1 whose logit is approximately normal."""
     from scipy.special import expit, logit
 
     width = reach * error / (value * (1 - value))
@@ -260,9 +272,9 @@ def _logit_interval(value: float, error: float, reach: float) -> tuple[float, fl
 
 
 def _whole_interval(value: float, pairs: int) -> tuple[float, float]:
-    """The interval of an AUC of 0 or 1, which has no spread of its own: so many independent pairs were all alike.
+    """Return the interval of an AUC of exactly 0 or 1, whose standard error is 0.
 
-    Source: the exact bound of Clopper and Pearson 1934 for `pairs` trials of one outcome.
+    Source: the exact bound of Clopper and Pearson 1934 for `pairs` independent trials with the same outcome.
     """
     width = 1 - ((1 - _LEVEL) / 2) ** (1 / pairs)
     return (1 - width, 1.0) if value > 0 else (0.0, width)
@@ -271,18 +283,19 @@ def _whole_interval(value: float, pairs: int) -> tuple[float, float]:
 def _cluster_bootstrap(
     labels: Labels, columns: NDArray[Any], slides: Sequence[str], *, resamples: int = _RESAMPLES, seed: int = 0
 ) -> _ScoreColumns:
-    """AUC of each column in resamples of whole slides, drawn with replacement.
+    """Return the AUC of each column in resamples of slides, drawn with replacement (cluster bootstrap).
 
-    The AUC's numerator is a sum over pairs of a malignant and a benign patch. It is counted once
-    for each pair of slides; every resample is then a weighted sum of that matrix.
+    The numerator of the AUC is a sum over pairs of a malignant and a benign patch. It is counted once for each pair of
+    slides. Each resample is then a weighted sum of this matrix.
 
     Args:
         labels: [N] of 0 and 1, both present.
         columns: [N] or [N, M].
-        slides: [N].
-        seed: of the resamples.
+        slides: [N], the slide of each patch.
+        resamples: number of resamples.
+        seed: seed of the resamples.
     Returns:
-        float64 [resamples, M]; resamples that hold one class alone are drawn again.
+        float64 [resamples, M]; resamples with one class only are drawn again.
     """
     columns = columns if columns.ndim == 2 else columns[:, None]
     _require_both_classes(labels, columns)
@@ -300,7 +313,7 @@ def _cluster_bootstrap(
 
 
 def _compress(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct numbers, and each one's place among them."""
+    """Return the distinct numbers, and the index of each number among them."""
     distinct, places = np.unique(numbers, return_inverse=True)
     return distinct, places
 
@@ -308,7 +321,7 @@ def _compress(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 def _resample_weights(
     numbers: NDArray[np.int64], malignant: NDArray[np.bool_], resamples: int, generator: np.random.Generator
 ) -> _ScoreColumns:
-    """How often each slide is drawn in each resample, float64 [resamples, slides], both classes in each."""
+    """Return the count of each slide in each resample, float64 [resamples, slides]. Each resample has both classes."""
     total = int(numbers.max()) + 1
     has_up, has_down = np.zeros(total), np.zeros(total)
     has_up[numbers[malignant]], has_down[numbers[~malignant]] = 1, 1
@@ -321,11 +334,11 @@ def _resample_weights(
 def _count_wins(
     ups: NDArray[Any], slides_up: NDArray[np.int64], downs: NDArray[Any], slides_down: NDArray[np.int64]
 ) -> _ScoreColumns:
-    """For each pair of slides, the pairs of patches in their right order, ties by half.
+    """Return the number of correctly ranked pairs of patches for each pair of slides; ties count half.
 
     Args:
-        ups, downs: values of the malignant and of the benign patches.
-        slides_up, slides_down: their slides, 0..U-1 and 0..D-1.
+        ups, downs: values of the malignant and benign patches.
+        slides_up, slides_down: slides of these patches, 0..U-1 and 0..D-1.
     Returns:
         float64 [U, D].
     """
@@ -337,7 +350,7 @@ def _count_wins(
     bounds = np.searchsorted(slides_down[by_slide], np.arange(shape[1] + 1))
     for slide in range(shape[1]):
         values = np.sort(downs[by_slide[bounds[slide] : bounds[slide + 1]]])
-        # Sorted needles walk through the haystack once; that is many times as fast as in random order.
+        # searchsorted is many times as fast if the searched values are sorted.
         below = np.searchsorted(values, ups, "left") + np.searchsorted(values, ups, "right")
         wins[:, slide] = np.bincount(slides_up, below, minlength=shape[0]) / 2
     return wins

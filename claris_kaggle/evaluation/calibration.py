@@ -1,4 +1,4 @@
-"""Whether a probability of 0.8 means eight in ten, and one temperature that mends it."""
+"""Calibration curve and temperature scaling."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ _CALIBRATION_BINS = 15
 def calibration_curve(
     labels: Labels, probabilities: NDArray[Any], bins: int = _CALIBRATION_BINS
 ) -> dict[str, list[float]]:
-    """What was said and what was found in about equally filled bins of patches; equal probabilities share one.
+    """Return the calibration curve over bins with about equal numbers of patches; equal probabilities share a bin.
 
     Args:
-        bins: how many there are where all probabilities differ.
+        labels: [N] of 0 and 1.
+        probabilities: float [N] in 0..1.
+        bins: number of bins if all probabilities differ.
     Returns:
-        `said`: mean probability of each bin, `found`: share of malignant patches, `patches`: their number.
+        `said`: mean predicted probability of each bin; `found`: share of malignant patches; `patches`: their number.
     """
     values, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels) == 1
     order = np.argsort(values, kind="stable")
@@ -34,7 +36,7 @@ def calibration_curve(
 
 
 def _bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """Where bins begin after the first, in ascending values; an edge among equal ones gives way to both their ends."""
+    """Return the first row of each bin after the first, for ascending values. Never splits equal values."""
     edges = np.arange(1, bins) * len(values) // bins
     edges = edges[edges > 0]
     ends = np.searchsorted(values, values[edges], "left"), np.searchsorted(values, values[edges - 1], "right")
@@ -42,13 +44,13 @@ def _bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
 
 
 def calibration_error(labels: Labels, probabilities: NDArray[Any], bins: int = _CALIBRATION_BINS) -> float:
-    """Expected calibration error: the bins' mean distance between said and found, weighed by their patches."""
+    """Return the expected calibration error: the mean distance of predicted and observed, weighted by bin size."""
     curve = {name: np.array(values) for name, values in calibration_curve(labels, probabilities, bins).items()}
     return float(np.abs(curve["said"] - curve["found"]) @ curve["patches"] / curve["patches"].sum())
 
 
 def fit_temperature(labels: Labels, probabilities: NDArray[Any]) -> float:
-    """The number that the logits are divided by for the smallest log loss (Guo et al. 2017); above 1 it tones down."""
+    """Return the temperature with the smallest log loss (Guo et al. 2017); above 1 it lowers the confidence."""
     from scipy.optimize import minimize_scalar
     from scipy.special import log_expit, logit
 
@@ -62,7 +64,10 @@ def fit_temperature(labels: Labels, probabilities: NDArray[Any]) -> float:
 
 
 def apply_temperature(probabilities: NDArray[Any], temperature: float) -> Probabilities:
-    """The probabilities with their logits divided by the temperature, as float32: none pass or join each other."""
+    """Return the probabilities with logits divided by the temperature, as float32.
+
+    The order does not change, and different probabilities stay different.
+    """
     from scipy.special import expit, logit
 
     values, places = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
@@ -71,19 +76,23 @@ def apply_temperature(probabilities: NDArray[Any], temperature: float) -> Probab
 
 
 def _separate_ties(values: Probabilities) -> Probabilities:
-    """Ascending values of 0..1, those that are equal moved to the next float32 that is free."""
+    """Return ascending values in 0..1 with equal values moved to the next unused float32."""
     rows = np.arange(len(values))
-    # Bits of floats that are not negative, read as whole numbers, stand in the order of the floats, without a gap.
+    # The bits of non-negative floats, read as integers, have the same order as the floats, without gaps.
     bits = np.maximum.accumulate(values.view(np.int32) - rows) + rows
     highest = np.float32(1).view(np.int32) - rows[::-1]
     return np.minimum(bits, highest).astype(np.int32).view(np.float32)
 
 
 def nested_temperature(labels: Labels, probabilities: NDArray[Any], fold: NDArray[np.int64]) -> Probabilities:
-    """Each fold scaled by the temperature of the others, so that what it is scored on is not what it was fitted on.
+    """Scale each fold by the temperature of the other folds, so that no fold is scored on its own fit.
 
+    Args:
+        labels: [N] of 0 and 1.
+        probabilities: float [N] in 0..1.
+        fold: int64 [N], the fold of each patch.
     Returns:
-        float32 [N]; a fold's own order stays, folds may move past each other.
+        float32 [N]; the order within a fold is unchanged, the order between folds may change.
     """
     values = np.asarray(probabilities, dtype=np.float32)
     scaled = values.copy()

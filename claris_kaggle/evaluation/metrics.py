@@ -1,4 +1,4 @@
-"""The figures that a run is judged by, from labels and probabilities of label 1."""
+"""Metrics of labels and probabilities of label 1."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from claris_kaggle.data.arrays import THRESHOLD, Labels, Probabilities
 
 
 def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
-    """AUC (the competition's metric), accuracy at 0.5, log loss in nats, Brier score, and the number of patches.
+    """Return AUC (the competition's metric), accuracy at 0.5, log loss in nats, Brier score and number of patches.
 
     Args:
         labels: [N] of 0 and 1, both present.
         probabilities: float [N] in 0..1.
     Raises:
-        DataError: the lengths differ, only one class is there, or a value is no probability, as a logit is not.
+        DataError: the lengths differ, only one class is present, or a value is not a probability, for example a logit.
     """
     _require_both_classes(labels, probabilities)
     values = np.asarray(probabilities, dtype=np.float64)
@@ -30,7 +30,7 @@ def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
 
 
 def _summary_of_any(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
-    """As `summary`, of any patches: the AUC is None where they are all of one class."""
+    """Return the same as `summary`, for any patches: the AUC is None if there is only one class."""
     return {
         "patches": len(labels),
         "auc": auc(labels, probabilities) if len(np.unique(labels)) == 2 else None,
@@ -41,7 +41,7 @@ def _summary_of_any(labels: Labels, probabilities: Probabilities) -> dict[str, A
 
 
 def auc(labels: Labels, probabilities: Probabilities) -> float:
-    """Area under the ROC curve: how often a malignant patch stands above a benign one, ties by half.
+    """Return the area under the ROC curve: the share of correctly ranked malignant-benign pairs; ties count half.
 
     >>> auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
     0.75
@@ -52,36 +52,36 @@ def auc(labels: Labels, probabilities: Probabilities) -> float:
 
 
 def _accuracy(labels: Labels, probabilities: Probabilities, threshold: float = THRESHOLD) -> float:
-    """The share of patches on their own side of the threshold; at it counts as malignant."""
+    """Return the share of correctly classified patches; a probability at the threshold is malignant."""
     return float(np.mean((np.asarray(probabilities) >= threshold) == (np.asarray(labels) == 1)))
 
 
 def log_loss(labels: Labels, probabilities: Probabilities) -> float:
-    """Mean negative log-likelihood in nats; probabilities are kept off 0 and 1 by a float32's precision."""
+    """Return the mean negative log-likelihood in nats; probabilities are clipped as in `clip_probabilities`."""
     from sklearn.metrics import log_loss as mean_log_loss
 
     return float(mean_log_loss(labels, clip_probabilities(probabilities), labels=[0, 1]))
 
 
 def clip_probabilities(probabilities: NDArray[Any]) -> NDArray[np.float64]:
-    """The probabilities as float64, kept off 0 and 1 by a float32's precision, so that their logarithm exists."""
+    """Return the probabilities as float64, clipped to 2^-24 .. 1 - 2^-24, so that their logarithms are finite."""
     return np.clip(np.asarray(probabilities, dtype=np.float64), 2.0**-24, 1 - 2.0**-24)
 
 
 def _brier(labels: Labels, probabilities: Probabilities) -> float:
-    """Mean squared distance between probability and label, 0..1."""
+    """Return the Brier score, the mean squared difference of probability and label, 0..1."""
     return float(np.mean((np.asarray(probabilities, dtype=np.float64) - np.asarray(labels)) ** 2))
 
 
 def _best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float, float]:
-    """The threshold of the highest accuracy on these very patches, and that accuracy: an optimistic figure.
+    """Return the threshold with the highest accuracy on these patches, and this accuracy, which is optimistic.
 
-    A probability of 1 is called malignant by any threshold.
+    A probability of 1 is malignant at every threshold.
     """
     order = np.argsort(probabilities, kind="stable")
     sorted_labels = np.asarray(labels, dtype=np.int64)[order]
     values = np.asarray(probabilities, dtype=np.float64)[order]
-    # Cut before row i: rows below are called benign, those from i on malignant.
+    # Cut before row i: earlier rows are classified as benign, row i and later as malignant.
     benign_below = np.concatenate([[0], np.cumsum(1 - sorted_labels)])
     malignant_above = sorted_labels.sum() - np.concatenate([[0], np.cumsum(sorted_labels)])
     right = benign_below + malignant_above
@@ -93,7 +93,7 @@ def _best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float
 
 
 def _nested_accuracy(labels: Labels, probabilities: Probabilities, fold: NDArray[np.int64]) -> float | None:
-    """Accuracy where each fold is cut at the best threshold of the others; None with one fold alone."""
+    """Return the accuracy with the best threshold of the other folds for each fold; None with a single fold."""
     if len(np.unique(fold)) < 2:
         return None
     right = 0.0
@@ -105,10 +105,10 @@ def _nested_accuracy(labels: Labels, probabilities: Probabilities, fold: NDArray
 
 
 def _require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
-    """Refuse what has no AUC.
+    """Check that both classes are present, which the AUC needs.
 
     Raises:
-        DataError: the lengths differ, or only one class is there.
+        DataError: the lengths differ, or only one class is present.
     """
     if len(labels) != len(probabilities):
         raise DataError(f"{len(labels)} labels and {len(probabilities)} probabilities", "one of each a patch is needed")

@@ -1,6 +1,7 @@
-"""Prediction files: the OOF and test probabilities of a fold, and of all folds together.
+"""Prediction files: OOF and test probabilities of one fold and of all folds.
 
-Rows are joined by id and checked against the fold file; nothing is filled in and nothing is dropped.
+Rows are joined by id and checked against the fold file. Missing and extra ids are errors; nothing is filled in or
+dropped.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _PREDICTIONS_HINT = "Write it again, by claris predict or the tool that made it"
 
 @dataclass(frozen=True)
 class Oof:
-    """Out-of-fold predictions: each probability by the model that did not train on its patch.
+    """The out-of-fold predictions: each probability comes from the model that did not train on the patch.
 
     Attributes:
-        ids: sorted.
+        ids: sorted patch ids.
         labels: int8 [N] of 0 and 1.
-        fold: int64 [N].
-        probabilities: float32 [N] of label 1.
+        fold: int64 [N], the fold of each patch.
+        probabilities: float32 [N] of label 1, in 0..1.
     """
 
     ids: list[str]
@@ -41,45 +42,45 @@ class Oof:
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """Probabilities of the test patches.
+    """The probabilities of the test patches.
 
     Attributes:
-        ids: sorted.
-        probabilities: float32 [N] of label 1.
+        ids: sorted patch ids.
+        probabilities: float32 [N] of label 1, in 0..1.
     """
 
-    __test__ = False  # not a case for pytest
+    __test__ = False  # not a test class for pytest
 
     ids: list[str]
     probabilities: Probabilities
 
 
 def write_oof(path: Path, ids: Sequence[str], labels: Labels, fold: int, probabilities: Probabilities) -> None:
-    """Put one fold's `oof.csv` in place, sorted by id."""
+    """Write the `oof.csv` of one fold, sorted by id."""
     numbers = np.full(len(ids), fold, dtype=np.int64)
     write_run_oof(path, Oof(list(ids), np.asarray(labels), numbers, np.asarray(probabilities, dtype=np.float32)))
 
 
 def write_run_oof(path: Path, oof: Oof) -> None:
-    """Put the OOF predictions in place, sorted by id."""
+    """Write the OOF predictions to `path`, sorted by id."""
     order = tables.sort_order(oof.ids)
     columns = ([oof.ids[row] for row in order], oof.labels[order], oof.fold[order], oof.probabilities[order])
     tables.write_table(path, dict(zip(_OOF_COLUMNS, columns, strict=True)))
 
 
 def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> None:
-    """Put test predictions in place, sorted by id."""
+    """Write test predictions to `path`, sorted by id."""
     order = tables.sort_order(ids)
     values = np.asarray(probabilities, dtype=np.float32)[order]
     tables.write_table(path, dict(zip(_TEST_COLUMNS, ([ids[row] for row in order], values), strict=True)))
 
 
 def read_oof(path: Path) -> Oof:
-    """The OOF predictions in the file `path`, one fold's or all folds'.
+    """Return the OOF predictions in the file `path`, of one fold or all folds.
 
     Raises:
-        TableError: cut off, a wrong header, repeated ids, or impossible values.
-        DiskError: it is not there.
+        TableError: the file is cut off, or has a wrong header, repeated ids or invalid values.
+        DiskError: the file does not exist.
     """
     frame = tables.read_table(path, _OOF_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
     ids, order = _sort_checked_ids(frame["id"].tolist(), path)
@@ -92,11 +93,11 @@ def read_oof(path: Path) -> Oof:
 
 
 def read_test(path: Path) -> TestPredictions:
-    """The test predictions in the file `path`.
+    """Return the test predictions in the file `path`.
 
     Raises:
-        TableError: cut off, a wrong header, repeated ids, or impossible values.
-        DiskError: it is not there.
+        TableError: the file is cut off, or has a wrong header, repeated ids or invalid values.
+        DiskError: the file does not exist.
     """
     frame = tables.read_table(path, _TEST_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
     ids, order = _sort_checked_ids(frame["id"].tolist(), path)
@@ -107,7 +108,7 @@ def read_test(path: Path) -> TestPredictions:
 
 
 def _sort_checked_ids(ids: Sequence[str], path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """The ids sorted, and the order that sorts the file's rows."""
+    """Return the sorted ids, and the order that sorts the rows of the file."""
     tables.require_ids(ids, path, _PREDICTIONS_HINT)
     tables.require_unique(ids, path, _PREDICTIONS_HINT)
     order = tables.sort_order(ids)
@@ -115,14 +116,14 @@ def _sort_checked_ids(ids: Sequence[str], path: Path) -> tuple[list[str], NDArra
 
 
 def _collect_oof(files: Mapping[int, Path], folds: Folds) -> Oof:
-    """The folds' OOF files as one: every training id exactly once, by the model of its own fold.
+    """Return the OOF predictions of all folds: each training id once, from the model of its fold.
 
     Args:
         files: the `oof.csv` of each fold number.
-        folds: the run's split.
+        folds: the folds of the run.
     Raises:
         RunError: a fold has no file.
-        TableError: a file is faulty, or of another fold file.
+        TableError: a file has an error, or belongs to another fold file.
     """
     _require_all_folds(files, folds.k)
     probabilities = np.empty(len(folds.ids), dtype=np.float32)
@@ -135,10 +136,10 @@ def _collect_oof(files: Mapping[int, Path], folds: Folds) -> Oof:
 
 
 def check_oof(oof: Oof, ids: Sequence[str], labels: Labels, fold: NDArray[np.int64], path: Path) -> None:
-    """Refuse OOF predictions that are not of these ids, labels and folds, all sorted by id.
+    """Check that OOF predictions have these ids, labels and folds, all sorted by id.
 
     Raises:
-        TableError: naming what differs.
+        TableError: names the differences.
     """
     hint = "They are of another fold file: predict again with this run's own"
     tables.require_equal_ids(oof.ids, ids, path, "the fold file", hint)
@@ -150,13 +151,13 @@ def check_oof(oof: Oof, ids: Sequence[str], labels: Labels, fold: NDArray[np.int
 
 
 def _collect_test(files: Mapping[int, Path], ids: Sequence[str]) -> TestPredictions:
-    """The mean of the folds' test probabilities.
+    """Return the mean of the test probabilities over the folds.
 
     Args:
         files: the `test.csv` of each fold number.
-        ids: of the test patches.
+        ids: ids of the test patches.
     Raises:
-        TableError: a file is faulty, or of other test patches.
+        TableError: a file has an error, or belongs to other test patches.
     """
     wanted = sorted(ids)
     total = np.zeros(len(wanted))
@@ -168,10 +169,10 @@ def _collect_test(files: Mapping[int, Path], ids: Sequence[str]) -> TestPredicti
 
 
 def _require_all_folds(files: Mapping[int, Path], k: int) -> None:
-    """Refuse predictions of some folds only.
+    """Check that every fold has a prediction file.
 
     Raises:
-        RunError: naming the folds that are missing.
+        RunError: names the missing folds.
     """
     missing = [number for number in range(k) if number not in files or not files[number].exists()]
     if missing:

@@ -17,15 +17,18 @@ from claris_kaggle.evaluation.predictions import Oof, _collect_oof, _collect_tes
 
 
 def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
-    """Figures of all folds pooled, and of each.
+    """Return the metrics of all folds pooled, and of each fold.
 
-    `accuracy` is at 0.5. `accuracy_nested` cuts each fold at the threshold that was the best on the
-    others; `best_threshold` is that of all of them. `auc_interval` lets whole slides vary where they
-    are known (`auc_way` says so), else patches. `temperature` is what the logits would be divided by.
-    A fold of one class has no AUC (None), and no part in their mean; with one AUC alone there is no `fold_auc_std`.
+    `accuracy` is at 0.5. `accuracy_nested` uses the best threshold of the other folds for each fold; `best_threshold`
+    is that of all folds. `auc_interval` resamples slides if they are known, otherwise it assumes independent patches
+    (`auc_way` says which). `temperature` is the best divisor of the logits. A fold with one class has the AUC None and
+    is not part of the mean. `fold_auc_std` is None if there is only one AUC.
 
     Args:
-        slides: the slide of each patch, where it is known.
+        oof: the OOF predictions of all folds.
+        slides: the slide of each patch; None if unknown.
+    Returns:
+        `overall`, a dict of metrics, and `folds`, a list with one dict per fold.
     """
     labels, values = oof.labels, oof.probabilities
     rows = []
@@ -49,7 +52,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]
 
 
 def run_tables(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
-    """What `metrics.json` holds: `run_metrics`, the calibration curve, and the slides where they are known."""
+    """Return the content of `metrics.json`: `run_metrics`, the calibration curve, and metrics of slides if known."""
     return {
         **run_metrics(oof, slides),
         "calibration": calibration_curve(oof.labels, oof.probabilities),
@@ -58,10 +61,11 @@ def run_tables(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def slide_metrics(oof: Oof, slides: Sequence[str]) -> list[dict[str, Any]]:
-    """Figures of each slide, the one with the highest log loss first.
+    """Return the metrics of each slide, with the highest log loss first.
 
     Returns:
-        slide, fold, malignant patches, and the `metrics.figures`; the AUC is None where the slide has one class.
+        Slide, fold, number of malignant patches, and the metrics of `metrics.summary`; the AUC is None if the slide has
+        one class.
     """
     rows = []
     names, numbers = np.unique(np.asarray(slides), return_inverse=True)
@@ -77,12 +81,15 @@ def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: di
     """Write a run's `oof.csv`, `test.csv` and `metrics.json` from the files of all its folds.
 
     Args:
-        about: what the metrics should say besides, such as the number of views.
+        run_dir: the run.
+        folds: the folds of the run.
+        test_ids: ids of the test patches.
+        about: more content for `metrics.json`, such as the number of views.
     Returns:
         The content of `metrics.json`.
     Raises:
-        RunError: a fold is not predicted.
-        TableError: a file is faulty, or of another fold file.
+        RunError: a fold has no predictions.
+        TableError: a file has an error, or belongs to another fold file.
     """
     fold_dirs = {number: run_dir.fold(number) for number in range(folds.k)}
     oof = _collect_oof({number: one.oof for number, one in fold_dirs.items()}, folds)
