@@ -1,4 +1,4 @@
-"""A small demo: the full pipeline on synthetic patches, with the same stages as a real run."""
+"""Run the full pipeline on synthetic patches, with the same stages as a real run."""
 
 from __future__ import annotations
 

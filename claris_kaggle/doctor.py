@@ -1,4 +1,4 @@
-"""Checks the installation: one line per check, with a suggested fix for each failure."""
+"""Check the installation: one line per check, with a suggested fix for each failure."""
 
 from __future__ import annotations
 

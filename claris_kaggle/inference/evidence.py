@@ -1,4 +1,4 @@
-"""Evidence map: splits the log-odds of a patch exactly over the cells of the last feature map.
+"""Evidence maps: the log-odds of a patch, split exactly over the cells of the last feature map.
 
 A DenseNet ends in a mean over its last feature map and one linear layer. Both are linear, so the log-odds (malignant
 minus benign logit) are the sum of one contribution per cell and a bias. This is the class activation map of Zhou et

@@ -1,4 +1,4 @@
-"""Loads the networks of a finished run or of an export, one per fold."""
+"""Load the networks of a finished run or of an export, one per fold."""
 
 from __future__ import annotations
 

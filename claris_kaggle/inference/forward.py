@@ -1,4 +1,4 @@
-"""One exact pass over patches: one probability per id, for any number of processes."""
+"""Exact prediction of patches: one probability per id, for any number of processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from claris_kaggle.runtime.loading import fitting_workers, load_in_order, send_a
 from claris_kaggle.runtime.precision import DTYPES
 
 _ViewOutput = TypeVar("_ViewOutput")
-# Patches per block. On a CPU a block should fit in the cache; on a GPU it should use all multiprocessors.
+# Patches per block. On a CPU a block should fit in the cache; on a GPU it should use the whole device.
 _BLOCK_SIZE = {"cpu": 32, "cuda": 512}
 
 
@@ -74,7 +74,10 @@ def predict_ids(
 
 @contextlib.contextmanager
 def _explain_memory(patches: int) -> Iterator[None]:
-    """Convert an out-of-memory error into one with a hint. The block size is fixed, so another program uses memory."""
+    """Convert an out-of-memory error into one with a hint.
+
+    The block size is fixed and fits in an idle GPU, so another program probably uses the memory.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:

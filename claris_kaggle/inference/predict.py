@@ -1,4 +1,4 @@
-"""OOF and test probabilities of each finished fold, then of the run.
+"""Predict OOF and test probabilities of each finished fold, then of the run.
 
 claris predict --data DIR --run DIR --views 8
 """

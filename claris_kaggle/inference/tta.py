@@ -1,4 +1,4 @@
-"""Test-time augmentation: averages the probabilities over the views of a patch."""
+"""Test-time augmentation: the mean probability over the views of a patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Creates networks by name, and reads their settings: input size and normalisation."""
+"""Create networks by name, and read their settings: input size and normalisation."""
 
 from __future__ import annotations
 

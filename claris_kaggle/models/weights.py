@@ -1,4 +1,4 @@
-"""Finds and reads weights: ImageNet, files, and finished folds.
+"""Find and read weights: ImageNet, files, and finished folds.
 
 Initial weights are timm's ImageNet weights, a local file, or random. Reading a file never executes code from it.
 """
@@ -136,7 +136,7 @@ def _fetch_imagenet(model: str) -> Path:
 def load_start(model: nn.Module, path: Path) -> list[str]:
     """Load initial weights into the network. Return the names of the tensors that keep their random values.
 
-    Only the classifier may keep them, if the file has another number of classes.
+    Only the classifier may keep them, if the file has no classifier or one for another number of classes.
 
     Raises:
         DataError: the file is damaged, belongs to another network, or is not a weight file.

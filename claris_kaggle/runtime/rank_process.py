@@ -1,4 +1,4 @@
-"""Entry point of one rank: reads its job from a file and runs it.
+"""Read the job of one rank from a file and run it.
 
 `distributed._launch_ranks` starts it once per rank. So a script or a notebook can train in several processes without
 its own command line, and its main module is not imported again.

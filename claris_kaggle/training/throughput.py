@@ -1,4 +1,4 @@
-"""Measures images/s of the data loader alone and of training steps alone.
+"""Measure images/s of the data loader alone and of training steps alone.
 
 The slower of the two limits training. The comparison shows if the disk and the CPU are the bottleneck, or the GPU.
 """

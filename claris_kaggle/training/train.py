@@ -1,4 +1,4 @@
-"""Trains one fold or all on every available device, and resumes.
+"""Train one fold or all on every available device, and resume after a stop.
 
 claris train --data DIR --folds FILE.csv --run DIR                       every GPU, else one CPU process
 claris train --data DIR --folds FILE.csv --run DIR --nproc 2             two processes
