@@ -71,7 +71,7 @@ class PredictJob:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> PredictJob:
-        """Create a job from the output of `to_json`."""
+        """Return the job whose `to_json` returned `content`."""
         return cls(**content)
 
     def __post_init__(self) -> None:

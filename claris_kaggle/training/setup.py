@@ -76,7 +76,7 @@ class TrainJob:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TrainJob:
-        """Create a job from the output of `to_json`."""
+        """Return the job whose `to_json` returned `content`."""
         return cls(**content)
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class TrainJob:
         object.__setattr__(self, "only", tuple(self.only))
 
     def rank_workers(self, world: World) -> int:
-        """Return the number of worker processes of one rank."""
+        """Return the number of worker processes for data loading of this rank of `world`."""
         if self.workers is not None:
             return self.workers
         return min(4, max(1, _share_cores(world.world_size))) if world.device.type == "cuda" else 0
