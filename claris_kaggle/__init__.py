@@ -1,7 +1,6 @@
-"""Histopathologic Cancer Detection on Kaggle: folds, DDP training, eight views, OOF, a checked submission.
+"""Histopathologic Cancer Detection on Kaggle: folds, DDP training, test-time augmentation, OOF, checked submissions.
 
-The names below are the library's public ones. They are loaded when first used, so that
-`import claris_kaggle` alone costs nothing.
+The names below are the public names of the library. Each is imported on first use, so `import claris_kaggle` is fast.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from claris_kaggle.version import __version__ as __version__
 
-# For those who check types; a test holds it against PUBLIC.
+# For type checkers. A test compares these imports with PUBLIC.
 if TYPE_CHECKING:
     from claris_kaggle.core.config import TrainConfig as TrainConfig
     from claris_kaggle.core.errors import ClarisError as ClarisError
@@ -64,7 +63,7 @@ if TYPE_CHECKING:
     from claris_kaggle.training.setup import TrainJob as TrainJob
     from claris_kaggle.training.train import train_run as train_run
 
-# Each public name and the module that holds it.
+# Each public name with the module that defines it.
 PUBLIC = {
     "ClarisError": "core.errors",
     "Classification": "serving.classify",
@@ -121,7 +120,11 @@ __all__ = sorted([*PUBLIC, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, from its module; kept, so that the next look-up is a plain one."""
+    """Import a public name from its module on first use, and cache it.
+
+    Raises:
+        AttributeError: there is no public name `name`.
+    """
     if name in PUBLIC:
         globals()[name] = found = getattr(importlib.import_module(f"claris_kaggle.{PUBLIC[name]}"), name)
         return found
@@ -129,5 +132,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, loaded or not."""
+    """Return all public names, including those that are not imported yet."""
     return __all__

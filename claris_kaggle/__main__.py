@@ -1,4 +1,4 @@
-"""`python -m claris_kaggle`: the same as `claris`, as torchrun starts it."""
+"""`python -m claris_kaggle`: the same as the command `claris`. torchrun uses this entry point."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from claris_kaggle.cli.main import main
 
 
 def _exit_process(code: int) -> None:
-    """End this process; a rank without the interpreter's own clean-up.
+    """Exit the process. A rank under torchrun exits without the interpreter's clean-up.
 
-    All files are written and synced by then, and the process group is gone, but torch's gloo
-    threads now and then abort a process in its C++ destructors (seen once in some ten runs).
+    At this point all files are written and synced, and the process group is destroyed. But torch's gloo threads
+    sometimes abort a process in its C++ destructors (about once in ten runs).
     """
     if "RANK" not in os.environ:
         sys.exit(code)

@@ -1,4 +1,4 @@
-"""The whole way on generated patches: what a user would type for real, stage by stage, small."""
+"""Run the full pipeline on synthetic patches, with the same stages as a real run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from claris_kaggle.reporting.report import write_report
 from claris_kaggle.training.setup import TrainJob
 from claris_kaggle.training.train import train_run
 
-# A few passes in small batches: enough to learn the generated patches within two minutes on two cores.
+# A few epochs with small batches are enough to learn the synthetic patches, within two minutes on two cores.
 _RECIPE = {"weights": "none", "epochs": 4, "batch_size": 16, "ema": 0.0}
 
 
@@ -33,20 +33,23 @@ def run_demo(
     seed: int = 0,
     nproc: int = 0,
 ) -> dict[str, Any]:
-    """Generate, check, pack, split by slide, train five folds, predict, ensemble, check, report.
+    """Run the full pipeline on synthetic patches.
 
-    What an earlier call left in `out` is taken up; the same arguments give the same submission.
+    The stages are: generate, check, pack, split by slide, train five folds, predict, ensemble, report. A second call
+    with the same `out` resumes. The same arguments give the same submission.
 
     Args:
-        out: the folder for everything.
+        out: folder of all outputs.
         model: timm's name of the network, or `tiny`.
-        train, test, slides, seed: of the patches, as in `generate`; the seed is the run's as well.
-        nproc: processes; 0 is one for each GPU, else one.
+        train, test: number of training and test patches.
+        slides: number of slides of the training patches, at least 5; test patches come from other slides.
+        seed: seed of the patches, the folds and the training.
+        nproc: number of processes; 0 means one per GPU, or one process without a GPU.
     Returns:
-        `oof` and `test` figures (the answers of generated test patches are known), and the paths of
-        `submission`, `report` and `run`.
+        The metrics `oof` and `test` (the labels of synthetic test patches are known), and the paths of `submission`,
+        `report` and `run`.
     Raises:
-        ClarisError: whatever a stage raises.
+        ClarisError: a stage failed.
     """
     out = out.absolute()
     data = DataDir(generate(out / "data", train=train, test=test, slides=slides, seed=seed))
@@ -79,6 +82,6 @@ def run_demo(
 
 
 def _score_test(run_dir: RunDir, data: DataDir) -> dict[str, Any]:
-    """Figures of the test predictions against the answers that come with generated patches."""
+    """Return the metrics of the test predictions, from the labels of the synthetic test patches."""
     _, labels = tables.read_labels(data.root / "test_answers.csv")
     return metrics.summary(labels, predictions.read_test(run_dir.test).probabilities)

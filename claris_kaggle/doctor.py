@@ -1,4 +1,4 @@
-"""What works here and what does not: one line each, with the mend."""
+"""Check the installation: one line per check, with a suggested fix for each failure."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ _WHOLE_PACK_GB, _RUN_GB, _MEMORY_GB = 7.7, 1.0, 6.0
 def check_installation(
     data: Path | None, cache: Path | None, *, account: bool, probe: Path | None = None
 ) -> list[Finding]:
-    """All findings.
+    """Check Python, packages, devices, memory, disk and, if requested, the data and the Kaggle account.
 
     Args:
-        data: the competition's folder, if it is to be looked at.
-        cache: where packs go.
-        account: ask Kaggle about login, rules, submissions and GPU hours, which needs the network.
-        probe: rehearse a launch on Kaggle with a CPU script, and write what it found to this file.
+        data: folder of the competition's files; None skips this check.
+        cache: folder of the packed patches; None is the default cache.
+        account: ask Kaggle for login, rules, submissions and GPU hours. Needs the network.
+        probe: rehearse a launch on Kaggle with a CPU script, and write its result to this file. Implies `account`.
+    Returns:
+        One or more findings per check. An exception in a check becomes a finding.
     """
     looks: dict[str, Callable[[], list[Finding]]] = {
         "python": _check_python,
@@ -59,14 +61,14 @@ def check_installation(
             findings += look()
         except ClarisError as error:
             findings.append(Finding(name, BAD, error.found, error.hint))
-        except Exception as error:  # a broken library must be a line here, not the end
+        except Exception as error:  # a broken library must not stop the other checks
             found = f"{type(error).__name__}: {first_line(error)}"
             findings.append(Finding(name, BAD, found, "Install the packages again"))
     return findings
 
 
 def _check_python() -> list[Finding]:
-    """Whether this Python is one of the supported."""
+    """Check that the Python version is supported."""
     found = f"{platform.python_version()} at {sys.prefix}"
     if not _OLDEST <= sys.version_info[:2] <= _NEWEST:
         return [Finding("python", WARNING, found, "3.11 to 3.13 are tried: make one of them the environment's")]
@@ -74,7 +76,7 @@ def _check_python() -> list[Finding]:
 
 
 def _check_packages() -> list[Finding]:
-    """The versions of the packages, and whether they are there."""
+    """Check that the required packages are installed, and return their versions."""
     findings = []
     for name in _CHECKED_PACKAGES:
         try:
@@ -85,7 +87,7 @@ def _check_packages() -> list[Finding]:
 
 
 def _check_torch_pair() -> list[Finding]:
-    """Whether torch and torchvision belong together: torchvision's operators load only beside their own torch."""
+    """Check that torch and torchvision match: torchvision's operators load only with the torch they were built for."""
     found = " with ".join(importlib.metadata.version(name) for name in ("torch", "torchvision"))
     try:
         import torch
@@ -99,7 +101,7 @@ def _check_torch_pair() -> list[Finding]:
 
 
 def _check_devices() -> list[Finding]:
-    """The GPUs with their memory, or that there are none."""
+    """Check the GPUs and their memory."""
     import torch
 
     if not torch.cuda.is_available():
@@ -116,7 +118,7 @@ def _check_devices() -> list[Finding]:
 
 
 def _check_memory() -> list[Finding]:
-    """Whether the memory is enough for workers and page cache."""
+    """Check that the memory is large enough for worker processes and the page cache."""
     size = platforms.total_memory()
     if size is None:
         return [Finding("memory", WARNING, "not known", f"{_MEMORY_GB:.0f} GB are advised")]
@@ -127,7 +129,7 @@ def _check_memory() -> list[Finding]:
 
 
 def _check_disk(cache: Path) -> list[Finding]:
-    """Whether the whole competition's packs fit where they would go."""
+    """Check that the packed patches of the whole competition fit on the disk of the cache."""
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free / 1e9
     found = f"{free:.1f} GB free for packs at {cache}"
@@ -140,7 +142,7 @@ def _check_disk(cache: Path) -> list[Finding]:
 
 
 def _check_data_folder(data: Path | None) -> list[Finding]:
-    """Whether the competition's folder is there and readable."""
+    """Check that the competition's folder exists and its tables are readable."""
     if data is None:
         return [Finding("data", WARNING, "not looked at", "Name it: claris doctor --data DIR")]
     from claris_kaggle.data import tables
@@ -151,7 +153,7 @@ def _check_data_folder(data: Path | None) -> list[Finding]:
 
 
 def _check_kaggle_account(ask: bool) -> list[Finding]:
-    """Return login, rules, submissions and GPU hours; Kaggle is asked only when wanted."""
+    """Check login, rules, submissions and GPU hours. Contacts Kaggle only if `ask` is true."""
     if not ask:
         return [Finding("kaggle account", WARNING, "not asked", "Ask with claris doctor --account")]
     from claris_kaggle.kaggle.account import check_account
@@ -160,13 +162,13 @@ def _check_kaggle_account(ask: bool) -> list[Finding]:
 
 
 def _check_kaggle_probe(path: Path) -> list[Finding]:
-    """Rehearse a launch with a CPU script, and return how it went and what Kaggle's image holds."""
+    """Rehearse a launch with a CPU script. Return its result and the contents of Kaggle's image."""
     from claris_kaggle.kaggle.account import check_probe
 
     return check_probe(path)
 
 
 def summary_line(findings: list[Finding]) -> str:
-    """Which findings are bad, in a line."""
+    """Return a one-line summary that names the failed checks."""
     bad = [one.name for one in findings if one.state == BAD]
     return f"{len(bad)} to mend: {', '.join(bad)}" if bad else "all that must work does"

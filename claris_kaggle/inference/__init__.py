@@ -1,4 +1,4 @@
-"""Predictions of trained networks, and the evidence for them.
+"""Prediction, test-time augmentation and evidence maps.
 
 Other packages use:
 

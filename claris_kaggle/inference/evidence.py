@@ -1,9 +1,9 @@
-"""What speaks for and against: a patch's log-odds split exactly over the network's last grid.
+"""Evidence maps: the log-odds of a patch, split exactly over the cells of the last feature map.
 
-A DenseNet ends in a mean over its last grid and one linear layer. Both are linear, so the log-odds
-(malignant minus benign logit) are the sum of one part for each cell of the grid and a bias: the class
-activation map of Zhou et al. 2016, which here leaves no rest. A cell's part says what was decided at that
-place; what the cell saw reaches further, as layers before it looked around.
+A DenseNet ends in a mean over its last feature map and one linear layer. Both are linear, so the log-odds (malignant
+minus benign logit) are the sum of one contribution per cell and a bias. This is the class activation map of Zhou et
+al. 2016, here without a remainder. A contribution belongs to the position of its cell. The receptive field of the cell
+is larger, because earlier layers use neighbouring pixels.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ Float32Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a network says of B patches, and where in them it comes from.
+    """Predictions of a network for B patches, with their evidence maps.
 
     Attributes:
-        probabilities: float32 [B] of label 1, the mean over the views, as `forward.predict` gives.
-        view_probabilities: float32 [V, B].
-        log_odds: float32 [B], malignant minus benign logit, the mean over the views, in nats.
-        maps: float32 [B, h, w] in nats, row by row from the patch's upper left, the mean over the views, each turned
-            back; `maps.sum((1, 2)) + bias` are the log-odds. Above 0 speaks for malignant. The grid lies evenly over
-            the centre that the network sees (`config.crop`). None for a network without such a split: `_NO_MAP`.
-        bias: what is added whatever the patch; 0 without a map.
+        probabilities: float32 [B] in 0..1, of label 1, the mean over the views, as `forward.predict_ids` returns.
+        view_probabilities: float32 [V, B] in 0..1, of label 1.
+        log_odds: float32 [B] in nats, malignant minus benign logit, the mean over the views.
+        maps: float32 [B, h, w] in nats, rows from the top, columns from the left, the mean over the views after each
+            is rotated and flipped back. `maps.sum((1, 2)) + bias` equals the log-odds. Values above 0 support
+            malignant. The cells divide the centre crop that the network sees (`config.crop`) evenly. None if the
+            network has no such split (`_NO_MAP`).
+        bias: constant term of the log-odds in nats; 0 without a map.
     """
 
     probabilities: Float32Array
@@ -49,16 +50,16 @@ class Evidence:
 
 
 def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int = 8) -> Evidence:
-    """Probabilities of the patches and the split of their log-odds.
+    """Return the probabilities of the patches and the split of their log-odds.
 
     Args:
-        model: a network of `create_model`, its batch norms folded or not; it is put into evaluation mode.
+        model: a network from `create_model`, with or without folded batch norms. It is set to evaluation mode.
         images: uint8 [B, 96, 96, 3], B at least 1.
-        config: gives crop, normalisation and precision.
-        views: 1, 4 or 8.
+        config: crop, resolution, normalisation and precision are used.
+        views: number of views of the test-time augmentation: 1, 4 or 8.
     Raises:
         UsageError: another number of views.
-        DataError: the patches have another shape or type.
+        DataError: another shape or dtype of `images`.
     """
     require_views(views)
     if images.dtype != np.uint8 or images.shape[1:] != PATCH_SHAPE or len(images) == 0:
@@ -85,7 +86,7 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
 def _explain_block(
     model: nn.Module, last: nn.Linear | None, images: Tensor, config: TrainConfig, views: int
 ) -> tuple[Tensor, Tensor]:
-    """Logits [V, B, 2] of one block of patches, and their maps [B, h, w]: empty where there is no `last`."""
+    """Return the logits [V, B, 2] of one block of patches and their maps [B, h, w]: empty if `last` is None."""
     if last is None:
         return _view_logits(model, images, config, views), torch.empty(0)
 
@@ -101,20 +102,20 @@ def _explain_block(
 
 
 def _split_log_odds(features: Tensor, last: nn.Linear) -> Tensor:
-    """What each cell of float [B, C, h, w] adds to the log-odds, float64 [B, h, w]."""
+    """Return the contribution of each cell of `features`, float [B, C, h, w], to the log-odds: float64 [B, h, w]."""
     cells = features.shape[2] * features.shape[3]
     return torch.einsum("bchw,c->bhw", features.double(), _class_difference(last.weight)) / cells
 
 
 def _class_difference(classes: Tensor) -> Tensor:
-    """The malignant class's numbers minus the benign one's, float64."""
+    """Return the values of the malignant class minus those of the benign class, float64."""
     return classes[1].double() - classes[0].double()
 
 
 def _linear_head(model: nn.Module) -> nn.Linear | None:
-    """The last layer, if all that stands before it after the last grid is a mean; else None.
+    """Return the last layer if the head is a mean over the feature map and this linear layer; else None.
 
-    Found out by trial with a random grid, and not by the network's name.
+    Tests this with a random feature map instead of relying on the name of the network.
     """
     classifier, head = getattr(model, "get_classifier", None), getattr(model, "forward_head", None)
     last = classifier() if classifier else None
@@ -124,21 +125,21 @@ def _linear_head(model: nn.Module) -> nn.Linear | None:
     grid = torch.randn(1, last.in_features, 3, 3, generator=generator).to(last.weight)
     try:
         found = head(grid)
-    except (RuntimeError, ValueError, IndexError, AssertionError):  # heads of another layout
+    except (RuntimeError, ValueError, IndexError, AssertionError):  # other kinds of heads
         return None
     needed = last(grid.mean(dim=(2, 3)))
     return last if found.shape == needed.shape and torch.allclose(found, needed, rtol=1e-3, atol=1e-4) else None
 
 
 def centre_share(maps: Float32Array, crop: int) -> Float32Array:
-    """The share of each map's weight that lies in the middle 32 x 32 pixels, of which the label speaks.
+    """Return the share of each map that lies in the labelled centre, the middle 32 x 32 pixels.
 
-    Weight is the absolute value: parts for and against would cancel, and their ratio could be any number. A cell
-    that lies half inside counts by half. An even map gives the share of the area, a ninth of a whole patch.
+    Uses absolute values, because positive and negative contributions would cancel and make the ratio meaningless. A
+    cell that is half inside counts half. A uniform map gives the share of the area: one ninth for a whole patch.
 
     Args:
         maps: float [B, h, w] as in `Evidence`.
-        crop: side of the square that the grid lies over, in pixels.
+        crop: side of the square that the map covers, in pixels.
     Returns:
         float32 [B] in 0..1; 0 for a map of zeros.
     """
@@ -150,7 +151,7 @@ def centre_share(maps: Float32Array, crop: int) -> Float32Array:
 
 
 def _overlap_with_centre(cells: int, crop: int) -> NDArray[np.float64]:
-    """How much of each of so many cells along one side lies in the centre, float64 [cells] in 0..1.
+    """Return the share of each cell along one side that lies in the centre, float64 [cells] in 0..1.
 
     >>> _overlap_with_centre(3, 96).tolist(), _overlap_with_centre(2, 96).tolist()
     ([0.0, 1.0, 0.0], [0.3333333333333333, 0.3333333333333333])

@@ -1,4 +1,4 @@
-"""A finished run's networks in memory, one for each fold, from the run's own folder or from an export of it."""
+"""Load the networks of a finished run or of an export, one per fold."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 
 @dataclass(frozen=True)
 class FoldModels:
-    """Networks that were trained together.
+    """The networks of the folds of one run.
 
     Attributes:
-        name: of the folder that they came from.
-        config: the run's, with a precision that this device has.
+        name: name of the folder of the run or the export.
+        config: config of the run, with a precision that this device supports.
         models: the network of each fold number, ready for inference.
-        figures: the run's out-of-fold figures, as `overall` in `metrics.json`; empty where it is not predicted yet.
+        figures: out-of-fold metrics of the run, as `overall` in `metrics.json`; empty if there are none yet.
     """
 
     name: str
@@ -44,7 +44,7 @@ class FoldModels:
     figures: dict[str, Any]
 
     def figure(self, name: str) -> float | None:
-        """The figure of that name, such as `auc`, `best_threshold` or `temperature`; None where it is not known."""
+        """Return the metric of that name, such as `auc`, `best_threshold` or `temperature`; None if it is unknown."""
         value = self.figures.get(name)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -54,14 +54,14 @@ Trained = FoldModels  # the former public name
 
 @dataclass(frozen=True)
 class EnsemblePrediction:
-    """What K folds together say of B patches.
+    """Predictions of K folds for B patches. Probabilities are of label 1.
 
     Attributes:
-        probabilities: float32 [B] of label 1, the mean over folds and views.
-        fold_probabilities: float32 [K, B], the mean over the views.
-        view_probabilities: float32 [V, B], the mean over the folds.
+        probabilities: float32 [B] in 0..1, the mean over folds and views.
+        fold_probabilities: float32 [K, B] in 0..1, the mean over the views.
+        view_probabilities: float32 [V, B] in 0..1, the mean over the folds.
         log_odds: float32 [B] in nats, the mean over folds and views.
-        maps, bias: as in `Evidence`, the mean over the folds; they add up to the log-odds.
+        maps, bias: as in `Evidence`, the mean over the folds. They sum to the log-odds.
     """
 
     probabilities: Float32Array
@@ -73,15 +73,16 @@ class EnsemblePrediction:
 
 
 def predict_ensemble(trained: FoldModels, patches: Pixels, *, views: int = 8) -> EnsemblePrediction:
-    """Ask the network of every fold about the patches.
+    """Predict the patches with the networks of all folds.
 
     Args:
+        trained: the networks, from `load_trained`.
         patches: uint8 [B, 96, 96, 3], B at least 1.
-        views: 1, 4 or 8.
+        views: number of views of the test-time augmentation: 1, 4 or 8.
     Raises:
         UsageError: another number of views.
-        DataError: the patches have another shape or type.
-        TrainingError: an answer is no number, which would pass for benign.
+        DataError: another shape or dtype of `patches`.
+        TrainingError: a probability is NaN, which a comparison with the threshold would treat as benign.
     """
     found = [explain(model, patches, trained.config, views=views) for model in trained.models.values()]
     if not all(np.isfinite(one.probabilities).all() for one in found):
@@ -99,18 +100,18 @@ def predict_ensemble(trained: FoldModels, patches: Pixels, *, views: int = 8) ->
 
 
 def _mean_of_parts(parts: list[Float32Array]) -> Float32Array:
-    """The mean of arrays of one shape, summed as float64."""
+    """Return the mean of arrays of the same shape, computed in float64."""
     return np.asarray(np.mean(parts, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldModels:
-    """The networks of a run's finished folds, or of an export, each known by its SHA-256.
+    """Load the networks of the finished folds of a run, or of an export, and verify their SHA-256.
 
     Args:
-        folder: a run with at least one finished fold, or what `claris export` wrote.
-        device: where to put them; None is a GPU if there is one.
+        folder: folder of a run with at least one finished fold, or of an export.
+        device: device of the networks; None is the GPU if there is one, else the CPU.
     Raises:
-        RunError: neither is there, no fold is finished, or a file is not as it was written.
+        RunError: the folder is neither a run nor an export, no fold is finished, or a file has changed.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     export, run_dir = ExportDir(folder), RunDir(folder)
@@ -136,7 +137,11 @@ _VerifiedWeights = dict[int, tuple[Path, object]]
 
 
 def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], _VerifiedWeights]:
-    """A run's config, figures, and the weights of its finished folds with their SHA-256."""
+    """Return the config and metrics of a run, and the weight files of its finished folds with their SHA-256.
+
+    Raises:
+        RunError: no fold is finished.
+    """
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     figures = read_json(run_dir.metrics).get("overall") if run_dir.metrics.exists() else None
     folds = run_dir.finished_folds()
@@ -147,7 +152,12 @@ def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], _Ve
 
 
 def _read_export(export: ExportDir) -> tuple[TrainConfig, dict[str, Any], _VerifiedWeights]:
-    """The same of an export, once all but the weights, which are proved as they are read, is known to be whole."""
+    """Return the same of an export. Verifies all its files except the weights, which are verified when loaded.
+
+    Raises:
+        RunError: a file is missing or has changed, or the export has another format.
+        DataError: the list of checksums is damaged.
+    """
     sums = _read_sums(export)
     names = {export.facts.name, export.config.name, *(name for name in sums if not name.endswith(".safetensors"))}
     for path in sorted(export.root / name for name in names):
@@ -164,15 +174,19 @@ def _read_export(export: ExportDir) -> tuple[TrainConfig, dict[str, Any], _Verif
 
 
 def sums_text(sums: dict[str, str]) -> str:
-    """The digests by file name as a file for sha256sum -c."""
+    """Return the content of a checksum file for `sha256sum -c`.
+
+    Args:
+        sums: SHA-256 in hexadecimal, by file name.
+    """
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
 
 
 def _read_sums(export: ExportDir) -> dict[str, str]:
-    """The SHA-256 of each file of an export by its name, a plain one.
+    """Return the SHA-256 of each file of an export by its name. Names with a folder are rejected.
 
     Raises:
-        DataError: the list is damaged.
+        DataError: the list of checksums is damaged.
     """
     with explain_disk_errors(export.sums):
         content = export.sums.read_bytes()

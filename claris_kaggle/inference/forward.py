@@ -1,4 +1,4 @@
-"""One exact pass over patches: each id's probability once, whatever the number of processes."""
+"""Exact prediction of patches: one probability per id, for any number of processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from claris_kaggle.runtime.loading import fitting_workers, load_in_order, send_a
 from claris_kaggle.runtime.precision import DTYPES
 
 _ViewOutput = TypeVar("_ViewOutput")
-# On a CPU a block must fit the cache; on a GPU it must fill the card.
+# Patches per block. On a CPU a block should fit in the cache; on a GPU it should use the whole device.
 _BLOCK_SIZE = {"cpu": 32, "cuda": 512}
 
 
@@ -39,21 +39,24 @@ def predict_ids(
     workers: int = 0,
     after: Callable[[int], None] = lambda rows: None,
 ) -> NDArray[np.float32]:
-    """The probability of label 1 of each id, averaged over the views.
+    """Return the probability of label 1 of each id, averaged over the views.
 
-    Blocks of fixed content are dealt out to the ranks in turn and gathered by their rows, with no
-    padding, so that the answer does not depend on the world size.
+    The ranks process blocks of fixed content in turn, without padding. The results are gathered by row, so they do not
+    depend on the world size.
 
     Args:
-        model: on the world's device, channels-last; it is put into evaluation mode.
-        ids: in any order.
-        config: gives crop, normalisation and precision.
-        views: 1, 4 or 8.
-        after: called with the number of patches that all ranks together have done.
+        model: on the device of `world`, channels-last. It is set to evaluation mode.
+        pack: the packed patches.
+        ids: ids to predict, in any order.
+        world: rank, world size and device of this process.
+        config: crop, resolution, normalisation and precision are used.
+        views: number of views of the test-time augmentation: 1, 4 or 8.
+        workers: number of worker processes for data loading; 0 loads in this process.
+        after: called after each block with the number of patches that all ranks have processed since the last call.
     Returns:
         float32 [len(ids)] in 0..1, in the order of `ids`, on every rank.
     Raises:
-        TrainingError: the GPU's memory does not hold a block.
+        TrainingError: a block does not fit in GPU memory.
     """
     device = world.device
     blocks = PredictionBlocks(pack, ids, block_size(device))
@@ -63,7 +66,7 @@ def predict_ids(
     model.eval()
     with torch.inference_mode(), _explain_memory(blocks.block_size):
         for block in send_ahead(load_in_order(blocks, mine, workers, pin=device.type == "cuda"), device):
-            places.append(block.places.clone())  # one that a worker sent holds a file open
+            places.append(block.places.clone())  # a tensor from a worker process keeps a file open
             values.append(average_views(_view_logits(model, block.images, config, views)))
             after(len(block.places) * world.world_size)
     return gather_rows(world, torch.cat(places), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
@@ -71,7 +74,10 @@ def predict_ids(
 
 @contextlib.contextmanager
 def _explain_memory(patches: int) -> Iterator[None]:
-    """Say what to do where a block does not fit: its size is fixed, so that something else is in the way."""
+    """Convert an out-of-memory error into one with a hint.
+
+    The block size is fixed and fits in an idle GPU, so another program probably uses the memory.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -80,21 +86,21 @@ def _explain_memory(patches: int) -> Iterator[None]:
 
 
 def block_size(device: torch.device) -> int:
-    """How many patches are computed together on the device."""
+    """Return the number of patches in one block on the device."""
     return _BLOCK_SIZE.get(device.type, _BLOCK_SIZE["cpu"])
 
 
 def _view_logits(model: nn.Module, images: Tensor, config: TrainConfig, views: int) -> Tensor:
-    """Logits of each view of the patches, float32 [V, B, 2]."""
+    """Return the logits of each view of the patches, float32 [V, B, 2]."""
     return torch.stack([logits.float() for logits in _through_views(model, images, config, views)])
 
 
 def _through_views(
     forward: Callable[[Tensor], _ViewOutput], images: Tensor, config: TrainConfig, views: int
 ) -> Iterator[_ViewOutput]:
-    """What `forward` makes of the network's input for each view of uint8 [B, 96, 96, 3], one view after another.
+    """Yield the output of `forward` for each view of the patches, uint8 [B, 96, 96, 3].
 
-    One large batch of all views is slower on a CPU, where it leaves the cache.
+    Views are computed one after another. One large batch of all views is slower on a CPU, because it exceeds the cache.
     """
     images = crop_centre(images, config.crop)
     for number in range(views):

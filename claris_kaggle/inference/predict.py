@@ -1,4 +1,4 @@
-"""The prediction verb: OOF and test probabilities of every finished fold, then of the run.
+"""Predict OOF and test probabilities of each finished fold, then of the run.
 
 claris predict --data DIR --run DIR --views 8
 """
@@ -39,17 +39,19 @@ from claris_kaggle.runtime.precision import suggest_precision, usable_precision
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob:
-    """What to predict and how.
+    """The inputs of a prediction and the options of its execution.
 
     Attributes:
-        data, run_dir, cache: where things lie.
-        views: 1, 4 or 8 symmetries to average over.
-        nproc: processes on this machine; 0 is one for each GPU, else one.
-        workers: loader processes for each.
-        threads: CPU threads for each; 0 takes the run's own.
-        precision: of the arithmetic; empty takes the run's own.
-        time_limit: seconds until all must be done; None for no limit.
-        cudnn: one of `config.CUDNN_MODES`, to begin with.
+        data: folder of the competition's files.
+        run_dir: folder of the run.
+        cache: folder of the packed patches.
+        views: number of views of the test-time augmentation: 1, 4 or 8.
+        nproc: number of processes on this machine; 0 means one per GPU, or one process without a GPU.
+        workers: worker processes for data loading, per process.
+        threads: CPU threads per process; 0 uses the setting of the run.
+        precision: `auto`, `fp32`, `fp16` or `bf16`; empty uses the precision of the run.
+        time_limit: time limit in seconds; None for no limit.
+        cudnn: the cuDNN mode of the first attempt, one of `config.CUDNN_MODES`.
     """
 
     data: DataDir
@@ -64,22 +66,22 @@ class PredictJob:
     cudnn: str = DEFAULT_MODE
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as plain values, for the file that other processes read."""
+        """Return all fields as JSON-serializable values, for the file that other processes read."""
         return job_values(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> PredictJob:
-        """Return the job whose `to_json` is `content`."""
+        """Return the job whose `to_json` returned `content`."""
         return cls(**content)
 
     def __post_init__(self) -> None:
-        """Accept names of folders and files as text."""
+        """Convert paths that are given as text."""
         convert_places(self)
 
 
 @dataclass(frozen=True)
 class _PredictData:
-    """What the ranks need: folds with their labels, and both packs."""
+    """The data that each rank needs: folds with labels, and the packed patches of both splits."""
 
     folds: Folds
     train: Pack
@@ -87,23 +89,24 @@ class _PredictData:
 
 
 def predict_run(job: PredictJob) -> dict[str, Any] | None:
-    """Predict with every finished fold, skipping what is there, on one process or several.
+    """Predict with every finished fold that has no predictions yet, in one or several processes.
 
-    Messages go to the logger `claris_kaggle`. Handlers of signals and settings of torch are restored at the end.
+    Messages go to the logger `claris_kaggle`. Signal handlers and torch settings are restored at the end.
 
     Args:
-        job: what to predict and how.
+        job: the inputs and the options.
     Returns:
-        The content of `metrics.json`, or None while folds are missing or on a rank other than 0.
+        The content of `metrics.json`; None while folds are missing, and on ranks other than 0.
     Raises:
-        ClarisError: no fold is finished, or inputs do not fit the run.
+        ClarisError: no fold is finished, or the inputs do not match the run.
+        Stopped: time limit or signal. Finished folds keep their predictions.
     """
     require_views(job.views)
     stopper = Stopper(job.time_limit)
     if distributed.under_torchrun():
         with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
             return _predict_rank(job, world, stopper, verified=False)
-    _require_config(job.run_dir)  # before the lock, which would make the folder
+    _require_config(job.run_dir)  # before the lock, which would create the folder
     with hold_lock(job.run_dir.lock):
         nproc = distributed.choose_nproc(job.nproc)
         if nproc > 1:
@@ -120,7 +123,7 @@ def _predict_launched_rank(content: dict[str, Any]) -> None:
     """Predict on one rank that `predict_run` launched.
 
     Args:
-        content: of `PredictJob.to_json`.
+        content: output of `PredictJob.to_json`.
     """
     job = PredictJob.from_json(content)
     with distributed.join_world() as world:
@@ -128,20 +131,23 @@ def _predict_launched_rank(content: dict[str, Any]) -> None:
 
 
 def _require_config(run_dir: RunDir) -> None:
-    """Refuse a folder that holds no run.
+    """Raise an error if the folder does not contain a run.
 
     Raises:
-        RunError: naming it, and runs beside or within it.
+        RunError: no config.json. The message names the folder, and runs beside or inside it.
     """
     if not run_dir.config.exists():
         raise RunError(run_dir.lacks("config.json"), "a trained run is needed", "Train first: claris train")
 
 
 def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainConfig, _PredictData, list[int]]:
-    """The run's config, its data and its finished folds, known to fit each other.
+    """Read the config of the run, its data and the numbers of its finished folds, and check that they match.
 
+    Args:
+        job: the inputs.
+        verified: another process has already checked the packed patches.
     Raises:
-        RunError: there is no such run, none of its folds is finished, or the data are not its own.
+        RunError: the run does not exist, no fold is finished, or the fold file is not the one of the run.
     """
     run_dir = job.run_dir
     _require_config(run_dir)
@@ -159,7 +165,7 @@ def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainC
 
 
 def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: bool) -> dict[str, Any] | None:
-    """Do what every rank does: fold after fold; rank 0 writes the files of the run."""
+    """Predict the folds in turn on this rank. Rank 0 also writes the files of the run."""
     with stopper.listen():
         if not verified and world.world_size > 1:
             if world.local_rank == 0:
@@ -184,7 +190,7 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
 def _predict_folds(
     job: PredictJob, config: TrainConfig, data: _PredictData, finished: list[int], world: World, stopper: Stopper
 ) -> None:
-    """Predict with the finished folds that have no predictions yet, in turn."""
+    """Predict, in turn, with the finished folds that have no predictions yet."""
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
     precision = distributed.from_main(world, _kept_precision(job, config.precision, finished))
@@ -206,7 +212,7 @@ def _kept_precision(job: PredictJob, precision: str, finished: list[int]) -> str
 
 
 def _is_predicted(job: PredictJob, fold: int, precision: str) -> bool:
-    """Return True if the fold's files are whole, and of these weights, views, precision and test patches."""
+    """Return True if the fold has intact prediction files for the same weights, views, precision and test patches."""
     fold_dir = job.run_dir.fold(fold)
     with contextlib.suppress(DataError, DiskError):
         if read_json(fold_dir.predictions_manifest) == _make_predictions_manifest(job, fold_dir, precision):
@@ -216,12 +222,12 @@ def _is_predicted(job: PredictJob, fold: int, precision: str) -> bool:
 
 
 def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, precision: str) -> dict[str, Any]:
-    """Return what the fold's two files were made from, and their SHA-256.
+    """Return the inputs of the fold's two prediction files, and the SHA-256 of the files.
 
     Args:
         precision: of the arithmetic that was used.
     Raises:
-        DiskError: one of the files is not there.
+        DiskError: one of the files does not exist.
     """
     return {
         "weights_sha256": finished_sha256(fold_dir),
@@ -241,11 +247,11 @@ def _predict_fold(
     world: World,
     stopper: Stopper,
 ) -> None:
-    """Write the fold's `oof.csv` and `test.csv`, then the receipt that names both.
+    """Write the fold's `oof.csv` and `test.csv`, then the manifest with the SHA-256 of both.
 
     Raises:
-        TrainingError: a prediction is no number; nothing was written.
-        Stopped: on time or by a signal; nothing was written.
+        TrainingError: a prediction is NaN or infinite. Nothing was written.
+        Stopped: time limit or signal. Nothing was written.
     """
     fold_dir = job.run_dir.fold(fold)
     load_finished(fold_dir, model)
@@ -281,5 +287,5 @@ def _predict_fold(
 
 
 def _finalize_run(job: PredictJob, data: _PredictData) -> dict[str, Any]:
-    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from its folds' files."""
+    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from the files of its folds. Return the metrics."""
     return run_metrics.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of the probabilities over the views of a patch."""
+"""Test-time augmentation: the mean probability over the views of a patch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _VIEW_COUNTS = (1, 4, 8)
 
 
 def require_views(views: int) -> int:
-    """The number itself.
+    """Return the number of views after checking it.
 
     Raises:
-        UsageError: it is not 1 (none), 4 (turns) or 8 (turns and mirrorings).
+        UsageError: it is not 1 (no augmentation), 4 (rotations) or 8 (rotations and flips).
     """
     if views not in _VIEW_COUNTS:
         raise UsageError(f"--views is {views}", "it must be 1, 4 or 8")
@@ -21,14 +21,14 @@ def require_views(views: int) -> int:
 
 
 def average_views(logits: Tensor) -> Tensor:
-    """Mean probability of label 1 over the views of each patch.
+    """Return the mean probability of label 1 over the views of each patch.
 
     Args:
-        logits: float [V, B, 2], one row of V per view, before softmax.
+        logits: float [V, B, 2], before softmax: V views of B patches.
     Returns:
-        float32 [B] in 0..1; the order of B is kept.
+        float32 [B] in 0..1, in the same order of patches.
     Raises:
-        DataError: V is 0 or the last dimension is not 2.
+        DataError: V is 0, or `logits` has another shape.
     """
     if logits.ndim != 3 or logits.shape[0] == 0 or logits.shape[2] != 2:
         raise DataError(f"logits of shape {tuple(logits.shape)}", "[views, patches, 2] is needed")

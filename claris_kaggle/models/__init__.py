@@ -1,4 +1,4 @@
-"""Networks and their weights.
+"""Network architectures and their weights.
 
 Other packages use:
 

@@ -1,8 +1,8 @@
-"""A DenseNet laid out for small patches whose middle is what the label speaks of; weights keep names and shapes.
+"""DenseNet variants for small patches with a labelled centre. Weights keep timm's names and shapes.
 
-On 48 pixels DenseNet-121 ends in one cell: its last block's 3 x 3 kernels see nothing but padding beside it, and its
-batch norms go by one value a patch. Without the last pooling a patch ends in 3 x 3 cells, as 96 pixels do, and the
-middle one of them lies over the labelled 32 x 32.
+At an input size of 48 pixels, the last feature map of DenseNet-121 is a single cell. The 3 x 3 kernels of its last
+block then see only padding around that cell, and its batch norms get one value per patch. Without the last pooling,
+the last feature map is 3 x 3 cells, as with 96 pixels. Its middle cell covers the labelled 32 x 32 pixels.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from torch import Tensor, nn
 
 from claris_kaggle.core.errors import UsageError
 
-_CENTRE_SHARE = 0.5  # of the head's weight that is the middle's alone
+_CENTRE_SHARE = 0.5  # share of the pooling weight that only the middle cells get
 
 
 class _CentreWeight(nn.Module):
-    """Weighs a grid so that its mean is half that of all cells and half that of the middle one, or four.
+    """A layer that gives the middle of the feature map half of the weight in the mean pooling.
 
-    It stands before the pooling and is linear, so that what each cell adds to the answer can still be told.
+    The pooled value is half the mean of all cells plus half the mean of the middle cells: one, or two along a side of
+    even length. The layer comes before the pooling and is linear, so the log-odds still split exactly over the cells.
     """
 
     def forward(self, grid: Tensor) -> Tensor:
-        """The grid float [B, C, h, w] with its middle made heavier; weights have a mean of 1."""
+        """Return the feature map, float [B, C, h, w], times the weights of its cells, which have a mean of 1."""
         rows, columns = (_middle_weights(side, grid) for side in grid.shape[2:])
         return grid * (1 - _CENTRE_SHARE + _CENTRE_SHARE * rows[:, None] * columns)
 
 
 def _middle_weights(cells: int, like: Tensor) -> Tensor:
-    """Weights of so many cells along one side, [cells] with a mean of 1: 0 beside the middle one, or two.
+    """Return weights along one side, [cells] with a mean of 1: 0 except for the middle cell or the middle two.
 
     >>> _middle_weights(3, torch.empty(0)).tolist(), _middle_weights(4, torch.empty(0)).tolist()
     ([0.0, 3.0, 0.0], [0.0, 2.0, 2.0, 0.0])
@@ -42,15 +43,15 @@ def _middle_weights(cells: int, like: Tensor) -> Tensor:
 
 
 def _change_layout(model: nn.Module, *, stem: str, tail: str, pooling: str) -> None:
-    """Take poolings away or weigh the last one, in place.
+    """Remove or replace pooling layers, or weight the last one, in place. The defaults change nothing.
 
     Args:
-        stem: `no-pool` takes the first pooling away: all that follows sees twice the resolution; with `pool4` it
-            takes 4 x 4 in place of overlapping 3 x 3 by twos: half the resolution, at about a quarter of the cost.
-        tail: `no-pool` takes the one before the last block away: the last grid has twice the resolution.
-        pooling: `centre` gives the middle of the last grid half of the weight.
+        stem: `no-pool` removes the first pooling, so all later layers have twice the resolution. `pool4` replaces
+            it (overlapping 3 x 3, stride 2) by 4 x 4 with stride 4: half the resolution at about a quarter of the cost.
+        tail: `no-pool` removes the pooling before the last block, so the last feature map has twice the resolution.
+        pooling: `centre` gives the middle of the last feature map half of the weight.
     Raises:
-        UsageError: the network is no DenseNet.
+        UsageError: an option is set and the network is not a DenseNet.
     """
     features: Any = getattr(model, "features", None)
     if stem != "pool":
@@ -66,10 +67,12 @@ def _change_layout(model: nn.Module, *, stem: str, tail: str, pooling: str) -> N
 
 
 def _require_densenet(model: nn.Module, found: str) -> None:
-    """Refuse what only a DenseNet has.
+    """Raise an error unless the network is a DenseNet.
 
+    Args:
+        found: first part of the message: the option and its value.
     Raises:
-        UsageError: the network is another.
+        UsageError: the network is not a DenseNet.
     """
     if not hasattr(getattr(model, "features", None), "pool0"):
         raise UsageError(found, "only a DenseNet has that layer", "Leave the flag out, or give --model densenet121")

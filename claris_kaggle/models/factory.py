@@ -1,4 +1,4 @@
-"""Networks by name, and their settings: input size and normalisation."""
+"""Create networks by name, and read their settings: input size and normalisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLASS_COUNT = 2
 
 
 class _TinyNet(nn.Sequential):
-    """A network of 1,450 weights, batch norm and global pooling included, for trials and tests."""
+    """A network of 1,450 weights with batch norm and global pooling, for quick trials and tests."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -35,19 +35,19 @@ class _TinyNet(nn.Sequential):
         )
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """What the pooling takes, as timm's networks name it: float [B, 16, S / 8, S / 8]."""
+        """Return the last feature map, float [B, 16, S / 8, S / 8]. Named as in timm."""
         for part in list(self)[:-3]:
             images = part(images)
         return images
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits [B, 2] of what `forward_features` gave."""
+        """Return the logits [B, 2] of the output of `forward_features`."""
         for part in list(self)[-3:]:
             features = part(features)
         return features
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """Return the last layer. Named as in timm."""
         return self[-1]
 
 
@@ -61,18 +61,22 @@ def create_model(
     equivariance: str = "none",
     side: int = PATCH_SIZE,
 ) -> nn.Module:
-    """A network with random weights that depend on name, seed and layers alone; logits are float [B, 2].
+    """Create a network with random weights. Its logits are float [B, 2].
+
+    The weights depend only on the name, the seed and the layers.
 
     Args:
-        stem: `no-pool` takes DenseNet's first pooling away, `pool4` makes it coarser; for this and the next two see
-            `densenet.lay_out`.
-        tail: `no-pool` takes its last pooling between blocks away.
-        pooling: `centre` gives the middle of the last grid half of the weight.
-        equivariance: `p4m` shares weights among eight orientations, for training; see `p4m.plain`.
-        side: input size in pixels, for networks that are made for one size, as most vision transformers.
+        name: timm's name of the network, or `tiny`.
+        seed: seed of the random weights.
+        stem: `no-pool` removes the first pooling of a DenseNet, `pool4` makes it coarser.
+        tail: `no-pool` removes the last pooling between blocks of a DenseNet.
+        pooling: `centre` gives the middle of the last feature map half of the weight.
+        equivariance: `p4m` shares weights among eight orientations during training. `p4m.untie_weights` returns the
+            plain network.
+        side: input size in pixels, for networks with a fixed input size, such as most vision transformers.
     Raises:
-        UsageError: timm has no network of that name (the message has near ones), it has not the layers for this, or
-            cannot take inputs of that side.
+        UsageError: unknown timm model (the message suggests similar names), a layer that the options need is missing,
+            or the network does not accept inputs of that size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -82,15 +86,15 @@ def create_model(
 
 
 def trained_network(config: TrainConfig) -> nn.Module:
-    """The network that the weights of a run's finished folds are of."""
+    """Return a network, with random weights, that the weights of the run's finished folds fit."""
     return create_model(config.model, **config.layout, side=config.side)
 
 
 def _create_timm_model(name: str, side: int) -> Any:
-    """timm's network of two classes, its random weights drawn from torch's global generator.
+    """Return timm's network for two classes. Its random weights come from torch's global generator.
 
     Raises:
-        UsageError: timm does not know the name, or the network cannot be made for inputs of that side.
+        UsageError: unknown timm model, or the network cannot be created for inputs of that size.
     """
     import timm
 
@@ -105,10 +109,10 @@ def _create_timm_model(name: str, side: int) -> Any:
 
 
 def require_side(model: nn.Module, name: str, side: int) -> None:
-    """Raise an error unless the network takes inputs of that side; one forward pass tells.
+    """Raise an error unless one forward pass with inputs of `side` x `side` pixels works.
 
     Raises:
-        UsageError: it fails; the message names the size that its published weights were made for.
+        UsageError: the forward pass fails. The message names the input size of the network's published weights.
     """
     was_training = model.training
     try:
@@ -121,7 +125,7 @@ def require_side(model: nn.Module, name: str, side: int) -> None:
 
 
 def _cannot_take(name: str, side: int) -> UsageError:
-    """Return the error for a network that does not take inputs of that side."""
+    """Return the error for a network that does not accept inputs of `side` x `side` pixels."""
     import timm
 
     settings = timm.models.get_pretrained_cfg(name)
@@ -131,10 +135,12 @@ def _cannot_take(name: str, side: int) -> UsageError:
 
 
 def own_normalisation(name: str) -> str:
-    """Return the key of `STATISTICS` with the mean and deviation that the network's published weights were made with.
+    """Return the key of `STATISTICS` with the mean and standard deviation of the network's published weights.
+
+    `tiny` and networks without published weights use `patches`.
 
     Raises:
-        UsageError: they are none that is known here.
+        UsageError: no entry of `STATISTICS` has these values.
     """
     import timm
 
@@ -149,10 +155,10 @@ def own_normalisation(name: str) -> str:
 
 
 def _require_known(name: str) -> None:
-    """Refuse a name that timm does not know.
+    """Raise an error if timm has no network of that name.
 
     Raises:
-        UsageError: with near ones.
+        UsageError: unknown timm model. The message suggests similar names.
     """
     import timm
 
@@ -163,10 +169,10 @@ def _require_known(name: str) -> None:
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy for inference with each batch norm that directly follows a convolution folded into it.
+    """Return a copy for inference in which batch norms are folded into the convolution directly before them.
 
-    In timm's DenseNet that is the first norm and the second of each layer, 59 of DenseNet-121's 121; the
-    others stand before their convolution, and stay. Other networks are copied as they are.
+    In timm's DenseNet these are the first norm of the network and the second norm of each dense layer: 59 of the 121
+    norms of DenseNet-121. The others come before their convolution and are kept. Other networks are copied unchanged.
     """
     folded = copy.deepcopy(model).eval()
     if type(model).__name__ == "DenseNet":
@@ -177,7 +183,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def _fold_pair(conv: nn.Conv2d, norm: Any) -> nn.Module:
-    """Put the norm's affine map into the convolution, in place; returns the activation that timm's norm ends with."""
+    """Fold the norm into the convolution, in place. Return the activation that is part of timm's norm layer."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
     conv.weight, conv.bias = fuse_conv_bn_weights(

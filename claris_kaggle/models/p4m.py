@@ -1,12 +1,13 @@
-"""A network with the square's symmetries built in (p4m): each feature is there in eight orientations of one kernel.
+"""A network that is equivariant to the symmetries of the square (p4m): each kernel is used in eight orientations.
 
-Cohen and Welling 2016; DenseNets for this very task: Veeling et al. 2018. Channels come in groups of eight, one for
-each view of `tta`; turning the patch turns the maps and changes places within each group, so that pooled groups stay as
-they are. That holds for sides at which every stride meets the same pixels from either end: 93 or 61 for a DenseNet, not
-96 (`require_symmetric`). Shapes and operations are those of the plain network, with an eighth of its weights to learn.
+The method is from Cohen and Welling 2016; Veeling et al. 2018 use it in DenseNets for this task. Channels come in
+groups of eight, one per view of `data.d4`. Rotating the patch rotates the feature maps and permutes the channels within
+each group, so the pooled values of a group stay the same up to their order. This holds only for input sizes at which
+every stride samples the same pixels from both ends: 93 or 61 for a DenseNet, not 96 (`require_symmetric`). Shapes and
+operations are those of the plain network. It learns an eighth of the weights.
 
-escnn builds such networks from layers and tensors of its own. Here torch's parametrizations share the weights of timm's
-own network instead: what is kept when it is finished is a plain file of weights, read as any other by everything else.
+escnn builds such networks from its own layers and tensors. This module uses torch's parametrizations to share the
+weights of timm's network instead. A finished fold is saved as a plain weight file, which all other modules can read.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from claris_kaggle.core.config import LEAST_SIDE
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.d4 import view
 
-_GROUP_ORDER = 8  # of the group
+_GROUP_ORDER = 8  # number of symmetries of the square
 _P4M_HINT = "Give --equivariance none, or a DenseNet"
 
 
 def _view_grid(side: int, number: int) -> Tensor:
-    """Where each cell of a square grid comes from in that view: int64 [side, side], cells counted row by row."""
+    """Return the source cell of each cell of a square grid in that view: int64 [side, side], row-major indices."""
     cells = torch.arange(side * side).reshape(1, side, side)
     return view(cells, number)[0]
 
 
-@functools.cache  # a DenseNet-121 asks for it 119 times
+@functools.cache  # DenseNet-121 calls it 119 times
 def _relative_views() -> list[list[int]]:
-    """[g][h]: the view that h is when it is seen from g, the group's product of g's inverse with h."""
+    """Return a table [g][h] of the group product of the inverse of view g with view h."""
     grids = [_view_grid(3, number) for number in range(_GROUP_ORDER)]
     product = [[0] * _GROUP_ORDER for _ in range(_GROUP_ORDER)]
     for g, relative in itertools.product(range(_GROUP_ORDER), repeat=2):
@@ -47,10 +48,10 @@ def _relative_views() -> list[list[int]]:
 
 
 class _Turned(nn.Module):
-    """All eight orientations of a convolution's kernels.
+    """A parametrization that computes all eight orientations of the kernels of a convolution.
 
-    The weight that is learned is float [K / 8, C, S * S] for a first layer, which sees an image, and
-    [K / 8, C / 8, 8 * S * S] for the others, which see groups of eight maps; what comes out is [K, C, S, S].
+    The learned weight is float [K / 8, C, S * S] for the first layer, whose input is an image, and
+    [K / 8, C / 8, 8 * S * S] for other layers, whose input is groups of eight maps. The output is [K, C, S, S].
     """
 
     places: Tensor
@@ -68,7 +69,7 @@ class _Turned(nn.Module):
         self.side, self.maps = side, len(relative[0])
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The kernels [K, C, S, S] of the learned weight."""
+        """Return the kernels [K, C, S, S] of the learned weight."""
         kernels, channels = weight.shape[:2]
         turned = weight.index_select(2, self.places)
         turned = turned.reshape(kernels, channels, _GROUP_ORDER, self.maps, self.side, self.side).transpose(1, 2)
@@ -76,21 +77,21 @@ class _Turned(nn.Module):
 
 
 class _Repeated(nn.Module):
-    """One value for all eight of a group, along the last dimension."""
+    """A parametrization that uses one value for all eight channels of a group, along the last dimension."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The values, each eight times in a row."""
+        """Return the values, each repeated eight times."""
         return weight.repeat_interleave(_GROUP_ORDER, dim=-1)
 
 
 def _share_weights(model: nn.Module) -> nn.Module:
-    """The network itself, its weights from now on shared among eight orientations.
+    """Share the weights among eight orientations, in place. Return the network.
 
     Args:
-        model: convolutions, batch norms and linear layers over pooled maps; what they begin with is taken
-            from the random weights that are there.
+        model: a network of convolutions, batch norms and linear layers over pooled maps. The initial shared weights
+            are taken from its present weights.
     Raises:
-        UsageError: it has other layers with weights, or channels that do not come in eights.
+        UsageError: another layer type has weights, or a number of channels is not a multiple of 8.
     """
     for name, part in list(model.named_modules()):
         own = list(part.parameters(recurse=False))
@@ -112,10 +113,10 @@ def _share_weights(model: nn.Module) -> nn.Module:
 
 
 def require_symmetric(model: nn.Module, side: int) -> None:
-    """Refuse patches of a side at which the network of shared weights does not see all views alike.
+    """Raise an error if the network with shared weights is not equivariant at this input size.
 
     Raises:
-        UsageError: naming the next side below that would do.
+        UsageError: it is not. The hint names the next smaller size that works.
     """
     if _sees_alike(model, side):
         return
@@ -127,14 +128,14 @@ def require_symmetric(model: nn.Module, side: int) -> None:
 
 @torch.inference_mode()
 def _sees_alike(model: nn.Module, side: int) -> bool:
-    """Whether noise of that side and the same noise turned by a quarter give the same logits."""
+    """Return True if noise of that size gives the same logits as the same noise rotated by 90 degrees."""
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     logits = copy.deepcopy(model).eval()(torch.cat([image, image.rot90(1, (2, 3))]))
     return bool(torch.allclose(logits[0], logits[1], rtol=0, atol=1e-3 * float(logits.abs().max())))
 
 
 def _can_share(part: nn.Module, first: bool) -> bool:
-    """Whether the layer is of a kind that `_share_weights` knows."""
+    """Return True if `_share_weights` supports the layer."""
     if isinstance(part, nn.Conv2d):
         square = part.kernel_size[0] == part.kernel_size[1]
         whole = part.out_channels % _GROUP_ORDER == 0 and (first or part.in_channels % _GROUP_ORDER == 0)
@@ -143,22 +144,22 @@ def _can_share(part: nn.Module, first: bool) -> bool:
 
 
 def _share_convolution(part: nn.Conv2d, first: bool) -> None:
-    """Learn one orientation of the kernels in place of all."""
+    """Learn one orientation of the kernels instead of all eight, in place."""
     kernels, channels = part.out_channels // _GROUP_ORDER, part.in_channels // (1 if first else _GROUP_ORDER)
     part.weight = nn.Parameter(part.weight.detach()[:kernels].reshape(kernels, channels, -1).clone())
     parametrize.register_parametrization(part, "weight", _Turned(part.kernel_size[0], first), unsafe=True)
 
 
 def _repeat_values(part: Any, name: str) -> None:
-    """Learn one value in place of each eight along the last dimension."""
+    """Learn one value instead of eight along the last dimension, in place."""
     setattr(part, name, nn.Parameter(getattr(part, name).detach()[..., ::_GROUP_ORDER].clone()))
     parametrize.register_parametrization(part, name, _Repeated(), unsafe=True)
 
 
 def untie_weights(model: nn.Module) -> nn.Module:
-    """The network with weights as any other's: itself, or a copy where weights are shared.
+    """Return the network with plain weights: the network itself, or a copy if its weights are shared.
 
-    The copy's running statistics are the same for all eight of a group, as they are in the long run.
+    In the copy, the running statistics are equal for all eight channels of a group. They converge to this anyway.
     """
     if not any(map(parametrize.is_parametrized, model.modules())):
         return model
@@ -172,9 +173,9 @@ def untie_weights(model: nn.Module) -> nn.Module:
 
 
 def _untie_layer(part: Any) -> None:
-    """Make the shared weights of one layer its own, in place.
+    """Replace the shared weights of one layer by plain parameters, in place.
 
-    torch's own `remove_parametrizations` would change the class as well, which a copy has in common with what it is of.
+    torch's `remove_parametrizations` would also change the class, which a deep copy shares with its original.
     """
     values = {name: getattr(part, name).detach() for name in part.parametrizations}
     part.__class__ = parametrize.type_before_parametrizations(part)
@@ -185,7 +186,7 @@ def _untie_layer(part: Any) -> None:
 
 @torch.no_grad()
 def _level_statistics(part: nn.BatchNorm2d) -> None:
-    """Give each group of eight the mean and variance of all its values together, in place."""
+    """Set the running mean and variance of each group of eight to those of all its values together, in place."""
     mean, variance = (
         value.reshape(-1, _GROUP_ORDER) for value in (part.running_mean, part.running_var) if value is not None
     )

@@ -1,7 +1,6 @@
-"""Weights: where they come from, how they are read, and those of finished folds.
+"""Find and read weights: ImageNet, files, and finished folds.
 
-Starting weights come from three places: timm's ImageNet weights, a local file, or none. No file is
-unpickled as code.
+Initial weights are timm's ImageNet weights, a local file, or random. Reading a file never executes code from it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _HUB_SECONDS = "10"
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Put the network's weights in place whole, as safetensors."""
+    """Write the weights of the network as a safetensors file, atomically."""
     import safetensors.torch
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -36,12 +35,12 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def finish_fold(fold_dir: FoldDir, facts: dict[str, Any]) -> None:
-    """Mark the fold as finished: its weights' SHA-256 and `facts`, in a file written after the weights."""
+    """Mark the fold as finished: write the SHA-256 of its weights and `facts` to `model.json`, after the weights."""
     write_json(fold_dir.weights_manifest, {"weights_sha256": sha256_file(fold_dir.weights), **facts})
 
 
 def finished_sha256(fold_dir: FoldDir) -> str | None:
-    """The SHA-256 of a finished fold's weights, or None while it is not finished or damaged."""
+    """Return the SHA-256 of the weights of a finished fold, or None if the fold is unfinished or damaged."""
     with contextlib.suppress(DataError, DiskError):
         digest = read_json(fold_dir.weights_manifest).get("weights_sha256")
         if isinstance(digest, str) and fold_dir.weights.exists() and sha256_file(fold_dir.weights) == digest:
@@ -50,10 +49,10 @@ def finished_sha256(fold_dir: FoldDir) -> str | None:
 
 
 def load_finished(fold_dir: FoldDir, model: nn.Module) -> str:
-    """Put a finished fold's weights into the network; returns their SHA-256.
+    """Load the weights of a finished fold into the network. Return their SHA-256.
 
     Raises:
-        RunError: the weights are damaged, or of another network.
+        RunError: the weights are damaged, or belong to another network.
     """
     digest = str(read_json(fold_dir.weights_manifest).get("weights_sha256"))
     load_verified(fold_dir.weights, digest, model, f"Remove {fold_dir.weights_manifest} and run claris train again")
@@ -61,12 +60,15 @@ def load_finished(fold_dir: FoldDir, model: nn.Module) -> str:
 
 
 def load_verified(path: Path, digest: object, model: nn.Module, hint: str) -> None:
-    """Put the weights in the file into the network, once its SHA-256 is known to be `digest`.
+    """Load the weights in the file into the network after verifying the SHA-256 of the file.
 
     Args:
-        hint: what to do about other bytes.
+        path: a .safetensors or .pth file.
+        digest: expected SHA-256, in hexadecimal.
+        model: the network, changed in place.
+        hint: what the user should do if the SHA-256 differs.
     Raises:
-        RunError: the weights are damaged, or of another network.
+        RunError: the weights are damaged, or belong to another network.
     """
     with explain_disk_errors(path):
         content = path.read_bytes()
@@ -79,11 +81,14 @@ def load_verified(path: Path, digest: object, model: nn.Module, hint: str) -> No
 
 
 def find_weights(weights: str, model: str) -> Path | None:
-    """The file of starting weights: None for `none`, the fetched file for `imagenet`, else the path given.
+    """Return the file of the initial weights, or None for random weights.
 
+    Args:
+        weights: `none`, `imagenet` (downloaded, or from the local cache) or a path.
+        model: timm's name of the network, or `tiny`.
     Raises:
-        UsageError: there is no such file, or timm has no ImageNet weights for this network.
-        ClarisError: the weights are not in the local cache and cannot be fetched.
+        UsageError: the file does not exist, or timm has no ImageNet weights for this network.
+        ClarisError: the weights are not in the local cache and cannot be downloaded.
     """
     if weights == "none":
         return None
@@ -96,8 +101,8 @@ def find_weights(weights: str, model: str) -> Path | None:
 
 
 def _fetch_imagenet(model: str) -> Path:
-    """timm's ImageNet weights of the network, from the local cache or over the network."""
-    # Bounded: without a network the client would otherwise try for minutes.
+    """Return the file of timm's ImageNet weights, from the local cache or by download."""
+    # Short timeouts: without a network connection the client would otherwise retry for minutes.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
     import timm
@@ -110,7 +115,7 @@ def _fetch_imagenet(model: str) -> Path:
         raise UsageError(f"--weights imagenet: timm has none for {model}", "", "Give --weights none, or a file")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    # Its retries are not the user's to read; it sets its own level when it is imported.
+    # Hide the client's messages about retries. It sets its own log level on import, so this comes after the import.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
     cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
@@ -119,7 +124,7 @@ def _fetch_imagenet(model: str) -> Path:
     log_info(f"fetching the ImageNet weights of {model}")
     try:
         return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
-    except Exception as error:  # the client raises a dozen kinds, by version, when there is no network
+    except Exception as error:  # without a network the client raises many exception types, depending on its version
         raise ClarisError(
             f"--weights imagenet: the weights of {model} are not here and could not be fetched "
             f"({type(error).__name__})",
@@ -129,12 +134,12 @@ def _fetch_imagenet(model: str) -> Path:
 
 
 def load_start(model: nn.Module, path: Path) -> list[str]:
-    """Put starting weights into the network and return the names of layers left as they were.
+    """Load initial weights into the network. Return the names of the tensors that keep their random values.
 
-    Only the classifier may be left out, when the file's has another number of classes.
+    Only the classifier may keep them, if the file has no classifier or one for another number of classes.
 
     Raises:
-        DataError: the file is damaged, of another network, or no file of weights.
+        DataError: the file is damaged, belongs to another network, or is not a weight file.
     """
     found = {_timm_layer_name(key): value for key, value in read_weights(path).items()}
     own = model.state_dict()
@@ -151,16 +156,16 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
 
 
 def _timm_layer_name(key: str) -> str:
-    """timm's name of a layer for the names that DataParallel, DDP and older torchvision files use."""
+    """Convert a tensor name of DataParallel, DDP or older torchvision files to timm's name."""
     key = re.sub(r"^(module\.|model\.)+", "", key)
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors or .pth file by name; nothing in it is run.
+    """Return the tensors in a .safetensors or .pth file by name. Never executes code from the file.
 
     Raises:
-        DataError: it is damaged, or no file of weights.
+        DataError: the file is damaged, or is not a weight file.
     """
     with explain_disk_errors(path):
         content = path.read_bytes()
@@ -168,7 +173,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
-    """The tensors in the bytes of a .safetensors or .pth file; `source` is for messages."""
+    """Return the tensors in the bytes of a .safetensors or .pth file. `source` names the file in messages."""
     import io
 
     import safetensors.torch
@@ -182,6 +187,6 @@ def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
         if not state or not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError("no tensors by name")
         return dict(state)
-    except Exception as error:  # both readers raise many kinds on damaged files
+    except Exception as error:  # both readers raise many exception types on damaged files
         found = f"{source}: no readable weights ({first_line(error)})"
         raise DataError(found, "a whole .safetensors or .pth is needed") from error

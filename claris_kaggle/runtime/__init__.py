@@ -1,4 +1,4 @@
-"""Processes, precision and the loading of batches onto a device.
+"""Processes, devices, precision and data loading.
 
 Other packages use:
 

@@ -48,11 +48,11 @@ def _is_cudnn_error(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def convert_cudnn_failures(name: str, mode: str) -> Iterator[None]:
-    """Raise torch's cuDNN failures as CudnnError.
+    """Convert torch's cuDNN failures into CudnnError.
 
     Args:
-        name: what is computed, for the message.
-        mode: one of CUDNN_MODES, the one in use.
+        name: name of the computation, for the message.
+        mode: the mode in use, one of CUDNN_MODES.
     Raises:
         CudnnError: a cuDNN call failed.
     """
@@ -65,7 +65,10 @@ def convert_cudnn_failures(name: str, mode: str) -> Iterator[None]:
 
 
 def move_network(model: nn.Module, device: torch.device, mode: str) -> nn.Module:
-    """Move the network to the device, and return it: channels-last, or contiguous with its input in that mode."""
+    """Move the network to the device and return it.
+
+    The memory format is channels-last. In mode `contiguous`, weights and inputs are contiguous.
+    """
     layout = torch.contiguous_format if mode == _CONTIGUOUS_MODE else torch.channels_last
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     if mode == _CONTIGUOUS_MODE:
@@ -74,7 +77,7 @@ def move_network(model: nn.Module, device: torch.device, mode: str) -> nn.Module
 
 
 def _make_contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the inputs of a forward pass as contiguous tensors (a forward pre-hook)."""
+    """Return contiguous copies of the inputs (a forward pre-hook)."""
     return tuple(one.contiguous() for one in inputs)
 
 
@@ -86,19 +89,19 @@ def run_ranks(
     run_here: Callable[[World], _RunResult],
     read_result: Callable[[], _RunResult],
 ) -> _RunResult:
-    """Run a job on all ranks of this machine, and again with the next mode after a cuDNN failure.
+    """Run a job on all ranks of this machine, and retry with the next mode after a cuDNN failure.
 
     Args:
-        mode: one of CUDNN_MODES, to begin with.
-        nproc: processes on this machine; a single one runs in this process first.
-        entry: what a rank calls with the job, as `package.module:function`.
-        make_job: returns the job for a mode, as plain values for the file that the ranks read.
+        mode: the mode of the first attempt, one of CUDNN_MODES.
+        nproc: number of processes on this machine. With 1, the first attempt runs in this process.
+        entry: function that each rank calls with the job, as `package.module:function`.
+        make_job: returns the job for a mode as JSON-serializable values, for the file that the ranks read.
         run_here: runs the job in this process.
-        read_result: reads what other processes have done.
+        read_result: reads the result that other processes wrote.
     Returns:
         The result of `run_here` or `read_result`.
     Raises:
-        CudnnError: cuDNN failed with contiguous tensors too.
+        CudnnError: cuDNN also failed with contiguous tensors.
         ClarisError: any other failure of a rank.
     """
     chosen = mode
@@ -121,7 +124,7 @@ def run_ranks(
 
 
 def _free_gpu_memory() -> None:
-    """Release what the failed attempt holds on the GPU, so that a new process can use it."""
+    """Release the GPU memory of the failed attempt, so that a new process can use it."""
     gc.collect()
     if torch.cuda.is_initialized():
         with contextlib.suppress(RuntimeError):  # the context may be unusable

@@ -1,7 +1,7 @@
-"""Rank, world size, the process group, and rows gathered so that each comes back once.
+"""Rank, world size, the process group, and gathering of rows so that each row appears once.
 
-`torchrun` starts the processes, ours by `_launch_ranks` or the user's own on several machines; rank and
-world size come from its environment alone. One process needs no group and takes the same paths.
+`torchrun` starts the processes: through `_launch_ranks`, or the user's own torchrun on several machines. Rank and
+world size come from its environment variables only. A single process runs the same code without a process group.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from claris_kaggle.core.errors import ClarisError, Stopped, TrainingError, Usage
 from claris_kaggle.core.files import hold_lock
 from claris_kaggle.core.time_limit import exit_with_parent, restore_signals
 
-_LAUNCHED = "CLARIS_LAUNCHED"  # the number of the process that launched this one
+_LAUNCHED = "CLARIS_LAUNCHED"  # process id of the parent that launched this rank
 _TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers.
+    """The rank and the device of this process.
 
     Attributes:
-        rank: 0..world_size-1 over all machines.
-        local_rank: 0.. on this machine.
-        world_size: processes in all.
-        local_size: processes on this machine.
+        rank: 0..world_size-1, over all machines.
+        local_rank: 0..local_size-1, on this machine.
+        world_size: number of processes on all machines.
+        local_size: number of processes on this machine.
         device: the GPU of the local rank, or the CPU.
     """
 
@@ -52,25 +52,27 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which writes the files."""
+        """True on rank 0, which writes the files."""
         return self.rank == 0
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun started this process."""
+    """Return True if torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def was_launched() -> bool:
-    """Whether `_launch_ranks` started this process, so that the parent has prepared and locked everything."""
+    """Return True if `_launch_ranks` started this process. The parent has prepared the inputs and holds the lock."""
     return _LAUNCHED in os.environ
 
 
 def choose_nproc(asked: int) -> int:
-    """Return the number of processes to train or predict with: as asked, or with 0 one for each GPU, else one.
+    """Return the number of processes for training or prediction.
 
+    Args:
+        asked: number of processes; 0 means one per GPU, or one process without a GPU.
     Raises:
-        UsageError: several are asked for, and this system's torch has no torchrun.
+        UsageError: `asked` is above 1 on a system without torchrun.
     """
     if asked > 1 and not platforms.SEVERAL_PROCESSES:
         raise UsageError(f"--nproc is {asked}", "several processes need Linux or macOS", "Give --nproc 1")
@@ -79,9 +81,9 @@ def choose_nproc(asked: int) -> int:
 
 @contextlib.contextmanager
 def join_world() -> Iterator[World]:
-    """This process's place; with more than one process, inside a process group.
+    """Yield the `World` of this process, inside a process group if there are several processes.
 
-    A process that fails does not end the group: NCCL would wait in that for peers which wait for this one.
+    A process that fails does not destroy the group: NCCL would then wait for peers that wait for this process.
     """
     rank, local, size = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     cuda = torch.cuda.is_available()
@@ -89,11 +91,11 @@ def join_world() -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(device)
     if was_launched():
-        exit_with_parent(int(os.environ[_LAUNCHED]))  # which holds the lock
+        exit_with_parent(int(os.environ[_LAUNCHED]))  # the parent holds the lock
     if size <= 1:
         yield World(0, 0, 1, device)
         return
-    # NCCL refuses two processes on one card, gloo does not.
+    # NCCL rejects two processes on one GPU; gloo accepts them.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     own_card = cuda and here <= torch.cuda.device_count()
     with _stdout_to_stderr():
@@ -104,7 +106,7 @@ def join_world() -> Iterator[World]:
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Keep stdout for results: up to torch 2.10, gloo's C++ writes there who is connected."""
+    """Redirect stdout to stderr within the context: up to torch 2.10, gloo's C++ code prints connections to stdout."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -117,10 +119,10 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_for_all(world: World, lock: Path) -> Iterator[None]:
-    """Hold the lock from rank 0 for the whole group, unless the process that launched it does.
+    """Hold the lock on rank 0 for the whole group, unless the parent process already holds it.
 
     Raises:
-        RunError: another process holds it; torchrun then ends the other ranks.
+        RunError: another process holds the lock. torchrun then ends the other ranks.
     """
     if was_launched() or not world.is_main:
         yield
@@ -130,14 +132,14 @@ def hold_for_all(world: World, lock: Path) -> Iterator[None]:
 
 
 def share_buffers(world: World, model: torch.nn.Module) -> None:
-    """Give all ranks rank 0's running statistics, so that all predict with the network that is saved."""
+    """Broadcast the running statistics of rank 0, so that all ranks predict with the network that is saved."""
     if world.world_size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def any_rank(world: World, code: int) -> int:
-    """The largest of the codes that the ranks bring; every rank gets the same answer."""
+    """Return the largest code of all ranks, on every rank. Also serves as a barrier."""
     if world.world_size == 1:
         return code
     value = torch.tensor([code])
@@ -146,7 +148,7 @@ def any_rank(world: World, code: int) -> int:
 
 
 def from_main(world: World, value: Any) -> Any:
-    """Rank 0's value, on every rank."""
+    """Return the value of rank 0, on every rank."""
     if world.world_size == 1:
         return value
     holder = [value]
@@ -155,7 +157,7 @@ def from_main(world: World, value: Any) -> Any:
 
 
 def first_text(world: World, text: str) -> str:
-    """The first text that is not empty, by rank; every rank gets the same answer."""
+    """Return the first non-empty text in the order of ranks, on every rank."""
     if world.world_size == 1:
         return text
     texts: list[Any] = [None] * world.world_size
@@ -164,14 +166,14 @@ def first_text(world: World, text: str) -> str:
 
 
 def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total: int) -> torch.Tensor:
-    """All values in their places, float32 [total], on every rank.
+    """Return the values of all ranks in the order of their rows, float32 [total], on every rank.
 
     Args:
-        places: int64 [n], where this rank's values belong.
+        places: int64 [n], row index of each value of this rank, in 0..total-1.
         values: float32 [n].
-        total: rows over all ranks.
+        total: number of rows over all ranks.
     Raises:
-        TrainingError: a place was filled twice or not at all, which must never be.
+        TrainingError: a row was filled twice or not at all. This is a bug.
     """
     parts: list[Any] = [(places.numpy(), values.numpy())]
     if world.world_size > 1:
@@ -190,12 +192,13 @@ def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total:
 
 
 def _launch_ranks(nproc: int, module: str, *arguments: str) -> None:
-    """Run a module in `nproc` processes under torchrun, to their end.
+    """Run a module in `nproc` processes under torchrun and wait until they end.
 
-    Handlers of signals, environment and log levels are restored afterwards.
+    Signal handlers, environment variables and log levels are restored afterwards.
 
     Raises:
-        ClarisError: a process failed, with the message and exit code that it left; torchrun ends the others.
+        ClarisError: a process failed. Has the message and exit code of that process; torchrun ends the others.
+        Stopped: a signal stopped the launcher.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -210,21 +213,21 @@ def _launch_ranks(nproc: int, module: str, *arguments: str) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.2,
-        local_addr="127.0.0.1",  # the machine's own name need not lead anywhere
+        local_addr="127.0.0.1",  # the host name may not resolve
     )
     with restore_signals(), _launcher_environment():
         try:
             elastic_launch(config, sys.executable)("-m", module, *arguments)
         except ChildFailedError as failed:
             raise _explain_failed_ranks(failed.failures, nproc) from failed
-        except SignalException as stopped:  # torchrun has passed it on, and the ranks have saved and ended
+        except SignalException as stopped:  # torchrun forwarded the signal; the ranks have saved and exited
             found = f"stopped by {platforms.signal_name(stopped.sigval)}"
             raise Stopped(found, "", "The same command goes on from there") from stopped
 
 
 @contextlib.contextmanager
 def _launcher_environment() -> Iterator[None]:
-    """Give the ranks one thread each and the number of this process, and silence torchrun, within the context."""
+    """Set one thread per rank and the parent's process id in the environment, and silence torchrun."""
     logger, kept = logging.getLogger("torch.distributed"), dict(os.environ)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -234,24 +237,24 @@ def _launcher_environment() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        for name in set(os.environ) - set(kept):  # torchrun sets some of its own
+        for name in set(os.environ) - set(kept):  # torchrun adds variables
             del os.environ[name]
 
 
 def _leave_error(error: ClarisError) -> bool:
-    """Hand the error to the process that launched this one; False when none did."""
+    """Write the error for the parent process. Return False if `_launch_ranks` did not start this process."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not was_launched() or not path:
         return False
     parts = {"found": error.found, "expected": error.expected, "hint": error.hint}
     content = {"type": type(error).__name__, **parts, "code": error.exit_code}
-    # The keys that torchrun itself looks for are message and timestamp.
+    # torchrun reads the keys message and timestamp.
     Path(path).write_text(json.dumps({"message": json.dumps(content), "timestamp": int(time.time())}), "utf-8")
     return True
 
 
 def _explain_failed_ranks(failures: dict[int, Any], nproc: int) -> ClarisError:
-    """The first error that a process left, else how the first of them died."""
+    """Return the first error that a rank reported, or else an error that says how the first rank died."""
     for failure in sorted(failures.values(), key=lambda one: one.timestamp):
         try:
             left = json.loads(failure.message)
@@ -260,8 +263,8 @@ def _explain_failed_ranks(failures: dict[int, Any], nproc: int) -> ClarisError:
             error.exit_code = left["code"]
             return error
         except (TypeError, ValueError, KeyError):
-            continue  # this one died without a word, or because another had gone
-    # Who was killed comes before who lost a peer by it, and before those that torchrun ended.
+            continue  # this rank died without a message, or because it lost a peer
+    # A killed rank comes before ranks that lost a peer, and before ranks that torchrun ended.
     rank, failure = min(
         failures.items(), key=lambda item: (item[1].exitcode in (1, -signal.SIGTERM), item[1].timestamp)
     )

@@ -1,4 +1,4 @@
-"""Jobs as plain values for other processes, and settings of torch for the time of a job."""
+"""Jobs as plain values for other processes, and torch settings for the duration of a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 
 
 def convert_places(job: Any) -> None:
-    """Convert the fields of a frozen job that name folders and files from text."""
+    """Convert path fields of a frozen job from text to `Path`, `DataDir` or `RunDir`, in place."""
     kinds: dict[str, Any] = {"data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path}
     for item in dataclasses.fields(job):
         value = getattr(job, item.name)
@@ -23,7 +23,7 @@ def convert_places(job: Any) -> None:
 
 
 def job_values(job: Any) -> dict[str, Any]:
-    """Return the fields of a job as plain values: folders and files as absolute paths."""
+    """Return the fields of a job as JSON-serializable values, with absolute paths as text."""
     values = {item.name: getattr(job, item.name) for item in dataclasses.fields(job)}
     values |= {name: value.root for name, value in values.items() if isinstance(value, DataDir | RunDir)}
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
@@ -31,11 +31,11 @@ def job_values(job: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def torch_settings(threads: int, *, autotune: bool) -> Iterator[None]:
-    """Set torch's CPU threads and cuDNN's autotuning within the context.
+    """Set torch's CPU threads and cuDNN's autotuning within the context, and restore both afterwards.
 
     Args:
         threads: CPU threads of this process.
-        autotune: let cuDNN try its algorithms on the first batch of each shape.
+        autotune: let cuDNN benchmark its algorithms on the first batch of each shape.
     """
     kept = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Load batches and blocks in worker processes and send them to the device ahead of time."""
+"""Load batches and blocks in worker processes and copy them to the device ahead of time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from torch.utils.data import DataLoader, Dataset
 from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.core.platforms import SHARED_MEMORY, STOP_SIGNALS
 
-# How many items each loader process has ready (torch's own default).
+# Items that each worker process prefetches (torch's default).
 _AHEAD = 2
 
 
 def load_in_order(dataset: Dataset[Any], items: Iterable[int], workers: int, pin: bool) -> DataLoader[Any]:
-    """The items in their order, whole batches each, fetched by `workers` processes ahead of time."""
+    """Return a loader that yields the items in the given order, prefetched by worker processes.
+
+    Args:
+        dataset: each item is a whole batch or block.
+        items: indices into `dataset`.
+        workers: number of worker processes; 0 loads in this process.
+        pin: copy items to pinned memory, for a GPU.
+    """
     return DataLoader(
         dataset,
         batch_size=None,
@@ -32,14 +39,15 @@ def load_in_order(dataset: Dataset[Any], items: Iterable[int], workers: int, pin
 
 
 def send_ahead(loaded: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """The batches or blocks in their order on the device, each sent before work on the one before it begins.
+    """Yield batches or blocks in their order on the device. Each is copied before the previous one is yielded.
 
-    A GPU copies them on a stream of its own, beside the work, and work waits for its own batch alone.
+    On a GPU the copy runs on a separate stream, in parallel with the computation. The computation waits only for its
+    own batch.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     sent: tuple[Any, Any] | None = None
     for item in _explain_workers(loaded):
-        with torch.cuda.stream(stream):  # None changes nothing
+        with torch.cuda.stream(stream):  # None has no effect
             following = (item.to(device), None if stream is None else stream.record_event())
         if sent is not None:
             yield _receive(*sent, device)
@@ -49,21 +57,21 @@ def send_ahead(loaded: Iterable[Any], device: torch.device) -> Iterator[Any]:
 
 
 def _receive(item: Any, event: Any, device: torch.device) -> Any:
-    """The item, for work on the device's usual stream."""
+    """Return the item once the device's current stream can use it."""
     if event is not None:
         working = torch.cuda.current_stream(device)
         working.wait_event(event)
         for part in item:
             if isinstance(part, Tensor) and part.is_cuda:
-                part.record_stream(working)  # its memory is not given away while work on it is left
+                part.record_stream(working)  # keeps the memory until the computation has finished
     return item
 
 
 def _explain_workers(loaded: Iterable[Any]) -> Iterator[Any]:
-    """What was loaded, and of a loader process that was killed, what to do.
+    """Yield the loaded items, and convert the death of a worker process into an error with a hint.
 
     Raises:
-        TrainingError: torch found one dead.
+        TrainingError: torch reports that a worker process was killed.
     """
     try:
         yield from loaded
@@ -75,11 +83,14 @@ def _explain_workers(loaded: Iterable[Any]) -> Iterator[Any]:
 
 
 def fitting_workers(wanted: int, item_bytes: int, processes: int) -> int:
-    """As many loader processes as the shared memory holds items ahead for; a container may have 64 MiB of it.
+    """Return the number of worker processes whose prefetched items fit in shared memory.
+
+    A container may have only 64 MiB of shared memory.
 
     Args:
-        item_bytes: of what a loader process sends at a time.
-        processes: on this machine, each with its own loader processes.
+        wanted: requested number of worker processes, and the largest result.
+        item_bytes: size of one item in bytes.
+        processes: number of ranks on this machine, each with its own worker processes.
     """
     if wanted == 0 or not SHARED_MEMORY.is_dir():
         return wanted
@@ -88,9 +99,10 @@ def fitting_workers(wanted: int, item_bytes: int, processes: int) -> int:
 
 
 def _keep_to_one_core(worker: int) -> None:
-    """Stop OpenCV and torch from using threads in a loader worker: they would fight for the cores.
+    """Limit OpenCV and torch to one thread in a worker process, to avoid oversubscribing the cores.
 
-    A signal to the whole group is for the process that trains: without its workers it could not stop in order.
+    Stop signals to the process group are ignored here. The training process handles them and needs its workers for an
+    orderly stop.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Which arithmetic a device computes in: fp32, or fp16 and bf16 under autocast."""
+"""Floating-point precision of a device: fp32, or fp16 and bf16 under autocast."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def choose_precision(asked: str, device_type: str) -> str:
-    """What `auto` means on the device: fp16 on a GPU, fp32 on a CPU; else what was asked for.
+    """Return the precision to use. `auto` is fp16 on a GPU and fp32 on a CPU.
 
+    Args:
+        asked: `auto`, `fp32`, `fp16` or `bf16`.
+        device_type: `cuda` or `cpu`.
     Raises:
-        UsageError: fp16 without a GPU, or bf16 on one that has it not, as the T4.
+        UsageError: fp16 without a GPU, or bf16 on a GPU without native support, such as the T4.
     """
     if asked == "auto":
         return "fp16" if device_type == "cuda" else "fp32"
@@ -27,18 +30,26 @@ def choose_precision(asked: str, device_type: str) -> str:
 
 
 def _has_bf16(device_type: str) -> bool:
-    """Whether the device computes in bf16 itself; a CPU always can, at some speed."""
+    """Return True if the device supports bf16 natively. Every CPU counts as supported, though some are slow."""
     return device_type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def usable_precision(asked: str, own: str, device_type: str) -> str:
-    """What was asked for, else a run's own where the device has it, else what `auto` means there."""
+    """Return the precision to predict with on this device.
+
+    Args:
+        asked: explicit choice; empty uses the precision of the run.
+        own: precision that the run was trained with. `auto` replaces it where the device does not support it.
+        device_type: `cuda` or `cpu`.
+    Raises:
+        UsageError: the device does not support the explicit choice.
+    """
     foreign = device_type != "cuda" if own == "fp16" else own == "bf16" and not _has_bf16(device_type)
     return choose_precision(asked or ("auto" if foreign else own), device_type)
 
 
 def suggest_precision(taken: str, device_type: str) -> None:
-    """Say what would be faster than fp32, on a processor that computes in bf16 itself."""
+    """Log a suggestion to use bf16 if the CPU supports it natively and the precision is fp32."""
     kinds = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     if taken == "fp32" and device_type == "cpu" and any(getattr(torch.cpu, kind, bool)() for kind in kinds):
         log_info("this processor has bf16: --precision bf16 would be 1.5 to 1.9 times as fast (docs/performance.md)")

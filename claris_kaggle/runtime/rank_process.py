@@ -1,7 +1,7 @@
-"""The process of one rank: reads its job from a file and runs it.
+"""Read the job of one rank from a file and run it.
 
-`distributed.launch` starts it once for each rank, so that a script or a notebook can train on several processes without
-a command line of its own, and without its main module being imported again.
+`distributed._launch_ranks` starts it once per rank. So a script or a notebook can train in several processes without
+its own command line, and its main module is not imported again.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from claris_kaggle.runtime.distributed import _leave_error
 
 
 def _write_job(path: Path, entry: str, job: dict[str, Any]) -> None:
-    """Write the job of all ranks.
+    """Write the job file that all ranks read.
 
     Args:
         path: the new file.
-        entry: what a rank calls with the job, as `package.module:function`.
-        job: plain values.
+        entry: function that each rank calls with the job, as `package.module:function`.
+        job: JSON-serializable values.
     """
     write_json(path, {"entry": entry, "job": job, "level": LOGGER.getEffectiveLevel()})
 
 
 def _run_rank(path: Path) -> int:
-    """Run the job of the file on this rank and return the exit code of the process."""
+    """Run the job in the file on this rank. Return the exit code of the process."""
     content = read_json(path)
     with messages_on_stderr(content["level"]):
         try:
@@ -43,7 +43,7 @@ def _run_rank(path: Path) -> int:
             return _report_failure(error)
         except Exception as error:
             if is_lost_peer(error):
-                return 1  # the rank that failed first has said why
+                return 1  # the rank that failed first has reported the cause
             if isinstance(error, OSError) and error.errno:
                 return _report_failure(explain_os_error(error, error.filename or "a file or the output"))
             hint = "Run it again with --debug, or with the logger claris_kaggle at DEBUG, to see where"
@@ -51,7 +51,7 @@ def _run_rank(path: Path) -> int:
 
 
 def _report_failure(error: ClarisError) -> int:
-    """Leave the error for the process that started the ranks; returns the exit code."""
+    """Write the error for the parent process. Return the exit code."""
     if LOGGER.isEnabledFor(logging.DEBUG):
         traceback.print_exc()
     _leave_error(error)
@@ -59,7 +59,7 @@ def _report_failure(error: ClarisError) -> int:
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Return True if another process of the group went away, so that this one could not continue."""
+    """Return True if this process failed because another process of the group ended."""
     text = str(error)
     lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
     return "RANK" in os.environ and isinstance(error, RuntimeError) and lost

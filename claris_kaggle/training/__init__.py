@@ -1,4 +1,4 @@
-"""Training runs, their learner and their checkpoints.
+"""Training loop, checkpoints and run setup.
 
 Other packages use:
 

@@ -1,7 +1,7 @@
-"""A fold's full training state on disk, with the generation before as fallback.
+"""The full training state of a fold, with the previous checkpoint as fallback.
 
-A checkpoint file is a torch archive followed by the SHA-256 of it, so one rename puts both in
-place and a cut or flipped file is noticed before anything is read from it.
+A checkpoint file is a torch archive followed by its SHA-256. One rename therefore replaces both, and a truncated or
+damaged file is detected before anything is read from it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _DIGEST_BYTES = 32
 
 
 def _previous_path(path: Path) -> Path:
-    """Where the generation before lies."""
+    """Return the path of the previous checkpoint."""
     return path.with_name(path.name + ".previous")
 
 
 def _serialize(state: dict[str, Any]) -> memoryview:
-    """The state as a torch archive."""
+    """Return the state as the bytes of a torch archive."""
     stream = io.BytesIO()
     torch.save(state, stream)
     return stream.getbuffer()
 
 
 def _write_checkpoint(path: Path, content: memoryview) -> None:
-    """Put an archive with its SHA-256 in place, and keep the generation before."""
+    """Write an archive with its SHA-256 atomically, and keep the previous checkpoint."""
     with replace_file(path) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
@@ -47,11 +47,10 @@ def _write_checkpoint(path: Path, content: memoryview) -> None:
 
 
 class _CheckpointWriter:
-    """Saves states from a thread, one at a time, while training goes on.
+    """A context manager that saves checkpoints in a thread, one at a time, while training continues.
 
-    The state is turned into bytes before `save` returns, so that what is written is of that very
-    step; hashing, writing and syncing happen beside the next steps. Leaving the block waits for
-    the last one.
+    The state is serialized before `save` returns, so the file holds the state of that step. Hashing, writing and
+    syncing run in parallel with the next steps. Leaving the context waits for the last checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,42 +59,42 @@ class _CheckpointWriter:
         self.pending: Future[None] | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Begin to save the state, once the one before is on disk.
+        """Start to save the state after the previous one is on disk.
 
         Raises:
-            DiskError: the one before could not be written.
+            DiskError: the previous state could not be written.
         """
         content = _serialize(state)
         self.wait()
         self.pending = self.pool.submit(_write_checkpoint, self.path, content)
 
     def wait(self) -> None:
-        """Return when everything is on disk.
+        """Wait until the last state is on disk.
 
         Raises:
-            DiskError: it could not be written.
+            DiskError: the state could not be written.
         """
         pending, self.pending = self.pending, None
         if pending is not None:
             pending.result()
 
     def __enter__(self) -> _CheckpointWriter:
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait for the last state, on failure too."""
+        """Wait for the last state, also after an exception."""
         self.pool.shutdown(wait=True)
         if error[0] is None:
             self.wait()
 
 
 def _load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The newest whole state, on the CPU; None when there is none at all.
+    """Return the newest intact state, on the CPU; None if there is no checkpoint.
 
     Raises:
-        RunError: there are files, and none of them is whole.
-        DiskError: one is there and cannot be read.
+        RunError: there are checkpoints, and all of them are damaged.
+        DiskError: a checkpoint exists and cannot be read.
     """
     faults = []
     for candidate in (path, _previous_path(path)):
@@ -108,7 +107,7 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
             if hashlib.sha256(body).digest() != digest:
                 raise ValueError("the SHA-256 does not fit")
             state = dict(torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
-        except Exception:  # torch's reader raises all kinds on files that it did not write
+        except Exception:  # torch's reader raises many exception types on damaged files
             faults.append(candidate.name)
             continue
         if faults:
@@ -121,7 +120,7 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def is_whole_checkpoint(path: Path) -> bool:
-    """Return True if the file is there and its SHA-256 fits."""
+    """Return True if the file exists and its SHA-256 matches."""
     content = path.read_bytes() if path.is_file() else b""
     return (
         len(content) > _DIGEST_BYTES and hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]

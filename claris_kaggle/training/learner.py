@@ -1,4 +1,4 @@
-"""Training: what a step does, and one epoch of steps that can begin anywhere and stop anywhere."""
+"""One training step, and an epoch that can start and stop at any step."""
 
 from __future__ import annotations
 
@@ -26,24 +26,29 @@ from claris_kaggle.training.mixing import _has_surroundings_mixed, _mix_surround
 
 _WARM_UP = 0.3
 _FIRST_LR, _LAST_LR = 1 / 25, 1e-4
-# On a GPU looking at the loss waits for the device: do it once in this many steps.
+# Reading the loss from a GPU waits for the device, so it is read once in this many steps.
 _CHECK_EVERY = {"cpu": 1, "cuda": 20}
-# So many steps in a row without a finite loss are no accident any more.
+# Training has diverged after this many consecutive steps without a finite loss.
 _MOST_SKIPPED = 5
-# Nor are so many without a change of a weight: fp16's scale has been halved as often by then.
+# Training has also diverged after this many consecutive steps without a weight update. Each halves fp16's loss scale.
 _MOST_UNMOVED = 40
-# torch 2.14 has another name for it.
+# torch 2.14 renamed this argument.
 _NEWER, _OLDER = "forward_sync_buffers", "broadcast_buffers"
 _SYNC_BUFFERS = _NEWER if _NEWER in inspect.signature(DistributedDataParallel).parameters else _OLDER
 _CONTINUE, _STOP, _BROKEN = 0, 1, 2
 
 
 def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """The learning rate of step `step` (from 0) of `steps` in the whole training.
+    """Return the learning rate of a step.
 
-    `onecycle` warms up over the first 30 % and falls by a cosine to nothing (Smith and Topin
-    2018); `cosine` falls from the first step on (Loshchilov and Hutter 2017). A pure function of
-    the step needs no scheduler state in the checkpoint.
+    `onecycle` warms up over the first 30 % of the steps, then decays along a cosine to almost 0 (Smith and Topin 2018).
+    `cosine` decays from the first step (Loshchilov and Hutter 2017). This is a pure function of the step, so the
+    checkpoint needs no scheduler state.
+
+    Args:
+        step: 0..steps-1, counted over all epochs.
+        steps: number of steps in all epochs.
+        config: `lr` is the peak, `schedule` the shape.
     """
     peak = config.lr
     if config.schedule == "constant":
@@ -57,25 +62,28 @@ def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 class _Diverged(TrainingError):
-    """The loss is no number any more; a return to the last checkpoint may help once."""
+    """The loss or its gradients are NaN or infinite. Training rolls back to the last checkpoint once."""
 
 
 @dataclass
 class _Learner:
-    """A network in training with all that a checkpoint must hold.
+    """A network in training, with the full state that a checkpoint saves.
 
     Attributes:
-        model: the bare network, on the device.
-        compiled: train through `torch.compile`; `model` and its names stay as they are.
-        cudnn: one of `config.CUDNN_MODES`; `contiguous` keeps the network contiguous instead of channels-last.
-        epoch, step: the next step to take, counted from 0 within the epoch.
-        taken: steps taken so far, over all epochs.
-        loss_sum: the steps' losses of the epoch so far, this rank's share, float64 on the device.
-        skipped, streak: steps without a finite loss in all and in a row, int64 on the device; they change nothing.
-        kept_buffers: the running statistics at the last look.
-        looked_at, moved, moved_at: `skipped` and the optimizer's count of steps at the last look, and `taken` when
-            that count last changed.
-        seconds: time spent in the epoch so far.
+        config: config of the run.
+        world: rank, world size and device of this process.
+        model: the network on the device, without the DDP wrapper.
+        compiled: train through `torch.compile`. `model` and the names of its weights do not change.
+        cudnn: one of `config.CUDNN_MODES`. `contiguous` keeps the network contiguous instead of channels-last.
+        epoch, step: the next step, both counted from 0; `step` within the epoch.
+        taken: number of steps so far, over all epochs.
+        loss_sum: sum of the losses in this epoch so far, this rank's share, float64 on the device.
+        skipped, streak: total and consecutive steps without a finite loss, int64 on the device. Such steps change no
+            weight.
+        kept_buffers: the running statistics at the last health check.
+        looked_at, moved, moved_at: at the last health check, `skipped` and the optimizer's step count; and the value of
+            `taken` when that count last changed.
+        seconds: time spent in this epoch so far.
         history: one row for each finished epoch.
     """
 
@@ -91,13 +99,13 @@ class _Learner:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Move the network to the device and make optimizer, scaler and the DDP wrapper."""
+        """Move the network to the device, and create the optimizer, the gradient scaler and the DDP wrapper."""
         device = self.world.device
         move_network(self.model, device, self.cudnn)
         fused = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.config), lr=0.0, fused=fused)
         self.body = _body_parameters(self.model) if self.config.freeze_epochs else []
-        # Only fp16 needs a scale; for the others the scaler, at a scale of 1, skips what is not finite.
+        # Only fp16 needs loss scaling. For fp32 and bf16, a scaler at scale 1 skips steps with non-finite gradients.
         scaling = self.config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(
             device.type, init_scale=2.0**16 if scaling else 1.0, growth_interval=2000 if scaling else 2**31 - 1
@@ -105,14 +113,14 @@ class _Learner:
         self.wrapped: nn.Module = self.model
         if self.world.world_size > 1:
             unsynced: dict[str, Any] = {_SYNC_BUFFERS: False}
-            # Rank 0's running statistics are those that are saved; `share_buffers` gives them to all to predict with.
+            # The running statistics of rank 0 are saved. `share_buffers` sends them to all ranks before prediction.
             self.wrapped = DistributedDataParallel(
                 self.model,
                 device_ids=[device] if fused else None,
                 gradient_as_bucket_view=True,
                 **unsynced,
             )
-        if self.compiled:  # steps have two sizes at most: a program for each is faster than one for any size
+        if self.compiled:  # at most two batch sizes occur: one compiled graph each is faster than a dynamic one
             self.wrapped = torch.compile(self.wrapped, dynamic=False)  # type: ignore[assignment]
         self.average: Any = None
         if self.config.ema:
@@ -127,15 +135,15 @@ class _Learner:
 
     @property
     def predictor(self) -> nn.Module:
-        """The network that predicts: the moving average where there is one."""
+        """The network that predicts: the EMA if it is enabled, else the trained network."""
         predictor: nn.Module = self.model if self.average is None else self.average.module
         return predictor
 
     def check_health(self) -> bool:
-        """Whether training can go on, and running statistics without what steps of no finite loss left in them.
+        """Return True if training can continue. Restore the running statistics after steps without a finite loss.
 
-        One infinity in a forward pass would stay in a batch norm for good, whatever becomes of the step: then those
-        of the last look are put back. Waits for the device.
+        An infinite value in a forward pass would stay in the running statistics of a batch norm, even if the step
+        changes no weight. So those of the last health check are restored. Waits for the device.
         """
         skipped, networks = int(self.skipped), [self.model] if self.average is None else [self.model, self.average]
         buffers = [one for network in networks for one in network.buffers() if one.is_floating_point()]
@@ -146,12 +154,12 @@ class _Learner:
             self.kept_buffers = [one.clone() for one in buffers]
         self.looked_at = skipped
         moved = next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
-        if moved != self.moved:  # the scaler leaves out steps whose gradients are not finite
+        if moved != self.moved:  # the scaler skips steps whose gradients are not finite
             self.moved, self.moved_at = moved, self.taken
         return int(self.streak) < _MOST_SKIPPED and self.taken - self.moved_at < _MOST_UNMOVED
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, as tensors and plain values."""
+        """Return everything that `restore` needs, as tensors and plain values."""
         self.check_health()
         return {
             "model": self.model.state_dict(),
@@ -162,20 +170,20 @@ class _Learner:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
-            "loss_sum": self.loss_sum * self.world.world_size,  # the others' shares are about as large
+            "loss_sum": self.loss_sum * self.world.world_size,  # approximates the sum over all ranks
             "skipped": self.skipped,
             "history": self.history,
             "config": self.config.to_json(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up where `state` was taken."""
+        """Restore the output of `state`, so that training resumes at the same step."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         for group in state["optimizer"]["param_groups"]:
-            group["fused"] = self.optimizer.defaults["fused"]  # it may have been another device's
-            group.setdefault("lr_scale", 1.0)  # checkpoints of earlier versions have one learning rate for all layers
+            group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
+            group.setdefault("lr_scale", 1.0)  # missing in checkpoints of earlier versions: one rate for all layers
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
@@ -188,9 +196,9 @@ class _Learner:
 
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's groups, each with its `weight_decay` and `lr_scale`, a factor for the learning rate.
+    """Return the parameter groups of the optimizer, each with `weight_decay` and `lr_scale`.
 
-    Decay is for weights alone, not for biases and batch norms, whose scale the next layer takes out again.
+    `lr_scale` is a factor of the learning rate. Weight decay applies to weights only, not to biases and batch norms.
     """
     if config.layer_decay < 1:
         from timm.optim import param_groups_layer_decay
@@ -207,7 +215,7 @@ def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, A
 
 
 def _split_off_head(group: dict[str, Any], head: set[Tensor], factor: float) -> list[dict[str, Any]]:
-    """Return the group, or two where it holds parameters of the head, whose learning rate is `factor` times as high."""
+    """Split a group into body and head. The learning rate of the head is `factor` times as high. Omit empty groups."""
     scale = group.get("lr_scale", 1.0)
     common = {"weight_decay": group["weight_decay"]}
     body = {**common, "lr_scale": scale, "params": [one for one in group["params"] if one not in head]}
@@ -221,23 +229,28 @@ def _head_parameters(model: nn.Module) -> set[Tensor]:
 
 
 def _body_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return all parameters but the classifier's."""
+    """Return all parameters except those of the classifier."""
     head = _head_parameters(model)
     return [one for one in model.parameters() if one not in head]
 
 
 def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
-    """One step: forward, backward, update. A loss or gradient that is not finite changes no weight.
+    """Run one training step: forward, backward, update. Change no weight if the loss or a gradient is not finite.
 
-    The loss is the mean over the patches of all ranks, exactly: DDP averages the ranks' gradients,
-    so each rank's sum is divided by its share of the step.
+    The loss is exactly the weighted mean over the patches of all ranks. DDP averages the gradients of the ranks, so
+    each rank multiplies its sum by the world size and divides it by the total weight of the step.
+
+    Args:
+        learner: the learner to update.
+        batch: this rank's part of the step.
+        lr: learning rate, before the factors of the parameter groups.
     """
     device, config = learner.world.device, learner.config
     batch = batch.to(device)
     for group in learner.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     frozen = learner.epoch < config.freeze_epochs
-    learner.wrapped.train(not frozen)  # fixed layers keep their running statistics too
+    learner.wrapped.train(not frozen)  # frozen layers also keep their running statistics
     if config.drop_path:
         _seed_layers(config.seed, learner.taken, learner.world.rank)
     inputs, kept = _augment_batch(learner, batch), 1.0
@@ -254,7 +267,7 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     learner.scaler.scale(loss).backward()
     if frozen:
         for parameter in learner.body:
-            parameter.grad = None  # the optimizer passes over it, its moments included
+            parameter.grad = None  # the optimizer then skips it and its moments
     if config.clip_grad:
         learner.scaler.unscale_(learner.optimizer)
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_grad)
@@ -267,7 +280,7 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
 
 
 def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
-    """What the network takes of the batch, every change that was drawn for its patches made: float32 [B, 3, S, S]."""
+    """Return the input of the network after augmentation with the batch's random draws: float32 [B, 3, S, S]."""
     config = learner.config
     images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
     if config.cutmix and _has_surroundings_mixed(config.seed, learner.taken, config.cutmix):
@@ -278,14 +291,14 @@ def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
 
 
 def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor) -> Tensor:
-    """Weighted cross-entropy of the patches, summed."""
+    """Return the class-weighted cross-entropy, summed over the patches."""
     return functional.cross_entropy(
         logits, labels, weight=learner.class_weights, reduction="sum", label_smoothing=learner.config.label_smoothing
     )
 
 
 def _count_loss(learner: _Learner, loss: Tensor) -> None:
-    """Add the step's loss to the epoch's; one that is not finite is counted instead. Waits for no device."""
+    """Add the loss of a step to the sum of the epoch, or count it if it is not finite. Does not wait for the device."""
     finite = torch.isfinite(loss)
     learner.loss_sum += torch.where(finite, loss, torch.zeros_like(loss)) / learner.world.world_size
     learner.skipped += ~finite
@@ -293,16 +306,17 @@ def _count_loss(learner: _Learner, loss: Tensor) -> None:
 
 
 def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between: Callable[[int], str]) -> float:
-    """The rest of the current epoch; returns this rank's part of the mean loss.
+    """Train the rest of the current epoch. Return this rank's share of the mean loss.
 
     Args:
-        learner: its `step` says where to begin; it stands at the epoch's end afterwards.
-        batches: this rank's steps of the whole epoch.
-        workers: loader processes; 0 loads in this one.
-        between: called after each step with the rows it took over all ranks; a text says why to stop.
+        learner: starts at its `step`; is at the end of the epoch afterwards.
+        batches: all steps of the epoch, for this rank.
+        workers: worker processes for data loading; 0 loads in this process.
+        between: called after each step with the number of rows of that step over all ranks. Returns the reason to
+            stop, or an empty text to continue.
     Raises:
-        Diverged: the loss is no number, several steps in a row.
-        Stopped: a rank had a reason to stop; all ranks stop after the same step.
+        _Diverged: the loss or its gradients are NaN or infinite in several consecutive steps.
+        Stopped: a rank has a reason to stop. All ranks stop after the same step.
     """
     steps = len(batches)
     device = learner.world.device
@@ -330,7 +344,7 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between
 
 
 def _average_over_ranks(world: World, value: float) -> float:
-    """The sum of the ranks' parts: each already holds its share of the mean."""
+    """Return the sum of the values of all ranks, each of which is that rank's share of the mean."""
     if world.world_size == 1:
         return value
     tensor: Tensor = torch.tensor([value], dtype=torch.float64)

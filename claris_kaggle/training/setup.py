@@ -1,4 +1,4 @@
-"""A run's config: fixed when the run begins, agreed by all ranks, compared when it goes on."""
+"""The config of a run: fixed at the start, equal on all ranks, compared on resume."""
 
 from __future__ import annotations
 
@@ -30,26 +30,30 @@ from claris_kaggle.runtime.jobs import convert_places, job_values
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
 from claris_kaggle.training.mixing import _drop_layers
 
-# Where the scratch recipe, measured on 1,200 patches, is far from home.
+# The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
 _SPLIT_AGAIN = "Split again with claris folds --slides FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """How a run is carried out here; none of it changes what comes out.
+    """The inputs of a run and the options of its execution on this machine. The options do not define the result.
 
     Attributes:
-        data, fold_file, run_dir, cache: where things lie.
-        slides: a slide map; folds in which a slide stands on both sides are then refused.
+        data: folder of the competition's files.
+        fold_file: the fold file.
+        run_dir: folder of the run.
+        cache: folder of the packed patches.
+        slides: slide map. If given, folds in which a slide is in both training and validation are rejected.
         only: fold numbers to train; empty for all.
-        nproc: processes on this machine; 0 is one for each GPU, else one.
-        workers: loader processes for each; None is some on a GPU and none on a CPU.
-        time_limit: seconds until all must be done; None for no limit.
-        checkpoint_minutes: time between checkpoints within an epoch.
-        rates: measure the loader alone and the steps alone first.
-        compile: train through `torch.compile`, which changes the last digits, as another card does.
-        cudnn: one of `config.CUDNN_MODES`, to begin with; others than `default` change the last digits too.
+        nproc: number of processes on this machine; 0 means one per GPU, or one process without a GPU.
+        workers: worker processes for data loading, per process; None means 1 to 4 on a GPU and 0 on a CPU.
+        time_limit: time limit in seconds; None for no limit.
+        checkpoint_minutes: minutes between checkpoints within an epoch.
+        rates: measure data-loading and training throughput before the first epoch.
+        compile: train through `torch.compile`. Results differ in the last digits, as between GPU models.
+        cudnn: the cuDNN mode of the first attempt, one of `config.CUDNN_MODES`. Modes other than `default` also change
+            the last digits.
     """
 
     data: DataDir
@@ -67,51 +71,61 @@ class TrainJob:
     cudnn: str = DEFAULT_MODE
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as plain values, for the file that other processes read."""
+        """Return all fields as JSON-serializable values, for the file that other processes read."""
         return job_values(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TrainJob:
-        """Return the job whose `to_json` is `content`."""
+        """Return the job whose `to_json` returned `content`."""
         return cls(**content)
 
     def __post_init__(self) -> None:
-        """Accept names of folders and files as text."""
+        """Convert paths that are given as text, and `only` to a tuple."""
         convert_places(self)
         object.__setattr__(self, "only", tuple(self.only))
 
     def rank_workers(self, world: World) -> int:
-        """Loader processes of one rank of the world."""
+        """Return the number of worker processes for data loading of this rank of `world`."""
         if self.workers is not None:
             return self.workers
         return min(4, max(1, _share_cores(world.world_size))) if world.device.type == "cuda" else 0
 
 
 def _chosen_options(config: TrainConfig | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the options that a caller chose: all of a config's, those of a mapping, or none."""
+    """Return the options that the caller set: all options of a config, those of a mapping, or none."""
     if not isinstance(config, TrainConfig):
         return dict(config or {})
     return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.metadata.get("flag")}
 
 
 def _share_cores(nproc: int) -> int:
-    """Cores for each of so many processes, at least one."""
+    """Return the number of CPU cores per process, at least 1."""
     return max(1, (os.cpu_count() or 1) // nproc)
 
 
 def _begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
-    """Check all inputs, fix the config or compare it with the run's, and write what is new."""
+    """Check all inputs, and write the config of a new run or compare it with the stored one on resume.
+
+    Args:
+        job: the inputs and the options of the execution.
+        given: the config options that the caller set.
+        nproc: number of processes over all machines.
+    Returns:
+        The complete config and the training data.
+    Raises:
+        ClarisError: an option or an input is invalid, or the config differs from the stored one.
+    """
     path = job.run_dir.config
     stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
     if job.only and stored is None and job.run_dir.root.is_dir():
         _require_no_foreign_files(job.run_dir)
     asked = apply_preset(given) if stored is None else TrainConfig(**{**stored.to_json(), **_without_auto(given)})
-    folds = read_folds(job.fold_file)  # what is quickly found comes before what takes time
+    folds = read_folds(job.fold_file)  # fast checks come before slow ones
     _choose_folds(folds, job.only)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
-    model = _new_network(asked)  # an unknown name must fail before the data are read
+    model = _new_network(asked)  # an unknown name must fail before the data is read
     require_side(model, asked.model, asked.side)
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
@@ -130,12 +144,12 @@ def _begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainC
 
 
 def _without_auto(given: dict[str, Any]) -> dict[str, Any]:
-    """What was typed for a run that has its config: `auto` means the preset that was chosen when it began."""
+    """Return the options without `preset: auto`, which on resume means the preset of the stored config."""
     return {name: value for name, value in given.items() if (name, value) != ("preset", "auto")}
 
 
 def _suggest_preset(config: TrainConfig, patches: int) -> None:
-    """Say before a run begins what may suit so many patches better than the scratch preset."""
+    """Log a suggestion to use other options than the scratch preset for a large number of patches."""
     if config.preset == "scratch" and config.stem == "pool4" and patches >= _MANY_PATCHES:
         log_info(
             "the scratch recipe is for few patches: with so many, a new --run with --stem pool --tail pool --epochs 6 "
@@ -144,10 +158,10 @@ def _suggest_preset(config: TrainConfig, patches: int) -> None:
 
 
 def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
-    """The network that training begins with, before any starting weights; each fold has its own random ones.
+    """Return the network at the start of training, with random weights that differ between folds.
 
     Raises:
-        UsageError: there is no such network, or it has not the layers that the config speaks of.
+        UsageError: unknown timm model, or a layer that the config needs is missing.
     """
     seed = config.seed * 1000 + fold
     model = create_model(config.model, seed, **config.layout, equivariance=config.equivariance, side=config.side)
@@ -157,10 +171,10 @@ def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
 
 
 def _require_no_foreign_files(run_dir: RunDir) -> None:
-    """Refuse to begin a run where fold folders lie without a config.
+    """Raise an error if the folder has checkpoints but no config.
 
     Raises:
-        RunError: naming one of them.
+        RunError: there is a checkpoint. The message names it.
     """
     leftover = sorted(run_dir.root.glob("fold[0-9]*/last.ckpt"))
     if leftover:
@@ -168,7 +182,11 @@ def _require_no_foreign_files(run_dir: RunDir) -> None:
 
 
 def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
-    """The config with every default and every input's digest filled in."""
+    """Return the config with all automatic values and the SHA-256 of all inputs filled in.
+
+    Raises:
+        UsageError: the batch size is below two patches per process, or the precision is not supported here.
+    """
     precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
     if batch_size < 2 * nproc:
@@ -185,12 +203,12 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
     )
 
 
-# Options of the recipe that `_describe_recipe` has words of its own for, or that change nothing about the recipe.
+# Options that `_describe_recipe` always shows in its own format, or that are not part of the recipe.
 _DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads"}
 
 
 def _describe_recipe(config: TrainConfig, nproc: int) -> str:
-    """The recipe in one line, for the user to see what was taken: all that is not as a plain run has it."""
+    """Return a one-line summary of the recipe, including the options that differ from the defaults."""
     start = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
         config.weights, f"weights of {config.weights}"
     )
@@ -207,13 +225,19 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
 
 
 def _continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
-    """What the process that launched this one has just checked and written."""
+    """Read the config and the training data that the parent process has just checked and written."""
     config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
     return config, read_training(job.data, job.fold_file, job.cache, verified=True)
 
 
 def _begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
-    """Under the user's own torchrun: the first process of each machine prepares, all agree with rank 0."""
+    """Prepare a run under the user's own torchrun, possibly on several machines.
+
+    Local rank 0 of each machine packs the patches. All ranks use the config of rank 0.
+
+    Raises:
+        RunError: this machine has another fold file than rank 0.
+    """
     if world.is_main:
         config, _ = _begin_run(job, given, world.world_size)
     config = distributed.from_main(world, config if world.is_main else None)
@@ -227,10 +251,10 @@ def _begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tu
 
 
 def _choose_folds(folds: Folds, only: Sequence[int]) -> list[int]:
-    """The fold numbers to train, all of them by default.
+    """Return the fold numbers to train in ascending order: those in `only`, or all if it is empty.
 
     Raises:
-        UsageError: a number is not among the file's folds.
+        UsageError: the fold file has no fold of that number.
     """
     wrong = [fold for fold in only if not 0 <= fold < folds.k]
     if wrong:

@@ -1,6 +1,6 @@
-"""What holds training up: images a second of the loader alone and of the steps alone.
+"""Measure images/s of the data loader alone and of training steps alone.
 
-The slower of the two is the limit; both together tell cold disks and slow CPUs from a slow card.
+The slower of the two limits training. The comparison shows if the disk and the CPU are the bottleneck, or the GPU.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from claris_kaggle.runtime.distributed import any_rank
 from claris_kaggle.runtime.loading import load_in_order
 from claris_kaggle.training.learner import _Learner, _train_step
 
-# Steps to warm up, and to time; a CPU takes seconds for each.
+# (warm-up steps, timed steps). A step takes seconds on a CPU.
 _STEPS = {"cuda": (5, 20), "cpu": (1, 2)}
 _LOADED = 40
 
 
 def _log_throughput(learner: _Learner, batches: EpochBatches, workers: int) -> None:
-    """Measure both and say them, all ranks together.
+    """Measure and log the throughput of the data loader and of training steps, on all ranks at the same time.
 
     Args:
-        learner: is trained for a few steps; it must not be used afterwards.
-        batches: of this rank.
-        workers: loader processes a rank.
+        learner: is trained for a few steps. Do not use it afterwards.
+        batches: the steps of an epoch, for this rank.
+        workers: worker processes per rank.
     """
     world = learner.world
     some = list(range(min(_LOADED, len(batches))))
@@ -41,12 +41,12 @@ def _log_throughput(learner: _Learner, batches: EpochBatches, workers: int) -> N
 
 
 def _time_loader(batches: EpochBatches, items: list[int], workers: int, pin: bool) -> tuple[float, list[Batch]]:
-    """Images a second of the loader, its first batch aside, and the last batches."""
+    """Return the images/s of the loader without its first batch, and the last batches (at most four)."""
     kept: list[Batch] = []
     images, began = 0, time.perf_counter()
     for number, batch in enumerate(load_in_order(batches, items, workers, pin=pin)):
         if number == 0:
-            began = time.perf_counter()  # worker processes have started by now
+            began = time.perf_counter()  # the worker processes have started
         else:
             images += len(batch.labels)
         kept = [*kept[-3:], batch]
@@ -54,10 +54,10 @@ def _time_loader(batches: EpochBatches, items: list[int], workers: int, pin: boo
 
 
 def _time_steps(learner: _Learner, batches: list[Batch]) -> float:
-    """Images a second of training steps on batches that are there already."""
+    """Return the images/s of training steps on batches that are already loaded."""
     device = learner.world.device
     warm_up, timed = _STEPS.get(device.type, (1, 2))
-    warm_up = max(warm_up, len(batches)) if learner.compiled else warm_up  # a batch of another size compiles anew
+    warm_up = max(warm_up, len(batches)) if learner.compiled else warm_up  # each batch size is compiled once
     images, began = 0, 0.0
     for number, batch in enumerate(itertools.islice(itertools.cycle(batches), warm_up + timed)):
         if number == warm_up:
@@ -70,6 +70,6 @@ def _time_steps(learner: _Learner, batches: list[Batch]) -> float:
 
 
 def _wait_for(device: torch.device) -> None:
-    """Return when the device has done all that it was given."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

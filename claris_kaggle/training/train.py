@@ -1,6 +1,6 @@
-"""The training verb: one fold or all, on every device there is, taken up where it stopped.
+"""Train one fold or all on every available device, and resume after a stop.
 
-claris train --data DIR --folds FILE.csv --run DIR                       every GPU here, else one CPU process
+claris train --data DIR --folds FILE.csv --run DIR                       every GPU, else one CPU process
 claris train --data DIR --folds FILE.csv --run DIR --nproc 2             two processes
 torchrun --nnodes 2 ... -m -- claris_kaggle train --data DIR ...            several machines
 """
@@ -58,15 +58,17 @@ _NO_MEMORY = "Begin a new run with --batch-size {} or smaller"
 
 
 def train_run(job: TrainJob, config: TrainConfig | Mapping[str, Any] | None = None) -> None:
-    """Train the folds that are not finished yet, on one process or several.
+    """Train the folds that are not finished yet, in one or several processes. Resumes a run that was stopped.
 
-    Messages go to the logger `claris_kaggle`. Handlers of signals and settings of torch are restored at the end.
+    Messages go to the logger `claris_kaggle`. Signal handlers and torch settings are restored at the end.
 
     Args:
-        job: where things lie and how to work.
-        config: a whole config, or the options that differ from the run's own, else from the preset's.
+        job: the inputs and the options of the execution.
+        config: a complete config, or a mapping with the options that differ from the stored config on resume, or from
+            the preset in a new run.
     Raises:
-        ClarisError: inputs do not fit, another config began the run, training failed, or Stopped.
+        ClarisError: the inputs do not match, the config differs from the stored one, or training failed.
+        Stopped: time limit or signal. The state is on disk.
     """
     stopper, options = Stopper(job.time_limit), _chosen_options(config)
     if distributed.under_torchrun():
@@ -86,10 +88,10 @@ def train_run(job: TrainJob, config: TrainConfig | Mapping[str, Any] | None = No
 
 
 def _train_launched_rank(content: dict[str, Any]) -> None:
-    """Train on one rank that `train_run` launched; the config is that of the run's folder.
+    """Train on one rank that `train_run` launched, with the config in the folder of the run.
 
     Args:
-        content: of `TrainJob.to_json`.
+        content: output of `TrainJob.to_json`.
     """
     job = TrainJob.from_json(content)
     with distributed.join_world() as world:
@@ -97,7 +99,7 @@ def _train_launched_rank(content: dict[str, Any]) -> None:
 
 
 def _train_rank(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -> None:
-    """Do what every rank does: agree on the config, then train fold after fold."""
+    """Run training on this rank: get the config that all ranks share, then train the folds in turn."""
     with stopper.listen():
         if distributed.was_launched():
             config, data = _continue_run(job)
@@ -110,7 +112,7 @@ def _train_rank(job: TrainJob, given: dict[str, Any], world: World, stopper: Sto
 
 
 def _train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: World, stopper: Stopper) -> None:
-    """Train the folds that are not finished, in turn."""
+    """Train, in turn, the folds that are not finished."""
     rates = job.rates
     for fold in _choose_folds(data.folds, job.only):
         if finished_sha256(job.run_dir.fold(fold)):
@@ -123,7 +125,12 @@ def _train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: 
 def _train_fold(
     job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper, *, rates: bool
 ) -> None:
-    """Train one fold to its end, from its checkpoint if there is one; `rates` measures first what holds it up."""
+    """Train one fold to its end, from its checkpoint if there is one. With `rates`, measure the throughput first.
+
+    Raises:
+        TrainingError: not enough GPU memory, torch could not compile the network, or the training diverged.
+        Stopped: time limit or signal.
+    """
     fold_dir = job.run_dir.fold(fold)
     try:
         with convert_cudnn_failures(f"fold {fold}", job.cudnn):
@@ -145,23 +152,23 @@ def _train_fold(
         log_info(
             f"fold {fold}: finished, validation {_format_last_auc(learner)}{_estimate_remaining(job, learner, data)}"
         )
-    distributed.any_rank(world, 0)  # nobody goes on before the fold is sealed
+    distributed.any_rank(world, 0)  # a barrier: all ranks wait until the fold is marked as finished
 
 
 def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> None:
-    """Say how fast loader and steps are, on a network that is thrown away."""
+    """Measure and log the throughput with a temporary network."""
     trainset = _make_trainset(data, data.folds.train_rows(fold), config)
     learner = _create_learner(job, config, fold, world)
     _log_throughput(learner, _epoch_batches(learner, trainset), job.rank_workers(world))
 
 
 def _format_last_auc(learner: _Learner) -> str:
-    """The validation AUC of the last epoch in words; an empty text before there is one."""
+    """Return the validation AUC of the last epoch as text, or an empty text before the first epoch has ended."""
     return f"AUC {learner.history[-1]['auc']:.4f}" if learner.history else ""
 
 
 def _estimate_remaining(job: TrainJob, learner: _Learner, data: TrainingData) -> str:
-    """How many folds are not finished, and about how long they will take if they train as this one did."""
+    """Return the number of unfinished folds and their estimated duration as text, based on the time of this fold."""
     left = sum(not finished_sha256(job.run_dir.fold(fold)) for fold in _choose_folds(data.folds, job.only))
     seconds = left * sum(row["seconds"] for row in learner.history)
     return f"; {format_count(left, 'fold')} to go, about {format_duration(seconds)}" if left else ""
@@ -170,24 +177,29 @@ def _estimate_remaining(job: TrainJob, learner: _Learner, data: TrainingData) ->
 def _train_with_one_rollback(
     job: TrainJob, learner: _Learner, data: TrainingData, fold: int, stopper: Stopper
 ) -> _Learner:
-    """Train to the end of the fold; a loss that is no number sends it back to the last checkpoint once.
+    """Train to the end of the fold. If the training diverges, roll back to the last checkpoint once.
 
     Raises:
-        Diverged: it happened again.
+        _Diverged: the training diverged a second time.
+        Stopped: time limit or signal.
     """
     try:
         _run_epochs(job, learner, data, fold, stopper)
         return learner
     except _Diverged as error:
         log_info(f"fold {fold}: {error.found}; going back to the last checkpoint")
-    distributed.any_rank(learner.world, 0)  # rank 0 has left its writer, so that all read the same checkpoint
+    distributed.any_rank(learner.world, 0)  # a barrier: rank 0 has closed its writer, all read the same checkpoint
     learner = _load_or_create_learner(job, learner.config, fold, learner.world)
     _run_epochs(job, learner, data, fold, stopper)
     return learner
 
 
 def _load_or_create_learner(job: TrainJob, config: TrainConfig, fold: int, world: World) -> _Learner:
-    """The learner of the fold's newest checkpoint, or a new one."""
+    """Return the learner of the fold's newest checkpoint, or a new one.
+
+    Raises:
+        RunError: the checkpoint has another config, or this rank does not see the checkpoint of rank 0.
+    """
     learner, path = _create_learner(job, config, fold, world), job.run_dir.fold(fold).checkpoint
     state = _load_checkpoint(path)
     if state is not None:
@@ -201,7 +213,7 @@ def _load_or_create_learner(job: TrainJob, config: TrainConfig, fold: int, world
 
 
 def _create_learner(job: TrainJob, config: TrainConfig, fold: int, world: World) -> _Learner:
-    """The network at its start."""
+    """Return a learner at the first step, with the initial weights of the config."""
     model = _new_network(config, fold)
     weights = find_weights(config.weights, config.model)
     if weights is not None and (skipped := load_start(model, weights)):
@@ -210,11 +222,11 @@ def _create_learner(job: TrainJob, config: TrainConfig, fold: int, world: World)
 
 
 def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int, stopper: Stopper) -> None:
-    """The epochs that are left, each with its exact validation, history row and checkpoint.
+    """Run the remaining epochs, each followed by exact validation, a history row and a checkpoint.
 
     Raises:
-        Diverged: the loss or a prediction is no number.
-        Stopped: on time or by a signal, with the state on disk.
+        _Diverged: the loss, its gradients or a prediction are NaN or infinite.
+        Stopped: time limit or signal. The state is on disk.
     """
     config, world, fold_dir = learner.config, learner.world, job.run_dir.fold(fold)
     trainset = _make_trainset(data, data.folds.train_rows(fold), config)
@@ -225,7 +237,7 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
         try:
             while learner.epoch < config.epochs:
                 loss = _average_over_ranks(world, _train_epoch_in_time(job, learner, trainset, writer, stopper, fold))
-                _save_if_main(learner, writer)  # validation takes longer than an end by force may wait
+                _save_if_main(learner, writer)  # validation can take longer than the time before a forced kill
                 stopper.tick()
                 distributed.share_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
@@ -244,18 +256,18 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
         except Stopped:
             _save_if_main(learner, writer)
             writer.wait()
-            distributed.any_rank(world, 0)  # when one rank has ended, torchrun gives the others 30 s
+            distributed.any_rank(world, 0)  # a barrier: after one rank has ended, torchrun gives the others 30 s
             raise
 
 
 def _make_trainset(data: TrainingData, rows: np.ndarray[Any, Any], config: TrainConfig) -> TrainSet:
-    """The rows of the folds that are trained on."""
+    """Return the training set of the given rows of the fold file."""
     ids = [data.folds.ids[row] for row in rows]
     return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight))
 
 
 def _epoch_batches(learner: _Learner, trainset: TrainSet) -> EpochBatches:
-    """The steps of the learner's current epoch for its rank."""
+    """Return the steps of the current epoch for this rank."""
     config, world = learner.config, learner.world
     return EpochBatches(
         trainset, config, epoch=learner.epoch, rank=world.rank, world_size=world.world_size,
@@ -266,7 +278,14 @@ def _epoch_batches(learner: _Learner, trainset: TrainSet) -> EpochBatches:
 def _train_epoch_in_time(
     job: TrainJob, learner: _Learner, trainset: TrainSet, writer: _CheckpointWriter, stopper: Stopper, fold: int
 ) -> float:
-    """The rest of the epoch with progress, checkpoints now and then, and an eye on the time."""
+    """Train the rest of the epoch, with progress, regular checkpoints and the time limit.
+
+    Returns:
+        This rank's share of the mean loss.
+    Raises:
+        _Diverged: the loss or its gradients are NaN or infinite.
+        Stopped: time limit or signal, on any rank.
+    """
     config, world = learner.config, learner.world
     batches = _epoch_batches(learner, trainset)
     before, total = learner.seconds, len(trainset.ids)
@@ -293,7 +312,7 @@ def _train_epoch_in_time(
 def _end_epoch(
     learner: _Learner, fold_dir: FoldDir, fold: int, train_loss: float, images: int, figures: dict[str, float]
 ) -> None:
-    """Put down the epoch's row and move on to the next epoch."""
+    """Write the history row of the epoch, save the weights if they are the best so far, and start the next epoch."""
     row = {
         "epoch": learner.epoch + 1,
         "train_loss": train_loss,
@@ -323,22 +342,22 @@ def _end_epoch(
 
 
 def _last_learning_rate(learner: _Learner) -> float:
-    """Return the learning rate of the last step, before the factors of groups of layers."""
+    """Return the learning rate of the last step, before the factors of the parameter groups."""
     group = learner.optimizer.param_groups[0]
     return float(group["lr"] / group.get("lr_scale", 1.0))
 
 
 def _save_if_main(learner: _Learner, writer: _CheckpointWriter) -> None:
-    """Save the state from rank 0; the other ranks have the same."""
+    """Save the state on rank 0. The other ranks have the same state."""
     if learner.world.is_main:
         writer.save(learner.state())
 
 
 def _select_weights(learner: _Learner, fold_dir: FoldDir) -> None:
-    """Put the weights that will predict in place and seal the fold.
+    """Write the final weights of the fold and mark it as finished.
 
-    By default those of the last epoch: picking the epoch by the fold's own validation patches
-    would flatter the OOF score that the same patches give.
+    By default these are the weights of the last epoch. Selecting the epoch by the validation patches of the fold would
+    make the OOF score optimistic, because it is computed on the same patches.
     """
     row, model = learner.history[-1], untie_weights(learner.predictor)
     if learner.config.select == "best":
