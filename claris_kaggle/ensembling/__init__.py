@@ -1,4 +1,4 @@
-"""Runs combined into one, submission files, and the record of submissions.
+"""Combine runs, write and check submission files, and keep the record of submissions.
 
 Other packages use:
 

@@ -1,6 +1,7 @@
-"""Weights for several runs' predictions, and their honest score: fitted without the rows that they are scored on.
+"""Fit weights for the predictions of several runs, and compute their nested (leakage-free) predictions.
 
-Every method is a weighted sum of the runs' columns, taken as probabilities, as logits or as ranks.
+Nested means: the weights for a row are fitted on the other folds. Every method is a weighted sum of one column per
+run. The columns are probabilities, logits or ranks.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from claris_kaggle.evaluation.metrics import clip_probabilities
 _SpaceColumns = NDArray[np.float64]
 _Weights = NDArray[np.float64]
 _BAGS, _BAG_SHARE, _PICKS = 20, 0.5, 20
-# Of fewer runs than this no bags are made: many of them would lack the one good run.
+# The smallest size of a bag. Smaller bags would often miss the only good run.
 _LEAST_BAG = 6
-# The levels to which values are rounded while greedy selection looks for the next run.
+# Greedy selection rounds values to this many levels, so that it can count instead of sort.
 _LEVELS = 1 << 14
 
 
@@ -31,9 +32,9 @@ class _Blend:
     """A fitted combination.
 
     Attributes:
-        method: its name.
-        weights: float64 [M], a weight for each run.
-        intercept: added before the result is brought back to 0..1.
+        method: key of `_BLEND_METHODS`.
+        weights: float64 [M], one weight per run.
+        intercept: added to the weighted sum, before the sigmoid for methods that use logits.
     """
 
     method: str
@@ -41,8 +42,14 @@ class _Blend:
     intercept: float = 0.0
 
     def apply(self, columns: _SpaceColumns) -> NDArray[np.float64]:
-        """The combined prediction in 0..1, float64 [N], from columns in the method's own space."""
-        # The weighted values are summed in the order of their size, so that the order of runs is no matter.
+        """Return the combined predictions.
+
+        Args:
+            columns: float64 [N, M], the runs' predictions in the space of the method, as `_to_space` returns them.
+        Returns:
+            float64 [N] in 0..1.
+        """
+        # Sorting before the sum makes the result bit-identical for every order of the runs.
         mixed = np.sort(columns * self.weights, axis=1).sum(axis=1) + self.intercept
         if _BLEND_METHODS[self.method].space != "logit":
             return np.asarray(np.clip(mixed, 0.0, 1.0))
@@ -53,7 +60,13 @@ class _Blend:
 
 @dataclass(frozen=True)
 class _Method:
-    """How a method works: the space of its columns, and what fits its weights (None: all equal)."""
+    """A blending method.
+
+    Attributes:
+        space: `probability`, `logit` or `rank`.
+        fit: returns weights, float64 [M], and the intercept, from labels and columns; None for equal weights.
+        about: a short description.
+    """
 
     space: str
     fit: Callable[[Labels, _SpaceColumns], tuple[_Weights, float]] | None
@@ -61,7 +74,7 @@ class _Method:
 
 
 def _to_space(columns: _SpaceColumns, space: str) -> _SpaceColumns:
-    """The runs' probabilities, float64 [N, M], as the space's values."""
+    """Convert the runs' probabilities, float64 [N, M], to `probability`, `logit` or `rank` values."""
     if space == "logit":
         from scipy.special import logit
 
@@ -74,7 +87,10 @@ def _to_space(columns: _SpaceColumns, space: str) -> _SpaceColumns:
 
 
 def _fit_log_loss(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
-    """The mean of probabilities with the smallest log loss: convex, so the one best."""
+    """Fit the convex combination of probabilities with the smallest log loss.
+
+    The problem is convex, so every local minimum is a global one.
+    """
     from scipy.optimize import minimize
 
     right = clip_probabilities(np.where(np.asarray(labels)[:, None] == 1, columns, 1 - columns))
@@ -93,17 +109,17 @@ def _fit_log_loss(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, flo
 
 
 def _fit_auc(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
-    """The non-negative mean of logits of the highest AUC, where both classes are about normal.
+    """Fit the non-negative weighted mean of logits with the highest AUC, assuming normally distributed classes.
 
-    Maximises (difference of the means) / (spread of the sum of both classes): Su and Liu 1993. As a
-    least-squares problem it is convex, which the AUC itself is not.
+    Maximises (difference of the class means) / (standard deviation under the sum of both class covariances), after
+    Su and Liu (1993). Solved as a non-negative least-squares problem, which is convex. The AUC itself is not.
     """
     from scipy.linalg import cholesky, solve_triangular
     from scipy.optimize import nnls
 
     ups, downs = columns[np.asarray(labels) == 1], columns[np.asarray(labels) != 1]
     spread = np.atleast_2d(np.cov(ups, rowvar=False) + np.cov(downs, rowvar=False))
-    # A trace of ridge: runs that are nearly copies would otherwise have no unique weights.
+    # A small ridge keeps the weights unique when runs are nearly identical.
     spread = spread + np.eye(len(spread)) * (1e-6 * np.trace(spread) / len(spread) + 1e-12)
     factor = cholesky(spread, lower=True)
     aim = solve_triangular(factor, ups.mean(axis=0) - downs.mean(axis=0), lower=True)
@@ -111,7 +127,11 @@ def _fit_auc(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
 
 
 def _fit_greedy(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
-    """Greedy selection with replacement by AUC, in bags of half of many runs (Caruana et al. 2004)."""
+    """Fit weights by greedy selection with replacement, scored by AUC (Caruana et al. 2004).
+
+    With more than `_LEAST_BAG` runs, the counts are summed over `_BAGS` random bags. A bag has half of the runs, at
+    least `_LEAST_BAG`.
+    """
     runs = columns.shape[1]
     low, high = columns.min(), columns.max()
     coarse = np.round((columns - low) / (high - low or 1.0) * (_LEVELS - 1)).astype(np.int32)
@@ -126,11 +146,13 @@ def _fit_greedy(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float
 
 
 def _select_greedily(halves: tuple[NDArray[np.int32], NDArray[np.int32]], bag: NDArray[np.int64]) -> _Weights:
-    """How often each run is picked: the next is always the one that helps the most, until none does.
+    """Count how often each run is selected. Each step adds the run with the largest gain, until none gains.
 
     Args:
-        halves: the runs' rounded values, [M, P] of malignant and [M, N - P] of benign patches.
-        bag: the runs that may be picked.
+        halves: the runs' rounded values, int32 [M, P] of malignant and [M, N - P] of benign patches.
+        bag: int64, the indices of the runs that may be selected.
+    Returns:
+        float64 [M], the number of selections of each run, at most `_PICKS` in total.
     """
     ups, downs = halves
     counts, best = np.zeros(len(ups)), -1.0
@@ -147,14 +169,14 @@ def _select_greedily(halves: tuple[NDArray[np.int32], NDArray[np.int32]], bag: N
 
 
 def _count_auc(ups: NDArray[np.int32], downs: NDArray[np.int32]) -> float:
-    """AUC of whole numbers below `_LEVELS`, ties by half, by counting instead of sorting."""
+    """Return the AUC of integers in 0.._LEVELS-1, by counting instead of sorting. Ties count one half."""
     above, under = np.bincount(ups, minlength=_LEVELS), np.bincount(downs, minlength=_LEVELS)
     below = np.cumsum(under) - under / 2
     return float(above @ below / (len(ups) * len(downs)))
 
 
 def _fit_stack(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
-    """Logistic regression on the runs' logits, with a ridge of scikit-learn's strength on standardised columns."""
+    """Fit a logistic regression on the standardised logits of the runs, with scikit-learn's default L2 penalty."""
     from sklearn.linear_model import LogisticRegression
 
     middle, spread = columns.mean(axis=0), columns.std(axis=0) + 1e-12
@@ -164,7 +186,7 @@ def _fit_stack(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]
 
 
 def _to_simplex(weights: _Weights) -> _Weights:
-    """Non-negative and of sum 1; all equal where nothing is left."""
+    """Clip weights at 0 and scale them to sum 1. Return equal weights if all are 0."""
     kept = np.clip(weights, 0.0, None)
     return kept / kept.sum() if kept.sum() > 0 else np.full(len(kept), 1 / len(kept))
 
@@ -182,7 +204,7 @@ _FITTED_METHODS = tuple(name for name, method in _BLEND_METHODS.items() if metho
 
 
 def _require_method(name: str) -> str:
-    """The name itself.
+    """Return `name` if it is a method or `auto`.
 
     Raises:
         UsageError: there is no such method.
@@ -193,7 +215,13 @@ def _require_method(name: str) -> str:
 
 
 def _fit_blend(name: str, labels: Labels, columns: _SpaceColumns) -> _Blend:
-    """The method fitted on these rows; its columns must be in its own space."""
+    """Fit the method on these rows.
+
+    Args:
+        name: key of `_BLEND_METHODS`.
+        labels: int [N] of 0 and 1.
+        columns: float64 [N, M] in the space of the method.
+    """
     method = _BLEND_METHODS[name]
     if method.fit is None or columns.shape[1] == 1:
         return _Blend(name, np.full(columns.shape[1], 1 / columns.shape[1]))
@@ -201,7 +229,10 @@ def _fit_blend(name: str, labels: Labels, columns: _SpaceColumns) -> _Blend:
 
 
 def _explain_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
-    """What keeps weights from being fitted without a fold; nothing where two patches of each class are always left."""
+    """Return why weights cannot be fitted without some fold, or an empty string if they can.
+
+    At least two patches of each class must remain outside every fold.
+    """
     malignant = np.asarray(labels) == 1
     for number in np.unique(fold).tolist():
         outside = malignant[fold != number]
@@ -211,10 +242,10 @@ def _explain_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
 
 
 def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> None:
-    """Refuse a fitted method where its weights cannot be scored on rows that they have not seen.
+    """Reject a fitted method if its weights cannot be scored on held-out rows.
 
     Raises:
-        RunError: there is one fold alone, or one that holds nearly all patches of a class.
+        RunError: there is only one fold, or one fold has nearly all patches of a class.
     """
     if _BLEND_METHODS[name].fit is not None and (found := _explain_unfittable(labels, fold)):
         raise RunError(found, f"--method {name} fits its weights there", "Take --method mean, or runs with all folds")
@@ -223,12 +254,13 @@ def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> Non
 def _nested_predictions(
     name: str, labels: Labels, columns: _SpaceColumns, fold: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Every row's combined prediction, by weights fitted on the other folds, so never on its own label.
+    """Return the combined prediction of each row, with weights fitted on the other folds only.
 
     Args:
+        name: key of `_BLEND_METHODS`.
         labels: int [N] of 0 and 1.
         columns: float64 [N, M] of probabilities.
-        fold: int [N]; groups stand whole in a fold, so the weights see no patch of a row's slide either.
+        fold: int [N]. Slides are not split across folds, so the weights see no other patch of a row's slide either.
     Returns:
         float64 [N] in 0..1.
     Raises:
@@ -246,6 +278,6 @@ def _nested_predictions(
 
 
 def _describe_blend(blend: _Blend, names: list[str]) -> dict[str, Any]:
-    """The combination as plain values, a weight for each run's name, in their order."""
+    """Return the blend as JSON values: method, weights by run name (sorted), and intercept."""
     weights = sorted(zip(names, map(float, blend.weights), strict=True))
     return {"method": blend.method, "weights": dict(weights), "intercept": blend.intercept}

@@ -1,4 +1,4 @@
-"""Several runs as one: their OOF and test probabilities joined by id and combined, by weights scored honestly."""
+"""Join the OOF and test probabilities of several runs by id and combine them, with leakage-free scores."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from claris_kaggle.evaluation.calibration import (
 )
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions
 
-# A gain is sure, and its method handed out, where chance alone would show as much less often than this.
+# One-sided significance level: a method is used only if the p-value of its gain over the mean is below this.
 _MOST_DOUBT = 0.05
 _RunColumns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What comes of several runs.
+    """The combined predictions of several runs.
 
     Attributes:
-        oof: each patch combined by weights that were fitted without its fold.
-        test: combined by weights fitted on all folds.
+        oof: OOF predictions. The weights for a patch were fitted without its fold.
+        test: test predictions, with weights fitted on all folds.
         slides: as in `Run`.
-        evidence: the method, its weights, what each method scored, what was noticed; plain values.
+        evidence: JSON values: the method, its weights, the score of each method, correlations and warnings.
     """
 
     oof: Oof
@@ -47,12 +47,12 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a method came to.
+    """The nested result of one method.
 
     Attributes:
-        values: float32 [N], each patch combined by weights fitted without its fold.
-        auc: theirs.
-        gain: over the plain mean.
+        values: float32 [N], combined OOF probabilities, with weights fitted without the patch's fold.
+        auc: AUC of `values`.
+        gain: paired comparison of `auc` with that of the plain mean.
     """
 
     values: Probabilities
@@ -61,25 +61,29 @@ class _Trial:
 
     @property
     def doubt(self) -> float:
-        """The one-sided p-value of a gain where there is none."""
+        """The one-sided p-value of the gain over the plain mean."""
         return self.gain.p / 2 if self.gain.difference > 0 else 1 - self.gain.p / 2
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as plain values."""
+        """Return the metrics as JSON values."""
         return {"auc": self.auc, "gain": self.gain.to_json(), "doubt": self.doubt}
 
 
 def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = False) -> Ensemble:
-    """The runs as one; neither their order nor a copy among them makes a difference.
+    """Combine runs into one and return the result. The order of the runs and duplicates do not change it.
+
+    A method is used only if its nested AUC is significantly higher than that of the plain mean (one-sided p < 0.05).
+    Otherwise the plain mean is used.
 
     Args:
-        method: a name of `blending.METHODS`, or `auto`: the one of the highest nested AUC. What is not surely
-            better than the plain mean, nested, is not handed out: the mean is.
-        only_sound: leave out runs that `_examine_runs` has something against.
+        runs: one or more runs with the same ids, labels, folds and test ids.
+        method: `mean`, `logit`, `rank`, `logloss`, `auc`, `greedy` or `stack`; or `auto`, the method with the highest
+            nested AUC.
+        only_sound: exclude runs that get a warning, for example a run that is no better than chance.
     Raises:
-        UsageError: an unknown method.
-        RunError: the runs are over different folds, labels or test patches, or none is left, or there is nothing
-            to fit the method's weights on.
+        UsageError: unknown method, or two runs have the same name.
+        RunError: the runs have different folds, labels or test patches, every run is excluded, or the weights of the
+            method cannot be fitted on held-out rows.
     """
     blending._require_method(method)
     _require_comparable(runs)
@@ -113,12 +117,12 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
 
 
 def _stack_columns(columns: Sequence[NDArray[np.float32]]) -> _RunColumns:
-    """The columns side by side, float64 [N, M]."""
+    """Stack M columns of N values to float64 [N, M]."""
     return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
-    """The mean, and what is held against it: the method, or for `auto` all that can be fitted here."""
+    """Return the methods to try: the mean and `method`, or for `auto` every method that can be fitted."""
     if runs == 1:
         return ["mean"]
     if method != "auto":
@@ -128,10 +132,13 @@ def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
 
 
 def _try_methods(oof: Oof, columns: _RunColumns, slides: list[str] | None, names: Sequence[str]) -> dict[str, _Trial]:
-    """Each method's nested result beside that of the plain mean.
+    """Return the nested result of each method, compared with the plain mean.
 
     Args:
-        names: of methods, the mean first.
+        oof: ids, labels and folds of the runs.
+        columns: float64 [N, M] of probabilities.
+        slides: the slide of each patch, or None.
+        names: the methods, the mean first.
     """
     nested = [blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(np.float32) for name in names]
     measured = measure(oof.labels, np.stack(nested, axis=1), slides)
@@ -142,7 +149,7 @@ def _try_methods(oof: Oof, columns: _RunColumns, slides: list[str] | None, names
 
 
 def _choose_method(trials: Mapping[str, _Trial]) -> str:
-    """The method of the highest nested AUC among those that surely gain over the mean, else the mean."""
+    """Return the method with the highest nested AUC among those significantly better than the mean, else `mean`."""
     better = [name for name, trial in trials.items() if trial.doubt < _MOST_DOUBT]
     return max(better, key=lambda name: trials[name].auc, default="mean")
 
@@ -150,7 +157,7 @@ def _choose_method(trials: Mapping[str, _Trial]) -> str:
 def _compare_with_best_run(
     runs: Sequence[Run], columns: _RunColumns, slides: list[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """Each run's OOF AUC against that of the best run, paired; the best is not in it."""
+    """Compare the OOF AUC of each other run with that of the best run, paired by patch. Return one entry per run."""
     if len(runs) < 2:
         return {}
     measured = measure(runs[0].oof.labels, columns, slides)
@@ -164,7 +171,7 @@ def _compare_with_best_run(
 
 
 def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Spearman's correlation of each pair of runs' OOF probabilities, by name."""
+    """Return Spearman's correlation of the OOF probabilities for each pair of runs, by name."""
     if len(runs) < 2:
         return {}
     runs = sorted(runs, key=lambda run: run.name)
@@ -176,10 +183,10 @@ def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
 
 
 def _calibrate_ensemble(together: Ensemble) -> Ensemble:
-    """The ensemble with its probabilities scaled by one temperature, fitted on its OOF predictions.
+    """Return the ensemble with probabilities scaled by a temperature that was fitted on its OOF predictions.
 
-    The OOF of each fold is scaled by the temperature of the other folds, the test by that of all. Where that does
-    not lower the OOF log loss the probabilities stay as they are.
+    OOF predictions of a fold are scaled by the temperature of the other folds, test predictions by that of all folds.
+    The probabilities stay unchanged if scaling does not lower the OOF log loss.
     """
     oof, test = together.oof, together.test
     temperature = fit_temperature(oof.labels, oof.probabilities)
@@ -194,5 +201,5 @@ def _calibrate_ensemble(together: Ensemble) -> Ensemble:
 
 
 def _calibration_figures(labels: Labels, values: Probabilities) -> dict[str, float]:
-    """Log loss and expected calibration error."""
+    """Return log loss and expected calibration error."""
     return {"log_loss": metrics.log_loss(labels, values), "calibration_error": calibration_error(labels, values)}

@@ -1,4 +1,4 @@
-"""Submissions and runs side by side: how alike they are, where they differ most, and which one is out of order."""
+"""Compare submissions and runs: rank correlation, largest differences, and files with rows out of order."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ from claris_kaggle.evaluation.auc_intervals import compare_aucs
 from claris_kaggle.evaluation.metrics import auc
 
 _SHOWN_DIFFERENCES = 5
-# Two files whose ranks correlate less have nothing in common.
+# Two files with a lower rank correlation are reported as unrelated.
 _UNLIKE = 0.2
-# Another arrangement of the rows must fit better by this much, and by so many times what chance gives, to be named.
+# A writing error is reported only if correcting it raises the correlation by at least `_BETTER`, and by at least
+# `_CHANCES` standard errors of a correlation of unrelated files (1 / sqrt(rows)).
 _BETTER, _CHANCES = 0.1, 5.0
-# A submission that correlates less with the run behind it is not its own.
+# A submission with a lower rank correlation to the test predictions of its run was not made from them.
 _SAME = 0.99
 _Ranks = NDArray[np.float64]
 
 
 def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) -> dict[str, Any]:
-    """How the submissions compare, joined by id.
+    """Compare submissions, joined by id.
 
     Args:
-        paths: at least two files over the same ids.
-        run_dirs: the run behind each file, where known: then the gain of their mean is told from OOF.
+        paths: at least two files with the same ids.
+        run_dirs: the run that each file was made from, in the order of `paths`. If given, the OOF gain of the mean of
+            the runs is estimated.
     Returns:
-        `pairs` with the rank correlation of each two, the ids they differ on most and a `remark`; `remarks` on
-        single files; `blend` with the OOF figures where the runs are given.
+        `rows`, the number of ids; `pairs`, for each two files the rank correlation, the ids with the largest
+        differences and a `remark`; `remarks` on single files; `blend` with the OOF metrics if runs are given.
     Raises:
-        UsageError: fewer than two files, or not one run for each.
-        TableError: a file is faulty, or of other ids.
+        UsageError: fewer than two files, or the number of runs differs from the number of files.
+        TableError: a file is invalid, or has different ids.
+        RunError: the runs are not predicted yet, or have different folds, labels or test patches.
     """
     if len(paths) < 2:
         raise UsageError("one submission", "two or more are needed to compare", "Name another file")
@@ -58,7 +61,7 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
 
 
 def _find_outliers(files: Sequence[_Submission], pairs: Sequence[dict[str, Any]]) -> list[str]:
-    """What is to be said of a file alone: that it is constant, or at odds with all others, which are at one."""
+    """Return remarks on single files: constant, or in disagreement with every other file while those agree."""
     said = [f"{one.name}: every value is {one.values[0]:g}" for one in files if one.is_constant()]
     odd = [pair for pair in pairs if pair["odd"]]
     for one in files if len(files) > 2 else []:
@@ -69,7 +72,7 @@ def _find_outliers(files: Sequence[_Submission], pairs: Sequence[dict[str, Any]]
 
 
 def _compare_pair(a: _Submission, b: _Submission) -> dict[str, Any]:
-    """Rank correlation, the largest differences of rank, and what looks wrong (`odd`)."""
+    """Return rank correlation, largest rank differences, and a remark. `odd` is True if something looks wrong."""
     ids, of_a, of_b = sorted(a.ids), a.by_id(), b.by_id()
     ranks_a, ranks_b = _to_ranks(of_a), _to_ranks(of_b)
     apart = np.abs(ranks_a - ranks_b)
@@ -87,24 +90,27 @@ def _compare_pair(a: _Submission, b: _Submission) -> dict[str, Any]:
 
 
 def _to_ranks(values: NDArray[Any]) -> _Ranks:
-    """Each value's place among all, 0..1, ties sharing the middle."""
+    """Return the rank of each value, scaled to 0..1. Ties get their mean rank."""
     from scipy.stats import rankdata
 
     return np.asarray((rankdata(values) - 0.5) / len(values))
 
 
 def _correlate_ranks(a: _Ranks, b: _Ranks) -> float:
-    """Spearman's correlation of two columns of ranks; 0 where one is constant."""
+    """Return the correlation of two columns of ranks (Spearman's). It is 0 if a column is constant."""
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 0 else 0.0
 
 
 def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) -> str:
-    """What is wrong between two files: one upside down, shifted, or written in another order; nothing if they agree."""
+    """Return what is wrong between two files, or an empty string if they agree.
+
+    Finds files that are inverted, shifted by rows, or have values in a different order than their ids.
+    """
     if a.is_constant() or b.is_constant():
-        return ""  # a constant fits with nothing, and is named as such
-    needed = max(_BETTER, _CHANCES / np.sqrt(len(a.ids)))  # by chance a shift of few rows fits as well
+        return ""  # a constant correlates with nothing; `_find_outliers` reports it
+    needed = max(_BETTER, _CHANCES / np.sqrt(len(a.ids)))  # in small files a wrong shift can fit by chance
     better, text = max(_arrangements(a, b))
     if better > correlation + needed:
         return text.format(better)
@@ -114,7 +120,7 @@ def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) ->
 
 
 def _arrangements(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
-    """How well the files fit if one was written wrongly, each with what to say then."""
+    """Return the rank correlation after correcting each possible writing error, with the message for that error."""
     rows_a, rows_b, by_id_a, by_id_b = map(_to_ranks, (a.values, b.values, a.by_id(), b.by_id()))
     found = [(-_correlate_ranks(by_id_a, by_id_b), "one of them is upside down: it holds the probability of benign")]
     if a.ids != b.ids:
@@ -128,7 +134,10 @@ def _arrangements(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
 
 
 def _shifts(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
-    """How well the files fit if one was shifted in the order of `a`, upside down or not, with what to say then."""
+    """Return the rank correlation if one file is shifted in the row order of `a`, with the message for it.
+
+    Tries the shift with the values as they are and inverted.
+    """
     found = []
     mine, others = _to_ranks(a.values), _to_ranks(b.values[_match_order(b.ids, a.ids)])
     for sign, twist in ((1, ""), (-1, " and turned upside down")):
@@ -140,16 +149,22 @@ def _shifts(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
 
 
 def _match_order(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
-    """The rows of `ids` in the order of `wanted`."""
+    """Return the row in `ids` of each id in `wanted`."""
     place = {name: row for row, name in enumerate(ids)}
     return np.array([place[name] for name in wanted], dtype=np.int64)
 
 
 def _best_shift(a: _Ranks, b: _Ranks, sign: int = 1) -> tuple[int, float]:
-    """The number of rows to move `b` by for the highest correlation, and that correlation; all at once by FFT.
+    """Return the circular shift of `b` with the highest correlation to `a`, and that correlation.
+
+    Computes all shifts at once by FFT.
 
     Args:
-        sign: -1 where `b` is turned upside down as well.
+        a: ranks, float64 [N].
+        b: ranks, float64 [N].
+        sign: -1 to invert `b` as well.
+    Returns:
+        The shift in rows, from -N/2 to N/2, and the correlation.
     """
     a, b = a - a.mean(), sign * (b - b.mean())
     size = float(np.sqrt((a @ a) * (b @ b))) or 1.0
@@ -159,7 +174,7 @@ def _best_shift(a: _Ranks, b: _Ranks, sign: int = 1) -> tuple[int, float]:
 
 
 def _expect_blend(runs: Sequence[Run]) -> dict[str, Any]:
-    """The OOF AUC of the runs' mean against the best of them, with the gain's interval, and what speaks against it."""
+    """Compare the OOF AUC of the runs' mean with the best run. Return the gain with its interval, and warnings."""
     together = combine(runs)
     each = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
     best = max(runs, key=lambda run: each[run.name])
@@ -174,7 +189,7 @@ def _expect_blend(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _find_mismatched_files(files: Sequence[_Submission], runs: Sequence[Run]) -> list[str]:
-    """Which files are not what the run at the same place predicts."""
+    """Return a remark for each file that does not match the test predictions of its run."""
     remarks = []
     for one, run in zip(files, runs, strict=True):
         if sorted(one.ids) != run.test.ids:
@@ -185,12 +200,15 @@ def _find_mismatched_files(files: Sequence[_Submission], runs: Sequence[Run]) ->
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
-    """Each run against the one of the highest OOF AUC, on the same patches, and what their mean would be worth.
+    """Compare each run with the one of the highest OOF AUC, and estimate the gain of their mean.
 
+    Args:
+        runs: two or more runs.
     Returns:
-        `best`: its name; `rows`: for every other run its name, the rank correlation of its OOF probabilities with the
-        best's, and the paired difference of AUC, the best minus it, as in `Comparison`; None for both where it is over
-        other patches or labels. `blend`: as in `_expect_blend`; where the runs do not fit together `apart` says why.
+        `best`: the name of the best run. `rows`: for each other run its name, the rank correlation of its OOF
+        probabilities with those of the best run, and the paired difference of AUC (best minus this run) as in
+        `Comparison`; both are None if the run has different patches or labels. `blend`: as in `_expect_blend`, or
+        None if the runs cannot be combined; `apart` then has the reason.
     """
     best = max(runs, key=lambda run: auc(run.oof.labels, run.oof.probabilities))
     result: dict[str, Any] = {
@@ -207,7 +225,7 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _compare_with(best: Run, run: Run) -> dict[str, Any]:
-    """One row of `compare_runs`."""
+    """Return one row of `compare_runs`."""
     mine, yours = best.oof, run.oof
     if mine.ids != yours.ids or np.any(mine.labels != yours.labels):
         return {"name": run.name, "correlation": None, "difference": None}

@@ -1,4 +1,4 @@
-"""Combine runs into one checked submission, and keep the result as a run."""
+"""Combine runs into one checked submission, and optionally write the result as a run."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ def ensemble_runs(
     calibrate: bool = False,
     keep: RunDir | None = None,
 ) -> dict[str, Any]:
-    """Combine the runs and write the checked submission.
+    """Combine runs and write a checked submission.
 
     Args:
-        run_dirs: one run or several over the same folds, each predicted.
-        data: the competition's folder, whose sample submission gives ids and order.
+        run_dirs: one or more runs with the same folds, each predicted.
+        data: the competition's folder. Its sample submission gives the ids and their order.
         out: the CSV to write.
-        method: one of `blending.METHODS`, or `auto`.
-        only_sound: leave out runs that `runs.examine_runs` has something against.
-        calibrate: scale the result by the temperature of the OOF predictions; ranks, and so the AUC of a fold, stay.
-        keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`: a run like any other.
+        method: `mean`, `logit`, `rank`, `logloss`, `auc`, `greedy`, `stack` or `auto`, as in `combine`.
+        only_sound: exclude runs that get a warning, as in `combine`.
+        calibrate: scale the probabilities by a temperature that is fitted on the OOF predictions. Ranks, and so the
+            AUC of each fold, do not change.
+        keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`. It can be used like any other run.
     Returns:
-        The submission's path, `runs` with the OOF figures of each, `oof` with the figures of all
-        together, scored with weights fitted on other folds, and the ensemble's evidence.
+        `submission`, the path; `method`, the method used; `runs`, the OOF metrics of each run; `oof`, the OOF metrics
+        of the ensemble with weights fitted on other folds; `ensemble`, the evidence as in `Ensemble`.
     Raises:
-        ClarisError: the runs do not fit together or to the data, are not finished, or cancel out; or `keep` is not
-            free.
+        ClarisError: the runs do not match each other or the data, are not finished, or their combination is constant;
+            or `keep` holds other files.
     """
     _require_method(method)
     require_replaceable(out, _SUBMISSION_COLUMNS)
@@ -77,10 +78,10 @@ def ensemble_runs(
 
 
 def _require_variety(together: combine.Ensemble) -> None:
-    """Refuse a constant that comes of suspicious runs, such as a run and its mirror, naming these.
+    """Reject a constant ensemble of suspicious runs, such as a run and its inverse.
 
     Raises:
-        RunError: one of them with what speaks against it.
+        RunError: the test predictions are constant; the message names a suspicious run.
     """
     values, remarks = together.test.probabilities, together.evidence["remarks"]
     kept = [f"{name}: {text}" for name, text in remarks.items() if name not in together.evidence["left_out"]]
@@ -90,10 +91,10 @@ def _require_variety(together: combine.Ensemble) -> None:
 
 
 def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir], data: DataDir) -> None:
-    """Hold the runs against the training labels where they are there, and say what is taken on trust.
+    """Check the runs against the training labels, if there are any, and log what cannot be verified.
 
     Raises:
-        RunError: a run's OOF patches are not training patches, or have other labels.
+        RunError: the OOF patches of a run are not training patches, or have different labels.
     """
     strangers = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
     if strangers:
@@ -114,10 +115,10 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
 
 
 def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
-    """Refuse to keep an ensemble where it would take the place of anything but an older one.
+    """Reject an output folder where the ensemble would replace anything but an older ensemble.
 
     Raises:
-        UsageError: the folder is a trained run, one of those to combine, or holds files of another origin.
+        UsageError: the folder is a trained run, one of the runs to combine, or holds files of another origin.
     """
     files = (run_dir.folds, run_dir.folds.with_suffix(".json"), run_dir.oof, run_dir.test, run_dir.metrics)
     taken = [path.name for path in files if path.exists()]
@@ -133,7 +134,7 @@ def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
 
 
 def _is_ensemble(run_dir: RunDir) -> bool:
-    """Whether the folder says that it is an ensemble which was kept."""
+    """Return True if the metrics.json of the folder is that of an ensemble."""
     try:
         return isinstance(read_json(run_dir.metrics).get("ensemble"), dict)
     except (DataError, DiskError):
@@ -143,11 +144,13 @@ def _is_ensemble(run_dir: RunDir) -> bool:
 def _keep_run(
     run_dir: RunDir, together: combine.Ensemble, figures: dict[str, Any], fold_file: Path | None = None
 ) -> None:
-    """Write the ensemble as a run of its own, which can be reported on and combined in its turn.
+    """Write the ensemble as a run. Reports and further ensembles can use it.
 
     Args:
-        figures: for its `metrics.json`.
-        fold_file: of the runs, where one has it: it tells the slides.
+        run_dir: the folder to write to.
+        together: the ensemble.
+        figures: the content of `metrics.json`.
+        fold_file: a fold file of the runs, which has the slides; None if no run has one.
     """
     if fold_file:
         write_folds(run_dir.folds, read_folds(fold_file), {"copied_from": fold_file.name}, overwrite=True)
@@ -160,7 +163,7 @@ def _keep_run(
 
 
 def describe_run(run_dir: RunDir) -> dict[str, Any]:
-    """Config and digests of what a run gave to a submission; what is not known is left out."""
+    """Return the config of a run and the SHA-256 of its predictions and weights. Leaves out what is missing."""
     about: dict[str, Any] = {"oof_sha256": sha256_file(run_dir.oof), "test_sha256": sha256_file(run_dir.test)}
     if run_dir.config.exists():
         about["config"] = read_json(run_dir.config)

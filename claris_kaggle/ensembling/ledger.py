@@ -1,4 +1,4 @@
-"""The record of what was sent to Kaggle: one line a submission, its scores filled in when they are known."""
+"""Keep the record of submissions to Kaggle: one line each, with scores once they are known."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from claris_kaggle.data import tables
 _LEDGER_COLUMNS = (
     "time", "ref", "file", "sha256", "runs", "commit", "oof_auc", "oof_low", "oof_high", "public", "private", "status",
 )  # fmt: skip
-# So many scored lines say something about whether OOF and leaderboard go together.
+# The fewest scored submissions for a correlation of OOF AUC and leaderboard score.
 MIN_SCORED = 4
 LedgerEntry = dict[str, str]
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:
-    """All lines, in the order in which they were written; none when there is no file.
+    """Return all entries in the order of the file, or an empty list if there is no file.
 
     Raises:
-        TableError: it is no ledger, or cut off.
+        TableError: the file is not a ledger, or is cut off.
     """
     if not path.exists():
         return []
@@ -36,12 +36,14 @@ def read_ledger(path: Path) -> list[LedgerEntry]:
 
 
 def record_submission(path: Path, entry: LedgerEntry) -> None:
-    """Add the submission, or fill in what is new where its `ref` is known, under a lock.
+    """Add a submission, or update the line with the same `ref`. Holds a lock while it writes.
 
     Args:
-        entry: by the names of `_LEDGER_COLUMNS`, a `ref` among them; commas, quotes and line breaks become blanks.
+        path: the ledger, created if missing.
+        entry: values by the names of `_LEDGER_COLUMNS`; `ref` is required. Commas, quotes and line breaks become
+            spaces. Empty values do not overwrite known ones.
     Raises:
-        TableError: the file is no ledger.
+        TableError: the file is not a ledger.
     """
     entry = {name: re.sub(r'[,"\r\n]', " ", value) for name, value in entry.items()}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
@@ -55,14 +57,14 @@ def record_submission(path: Path, entry: LedgerEntry) -> None:
 
 
 def sort_best_first(lines: list[LedgerEntry]) -> list[LedgerEntry]:
-    """The lines by private score, then public, then OOF AUC, highest first."""
+    """Return the lines sorted by private score, then public score, then OOF AUC, highest first."""
     return sorted(
         lines, key=lambda line: [_parse_score(line[name]) for name in ("private", "public", "oof_auc")], reverse=True
     )
 
 
 def _parse_score(text: str) -> float:
-    """The figure between 0 and 1, or -1 where there is none."""
+    """Return the score in 0..1, or -1 if the text is not one."""
     try:
         value = float(text)
     except ValueError:
@@ -71,12 +73,14 @@ def _parse_score(text: str) -> float:
 
 
 def describe_agreement(lines: list[LedgerEntry]) -> dict[str, Any]:
-    """Whether the OOF figures foretell the scores.
+    """Compare the OOF AUCs with the leaderboard scores.
 
+    Args:
+        lines: the entries of the ledger.
     Returns:
-        `correlation`: Spearman's, of OOF AUC with public and with private score, where there are enough lines;
-        `scored`: how many lines have both figures; `apart`: a sentence for each line whose public score lies
-        outside its OOF interval.
+        `correlation`: Spearman's correlation of OOF AUC with the `public` and the `private` score, for each that has
+        at least `MIN_SCORED` lines; `scored`: the number of lines that have both values, for each score; `apart`: one
+        sentence per line with a public score outside its OOF interval.
     """
     from scipy.stats import spearmanr
 
@@ -92,7 +96,7 @@ def describe_agreement(lines: list[LedgerEntry]) -> dict[str, Any]:
 
 
 def _describe_unexpected_score(line: LedgerEntry) -> str:
-    """What is to be said of a public score outside the OOF interval; nothing where it lies inside or is not known."""
+    """Return a sentence on a public score outside its OOF interval, or an empty string if it is inside or unknown."""
     low, high, public = (_parse_score(line[name]) for name in ("oof_low", "oof_high", "public"))
     if min(low, high, public) < 0 or low <= public <= high:
         return ""

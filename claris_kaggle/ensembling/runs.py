@@ -1,7 +1,7 @@
-"""The runs that are to be one: read, named, looked at with suspicion, and refused where they do not fit together.
+"""Read the runs of an ensemble, warn about suspicious ones, and reject incompatible ones.
 
-Only runs over the same fold file can be scored together: over another one, a patch that one run
-did not train on may have been in the other's training.
+Only runs with the same fold file can be scored together. With different folds, a validation patch of one run may be
+a training patch of another.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.evaluation.auc_intervals import estimate_auc
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
 
-# An OOF AUC above this on real patches smells of labels that leaked.
+# An OOF AUC above this on real patches suggests leaked labels.
 _TOO_GOOD = 0.9995
-# Two runs that go together out of fold go together on test patches too; at less than this share of it they do not.
+# Two runs disagree on test patches if their rank correlation there is below this fraction of that out of fold.
 _LEAST_SHARE = 0.5
-# A mean probability that differs by more between OOF and test patches comes from two scales.
+# A larger difference of the mean probability between OOF and test patches suggests two different scales.
 _MOST_APART = 0.3
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run's predictions.
+    """The predictions of a finished run.
 
     Attributes:
-        name: the folder's name.
-        oof, test: of all its folds.
-        slides: the slide of each OOF patch; None where the folds were made without.
+        name: name of the folder.
+        oof: OOF predictions of all folds.
+        test: test predictions, the mean over all folds.
+        slides: the slide of each OOF patch, or None if the fold file has no slides.
     """
 
     name: str
@@ -45,11 +46,11 @@ class Run:
 
 
 def load_run(run_dir: RunDir) -> Run:
-    """The predictions of the run in `run_dir`, known to be of its own folds where it has a fold file.
+    """Return the predictions of the run in `run_dir`. Checks them against its fold file, if it has one.
 
     Raises:
-        RunError: it is not predicted yet.
-        TableError: a file is faulty, of another fold file, or has no two patches of each class.
+        RunError: the run is not predicted yet.
+        TableError: a file is invalid, belongs to a different fold file, or has fewer than two patches of a class.
     """
     missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
     if missing:
@@ -70,18 +71,18 @@ def load_run(run_dir: RunDir) -> Run:
 
 
 def _load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
-    """The runs with distinct names, ready to be combined; slides that one of them knows hold for all.
+    """Load runs with distinct names, ready to be combined. Slides of one run are used for all.
 
     Raises:
         UsageError: a run is given twice.
-        RunError: the runs are over different folds, labels or test patches.
-        ClarisError: as `load_run`.
+        RunError: the runs have different folds, labels or test patches.
+        ClarisError: as in `load_run`.
     """
     runs: list[Run] = []
     for name, run_dir in zip(label_runs(run_dirs), run_dirs, strict=True):
         run = replace(load_run(run_dir), name=name)
         _require_comparable([*runs[:1], run])
-        # One list of ids serves all: twenty of them would take most of the memory.
+        # All runs share one list of ids. Separate lists of twenty runs would take most of the memory.
         first = runs[0] if runs else run
         oof, test = replace(run.oof, ids=first.oof.ids), replace(run.test, ids=first.test.ids)
         runs.append(replace(run, oof=oof, test=test))
@@ -90,7 +91,7 @@ def _load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
 
 
 def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
-    """A distinct name for each run: its folder's, or the whole path where two have the same.
+    """Return a distinct name for each run: the name of its folder, or the full path if two folders have that name.
 
     Raises:
         UsageError: a folder is given twice.
@@ -104,11 +105,11 @@ def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
 
 
 def _require_comparable(runs: Sequence[Run]) -> None:
-    """Refuse runs of one name, and runs that are not over the same ids, labels, folds and test patches.
+    """Reject runs with equal names, and runs with different ids, labels, folds or test patches.
 
     Raises:
         UsageError: two runs have the same name.
-        RunError: naming two runs and what differs between them.
+        RunError: two runs differ; the message names both and what differs.
     """
     names = [run.name for run in runs]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -123,7 +124,7 @@ def _require_comparable(runs: Sequence[Run]) -> None:
 
 
 def _explain_incomparable(first: Run, run: Run) -> list[str]:
-    """What keeps two runs from being scored together; nothing where they fit."""
+    """Return what differs between two runs, or an empty list if they can be scored together."""
     faults = []
     for noun, mine, yours in (("training", first.oof.ids, run.oof.ids), ("test", first.test.ids, run.test.ids)):
         if mine != yours:
@@ -136,12 +137,14 @@ def _explain_incomparable(first: Run, run: Run) -> list[str]:
 
 
 def _require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> None:
-    """Refuse a run whose OOF patches are not training patches, or have other labels.
+    """Reject a run with OOF patches that are not training patches, or with different labels.
 
     Args:
-        ids, labels: of the training patches; the run may lack some.
+        run: the run; it may have fewer patches than `ids`.
+        ids: ids of the training patches.
+        labels: int8 of 0 and 1, the label of each id.
     Raises:
-        RunError: naming the first of them.
+        RunError: the message names up to three such ids.
     """
     label_of = dict(zip(ids, labels.tolist(), strict=True))
     foreign = [name for name in run.oof.ids if name not in label_of]
@@ -155,7 +158,12 @@ def _require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> N
 
 
 def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
-    """The runs with different predictions, in an order of their own, and which copies were dropped for whom."""
+    """Drop runs with identical predictions.
+
+    Returns:
+        The remaining runs, sorted by the hash of their predictions so that the order of the input does not matter;
+        and the name of the kept run for each dropped one.
+    """
     first: dict[str, Run] = {}
     copies = {}
     for run in sorted(runs, key=lambda run: run.name):
@@ -168,14 +176,14 @@ def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
 
 
 def _examine_runs(runs: Sequence[Run]) -> dict[str, str]:
-    """What speaks against each run, by name; sound ones are not in it."""
+    """Return a warning for each suspicious run, by name."""
     strangers = _find_inconsistent_runs(runs)
     found = {run.name: _examine_run(run) or strangers.get(run.name, "") for run in runs}
     return {name: text for name, text in found.items() if text}
 
 
 def _examine_run(run: Run) -> str:
-    """What speaks against the run's predictions; nothing for a sound one."""
+    """Return a warning about the predictions of a run, or an empty string if there is none."""
     for kind, values in (("OOF", run.oof.probabilities), ("test", run.test.probabilities)):
         if len(values) > 1 and values.min() == values.max():
             return f"every {kind} probability is {values[0]:g}"
@@ -194,12 +202,15 @@ def _examine_run(run: Run) -> str:
 
 
 def _find_inconsistent_runs(runs: Sequence[Run]) -> dict[str, str]:
-    """The runs that go with most others out of fold but not on the test patches: inverted, or written out of order."""
+    """Return a warning for each run that agrees with most others out of fold but not on the test patches.
+
+    The likely cause is a test.csv that is inverted or out of order.
+    """
     if len(runs) < 2:
         return {}
     known = _correlate_columns([run.oof.probabilities for run in runs])
     seen = _correlate_columns([run.test.probabilities for run in runs])
-    doubt = 3 / np.sqrt(len(runs[0].test.ids))  # few test patches prove nothing
+    doubt = 3 / np.sqrt(len(runs[0].test.ids))  # few test patches give no clear result
     odd = (known > doubt) & (seen < _LEAST_SHARE * known - doubt)
     np.fill_diagonal(odd, val=False)
     found = {}
@@ -215,7 +226,7 @@ def _find_inconsistent_runs(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _correlate_columns(columns: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """Spearman's correlation of each pair of columns, float64 [M, M]; that with a constant counts as none."""
+    """Return Spearman's correlation of each pair of columns, float64 [M, M]. It is 0 with a constant column."""
     from scipy.stats import rankdata
 
     ranks = rankdata(np.stack(columns, axis=1), axis=0)

@@ -1,4 +1,4 @@
-"""The file that Kaggle takes: written only when it passes every check, and checked on its own."""
+"""Write a submission only if it passes every check, and check existing files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SUBMISSION_HINT = "Write it again: claris ensemble RUN_DIR --data DIR --out sub
 
 @dataclass(frozen=True)
 class _Submission:
-    """A submission's rows as they stand in the file.
+    """The rows of a submission, in the order of the file.
 
     Attributes:
-        name: of the file, for messages.
-        ids: [N], each once.
-        values: float64 [N] in 0..1: Kaggle tells apart what a float32 would not.
+        name: name of the file, for messages.
+        ids: N unique ids.
+        values: float64 [N] in 0..1. float32 would merge values that Kaggle ranks differently.
     """
 
     name: str
@@ -36,20 +36,20 @@ class _Submission:
     values: NDArray[np.float64]
 
     def by_id(self) -> NDArray[np.float64]:
-        """The values in the order of the sorted ids."""
+        """Return the values in the order of the sorted ids."""
         return self.values[tables.sort_order(self.ids)]
 
     def is_constant(self) -> bool:
-        """Whether several rows all have one value."""
+        """Return True if there are several rows and all have the same value."""
         return len(self.values) > 1 and bool(self.values.min() == self.values.max())
 
 
 def _read_submission(path: Path, called: Path | None = None) -> _Submission:
-    """The rows of the file `path`; `called` is what messages call it, where it is a draft of another.
+    """Read the file `path`. Messages use the name `called`, if given.
 
     Raises:
-        TableError: it is no submission.
-        DiskError: it is not there.
+        TableError: the file is not a submission.
+        DiskError: the file does not exist.
     """
     name = called or path
     frame = tables.read_table(path, _SUBMISSION_COLUMNS, hint=_SUBMISSION_HINT, ended=True)
@@ -60,19 +60,20 @@ def _read_submission(path: Path, called: Path | None = None) -> _Submission:
 
 
 def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> dict[str, Any]:
-    """What the submission holds, once it is known to be one that Kaggle will score as meant.
+    """Check that Kaggle will accept and score the submission, and return a summary of it.
 
     Args:
         path: the CSV.
         sample_ids: the ids of the sample submission, in its order.
-        called: what messages call the file, where it is a draft of another.
+        called: the name to use in messages, if `path` is a temporary file.
     Returns:
-        rows, min, max and mean of the values, how many differ, the file's SHA-256, and whether the ids stand in the
-        sample's order (Kaggle joins by id; another order is allowed).
+        `rows`; `min`, `max` and `mean` of the values; `distinct`, the number of distinct values; `sample_order`, True
+        if the ids have the order of the sample (Kaggle joins by id, so any order is allowed); and `sha256` of the
+        file.
     Raises:
-        TableError: cut off, a wrong header, extra columns, missing, surplus or repeated ids, values that
-            are no probabilities, or all of them the same.
-        DiskError: it is not there.
+        TableError: the file is cut off, has a wrong header, extra columns, missing, unexpected or repeated ids,
+            values that are not probabilities, or the same value in every row.
+        DiskError: the file does not exist.
     """
     one = _read_submission(path, called)
     tables.require_equal_ids(one.ids, sample_ids, called or path, "sample_submission.csv", _SUBMISSION_HINT)
@@ -93,24 +94,24 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
 def write_submission(
     path: Path, test: TestPredictions, sample_ids: Sequence[str], about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Put the submission in place in the sample's order, if it passes `check_submission`, and a JSON beside it.
+    """Write the submission in the order of the sample, and a JSON file next to it, if `check_submission` passes.
 
     Args:
         path: the CSV to write.
-        test: predictions of exactly these ids.
+        test: predictions of exactly the ids in `sample_ids`.
         sample_ids: the ids of the sample submission, in its order.
-        about: what the JSON should say of the origin.
+        about: the origin of the submission, added to the JSON file.
     Returns:
-        The content of the JSON.
+        The content of the JSON file.
     Raises:
-        UsageError: the name does not end in .csv, or what is there is no submission of ours.
-        TableError: the predictions do not make a submission; the files that were there stay.
+        UsageError: the name does not end in .csv, or `path` exists and is not a submission written by claris.
+        TableError: the predictions are not a valid submission. Existing files are kept.
     """
     require_replaceable(path, _SUBMISSION_COLUMNS)
     tables.require_equal_ids(test.ids, sample_ids, path, "sample_submission.csv", "Predict again on this data folder")
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
     values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
-    # Both are whole before either takes its name.
+    # Both files are complete before either gets its final name.
     with replace_file(path.with_suffix(".json")) as beside, replace_file(path) as draft:
         tables.write_table(draft, dict(zip(_SUBMISSION_COLUMNS, (list(sample_ids), values), strict=True)))
         facts = check_submission(draft, sample_ids, called=path)

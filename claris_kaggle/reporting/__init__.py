@@ -1,4 +1,4 @@
-"""The report of a run: charts, galleries, pictures and templates.
+"""Create the HTML report of runs: charts, galleries, images and templates.
 
 Other packages use:
 

@@ -1,7 +1,7 @@
-"""The report's charts, as SVG that takes its colours and letters from the page, each with its content in words.
+"""Draw the charts of the report as SVG with text alternatives. They inherit colours and fonts from the page.
 
-A colour is a name until the page gives it a value, one for light and one for dark: it is drawn as a code that
-nothing else has, and put down in the SVG as a CSS variable.
+Colours are CSS variables, so the page can set one value for light and one for dark mode. Matplotlib draws each with
+a unique colour code, which is replaced by the variable in the SVG.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _CODES = {name: f"#fe00{number:02x}" for number, name in enumerate(_NAMES)}
 _INK, _MUTED, _LINE_COLOR = _CODES["ink"], _CODES["muted"], _CODES["line"]
 _MARKERS = "os^Dv*"
 _HISTOGRAM_EDGES = np.linspace(0, 1, 21)
-# So many points of a curve are more than a screen shows.
+# Points kept of a curve. A screen cannot show more.
 _POINTS = 240
-# Below this recall so few patches are called that precision jumps about.
+# Below this recall, too few patches are predicted malignant for a stable precision.
 _STEADY = 0.02
 _WIDTH, _HEIGHT = 4.4, 3.5
-# So many stand side by side in a legend.
+# Characters that fit in one row of a legend.
 _LETTERS = 63
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": _MUTED, "axes.labelcolor": _INK, "text.color": _INK,
@@ -48,23 +48,27 @@ _Curve = tuple[str, Labels, NDArray[Any]]
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A chart as SVG text, and what it shows in words for those who do not see it."""
+    """A chart as SVG text, with a text alternative in `words`."""
 
     svg: str
     words: str
 
 
 def _series_color(number: int) -> str:
-    """The colour of a fold or run."""
+    """Return the colour code of a fold or run."""
     return _CODES[f"series-{number % _SERIES}"]
 
 
 def _draw_chart(name: str, words: str, across: str, up: str, paint: Any, height: float = _HEIGHT) -> _Drawing:
-    """A chart of its own axes, made without pyplot's global state, the same for the same content.
+    """Draw a chart with one pair of axes. Does not use pyplot's global state. Equal content gives equal SVG.
 
     Args:
-        name: of the chart on the page; its clip paths and markers are named after it.
-        paint: called with the axes.
+        name: unique name of the chart on the page, used for the ids of its clip paths and markers.
+        words: the text alternative.
+        across: label of the x axis.
+        up: label of the y axis.
+        paint: called with the axes to draw the content.
+        height: in inches, the width is `_WIDTH`.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -81,13 +85,13 @@ def _draw_chart(name: str, words: str, across: str, up: str, paint: Any, height:
             columns = min(3, max(1, _LETTERS // (7 + max(map(len, labels)))))
             figure.legend(handles, labels, loc="outside upper left", ncols=columns)
         stream = io.StringIO()
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's own letters are used
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser renders the text with the fonts of the page
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return _Drawing(_to_inline(stream.getvalue()), words)
 
 
 def _to_inline(text: str) -> str:
-    """Matplotlib's SVG file as a part of a page: no ids that two charts share, no rules that reach beyond it."""
+    """Convert an SVG file of Matplotlib to inline SVG: no ids shared between charts, no style rules for the page."""
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
@@ -98,20 +102,20 @@ def _to_inline(text: str) -> str:
 
 
 def _thin_curve(across: NDArray[Any], up: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The curve by some of its points, evenly along its way, both ends among them."""
+    """Reduce a curve to about `_POINTS` points, evenly spaced along its length. Keeps both ends."""
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(across)) + np.abs(np.diff(up)))])
     keep = np.unique([0, *np.searchsorted(way, np.linspace(0, way[-1], _POINTS)).tolist(), len(way) - 1])
     return across[keep], up[keep]
 
 
 def _by_fold(labels: Labels, values: NDArray[Any], fold: NDArray[np.int64]) -> list[_Curve]:
-    """Each fold's part, where there are several; one of a single class has no curve."""
+    """Return the part of each fold, or an empty list if there is only one fold. Skips folds with a single class."""
     parts = [(f"fold {n}", labels[fold == n], values[fold == n]) for n in np.unique(fold).tolist()]
     return [part for part in parts if len(np.unique(part[1])) == 2] if len(parts) > 1 else []
 
 
 def _draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[_Drawing]:
-    """Loss and validation AUC over the epochs, a line a fold."""
+    """Draw loss and validation AUC over the epochs, one line per fold."""
     last = {fold: table.iloc[-1] for fold, table in histories.items()}
     losses = [f"fold {fold} {row['train_loss']:.3f} and {row['valid_loss']:.3f}" for fold, row in last.items()]
     aucs = [f"fold {fold} {row['auc']:.4f}" for fold, row in last.items()]
@@ -142,7 +146,7 @@ def _draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[_Dr
 
 
 def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) -> _Drawing:
-    """ROC curves, that of all together the strongest."""
+    """Draw ROC curves. The curve of all folds together is emphasised."""
     from sklearn.metrics import roc_curve
 
     lines, said = [], []
@@ -161,7 +165,7 @@ def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) 
 
 
 def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Drawing:
-    """Precision over recall, that of all together the strongest."""
+    """Draw precision-recall curves. The curve of all folds together is emphasised."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     share = float(whole[1].mean())
@@ -181,7 +185,7 @@ def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Draw
 
 
 def _plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], str]], *, strong: bool) -> None:
-    """Labelled lines over the unit square; `strong` sets the last one apart."""
+    """Draw labelled lines on the unit square. `strong` emphasises the last one."""
     for number, (across, up, label) in enumerate(lines, 1):
         last = strong and number == len(lines)
         axes.plot(
@@ -191,7 +195,7 @@ def _plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], st
 
 
 def _draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> _Drawing:
-    """What was said against what was found, in about equally filled bins."""
+    """Draw the calibration curve: predicted probability against observed share, in bins of about equal size."""
     curve = calibration_curve(labels, values)
     pairs = list(zip(curve["said"], curve["found"], strict=True))
     said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
@@ -209,7 +213,7 @@ def _draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> _Drawi
 
 
 def _draw_spread(name: str, labels: Labels, values: NDArray[Any], test: NDArray[Any]) -> _Drawing:
-    """How the OOF probabilities of the two classes spread, and those of the test patches over them."""
+    """Draw histograms of the OOF probabilities by class and of the test probabilities."""
 
     def paint(axes: Any) -> None:
         parts = [values[labels == number] for number in (0, 1)]
@@ -237,7 +241,7 @@ def _draw_spread(name: str, labels: Labels, values: NDArray[Any], test: NDArray[
 
 
 def _draw_slides(name: str, aucs: Sequence[float], overall: float) -> _Drawing:
-    """The AUC of each slide, the lowest first, beside the AUC of all patches together."""
+    """Draw the AUC of each slide in ascending order, with the AUC of all patches as a reference line."""
     ranked = np.sort(np.asarray(aucs, dtype=float))
 
     def paint(axes: Any) -> None:
@@ -251,9 +255,11 @@ def _draw_slides(name: str, aucs: Sequence[float], overall: float) -> _Drawing:
 
 
 def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[str, Any]]) -> _Drawing:
-    """The AUC of each run with its interval, a line a run.
+    """Draw the AUC of each run with its 95 % interval, one row per run.
 
     Args:
+        name: unique name of the chart on the page.
+        titles: the names of the runs.
         figures: `auc` and `auc_interval` of each run.
     """
 
@@ -276,10 +282,10 @@ def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[
 
 
 def _shorten(title: str, most: int = 22) -> str:
-    """A run's name that leaves room for the chart: the end of a long one."""
+    """Shorten a title to its last `most` characters."""
     return title if len(title) <= most else "…" + title[1 - most :]
 
 
 def _percent(share: Any) -> str:
-    """A share of 0..1 in whole percents."""
+    """Format a share of 0..1 as a whole percentage."""
     return f"{100 * share:.0f} %"

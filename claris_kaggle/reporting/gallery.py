@@ -1,4 +1,4 @@
-"""The patches of a run that are worth a look, as pictures with what speaks for and against."""
+"""Show errors and uncertain cases of a run as images with evidence maps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from claris_kaggle.reporting.pictures import _BENIGN_COLOR, _MALIGNANT_COLOR, _p
 
 _SHOWN_PATCHES = 6
 _VIEWS = 8
-# How little of the grey patch a map lets through where it says most.
+# Opacity of a map where its evidence is strongest. The grey patch shows through the rest.
 _MAP_OPACITY = 0.8
 _Reader = Callable[[Sequence[str]], Pixels]
 
@@ -33,12 +33,12 @@ class _Specimen:
 
     Attributes:
         id, label, fold, probability: as in the OOF predictions.
-        slide: where it is known, else empty.
-        picture, map: PNG as data URIs; the map is transparent and lies over the middle `crop` pixels. Empty where
-            there are none.
-        crop: side of what the network sees, in pixels.
-        views: probability in each of the eight views.
-        centre: share of the map in the centre 32 x 32; None without a map.
+        slide: id of the slide, or empty if unknown.
+        picture: the patch as a PNG data URI, or empty.
+        map: the evidence map as a transparent PNG data URI over the central `crop` x `crop` pixels, or empty.
+        crop: side of the square that the network sees, in pixels.
+        views: probability of each of the eight views; empty without weights.
+        centre: share of the evidence map in the centre 32 x 32 pixels, 0..1; None without a map.
     """
 
     id: str
@@ -54,38 +54,43 @@ class _Specimen:
 
     @property
     def called(self) -> int:
-        """The label that the probability stands for."""
+        """The predicted label."""
         return int(self.probability >= THRESHOLD)
 
     @property
     def agreeing(self) -> int:
-        """How many of the views are on the side of the probability."""
+        """The number of views that predict the same label."""
         return sum((value >= THRESHOLD) == bool(self.called) for value in self.views)
 
 
 def _confident_errors(oof: Oof, most: int = _SHOWN_PATCHES) -> list[int]:
-    """The rows on the wrong side of 0.5, those farthest from it first."""
+    """Return the misclassified rows at a threshold of 0.5, most confident first."""
     wrong = np.flatnonzero((oof.probabilities >= THRESHOLD) != (oof.labels == 1))
     return _nearest_first(-np.abs(oof.probabilities[wrong] - THRESHOLD), wrong, most)
 
 
 def _least_certain(oof: Oof, most: int = _SHOWN_PATCHES) -> list[int]:
-    """The rows nearest to 0.5."""
+    """Return the rows with a probability closest to 0.5."""
     return _nearest_first(np.abs(oof.probabilities - THRESHOLD), np.arange(len(oof.ids)), most)
 
 
 def _nearest_first(distance: NDArray[Any], rows: NDArray[np.int64], most: int) -> list[int]:
-    """The rows of the smallest distances; of equal ones the first by id."""
+    """Return the rows with the smallest distances. Ties keep the order of the ids."""
     return [int(row) for row in rows[np.argsort(distance, kind="stable")[:most]]]
 
 
 def _make_reader(ids: Sequence[str], data: DataDir | None, cache: Path | None) -> _Reader | None:
-    """A function from ids to their proved pixels, read from the pack in the cache, else from the TIFF files.
+    """Return a function that reads the verified pixels of ids, from the cache or else from the TIFF files.
 
     Args:
-        ids: of all training patches, by which a pack is known.
+        ids: the ids of all training patches, which identify the packed patches in the cache.
+        data: the competition's folder, or None.
+        cache: the cache folder, or None.
     Returns:
-        None where there is nothing to read from.
+        A function from ids to uint8 [N, 96, 96, 3], or None if there is no data and no cache.
+    Raises:
+        DataError: the cache cannot be used, and there is no data folder.
+        DiskError: the cache cannot be read, and there is no data folder.
     """
     if cache is not None:
         try:
@@ -102,10 +107,10 @@ def _make_reader(ids: Sequence[str], data: DataDir | None, cache: Path | None) -
 
 
 def _require_verified(pixels: Pixels, names: Sequence[str], source: Path) -> Pixels:
-    """The pixels themselves.
+    """Return `pixels` if they match their ids.
 
     Raises:
-        DataError: they are not those of the ids.
+        DataError: the pixels of a patch do not match its id.
     """
     wrong = [name for name, one in zip(names, pixels, strict=True) if patch_id(one) != name]
     if wrong:
@@ -116,7 +121,7 @@ def _require_verified(pixels: Pixels, names: Sequence[str], source: Path) -> Pix
 def _make_specimens(
     oof: Oof, rows: Sequence[int], slides: Sequence[str] | None, reader: _Reader | None
 ) -> list[_Specimen]:
-    """The rows as specimens, with pictures where there is a reader."""
+    """Return the rows as specimens, with images if there is a reader."""
     found = [
         _Specimen(
             oof.ids[row], int(oof.labels[row]), int(oof.fold[row]), float(oof.probabilities[row]),
@@ -131,7 +136,11 @@ def _make_specimens(
 
 
 def _explain_all(specimens: Sequence[_Specimen], run_dir: RunDir, reader: _Reader) -> tuple[list[_Specimen], list[str]]:
-    """The specimens with what the weights of their own folds say of them, and why some have nothing to say."""
+    """Add views and evidence maps to specimens, computed with the weights of the fold that held them out.
+
+    Returns:
+        The specimens, and the reasons why some have no views and no map.
+    """
     if not run_dir.config.exists():
         return list(specimens), [f"{run_dir.root.name} has no config and no weights of its own"]
     explained: dict[str, _Specimen] = {}
@@ -146,10 +155,10 @@ def _explain_all(specimens: Sequence[_Specimen], run_dir: RunDir, reader: _Reade
 
 
 def _explain_fold(specimens: Sequence[_Specimen], run_dir: RunDir, fold: int, reader: _Reader) -> dict[str, _Specimen]:
-    """Specimens of one fold by id, each with its views and map.
+    """Return the specimens of one fold by id, each with its views and evidence map.
 
     Raises:
-        ClarisError: the fold has no whole weights, or they are of another version.
+        ClarisError: the weights of the fold are missing, incomplete, or of a different version.
     """
     from claris_kaggle.inference.evidence import centre_share, explain
     from claris_kaggle.models.factory import trained_network
@@ -174,7 +183,7 @@ def _explain_fold(specimens: Sequence[_Specimen], run_dir: RunDir, fold: int, re
 
 
 def _paint_map(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The map as colours, uint8 RGBA [h, w, 4]: orange speaks for malignant, blue against, clear says nothing."""
+    """Convert an evidence map to uint8 RGBA [h, w, 4]: orange for malignant, blue for benign, transparent for zero."""
     strength = np.abs(parts) / max(float(np.abs(parts).max()), 1e-12)
     colours = np.where(parts[:, :, None] > 0, np.array(_MALIGNANT_COLOR), np.array(_BENIGN_COLOR))
     alpha = np.rint(255 * _MAP_OPACITY * strength)[:, :, None]

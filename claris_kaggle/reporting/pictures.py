@@ -1,4 +1,4 @@
-"""Pictures for pages: patches and what speaks for and against, as PNG or JPEG inside the page itself."""
+"""Draw patches, evidence maps and heat maps as PNG or JPEG images that are embedded in a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.patches import CENTRE, SIZE
 
-# Okabe and Ito's vermilion for malignant and blue for benign, which the colour-blind can tell apart as well.
+# Vermilion for malignant and blue for benign, from the colour-blind safe palette of Okabe and Ito.
 _MALIGNANT_COLOR, _BENIGN_COLOR = (213, 94, 0), (0, 114, 178)
 _TINT_OPACITY = 0.6
 _LONGEST_SIDE = 960
@@ -20,17 +20,20 @@ _TintValues = NDArray[np.float32]
 
 
 def _png_uri(pixels: NDArray[np.uint8]) -> str:
-    """uint8 [H, W, 3], or [H, W, 4] with transparency, as the address of a picture that is held in the page."""
+    """Return an image, uint8 [H, W, 3] or [H, W, 4] with transparency, as a PNG data URI."""
     return _uri(pixels, "PNG", optimize=True)
 
 
 def jpeg_uri(pixels: Pixels) -> str:
-    """The same of [H, W, 3] to be looked at, not measured: of real patches in a third of the bytes, off by 1 of 255."""
+    """Return an image, uint8 [H, W, 3], as a JPEG data URI. For display only, because JPEG is lossy.
+
+    On real patches it takes a third of the bytes of PNG, with differences of 1 of 255.
+    """
     return _uri(pixels, "JPEG", quality=90, subsampling=0)
 
 
 def _uri(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
-    """A picture of a kind that Pillow writes, as the address that holds it."""
+    """Return an image as a data URI in a format that Pillow can write."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -39,7 +42,7 @@ def _uri(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
 
 
 def _reduce(pixels: Pixels, longest: int = _LONGEST_SIDE) -> Pixels:
-    """The picture with its longer side at most so long; smaller ones as they are."""
+    """Reduce an image so that its longer side is at most `longest` pixels. Smaller images stay unchanged."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -48,19 +51,21 @@ def _reduce(pixels: Pixels, longest: int = _LONGEST_SIDE) -> Pixels:
 
 
 def _tint(pixels: Pixels, values: NDArray[np.floating]) -> Pixels:
-    """The picture coloured by values of -1 (benign) to 1 (malignant), float [H, W]; 0 leaves it as it is."""
+    """Tint an image by values, float [H, W] from -1 (benign) to 1 (malignant). Zero leaves a pixel unchanged."""
     strength = np.abs(values)[:, :, None] * _TINT_OPACITY
     colours = np.where(values[:, :, None] > 0, _MALIGNANT_COLOR, _BENIGN_COLOR)
     return np.rint(pixels * (1 - strength) + colours * strength).astype(np.uint8)
 
 
 def draw_map(patch: Pixels, parts: _TintValues, crop: int) -> Pixels:
-    """A patch tinted by the parts of its log-odds, the strongest part full; the middle 32 x 32 outlined in black.
+    """Return a patch tinted by its evidence map, with the centre 32 x 32 pixels outlined in black.
+
+    The colours are scaled to the strongest cell of the map.
 
     Args:
         patch: uint8 [96, 96, 3].
-        parts: float [h, w] as one of `Evidence.maps`.
-        crop: side of the square that the grid lies over.
+        parts: float [h, w], one of `Evidence.maps`.
+        crop: side of the central square that the map covers, in pixels.
     Returns:
         uint8 [96, 96, 3], to be shown enlarged.
     """
@@ -78,15 +83,18 @@ def draw_map(patch: Pixels, parts: _TintValues, crop: int) -> Pixels:
 def draw_heat(
     pixels: Pixels, tops: NDArray[np.int64], lefts: NDArray[np.int64], probabilities: _TintValues, threshold: float
 ) -> Pixels:
-    """A picture tinted by the probability of the window whose middle is nearest; its size as by `_reduce`.
+    """Return an image tinted by the probability of the nearest window, reduced to at most 960 pixels per side.
 
-    What lies in no window's middle 32 x 32, such as the rim, is left as it is where windows are that close.
+    The rim, which is outside the centre 32 x 32 pixels of the outermost windows, is not tinted.
 
     Args:
         pixels: uint8 [H, W, 3].
-        tops, lefts: upper left corners of the windows' rows and columns, ascending.
-        probabilities: float [rows, columns].
-        threshold: from where on a window is malignant; there the colour changes.
+        tops: int64 [R], the top edges of the rows of windows in pixels, ascending.
+        lefts: int64 [C], the left edges of the columns of windows in pixels, ascending.
+        probabilities: float [R, C] in 0..1.
+        threshold: windows from this probability on are malignant. The colour changes here.
+    Returns:
+        uint8 [h, w, 3], with the aspect ratio of `pixels`.
     """
     small = _reduce(pixels)
     above, below = (probabilities - threshold) / max(1 - threshold, 1e-9), probabilities / max(threshold, 1e-9) - 1
@@ -99,7 +107,15 @@ def draw_heat(
 
 
 def _nearest(starts: NDArray[np.int64], whole: int, drawn: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Which window's middle is nearest to each of so many drawn pixels, and whether it lies between the middles."""
+    """Return the nearest window of each drawn pixel along one side, and True for pixels that are not in the rim.
+
+    Args:
+        starts: int64, the first pixel of each window, ascending.
+        whole: side of the original image in pixels.
+        drawn: side of the reduced image in pixels.
+    Returns:
+        int64 [drawn], indices into `starts`; bool [drawn].
+    """
     places = (np.arange(drawn) + 0.5) * whole / drawn
     middles = starts + SIZE / 2
     inside = (places >= middles[0] - CENTRE / 2) & (places <= middles[-1] + CENTRE / 2)

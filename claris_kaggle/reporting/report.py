@@ -1,4 +1,4 @@
-"""One self-contained HTML page of one or several runs: nothing in it is fetched from elsewhere."""
+"""Write one self-contained HTML page about one or several runs. It loads no external resources."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _REPORTED_PACKAGES = (
     "scipy",
     "matplotlib",
 )
-# A slide with fewer patches of a class has an AUC that says next to nothing.
+# The AUC of a slide with fewer patches of a class is too uncertain to show.
 _FEWEST = 3
 _MOST_SLIDES = 300
 
@@ -54,16 +54,18 @@ def write_report(
     cache: Path | None = None,
     ledger: Path | None = None,
 ) -> Path:
-    """Put the page of the runs in `run_dirs` in place as `out`, and return its path.
+    """Write the report of the runs in `run_dirs` to `out`, and return that path.
 
     Args:
-        data: the competition's folder, from which the few patches that are shown are read; without it and `cache`
-            the page has no pictures.
-        cache: a folder of packs, which is looked into before `data`.
-        ledger: the record of submissions, shown where it has any.
+        run_dirs: one or more predicted runs.
+        out: the HTML file to write.
+        data: the competition's folder, to read the patches that are shown. Without `data` and `cache` the page has
+            no images.
+        cache: a cache folder of packed patches, used before `data`.
+        ledger: the record of submissions, shown if it has entries.
     Raises:
-        UsageError: the name does not end in .html.
-        ClarisError: a run is not predicted, or a file of it is faulty.
+        UsageError: the name of `out` does not end in .html or .htm, or a run is given twice.
+        ClarisError: a run is not predicted, or one of its files is invalid.
     """
     require_suffix(out, ".html", ".htm")
     names = label_runs(run_dirs)
@@ -89,7 +91,7 @@ def write_report(
 def _describe_section(
     run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None
 ) -> dict[str, Any]:
-    """What the page says of one run; `anchor` begins the names of its parts."""
+    """Return the values of the page's section about one run. The ids of its parts start with `anchor`."""
     oof, histories = run.oof, _read_histories(run_dir)
     figures_of_run = run_metrics(oof, run.slides)
     whole = ("all", oof.labels, oof.probabilities)
@@ -113,16 +115,16 @@ def _describe_section(
 
 
 def _format_typed_path(path: Path) -> str:
-    """The path as it is typed here, without the folders above this one."""
+    """Return the path quoted for a shell, relative to the current folder if it is inside."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
-    """The history of each fold that has one, in the order of the folds.
+    """Return the training history of each fold that has one, in the order of the folds.
 
     Raises:
-        TableError: one is cut off, or holds no numbers.
+        TableError: a history is cut off, or has values that are not numbers.
     """
     found = {}
     for number, fold_dir in run_dir.fold_dirs().items():
@@ -142,7 +144,7 @@ def _read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
 def _describe_folds(
     run: Run, rows: Sequence[dict[str, Any]], histories: Mapping[int, pd.DataFrame]
 ) -> list[dict[str, Any]]:
-    """The figures of each fold with its balance, slides and time, None where they are not known."""
+    """Return the metrics of each fold with its class balance, slides and training time. Unknown values are None."""
     slides = np.asarray(run.slides) if run.slides else None
     found = []
     for row in rows:
@@ -161,14 +163,14 @@ def _describe_folds(
 
 
 def _mean_rate(histories: Sequence[pd.DataFrame]) -> float:
-    """Images a second over all epochs of all histories together: a slow fold counts for its longer time."""
+    """Return the mean training rate in images per second over all epochs, weighted by the time of each epoch."""
     epochs = pd.concat(histories)
     seconds = epochs["seconds"].to_numpy()
     return float(np.average(epochs["images_per_second"], weights=seconds if seconds.sum() > 0 else None))
 
 
 def _confusion(run: Run) -> dict[str, int]:
-    """How many patches of each label stand on each side of 0.5."""
+    """Return the confusion matrix at a threshold of 0.5."""
     malignant, called = run.oof.labels == 1, run.oof.probabilities >= THRESHOLD
     return {
         "true_malignant": int((malignant & called).sum()),
@@ -179,7 +181,7 @@ def _confusion(run: Run) -> dict[str, int]:
 
 
 def _describe_slides(run: Run, anchor: str, overall: float) -> dict[str, Any]:
-    """The table of slides, the hardest first, and the chart of those with enough patches of both classes."""
+    """Return the table of slides, hardest first, and the chart of the slides with enough patches of both classes."""
     rows = slide_metrics(run.oof, run.slides or [])
     ranked = [row["auc"] for row in rows if min(row["malignant"], row["patches"] - row["malignant"]) >= _FEWEST]
     chart = charts._draw_slides(f"{anchor}-slides", ranked, overall) if len(ranked) > 1 else None
@@ -187,7 +189,7 @@ def _describe_slides(run: Run, anchor: str, overall: float) -> dict[str, Any]:
 
 
 def _choose_patches(run: Run, run_dir: RunDir, reader: gallery._Reader | None) -> dict[str, Any]:
-    """The most confident errors and the least certain patches, explained where there are pixels and weights."""
+    """Return the most confident errors and the least certain patches, with maps if there are pixels and weights."""
     chosen = {"errors": gallery._confident_errors(run.oof), "unsure": gallery._least_certain(run.oof)}
     shown = {name: gallery._make_specimens(run.oof, rows, run.slides, reader) for name, rows in chosen.items()}
     reasons: dict[str, None] = {}
@@ -199,7 +201,7 @@ def _choose_patches(run: Run, run_dir: RunDir, reader: gallery._Reader | None) -
 
 
 def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFrame]) -> dict[str, Any]:
-    """Where the run comes from: config, split, times, digests, and what the folder does not tell."""
+    """Return the origin of a run: config, split, training time and digests. Unknown values are None or empty."""
     about = describe_run(run_dir)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
     split_path = run_dir.folds.with_suffix(".json")
@@ -208,7 +210,7 @@ def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataF
         "digests": {"oof.csv": about["oof_sha256"], "test.csv": about["test_sha256"]},
         "split": read_json(split_path) if split_path.exists() else {},
         "has_folds": run_dir.folds.exists(),
-        "proved": run_dir.folds.exists() or "ensemble" in metrics,  # that no model saw the patches that it predicts
+        "proved": run_dir.folds.exists() or "ensemble" in metrics,  # verified to be out-of-fold
         "views": metrics.get("views"),
         "ensemble": metrics.get("ensemble"),
         "test_patches": len(run.test.ids),
@@ -219,7 +221,7 @@ def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataF
 
 
 def _compare_sections(runs: Sequence[Run], sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the page says of the runs side by side."""
+    """Return the values of the page's comparison of runs."""
     names = [run.name for run in runs]
     return {
         **compare_runs(runs),
@@ -230,14 +232,14 @@ def _compare_sections(runs: Sequence[Run], sections: Sequence[dict[str, Any]]) -
 
 
 def _compare_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The names of the runs that have a config, and the fields in which these differ, a value for each run."""
+    """Return the names of the runs that have a config, and the fields that differ, with one value per run."""
     fields = dict.fromkeys(name for config in configs.values() for name in config if not name.endswith("_sha256"))
     values = {field: [config.get(field, "–") for config in configs.values()] for field in fields}
     return {"names": list(configs), "fields": {name: row for name, row in values.items() if row != row[:1] * len(row)}}
 
 
 def _find_versions() -> dict[str, str]:
-    """The versions of what is here now, which may not be what the runs were made with."""
+    """Return the versions of the installed packages. The runs may have been made with others."""
     found = {"claris": __version__, "Python": platform.python_version()}
     for name in _REPORTED_PACKAGES:
         try:

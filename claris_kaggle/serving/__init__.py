@@ -1,4 +1,4 @@
-"""Classification of image files, its page and server, and exports.
+"""Classify image files, serve the local web page, and export runs.
 
 Other packages use:
 

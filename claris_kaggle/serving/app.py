@@ -1,7 +1,7 @@
-"""`claris classify` as a page of this machine: drop an image, see the answer with its evidence.
+"""Serve a local web page that classifies images, with the same predictions as `claris classify`.
 
-Nothing of an upload is written, kept or logged. The networks answer in one thread, one image after the other, and
-who has left is not computed for any longer.
+Uploads are processed in memory, and never saved or logged. One thread runs the networks, one image at a time. The
+computation stops when the client disconnects.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from claris_kaggle.serving.images import _largest_file, decode_image
 from claris_kaggle.serving.page import _render_page, all_as_json, render_section
 
 _SERVE_TEMPLATE, _SERVE_SCRIPT = "serve.html.jinja", "serve.js"
-# Far more than a page needs; each may hold one image in memory.
+# The most simultaneous connections, far more than a page needs. Each may hold one image in memory.
 _CONNECTIONS = 32
-# How often it is looked whether who asked is still there, and how long a stop waits for answers.
+# How often to check whether the client is still connected, and how long a shutdown waits for requests in progress.
 _LOOK_SECONDS, _LAST_SECONDS = 0.25, 2
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _CLIENT_CLOSED = 499
@@ -53,11 +53,11 @@ _FormatAnswer = Callable[[Classification], dict[str, Any]]
 
 
 class _UploadHandler:
-    """Where images are handed in and answers are given out.
+    """Request handlers of the page and the JSON API.
 
     Args:
         trained: the networks.
-        job: how they are asked, and the largest image.
+        job: views, threshold, stride, and the size limit of images.
     """
 
     def __init__(self, trained: FoldModels, job: ClassifyJob) -> None:
@@ -65,24 +65,33 @@ class _UploadHandler:
         self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="networks")
 
     async def page(self, request: Request) -> Response:
-        """The page: with the form alone, or with the answer about the image that was sent."""
+        """Return the page with the form, and after an upload with the result."""
         if request.method != "POST":
             return self.respond(200, [], [])
         return self.respond(*await self.ask(request, partial(render_section, crop=self.trained.config.crop)))
 
     async def api(self, request: Request) -> Response:
-        """The same as one object for a program, as `claris classify --json` prints it."""
+        """Return the result as JSON, in the format of `claris classify --json`."""
         status, images, faults = await self.ask(request, Classification.to_json)
         return JSONResponse(all_as_json(self.trained, self.job.views, images, faults), status)
 
     def respond(self, status: int, images: list[dict[str, Any]], faults: list[str]) -> Response:
-        """The page with answers or faults on it."""
+        """Return the page with results or error messages."""
         limits = {"max_pixels": self.job.max_pixels, "max_bytes": _largest_file(self.job.max_pixels)}
         more = {"script": self.script, "field": _FIELD, **limits}
         return HTMLResponse(_render_page(images, faults, self.trained, _SERVE_TEMPLATE, **more), status)
 
     async def ask(self, request: Request, tell: _FormatAnswer) -> tuple[int, list[dict[str, Any]], list[str]]:
-        """The status, and what `tell` makes of the answer, or what is wrong with the upload."""
+        """Classify the upload of a request.
+
+        Args:
+            request: a POST request with a form.
+            tell: formats the classification.
+        Returns:
+            The HTTP status, the formatted classifications, and the error messages.
+        Raises:
+            HTTPException: the client has disconnected.
+        """
         try:
             name, content = await read_upload(request, self.job.max_pixels)
             return 200, [await self.wait(request, partial(self.classify_upload, name, content, tell))], []
@@ -92,7 +101,11 @@ class _UploadHandler:
             raise HTTPException(_CLIENT_CLOSED, "Nobody waits.") from error
 
     async def wait(self, request: Request, work: Callable[[threading.Event], dict[str, Any]]) -> dict[str, Any]:
-        """What `work` returns once it is its turn; given up when nobody waits for it any longer."""
+        """Run `work` in the thread of the networks and return its result.
+
+        Raises:
+            ClientDisconnect: the client has disconnected. The event passed to `work` is then set.
+        """
         gone = threading.Event()
         turn = asyncio.get_running_loop().run_in_executor(self.worker, work, gone)
         try:
@@ -105,7 +118,12 @@ class _UploadHandler:
             turn.cancel()
 
     def classify_upload(self, name: str, content: bytes, tell: _FormatAnswer, gone: threading.Event) -> dict[str, Any]:
-        """Classify an upload, in the networks' thread."""
+        """Classify an upload and format the result. Runs in the thread of the networks.
+
+        Raises:
+            Stopped: `gone` is set.
+            ClarisError: the image cannot be classified.
+        """
 
         def after(windows: int) -> None:
             if gone.is_set():
@@ -116,19 +134,20 @@ class _UploadHandler:
 
 
 def _status_of(error: ClarisError) -> int:
-    """The HTTP status of a refusal."""
+    """Return the HTTP status of an error."""
     if isinstance(error, OversizeError):
         return 413
     return 400 if isinstance(error, UsageError) else 422
 
 
 def _make_app(desk: _UploadHandler, host: str, *, debug: bool = False) -> ASGIApp:
-    """The page as an ASGI application.
+    """Return the ASGI application.
 
     Args:
-        host: what is listened on; on loopback the page answers under loopback's own names alone, so that no page of
-            elsewhere reaches it under a name that was made to point here.
-        debug: whether to show the traceback of what no message foresees.
+        desk: the request handlers.
+        host: the host that the server listens on. On loopback, requests for any other host name are rejected, which
+            prevents DNS rebinding.
+        debug: print the traceback of unexpected errors.
     """
     routes = [Route("/", desk.page, methods=["GET", "POST"]), Route("/classify", desk.api, methods=["POST"])]
     app = Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
@@ -137,16 +156,16 @@ def _make_app(desk: _UploadHandler, host: str, *, debug: bool = False) -> ASGIAp
 
 
 def _read_script() -> str:
-    """The page's own script."""
+    """Return the JavaScript of the page."""
     return resources.files("claris_kaggle.reporting.templates").joinpath(_SERVE_SCRIPT).read_text("utf-8")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Return a listening socket.
 
     Raises:
-        UsageError: there is no such host on this machine.
-        ClarisError: the port is taken, or not for this user.
+        UsageError: `host` is not a valid address.
+        ClarisError: the address is not of this machine, or the port is in use or not permitted.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -161,13 +180,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(trained: FoldModels, job: ClassifyJob, listener: socket.socket, host: str, *, debug: bool = False) -> None:
-    """Answer until a KeyboardInterrupt; what is under way then has two seconds to end.
+    """Serve until a KeyboardInterrupt. Requests in progress then have two seconds to finish.
 
     Args:
-        listener: of `listen`; it is closed at the end.
-        host: the name that it was made of.
+        trained: the networks.
+        job: views, threshold, stride, and the size limit of images.
+        listener: a socket from `listen`. It is closed at the end.
+        host: the host passed to `listen`.
+        debug: print the traceback of unexpected errors.
     """
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it remarks on what is sent
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs details of uploads
     desk = _UploadHandler(trained, job)
     config = uvicorn.Config(
         _make_app(desk, host, debug=debug),

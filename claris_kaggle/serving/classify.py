@@ -1,7 +1,7 @@
-"""Benign or malignant: patches and larger images, by all folds and views of a run, with what speaks for it.
+"""Classify patches and larger images with all folds and views of a run, and compute evidence maps.
 
-An image of 96 x 96 is one patch. A larger one is looked at through a sliding window of that size. Each window
-speaks for its middle 32 x 32 pixels, as labels do, so the image is called malignant when one of its windows is.
+An image of 96 x 96 pixels is one patch. A larger image is classified with a sliding window of that size. As in the
+labels, each window stands for its centre 32 x 32 pixels, so an image is malignant if any of its windows is.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from claris_kaggle.inference.tta import require_views
 from claris_kaggle.serving.images import _MAX_PIXELS, _crop_window, _read_image, _window_starts
 
 NOTICE = "A research tool and no diagnosis."
-# Patches of several files that are computed together.
+# The batch size for patches of several files.
 _TOGETHER = 32
 _MAX_WINDOWS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyJob:
-    """How images are classified.
+    """Settings of a classification.
 
     Attributes:
-        views: 1, 4 or 8 symmetries to average over.
-        threshold: the probability from which on a patch is called malignant.
-        stride: pixels from window to window in larger images; at 32 the windows' middles leave no gap.
-        max_pixels: width times height of an image, at most.
+        views: number of test-time augmentation views: 1, 4 or 8.
+        threshold: patches with this probability or higher are malignant; between 0 and 1.
+        stride: pixels between windows in larger images, 1 to 96. Up to 32, the centres of the windows have no gaps.
+        max_pixels: the largest allowed width x height of an image, at least 96 x 96.
     Raises:
         UsageError: a value is out of range.
     """
@@ -50,7 +50,7 @@ class ClassifyJob:
     max_pixels: int = _MAX_PIXELS
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Validate all fields."""
         require_views(self.views)
         if not 0 < self.threshold < 1:
             raise UsageError(f"--threshold is {self.threshold}", "a number between 0 and 1 is needed")
@@ -65,11 +65,12 @@ _DEFAULT_JOB = ClassifyJob()
 
 @dataclass(frozen=True)
 class _Heat:
-    """What the windows of a larger image say.
+    """The probabilities of all windows of a larger image.
 
     Attributes:
-        tops, lefts: int64 [R] and [C], upper left corners of the windows' rows and columns, in pixels.
-        probabilities: float32 [R, C] of label 1.
+        tops: int64 [R], the top edges of the rows of windows, in pixels.
+        lefts: int64 [C], the left edges of the columns of windows, in pixels.
+        probabilities: float32 [R, C], of label 1.
     """
 
     tops: NDArray[np.int64]
@@ -77,27 +78,28 @@ class _Heat:
     probabilities: Float32Array
 
     def to_json(self) -> dict[str, Any]:
-        """The three as lists."""
+        """Return the fields as lists."""
         return {name: value.tolist() for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer about one image; of a larger one, about its window with the highest probability.
+    """The classification of one image. For a larger image, it is about the window with the highest probability.
 
     Attributes:
-        name: of the file, or what the caller calls it.
+        name: name of the file, or the name that the caller passed.
         pixels: the whole image, uint8 [H, W, 3].
-        top, left: where in it the patch lies that the rest is about.
-        probability: of label 1, the mean over folds and views.
-        calibrated: the same with its log-odds divided by the run's temperature; None where that is not known.
-        threshold: from where on it is malignant.
-        fold_probabilities: of each fold number, the mean over the views.
-        view_probabilities: of each view, the mean over the folds.
-        log_odds: in nats, the mean over folds and views: `map.sum() + bias`.
-        map: float32 [h, w] as in `Evidence`; None for a network without one.
-        centre_share: the share of the map in the middle 32 x 32 pixels, 0..1; None without a map.
-        heat: what all windows say; None for an image of one patch.
+        top, left: position of the classified patch in the image, in pixels.
+        probability: probability of label 1, the mean over folds and views.
+        calibrated: the probability with its log-odds divided by the run's temperature; None if that is unknown.
+        threshold: the patch is malignant from this probability on.
+        fold_probabilities: the mean over the views, by fold number.
+        view_probabilities: the mean over the folds, one per view.
+        log_odds: in nats, the mean over folds and views. With a map it is `map.sum() + bias`.
+        map: evidence map, float32 [h, w], as in `Evidence`; None if the network does not support it.
+        bias: the part of the log-odds that is the same for every patch, in nats, as in `Evidence`; 0 without a map.
+        centre_share: share of the map in the centre 32 x 32 pixels, 0..1; None without a map.
+        heat: the probabilities of all windows; None for an image of one patch.
     """
 
     name: str
@@ -117,31 +119,31 @@ class Classification:
 
     @property
     def verdict(self) -> str:
-        """`malignant` from the threshold on, else `benign`."""
+        """The string `malignant` if the probability reaches the threshold, else `benign`."""
         return "malignant" if self.probability >= self.threshold else "benign"
 
     @property
     def patch(self) -> Pixels:
-        """What the answer is about, uint8 [96, 96, 3]."""
+        """The classified patch, uint8 [96, 96, 3]."""
         return _crop_window(self.pixels, self.top, self.left)
 
     @property
     def fold_range(self) -> tuple[float, float]:
-        """The lowest and the highest fold."""
+        """The lowest and the highest probability of a fold."""
         return min(self.fold_probabilities.values()), max(self.fold_probabilities.values())
 
     @property
     def view_range(self) -> tuple[float, float]:
-        """The lowest and the highest view."""
+        """The lowest and the highest probability of a view."""
         return min(self.view_probabilities), max(self.view_probabilities)
 
     @property
     def malignant_windows(self) -> float | None:
-        """The share of the windows that are malignant; None for an image of one patch."""
+        """The share of malignant windows, 0..1; None for an image of one patch."""
         return None if self.heat is None else float((self.heat.probabilities >= self.threshold).mean())
 
     def to_json(self) -> dict[str, Any]:
-        """All but the pixels as plain values."""
+        """Return everything except the pixels as JSON values."""
         return {
             "name": self.name,
             "width": self.pixels.shape[1],
@@ -170,17 +172,17 @@ def classify_image(
     *,
     after: Callable[[int], None] | None = None,
 ) -> Classification:
-    """Classify an image in memory.
+    """Classify an image in memory and return the result.
 
     Args:
-        trained: a run's folds or an export's, as `load_trained` gives.
-        pixels: uint8 [H, W, 3] RGB of at least 96 x 96, as `images.decode_image` gives.
-        name: for the answer and for messages.
-        job: stride, views and limits.
-        after: called with the number of windows that were done together, and what it raises ends the work; None is a
-            bar on a terminal, or a line now and then.
+        trained: the folds of a run or an export, from `load_trained`.
+        pixels: uint8 [H, W, 3] RGB of at least 96 x 96, as from `images.decode_image`.
+        name: name of the image, for the result and for messages.
+        job: views, threshold, stride and limits.
+        after: called after each batch of windows with the size of the batch. An exception from it stops the
+            classification. None shows a progress bar.
     Raises:
-        UsageError: the image is smaller or of another type, or has too many windows.
+        UsageError: the image is too small, has a wrong shape or dtype, or has too many windows.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < SIZE:
         found = f"{name}: an array of {pixels.dtype} {list(pixels.shape)}"
@@ -206,7 +208,7 @@ def classify_image(
 def _predict_windows(
     trained: FoldModels, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, after: Callable[[int], None]
 ) -> Float32Array:
-    """The probability of the window at each place, float32 [len(places)]."""
+    """Return the probability of the window at each (top, left) in `places`, float32 [len(places)]."""
     device = next(next(iter(trained.models.values())).parameters()).device
     size, parts = block_size(device), []
     for begin in range(0, len(places), size):
@@ -219,7 +221,7 @@ def _predict_windows(
 def _classify_patches(
     trained: FoldModels, patches: Sequence[Pixels], names: Sequence[str], job: ClassifyJob
 ) -> list[Classification]:
-    """Classify patches of 96 x 96 together."""
+    """Classify patches of 96 x 96 pixels in one batch."""
     prediction = predict_ensemble(trained, np.stack(patches), views=job.views)
     pairs = enumerate(zip(names, patches, strict=True))
     return [_make_classification(trained, prediction, row, name, patch, job) for row, (name, patch) in pairs]
@@ -228,18 +230,18 @@ def _classify_patches(
 def classify_files(
     trained: FoldModels, paths: Sequence[Path], job: ClassifyJob = _DEFAULT_JOB
 ) -> Iterator[Classification | ClarisError]:
-    """Classify the files in turn: for each its answer, or what is wrong with it.
+    """Classify files one after the other. Yields a result or an error for each.
 
-    Patches that follow each other are computed together.
+    Consecutive patches are computed in one batch. An error of a file is yielded, not raised.
 
     Args:
-        trained: a run's folds or an export's, as `load_trained` gives.
-        paths: of TIFF, PNG or JPEG files.
-        job: stride, views and limits.
+        trained: the folds of a run or an export, from `load_trained`.
+        paths: TIFF, PNG or JPEG files.
+        job: views, threshold, stride and limits.
     Returns:
-        As many as there are paths, in their order.
+        An iterator with one item per path, in the order of `paths`.
     Raises:
-        UsageError: another number of views; what is wrong with a file is not raised, but yielded.
+        UsageError: invalid number of views.
     """
     waiting: list[tuple[str, Pixels]] = []
     found: list[Classification | ClarisError]
@@ -274,7 +276,7 @@ def _make_classification(
     place: tuple[int, int] = (0, 0),
     heat: _Heat | None = None,
 ) -> Classification:
-    """One row of an opinion as a classification."""
+    """Return row `row` of a batch prediction as a classification."""
     probability, temperature = prediction.probabilities[row], trained.figure("temperature")
     parts = None if prediction.maps is None else prediction.maps[row]
     return Classification(

@@ -1,4 +1,4 @@
-"""A finished run as one folder to hand on: weights, recipe, figures, model card, checksums; ONNX when asked for."""
+"""Export a finished run to a single folder: weights, config, metrics, model card, checksums, optional ONNX."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _CARD_TEMPLATE = "card.md.jinja"
 
 
 def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8) -> dict[str, Any]:
-    """Put the whole folder in place, or nothing.
+    """Export a run to the folder `out`. The folder is written completely or not at all.
 
     Args:
-        run_dir: a run with all its folds trained and predicted.
-        out: a new folder, or an empty one.
+        run_dir: a run with all folds trained and predicted.
+        out: the folder to create. It may exist if it is empty.
         onnx: write `model.onnx` as well.
-        views: 1, 4 or 8, within `model.onnx`.
+        views: number of test-time augmentation views in `model.onnx`: 1, 4 or 8.
     Returns:
         The content of `export.json`.
     Raises:
-        UsageError: another number of views, or a package for ONNX is missing.
-        RunError: a fold is not finished, or not predicted with the weights that are there.
-        DiskError: `out` is there already, or cannot be written.
+        UsageError: invalid number of views, or a package for ONNX is missing.
+        RunError: a fold is not finished, or was not predicted with its present weights.
+        DiskError: `out` exists and is not an empty folder, or cannot be written.
     """
     require_views(views)
     if onnx:
@@ -73,10 +73,10 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
 
 
 def _require_finished(run_dir: RunDir) -> dict[int, str]:
-    """The SHA-256 of every fold's weights, known to be those that the run's figures were made with.
+    """Return the SHA-256 of each fold's weights. Verifies that the predictions of the run were made with them.
 
     Raises:
-        RunError: naming the folds that are not finished, or not predicted.
+        RunError: the run has no config or fold file, or folds are not finished or not predicted; names these folds.
     """
     if not run_dir.config.exists() or not run_dir.folds.exists():
         raise RunError(
@@ -96,18 +96,18 @@ def _require_finished(run_dir: RunDir) -> dict[int, str]:
 
 
 def _predicted_with(run_dir: RunDir, fold: int) -> object:
-    """The SHA-256 of the weights that the fold's predictions were made with; None where there are none."""
+    """Return the SHA-256 of the weights that the fold was predicted with, or None if it is not predicted."""
     path = run_dir.fold(fold).predictions_manifest
     return read_json(path).get("weights_sha256") if path.exists() else None
 
 
 def _make_portable(config: TrainConfig) -> TrainConfig:
-    """The config without the folders of this machine."""
+    """Return the config without local paths."""
     return dataclasses.replace(config, weights=Path(config.weights).name or "none")
 
 
 def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> dict[str, Any]:
-    """What `export.json` says; the figures are computed afresh from the OOF predictions."""
+    """Return the content of `export.json`. Computes the metrics from the OOF predictions."""
     run = load_run(run_dir)
     figures = run_metrics(run.oof, run.slides)
     overall = figures["overall"]
@@ -129,10 +129,10 @@ def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> 
 
 
 def _copy_verified(source: Path, target: Path, digest: str) -> None:
-    """Copy weights, known by their SHA-256.
+    """Copy weights and verify their SHA-256.
 
     Raises:
-        RunError: they changed in the meantime.
+        RunError: the weights have changed since `digest` was computed.
     """
     content = source.read_bytes()
     if sha256_bytes(content) != digest:
@@ -141,5 +141,5 @@ def _copy_verified(source: Path, target: Path, digest: str) -> None:
 
 
 def _render_card(config: TrainConfig, facts: dict[str, Any]) -> str:
-    """The model card, as Markdown."""
+    """Return the model card as Markdown."""
     return render_template(_CARD_TEMPLATE, config=config, facts=facts, oof=facts["oof"])

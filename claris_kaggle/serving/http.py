@@ -1,4 +1,4 @@
-"""Requests to the served page: who is answered, with which headers, and the file of a form."""
+"""Handle requests to the web page: accepted hosts, response headers and uploaded files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from claris_kaggle.serving.images import _largest_file, _too_large
 
 _FIELD = "image"
 _EXPECTED_FORM = f"a form (multipart/form-data) with one file, named {_FIELD}, is needed"
-# What a form adds to its file, generously.
+# A generous limit for the bytes that the form adds to its file.
 _FORM_BYTES = 64 * 1024
 _LONGEST_NAME = 100
 
@@ -35,14 +35,21 @@ _LOGGED_PATH_LENGTH = 100
 
 
 class _Guard:
-    """Knows the names that are answered to, adds the headers that keep the page by itself, logs a line a request."""
+    """ASGI middleware that checks the Host header, adds security headers and logs one line per request.
+
+    Args:
+        app: the application.
+        names: accepted host names; an empty list accepts all.
+        headers: headers added to each response.
+        debug: print the traceback of unexpected errors.
+    """
 
     def __init__(self, app: ASGIApp, names: list[str], headers: Mapping[str, str], *, debug: bool) -> None:
         self.app, self.headers, self.debug = app, headers, debug
         self.known = re.compile("(?:" + "|".join(map(re.escape, names)) + r")(?::\d+)?" if names else ".*", re.I)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle a request."""
         begin, status = time.monotonic(), "-"
 
         async def send_on(message: Message) -> None:
@@ -55,7 +62,7 @@ class _Guard:
         known = self.known.fullmatch(Headers(scope=scope).get("host", ""))
         try:
             await (self.app if known else _FOREIGN_HOST_RESPONSE)(scope, receive, send_on)
-        except Exception as error:  # answered by `fail` already
+        except Exception as error:  # `fail` has sent the response already
             status += f" {type(error).__name__}"
             if self.debug:
                 traceback.print_exc()
@@ -72,21 +79,21 @@ _STATUS_TEXTS = {
 
 
 async def refuse(request: Request, error: Exception) -> Response:
-    """A request that has no page, in a line of text."""
+    """Return an HTTP error as one line of text."""
     assert isinstance(error, HTTPException)
     text = _STATUS_TEXTS.get(error.status_code, error.detail)
     return PlainTextResponse(f"{text}\n", error.status_code, error.headers)
 
 
 async def fail(request: Request, error: Exception) -> Response:
-    """A mistake of ours, or one that no message foresees."""
+    """Return the response to an unexpected error."""
     return PlainTextResponse(
         f"The computation failed ({type(error).__name__}); claris serve --debug shows where.\n", 500
     )
 
 
 def _security_headers(script: str) -> dict[str, str]:
-    """What a browser may do with the page: show it, run its own script, send its form to where it came from."""
+    """Return headers that restrict the page to its own script, embedded images, and forms sent to its own origin."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; form-action 'self'"
     return {
@@ -100,7 +107,7 @@ def _security_headers(script: str) -> dict[str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether no other machine reaches this address."""
+    """Return True if `host` is a loopback address, which other machines cannot reach."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -108,7 +115,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """The host as it stands in an address.
+    """Return the host as written in a URL, with brackets around an IPv6 address.
 
     >>> bracketed("::1"), bracketed("127.0.0.1")
     ('[::1]', '127.0.0.1')
@@ -117,20 +124,21 @@ def bracketed(host: str) -> str:
 
 
 class _MemoryParser(MultiPartParser):
-    """A parser whose files never go to the disk, whatever their size; the size is limited before."""
+    """A form parser that keeps files in memory. `limited` enforces the size limit before."""
 
     spool_max_size = 0
 
 
 async def read_upload(request: Request, max_pixels: int) -> tuple[str, bytes]:
-    """The plain name and the bytes of the file that was sent.
+    """Return the cleaned file name and the bytes of the uploaded file.
 
     Args:
-        max_pixels: of the largest image, from which the limit on bytes follows.
+        request: a POST request.
+        max_pixels: the largest allowed width x height of an image. The limit in bytes follows from it.
     Raises:
-        UsageError: no form, or one with anything else in it.
-        OversizeError: more bytes than the largest image needs; they are not kept.
-        PatchError: there is no file, or nothing in it.
+        UsageError: the request has no form, or the form has other content.
+        OversizeError: the upload has more bytes than the largest allowed image. They are discarded.
+        PatchError: there is no file, or it is empty.
     """
     if parse_options_header(request.headers.get("content-type"))[0] != b"multipart/form-data":
         raise UsageError("no form was sent", _EXPECTED_FORM)
@@ -149,10 +157,10 @@ async def read_upload(request: Request, max_pixels: int) -> tuple[str, bytes]:
 
 
 async def limited(request: Request, max_pixels: int) -> AsyncGenerator[bytes, None]:
-    """The body in parts, as long as it can be that of the largest image.
+    """Yield the body of a request in parts, up to the size of a form with the largest allowed image.
 
     Raises:
-        OversizeError: it says that it is longer, or turns out to be.
+        OversizeError: the Content-Length header or the body exceeds the limit.
     """
     limit = _largest_file(max_pixels) + _FORM_BYTES
     said = int(request.headers.get("content-length", 0))
@@ -167,7 +175,7 @@ async def limited(request: Request, max_pixels: int) -> AsyncGenerator[bytes, No
 
 
 def _clean_name(name: str) -> str:
-    """The last part of a file's name, without what cannot be printed; `image` if nothing is left.
+    """Return the last component of a file name without unprintable characters, or `image` if nothing is left.
 
     >>> _clean_name("../../etc/passwd"), _clean_name("C:\\\\scans\\\\a\\x00b.png"), _clean_name("../")
     ('passwd', 'ab.png', 'image')

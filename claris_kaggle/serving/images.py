@@ -1,6 +1,6 @@
-"""Image files of people's own, of any size, to pixels and windows: within limits, decoded whole, nothing guessed.
+"""Decode image files of any size to pixels and windows, with size limits and strict checks.
 
-How a file is turned (EXIF) is left as it is stored: the eight views make no difference of it.
+The EXIF orientation is not applied. The mean over the eight views of a patch does not depend on it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from claris_kaggle.data.patches import SIZE
 _FORMATS = ("TIFF", "PNG", "JPEG")
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 _MAX_PIXELS = 25_000_000
-# Four channels of 16 bits, and room for what else a file holds.
+# The largest file for a number of pixels: four channels of 16 bits, and space for metadata.
 _BYTES_A_PIXEL, _DECODE_SPARE_BYTES = 8, 1 << 20
 _WHITE = 255
-# Pillow's names of the kinds of colour that become RGB without a guess, and words for some of the others.
+# Pillow's image modes with a defined conversion to RGB, and names of some other modes for messages.
 _ACCEPTED_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
 _MODE_NAMES = {"1": "black and white", "L": "grey", "LA": "grey with transparency", "I": "grey", "F": "grey"}
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
-    """The files among the paths, and the images in the folders among them (not those of folders within), by name.
+    """Return the files in `paths`, and for each folder the image files in it, sorted by name. Skips subfolders.
 
     Raises:
-        UsageError: a folder has no image in it, or an address of the web is given.
+        UsageError: a folder has no images, or a path is a URL.
     """
     found: list[Path] = []
     for path in paths:
@@ -53,11 +53,11 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _read_image(path: Path, max_pixels: int = _MAX_PIXELS) -> Pixels:
-    """The pixels of the file; see `decode_image`.
+    """Read an image file as uint8 [H, W, 3]. See `decode_image`.
 
     Raises:
-        PatchError: as `decode_image`.
-        DiskError: it is not there or not readable.
+        PatchError: as in `decode_image`.
+        DiskError: the file does not exist or cannot be read.
     """
     with explain_disk_errors(path), path.open("rb") as stream:
         content = stream.read(_largest_file(max_pixels) + 1)
@@ -65,19 +65,19 @@ def _read_image(path: Path, max_pixels: int = _MAX_PIXELS) -> Pixels:
 
 
 def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) -> Pixels:
-    """The pixels of a TIFF's, PNG's or JPEG's bytes, uint8 [H, W, 3] RGB of at least 96 x 96.
+    """Decode a TIFF, PNG or JPEG file to uint8 [H, W, 3] RGB of at least 96 x 96 pixels.
 
-    Palettes are looked up, transparent parts lie on white, 16 bits a channel are cut to the upper eight. Sizes are
-    looked at before anything is decoded.
+    Palettes are converted to RGB, transparent images are composited on white, and 16-bit channels are reduced to their
+    upper eight bits. Sizes are checked before decoding.
 
     Args:
-        content: the file's.
-        name: for messages.
-        max_pixels: width times height, at most.
+        content: the bytes of the file.
+        name: name of the image, for messages.
+        max_pixels: the largest allowed width x height.
     Raises:
-        OversizeError: too large.
-        PatchError: too small, grey or of another kind of colour, several pictures in one, cut off, damaged, or no
-            such image at all.
+        OversizeError: the file or the image is too large.
+        PatchError: the image is too small, greyscale or in an unsupported colour mode, has several frames, is cut
+            off or damaged, or is not a TIFF, PNG or JPEG.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -85,7 +85,7 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
         raise _too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
     try:
         with _pillow_limit(max_pixels), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on what a file says of itself; what matters is refused here
+            warnings.simplefilter("ignore")  # Pillow warns about metadata; faults that matter raise below
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 _require_fit(image, name, max_pixels)
                 return _to_rgb(image)
@@ -95,14 +95,14 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
         raise PatchError(f"{name}: no image that can be read", "a TIFF, PNG or JPEG is needed") from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, first_line(error), max_pixels) from error
-    except Exception as error:  # Pillow's decoders raise all kinds on damaged files
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
         found = f"{name}: damaged or cut off ({first_line(error)})"
         raise PatchError(found, "a whole TIFF, PNG or JPEG is needed", "Fetch or save it again") from error
 
 
 @contextlib.contextmanager
 def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Let Pillow open images of so many pixels, which it would refuse from 179 million on."""
+    """Set Pillow's pixel limit to `max_pixels` inside the context. Its default rejects images above 179 million."""
     from PIL import Image
 
     before = Image.MAX_IMAGE_PIXELS
@@ -114,10 +114,11 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _require_fit(image: Any, name: object, max_pixels: int) -> None:
-    """Refuse what cannot be classified, by what the file says of itself.
+    """Reject an image that cannot be classified, based on the header of the file.
 
     Raises:
-        PatchError: naming what is there and what to do.
+        OversizeError: the image has more than `max_pixels` pixels.
+        PatchError: the image is too small, has several frames, or an unsupported colour mode.
     """
     width, height = image.size
     if width * height > max_pixels:
@@ -133,18 +134,18 @@ def _require_fit(image: Any, name: object, max_pixels: int) -> None:
 
 
 def _largest_file(max_pixels: int) -> int:
-    """The bytes of a file, at most, that holds so many pixels."""
+    """Return the largest allowed size in bytes of a file with `max_pixels` pixels."""
     return _BYTES_A_PIXEL * max_pixels + _DECODE_SPARE_BYTES
 
 
 def _too_large(name: object, found: str, max_pixels: int) -> OversizeError:
-    """The refusal of a file above the limit."""
+    """Return the error for a file above the size limit."""
     expected = f"at most {max_pixels:,} pixels are taken"
     return OversizeError(f"{name}: {found}", expected, "Cut it into pieces, or allow more with --max-pixels")
 
 
 def _to_rgb(image: Any) -> Pixels:
-    """Decode the whole image as uint8 [H, W, 3]; transparent parts lie on white."""
+    """Decode the whole image to uint8 [H, W, 3]. Transparent images are composited on white."""
     from PIL import Image
 
     if image.mode in ("P", "PA") or (image.mode == "RGB" and "transparency" in image.info):
@@ -156,12 +157,12 @@ def _to_rgb(image: Any) -> Pixels:
 
 
 def _crop_window(pixels: Pixels, top: int, left: int) -> Pixels:
-    """The window at that place, uint8 [96, 96, 3]."""
+    """Return the window with that top left corner, uint8 [96, 96, 3]."""
     return pixels[top : top + SIZE, left : left + SIZE]
 
 
 def _window_starts(side: int, stride: int) -> NDArray[np.int64]:
-    """Where windows begin along a side, the last one flush with its end.
+    """Return the start of each window along a side. The last window ends at the end of the side.
 
     >>> _window_starts(96, 32).tolist(), _window_starts(200, 32).tolist()
     ([0], [0, 32, 64, 96, 104])

@@ -1,4 +1,4 @@
-"""All folds of a run as one ONNX file, pixels in and probability out, for programs without torch."""
+"""Export all folds of a run as one ONNX file, from pixels to probability, for programs without torch."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from claris_kaggle.inference.tta import require_views
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _INPUT, _OUTPUT = "images", "probability"
-# How far the file's answers may be from torch's, and on how many patches that is looked at.
+# The largest allowed difference to the probabilities of torch, and the number of patches that are compared.
 _TOLERANCE, _CHECKED_PATCHES = 1e-5, 5
 
 
 class _AveragedModel(nn.Module):
-    """uint8 [N, 96, 96, 3] to the probability of label 1, float32 [N], the mean over folds and views.
+    """A module that returns the mean probability over folds and views.
 
-    The views are one batch, so that each network stands in the graph once.
+    The input is uint8 [N, 96, 96, 3], the output is the probability of label 1, float32 [N]. All views are in one
+    batch, so each network is in the graph only once.
     """
 
     def __init__(self, trained: FoldModels, views: int) -> None:
@@ -39,7 +40,7 @@ class _AveragedModel(nn.Module):
         self.folds = nn.ModuleList(trained.models.values())
 
     def forward(self, images: Tensor) -> Tensor:
-        """The probabilities; the softmax over two classes is a sigmoid of their difference."""
+        """Return the probabilities. The softmax over two classes is a sigmoid of the difference of their logits."""
         pixels, config = crop_centre(images.float(), self.config.crop), self.config
         seen = [to_input(view(pixels, v), config.normalise, resolution=config.resolution) for v in range(self.views)]
         inputs = torch.cat(seen)
@@ -49,10 +50,10 @@ class _AveragedModel(nn.Module):
 
 
 def _require_onnx() -> None:
-    """Refuse to begin where a package is missing.
+    """Check that the packages for ONNX are installed.
 
     Raises:
-        UsageError: naming the extra that brings it.
+        UsageError: a package is missing; the hint names the extra to install.
     """
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -61,22 +62,24 @@ def _require_onnx() -> None:
 
 
 def _write_onnx(path: Path, trained: FoldModels, views: int, about: dict[str, str]) -> None:
-    """Write the file and prove that it answers as `predict_ensemble` does in float32.
+    """Write the ONNX file after verifying that its probabilities equal those of `predict_ensemble` in float32.
 
     Args:
-        trained: on the CPU.
-        about: kept in the file's metadata.
+        path: the file to write.
+        trained: the networks, on the CPU.
+        views: number of test-time augmentation views: 1, 4 or 8.
+        about: metadata of the file.
     Raises:
-        UsageError: a package is missing, or another number of views.
+        UsageError: a package is missing, or the number of views is invalid.
         ClarisError: the network cannot be exported.
-        TrainingError: the answers differ by more than 1e-5.
+        TrainingError: the probabilities differ by more than 1e-5. Nothing is written.
     """
     _require_onnx()
     network = _AveragedModel(trained, views).eval()
     images = np.random.default_rng(0).integers(0, 256, (_CHECKED_PATCHES, *PATCH_SHAPE), dtype=np.uint8)
     try:
         content = _convert_to_onnx(network, torch.from_numpy(images), about)
-    except Exception as error:  # the exporter raises its own kinds, by version
+    except Exception as error:  # the exporter raises different types, depending on its version
         found = f"{trained.config.model} could not be put into ONNX ({type(error).__name__})"
         raise ClarisError(found, "", "Export without --onnx") from error
     exact = dataclasses.replace(trained, config=dataclasses.replace(trained.config, precision="fp32"))
@@ -90,12 +93,12 @@ def _write_onnx(path: Path, trained: FoldModels, views: int, about: dict[str, st
 
 
 def _convert_to_onnx(network: nn.Module, images: Tensor, about: dict[str, str]) -> bytes:
-    """The network as ONNX, any number of patches at once; nothing in it says where it was made."""
+    """Convert the network to the bytes of an ONNX file with a dynamic batch size and without local paths."""
     logger = logging.getLogger("torch.onnx")
     level, logger.level = logger.level, logging.ERROR
     try:
         with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the exporter's own, about itself
+            warnings.simplefilter("ignore")  # warnings of the exporter about its own code
             program: Any = torch.onnx.export(
                 network,
                 (images,),
@@ -109,7 +112,7 @@ def _convert_to_onnx(network: nn.Module, images: Tensor, about: dict[str, str]) 
         logger.level = level
     model = program.model_proto
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
-        part.ClearField("metadata_props")  # stack traces, with paths of this machine
+        part.ClearField("metadata_props")  # stack traces with local paths
         part.ClearField("doc_string")
     for name, value in about.items():
         model.metadata_props.add(key=name, value=value)
@@ -117,7 +120,7 @@ def _convert_to_onnx(network: nn.Module, images: Tensor, about: dict[str, str]) 
 
 
 def _run_onnx(content: bytes, images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The probabilities that onnxruntime computes on the CPU, float32 [N]."""
+    """Return the probabilities that onnxruntime computes on the CPU, float32 [N]."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

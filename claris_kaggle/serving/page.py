@@ -1,4 +1,4 @@
-"""What is shown of answers: a page with every picture in itself and no script, or one object for a program."""
+"""Format classifications as a self-contained page without scripts, or as JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ _CLASSIFY_TEMPLATE = "classify.html.jinja"
 def all_as_json(
     trained: FoldModels, views: int, images: Sequence[dict[str, Any]], faults: Sequence[str]
 ) -> dict[str, Any]:
-    """The answers as one object for a program, with what they come from and that they are no diagnosis.
+    """Return classifications as one JSON object, with the run they come from and the research-use notice.
 
     Args:
-        images: of `Classification.to_json`.
-        faults: what was wrong with other images, a line each.
+        trained: the networks.
+        views: number of test-time augmentation views: 1, 4 or 8.
+        images: values from `Classification.to_json`.
+        faults: error messages of other images, one line each.
     """
     run = {"name": trained.name, "model": trained.config.model, "folds": list(trained.models), "views": views}
     about = {"notice": NOTICE, "run": {**run, "oof_auc": trained.figure("auc")}}
@@ -32,10 +34,11 @@ def all_as_json(
 
 
 def render_section(found: Classification, crop: int) -> dict[str, Any]:
-    """What the page says of one image; the image itself is not kept.
+    """Return the values of the page's section about one image. They do not include the full-size image.
 
     Args:
-        crop: the config's, over which the map lies.
+        found: the classification.
+        crop: side of the central square that the map covers, in pixels, from the config.
     """
     heat = found.heat
     drawn = draw_heat(found.pixels, heat.tops, heat.lefts, heat.probabilities, found.threshold) if heat else None
@@ -56,18 +59,19 @@ def _render_page(
     template: str = _CLASSIFY_TEMPLATE,
     **more: object,
 ) -> str:
-    """The whole page.
+    """Return the page as HTML.
 
     Args:
-        sections: of `render_section`.
-        faults: what was wrong with other images, a line each.
-        template: its name; another one extends the first.
-        more: what the other one needs besides.
+        sections: values from `render_section`.
+        faults: error messages of other images, one line each.
+        trained: the networks.
+        template: the name of the template: the default, or one that extends it.
+        more: further values for `template`.
     """
     about = {"notice": NOTICE, "trained": trained, "auc": trained.figure("auc"), "version": __version__}
     return templates.render_template(template, images=sections, faults=faults, **about, **more)
 
 
 def write_page(path: Path, sections: Sequence[dict[str, Any]], faults: Sequence[str], trained: FoldModels) -> None:
-    """Put the page in place whole."""
+    """Write the page to `path` atomically."""
     write_text(require_suffix(path, ".html", ".htm"), _render_page(sections, faults, trained))

@@ -1,4 +1,4 @@
-"""How pages and papers are put together: templates in the package, filled with values, nothing fetched."""
+"""Render pages and documents from the templates in the package, without external resources."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def render_template(template: str, **values: object) -> str:
-    """The template of that name, such as `report.html.jinja`, filled with the values; HTML is escaped."""
+    """Render a template, such as `report.html.jinja`, with `values` and return the text. HTML is escaped."""
     return _environment().get_template(template).render(**values)
 
 
 @cache
 def _environment() -> Environment:
-    """Jinja with the filters by which numbers are written; a name that a template does not know is an error."""
+    """Return the Jinja environment with the number filters. An undefined name in a template is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     found = Environment(
