@@ -185,13 +185,12 @@ def _retry_attempt(
     """
     failure: KaggleError | None = None
     for pause in (*_CALL_PAUSES, None):
-        if failure is None or failure.status != _CONFLICT:
-            try:
-                return attempt()
-            except KaggleError as error:
-                failure = error
-                if not error.passing and not (done and error.status == _CONFLICT):
-                    raise
+        try:
+            return attempt()
+        except KaggleError as error:
+            failure = error
+            if not error.passing and not (done and error.status == _CONFLICT):
+                raise
         if pause is not None:
             wait = min(max(pause, failure.after), _LONGEST_PAUSE)
             log_info(f"{failure.found}; trying again in {wait:.0f} s")
@@ -200,12 +199,14 @@ def _retry_attempt(
             found = _look_repeatedly(done) if _may_have_acted(failure) else done()
             if found is not None:
                 return found
+        if failure.status == _CONFLICT:
+            break
     raise failure or AssertionError("not reached")
 
 
 def _may_have_acted(failure: KaggleError) -> bool:
     """Return True if Kaggle may have carried out the request: lost response, server error or conflict."""
-    return failure.status in (0, _CONFLICT) or failure.status >= 500
+    return not failure.refused and (failure.status in (0, _CONFLICT) or failure.status >= 500)
 
 
 def _look_repeatedly(find: Callable[[], _T | None]) -> _T | None:

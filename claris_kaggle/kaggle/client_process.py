@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,15 @@ def _run_method(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
         cause = error.__context__
         if isinstance(error, ValueError) and isinstance(cause, requests.HTTPError):
             return _describe_answer(cause.response, cause)  # 401 and 403, which the client rewords
+        if _is_empty_answer(error):
+            return {"failure": "network", "text": "an answer without content"}
         return {"failure": "client", "text": f"{type(error).__name__}: {error}"}
+
+
+def _is_empty_answer(error: BaseException) -> bool:
+    """Return True for the TypeError that the client raises when it looks for a `code` in the answer `null`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, TypeError) and bool(frames) and frames[-1].name == "_prepare_response"
 
 
 def _log_in() -> Any:
@@ -210,8 +219,6 @@ def _refuse_nested_errors(api: Any) -> None:
     known = type(api).get_response_processor(api)
 
     def process(response: Any) -> None:
-        if response.text.strip() == "null":
-            raise requests.ConnectionError("an answer without content")
         if _error_of(response)[0] >= 400:
             raise requests.HTTPError(response=response)
         known(response)

@@ -183,18 +183,30 @@ def _find_push(ref: str, push_token: str, metadata: dict[str, Any]) -> dict[str,
     Args:
         metadata: metadata of the kernel as it was pushed, which names its inputs.
     """
-    try:
-        found = api._call_with_retries("kernel", ref=ref)
-    except KaggleError as error:
-        if error.status in (403, 404):
-            return None  # Kaggle answers 403 for a kernel that is not there
-        if error.status >= 500 and not _has_session(ref):
-            return None  # and 500 for one that is empty
-        raise
-    if push_token not in found["source"]:
+    found = _read_newest(ref)
+    if push_token not in found.get("source", ""):
         return None
     refused = _find_missing_inputs(metadata, found["sources"])
     return {"version": int(found["version"]), "error": "", "refused": refused, "ref": ref, "url": ""}
+
+
+def _read_newest(ref: str) -> dict[str, Any]:
+    """Return number, source and inputs of a kernel's newest version; nothing where the kernel has none.
+
+    Raises:
+        KaggleError: Kaggle does not answer.
+    """
+
+    def ask() -> dict[str, Any]:
+        try:
+            return api._call_once("kernel", ref=ref)
+        except KaggleError as error:
+            # Kaggle answers 403 for a kernel that is not there, and 500 for one that is empty.
+            if error.status in (403, 404) or (error.status >= 500 and not _has_session(ref)):
+                return {}
+            raise
+
+    return api._retry_attempt(ask)
 
 
 def _has_session(ref: str) -> bool:
@@ -204,7 +216,7 @@ def _has_session(ref: str) -> bool:
         KaggleError: Kaggle does not answer.
     """
     try:
-        api._call_with_retries("status", ref=ref, version=1)
+        api._call_once("status", ref=ref, version=1)
     except KaggleError as error:
         if error.status in (403, 404):
             return False

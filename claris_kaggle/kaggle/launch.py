@@ -80,7 +80,7 @@ def _was_accepted(one: _Round) -> bool:
     """Return True if Kaggle accepted the round's kernel. Asks Kaggle if the response was lost."""
     if one.version or one.outcome == FAILED:
         return bool(one.version)
-    return one.tried and kernel_push._find_push(one.ref, one.push_token, {}) is not None
+    return one.tried and api._look_repeatedly(lambda: kernel_push._find_push(one.ref, one.push_token, {})) is not None
 
 
 def _schedule_retries(launch: _Launch) -> None:

@@ -92,7 +92,7 @@ def _send_submission(path: Path, message: str, push_token: str, failed: Collecti
         if not answer["uploaded"]:
             reason = f" ({answer['message']})" if answer["message"] else ""
             found = f"the submission could not be uploaded{reason}"
-            raise KaggleError(found, "", "Run the same command again", passing=True)
+            raise KaggleError(found, "", "Run the same command again", passing=True, refused=True)
         return answer
 
     answer = api._retry_attempt(attempt, lambda: _find_submission(push_token, failed))

@@ -162,12 +162,12 @@ def test_an_act_is_looked_for_after_the_pause(monkeypatch: pytest.MonkeyPatch) -
 
     def look() -> dict[str, object] | None:
         events.append("look")
-        return {"version": 1} if events.count("sleep") == 2 else None
+        return {"version": 1} if events.count("look") == 6 else None
 
     monkeypatch.setattr(kaggle_api, "_CALL_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(kaggle_api, "time", SimpleNamespace(sleep=lambda seconds: events.append("sleep")))
     assert kaggle_api._retry_attempt(attempt, look) == {"version": 1}
-    assert events == ["attempt", "sleep", "look"] * 2
+    assert events == ["attempt", "sleep", *["sleep", "look"] * 4, "attempt", "sleep", *["sleep", "look"] * 2]
 
 
 @pytest.mark.usefixtures("quick")
@@ -181,7 +181,7 @@ def test_an_unfinished_push_is_found_by_the_same_command_and_repeated_by_the_nex
     code, _, said = call(*status)
     assert code == 2 and "has not arrived at Kaggle. Run the same claris push again" in said
     trained.faults["SaveKernel"] = [Fault(cut=True, acted=True)]
-    trained.faults["GetKernel"] = [Fault(), *(Fault(status=503) for _ in range(4))]
+    trained.faults["GetKernel"] = [*(Fault() for _ in range(4)), *(Fault(status=503) for _ in range(4))]
     assert call(*push)[0] == 1 and len(trained.kernels["me/claris-train"]) == 1
     trained.faults.clear()
     assert call(*status)[0] == 0
@@ -223,14 +223,6 @@ def test_folds_and_flags_of_training_are_refused_for_other_kernels(kaggle: FakeK
     for words in (["predict", "--fold", "1"], ["ensemble", "--", "--epochs", "3"]):
         code, _, said = call("push", *words)
         assert code == 2 and "they are for train alone" in said and kaggle.seen == []
-
-
-@pytest.fixture
-def submission(call: Call, finished: RunDir, generated: DataDir, tmp_path: Path) -> list[object]:
-    """The command that submits a file, and the file."""
-    out = tmp_path / "s.csv"
-    assert call("ensemble", finished.root, "--data", generated.root, "--out", out)[0] == 0
-    return ["submit", out, "--data", generated.root, "--ledger", tmp_path / "l.csv", "--poll", 0]
 
 
 @pytest.mark.usefixtures("quick")
@@ -497,7 +489,7 @@ def test_a_push_is_known_from_what_its_answer_tells(trained: FakeKaggle, tmp_pat
 def test_a_conflict_after_a_lost_answer_is_looked_up_first(trained: FakeKaggle, tmp_path: Path) -> None:
     lost = Fault(cut=True, acted=True)
     trained.faults["SaveKernel"] = [lost, Fault(status=409, body=flat_error(409, "exists"))]
-    trained.faults["GetKernel"] = [Fault(status=403, body=flat_error(403, "not yet"))]
+    trained.faults["GetKernel"] = [Fault(status=403, body=flat_error(403, "not yet"))] * 4
     assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
     assert [len(versions) for versions in trained.kernels.values()] == [1] and trained.count("SaveKernel") == 2
 
@@ -578,7 +570,7 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
         assert set(contents(tmp_path / "first/parts/all")) == {*kept, "claris-session.json"}
         assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
     second = trained.kernels["me/claris-first-all-r2"]
-    assert [one.request["kernelDataSources"] for one in second] == [["me/claris-first-all"]]
+    assert [one.request["kernelDataSources"] for one in second] == [["me/claris-first-all/1"]]
     assert len(trained.submissions) == 1
 
 
@@ -643,7 +635,7 @@ def test_every_command_survives_every_fault_that_passes_at_every_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kaggle_api, "_CALL_PAUSES", (0.0,) * 10)
+    monkeypatch.setattr(kaggle_api, "_CALL_PAUSES", (0.0,) * 20)  # one fetch meets the faults of two methods
     trained.statuses = ["COMPLETE"]
     trained.data["histopathologic-cancer-detection.zip"] = make_archive(generated)
     assert call("push", "train")[0] == 0

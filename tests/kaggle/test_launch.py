@@ -94,7 +94,7 @@ REFUSALS = {
     ),
     "a kernel it does not know": ({"versionNumber": 1, "invalidKernelSources": ["k"]}, "invalid_kernel_sources k"),
     "another name": ({"versionNumber": 1, "ref": "/code/me/other"}, "put the kernel at me/other"),
-    "no version": ({}, "named no version"),
+    "no version": ({}, "names no version"),
 }  # fmt: skip
 
 
@@ -182,8 +182,8 @@ def change_output(change: Callable[[Files], object]) -> Callable[[FakeKaggle], N
 
 FIRST = "run/fold0/oof.csv"
 SPOILED = {
-    "a file that climbs out": (lambda files: files.update({"../../evil": b"x"}), "Refusing to download"),
-    "an absolute file": (lambda files: files.update({"/tmp/evil": b"x"}), "Refusing to download"),
+    "a file that climbs out": (lambda files: files.update({"../../evil": b"x"}), "lists a file outside its folder"),
+    "an absolute file": (lambda files: files.update({"/tmp/evil": b"x"}), "lists a file outside its folder"),
     "a cut-off file": (lambda files: files.update({FIRST: files[FIRST][:-5]}), "not the file that its session"),
     "another file": (lambda files: files.update({FIRST: files[FIRST][::-1]}), "not the file that its session"),
     "a page for a file": (lambda files: files.update({FIRST: b"<html>403</html>"}), "not the file that its session"),
@@ -194,7 +194,10 @@ SPOILED = {
         lambda files: files.update({"claris-session.json": files["claris-session.json"].replace(b"mark-1", b"mark-0")}),
         "of another version",
     ),
-    "a manifest that is none": (lambda files: files.update({"claris-session.json": b"<html>"}), "not a whole JSON"),
+    "a manifest that is none": (
+        lambda files: files.update({"claris-session.json": b"<html>"}),
+        "not the session's file",
+    ),
 }
 
 
@@ -275,7 +278,7 @@ def test_a_submission_that_is_not_taken_says_why(
     assert code == 1 and "could not be uploaded" in said
     trained.faults["PUT"] = []
     trained.faults["ListSubmissions"] = [
-        Fault(),
+        *(Fault() for _ in range(4)),  # looks for what the calls before may have sent
         Fault(do=lambda: trained.submissions[0].update(status="ERROR", errorDescription="wrong ids")),
     ]
     code, _, said = call(*submit)

@@ -17,6 +17,7 @@ class Fault:
         acted: the request is acted upon first.
         pause: seconds until the answer.
         do: called when the request comes.
+        late: acted upon only when so many looks have come since (GetKernel, ListSubmissions), whoever waits for it.
     """
 
     status: int = 0
@@ -27,6 +28,7 @@ class Fault:
     pause: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     do: Callable[[], None] | None = None
+    late: int = 0
 
 
 def flat_error(code: int, message: str) -> bytes:
@@ -51,6 +53,7 @@ PASSING = {
     "cut after": Fault(cut=True, acted=True),
     "broken JSON": Fault(status=200, body=b"{", acted=True),
     "a page": Fault(status=200, body=b"<html></html>", kind="text/html", acted=True),
+    "null": Fault(status=200, body=b"null", acted=True),
 }
 # It will not, and what is said of it by a push.
 FINAL = {

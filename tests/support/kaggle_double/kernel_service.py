@@ -31,6 +31,7 @@ class Version:
     Attributes:
         statuses: what each look at the session sees, the last one from then on.
         unlisted: how many looks at the status come too early (USERS: 404 for some minutes after a push).
+        stale: how many looks at the kernel see the version before it, or no kernel.
         lag: how many files each look at the output sees after the end, before it sees all (USERS: the listing lags).
     """
 
@@ -41,6 +42,7 @@ class Version:
     log: str = ""
     message: str = ""
     unlisted: int = 0
+    stale: int = 0
     lag: list[int] = field(default_factory=list)
 
     @property
@@ -87,6 +89,9 @@ class KernelService:
         self.produce: Callable[[dict[str, Any]], tuple[Files, str]] = lambda settings: ({}, "complete")
         self.statuses = ["QUEUED", "RUNNING", "COMPLETE"]
         self.unlisted = 0
+        self.stale = 0
+        # Which output of a kernel without a completed version is attached: named by "kernel", by "version", or "none".
+        self.failed_output = "kernel"
         self.lag: list[int] = []
         self.session_limit = 2
         self.most_active = 0
@@ -152,7 +157,8 @@ class KernelService:
         files, status = self.produce(settings)
         kept = with_manifest(files, settings, status) if settings and status else files
         version = Version(
-            body["text"], body, list(self.statuses), kept, unlisted=self.unlisted, lag=list(self.lag)
+            body["text"], body, list(self.statuses), kept, unlisted=self.unlisted, stale=self.stale,
+            lag=list(self.lag),
         )  # fmt: skip
         self.kernels[ref].append(version)
         self.most_active = max(self.most_active, self.active())
@@ -166,13 +172,22 @@ class KernelService:
             asked = body.get(f"{kind}DataSources", [])
             unknown = [one for one in asked if one in self.unknown]
             if kind == "kernel":
-                unknown += [one for one in asked if not self.kernels.get("/".join(one.split("/")[:2]))]
+                unknown += [one for one in asked if not self.has_output(one)]
             if kind == "competition" and not self.rules_accepted:
                 unknown = asked  # USERS: this is how rules that were not accepted show
             if unknown:
                 body[f"{kind}DataSources"] = [one for one in asked if one not in unknown]
                 refused[f"invalid{kind.capitalize()}Sources"] = unknown
         return refused
+
+    def has_output(self, source: str) -> bool:
+        """Return True if the output of owner/slug or owner/slug/version can be attached."""
+        owner, slug, *number = source.split("/")
+        versions = self.kernels.get(f"{owner}/{slug}", [])
+        if any(one.statuses[0] == "COMPLETE" for one in versions):
+            return True
+        allowed = {"kernel": True, "version": bool(number), "none": False}[self.failed_output]
+        return allowed and bool(versions) and (not number or 0 < int(number[0]) <= len(versions))
 
     def find_version(self, body: dict[str, Any]) -> tuple[str, int, Version]:
         """The version that a request names.
@@ -197,9 +212,15 @@ class KernelService:
     def do_GetKernel(self, body: dict[str, Any]) -> Answer:
         if f"{body['userName']}/{body['kernelSlug']}" in self.empty:
             raise Refused(500, "Internal error")  # USERS: GetKernel of a kernel without a version
-        ref, _, one = self.find_version(body)
+        ref, number, one = self.find_version(body)
+        if one.stale > 0:
+            one.stale -= 1
+            number -= 1
+            if number == 0:
+                raise Refused(403, "Permission 'kernels.get' was denied")
+            one = self.kernels[ref][number - 1]
         inputs = {name: value for name, value in one.request.items() if name.endswith("DataSources")}
-        about = {"ref": ref, "currentVersionNumber": len(self.kernels[ref]), **inputs}
+        about = {"ref": ref, "currentVersionNumber": number, **inputs}
         return {"metadata": about, "blob": {"source": one.text, "language": "python", "kernelType": "script"}}
 
     def do_GetKernelSessionStatus(self, body: dict[str, Any]) -> Answer:

@@ -17,6 +17,7 @@ from tests.support.kaggle_double.kernel_service import KernelService
 from tests.support.kaggle_double.wire import Refused, check_answer, check_request
 
 LOG_STREAM = "kernels/logs/stream/"
+LOOKS = ("GetKernel", "ListSubmissions")
 
 
 class FakeKaggle(KernelService, CompetitionService):
@@ -28,6 +29,7 @@ class FakeKaggle(KernelService, CompetitionService):
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.authorizations: set[str] = set()
         self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.late: list[tuple[Callable[[], object], list[int]]] = []
         self.answers: dict[str, dict[str, Any]] = {}
         self.nested = False  # the form of error bodies: USERS saw both
         self.token_expired = False
@@ -74,6 +76,14 @@ class FakeKaggle(KernelService, CompetitionService):
             return 200, json.dumps(answer).encode(), {}
         except Refused as error:
             return error.status, self.error_body(error), {}
+
+    def act_late(self, method: str) -> None:
+        """Carry out what was put off until this many looks have come."""
+        for act, left in [*self.late] if method in LOOKS else []:
+            left[0] -= 1
+            if left[0] < 1:
+                act()
+        self.late = [(act, left) for act, left in self.late if left[0] > 0]
 
     def error_body(self, error: Refused) -> bytes:
         """An error in the form of now."""
@@ -123,6 +133,8 @@ def make_handler(kaggle: FakeKaggle) -> type[http.server.BaseHTTPRequestHandler]
             if not faults:
                 return False
             fault = faults.pop(0)
+            if fault.late:
+                kaggle.late.append((act, [fault.late]))
             if fault.acted:
                 act()
             if fault.do:
@@ -149,6 +161,7 @@ def make_handler(kaggle: FakeKaggle) -> type[http.server.BaseHTTPRequestHandler]
                 if self.spoiled(route.split("/")[-1], lambda: kaggle.act(route, body)):
                     return
                 status, answer, headers = kaggle.act(route, body)
+                kaggle.act_late(route.split("/")[-1])
                 kaggle.on_request(route, number)
             self.reply(status, answer, **headers)
 
