@@ -205,7 +205,7 @@ def _retry_attempt(
 
 
 def _may_have_acted(failure: KaggleError) -> bool:
-    """Return True if Kaggle may have carried out the request: lost response, server error or conflict."""
+    """Return True if Kaggle may have acted: lost response, server error or conflict, and no stated refusal."""
     return not failure.refused and (failure.status in (0, _CONFLICT) or failure.status >= 500)
 
 
