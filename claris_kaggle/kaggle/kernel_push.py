@@ -191,7 +191,7 @@ def _find_push(ref: str, push_token: str, metadata: dict[str, Any]) -> dict[str,
 
 
 def _read_newest(ref: str) -> dict[str, Any]:
-    """Return number, source and inputs of a kernel's newest version; nothing where the kernel has none.
+    """Return number, source and inputs of a kernel's newest version; an empty dict if it has none.
 
     Raises:
         KaggleError: Kaggle does not answer.
