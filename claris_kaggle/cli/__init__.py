@@ -1,1 +1,1 @@
-"""The command `claris`: one module a command, `main` to run them."""
+"""The command line `claris`: one module per command, and `main`, which runs them."""

@@ -1,4 +1,4 @@
-"""Look at the competition's folder: tables, files, sizes, ids against pixels, duplicates, slides.
+"""Check the competition's folder: tables, files, sizes, ids against pixels, duplicates, slides.
 
 Exit code 0 when it can be trained on as it is, 1 when something must be mended first.
 
@@ -17,7 +17,7 @@ HELP = "look at the competition's files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     options._add_data_flag(parser)
     parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi")
     parser.add_argument(
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was found; 1 when there are faults."""
+    """Print the findings, and return 1 if there are faults."""
     data = options._open_data(args)
     import json
 

@@ -1,4 +1,4 @@
-"""Benign or malignant for image files or folders, with the evidence. A research tool and no diagnosis.
+"""Classify image files or folders as benign or malignant, with the evidence. A research tool and no diagnosis.
 
 TIFF, PNG and JPEG. An image of 96 x 96 pixels is one patch; over a larger one a window of that size slides, and it
 is called malignant when one window is. The networks know tissue at about 1 micrometre a pixel (10x) and nothing
@@ -30,7 +30,7 @@ _ROW = "{:<12} {:<10} {:<14} {:<14} {:<7} {}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of them")
     options._add_run_flag(parser)
     options._add_classify_flags(parser, max_pixels=25_000_000)
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Classify every image; those that are faulty are named, and make the verb fail at its end."""
+    """Classify every image. Faulty images are reported, and the command then fails at its end."""
     from claris_kaggle.serving.classify import classify_files
     from claris_kaggle.serving.images import list_images
     from claris_kaggle.serving.page import render_section
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _format_row(found: Classification) -> str:
-    """One image in the table."""
+    """Return the table row of an image."""
     name = found.name
     if found.heat is not None:
         place = f"highest {found.left} px from the left, {found.top} px from the top"
@@ -84,7 +84,7 @@ def _write_results(
     sections: list[dict[str, Any]],
     faults: list[ClarisError],
 ) -> None:
-    """Print or write what is shown together.
+    """Write the HTML page, print the JSON result or the notice, and report faulty images.
 
     Raises:
         ClarisError: some images, or the only one, could not be classified.

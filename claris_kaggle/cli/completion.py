@@ -1,4 +1,4 @@
-"""Print the script by which a shell completes verbs, flags, choices and paths. Made again after an update.
+"""Print the completion script of a shell for commands, flags, choices and paths. Made again after an update.
 
 example:
   claris completion bash > ~/.local/share/bash-completion/completions/claris
@@ -14,7 +14,7 @@ HELP = "a script by which bash or zsh completes the command"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("shell", choices=["bash", "zsh"], help="which shell")
 
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _walk_parser(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The arguments of the parser and of its verbs."""
+    """Return the arguments of the parser and of its commands."""
     found = []
     for action in parser._actions:
         found.append(action)

@@ -1,4 +1,4 @@
-"""The whole way on generated patches, with a real DenseNet-121: a checked submission and a report.
+"""Run the full pipeline on synthetic patches with a real DenseNet-121, to a checked submission and a report.
 
 Needs no data, no account and no GPU, and takes under two minutes on two cores.
 
@@ -22,7 +22,7 @@ _NEXT_STEPS = """next, with the competition's files in data/:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("--out", type=Path, default=Path("claris-demo"), metavar="DIR", help="folder [claris-demo]")
     parser.add_argument("--model", default="densenet121", help="timm name of the network, or `tiny` [densenet121]")
     parser.add_argument("--train", type=options._parse_count, default=300, metavar="N", help="training patches [300]")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the demo and print its figures, its files, and what to type on real data."""
+    """Run the demo, and print its metrics, its files and the commands for real data."""
     import json
 
     from claris_kaggle.demo import run_demo

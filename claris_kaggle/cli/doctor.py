@@ -1,4 +1,4 @@
-"""What works here and what does not: Python, libraries, GPUs, memory, disk, data, Kaggle account.
+"""Check this installation: Python, libraries, GPUs, memory, disk, data, Kaggle account.
 
 Exit code 1 when something that must work does not.
 
@@ -19,7 +19,7 @@ HELP = "what works here and what does not"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to be looked at as well")
     parser.add_argument(
         "--account", action="store_true", help="ask Kaggle about login, rules, submissions and GPU hours"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line for each finding; 1 when one is bad."""
+    """Print one line per finding, and return 1 if one is bad."""
     import json
 
     from claris_kaggle.core.findings import BAD

@@ -1,4 +1,4 @@
-"""Average the folds of one run, or several runs as well, and write a checked submission.
+"""Average the folds of one run or of several runs, and write a checked submission.
 
 Several runs must share one fold file. Weights are scored on folds that they were not fitted on, so
 the printed figures do not flatter. A run may also be a folder with no more than oof.csv
@@ -22,7 +22,7 @@ HELP = "folds of one run, or several runs, to a submission"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
     options._add_data_flag(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="submission to write")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the submission and print its path and the OOF figures."""
+    """Write the submission, and print its path and the OOF metrics."""
     data = options._open_data(args)
     import json
 
@@ -66,13 +66,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _format_figures(figures: dict[str, Any]) -> str:
-    """The figures that matter, in a line."""
+    """Return AUC with its interval and accuracy, in one line."""
     low, high = figures["auc_interval"]
     return f"OOF AUC {figures['auc']:.4f} ({low:.4f} to {high:.4f}), accuracy {figures['accuracy']:.4f}"
 
 
 def _format_gap(against: dict[str, Any] | None) -> str:
-    """How far a run is below the best one; nothing for the best itself, and for one that was left out."""
+    """Return a run's difference to the best run, as text; empty for the best run and for a run that was left out."""
     if against is None:
         return ""
     low, high = against["interval"]
@@ -80,7 +80,7 @@ def _format_gap(against: dict[str, Any] | None) -> str:
 
 
 def _report_evidence(evidence: dict[str, Any]) -> None:
-    """What was noticed about the runs, on stderr."""
+    """Log the remarks about the runs."""
     for name, text in evidence["remarks"].items():
         left_out = "left out" if name in evidence["left_out"] else "kept; --only-sound leaves it out"
         log_info(f"{name}: {text} ({left_out})")
@@ -92,18 +92,18 @@ def _report_evidence(evidence: dict[str, Any]) -> None:
 
 
 def _format_gain(tried: dict[str, Any]) -> str:
-    """A method's nested gain with its interval, and how often chance alone shows as much."""
+    """Return a method's nested gain with its interval and its one-sided p-value, as text."""
     low, high = tried["gain"]["interval"]
     return f"{tried['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(tried['doubt'])}"
 
 
 def _format_p(p: float) -> str:
-    """A p-value, as far as it means something."""
+    """Return a p-value as text; below 0.0001 only that bound."""
     return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
 def _print_methods(evidence: dict[str, Any]) -> None:
-    """The runs' correlations, what each method scored, and the one that was taken with its weights."""
+    """Print the correlations of the runs, the score of each method, and the chosen method with its weights."""
     names = list(evidence["weights"])
     print("rank correlation of OOF probabilities")
     width = max(map(len, names))
@@ -118,7 +118,7 @@ def _print_methods(evidence: dict[str, Any]) -> None:
 
 
 def _print_calibration(found: dict[str, Any]) -> None:
-    """The temperature, and what it mends on folds that it was not fitted on."""
+    """Print the temperature, and its effect on folds that it was not fitted on."""
     before, after = found["before"], found["after"]
     figures = (
         f"{name.replace('_', ' ')} {before[name]:.4f} to {after[name]:.4f}"

@@ -1,4 +1,4 @@
-"""Put a finished run into one folder to hand on: weights, recipe, figures, model card and checksums.
+"""Export a finished run as a single folder to share: weights, recipe, metrics, model card and checksums.
 
 The folder is written whole or not at all, holds no path of this machine, and works as --run of `claris classify`.
 --onnx adds model.onnx, from uint8 [N, 96, 96, 3] to the probability [N]; it needs pip install 'claris_kaggle[onnx]'.
@@ -19,7 +19,7 @@ HELP = "a finished run as one folder to hand on, as ONNX too"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run with all folds trained and predicted")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export and print the folder's path."""
+    """Export the run, and print the folder's path."""
     import json
 
     from claris_kaggle.serving.export import export_run

@@ -1,4 +1,4 @@
-"""Fetch the competition's files through the Kaggle API; what was cut off goes on.
+"""Fetch the competition's files through the Kaggle API; an interrupted download is resumed.
 
 Needs a Kaggle token, and the competition's rules accepted on its web page.
 
@@ -15,12 +15,12 @@ HELP = "the competition's files, through the Kaggle API"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="folder to make [data]")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch, and print the folder."""
+    """Fetch the files, and print the folder."""
     from claris_kaggle.kaggle.download import fetch_data
 
     fetch_data(args.out.absolute())

@@ -1,4 +1,4 @@
-"""Split the training patches into folds of equal make-up, or check a fold file.
+"""Split the training patches into stratified folds, or check a fold file.
 
 With --slides (a CSV of id,wsi) no slide stands in two folds. Exact duplicates never do.
 
@@ -21,7 +21,7 @@ HELP = "make or check a fold file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     options._add_data_flag(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make or check the file and print the folds' make-up.
+    """Create or check the fold file, and print the composition of each fold.
 
     Raises:
-        UsageError: a flag of making goes with --check.
+        UsageError: a flag for creating folds is used with --check.
     """
     given = {"--k": args.k is not None, "--seed": args.seed is not None, "--force": args.force}
     if args.check and any(given.values()):

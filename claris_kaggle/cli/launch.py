@@ -1,4 +1,4 @@
-"""The whole entry: push the training kernels two at a time, wait, pull, ensemble, submit, wait for the score.
+"""Run the whole entry: push the training kernels two at a time, wait, pull, ensemble, submit, wait for the score.
 
 Stopped anywhere, the same command goes on, and does nothing twice. Flags after -- go to claris train.
 
@@ -19,7 +19,7 @@ HELP = "the whole competition entry with one command"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("name", metavar="NAME", help="the run's name, which the kernels' names hold too")
     parser.add_argument("--per-fold", action="store_true", help="a kernel for each fold [one for all]")
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Launch or go on, and print the ledger's line; or print the plan."""
+    """Launch or resume the entry, and print the ledger's line; with --dry-run, print the plan."""
     import json
 
     from claris_kaggle.kaggle.launch import run_launch

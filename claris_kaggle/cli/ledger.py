@@ -1,4 +1,4 @@
-"""The submissions so far, best first: OOF AUC beside public and private score.
+"""List the submissions so far, best first: OOF AUC beside public and private score.
 
 example:
   claris ledger
@@ -15,7 +15,7 @@ HELP = "the submissions so far, best first"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     options._add_ledger_flag(parser)
     options._add_json_flag(parser)
 

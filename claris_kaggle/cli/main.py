@@ -1,4 +1,4 @@
-"""The command `claris`: finds the verb, runs it, and turns errors into one line and an exit code."""
+"""Run the command line `claris`: select the command, run it, and turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _VERBS = (
     "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
     "classify", "serve", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
 )  # fmt: skip
-# These pass what stands after -- on to `claris train`.
+# These commands pass the flags after -- to `claris train`.
 _VERBS_WITH_REST = ("push", "launch")
-# Packages by the names that they are imported under, where these differ.
+# Package names by import name, where the two differ.
 _PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
 _EPILOG = """the way through, from any folder:
   claris demo                                              try it all on generated patches
@@ -49,16 +49,16 @@ all of it on Kaggle's GPUs, with one command:
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """A parser whose refusals are one line.
+    """A parser that reports errors in one line.
 
     Attributes:
-        named: the parser of the verb that was typed: argparse leaves its unknown flags to this one.
+        named: the parser of the typed command. argparse leaves that command's unknown flags to this parser.
     """
 
     named: _OneLineParser | None = None
 
     def error(self, message: str) -> NoReturn:
-        """Say what was wrong, the nearest verb or flag to a misspelt one, and where the help is; exit code 2."""
+        """Print the error, the nearest command or flag, and the help command, and exit with code 2."""
         if message.startswith("unrecognized"):
             if self.named:
                 self.named.error(message)
@@ -74,7 +74,7 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def _build_parser(*verbs: str) -> argparse.ArgumentParser:
-    """The parser of all verbs, with the flags of those that are named."""
+    """Return the parser of all commands, with the flags of the named ones."""
     parser = _OneLineParser(
         prog="claris",
         description="Histopathologic Cancer Detection, from the competition's files to a checked submission.",
@@ -99,7 +99,7 @@ def _build_parser(*verbs: str) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use, 3 stopped in time."""
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 usage error, 3 time limit or interrupt."""
     escape_unprintable_output(sys.stdout, sys.stderr)
     arguments = list(sys.argv[1:] if argv is None else argv)
     with messages_on_stderr(logging.DEBUG if "--debug" in arguments else logging.INFO):
@@ -119,14 +119,14 @@ def _run_command(arguments: list[str]) -> int:
         _expand_homes(args)
         module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
         code = int(module.run(args) or 0)
-        sys.stdout.flush()  # a disk that is full here is told as such
+        sys.stdout.flush()  # so that a full disk is reported as such
         return code
     except SystemExit as stop:
         return int(stop.code or 0)
     except KeyboardInterrupt:
         return _report_error(Stopped("stopped by Ctrl-C", "", "The same command begins again or goes on"), arguments)
     except BrokenPipeError:
-        _drop_output()  # whoever read it has gone
+        _drop_output()  # the reader has closed the pipe
         return 1
     except ClarisError as error:
         return _report_error(error, arguments)
@@ -137,7 +137,7 @@ def _run_command(arguments: list[str]) -> int:
 
 
 def _expand_homes(args: argparse.Namespace) -> None:
-    """Look up a leading ~ in all paths: shells leave it in --out=~/FILE, and quotes keep it."""
+    """Expand a leading ~ in all paths. Shells do not expand it in --out=~/FILE or inside quotes."""
     for name, value in vars(args).items():
         if isinstance(value, Path):
             setattr(args, name, _expand_home(value))
@@ -146,62 +146,62 @@ def _expand_homes(args: argparse.Namespace) -> None:
 
 
 def _expand_home(path: Path) -> Path:
-    """The path with its home looked up; as it is where ~ begins the name of a file."""
+    """Return the path with ~ expanded; unchanged if ~ is part of a file name."""
     try:
         return path.expanduser()
-    except RuntimeError:  # no user of that name
+    except RuntimeError:  # there is no user of that name
         return path
 
 
 def _split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before and after the first --."""
+    """Return the arguments before and after the first --."""
     place = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:place], arguments[place + 1 :]
 
 
 def _report_error(error: ClarisError, arguments: Sequence[str]) -> int:
-    """One line on stderr, by the process that the user started; the error's exit code."""
+    """Print the error as one line on stderr, and return its exit code. Only the main process reports `Stopped`."""
     if "--debug" in arguments:
         traceback.print_exc()
     line = " ".join(str(error).split())
     if is_speaker() or not isinstance(error, Stopped):
         print(f"claris: {line}", file=sys.stderr, flush=True)
     if ERROR_FILE_VARIABLE in os.environ:
-        with contextlib.suppress(OSError):  # it has been said
+        with contextlib.suppress(OSError):  # the error is already printed
             Path(os.environ[ERROR_FILE_VARIABLE]).write_text(line, "utf-8")
     return error.exit_code
 
 
 def _report_unexpected_error(error: Exception, arguments: Sequence[str]) -> int:
-    """A mistake of ours, or one that no message foresees: its kind and text, and how to see more."""
-    if "RANK" in os.environ:  # of the user's own torchrun
+    """Report an unexpected error with its type, its text and a hint, and return the exit code."""
+    if "RANK" in os.environ:  # started by the user's own torchrun
         from claris_kaggle.runtime.rank_process import is_lost_peer
 
         if is_lost_peer(error):
-            return 1  # the rank that failed first has said why
+            return 1  # the rank that failed first reports the error
     if isinstance(error, OSError) and error.errno:
         if error.filename is None:
-            _drop_output()  # it may be that which fails
+            _drop_output()  # stdout itself may have failed
         return _report_error(explain_os_error(error, error.filename or "a file or the output"), arguments)
     hint = "" if "--debug" in arguments else "Run it again with --debug to see where"
     return _report_error(ClarisError(f"{type(error).__name__}: {first_line(error)}", "", hint), arguments)
 
 
 def _drop_output() -> None:
-    """Send stdout nowhere, so that Python does not fail once more at its own flush."""
+    """Redirect stdout to the null device, so that Python does not fail again when it flushes at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain_missing_package(error: ModuleNotFoundError) -> ClarisError:
-    """Which package is not installed, and the command that installs it, by the extra that holds it if there is one."""
+    """Return the error for a missing package, with the command that installs it or the extra that contains it."""
     from importlib.metadata import PackageNotFoundError, requires
 
     module = (error.name or "").split(".")[0]
     package = _PIP_NAMES.get(module, module.replace("_", "-"))
     try:
         wanted = requires("claris_kaggle") or []
-    except PackageNotFoundError:  # the library alone was copied, as to a kernel
+    except PackageNotFoundError:  # the library was copied without its metadata, as in a kernel
         wanted = []
     found = (re.match(r"([\w.-]+).*extra == .(\w+)", line) for line in wanted)
     extras = [one[2] for one in found if one and one[1].lower() == package]

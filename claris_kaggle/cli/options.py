@@ -1,4 +1,4 @@
-"""Flags that several verbs share."""
+"""Define the flags that several commands share."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     from claris_kaggle.inference.fold_models import FoldModels
     from claris_kaggle.serving.classify import ClassifyJob
 
-# What a kernel gives to `claris train` on its own.
+# Flags that a kernel passes to `claris train` itself.
 _SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
 _LEDGER = Path("submissions") / "ledger.csv"
 
 
 def _add_data_flag(parser: argparse.ArgumentParser) -> None:
-    """--data, the competition's folder."""
+    """Add --data, the competition's folder."""
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="the competition's folder, with train/ and test/"
     )
 
 
 def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
-    """--cache, the folder of packs."""
+    """Add --cache, the folder of packed patches."""
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="folder for packs [claris_kaggle in your cache folder, ~/.cache]"
     )
 
 
 def _add_run_flag(parser: argparse.ArgumentParser) -> None:
-    """--run, the run's folder."""
+    """Add --run, the run's folder."""
     parser.add_argument(
         "--run", "--run-dir", dest="run", type=Path, required=True, metavar="DIR", help="the run's folder"
     )
 
 
 def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> None:
-    """How images are classified; `_load_classifier` reads it."""
+    """Add the flags of image classification, which `_load_classifier` reads."""
     parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
     parser.add_argument(
         "--threshold", default="0.5", metavar="P", help="malignant from there on: a number, or oof: the run's own [0.5]"
@@ -55,7 +55,7 @@ def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> Non
 
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:
-    """--nproc, --workers and --cudnn."""
+    """Add --nproc, --workers and --cudnn."""
     parser.add_argument("--nproc", type=_parse_count, default=0, metavar="N", help="processes [one a GPU, else 1]")
     parser.add_argument(
         "--workers",
@@ -73,7 +73,7 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
-    """--weights-from, --slides-from and --folds-from, for training kernels."""
+    """Add --weights-from, --slides-from and --folds-from, for training kernels."""
     files = {"weights": "starting weights", "slides": "a slide map, for folds by slide", "folds": "a fold file"}
     for name, what in files.items():
         parser.add_argument(
@@ -82,23 +82,23 @@ def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """--json, the result as one object."""
+    """Add --json, which prints the result as one object."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def _add_record_flag(parser: argparse.ArgumentParser) -> None:
-    """--record, what was pushed."""
+    """Add --record, the record of pushes."""
     default = Path("runs") / "kernels.json"
     parser.add_argument("--record", type=Path, default=default, metavar="FILE", help=f"record of pushes [{default}]")
 
 
 def _add_ledger_flag(parser: argparse.ArgumentParser) -> None:
-    """--ledger, what was submitted."""
+    """Add --ledger, the list of submissions."""
     parser.add_argument("--ledger", type=Path, default=_LEDGER, metavar="FILE", help=f"the ledger [{_LEDGER}]")
 
 
 def _parse_count(text: str) -> int:
-    """A whole number of at least 0."""
+    """Return the text as a whole number of at least 0."""
     try:
         value = int(text)
     except ValueError:
@@ -109,7 +109,7 @@ def _parse_count(text: str) -> int:
 
 
 def _parse_seconds(text: str) -> float:
-    """A number of seconds, at least 0."""
+    """Return the text as a number of seconds of at least 0."""
     try:
         value = float(text)
     except ValueError:
@@ -120,11 +120,11 @@ def _parse_seconds(text: str) -> float:
 
 
 def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
-    """The flags behind --, once `claris train` is known to take them: a session would find out an hour later.
+    """Return the flags after -- if `claris train` accepts them. A session would report an error only an hour later.
 
     Raises:
-        UsageError: one sets what the session sets itself, or a value that cannot be.
-        SystemExit: `claris train` has no such flag; it has said so.
+        UsageError: the session sets one of them itself, or a value is invalid.
+        SystemExit: `claris train` has no such flag; the error is printed.
     """
     from claris_kaggle.cli.main import _build_parser
     from claris_kaggle.core.config import apply_preset, read_given_flags
@@ -140,10 +140,10 @@ def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
 
 
 def _require_session(text: str) -> None:
-    """Refuse a session's time limit that is none, or that Kaggle would cut short.
+    """Check the time limit of a session.
 
     Raises:
-        UsageError: naming both.
+        UsageError: it is invalid, or not below Kaggle's limit; the message names both.
     """
     from claris_kaggle.core.time_limit import parse_duration
     from claris_kaggle.kaggle.kernel_push import LONGEST_SESSION_TEXT
@@ -155,16 +155,16 @@ def _require_session(text: str) -> None:
 
 
 def _require_inputs(args: argparse.Namespace) -> None:
-    """Refuse datasets and models that Kaggle would not find; see `_require_references`."""
+    """Check the references of datasets and models; see `_require_references`."""
     _require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
     _require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
 
 
 def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
-    """The files that a session is to take, by the names of its settings, known to be possible beside the other flags.
+    """Return the input files of a session by the names of its settings, after a check against the other flags.
 
     Raises:
-        UsageError: one is no owner/dataset/file, or the flags behind -- name other weights.
+        UsageError: a name is not owner/dataset/file, or the flags after -- name other weights.
     """
     from claris_kaggle.cli.main import _build_parser
     from claris_kaggle.core.config import apply_preset, read_given_flags
@@ -186,13 +186,13 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:
-    """Refuse inputs that Kaggle would not find, and so would run without.
+    """Check the form of input references. Kaggle runs a kernel without the inputs that it does not find.
 
     Args:
-        parts: how many names an input may have, joined by slashes.
+        parts: accepted numbers of names in a reference, joined by slashes.
 
     Raises:
-        UsageError: naming the first.
+        UsageError: a reference has another form; the message names the first.
     """
     for one in references:
         if len(one.split("/")) not in parts or not all(one.split("/")):
@@ -200,22 +200,22 @@ def _require_references(references: Sequence[str], flag: str, parts: Sequence[in
 
 
 def _open_data(args: argparse.Namespace) -> DataDir:
-    """The competition's folder, known to hold its four parts."""
+    """Return the competition's folder, after a check that its four parts exist."""
     return DataDir(args.data).require()
 
 
 def _open_run(path: Path) -> RunDir:
-    """The run's folder, as an absolute path, so that started processes find it."""
+    """Return the run's folder as an absolute path, so that child processes find it."""
     return RunDir(path.absolute())
 
 
 def _choose_cache_dir(args: argparse.Namespace) -> Path:
-    """The folder of packs."""
+    """Return the folder of packed patches."""
     return args.cache or default_cache()
 
 
 def _load_classifier(args: argparse.Namespace) -> tuple[FoldModels, ClassifyJob]:
-    """The networks of --run, and how they are to be asked; the flags are looked at before the weights are read."""
+    """Return the networks of --run and the settings of the classification. Checks the flags before it reads weights."""
     from claris_kaggle.inference.fold_models import load_trained
     from claris_kaggle.serving.classify import ClassifyJob
 
@@ -225,10 +225,10 @@ def _load_classifier(args: argparse.Namespace) -> tuple[FoldModels, ClassifyJob]
 
 
 def _choose_threshold(text: str, trained: FoldModels) -> float:
-    """The number, or the threshold that was the best on the run's own OOF predictions.
+    """Return the given number, or the best threshold on the run's own OOF predictions.
 
     Raises:
-        UsageError: no number, or `oof` for a run that is not predicted.
+        UsageError: it is not a number, or it is `oof` and the run has no OOF predictions.
     """
     if text != "oof":
         try:

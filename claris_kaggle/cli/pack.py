@@ -1,4 +1,4 @@
-"""Decode all patches once into a memory-mapped pack, each proved against its id.
+"""Decode all patches once into a memory-mapped cache, each verified against its SHA-1 id.
 
 Training and prediction make the pack themselves where it is missing.
 
@@ -16,7 +16,7 @@ HELP = "decode the patches once, for all that follows"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     options._add_data_flag(parser)
     options._add_cache_flag(parser)
     parser.add_argument(
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make or prove both packs and print where they are."""
+    """Create or verify both packs, and print their folders."""
     data = options._open_data(args)
     import json
 

@@ -1,4 +1,4 @@
-"""Write out-of-fold and test probabilities of every finished fold, averaged over 8 views.
+"""Write out-of-fold and test probabilities of every finished fold, averaged over 8 test-time augmentation views.
 
 example:
   claris predict --data data --run runs/first
@@ -15,7 +15,7 @@ HELP = "out-of-fold and test predictions with 8 views"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     options._add_data_flag(parser)
     options._add_run_flag(parser)
     parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Predict; the result is the run's metrics once all folds are there."""
+    """Predict, and print the run's metrics when all folds are finished."""
     from claris_kaggle.core.time_limit import parse_duration
 
     limit = parse_duration(args.time_limit) if args.time_limit else None

@@ -1,4 +1,4 @@
-"""Fetch the output of the last pushed kernel: exactly that version, every file proved before it is put in place.
+"""Fetch the output of the last pushed kernel: exactly that version, with every file verified.
 
 example:
   claris pull --out runs/kaggle
@@ -15,7 +15,7 @@ HELP = "fetch a kernel's output"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
     options._add_record_flag(parser)
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch, and print what there is.
+    """Fetch the output, and print a summary.
 
     Raises:
-        KaggleError: the session failed; what it had finished is there all the same.
+        KaggleError: the session failed; its finished work is fetched nevertheless.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""Push a kernel: training, prediction or ensemble, with the library as it is at this commit inside.
+"""Push a training, prediction or ensemble kernel that contains the library at the current commit.
 
 Flags after -- go to claris train. Stopped before Kaggle's answer came, the same command looks for that push first.
 
@@ -24,7 +24,7 @@ HELP = "push a kernel to Kaggle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("job", choices=["train", "predict", "ensemble"], help="which kernel")
     parser.add_argument("--slug", help="the kernel's name [claris-JOB]")
     parser.add_argument(
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Build the kernel, push it unless an unfinished push of the same arrived, and print its name and version."""
+    """Build the kernel, push it unless an unconfirmed push of it has arrived, and print its name and version."""
     import json
     import tempfile
     import time
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         kernel_source.compose_kernel(
             args.job, folder, user=user, slug=ref.split("/")[1], push_token=push_token, **settings
         )
-        # Put down before it is pushed: by the mark a push whose answer never came is found.
+        # Recorded before the push: the push token finds a push whose response was lost.
         kernel = Kernel(ref=ref, version=0, push_token=push_token, pushed=time.time())
         kernel_push.record_push(args.record, kernel, job=args.job, asked=asked, built=built)
         if args.build_only:
@@ -105,7 +105,7 @@ def _read_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _choose_kernel_name(args: argparse.Namespace, asked: str, push_token: str) -> str:
-    """Return the kernel's owner/slug: the one asked for, or another where a refused push left that one empty."""
+    """Return the kernel's owner/slug: the requested one, or another if a refused push left that one empty."""
     from claris_kaggle.core.console import log_info
     from claris_kaggle.kaggle import kernel_push
 
@@ -119,12 +119,12 @@ def _choose_kernel_name(args: argparse.Namespace, asked: str, push_token: str) -
 
 
 def _push_and_record(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool) -> Kernel:
-    """Return the version that the kernel became; a refused one is taken out of the record.
+    """Push the kernel, and return its version. A refused push is removed from the record.
 
     Args:
-        asked: the name without what was added to it.
+        asked: the requested name, without an added suffix.
     Raises:
-        KaggleError: refused, or not known to have arrived.
+        KaggleError: refused, or not confirmed.
     """
     from claris_kaggle.core.errors import KaggleError
     from claris_kaggle.kaggle import kernel_push
@@ -139,10 +139,10 @@ def _push_and_record(folder: Path, kernel: Kernel, asked: str, record: Path, *, 
 
 
 def _require_training(args: argparse.Namespace) -> None:
-    """Refuse folds and flags of training for the other kernels, which would not look at them.
+    """Reject training flags for the other kernels, which would ignore them.
 
     Raises:
-        UsageError: naming them.
+        UsageError: such flags are given; the message names them.
     """
     from claris_kaggle.core.errors import UsageError
 
@@ -153,10 +153,10 @@ def _require_training(args: argparse.Namespace) -> None:
 
 
 def _choose_owner(args: argparse.Namespace) -> str:
-    """Whose kernel it is to be: the account's, or for a folder that is only built, any.
+    """Return the kernel's owner: the account, or any given name for a kernel that is only built.
 
     Raises:
-        UsageError: nobody is named, and there is no account to ask.
+        UsageError: no name is given, and there is no account.
     """
     from claris_kaggle.core.errors import KaggleError, UsageError
     from claris_kaggle.kaggle import api

@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page of a run or several: figures with intervals, curves, errors as pictures, configs.
+"""Write a self-contained HTML page of one or more runs: metrics with intervals, curves, images of errors, configs.
 
 example:
   claris report runs/first --out report.html --data data
@@ -16,7 +16,7 @@ HELP = "an HTML page of a run or several"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="page to write")
     parser.add_argument(
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page and print its path.
+    """Write the page, and print its path.
 
     Raises:
-        UsageError: a ledger is named that is not there.
+        UsageError: the named ledger does not exist.
     """
     if args.ledger and not args.ledger.exists():
         raise UsageError(f"--ledger {args.ledger}: no such file", "", "Look at the path, or leave it out")

@@ -1,4 +1,4 @@
-"""The answers of claris classify as a page of this machine: drop an image, see what speaks for and against.
+"""Start a local web page where you can drop an image and see the answer of claris classify with its evidence.
 
 Its address goes to stdout once the page is there; Ctrl-C ends it. An upload is looked at in memory and kept nowhere.
 Programs send one to /classify and get JSON: curl --form image=@patch.tif http://127.0.0.1:8000/classify
@@ -24,7 +24,7 @@ _EXPOSURE_WARNING = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     options._add_run_flag(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1, this machine alone]")
     parser.add_argument("--port", type=_parse_port, default=8000, metavar="N", help="0 takes any that is free [8000]")
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Load the networks once, say where the page is, and answer until a signal ends it."""
+    """Load the networks once, print the page's address, and serve until a signal arrives."""
     import signal
 
     from claris_kaggle.serving.app import listen, serve
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _parse_port(text: str) -> int:
-    """A port's number."""
+    """Return the text as a port number."""
     value = options._parse_count(text)
     if value > 65535:
         raise argparse.ArgumentTypeError(f"{text} is above 65535")

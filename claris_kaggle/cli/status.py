@@ -1,4 +1,4 @@
-"""Ask how the last pushed kernel is doing: exactly the version that was pushed.
+"""Show the state of the last pushed kernel: exactly the version that was pushed.
 
 With --follow, wait until its session has ended, and show the session's own progress meanwhile.
 
@@ -20,7 +20,7 @@ HELP = "how a pushed kernel is doing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
     parser.add_argument("--follow", action="store_true", help="wait for the end, and show the session's progress")
     parser.add_argument(
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the state; 1 when it has failed."""
+    """Print the state, and return 1 if the session failed."""
     import json
 
     from claris_kaggle.kaggle import kernel_output, kernel_push

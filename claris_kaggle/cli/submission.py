@@ -1,4 +1,4 @@
-"""Check a submission against the sample, or compare several: how alike, where apart, which is out of order.
+"""Check a submission against the sample, or compare several: correlations, largest differences, outliers.
 
 example:
   claris submission check submission.csv --data data
@@ -19,7 +19,7 @@ HELP = "check a submission, or compare several"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("action", choices=["check", "compare"], help="what to do")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the submission, or those to compare")
     parser.add_argument("--data", type=Path, metavar="DIR", help="check: the competition's folder")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check the file and print what it holds, or compare the files."""
+    """Check the file and print a summary, or compare the files."""
     if args.action == "compare":
         _print_comparison(args)
         return
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _print_comparison(args: argparse.Namespace) -> None:
-    """Print how the files compare."""
+    """Print the comparison of the files."""
     if args.data is not None:
         raise UsageError("--data", "it goes with check; compare takes the files' own ids", "Leave it out")
     import json
@@ -85,7 +85,7 @@ def _print_comparison(args: argparse.Namespace) -> None:
 
 
 def _print_pair(pair: dict[str, Any]) -> None:
-    """Two files: correlation, what is wrong, and where they are most apart."""
+    """Print the correlation of two files, the remark about them, and the patches with the largest differences."""
     print(f"{pair['a']} and {pair['b']}: rank correlation {pair['rank_correlation']:.4f}")
     if pair["remark"]:
         print(f"  {pair['remark']}")

@@ -17,7 +17,7 @@ HELP = "send a submission and wait for its score"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the submission")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder with sample_submission.csv [fetched from Kaggle]"
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Submit, and print the ledger's line."""
+    """Submit the file, and print the ledger's line."""
     import json
     import tempfile
 

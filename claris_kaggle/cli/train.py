@@ -1,4 +1,4 @@
-"""Train one fold or all, on every GPU there is; the same command goes on where it stopped.
+"""Train one fold or all folds on all GPUs; the same command resumes an interrupted run.
 
 example:
   claris train --data data --folds folds/five.csv --run runs/first
@@ -20,7 +20,7 @@ HELP = "train one fold or all, resumable"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the flags of the command."""
     options._add_data_flag(parser)
     parser.add_argument("--folds", type=Path, required=True, metavar="FILE.csv", help="fold file, see claris folds")
     options._add_run_flag(parser)
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train; the run's folder is the result."""
+    """Train, and print the run's folder."""
     from claris_kaggle.core.time_limit import parse_duration
 
     limit = parse_duration(args.time_limit) if args.time_limit else None

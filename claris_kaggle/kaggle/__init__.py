@@ -1,4 +1,4 @@
-"""Kaggle: its client, kernels, sessions, submissions and the launch of a whole entry.
+"""Run the competition on Kaggle: client calls, kernels, sessions, submissions and the launch of a full entry.
 
 Other packages use:
 

@@ -1,4 +1,4 @@
-"""What Kaggle says of the account: login, rules, submissions and GPU hours, each with the page that mends it."""
+"""Check the Kaggle account: login, rules, submissions and GPU hours, each with the page where to fix a problem."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from claris_kaggle.kaggle.quota import _ask_quota, _describe_quota, _Fit, _judge
 
 _COMPETITION_PAGE = f"{api._SITE}/competitions/{api._COMPETITION}"
 _RULES_PAGE = api._rules_page()
-# By the client's own names, in the order in which it looks for them.
+# Keys are the client's names of its login methods, in the order in which it tries them.
 _LOGIN_METHODS = {
     "access_token": "an API token (KAGGLE_API_TOKEN or ~/.kaggle/access_token)",
     "legacy_api_key": "a user name and key (kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY)",
@@ -30,7 +30,11 @@ _ACCOUNTS = "accounts.json"
 
 
 def check_account() -> list[Finding]:
-    """Ask Kaggle about the account: who it is, the rules, the submissions left and the GPU hours."""
+    """Check the account on Kaggle: login, competition rules, submissions left today and GPU hours.
+
+    Returns:
+        At least one finding per check. A failed call is a finding, not an error.
+    """
     try:
         answer = api._call_with_retries("whoami")
     except ClarisError as error:
@@ -50,7 +54,7 @@ def check_account() -> list[Finding]:
 
 
 def _describe_login(answer: dict[str, Any]) -> Finding:
-    """Return who is logged in, and how."""
+    """Report the user name and the login method."""
     user, method = str(answer["user"]), _LOGIN_METHODS.get(str(answer.get("method", "")), "")
     if not user:
         return Finding("kaggle account", BAD, "the token does not tell the user name", "Set KAGGLE_USERNAME as well")
@@ -58,16 +62,16 @@ def _describe_login(answer: dict[str, Any]) -> Finding:
 
 
 def _check_competition() -> list[Finding]:
-    """Ask Kaggle how the account stands in the competition: the rules, and the submissions."""
+    """Ask Kaggle if the competition's rules are accepted and how many submissions are left."""
     answer = api._call_with_retries("competition", competition=api._COMPETITION)
     rules = _describe_rules(answer)
     if rules.state == BAD:
-        return [rules]  # Kaggle refuses to tell more
+        return [rules]  # Kaggle refuses further requests
     return [rules, _describe_submissions(answer)]
 
 
 def _describe_rules(answer: dict[str, Any]) -> Finding:
-    """Return whether the account has accepted the competition's rules."""
+    """Report whether the account has accepted the competition's rules."""
     hint = f"Accept them at {_RULES_PAGE} (Join Competition or Late Submission)"
     if not answer["found"]:
         return Finding("rules", WARNING, "Kaggle did not say whether they are accepted", f"Look at {_RULES_PAGE}")
@@ -77,7 +81,7 @@ def _describe_rules(answer: dict[str, Any]) -> Finding:
 
 
 def _describe_submissions(answer: dict[str, Any]) -> Finding:
-    """Return whether the competition takes submissions, and how many are left today."""
+    """Report whether the competition accepts submissions, and how many are left today."""
     if answer.get("closed") or answer.get("only_kernels"):
         why = "takes no submissions now" if answer.get("closed") else "takes submissions from notebooks only"
         return Finding("submissions", BAD, f"the competition {why}", f"Look at {_COMPETITION_PAGE}/submissions")
@@ -85,13 +89,13 @@ def _describe_submissions(answer: dict[str, Any]) -> Finding:
     left, made = int(limits["allowed"]), int(limits["today"])
     if left < 1 and made:
         return Finding("submissions", WARNING, f"none left today, {made} made", "Submit after midnight UTC")
-    # An account without a team yet gets zeros.
+    # Kaggle returns zeros for an account that has no team yet.
     count = f"{left} left today" if left else f"{answer.get('daily') or 5} a day"
     return Finding("submissions", GOOD, f"open, {count}")
 
 
 def _check_quota() -> Finding:
-    """Return the GPU hours, and whether a launch with the default options fits into them."""
+    """Report the GPU hours, and whether a launch with the default options fits into them."""
     quota = _ask_quota()
     if quota is None:
         return Finding("gpu hours", WARNING, "Kaggle named no GPU hours", f"Look at {api._SETTINGS_PAGE}")
@@ -104,7 +108,12 @@ def _check_quota() -> Finding:
 
 
 def check_probe(path: Path, *, poll: float = 10.0) -> list[Finding]:
-    """Rehearse a launch with a CPU script, and return what was found; the record is written to the file."""
+    """Rehearse a launch with a CPU script, and return the findings.
+
+    Args:
+        path: JSON file to write the record to.
+        poll: seconds between two status requests.
+    """
     probe = _run_probe(path, poll=poll)
     if probe.user:
         _record_account(probe.user)
@@ -112,7 +121,7 @@ def check_probe(path: Path, *, poll: float = 10.0) -> list[Finding]:
 
 
 def _describe_probe(probe: _Probe, path: Path) -> list[Finding]:
-    """Return how the rehearsal went: the calls, where the kernel is, and where the record is."""
+    """Report the rehearsal: its calls, the kernel if it still exists, and the path of the record."""
     steps = "; ".join(f"{step.name}: {step.result} ({step.seconds:g} s)" for step in probe.steps)
     findings = [Finding("probe", BAD if probe.error else GOOD, steps, probe.error)]
     if probe.ref and not probe.deleted:
@@ -122,7 +131,7 @@ def _describe_probe(probe: _Probe, path: Path) -> list[Finding]:
 
 
 def _describe_probe_machine(probe: _Probe) -> list[Finding]:
-    """Return what Kaggle's image holds, and what of it is not as tested."""
+    """Report the contents of Kaggle's image, with a warning for versions other than the tested ones."""
     findings = [Finding("kaggle image", GOOD, line) for line in _describe_image(probe.machine)]
     others = _unexpected_versions(probe.machine)
     if others:
@@ -133,7 +142,7 @@ def _describe_probe_machine(probe: _Probe) -> list[Finding]:
 
 
 def _prepare_account(launch: _Launch) -> None:
-    """Say how many GPU hours are left, and whether the parts that are not pushed yet fit into them.
+    """Log the GPU hours that are left, and whether the parts that are not pushed yet fit into them.
 
     Raises:
         KaggleError: the account has no GPU hours at all, or its token has expired.
@@ -145,7 +154,7 @@ def _prepare_account(launch: _Launch) -> None:
 
 
 def _suggest_probe(user: str) -> None:
-    """Say once, before an account's first launch from here, how the way can be rehearsed."""
+    """Suggest `claris doctor --probe` once, before the first launch of an account from this machine."""
     if user not in _read_known_accounts():
         log_info(
             f"first launch of {user} from this machine: claris doctor --probe rehearses it in some minutes "
@@ -155,7 +164,7 @@ def _suggest_probe(user: str) -> None:
 
 
 def _read_known_accounts() -> list[str]:
-    """Return the accounts that a launch or a probe was made with on this machine."""
+    """Return the accounts that have made a launch or a probe on this machine."""
     try:
         return [str(one) for one in read_json(default_cache() / _ACCOUNTS)["accounts"]]
     except (ClarisError, OSError, KeyError, TypeError):
@@ -163,6 +172,6 @@ def _read_known_accounts() -> list[str]:
 
 
 def _record_account(user: str) -> None:
-    """Put the account down as known; a machine where that cannot be written is asked again."""
+    """Record the account as known. Write errors are ignored: the suggestion is then shown again."""
     with contextlib.suppress(ClarisError, OSError):
         write_json(default_cache() / _ACCOUNTS, {"accounts": sorted({*_read_known_accounts(), user})})

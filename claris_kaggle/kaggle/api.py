@@ -1,6 +1,6 @@
-"""Kaggle as this package sees it: each call under a deadline, every refusal an error, retries where they are safe.
+"""Call Kaggle: every call has a deadline, every refusal is an error, and safe calls are retried.
 
-The token is the client's own business: nothing here reads, keeps or prints it.
+Only Kaggle's client handles the token. This module never reads, stores or prints it.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ _OF_A_KERNEL, _OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
 
 
 def _rules_page(competition: str = _COMPETITION) -> str:
-    """Return the page on which a competition's rules are accepted."""
+    """Return the URL of the page where a competition's rules are accepted."""
     return f"{_SITE}/c/{competition}/rules"
 
 
 def _call_once(method: str, *, deadline: float = _DEADLINE, **arguments: Any) -> dict[str, Any]:
-    """The answer of one call of `kaggle_client`, tried once.
+    """Call a method of `client_process` once, and return its answer.
 
     Raises:
-        KaggleError: refused, failed or not answered in time; `passing` says whether a later try may do better.
-        DiskError: the client could not write what it fetched.
+        KaggleError: refused, failed or timed out; `passing` is True if a retry may succeed.
+        DiskError: the client could not write a fetched file.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
     # -P: a kaggle.py in the user's own folder is not the client.
@@ -109,7 +109,7 @@ def _call_once(method: str, *, deadline: float = _DEADLINE, **arguments: Any) ->
 
 
 def _explain_call_failure(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> KaggleError:
-    """Return the failure as an error that says what to do about it."""
+    """Return the error for a failed call, with a hint that says what to do."""
     text, status = answer.get("text", "").rstrip("."), answer.get("status", 0)
     said, asked = f": {text}" if text else "", _PHRASES[method]
     if answer["failure"] == "login":
@@ -149,7 +149,7 @@ def _explain_call_failure(method: str, answer: dict[str, Any], arguments: dict[s
 
 
 def _explain_403(method: str, arguments: dict[str, Any]) -> str:
-    """Return what to do about a refusal: which page to open depends on what was asked for."""
+    """Return the hint for a 403 response. It names the page to open, which depends on the method."""
     if method in _OF_A_COMPETITION:
         page = _rules_page(arguments.get("competition", _COMPETITION))
         return f"Accept the rules at {page}, or check the token at {_SETTINGS_PAGE}"
@@ -161,27 +161,27 @@ scope leaves it out ({_SETTINGS_PAGE})"
 
 
 def _format_page(arguments: dict[str, Any]) -> str:
-    """Return ` at ` and the page of the kernel that was asked about; an empty text for other calls."""
+    """Return ` at ` and the page of the kernel in the arguments; an empty string for other calls."""
     return f" at {_CODE_PAGE}/{arguments['ref']}" if arguments.get("ref") else ""
 
 
 def _call_with_retries(method: str, *, deadline: float = _DEADLINE, **arguments: Any) -> dict[str, Any]:
-    """The answer of a call that changes nothing, tried again with growing pauses while failures may pass."""
+    """Return the answer of a read-only call. Temporary failures are retried after increasing pauses."""
     return _retry_attempt(lambda: _call_once(method, deadline=deadline, **arguments))
 
 
 def _retry_attempt(
     attempt: Callable[[], dict[str, Any]], done: Callable[[], dict[str, Any] | None] | None = None
 ) -> dict[str, Any]:
-    """Return the attempt's answer; try again while failures may pass.
+    """Return the attempt's answer. Temporary failures are retried.
 
     Args:
-        done: for an attempt that changes something: looks whether a failed one was carried out all
-            the same, and returns its answer, or None when it was not. It looks after the pause: a server
-            may carry out what it has just failed to answer. After a conflict (409) it looks, and nothing is
-            tried again: the conflict may be with the attempt before, whose answer got lost.
+        done: for an attempt that changes something: returns the answer of a failed attempt that Kaggle carried
+            out nevertheless, or None if it did not. It is called after the pause, because a server may still
+            carry out a request that it failed to answer. After a conflict (409) only `done` is called and nothing
+            is retried: the conflict may be with the previous attempt, whose response was lost.
     Raises:
-        KaggleError: refused for good, or still failing after the last pause.
+        KaggleError: refused permanently, or still failing after the last pause.
     """
     failure: KaggleError | None = None
     for pause in (*_CALL_PAUSES, None):
@@ -205,12 +205,12 @@ def _retry_attempt(
 
 
 def _may_have_acted(failure: KaggleError) -> bool:
-    """Return True if Kaggle may have acted: the answer was lost, an error of the server, or a conflict."""
+    """Return True if Kaggle may have acted: lost response, server error or conflict, and no stated refusal."""
     return not failure.refused and (failure.status in (0, _CONFLICT) or failure.status >= 500)
 
 
 def _look_repeatedly(find: Callable[[], _T | None]) -> _T | None:
-    """Return what `find` finds, or None after 45 seconds: Kaggle may show only after a while what it has done."""
+    """Return the result of `find`, or None after 45 seconds. Kaggle may list a change only after some time."""
     for pause in (0.0, *(3 * pause for pause in _CALL_PAUSES[:4])):
         time.sleep(pause)
         found = find()
@@ -220,7 +220,7 @@ def _look_repeatedly(find: Callable[[], _T | None]) -> _T | None:
 
 
 def find_user() -> str:
-    """The user name of the token's account.
+    """Return the user name of the token's account.
 
     Raises:
         KaggleError: there is no token, or it has no user name.

@@ -1,4 +1,4 @@
-"""Calls of Kaggle's client about the account, a running session's log and a kernel's end; `kaggle_client` runs them."""
+"""Call Kaggle's client for the account, the log of a running session and deletion; `client_process` runs these."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-# A stream repeats the whole log and then stays open: it is read until nothing comes for a while.
+# A stream sends the whole log and then stays open: reading stops after _QUIET_SECONDS without a new line.
 _LOG_LINES, _QUIET_SECONDS = 400, 2.0
 
 
 def _call_quota(api: Any) -> dict[str, Any]:
-    """Return the GPU seconds of this week, and when the next week begins (ISO, UTC) where Kaggle says so."""
+    """Return the GPU seconds of this week, and the start of the next week (ISO 8601, UTC) if Kaggle gives it."""
     answer = api.quota_view()
     gpu, renews = answer.gpu_quota, answer.quota_refresh_time
     return {"gpu": None if gpu is None else _quota_values(gpu), "renews": renews.isoformat() if renews else ""}
 
 
 def _quota_values(gpu: Any) -> dict[str, Any]:
-    """Return a quota as plain values; a time of zero is left out of Kaggle's answer."""
+    """Return a quota as plain values, in seconds. Kaggle omits times of zero from its answer."""
     times = {"used": gpu.time_used, "reserved": gpu.time_reserved, "allowed": gpu.total_time_allowed}
     seconds = {name: time.total_seconds() if time else 0.0 for name, time in times.items()}
     return {**seconds, "ever_used": bool(gpu.has_ever_run)}
 
 
 def _call_competition(api: Any, competition: str) -> dict[str, Any]:
-    """Return what Kaggle says of the account in the competition; `found` is False where it names none."""
+    """Return the account's state in the competition; `found` is False if Kaggle does not list the competition."""
     for one in _find_competition(api, competition):
         if one.ref.rstrip("/").split("/")[-1] == competition:
             return {
@@ -42,11 +42,11 @@ def _call_competition(api: Any, competition: str) -> dict[str, Any]:
 
 
 def _find_competition(api: Any, name: str) -> list[Any]:
-    """Return the competition by its name; where Kaggle refuses that, those that the account has entered."""
+    """Return the competition with this name; if Kaggle refuses, the competitions that the account has entered."""
     import requests
     from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
 
-    # Typed: `competitions_list` leaves out what has ended, unless the account has entered it.
+    # Typed client: `competitions_list` omits competitions that have ended, unless the account has entered them.
     request = ApiGetCompetitionRequest()
     request.competition_name = name
     try:
@@ -59,20 +59,20 @@ def _find_competition(api: Any, name: str) -> list[Any]:
 
 
 def _call_running_log(api: Any, ref: str, version: int, seconds: float) -> dict[str, Any]:
-    """Return the last lines that this version's session has printed.
+    """Return the last lines that the session of this version has printed.
 
     Args:
         api: the client.
         ref: owner/slug.
         version: the number of the version.
-        seconds: how long the stream is read at most.
+        seconds: longest time for reading the stream.
     """
     events: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
     newest = [time.monotonic()]
     begun, ended = threading.Event(), threading.Event()
 
     def read() -> None:
-        # A session without a stream answers with an error; the saved log below is asked for instead.
+        # A session without a stream answers with an error; the saved log is then requested below.
         with contextlib.suppress(Exception):
             for event in api.kernels_logs_stream(f"{ref}/{version}"):
                 events.append(event)
@@ -80,7 +80,7 @@ def _call_running_log(api: Any, ref: str, version: int, seconds: float) -> dict[
                 begun.set()
         ended.set()
 
-    # The client reads without a timeout, so the reader is left behind when it is no longer waited for.
+    # The client reads without a timeout, so a daemon thread reads, and is abandoned when the time is over.
     threading.Thread(target=read, daemon=True).start()
     end = time.monotonic() + seconds
     while not ended.is_set() and time.monotonic() < end:
@@ -92,12 +92,12 @@ def _call_running_log(api: Any, ref: str, version: int, seconds: float) -> dict[
 
 
 def _event_text(event: dict[str, str]) -> str:
-    """Return what an event of the stream carries."""
+    """Return the text of an event of the stream."""
     return str(event.get("data") or "")
 
 
 def _call_delete(api: Any, ref: str) -> dict[str, Any]:
-    """Delete a kernel with all its versions; `kernels_delete` would drop the answer's error message."""
+    """Delete a kernel with all its versions. Returns Kaggle's error message, which `kernels_delete` would drop."""
     from kagglesdk.kernels.types.kernels_api_service import ApiDeleteKernelRequest
 
     request = ApiDeleteKernelRequest()
@@ -108,7 +108,7 @@ def _call_delete(api: Any, ref: str) -> dict[str, Any]:
 
 
 def _call_status_of_label(api: Any, ref: str, label: str) -> dict[str, Any]:
-    """Ask for the status under any version label, also one that Kaggle refuses: how it refuses is the answer."""
+    """Return the status for any version label. The rehearsal also sends labels that Kaggle rejects."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
     request = ApiGetKernelSessionStatusRequest()

@@ -1,9 +1,8 @@
-"""One call to Kaggle's own client, in a process of its own: the only importer of `kaggle`.
+"""Run one call of Kaggle's client in a separate process. No other module imports `kaggle`.
 
-The client has no timeouts, prints to stdout while it is imported, and may end the process; so it
-is run as `python -m claris_kaggle.kaggle.client_process METHOD`, with the arguments as JSON on stdin and
-the answer as JSON on stdout, by `kaggle_api`, which can end it. The client's own calls are used, and
-its typed layer only where they drop what is needed.
+The client has no timeouts, prints to stdout while it is imported, and may end the process. Therefore `api` runs it as
+`python -m claris_kaggle.kaggle.client_process METHOD`, with the arguments as JSON on stdin and the answer as JSON on
+stdout, and can kill it. The client's high-level methods are used; its typed layer only where they drop a needed field.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ _KERNEL_REFUSALS = (
     "invalid_model_sources",
 )
 _SOURCES = ("dataset", "competition", "kernel", "model")
-# A name in a listing that lies outside the folder it is fetched to.
+# Matches a listed name that would be written outside the target folder.
 _OUTSIDE_PATTERN = r"^/|(?:^|/)\.\.(?:/|$)"
-_CALLER = "CLARIS_CALLER"  # the number of the process that asks
-# What the client itself answers when the upload failed.
+_CALLER = "CLARIS_CALLER"  # process id of the caller
+# The client's own answer after a failed upload.
 _UPLOAD_FAILED = "Could not submit to competition"
 
 
 def _call_whoami(api: Any) -> dict[str, Any]:
-    """Return the account that the client is logged in as, and how it logged in."""
+    """Return the user name of the account and the login method."""
     method = str(api.config_values.get(api.CONFIG_NAME_AUTH_METHOD, "")).lower()
     return {"user": api.config_values.get(api.CONFIG_NAME_USER, ""), "method": method}
 
 
 def _call_push(api: Any, folder: str, timeout: int) -> dict[str, Any]:
-    """Push the kernel in the folder; every field that can carry a refusal comes back."""
+    """Push the kernel in the folder, and return every field that can report a refusal."""
     answer = api.kernels_push(folder, timeout=str(timeout) if timeout else None)
     refused = {name: list(getattr(answer, name) or []) for name in _KERNEL_REFUSALS}
     return {
@@ -59,8 +58,8 @@ def _call_push(api: Any, folder: str, timeout: int) -> dict[str, Any]:
 
 
 def _call_kernel(api: Any, ref: str) -> dict[str, Any]:
-    """Return the newest version's number, source and inputs of a kernel; the inputs by their names in the metadata."""
-    # Typed, because `kernels_pull` drops the version number and writes the source to a file.
+    """Return number, source and inputs of a kernel's newest version; the inputs by their names in the metadata."""
+    # Typed client, because `kernels_pull` drops the version number and writes the source to a file.
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
     request = ApiGetKernelRequest()
@@ -74,22 +73,22 @@ def _call_kernel(api: Any, ref: str) -> dict[str, Any]:
 
 
 def _call_status(api: Any, ref: str, version: int) -> dict[str, Any]:
-    """Return the state of this version's session, in capitals, and why it failed."""
+    """Return the state of this version's session, in capitals, and its failure message."""
     try:
         answer = api.kernels_status(f"{ref}/{version}")
         return {"status": answer.status.name, "message": answer.failure_message or ""}
     except (KeyError, AttributeError):
-        return {"status": "UNKNOWN", "message": ""}  # a state that this client has no name for
+        return {"status": "UNKNOWN", "message": ""}  # a state that this client does not know
 
 
 def _call_log(api: Any, ref: str, version: int) -> dict[str, Any]:
-    """Return the log of this version's session, as Kaggle keeps it."""
+    """Return the log of this version's session, as Kaggle stores it."""
     return {"log": api.kernels_logs(f"{ref}/{version}")}
 
 
 def _call_output(api: Any, ref: str, version: int, folder: str, names: list[str]) -> dict[str, Any]:
-    """Fetch these of the version's output files into the folder, and return the names of those that are listed."""
-    # Names that climb out of the folder are asked for as well: the client refuses the whole output then.
+    """Fetch the named output files of a version into the folder, and return the names that Kaggle lists."""
+    # Names outside the folder are requested as well: the client then refuses the whole output.
     pattern = f"^(?:{'|'.join(map(re.escape, names))})$|{_OUTSIDE_PATTERN}"
     paths, _ = api.kernels_output(f"{ref}/{version}", folder, file_pattern=pattern, quiet=True)
     found = {Path(path).relative_to(folder).as_posix() for path in paths}
@@ -97,7 +96,7 @@ def _call_output(api: Any, ref: str, version: int, folder: str, names: list[str]
 
 
 def _call_submit(api: Any, path: str, message: str, competition: str) -> dict[str, Any]:
-    """Upload and submit a file; the reason of an upload that failed is only printed by the client."""
+    """Upload and submit a file. The client only prints the reason of a failed upload, so its output is captured."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         answer = api.competition_submit(path, message, competition, quiet=True)
     uploaded = answer.message != _UPLOAD_FAILED
@@ -112,7 +111,7 @@ def _call_submissions(api: Any, competition: str) -> dict[str, Any]:
 
 
 def _submission_values(one: Any) -> dict[str, Any]:
-    """Return a submission as plain values; a score that is not known yet is an empty text."""
+    """Return a submission as plain values; an unknown score is an empty string."""
     return {
         "ref": one.ref or 0,
         "file": one.file_name or "",
@@ -126,13 +125,13 @@ def _submission_values(one: Any) -> dict[str, Any]:
 
 
 def _call_limits(api: Any, competition: str) -> dict[str, Any]:
-    """Return how many submissions are allowed for the rest of today."""
+    """Return the numbers of submissions left today and made today."""
     answer = api.competition_get_submission_limits(competition)
     return {"allowed": answer.num_allowed_now or 0, "today": answer.num_today or 0}
 
 
 def _call_download_all(api: Any, competition: str, folder: str) -> dict[str, Any]:
-    """Fetch the competition's archive into the folder, going on with what is there."""
+    """Fetch the competition's archive into the folder, resuming a partial download."""
     api.competition_download_files(competition, path=folder, force=False, quiet=True)
     return {"files": sorted(path.name for path in Path(folder).iterdir() if path.is_file())}
 
@@ -160,7 +159,7 @@ _CLIENT_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def _run_method(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the call's answer, or how it failed: login, http, storage, network, disk or client."""
+    """Return the call's answer, or its failure: login, http, storage, network, disk or client."""
     import requests
 
     try:
@@ -180,7 +179,7 @@ def _run_method(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
     except (Exception, SystemExit) as error:
         cause = error.__context__
         if isinstance(error, ValueError) and isinstance(cause, requests.HTTPError):
-            return _describe_answer(cause.response, cause)  # 401 and 403, which the client puts in its own words
+            return _describe_answer(cause.response, cause)  # 401 and 403, which the client rewords
         if _is_empty_answer(error):
             return {"failure": "network", "text": "an answer without content"}
         return {"failure": "client", "text": f"{type(error).__name__}: {error}"}
@@ -193,18 +192,18 @@ def _is_empty_answer(error: BaseException) -> bool:
 
 
 def _log_in() -> Any:
-    """Return the client, logged in; None where there is nothing to log in with, or it was not accepted.
+    """Return the logged-in client; None if there are no credentials or they were rejected.
 
     Raises:
-        requests.RequestException: an access token could not be asked about.
+        requests.RequestException: an access token could not be checked.
     """
     import requests
 
     try:
-        import kaggle  # logs in while it is imported, and swallows what goes wrong
+        import kaggle  # logs in on import, and swallows errors
 
         if not kaggle.api._authenticated:
-            kaggle.api.authenticate()  # what was swallowed at import comes once more, and can be told apart
+            kaggle.api.authenticate()  # raises the swallowed error again, to classify it
     except requests.RequestException:
         raise
     except (SystemExit, OSError, ValueError):
@@ -214,7 +213,7 @@ def _log_in() -> Any:
 
 
 def _refuse_nested_errors(api: Any) -> None:
-    """Let the client raise on `{"error": {"code": ...}}`, which it reads as an answer with nothing in it."""
+    """Make the client raise on `{"error": {"code": ...}}`, which it would read as an empty answer."""
     import requests
 
     known = type(api).get_response_processor(api)
@@ -228,7 +227,7 @@ def _refuse_nested_errors(api: Any) -> None:
 
 
 def _error_of(response: Any) -> tuple[int, str]:
-    """Return code and message of an error in a JSON answer, plain or nested; 0 and no message where there is none."""
+    """Return code and message of a JSON error, plain or nested; 0 and an empty string if there is none."""
     if "json" not in response.headers.get("Content-Type", ""):
         return 0, ""
     try:
@@ -242,7 +241,7 @@ def _error_of(response: Any) -> tuple[int, str]:
 
 
 def _describe_answer(response: Any, error: Exception) -> dict[str, Any]:
-    """Return what a refusal says; one from the storage that a download was sent to is told apart from Kaggle's own."""
+    """Return status and text of an error response. The failure is `storage` if a download host answered, not Kaggle."""
     if response is None:
         return {"failure": "http", "status": 0, "text": str(error)[:300], "after": ""}
     kind = "http" if "/v1/" in urlsplit(response.url or "/v1/").path else "storage"
@@ -253,22 +252,23 @@ def _describe_answer(response: Any, error: Exception) -> dict[str, Any]:
 
 
 def _describe_body(response: Any) -> str:
-    """Return the kind of an answer that says nothing in JSON."""
+    """Return the content type of a response that is not JSON, as text; an empty string for JSON."""
     kind = response.headers.get("Content-Type", "").split(";")[0]
     return f"an answer of type {kind}" if kind and "json" not in kind else ""
 
 
 def _has_login(api: Any) -> bool:
-    """Return True if the client has anything to prove who it is."""
+    """Return True if the client has credentials."""
     values = api.config_values
     return bool(values.get(api.CONFIG_NAME_KEY) or values.get(api.CONFIG_NAME_TOKEN))
 
 
 def _answer_call() -> None:
-    """Answer one call."""
-    # A killed fetch must not go on writing beside the next. On Windows a virtual environment's launcher stands between.
+    """Read one call from stdin, and write its answer to stdout."""
+    # Exit with the caller: an orphaned fetch would write beside the next one. On Windows the direct parent is the
+    # launcher of the virtual environment.
     exit_with_parent(int(os.environ.get(_CALLER, "0")))
-    # The client prints to stdout as it likes: only our own answer may go there.
+    # The client prints to stdout, which must contain only the answer.
     answer_to = os.dup(1)
     os.dup2(2, 1)
     answer = _run_method(sys.argv[1], json.load(sys.stdin))

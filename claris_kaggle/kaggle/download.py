@@ -1,4 +1,4 @@
-"""The competition's files: all of them as one archive, unpacked whole or not at all; or a single one."""
+"""Fetch the competition's files: a single one, or all as one archive that is unpacked completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ _ARCHIVE_SPARE_BYTES = 1 << 28
 
 
 def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
-    """The competition's folder, fetched where it is not there yet; a fetch that was cut off goes on.
+    """Fetch the competition's files unless they are already there. An interrupted fetch is resumed.
 
+    Args:
+        folder: a new or empty folder, or one that already holds the files.
+        competition: slug of the competition.
+    Returns:
+        The competition's folder.
     Raises:
-        UsageError: the folder holds something else.
-        KaggleError: refused, as before the rules are accepted, or not reached.
-        DiskError: no room.
+        UsageError: the folder holds other files.
+        KaggleError: Kaggle refused, for example because the rules are not accepted, or could not be reached.
+        DiskError: not enough disk space.
         DataError: the archive is damaged.
     """
     data = DataDir(folder)
@@ -66,7 +71,7 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
 
 @contextlib.contextmanager
 def _show_growth(folder: Path, every: float = 1.0) -> Iterator[None]:
-    """Show how much has come into the folder so far: Kaggle's client, in a process of its own, tells nobody."""
+    """Show how many bytes have arrived in the folder. Kaggle's client, in a separate process, reports no progress."""
     done = threading.Event()
 
     def watch() -> None:
@@ -87,7 +92,7 @@ def _show_growth(folder: Path, every: float = 1.0) -> Iterator[None]:
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of the files that lie in the folder; one that goes away meanwhile counts for nothing."""
+    """Return the total size of the files in the folder, in bytes. Files that disappear meanwhile are ignored."""
     total = 0
     for path in folder.glob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -96,10 +101,10 @@ def _size_of(folder: Path) -> int:
 
 
 def _find_archive(folder: Path) -> Path:
-    """The archive that was fetched.
+    """Return the fetched archive.
 
     Raises:
-        DataError: it is no whole zip; it is removed, so that the next call fetches it anew.
+        DataError: it is not a complete zip file; it is removed, so that the next call fetches it again.
     """
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(".kaggle-partial")]
     archive = next((path for path in paths if zipfile.is_zipfile(path)), None)
@@ -111,11 +116,11 @@ def _find_archive(folder: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack into a new folder, checking names, room and checksums.
+    """Unpack the archive into a new folder. Checks names, disk space and checksums.
 
     Raises:
-        DataError: a name lies outside the folder, or a file is damaged.
-        DiskError: no room.
+        DataError: a name is outside the folder, or a file is damaged.
+        DiskError: not enough disk space.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -136,13 +141,13 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _refuse_damage(archive: Path) -> Iterator[None]:
-    """Turn what zipfile raises on a damaged archive into one line, and remove the archive."""
+    """Raise a one-line error for a damaged archive, and remove the archive."""
     try:
         yield
     except ClarisError:
         raise
-    except Exception as error:  # zipfile and its decoders raise all kinds on damaged files
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a seek to a damaged offset
+    except Exception as error:  # zipfile and its decoders raise many types on damaged files
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek to a damaged offset
             raise
         archive.unlink()
         found = f"{archive.name}: damaged ({first_line(error)})"
@@ -150,10 +155,10 @@ def _refuse_damage(archive: Path) -> Iterator[None]:
 
 
 def fetch_file(name: str, folder: Path, competition: str = api._COMPETITION) -> Path:
-    """Fetch one of the competition's files, which Kaggle may send zipped, into the folder.
+    """Fetch one of the competition's files into the folder, and return its path. Kaggle may send it zipped.
 
     Raises:
-        KaggleError: refused, or what came is not that file, several times.
+        KaggleError: refused, or the response was not that file in every attempt.
     """
     folder.mkdir(parents=True, exist_ok=True)
     answer = api._retry_attempt(lambda: {"content": _fetch_content(name, folder, competition)})
@@ -165,7 +170,7 @@ def _fetch_content(name: str, folder: Path, competition: str) -> bytes:
     """Return the bytes of one of the competition's files.
 
     Raises:
-        KaggleError: refused, or what came is not that file, which may pass.
+        KaggleError: refused, or the response is not that file, which may be temporary.
     """
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
         api._call_once("download_one", deadline=api._PUSH_DEADLINE, competition=competition, name=name, folder=aside)

@@ -1,4 +1,4 @@
-"""Kernels on Kaggle: watched, and their output fetched and proved."""
+"""Poll kernels on Kaggle, and fetch and verify their output."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _TABLES = {"oof.csv": "id,label,fold,probability", "test.csv": "id,probability",
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One version of a kernel, as it was pushed.
+    """A pushed version of a kernel.
 
     Attributes:
         ref: owner/slug.
         version: counted by Kaggle from 1.
-        push_token: a text in its source and its manifest that no other push has.
-        pushed: when, in seconds since the epoch; 0 where that is not known.
-        limit: seconds after which Kaggle stops its session; 0 where Kaggle was not told.
+        push_token: unique text in its source and its manifest, by which the push is found.
+        pushed: time of the push, in seconds since the epoch; 0 if unknown.
+        limit: seconds after which Kaggle stops its session; 0 if no limit was sent to Kaggle.
     """
 
     ref: str
@@ -54,29 +54,29 @@ class Kernel:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        """Return the kernel of an entry of the record of pushes, whose key `push_token` is the push token."""
+        """Return the kernel of an entry in the record of pushes. Its key `mark` holds the push token."""
         known = {field.name for field in dataclasses.fields(cls)} & stored.keys()
         return cls(push_token=stored["mark"], **{name: stored[name] for name in known})
 
     def to_json(self) -> dict[str, Any]:
-        """Return an entry of the record of pushes."""
+        """Return an entry for the record of pushes."""
         values = dataclasses.asdict(self)
         return {"mark": values.pop("push_token"), **values}
 
     def name(self) -> str:
-        """Return the kernel and its version in words."""
+        """Return the kernel and its version as text."""
         return f"{self.ref} version {self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Output:
-    """What was fetched of a session's output.
+    """The fetched output of a session.
 
     Attributes:
-        status: how the session's own manifest says that it ended.
-        message: why it failed, by the manifest.
-        files: the names of the files that are there and proved.
-        left_out: the names of those that are not what the manifest says; only of sessions that ended badly.
+        status: how the session ended, according to its own manifest.
+        message: reason of a failure, from the manifest.
+        files: names of the files that are present and verified.
+        left_out: names of skipped files; only for sessions that failed, were cancelled or timed out.
     """
 
     status: str
@@ -85,23 +85,25 @@ class _Output:
     left_out: tuple[str, ...] = ()
 
     def folds(self) -> str:
-        """Return the finished folds among the files, in words."""
+        """Return the names of the finished folds among the files, as text."""
         names = sorted(PurePosixPath(name).parts[-2] for name in self.files if name.endswith("/model.json"))
         return ", ".join(names) or "no finished fold"
 
 
 class _NotListedError(KaggleError):
-    """The session has ended, and its output is not listed, or not whole, yet."""
+    """The session has ended, but its output is not listed or not complete yet."""
 
     def __init__(self, found: str, expected: str = "", hint: str = "Pull again in some minutes") -> None:
         super().__init__(found, expected, hint, passing=True)
 
 
 def kernel_status(kernel: Kernel) -> tuple[str, str]:
-    """Return the state of exactly this version, as Kaggle names it, and why it failed.
+    """Return the state and the failure message of exactly this version.
 
+    Returns:
+        The state as Kaggle names it, or `NOT_LISTED` in the first minutes after a push; the reason of a failure.
     Raises:
-        KaggleError: Kaggle does not answer, or does not know it.
+        KaggleError: Kaggle does not answer, or does not know the version.
     """
     try:
         answer = api._call_with_retries("status", ref=kernel.ref, version=kernel.version)
@@ -115,11 +117,15 @@ def kernel_status(kernel: Kernel) -> tuple[str, str]:
 def explain_session_end(
     kernel: Kernel, status: str, message: str, log: str, *, out: Path | None = None, came: str = ""
 ) -> KaggleError:
-    """Return why a session ended badly, with the last lines of its log and what came of its output.
+    """Return the error for a session that failed, was cancelled or timed out, with the last lines of its log.
 
     Args:
-        out: where its output was pulled to; None where it was not.
-        came: what was pulled, in words.
+        kernel: the version that ran.
+        status: its state, as Kaggle names it.
+        message: the reason of the failure, as Kaggle gives it.
+        log: its log; may be empty.
+        out: folder that its output was pulled to; None if it was not pulled.
+        came: description of the pulled output; empty if it is not usable.
     """
     reasons = "; ".join(part for part in (message, _log_tail(log)) if part) or "no reason given"
     found = f"{kernel.name()} {_describe_session_end(kernel, status, _session_seconds(kernel, log))}: {reasons}"
@@ -132,7 +138,7 @@ def explain_session_end(
 
 
 def _describe_session_end(kernel: Kernel, status: str, seconds: float) -> str:
-    """Return how a session ended badly; a time-out is a cancel after the whole time that the session had."""
+    """Return the kind of failure as text. A session that was cancelled at its time limit has timed out."""
     if status == "ERROR":
         return "failed"
     if status != "CANCEL_ACKNOWLEDGED":
@@ -142,12 +148,12 @@ def _describe_session_end(kernel: Kernel, status: str, seconds: float) -> str:
 
 
 def _is_timed_out(kernel: Kernel, status: str, seconds: float) -> bool:
-    """Return True if a cancelled session had used up its time."""
+    """Return True if a cancelled session had used up its time limit."""
     return status == "CANCEL_ACKNOWLEDGED" and seconds >= _TIMED_OUT_SHARE * (kernel.limit or _USUAL_SESSION_SECONDS)
 
 
 def session_log(kernel: Kernel) -> str:
-    """Return the log of the session; an empty text where it cannot be had."""
+    """Return the log of the session; an empty string if it is not available."""
     try:
         return str(api._call_with_retries("log", ref=kernel.ref, version=kernel.version)["log"])
     except KaggleError:
@@ -155,13 +161,13 @@ def session_log(kernel: Kernel) -> str:
 
 
 def _session_seconds(kernel: Kernel, log: str) -> float:
-    """Return how long the session ran: until the last line of its log, or else since it was pushed."""
+    """Return the session's duration in seconds: the time of its last log line, or else the time since its push."""
     times = [float(one["time"]) for one in _log_entries(log) if isinstance(one.get("time"), int | float)]
     return max(times) if times else time.time() - kernel.pushed if kernel.pushed else 0.0
 
 
 def explain_failed_session(kernel: Kernel, output: _Output, out: Path) -> KaggleError:
-    """Return why a session failed that kept what it had finished, and where that is now."""
+    """Return the error for a failed session that kept its finished work, with the folder that now holds it."""
     found = f"{kernel.name()} failed: {output.message or 'no reason given'}"
     return KaggleError(
         found,
@@ -171,7 +177,7 @@ def explain_failed_session(kernel: Kernel, output: _Output, out: Path) -> Kaggle
 
 
 def _log_entries(log: str) -> list[dict[str, Any]]:
-    """Return the entries of a kernel's log, which Kaggle keeps as JSON; none of a log that is plain text."""
+    """Return the entries of a kernel's JSON log; an empty list for a plain-text log."""
     try:
         entries = json.loads(log)
     except ValueError:
@@ -188,13 +194,13 @@ def _log_tail(log: str, lines: int = 3) -> str:
 
 
 def _pull_kernel(kernel: Kernel, out: Path) -> _Output:
-    """Fetch this version's output into the folder, each file proved before it is put in place.
+    """Fetch this version's output into the folder. Each file is verified before it is moved into place.
 
     Raises:
-        NotListedError: its output is not listed, or not whole, yet.
-        KaggleError: it has not ended, ended badly, or its output is not what its own manifest says. What a session
-            that ended badly had finished is in the folder all the same.
-        UsageError: the folder holds another pull's files, changed since.
+        _NotListedError: its output is not listed or not complete yet.
+        KaggleError: it has not ended, it failed, was cancelled or timed out, or its output does not match its own
+            manifest. The finished work of a failed session is fetched nevertheless.
+        UsageError: the folder holds files of another pull that were changed since.
     """
     status, message = kernel_status(kernel)
     if status not in ENDED:
@@ -210,10 +216,10 @@ def _pull_kernel(kernel: Kernel, out: Path) -> _Output:
 
 
 def pull_with_retries(kernel: Kernel, out: Path) -> _Output:
-    """Pull, and look again for some minutes where the listing of the output lags behind the end of the session.
+    """Pull the output, and retry for some minutes while Kaggle does not list it completely.
 
     Raises:
-        ClarisError: as `_pull_kernel`.
+        ClarisError: see `_pull_kernel`.
     """
     start = time.monotonic()
     with Waiting() as waiting:
@@ -229,15 +235,17 @@ def pull_with_retries(kernel: Kernel, out: Path) -> _Output:
 
 
 def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
-    """Fetch a version's output into the folder, each file proved before it is put in place.
+    """Fetch a version's output into the folder. Each file is verified before it is moved into place.
 
     Args:
-        whole: all that the manifest names is needed. Otherwise folders with a file that is not there, or not the one
-            that the manifest says, are left out: a session that was killed was perhaps writing there.
+        kernel: the version.
+        out: the folder.
+        whole: require every file in the manifest. Otherwise folders with a missing or different file are skipped,
+            because a killed session may have been writing there.
     Raises:
-        NotListedError: there is no manifest, or a file of it is not listed; that may pass.
-        KaggleError: the output is of another push, or not what its manifest says.
-        UsageError: the folder holds another pull's files, changed since.
+        _NotListedError: the manifest or one of its files is not listed, or does not match this push; may be temporary.
+        KaggleError: an invalid file name, or a table with an unexpected header.
+        UsageError: the folder holds files of another pull that were changed since.
     """
     with explain_disk_errors(out), _remove_if_empty(out):
         earlier = read_json(out / _MANIFEST)["files"] if (out / _MANIFEST).exists() else {}
@@ -269,7 +277,7 @@ def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
 
 @contextlib.contextmanager
 def _remove_if_empty(folder: Path) -> Iterator[None]:
-    """Make the folder, and take it away again if nothing came into it."""
+    """Create the folder if needed, and remove it again if it was created and stays empty."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -282,10 +290,10 @@ def _remove_if_empty(folder: Path) -> Iterator[None]:
 def _choose_left_out(
     kernel: Kernel, files: dict[str, Any], missing: Sequence[str], wrong: Sequence[str], *, whole: bool
 ) -> set[str]:
-    """Return the files to do without: all of a folder in which one is missing or is not the manifest's.
+    """Return the files to skip: all files of a folder in which one is missing or differs from the manifest.
 
     Raises:
-        KaggleError: all are needed.
+        _NotListedError: `whole` is True, and a file is missing or different.
     """
     if whole and missing:
         raise _NotListedError(f"{kernel.ref}: {len(missing)} output files are not listed ({name_few(missing)})")
@@ -300,10 +308,10 @@ def _choose_left_out(
 
 
 def _find_stale(out: Path, earlier: dict[str, Any], files: dict[str, Any]) -> list[Path]:
-    """What an earlier pull put into the folder and this one does not have: beside it, it would mix two runs.
+    """Return the files of an earlier pull that this one does not have. Kept, they would mix two runs.
 
     Raises:
-        UsageError: some of it has been changed since, and would be lost.
+        UsageError: some of them were changed since, and would be lost.
     """
     left = {
         _require_safe_name(name): facts
@@ -318,10 +326,10 @@ def _find_stale(out: Path, earlier: dict[str, Any], files: dict[str, Any]) -> li
 
 
 def _require_safe_name(name: str) -> str:
-    """The name of an output file itself.
+    """Return the name of an output file if it is inside the folder.
 
     Raises:
-        KaggleError: it would lie outside the folder.
+        KaggleError: it is outside the folder.
     """
     if not platforms.is_inside(name):
         raise KaggleError(f"the output lists a file {name!r}", "a name inside the folder is needed", "Do not trust it")
@@ -329,10 +337,11 @@ def _require_safe_name(name: str) -> str:
 
 
 def _fetch_manifest(kernel: Kernel, aside: Path) -> dict[str, Any]:
-    """Return the manifest of this very push.
+    """Return the manifest of exactly this push.
 
     Raises:
-        NotListedError: there is none, or it is of another push; that may pass.
+        _NotListedError: there is no manifest, or it is of another push; may be temporary.
+        KaggleError: a file name in it is outside the folder.
     """
     if _MANIFEST not in _fetch_listed(kernel, [_MANIFEST], aside):
         raise _NotListedError(f"{kernel.name()} left no {_MANIFEST}", "each session writes it")
@@ -353,10 +362,12 @@ def _fetch_manifest(kernel: Kernel, aside: Path) -> dict[str, Any]:
 def _fetch_files(
     kernel: Kernel, files: dict[str, dict[str, Any]], aside: Path, out: Path
 ) -> tuple[list[str], list[str]]:
-    """Fetch the files of a manifest that are not there yet; return those not listed, and those that are not its own.
+    """Fetch the files of a manifest that are not in the folder yet.
 
+    Returns:
+        Names that Kaggle does not list; names of files that differ from the manifest.
     Raises:
-        KaggleError: a table has another header than its name promises.
+        KaggleError: a table has an unexpected header.
     """
     needed = {name: facts for name, facts in files.items() if not _is_whole(out / name, facts)}
     if not needed:
@@ -372,7 +383,7 @@ def _fetch_files(
 
 
 def _fetch_listed(kernel: Kernel, names: list[str], aside: Path, *, seconds: float = 0.0) -> set[str]:
-    """Fetch these files of the output into the folder, again while failures may pass; return those that are listed."""
+    """Fetch these output files into the folder, with retries, and return the names that Kaggle lists."""
     answer = api._call_with_retries(
         "output",
         deadline=api._DEADLINE + seconds,
@@ -385,10 +396,10 @@ def _fetch_listed(kernel: Kernel, names: list[str], aside: Path, *, seconds: flo
 
 
 def _check_table(path: Path) -> None:
-    """Refuse a table of another header than its name promises.
+    """Check the header of a table with a known name.
 
     Raises:
-        KaggleError: naming both.
+        KaggleError: unexpected header; the message names both.
     """
     wanted = _TABLES.get(path.name)
     if wanted is not None:

@@ -1,4 +1,4 @@
-"""One kernel pushed once: its mark, the record of what was asked for, and the look for a push whose answer got lost."""
+"""Push a kernel exactly once: push tokens, the record of pushes, and the search for a push whose response was lost."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _EMPTY_KERNEL = "notebook not found"
 
 
 def new_push_token(name: str) -> str:
-    """Return a text that no other push or submission has."""
+    """Return a unique push token: the name and 12 random hexadecimal digits."""
     return f"{name}-{secrets.token_hex(6)}"
 
 
 def fresh_slug(slug: str, push_token: str) -> str:
-    """Return a name that no push has had: the given one, and the end of the mark.
+    """Return an unused slug: the given one and the end of the push token.
 
     >>> fresh_slug("claris-train", "claris-train-0123456789ab")
     'claris-train-89ab'
@@ -41,14 +41,15 @@ def fresh_slug(slug: str, push_token: str) -> str:
 
 
 def push_kernel(folder: Path, push_token: str, *, again: bool = False, optional: Sequence[str] = ()) -> Kernel:
-    """Push the composed kernel, and return the version that it became.
+    """Push the composed kernel, and return the version that Kaggle created.
 
     Args:
-        push_token: a text in the source that no other push has; by it a push whose answer got lost is found.
-        again: this may have happened before: look for it first.
-        optional: kernels whose output the session can do without, as that of an earlier session that failed.
+        folder: holds the script and its metadata.
+        push_token: unique text in the source, by which a push is found whose response was lost.
+        again: an earlier call may have sent this push: look for it first.
+        optional: kernels whose output the session does not require, such as the output of a failed session.
     Raises:
-        KaggleError: refused, or taken without one of its other inputs.
+        KaggleError: refused, or accepted without one of the required inputs.
     """
     metadata = read_json(folder / "kernel-metadata.json")
     ref, script = str(metadata["id"]), (folder / str(metadata["code_file"])).read_text("utf-8")
@@ -81,7 +82,7 @@ def push_kernel(folder: Path, push_token: str, *, again: bool = False, optional:
 
 
 def _session_timeout(script: str) -> int:
-    """Return the seconds after which Kaggle is to stop the session of this script; 0 leaves it to Kaggle."""
+    """Return the time limit to send to Kaggle for this script, in seconds; 0 for Kaggle's default."""
     limit = re.search(r"'time_limit': '([^']+)'", script)
     return (
         int(min(parse_duration(limit.group(1)) + _SESSION_SLACK, parse_duration(_LONGEST_LIMIT_TEXT))) if limit else 0
@@ -89,7 +90,7 @@ def _session_timeout(script: str) -> int:
 
 
 def _check_push_response(ref: str, answer: dict[str, Any]) -> int:
-    """Return the version that a push became.
+    """Return the version that a push created.
 
     Raises:
         KaggleError: refused, or accepted without one of its inputs, under another name or without a version.
@@ -109,7 +110,7 @@ def _check_push_response(ref: str, answer: dict[str, Any]) -> int:
 
 
 def _drop_optional(ref: str, refused: dict[str, list[str]], optional: Sequence[str]) -> dict[str, list[str]]:
-    """Return the refused inputs without the optional kernels, and say which of those the session goes without."""
+    """Return the refused inputs without the optional kernels. Logs the optional kernels that were refused."""
     known = {_shorten_source(one) for one in optional}
     lost = {name for names in refused.values() for name in names if _shorten_source(name) in known}
     if lost:
@@ -119,7 +120,7 @@ def _drop_optional(ref: str, refused: dict[str, list[str]], optional: Sequence[s
 
 
 def _parse_kernel_ref(address: str) -> str:
-    """Return the owner/slug of a kernel's reference or address; an empty text where there is none in it.
+    """Return owner/slug from a kernel's reference or URL; an empty string if it has none.
 
     >>> _parse_kernel_ref("/code/me/claris-train"), _parse_kernel_ref("https://www.kaggle.com/me/claris-train?scriptVersionId=7")
     ('me/claris-train', 'me/claris-train')
@@ -130,7 +131,7 @@ def _parse_kernel_ref(address: str) -> str:
 
 
 def _explain_lost_inputs(ref: str, refused: dict[str, list[str]]) -> KaggleError:
-    """Return what to do about a kernel that runs without some of its inputs."""
+    """Return the error for a kernel that runs without some of its inputs."""
     names = "; ".join(f"{name} {', '.join(values)}" for name, values in refused.items())
     found = f"Kaggle took the kernel {ref} without some of its inputs ({names})"
     cancel = f"cancel the kernel at {api._CODE_PAGE}/{ref}"
@@ -144,7 +145,7 @@ def _explain_lost_inputs(ref: str, refused: dict[str, list[str]]) -> KaggleError
 
 
 def _is_busy(reason: str) -> bool:
-    """Return True if a refusal passes when another session ends: too many at once, or too many hours reserved.
+    """Return True if the refusal lasts only until another session ends: too many sessions or reserved hours.
 
     >>> _is_busy("Maximum batch GPU session count of 2 reached."), _is_busy("Kernel source too large")
     (True, False)
@@ -154,7 +155,7 @@ def _is_busy(reason: str) -> bool:
 
 
 def _explain_refusal(ref: str, reason: str) -> KaggleError:
-    """Return what to do about a kernel that Kaggle did not take."""
+    """Return the error for a refused kernel, with a hint that says what to do."""
     found, hint = f"Kaggle refused the kernel {ref}: {reason.rstrip('.')}", "Correct it and push again"
     said = reason.lower()
     if _is_busy(reason):
@@ -172,15 +173,15 @@ def _explain_refusal(ref: str, reason: str) -> KaggleError:
 
 
 def _is_name_trouble(error: KaggleError) -> bool:
-    """Return True if a push under another name would do."""
+    """Return True if a push under another name may succeed."""
     return error.status == api._CONFLICT or _EMPTY_KERNEL in error.found.lower()
 
 
 def _find_push(ref: str, push_token: str, metadata: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a push answers, of the newest version if its source has the mark; None when there is no such.
+    """Return the push response for the newest version if its source has the push token; else None.
 
     Args:
-        metadata: of the kernel as it was pushed, which name its inputs.
+        metadata: metadata of the kernel as it was pushed, which names its inputs.
     """
     found = _read_newest(ref)
     if push_token not in found.get("source", ""):
@@ -190,7 +191,7 @@ def _find_push(ref: str, push_token: str, metadata: dict[str, Any]) -> dict[str,
 
 
 def _read_newest(ref: str) -> dict[str, Any]:
-    """Return number, source and inputs of a kernel's newest version; nothing where the kernel has none.
+    """Return number, source and inputs of a kernel's newest version; an empty dict if it has none.
 
     Raises:
         KaggleError: Kaggle does not answer.
@@ -209,7 +210,7 @@ def _read_newest(ref: str) -> dict[str, Any]:
 
 
 def _has_session(ref: str) -> bool:
-    """Return False if the kernel has no first version.
+    """Return True if the kernel has a version 1.
 
     Raises:
         KaggleError: Kaggle does not answer.
@@ -224,7 +225,7 @@ def _has_session(ref: str) -> bool:
 
 
 def _find_missing_inputs(wanted: dict[str, Any], found: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The inputs that were asked for and are not among those found, by kind; versions and capitals do not count.
+    """Return the requested inputs that are not among those found, by kind. Ignores versions and case.
 
     >>> _find_missing_inputs({"dataset_sources": ["me/Slides/2", "me/weights"]}, {"dataset_sources": ["me/slides"]})
     {'dataset_sources': ['me/weights']}
@@ -237,12 +238,12 @@ def _find_missing_inputs(wanted: dict[str, Any], found: dict[str, list[str]]) ->
 
 
 def _shorten_source(source: str) -> str:
-    """Owner and name of an input, in small letters."""
+    """Return owner and name of an input, in lower case."""
     return "/".join(source.lower().split("/")[:2])
 
 
 def record_push(path: Path, kernel: Kernel, **about: Any) -> None:
-    """Put the push into the record of pushes, over what was put down of it before, under a lock."""
+    """Add the push to the record of pushes under a lock. Replaces an earlier entry of the same push token."""
     entry = {**kernel.to_json(), **about}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         known = [one for one in read_pushes(path) if one["mark"] != kernel.push_token]
@@ -250,10 +251,12 @@ def record_push(path: Path, kernel: Kernel, **about: Any) -> None:
 
 
 def delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
-    """Take a push that came to nothing out of the record.
+    """Remove a refused push from the record.
 
     Args:
-        empty: the base name to take no more, because the refused push left an empty kernel of it.
+        path: the record.
+        push_token: of the push.
+        empty: base name that must not be used again, because the refused push may have left an empty kernel of it.
     """
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         known = [one for one in read_pushes(path) if one["mark"] != push_token]
@@ -261,32 +264,32 @@ def delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
 
 
 def read_pushes(path: Path) -> Sequence[dict[str, Any]]:
-    """Return the pushes of the record, the newest last; one whose version is 0 is not known to have arrived."""
+    """Return the recorded pushes, newest last. Version 0 means that Kaggle has not confirmed the push."""
     return list(read_json(path)["kernels"]) if path.exists() else []
 
 
 def read_empty_kernels(path: Path) -> Sequence[str]:
-    """Return the kernels (owner/slug) of which a refused first push may have left an empty one."""
+    """Return the kernels (owner/slug) that a refused first push may have left empty."""
     return list(read_json(path).get("empty", [])) if path.exists() else []
 
 
 def has_version(path: Path, ref: str) -> bool:
-    """Return True if the record has a push of this kernel that arrived."""
+    """Return True if the record has a confirmed push of this kernel."""
     return any(one["ref"] == ref and one["version"] for one in read_pushes(path))
 
 
 def find_pending_push(path: Path, asked: dict[str, Any]) -> tuple[str, str]:
-    """Return mark and name of the newest push, if it asked for the same and is not known to have arrived; or ""s."""
+    """Return push token and name of the newest push if it is unconfirmed and asked for the same; else empty strings."""
     fitting = [one for one in read_pushes(path) if asked["ref"] in (one["ref"], one.get("asked", {}).get("ref"))]
     same = bool(fitting) and not fitting[-1]["version"] and fitting[-1].get("asked") == asked
     return (str(fitting[-1]["mark"]), str(fitting[-1]["ref"])) if same else ("", "")
 
 
 def find_recorded_push(path: Path, ref: str = "") -> Kernel:
-    """Return the newest push in the record, or of this kernel; Kaggle is asked whether an unfinished one arrived.
+    """Return the newest recorded push, or the newest of this kernel. Asks Kaggle about an unconfirmed push.
 
     Raises:
-        UsageError: there is none, or it has not arrived.
+        UsageError: there is none, or it has not arrived at Kaggle.
     """
     fitting = [one for one in read_pushes(path) if ref in ("", one["ref"], one["ref"].split("/")[-1])]
     if not fitting:

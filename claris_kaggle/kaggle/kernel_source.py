@@ -1,4 +1,4 @@
-"""The library packed into one thin script for Kaggle, with what the script is to do."""
+"""Compose a kernel script for Kaggle that contains the library and the settings of its job."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from claris_kaggle.kaggle.session import _JOBS
 from claris_kaggle.version import __version__
 
 _PACKAGE = Path(__file__).parent.parent
-# The folder of templates: beside the package in a clone, inside it where it was installed.
+# The folder of templates: beside the package in a clone, inside it in an installation.
 _TEMPLATES_FOLDER, _PACKAGED_TEMPLATES = "kernels", "kernel_scripts"
 _NOT_BUNDLED = {"__pycache__", _PACKAGED_TEMPLATES}
-# Kaggle takes a source of less than a megabyte; the library needs a third of that, so it travels in
-# the script itself: one thing to push, nothing to wait for, and the version is the script's own.
+# Kaggle accepts sources below one megabyte, and the library needs a third of that. So the script contains the
+# library: there is one thing to push, and script and library always have the same version.
 _LARGEST_SOURCE = 1_000_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def _find_templates() -> Path:
-    """The folder of the kernels' scripts and metadata.
+    """Return the folder of the kernels' scripts and metadata.
 
     Raises:
-        UsageError: the package was put here without them.
+        UsageError: the package was installed without them.
     """
     for folder in (_PACKAGE / _PACKAGED_TEMPLATES, _PACKAGE.parent / _TEMPLATES_FOLDER):
         if (folder / _JOBS[0] / f"{_JOBS[0]}.py").exists():
@@ -43,7 +43,7 @@ def _find_templates() -> Path:
 
 
 def _tracked_files() -> list[Path]:
-    """The library's files: those that git tracks, or all of an installed package; sorted."""
+    """Return the library's files, sorted: those that git tracks, or all files of an installed package."""
     listed = _run_git("ls-files", "-z", "--", ".")
     if listed:
         paths = [_PACKAGE / name for name in listed.split("\0") if name]
@@ -53,7 +53,7 @@ def _tracked_files() -> list[Path]:
 
 
 def _run_git(*arguments: str) -> str:
-    """What git says about the package's folder; an empty text where there is no git or no repository."""
+    """Return the output of git in the package's folder; an empty string without git or a repository."""
     try:
         done = subprocess.run(["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, check=False)
     except OSError:
@@ -62,15 +62,15 @@ def _run_git(*arguments: str) -> str:
 
 
 def commit_name() -> str:
-    """The commit that the library is at, with `+changes` when files differ from it; else its version."""
-    if not _run_git("ls-files", "--", "."):  # installed; a repository around it would not be ours
+    """Return the library's commit, with `+changes` if files differ from it; for an installed package, its version."""
+    if not _run_git("ls-files", "--", "."):  # installed: a surrounding repository is another project's
         return f"v{__version__}"
     changed = _run_git("status", "--porcelain", "--untracked-files=no", "--", ".")
     return _run_git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
 
 
 def _build_bundle() -> bytes:
-    """The library as a zip, the same bytes for the same files."""
+    """Return the library as a zip file. The same files give the same bytes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for path in _tracked_files():
@@ -98,17 +98,23 @@ def compose_kernel(
     slides_from: str = "",
     folds_from: str = "",
 ) -> str:
-    """Write the script and its metadata to the folder, ready for `kaggle kernels push -p`, and return its owner/slug.
+    """Write a script and its metadata to the folder, as `kaggle kernels push -p` takes it, and return its owner/slug.
 
     Args:
-        job: train, predict or ensemble: the folder of the template.
+        job: train, predict, ensemble or probe; selects the template.
+        folder: folder to write to.
+        user: owner of the kernel.
+        slug: 5 to 50 lower-case letters and digits, joined by hyphens.
+        push_token: unique text that identifies this push.
         folds: fold numbers; empty for all.
-        flags: passed on to `claris train`.
-        inputs: kernels (owner/slug) whose output is an input; datasets and models likewise.
-        weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs; an input that is not
-            among those is attached as a dataset. `slides_from` and `folds_from` likewise.
+        flags: flags for `claris train`.
+        time_limit: of the session, such as 11h20m; empty for the template's own.
+        inputs: kernels (owner/slug) whose output is an input.
+        datasets, models: further inputs.
+        weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs. An input that is
+            not among those is attached as a dataset. `slides_from` and `folds_from` likewise.
     Raises:
-        UsageError: the name or the settings cannot be.
+        UsageError: the job, the slug or a setting is invalid.
     """
     if job not in _JOBS:
         raise UsageError(f"a kernel of the name {job!r}", f"it must be one of {', '.join(_JOBS)}")
@@ -120,7 +126,7 @@ def compose_kernel(
     if time_limit:
         settings["time_limit"] = time_limit
     metadata = read_json(template / "kernel-metadata.json")
-    # The slug follows from the title, so the title is the slug in words.
+    # Kaggle derives the slug from the title, so the title is the slug with spaces.
     metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(inputs)}
     attached = _attach_named([*filter(None, named.values())], inputs, datasets, models)
     metadata |= {"dataset_sources": attached, "model_sources": list(models)}
@@ -132,7 +138,7 @@ def compose_kernel(
 def _attach_named(
     names: Sequence[str], inputs: Sequence[str], datasets: Sequence[str], models: Sequence[str]
 ) -> list[str]:
-    """Return the datasets of a kernel: those given, and those of the named files that are in no other input.
+    """Return the datasets to attach: the given ones, and those of named files that no other input contains.
 
     >>> _attach_named(["me/w/a.pth", "me/s/b.csv", "me/k/run/folds.csv"], ["me/k"], ["me/s/3"], [])
     ['me/s/3', 'me/w']
@@ -146,10 +152,10 @@ def _attach_named(
 
 
 def _fill_script(source: str, settings: dict[str, Any]) -> str:
-    """The template with the library in it, and with these settings put over its own.
+    """Return the template with the library and these settings, which override its own.
 
     Raises:
-        UsageError: the time limit is none, or the script is too large for Kaggle.
+        UsageError: the time limit is invalid, or the script is too large for Kaggle.
     """
     own = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
     settings = own | settings

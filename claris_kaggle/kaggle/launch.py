@@ -1,7 +1,7 @@
-"""The whole entry on Kaggle: push, wait, pull, go on where a time limit stopped, ensemble, submit, record.
+"""Run a full entry on Kaggle: push, wait, pull, resume after a time limit, ensemble, submit, record.
 
-All that was done is put down before and after every act that the world can see. Stopped anywhere,
-the same call goes on: an act whose answer got lost is looked for by its mark before it is done again.
+The state is saved before and after every action with an external effect. After an interruption the same call
+resumes. An action whose response was lost is looked up by its push token before it is repeated.
 """
 
 from __future__ import annotations
@@ -44,10 +44,17 @@ _LOOKS, _LOOK_SHARE = 3, 0.1
 
 
 def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, Any]:
-    """Carry the plan out, or go on with it, to the line of the ledger.
+    """Carry out the plan, or resume it, and return the ledger's line of the submission.
 
+    Args:
+        plan: what to launch.
+        root: folder of the launch.
+        ledger: CSV file of all submissions.
+        poll: seconds between two status requests.
+    Returns:
+        The line of the ledger.
     Raises:
-        ClarisError: a session failed, Kaggle refused, or another plan was begun under this name.
+        ClarisError: a session failed, Kaggle refused, or another plan was started under this name.
     """
     with hold_lock(root / ".lock"):
         launch = _Launch(root, plan, _was_accepted)
@@ -64,20 +71,20 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
 
 
 def _remove_partial_pulls(root: Path) -> None:
-    """Remove what pulls that were killed had fetched so far."""
+    """Remove the partial files of killed pulls."""
     for folder in root.glob("parts/*/.pull-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _was_accepted(one: _Round) -> bool:
-    """Return True if Kaggle took the round's kernel as it was asked for. Asks Kaggle where the answer was lost."""
+    """Return True if Kaggle accepted the round's kernel. Asks Kaggle if the response was lost."""
     if one.version or one.outcome == FAILED:
         return bool(one.version)
     return one.tried and api._look_repeatedly(lambda: kernel_push._find_push(one.ref, one.push_token, {})) is not None
 
 
 def _schedule_retries(launch: _Launch) -> None:
-    """Begin a new round for each part whose session failed: on what it kept, or anew."""
+    """Add a new round for each part whose session failed. It resumes from the kept output, or starts again."""
     for number, part in enumerate(launch.rounds):
         if part and part[-1].outcome == FAILED:
             kept = f"going on with what it kept ({part[-1].came or 'its folds'})"
@@ -87,7 +94,7 @@ def _schedule_retries(launch: _Launch) -> None:
 
 
 def _plan_retry(launch: _Launch, number: int) -> _Round:
-    """Return a new round of a part. It has a slug of its own, but where it begins anew what failed without output."""
+    """Return the next round of a part. It has a new slug unless the last session failed without output."""
     part = launch.rounds[number]
     one = _Round(push_token=new_push_token(launch.plan.name), ref="")
     last = part[-1] if part else None
@@ -101,7 +108,7 @@ def _plan_retry(launch: _Launch, number: int) -> _Round:
 
 
 def _rename_round(launch: _Launch, number: int, one: _Round) -> None:
-    """Give the round a name that no push has had: the refused first push of a name can leave an empty kernel of it."""
+    """Give the round an unused slug. A refused first push can leave an empty kernel under its slug."""
     slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
     one.ref = f"{launch.user}/{kernel_push.fresh_slug(slug, one.push_token)}"
 
@@ -110,7 +117,7 @@ def _train_parts(launch: _Launch, poll: float) -> None:
     """Push the training kernels, two at a time, until every part is complete and pulled.
 
     Raises:
-        KaggleError: a session failed; the other parts have been trained all the same.
+        KaggleError: a session failed. The other parts are trained first.
     """
     failed: dict[int, KaggleError] = {}
     shown, reader = "", _ProgressReader()
@@ -138,12 +145,12 @@ def _train_parts(launch: _Launch, poll: float) -> None:
 
 
 def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
-    """Do the next thing for a part, also when Kaggle is out of reach for now.
+    """Do the next step of a part. Temporary failures are logged, and the step is repeated at the next poll.
 
     Returns:
-        Why its session failed, which the other parts need not share.
+        The error of a failed session, which does not concern the other parts; else None.
     Raises:
-        KaggleError: anything else that does not pass, or passes for longer than a session can last.
+        KaggleError: a permanent failure, or a temporary one that lasts longer than a session can.
     """
     try:
         _step_part(launch, part)
@@ -158,7 +165,7 @@ def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
 
 
 def _describe_wait(launch: _Launch, reader: _ProgressReader) -> str:
-    """How far the sessions of now are, by their own logs, and how long all may still take, by the plan's estimate."""
+    """Return the progress of the running sessions from their logs, and the estimated time left for the plan."""
     now = time.time()
     running = [rounds[-1] for rounds in launch.rounds if rounds and rounds[-1].running and rounds[-1].version]
     times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
@@ -169,13 +176,13 @@ def _describe_wait(launch: _Launch, reader: _ProgressReader) -> str:
 
 
 def _format_aucs(folder: Path) -> str:
-    """The validation AUC of each fold that was pulled into the folder."""
+    """Return the validation AUC of each pulled fold in the folder, as text."""
     manifests = sorted((folder / "run").glob("fold[0-9]*/model.json"))
     return ", ".join(f"{manifest.parent.name} AUC {read_json(manifest)['auc']:.4f}" for manifest in manifests)
 
 
 def _step_part(launch: _Launch, part: int) -> None:
-    """Do the next thing for a part: begin a round, push it, look at it, or pull it.
+    """Do the next step of a part: start a round, push it, poll it or pull it.
 
     Raises:
         KaggleError: its session failed, was cancelled or never ends.
@@ -197,10 +204,10 @@ def _step_part(launch: _Launch, part: int) -> None:
 
 
 def _push_part(launch: _Launch, part: int) -> None:
-    """Push the part's newest round, unless that has happened already.
+    """Push the part's newest round, unless it was pushed already. Does nothing while pushes are on hold.
 
     Raises:
-        KaggleError: refused, or taken without one of its inputs: the round has failed.
+        KaggleError: refused, or accepted without one of its inputs. The round has then failed.
     """
     one, plan = launch.rounds[part][-1], launch.plan
     if time.time() < launch.hold:
@@ -239,7 +246,7 @@ def _push_part(launch: _Launch, part: int) -> None:
 
 
 def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
-    """Note that the round's push was refused. One that passes is to be repeated later, the others end the round."""
+    """Record that the round's push was refused. A temporary refusal is retried later, any other ends the round."""
     one = launch.rounds[part][-1]
     known = any(other.version for other in launch.rounds[part] if other.ref == one.ref)
     one.empty = error.no_version and not known
@@ -262,10 +269,10 @@ def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
 
 
 def _poll_session(launch: _Launch, part: int) -> None:
-    """Ask for the state of the part's newest round, and pull it when it has ended.
+    """Request the state of the part's newest round, and pull its output when it has ended.
 
     Raises:
-        KaggleError: it failed, was cancelled, or never ends; or its output is not listed yet, which passes.
+        KaggleError: it failed, was cancelled or never ends; or its output is not listed yet, which is temporary.
     """
     one = launch.rounds[part][-1]
     one.status, message = kernel_status(one.kernel())
@@ -283,11 +290,11 @@ def _poll_session(launch: _Launch, part: int) -> None:
 
 
 def _pull_complete(launch: _Launch, part: int) -> None:
-    """Pull a session that ended well.
+    """Pull the output of a session that Kaggle reports as complete.
 
     Raises:
-        NotListedError: its output is not listed yet; look again.
-        KaggleError: the session says that it failed, or its output cannot be had.
+        _NotListedError: its output is not listed yet; try again.
+        KaggleError: its manifest says that it failed, or its output is not available.
     """
     one, folder = launch.rounds[part][-1], launch.folder(part)
     try:
@@ -305,11 +312,11 @@ def _pull_complete(launch: _Launch, part: int) -> None:
 
 
 def _pull_failed(launch: _Launch, part: int, message: str) -> None:
-    """Pull what a session had finished that failed, was cancelled or timed out. A time-out is gone on with at once.
+    """Pull the finished work of a session that failed, was cancelled or timed out. A timed-out session is resumed.
 
     Raises:
-        NotListedError: nothing is listed yet; look again.
-        KaggleError: it failed or was cancelled, or nothing of it can be used.
+        _NotListedError: nothing is listed yet; try again.
+        KaggleError: it failed or was cancelled, or none of its output is usable.
     """
     one, folder = launch.rounds[part][-1], launch.folder(part)
     kernel = one.kernel()
@@ -331,7 +338,7 @@ def _pull_failed(launch: _Launch, part: int, message: str) -> None:
 
 
 def _format_status(launch: _Launch) -> str:
-    """The state of all parts, a line each."""
+    """Return the state of all parts, one line each."""
     lines = []
     for part, rounds in enumerate(launch.rounds):
         state = "waiting" if not rounds else rounds[-1].outcome or rounds[-1].status.lower() or "pushed"
@@ -342,16 +349,16 @@ def _format_status(launch: _Launch) -> str:
 
 
 def _count_views(run_dir: RunDir) -> Any:
-    """How many views the first fold was predicted with; None where that is not known."""
+    """Return the number of test-time augmentation views of the first fold's predictions; None if unknown."""
     manifest = run_dir.fold(0).predictions_manifest
     return read_json(manifest).get("views") if manifest.exists() else None
 
 
 def _build_submission(launch: _Launch) -> tuple[Path, Sequence[str]]:
-    """Merge the parts into one run, and write its checked submission; returns its path and the sample's ids.
+    """Merge the parts into one run, write its checked submission, and return its path and the sample's ids.
 
     Raises:
-        ClarisError: parts do not fit together, or the predictions do not make a submission.
+        ClarisError: the parts belong to different runs, or the predictions are not a valid submission.
     """
     run_dir, data = RunDir(launch.root / "run"), DataDir(launch.root / "sample")
     _merge_runs([RunDir(launch.folder(part) / "run") for part in range(len(launch.plan.parts))], run_dir)

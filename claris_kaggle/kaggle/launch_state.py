@@ -1,4 +1,4 @@
-"""What a launch is to do, about how long it takes, and how far it is: on disk after every change."""
+"""Define the plan of a launch, its estimated GPU hours, and its state, which is saved after every change."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
 
 _MOST_SESSIONS = 2
 _FOLDS = 5
-# Measured by nobody yet on Kaggle: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
+# Estimates, not measured on Kaggle yet: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
 # images/s expected of two T4s, plus OOF and test with eight views at 4,600 to 9,200.
 _EPOCH_HOURS, _PREDICT_HOURS, _PACK_HOURS, _WEEKLY_HOURS = 0.025, 0.04, 0.15, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be launched; fixed when it begins.
+    """The plan of a launch. It cannot change after the launch has started.
 
     Attributes:
-        name: of the run, which is part of the kernels' names.
-        parts: the folds that each training kernel trains; an empty tuple is all of them.
-        flags: for `claris train`.
-        time_limit: of each session.
+        name: name of the run, which is part of the kernels' names.
+        parts: folds of each training kernel; an empty tuple means all folds.
+        flags: flags for `claris train`.
+        time_limit: of each session, such as 11h20m.
         datasets, models: inputs of the training kernels besides the competition.
-        weights_from, slides_from, folds_from: files that the sessions take, as owner/dataset/file; see `bundle`.
+        weights_from, slides_from, folds_from: input files, as owner/dataset/file; see `compose_kernel`.
     """
 
     name: str
@@ -51,16 +51,16 @@ class Plan:
 
     @property
     def named_files(self) -> dict[str, str]:
-        """Return the files that the sessions take, by the names of their settings."""
+        """Return the input files of the sessions, by the names of their settings."""
         return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from")}
 
     def part_name(self, number: int) -> str:
-        """The name of a part, as in its kernel's slug."""
+        """Return the name of a part, as used in its kernel's slug."""
         folds = self.parts[number]
         return "all" if not folds else "fold" + "-".join(map(str, folds))
 
     def hours(self) -> float:
-        """How many hours of two T4s it may take."""
+        """Return the estimated hours on two T4 GPUs."""
         epochs = self._config().epochs
         trained = sum(len(part) or _FOLDS for part in self.parts)
         return trained * (epochs * _EPOCH_HOURS + _PREDICT_HOURS) + len(self.parts) * _PACK_HOURS
@@ -73,23 +73,23 @@ class Plan:
         return apply_preset({**given, "weights": self.weights_from} if self.weights_from else given)
 
     def slug(self, number: int, round_number: int) -> str:
-        """Return the kernel's slug: every round has its own, so that one can be the next one's input."""
+        """Return the kernel's slug. Every round has its own, so that its output can be the next round's input."""
         again = f"-r{round_number + 1}" if round_number else ""
         return f"claris-{self.name}-{self.part_name(number)}{again}"
 
 
 @dataclass
 class _Round:
-    """One session of a part: its mark is put down before it is pushed, the rest when it is known.
+    """One session of a part. Its push token is saved before the push, the other fields when they are known.
 
     Attributes:
-        tried: a push of it may have been sent.
+        tried: a push may have been sent.
         limit: seconds after which Kaggle stops the session.
-        began: when it was planned, and then, when it was pushed.
-        ended: when it was first seen to have ended.
-        looks: how often its output was looked for since.
-        came: what was pulled of a session that ended badly, in words.
-        empty: the push was refused, and may have left an empty kernel of its name.
+        began: time of planning, then time of the push; seconds since the epoch.
+        ended: time at which its end was first seen; seconds since the epoch.
+        looks: number of attempts to fetch its output since then.
+        came: description of the pulled output of a session that failed, was cancelled or timed out.
+        empty: the push was refused, and may have left an empty kernel under its slug.
     """
 
     push_token: str
@@ -107,46 +107,48 @@ class _Round:
 
     @property
     def running(self) -> bool:
-        """Whether Kaggle may still be working on it."""
+        """Return True if Kaggle may still be running the session."""
         return not self.outcome
 
     @property
     def kept(self) -> bool:
-        """Whether its output was pulled and is to be gone on with: it stopped, or failed with folds on disk."""
+        """Return True if its output can be resumed: the session stopped at its time limit, or failed with output."""
         return self.outcome in (_STOPPED, FAILED) and (self.status == "COMPLETE" or bool(self.came))
 
     @property
     def output(self) -> str:
-        """Return its output as an input of the next session; Kaggle needs the version of one that did not complete."""
+        """Return its output as a kernel input. Kaggle requires the version of a session that did not complete."""
         return self.ref if self.status == "COMPLETE" else f"{self.ref}/{self.version}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, with the push token under the key `push_token`."""
+        """Return plain values, with the push token under the key `mark`."""
         values = dataclasses.asdict(self)
         return {"mark": values.pop("push_token"), **values}
 
     def kernel(self) -> Kernel:
-        """Return the version that was pushed."""
+        """Return the pushed version."""
         return Kernel(
             ref=self.ref, version=self.version, push_token=self.push_token, pushed=self.began, limit=self.limit
         )
 
 
 class _Launch:
-    """The state of a launch, on disk after every change.
+    """The state of a launch, saved to disk after every change.
 
     Args:
-        taken: whether Kaggle took the kernel of a round; while it took none, the plan may be another.
+        root: folder of the launch.
+        plan: what to launch.
+        taken: returns True if Kaggle accepted the kernel of a round. The plan may change until it accepts one.
     Raises:
-        RunError: begun with another plan.
+        RunError: the launch was started with another plan.
     """
 
     def __init__(self, root: Path, plan: Plan, taken: Callable[[_Round], bool] = lambda one: True) -> None:
         self.root, self.plan, self.path = root, plan, root / "launch.json"
-        self.busy = 0  # refusals in a row because of other sessions
+        self.busy = 0  # consecutive refusals because of other sessions
         self.hold = 0.0  # no push before this time
-        self.renamed = 0  # pushes whose name was not to be had
-        self.poll = 60.0  # seconds between two looks
+        self.renamed = 0  # pushes whose slug was not available
+        self.poll = 60.0  # seconds between two polls
         self.user = ""
         self.rounds: list[list[_Round]] = [[] for _ in plan.parts]
         if self.path.exists():
@@ -155,7 +157,7 @@ class _Launch:
             self.user = stored["user"]
             stored["plan"] = (
                 _plan_to_json(Plan(name="")) | stored["plan"]
-            )  # of an earlier version, without newer fields
+            )  # saved by an earlier version, without newer fields
             if stored["plan"] == asked:
                 self.rounds = rounds
             elif any(taken(one) for part in rounds for one in part):
@@ -164,41 +166,41 @@ class _Launch:
                 raise RunError(found, "", "Give the same flags, or another NAME")
 
     def save(self) -> None:
-        """Put the state in place."""
+        """Write the state to disk."""
         rounds = [[one.to_json() for one in part] for part in self.rounds]
         write_json(self.path, {"plan": _plan_to_json(self.plan), "user": self.user, "rounds": rounds})
 
     def folder(self, part: int) -> Path:
-        """Where a part's output is pulled to."""
+        """Return the folder that a part's output is pulled to."""
         return self.root / "parts" / self.plan.part_name(part)
 
     def complete(self, part: int) -> bool:
-        """Whether the part is trained, predicted and pulled."""
+        """Return True if the part is trained, predicted and pulled."""
         return bool(self.rounds[part]) and self.rounds[part][-1].outcome == _COMPLETE
 
     def needs_push(self, part: int) -> bool:
-        """Return whether the part is not complete and Kaggle has no session of it that may still be running."""
+        """Return True if the part is not complete and no session of it may still be running on Kaggle."""
         rounds = self.rounds[part]
         return not self.complete(part) and not (rounds and rounds[-1].running and rounds[-1].version)
 
     def active(self) -> int:
-        """How many sessions may be running."""
+        """Return the number of sessions that may be running."""
         return sum(one.running for part in self.rounds for one in part[-1:])
 
 
 def _read_round(stored: dict[str, Any]) -> _Round:
-    """Return a round from disk. One of an earlier version does not say whether it was tried: it may have been."""
+    """Return a stored round. Earlier versions did not store `tried`, which is then assumed to be True."""
     values = {"tried": True, **stored}
     return _Round(push_token=values.pop("mark"), **values)
 
 
 def _plan_to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON gives it back."""
+    """Return the plan as it reads back from JSON."""
     return dict(json.loads(json.dumps(dataclasses.asdict(plan))))
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
-    """What a launch would do, without asking anybody: kernels, order, hours of two T4s, size of the upload."""
+    """Return the plan as plain values, without contacting Kaggle: kernels, order, hours on two T4 GPUs, upload size."""
     return {
         "kernels": [
             {"slug": plan.slug(number, 0), "folds": list(part) or list(range(_FOLDS)), "machine": "GPU T4 x2"}
@@ -217,10 +219,10 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
 
 
 def require_name(name: str) -> str:
-    """The run's name itself, which is part of kernels' names.
+    """Return the run's name if it can be part of kernel slugs.
 
     Raises:
-        UsageError: it cannot be.
+        UsageError: it is longer than 24 characters, or has other characters than a-z, 0-9 and single hyphens.
     """
     if len(name) > 24 or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise UsageError(f"a name {name!r}", "up to 24 small letters and digits, joined by -, are needed")

@@ -1,4 +1,4 @@
-"""What the machine of a session holds: versions, mounts, processors, memory, disk and network."""
+"""Describe the machine of a session: versions, mounts, processors, memory, disk and network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _REACH_SECONDS = 5.0
 
 
 def _describe_machine(inputs: Path, working: Path, temporary: Path, reach: str = "") -> dict[str, Any]:
-    """Return what this machine holds, as plain values without names of users.
+    """Return a description of this machine as plain values, without user names.
 
     Args:
-        inputs: where Kaggle mounts the inputs.
-        working: the folder of the output.
-        temporary: the folder of packs.
-        reach: a host and port, as in "huggingface.co:443", that is connected to; empty for none.
+        inputs: folder in which Kaggle mounts the inputs.
+        working: folder of the output.
+        temporary: folder of the packed patches.
+        reach: host and port of a connection test, such as "huggingface.co:443"; empty for no test.
     """
     return {
         "python": platform.python_version(),
@@ -41,28 +41,28 @@ def _describe_machine(inputs: Path, working: Path, temporary: Path, reach: str =
 
 
 def _installed_packages() -> dict[str, str]:
-    """Return the version of every installed package, by its name in small letters."""
+    """Return the version of every installed package, by its name in lower case."""
     found = {str(one.metadata["Name"] or "").lower(): one.version for one in importlib.metadata.distributions()}
     return {name: version for name, version in sorted(found.items()) if name}
 
 
 def _gpu_count() -> int:
-    """Return how many NVIDIA devices the system shows; torch would take seconds to import."""
+    """Return the number of NVIDIA devices of the system. Importing torch would take seconds."""
     return len(list(Path("/dev").glob("nvidia[0-9]*"))) if sys.platform == "linux" else 0
 
 
 def _describe_disk(path: Path) -> dict[str, Any]:
-    """Return the folder and how much room it has."""
+    """Return the folder with its total and free disk space, in GB."""
     usage = shutil.disk_usage(path)
     return {"path": str(path), "total_gb": round(usage.total / 1e9, 1), "free_gb": round(usage.free / 1e9, 1)}
 
 
 def _list_folders(root: Path) -> list[str]:
-    """Return the folders below the root, with the number of files in each, down to a few levels; none of patches."""
+    """Return the folders below the root with their numbers of files, down to a few levels. Skips folders of patches."""
     found: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
-        # Folders of patches take a while to list, and hold nothing else.
+        # Folders of patches take long to list, and contain nothing else.
         folders[:] = sorted(name for name in folders if name not in _PATCHES) if depth < _LISTED_DEPTH else []
         if depth:
             found.append(f"{Path(folder).relative_to(root).as_posix()} ({len(files)} files)")
@@ -72,7 +72,7 @@ def _list_folders(root: Path) -> list[str]:
 
 
 def _can_reach(address: str) -> bool:
-    """Return whether a connection to the host and port can be made."""
+    """Return True if a connection to the host and port succeeds."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):

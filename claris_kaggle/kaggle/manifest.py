@@ -1,4 +1,4 @@
-"""The manifest of a session: verify the files that it lists, and merge the parts of a run."""
+"""Verify the files that a session's manifest lists, and merge the parts of a run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from claris_kaggle.core.files import create_folder, explain_disk_errors, read_js
 from claris_kaggle.core.paths import RunDir
 
 _MANIFEST = "claris-session.json"
-# The status in a manifest that was written while its session ran on: of one that was ended early.
+# Status in a manifest that was written during the session. It remains if the session is killed.
 _RUNNING = "running"
 
 
 def _copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunDir:
-    """Copy what a session that was ended early leaves: its verified folds, and whole checkpoints of the others.
+    """Copy the finished work of a killed session: its verified folds, and intact checkpoints of the others.
 
     Raises:
-        RunError: the config or the fold file is not the one that the session wrote.
+        RunError: the config or the fold file does not match the manifest.
         DiskError: a file cannot be read or written.
     """
     from claris_kaggle.training.checkpoint import is_whole_checkpoint
@@ -44,10 +44,10 @@ def _copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunD
 
 
 def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Refuse files that are missing or not those of the manifest.
+    """Check that all files of the manifest are present and match it.
 
     Raises:
-        RunError: naming the first of them.
+        RunError: files are missing or different; the message names the first.
     """
     wrong = [name for name, facts in manifest.get("files", {}).items() if not _is_whole(folder / name, facts)]
     if wrong:
@@ -56,18 +56,18 @@ def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
-    """Whether the file is there with the size and SHA-256 that a manifest gives."""
+    """Return True if the file exists with the size and SHA-256 in the manifest."""
     return path.is_file() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
 
 
 def _is_same_config(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return True if the configs agree; the same starting weights may have been mounted in other places."""
+    """Return True if the configs agree. The same starting weights may have different paths."""
     same_weights = bool(one.get("weights_sha256")) and one["weights_sha256"] == other.get("weights_sha256")
     return {**one, "weights": other.get("weights")} == other if same_weights else one == other
 
 
 def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
-    """Copy the folds of several parts of one run into one folder, each whole; a finished one before an unfinished one.
+    """Copy the folds of several parts of a run into one folder. A finished fold replaces an unfinished one.
 
     Raises:
         RunError: the parts have different configs or folds.
@@ -86,5 +86,5 @@ def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
                 place = target.root / folder.name
                 if not (place / "model.json").exists():
                     shutil.rmtree(place, ignore_errors=True)
-                    with create_folder(place) as aside:  # a half copied fold could pass for a finished one
+                    with create_folder(place) as aside:  # a partial copy could be taken for a finished fold
                         shutil.copytree(folder, aside, dirs_exist_ok=True)

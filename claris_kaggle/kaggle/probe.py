@@ -1,6 +1,6 @@
-"""A rehearsal on the user's account: a private CPU script of a few seconds, followed by the calls of a launch.
+"""Rehearse a launch on the user's account with a private CPU script that runs for a few seconds.
 
-What Kaggle answered and what its image holds are written to a JSON file without names or tokens, for a bug report.
+Kaggle's responses and the contents of its image are written to a JSON file for bug reports, without names or tokens.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from claris_kaggle.kaggle.session import _PROBE_FILE
 from claris_kaggle.version import __version__
 
 _SCHEMA = 1
-# Where a training session fetches its starting weights.
+# Host from which a training session downloads its starting weights.
 _REACH = "huggingface.co:443"
 _LONGEST_PROBE = 20 * 60.0
-# Versions of Kaggle's image that claris is tested with.
+# Package versions of Kaggle's image that claris is tested with.
 _EXPECTED = {
     "torch": "2.10", "torchvision": "0.25", "timm": "1.0.26", "albumentations": "2.0.8", "numpy": "2.0.2",
     "pandas": "2.2.2", "scikit-learn": "1.6.1", "joblib": "1.5.3",
@@ -41,10 +41,10 @@ class _Step:
     """One call of the rehearsal.
 
     Attributes:
-        name: what was asked of Kaggle.
-        seconds: how long it took.
-        result: what came back, in a line.
-        failed: Kaggle refused it.
+        name: the request.
+        seconds: its duration.
+        result: the response, in one line.
+        failed: True if Kaggle refused it.
     """
 
     name: str
@@ -55,15 +55,15 @@ class _Step:
 
 @dataclass
 class _Probe:
-    """The rehearsal as far as it came.
+    """The state of a rehearsal.
 
     Attributes:
-        user: the account, which no file holds.
+        user: name of the account, which is not written to the record.
         ref: the kernel, as owner/slug.
-        steps: the calls in their order.
-        machine: what the session found on its machine; empty if it did not come so far.
-        deleted: the kernel is gone.
-        error: why the rehearsal ended early; an empty text if it did not.
+        steps: the calls, in order.
+        machine: the session's description of its machine; empty if there is none.
+        deleted: True if the kernel no longer exists.
+        error: reason for an early end; empty if there was none.
     """
 
     user: str = ""
@@ -78,10 +78,10 @@ def _run_probe(path: Path, *, poll: float = 10.0) -> _Probe:
     """Rehearse a launch with a CPU script, delete its kernel, and write the record.
 
     Args:
-        path: of the JSON file, which is written in any case.
-        poll: seconds between two looks.
+        path: JSON file of the record, which is always written.
+        poll: seconds between two status requests.
     Returns:
-        What was found; `error` says why it ended early.
+        The rehearsal; `error` is the reason for an early end.
     """
     probe = _Probe()
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -99,7 +99,7 @@ def _run_probe(path: Path, *, poll: float = 10.0) -> _Probe:
 
 
 def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
-    """Push the script, wait for its session, and read all that it left.
+    """Push the script, wait for its session, and read its log and output.
 
     Raises:
         KaggleError: a step failed.
@@ -127,10 +127,10 @@ def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
 
 
 def _wait_for_end(kernel: Kernel, poll: float) -> str:
-    """Wait until the session has ended; the states that it went through.
+    """Wait until the session has ended, and return the states that it went through.
 
     Raises:
-        KaggleError: it failed, or did not end.
+        KaggleError: it failed, or did not end in time.
     """
     seen: list[str] = []
     reader, start = session_progress._ProgressReader(), time.monotonic()
@@ -153,7 +153,7 @@ def _wait_for_end(kernel: Kernel, poll: float) -> str:
 
 
 def _ask_refusals(probe: _Probe, kernel: Kernel) -> None:
-    """Ask for what is not there, to learn how Kaggle refuses it: nothing depends on the answers."""
+    """Request things that do not exist, to record how Kaggle refuses them. Nothing depends on the responses."""
     questions = {
         "status of a bare version number": (kernel.ref, str(kernel.version)),
         "status of a version that is not there": (kernel.ref, f"v{kernel.version + 98}"),
@@ -168,7 +168,7 @@ def _ask_refusals(probe: _Probe, kernel: Kernel) -> None:
 
 
 def _remove_kernel(probe: _Probe) -> None:
-    """Delete the kernel if there is one; a failure says where it is."""
+    """Delete the kernel if there is one. If that fails, log the address of its page."""
     if not probe.ref:
         return
     try:
@@ -187,7 +187,7 @@ def _remove_kernel(probe: _Probe) -> None:
 
 @contextmanager
 def _timed(probe: _Probe, name: str) -> Iterator[Callable[[str], None]]:
-    """Put a step down with its time: what it is called with, or why it failed."""
+    """Record a step with its duration, and its result or its error."""
     start = time.monotonic()
     results: list[str] = []
     try:
@@ -199,7 +199,7 @@ def _timed(probe: _Probe, name: str) -> Iterator[Callable[[str], None]]:
 
 
 def _write_record(path: Path, probe: _Probe, began: str, exchanges: list[dict[str, Any]]) -> None:
-    """Write what a bug report needs, without the account's name."""
+    """Write the record for a bug report, without the account's name."""
     facts: dict[str, Any] = {
         "schema": _SCHEMA,
         "began": began,
@@ -213,14 +213,14 @@ def _write_record(path: Path, probe: _Probe, began: str, exchanges: list[dict[st
         "machine": probe.machine,
         "exchanges": exchanges,
     }
-    home = str(Path.home())  # its name is often that of a person
+    home = str(Path.home())  # it often contains a person's name
     for name in (probe.user, home if home != "/" else ""):
         facts = wire_log._hide_user(facts, name)
     write_json(path, facts)
 
 
 def _describe_image(machine: dict[str, Any]) -> list[str]:
-    """Return what the session's machine holds, a line for each thing."""
+    """Return a description of the session's machine, one line per subject."""
     packages = machine["packages"]
     found = [f"{name} {packages.get(name, 'missing')}" for name in _EXPECTED]
     disks = [f"{name} {one['free_gb']} of {one['total_gb']} GB free" for name, one in machine["disk"].items()]
@@ -235,7 +235,7 @@ def _describe_image(machine: dict[str, Any]) -> list[str]:
 
 
 def _unexpected_versions(machine: dict[str, Any]) -> list[str]:
-    """Return the packages whose versions are not those that claris is tested with."""
+    """Return the packages whose versions differ from the tested ones."""
     packages = machine["packages"]
     return [
         f"{name} {packages.get(name, 'missing')} (tested with {wanted})"

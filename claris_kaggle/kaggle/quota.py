@@ -1,4 +1,4 @@
-"""The GPU hours of the account, and whether a plan fits into them."""
+"""Read the account's GPU hours, and check if a plan fits into them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class _GpuQuota:
     """The GPU hours of one week.
 
     Attributes:
-        used: hours that ended sessions took.
-        reserved: hours that running sessions may still take; Kaggle counts the time limit of each.
-        allowed: hours in all.
-        renews: when the next week begins, in UTC; None where Kaggle does not say.
+        used: hours used by ended sessions.
+        reserved: hours that running sessions may still use; Kaggle counts the time limit of each.
+        allowed: total hours.
+        renews: start of the next week, in UTC; None if Kaggle does not give it.
     """
 
     used: float
@@ -35,7 +35,7 @@ class _GpuQuota:
 
 
 class _Fit(Enum):
-    """Tell how a plan fits into the quota."""
+    """The ways in which a plan can fit into the quota."""
 
     FITS = "fits"
     WAITS = "waits"
@@ -45,11 +45,11 @@ class _Fit(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class _Verdict:
-    """How a plan fits, in one line.
+    """The result of comparing a plan with the quota.
 
     Attributes:
         fit: the case.
-        text: for the user, with what to do or what will happen.
+        text: one line for the user that says what to do or what will happen.
     """
 
     fit: _Fit
@@ -57,7 +57,7 @@ class _Verdict:
 
 
 def _ask_quota() -> _GpuQuota | None:
-    """Ask Kaggle for the account's GPU hours; None where it names none.
+    """Return the account's GPU hours; None if Kaggle gives none.
 
     Raises:
         KaggleError: Kaggle did not answer.
@@ -66,17 +66,17 @@ def _ask_quota() -> _GpuQuota | None:
 
 
 def _require_quota(hours: float) -> None:
-    """Say the account's GPU hours, and whether a plan fits into them; Kaggle's silence stops nobody.
+    """Log the account's GPU hours, and whether a plan fits into them. If Kaggle does not answer, the plan goes ahead.
 
     Args:
-        hours: that the sessions to be pushed are estimated to take.
+        hours: estimated hours of the sessions to push.
     Raises:
         KaggleError: the account has no GPU hours at all, or its token has expired.
     """
     try:
         quota = _ask_quota()
     except KaggleError as error:
-        if error.status == 401:  # nor would anything else be answered
+        if error.status == 401:  # all other calls would fail as well
             raise
         log_info(f"GPU hours: not known ({error.found})")
         return
@@ -87,7 +87,7 @@ def _require_quota(hours: float) -> None:
 
 
 def _parse_quota(answer: dict[str, Any]) -> _GpuQuota | None:
-    """Return the quota in an answer of the client; None where there is none for GPUs.
+    """Return the quota from an answer of the client; None if it has none for GPUs.
 
     >>> _parse_quota({"gpu": {"used": 7200.0, "reserved": 0.0, "allowed": 108000.0}, "renews": ""}).free
     28.0
@@ -100,7 +100,7 @@ def _parse_quota(answer: dict[str, Any]) -> _GpuQuota | None:
 
 
 def _parse_time(text: str) -> datetime | None:
-    """Return the time in UTC; the client gives Kaggle's UTC times without a zone."""
+    """Return the time in UTC; None if it is invalid. The client gives Kaggle's UTC times without a time zone."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -109,7 +109,7 @@ def _parse_time(text: str) -> datetime | None:
 
 
 def _describe_quota(quota: _GpuQuota) -> str:
-    """Return used, reserved and total hours, and when the week begins, in a line."""
+    """Return used, reserved and total hours and the start of the next week, in one line."""
     return (
         f"{quota.used:.1f} h used and {quota.reserved:.1f} h reserved by running sessions, of {quota.allowed:g} h "
         f"a week; the next week begins {_describe_renewal(quota)}"
@@ -117,16 +117,16 @@ def _describe_quota(quota: _GpuQuota) -> str:
 
 
 def _describe_renewal(quota: _GpuQuota) -> str:
-    """Return when the next week begins."""
+    """Return the start of the next week, as text."""
     return f"{quota.renews:%a %Y-%m-%d %H:%M} UTC" if quota.renews else "at a time that Kaggle did not name"
 
 
 def _judge_plan(quota: _GpuQuota | None, hours: float) -> _Verdict:
-    """Decide whether a plan fits into the week's quota.
+    """Compare a plan with the week's quota.
 
     Args:
-        quota: of the account; None where Kaggle names none.
-        hours: that the plan's sessions are estimated to take.
+        quota: of the account; None if Kaggle gives none.
+        hours: estimated hours of the plan's sessions.
     """
     if quota is None:
         return _Verdict(fit=_Fit.FITS, text=f"Kaggle named no GPU hours; the plan takes about {hours:.1f} h")

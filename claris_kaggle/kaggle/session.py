@@ -1,8 +1,9 @@
-"""What a kernel does inside a Kaggle session: find its inputs, run the verbs, leave a manifest of what it wrote.
+"""Run a job inside a Kaggle session: find its inputs, run the commands, and write a manifest of the output.
 
-The working folder keeps only what the next step needs; packs go to fast temporary storage. A session that stops in
-time ends well: its output is the next session's input. So does one that fails with a fold or a checkpoint on disk. The
-manifest is also written after each finished fold, for sessions that are killed or time out.
+The working folder keeps only what the next step needs. Packed patches go to fast temporary storage. A session that
+stops at its time limit exits successfully: its output is the next session's input. So does a session that fails with
+a finished fold or a checkpoint. The manifest is also written after each finished fold, for sessions that are killed or
+time out.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from claris_kaggle.kaggle.session_inputs import _find_data, _find_named_files, _
 
 _JOBS = ("train", "predict", "ensemble", "probe")
 _COMPLETE, _STOPPED, FAILED = "complete", "stopped", "failed"
-# Where the output of a real session lies.
+# Output folder of a real session.
 _WORKING = Path("/kaggle/working")
 _SUBMISSION = "submission.csv"
-# Seconds between two looks for finished folds.
+# Seconds between two checks for finished folds.
 _MANIFEST_EVERY = 1.0
 _PROBE_FILE = "probe.json"
 
 
 @dataclass(frozen=True)
 class _Session:
-    """The folders of this session, and its clock.
+    """The folders of this session, and its deadline.
 
     Attributes:
-        inputs: where Kaggle mounts datasets, competitions and other kernels' outputs; only read.
-        working: what is left here is the kernel's output.
-        temporary: lost at the end.
-        deadline: `time.monotonic()` by which all must be done.
+        inputs: folder in which Kaggle mounts datasets, competitions and outputs of other kernels; never modified.
+        working: folder of the kernel's output.
+        temporary: folder that is deleted at the end of the session.
+        deadline: value of `time.monotonic()` by which the session must be finished.
     """
 
     inputs: Path
@@ -59,12 +60,12 @@ class _Session:
         return RunDir(self.working / "run")
 
     def left(self) -> str:
-        """Seconds until the deadline, as a flag takes them."""
+        """Return the time until the deadline in the format of a flag, such as 3600s."""
         return f"{max(1.0, self.deadline - time.monotonic()):.0f}s"
 
 
 def run_session(settings: dict[str, Any]) -> int:
-    """Do the job of the settings; the exit code of the script."""
+    """Run the job of the settings, and return the exit code of the script."""
     try:
         session = _open_session(settings)
         status, message = _run_job(session, settings)
@@ -78,10 +79,12 @@ def run_session(settings: dict[str, Any]) -> int:
 
 
 def _run_job(session: _Session, settings: dict[str, Any]) -> tuple[str, str]:
-    """Do the job: how it ended, and why it failed where something is worth keeping all the same.
+    """Run the job.
 
+    Returns:
+        Its status, and the error message of a job that failed with output worth keeping.
     Raises:
-        ClarisError: it failed, and nothing is.
+        ClarisError: it failed without output worth keeping.
     """
     job = settings["job"]
     try:
@@ -99,15 +102,15 @@ def _run_job(session: _Session, settings: dict[str, Any]) -> tuple[str, str]:
 
 
 def _is_worth_keeping(run_dir: RunDir) -> bool:
-    """Whether there is a finished fold, or a checkpoint of one."""
+    """Return True if there is a finished fold or a checkpoint."""
     return any(fold.weights_manifest.exists() or fold.checkpoint.exists() for fold in run_dir.fold_dirs().values())
 
 
 def _open_session(settings: dict[str, Any]) -> _Session:
-    """The folders, from their usual places or from variables.
+    """Return the session, with Kaggle's folders or those named by environment variables.
 
     Raises:
-        UsageError: the job is unknown, or the machine is not the one that was asked for.
+        UsageError: the job is unknown, or the folder of inputs does not exist.
     """
     if settings.get("job") not in _JOBS:
         raise UsageError(f"a job of the name {settings.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
@@ -122,15 +125,15 @@ def _open_session(settings: dict[str, Any]) -> _Session:
 
 
 def _count_processes(session: _Session, wanted: int) -> int:
-    """One process for each GPU; two on a machine without any, for a trial.
+    """Return the number of processes: one per GPU, or two on a machine without GPUs, for a trial.
 
     Raises:
-        UsageError: there are GPUs, but not as many as were asked for, or none in a real session.
+        UsageError: the number of GPUs is not `wanted`, or a real session has none.
     """
     import torch
 
     found = torch.cuda.device_count()
-    # Kaggle sets its variables too, so it is the folder that tells a real session from a trial.
+    # Kaggle sets its variables too, so only the folder distinguishes a real session from a trial.
     if found == wanted or (found == 0 and session.working != _WORKING):
         return found or 2
     what = f"{found} GPUs in this session, and {wanted} were asked for"
@@ -138,28 +141,28 @@ def _count_processes(session: _Session, wanted: int) -> int:
 
 
 def _gather_runs(session: _Session) -> None:
-    """Put the folds of all earlier sessions into this session's run.
+    """Merge the folds of all earlier sessions into this session's run.
 
     Raises:
-        RunError: they are not of one run.
+        RunError: they belong to different runs, or a file does not match its manifest.
     """
     _merge_runs(_find_runs(session.inputs, session.temporary / "earlier"), session.run_dir)
 
 
 def _run_claris(*arguments: object) -> int:
-    """Run a verb in a process of its own, whose talk goes to this session's log."""
+    """Run a command in a separate process, and return its exit code. Its messages go to this session's log."""
     print("$ claris " + " ".join(map(str, arguments)), flush=True)
     return subprocess.call([sys.executable, "-m", "claris_kaggle", *map(str, arguments)])
 
 
 def _run_watched(session: _Session, settings: dict[str, Any], *arguments: object) -> int:
-    """Run a verb like `_run_claris`, and write the manifest after each fold that it finishes."""
+    """Run a command like `_run_claris`, and write the manifest after each fold that it finishes."""
     print("$ claris " + " ".join(map(str, arguments)), flush=True)
     written: list[tuple[Path, int]] = []
     with subprocess.Popen([sys.executable, "-m", "claris_kaggle", *map(str, arguments)]) as process:
         while True:
             code = process.poll()
-            # A file may be replaced between two looks: the next look writes the manifest again.
+            # A file may be replaced between two checks: the next check writes the manifest again.
             with contextlib.suppress(DiskError, OSError):
                 files = _finished_files(session.run_dir)
                 found = [(path, path.stat().st_mtime_ns) for path in files]
@@ -173,10 +176,10 @@ def _run_watched(session: _Session, settings: dict[str, Any], *arguments: object
 
 
 def _run_required_claris(*arguments: object) -> None:
-    """Run a verb that has to succeed.
+    """Run a command that must succeed.
 
     Raises:
-        RunError: it did not, with its last words.
+        RunError: it failed; the message is the command's own error message.
     """
     code = _run_claris(*arguments)
     if code:
@@ -184,7 +187,7 @@ def _run_required_claris(*arguments: object) -> None:
 
 
 def _explain_failed_verb(verb: object, code: int) -> RunError:
-    """Why a verb failed: what it left as its last words."""
+    """Return the error of a failed command, with the message that it left in the error file."""
     path = Path(os.environ[ERROR_FILE_VARIABLE])
     if path.exists():
         return RunError(f"claris {verb}: {path.read_text('utf-8')}")
@@ -241,7 +244,7 @@ def _predict_finished_folds(session: _Session, settings: dict[str, Any], packs: 
 
 
 def _run_ensemble_job(session: _Session, settings: dict[str, Any]) -> str:
-    """Put the folds of the inputs together, predicting what is missing, and write the submission."""
+    """Merge the folds of the inputs, compute missing predictions, and write the submission."""
     data = _find_data(session.inputs)
     _gather_runs(session)
     packs = ["--data", data.root, "--cache", session.temporary / "packs"]
@@ -251,7 +254,7 @@ def _run_ensemble_job(session: _Session, settings: dict[str, Any]) -> str:
 
 
 def _run_probe_job(session: _Session, settings: dict[str, Any]) -> str:
-    """Write what this machine holds to the output, and print a progress line as a long job does."""
+    """Write a description of this machine to the output, and print a progress line as a long job does."""
     facts = _describe_machine(session.inputs, session.working, session.temporary, next(iter(settings["flags"]), ""))
     try:
         facts["data"] = _find_data(session.inputs).root.relative_to(session.inputs).as_posix()
@@ -265,7 +268,7 @@ def _run_probe_job(session: _Session, settings: dict[str, Any]) -> str:
 
 
 def _remove_temporary_files(run_dir: RunDir) -> None:
-    """Remove what no later step needs: checkpoints of finished folds, spare generations, half written files."""
+    """Remove what no later step needs: checkpoints of finished folds, older checkpoints, partial files."""
     for path in [path for path in run_dir.root.rglob(".*.part") if path.is_file()]:
         path.unlink()
     for folder in run_dir.root.glob("fold[0-9]*"):
@@ -278,7 +281,7 @@ def _remove_temporary_files(run_dir: RunDir) -> None:
 
 
 def _finished_files(run_dir: RunDir) -> list[Path]:
-    """Return the files of the finished folds and those that they need; none while no fold is finished."""
+    """Return the files of the finished folds and the files that they need; none if no fold is finished."""
     files: list[Path] = []
     for fold in run_dir.fold_dirs().values():
         if fold.weights_manifest.exists():
@@ -288,7 +291,7 @@ def _finished_files(run_dir: RunDir) -> list[Path]:
 
 
 def _all_files(session: _Session) -> list[Path]:
-    """Return the files of the session's run, and those of its submission."""
+    """Return the files of the session's run and of its submission."""
     found = [*session.run_dir.root.rglob("*"), *session.working.glob("submission.*")]
     return [path for path in found if path.is_file() and not path.name.startswith(".lock")]
 
@@ -296,7 +299,7 @@ def _all_files(session: _Session) -> list[Path]:
 def _write_manifest(
     session: _Session, settings: dict[str, Any], status: str, message: str, files: Iterable[Path]
 ) -> None:
-    """Write what the session was asked, how it ended and why, and size and SHA-256 of the files."""
+    """Write the manifest: the settings, the status and its reason, and size and SHA-256 of each file."""
     facts = {
         path.relative_to(session.working).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(files)

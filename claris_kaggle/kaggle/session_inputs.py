@@ -1,4 +1,4 @@
-"""The inputs of a session, found by what they hold, wherever Kaggle mounts them."""
+"""Find the inputs of a session by their contents, wherever Kaggle mounts them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _check_manifest, _copy_finished
 
 _SEARCHED_DEPTH = 8
-# Kaggle's folders of inputs by kind, and its older layout without kinds and owners.
+# Kaggle mounts inputs in folders by kind, or in its older layout without kind and owner.
 _MOUNTS: tuple[tuple[str, ...], ...] = (("datasets",), ("notebooks",), ("models",), ())
 _DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
 _LISTED = 12
@@ -23,7 +23,7 @@ _LIKELY = ("*.safetensors", "*.pth", "slides.csv", "patch_id_wsi*.csv", "folds.c
 
 
 def _walk_inputs(root: Path) -> list[tuple[Path, set[str]]]:
-    """Every folder below the root with the names of its files, not going down into folders of patches."""
+    """Return every folder below the root with the names of its files. Folders of patches are not searched."""
     found = []
     for folder, folders, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
@@ -33,7 +33,7 @@ def _walk_inputs(root: Path) -> list[tuple[Path, set[str]]]:
 
 
 def _find_data(root: Path) -> DataDir:
-    """The competition's folder among the inputs below `root`: the one with its two tables.
+    """Return the competition's folder among the inputs below `root`: the folder with its two tables.
 
     Raises:
         RunError: there is none.
@@ -47,7 +47,7 @@ def _find_data(root: Path) -> DataDir:
 
 @dataclass(frozen=True, kw_only=True)
 class _NamedFiles:
-    """The files among the inputs that the settings name; None where they name none."""
+    """The input files that the settings name; None where they name none."""
 
     weights: Path | None = None
     slides: Path | None = None
@@ -55,7 +55,7 @@ class _NamedFiles:
 
 
 def _find_named_files(root: Path, settings: Mapping[str, Any]) -> _NamedFiles:
-    """Return the files that `weights_from`, `slides_from` and `folds_from` of the settings name.
+    """Return the input files that the settings `weights_from`, `slides_from` and `folds_from` name.
 
     Raises:
         RunError: one of them is not among the inputs; the message lists what is there.
@@ -92,7 +92,7 @@ def _find_named(root: Path, name: str, flag: str) -> Path:
 
 
 def _find_subfolder(folder: Path, names: Sequence[str]) -> Path:
-    """Return the folder below; capitals do not count, as in Kaggle's references."""
+    """Return the subfolder with these names. Ignores case, as Kaggle's references do."""
     for name in names:
         same = [one for one in folder.iterdir() if one.name.lower() == name.lower()] if folder.is_dir() else []
         folder = same[0] if len(same) == 1 else folder / name
@@ -109,13 +109,13 @@ def _list_inputs(root: Path) -> list[str]:
 
 
 def _list_some(names: Sequence[str]) -> str:
-    """Return the first names, and the number of the others."""
+    """Return the first names and the number of the others, as text."""
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "") if names else "no files"
 
 
 def _find_unnamed(root: Path, data: DataDir, named: _NamedFiles) -> list[Path]:
-    """Return the weights, slide maps and fold files among the inputs that no setting names, and that are not used."""
+    """Return the weights, slide maps and fold files among the inputs that no setting names. They stay unused."""
     outputs = [data.root, *(folder for folder, names in _walk_inputs(root) if _MANIFEST in names)]
     used = (named.weights, named.slides, named.folds)
     return [
@@ -131,9 +131,10 @@ def _find_runs(root: Path, aside: Path) -> list[RunDir]:
     """Return the runs of earlier sessions among the inputs, every file verified.
 
     Args:
-        aside: a folder for the finished folds of sessions that were ended early.
+        root: folder of the inputs.
+        aside: folder for the finished folds of killed sessions.
     Raises:
-        RunError: a file is not the one that the session wrote.
+        RunError: a file does not match its session's manifest.
     """
     found: list[RunDir] = []
     for folder, names in _walk_inputs(root):

@@ -1,4 +1,4 @@
-"""The session's own progress line, read from the log of a running kernel."""
+"""Read the progress line of a running session from its log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _STREAM_SECONDS, _CALL_SECONDS, _ASK_EVERY = 10.0, 40.0, 60.0
 _LONGEST_LINE = 160
 # As `console.Progress` prints it: "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.97".
 _PROGRESS = re.compile(r"[^:$]{1,60}: [\d,]+ of [\d,]+ \w+ \(\d+ ?%\)")
-# What `claris train` and `predict` say at the end of an epoch or a fold.
+# Lines that `claris train` and `claris predict` print at the end of an epoch or a fold.
 _SUMMARY = re.compile(r"fold \d+\b[^:]*: .*\b(AUC|finished|predicted|going)\b")
-# The session's own line before each verb.
+# The line that the session prints before each command.
 _VERB = re.compile(r"\$ (claris \w+)")
 
 
 def _log_lines(log: str) -> list[str]:
-    """Return the lines of a log: Kaggle keeps it as a JSON array of parts, or streams plain text.
+    """Return the lines of a log. Kaggle stores it as a JSON array of parts, or streams plain text.
 
     >>> _log_lines('[{"data": "one\\\\ntw"}, {"data": "o\\\\n"}]')
     ['one', 'two']
@@ -32,7 +32,7 @@ def _log_lines(log: str) -> list[str]:
 
 
 def _progress_line(log: str) -> str:
-    """Return the newest line that tells how far the session is; an empty text where none does.
+    """Return the newest progress line of a log; an empty string if there is none.
 
     >>> _progress_line("$ claris train --data x\\nfold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left\\nWarning")
     'fold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left'
@@ -47,7 +47,7 @@ def _progress_line(log: str) -> str:
 
 
 def _ask_progress(kernel: Kernel) -> str:
-    """Ask Kaggle how far the session says it is; an empty text where its log cannot be had: nothing depends on it."""
+    """Return the session's progress line from its log on Kaggle; an empty string if the log is not available."""
     arguments = {"ref": kernel.ref, "version": kernel.version, "seconds": _STREAM_SECONDS}
     try:
         return _progress_line(str(api._call_once("running_log", deadline=_CALL_SECONDS, **arguments)["log"]))
@@ -56,10 +56,10 @@ def _ask_progress(kernel: Kernel) -> str:
 
 
 def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
-    """Wait until the session has ended, and show how far it is; its state and why it failed.
+    """Wait until the session has ended, showing its progress, and return its state and failure message.
 
     Raises:
-        KaggleError: Kaggle refused to tell; an outage is waited through.
+        KaggleError: Kaggle refused permanently. Temporary failures are retried.
     """
     reader, start = _ProgressReader(), time.monotonic()
     with Waiting() as waiting:
@@ -77,28 +77,28 @@ def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
 
 
 class _ProgressReader:
-    """The newest progress line of each running session, asked for once a minute at most."""
+    """The newest progress line of each running session, requested at most once a minute."""
 
     def __init__(self) -> None:
         self.asked: dict[tuple[str, int], float] = {}
         self.lines: dict[tuple[str, int], str] = {}
 
     def line(self, kernel: Kernel) -> str:
-        """Return the session's progress line; the earlier one while it is less than a minute old."""
+        """Return the session's progress line. It is cached for one minute."""
         key, now = (kernel.ref, kernel.version), time.monotonic()
         if key not in self.asked or now - self.asked[key] >= _ASK_EVERY:
-            # An answer without a progress line keeps the one before.
+            # An answer without a progress line keeps the previous one.
             self.lines[key] = _ask_progress(kernel) or self.lines.get(key, "")
             self.asked[key] = time.monotonic()
         return self.lines[key]
 
     def describe(self, kernel: Kernel, status: str, waited: float) -> str:
-        """Return how a session is doing: its own progress line where it can be had, and the time.
+        """Return the state of a session, its duration, and its progress line if available.
 
         Args:
-            kernel: the version that runs.
+            kernel: the running version.
             status: its state, as Kaggle names it.
-            waited: seconds since it was pushed, or since it is watched.
+            waited: seconds since the push, or since the start of watching.
         """
         line = self.line(kernel) if status == "RUNNING" else ""
         return f"{kernel.ref} {status.lower()} for {format_duration(waited)}" + (f": {line}" if line else "")

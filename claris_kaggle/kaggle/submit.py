@@ -1,4 +1,4 @@
-"""A submission sent to Kaggle once, its score waited for, and both written to the ledger."""
+"""Send a submission to Kaggle once, wait for its score, and write both to the ledger."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ def submit_file(
     wait: float = LONGEST_WAIT,
     poll: float = 10.0,
 ) -> dict[str, Any]:
-    """Check the file, submit it unless these very bytes were submitted before, and wait for its score.
+    """Check the file, submit it unless the same bytes were submitted before, and wait for its score.
 
     Args:
-        sample_ids: of the sample submission.
+        path: the submission.
+        sample_ids: ids of the sample submission.
+        ledger: CSV file of all submissions.
         wait: seconds to wait for the score; 0 does not wait.
+        poll: seconds between two requests for the score.
     Returns:
         The line of the ledger.
     Raises:
-        TableError: the file is no submission; nothing was sent.
-        KaggleError: refused, over the daily limit, or scored as an error; such a file is sent again by the next call.
+        TableError: the file is not a valid submission; nothing was sent.
+        KaggleError: refused, over the daily limit, or scored as an error. The next call sends a file again that was
+            scored as an error.
     """
     facts = check_submission(path, sample_ids)
     push_token = f"claris-{facts['sha256'][:16]}"
@@ -69,10 +73,10 @@ def submit_file(
 
 
 def _send_submission(path: Path, message: str, push_token: str, failed: Collection[int]) -> int:
-    """Submit the file and return the submission's number; `push_token` in the message finds a lost answer again.
+    """Submit the file and return the submission's number. A lost response is found by the push token in the message.
 
     Args:
-        failed: numbers of submissions with the mark that are not meant.
+        failed: numbers of earlier submissions with the push token that are ignored.
     Raises:
         KaggleError: refused, not uploaded, or over the daily limit.
     """
@@ -100,12 +104,12 @@ def _send_submission(path: Path, message: str, push_token: str, failed: Collecti
 
 
 def _attempt_file(ledger: Path) -> Path:
-    """Return the file that names a submission which was begun, and of which it is not known whether it arrived."""
+    """Return the path of the file that records a submission attempt until Kaggle has confirmed it."""
     return ledger.with_name(f".{ledger.stem}.attempt.json")
 
 
 def _find_earlier(push_token: str, ledger: Path) -> list[dict[str, Any]]:
-    """Return the submissions with the mark. One that was begun a moment ago may be listed only after a while."""
+    """Return the submissions with the push token. Retries if a recent attempt may not be listed yet."""
     path = _attempt_file(ledger)
     attempt = read_json(path) if path.exists() else {}
     if attempt.get("mark") != push_token or time.time() - attempt["time"] > _LONGEST_LAG:
@@ -115,18 +119,18 @@ def _find_earlier(push_token: str, ledger: Path) -> list[dict[str, Any]]:
 
 
 def _find_submissions(push_token: str) -> list[dict[str, Any]]:
-    """The submissions whose description has the mark."""
+    """Return the submissions whose description has the push token."""
     found = api._call_with_retries("submissions", competition=api._COMPETITION)["submissions"]
     return [one for one in found if push_token in one["description"]]
 
 
 def _find_submission(push_token: str, failed: Collection[int] = ()) -> dict[str, Any] | None:
-    """The submission whose description has the mark, but for those of these numbers."""
+    """Return the submission whose description has the push token, ignoring those in `failed`; None without one."""
     return next((one for one in _find_submissions(push_token) if one["ref"] not in failed), None)
 
 
 def _require_allowance() -> None:
-    """Refuse before anything is uploaded when today's submissions are used up.
+    """Check before the upload that a submission is left today.
 
     Raises:
         KaggleError: none is left today.
@@ -138,7 +142,7 @@ def _require_allowance() -> None:
 
 
 def _read_submission_origin(path: Path, sha256: str) -> LedgerEntry:
-    """Runs, commit and OOF AUC of a submission, from the JSON beside it where that is of these bytes."""
+    """Return runs, commit and OOF AUC of a submission, from the JSON file beside it if its SHA-256 matches."""
     beside = path.with_suffix(".json")
     known = read_json(beside) if beside.exists() else {}
     if known.get("sha256") != sha256:
@@ -155,7 +159,7 @@ def _read_submission_origin(path: Path, sha256: str) -> LedgerEntry:
 def _wait_for_score(
     entry: LedgerEntry, push_token: str, failed: Collection[int], ledger: Path, *, wait: float, poll: float
 ) -> LedgerEntry:
-    """The ledger's line with its scores, or still pending after `wait` seconds; an outage is waited through.
+    """Return the ledger's line with its scores, or still pending after `wait` seconds. Retries temporary failures.
 
     Raises:
         KaggleError: Kaggle could not score the file.

@@ -1,6 +1,6 @@
-"""A record of the requests of Kaggle's client and their answers, fit for a bug report: no headers, tokens or names.
+"""Record the client's requests and Kaggle's responses for a bug report, without headers, tokens or names.
 
-Of each value only the shape is kept (an empty string, 0), but for those whose names are listed here.
+Values are replaced by placeholders ("", "<text>", 0), except the fields in `_KEPT`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 _WIRE_LOG_VARIABLE = "CLARIS_KAGGLE_WIRE_LOG"
 _USER, _TEXT_SHAPE = "USER", "<text>"
-# Values that tell how Kaggle answers, and nothing of the account but its name, which is replaced.
+# Fields that show how Kaggle answers. Of the account they contain only its name, which is replaced.
 _KEPT = frozenset(
     (
         "status", "code", "message", "error", "errorMessage", "failureMessage", "ref", "url", "slug", "userName",
@@ -29,7 +29,7 @@ _KEPT = frozenset(
     )
 )  # fmt: skip
 _LONGEST_TEXT = 4000
-# Signed addresses open a file to whoever has them: only their host is kept.
+# Anyone with a signed URL can open its file, so only its host is kept.
 _ADDRESS = re.compile(r"https?://[^\s\"'<>]+")
 _OWN_HOST = re.compile(r"(^|\.)kaggle\.com$|^localhost$|^127\.0\.0\.1$")
 _VERSION_QUERY = re.compile(r"versionLabel=v\d+")
@@ -38,7 +38,7 @@ _PAGE = re.compile(r"^/code/[\w-]+/[\w-]+/?$")
 
 @contextmanager
 def _recording(path: Path) -> Iterator[None]:
-    """Let the client's processes that are started meanwhile record their requests in the file."""
+    """Record the requests of client processes that start within this context in the file."""
     before = os.environ.get(_WIRE_LOG_VARIABLE)
     os.environ[_WIRE_LOG_VARIABLE] = str(path)
     try:
@@ -51,7 +51,7 @@ def _recording(path: Path) -> Iterator[None]:
 
 
 def _record_requests() -> None:
-    """Record what `requests` sends in this process, if a process above asked for it."""
+    """Record the requests that `requests` sends in this process, if a parent process enabled it."""
     path = os.environ.get(_WIRE_LOG_VARIABLE)
     if not path:
         return
@@ -62,7 +62,7 @@ def _record_requests() -> None:
     def recorded(session: Any, request: Any, **settings: Any) -> Any:
         response = send(session, request, **settings)
         line = json.dumps(_describe_exchange(request, response, streamed=bool(settings.get("stream"))))
-        # A call goes on where its record cannot be written.
+        # The call continues if its record cannot be written.
         with contextlib.suppress(OSError), Path(path).open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         return response
@@ -71,12 +71,12 @@ def _record_requests() -> None:
 
 
 def _describe_exchange(request: Any, response: Any, *, streamed: bool) -> dict[str, Any]:
-    """Return a request and its answer without their headers.
+    """Return a request and its response, without headers.
 
     Args:
         request: as `requests` prepared it.
-        response: its answer.
-        streamed: the body is left to the one who reads it.
+        response: its response.
+        streamed: True if the caller reads the body, which is then not recorded.
     """
     kind = response.headers.get("Content-Type", "").split(";")[0]
     answer = None if streamed else _read_body(response.content)
@@ -91,7 +91,7 @@ def _describe_exchange(request: Any, response: Any, *, streamed: bool) -> dict[s
 
 
 def _route_of(address: str) -> str:
-    """Return the route of Kaggle's own addresses; of any other, the host alone: a signed address opens a file.
+    """Return the route of a Kaggle URL. Of any other URL only the host, because a signed URL opens a file.
 
     >>> _route_of("https://api.kaggle.com/v1/kernels.KernelsApiService/GetKernel")
     'kernels.KernelsApiService/GetKernel'
@@ -106,7 +106,7 @@ def _route_of(address: str) -> str:
 
 
 def _read_body(body: bytes | str | None) -> Any:
-    """Return the JSON of a body; of one that is none, its beginning."""
+    """Return the JSON of a body; of any other body only its length."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body or ""
     try:
         return json.loads(text) if text else {}
@@ -115,7 +115,7 @@ def _read_body(body: bytes | str | None) -> Any:
 
 
 def _shape_of(value: Any, name: str = "") -> Any:
-    """Return the value with everything replaced that is not listed as fit to be kept."""
+    """Return the value with every field replaced by a placeholder, except those in `_KEPT`."""
     if isinstance(value, dict):
         return {key: _shape_of(one, key) for key, one in value.items()}
     if isinstance(value, list):
@@ -130,21 +130,21 @@ def _shape_of(value: Any, name: str = "") -> Any:
 
 
 def _shorten_address(address: str) -> str:
-    """Return a kernel's page as it is; of any other address, only scheme and host."""
+    """Return the URL of a kernel's page unchanged; of any other URL, only scheme and host."""
     parts = urlsplit(address)
     kept = parts.path if _PAGE.match(parts.path) and not parts.query else "/..."
     return f"{parts.scheme}://{parts.netloc}{kept}"
 
 
 def _read_exchanges(path: Path) -> list[dict[str, Any]]:
-    """Return the exchanges of a record, in their order."""
+    """Return the recorded exchanges, in order."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 def _hide_user(value: Any, user: str) -> Any:
-    """Return the value with the user's name replaced wherever it stands as a word.
+    """Return the value with the user's name replaced wherever it is a whole word.
 
     >>> _hide_user({"ref": "/code/Anna/x", "message": "Annals"}, "anna")
     {'ref': '/code/USER/x', 'message': 'Annals'}

@@ -1,6 +1,6 @@
-"""Put the folds of the runs among the inputs together and write a checked submission.csv.
+"""Average the folds of the input runs, and write a checked submission.csv.
 
-`claris push ensemble` fills in the two lines in capitals; kernels/README.md tells how to do it by hand.
+`claris push ensemble` sets SETTINGS and BUNDLE; kernels/README.md describes how to do it by hand.
 """
 
 import base64

@@ -1,6 +1,6 @@
-"""Predict with the runs that are among the inputs: OOF and test, eight views, on Kaggle's two T4s.
+"""Predict OOF and test with the input runs, with eight test-time augmentation views, on Kaggle's two T4 GPUs.
 
-`claris push predict` fills in the two lines in capitals; kernels/README.md tells how to do it by hand.
+`claris push predict` sets SETTINGS and BUNDLE; kernels/README.md describes how to do it by hand.
 """
 
 import base64

@@ -1,6 +1,6 @@
-"""Write down what Kaggle's image holds: versions, mounts, memory, disk and network. Takes seconds, and no GPU.
+"""Record the contents of Kaggle's image: versions, mounts, memory, disk and network. Takes seconds, and no GPU.
 
-`claris doctor --probe` fills in the two lines in capitals, pushes this script and deletes it again.
+`claris doctor --probe` sets SETTINGS and BUNDLE, pushes this script and deletes it again.
 """
 
 import base64

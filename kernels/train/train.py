@@ -1,6 +1,6 @@
-"""Train DenseNet-121 on Kaggle's two T4s, fold after fold, and predict with eight views.
+"""Train DenseNet-121 fold by fold on Kaggle's two T4 GPUs, and predict with eight test-time augmentation views.
 
-`claris push train` fills in the two lines in capitals; kernels/README.md tells how to do it by hand.
+`claris push train` sets SETTINGS and BUNDLE; kernels/README.md describes how to do it by hand.
 """
 
 import base64
