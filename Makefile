@@ -32,8 +32,8 @@ test-slow: $(READY)  ## the long tests alone
 # What a Kaggle session does, under the versions of its image; 5 minutes at most. The tests of the user's own machine
 # run in .venv alone: they need kaggle>=2.2.5, and no such machine has the image's versions. The library is installed
 # without its dependencies, since the image's kaggle is older than setup.py asks for and no session imports it.
-# SciPy 1.16 in the image warns of an option that its scikit-learn 1.6.1 sets.
-SESSION_FLAGS := -m "not slow" --numprocesses 2 --dist loadfile -W "ignore:scipy.optimize:DeprecationWarning"
+# SciPy 1.16 in the image warns of an option that its scikit-learn 1.6.1 sets, and anyio's plugin is older than pytest.
+SESSION_FLAGS := -p no:anyio -m "not slow" --numprocesses 2 --dist loadfile -W "ignore:scipy.optimize:DeprecationWarning"
 SESSION_TESTS := $(patsubst %,tests/%.py,kaggle/test_session data/test_folds data/test_batches training/test_setup \
 	evaluation/test_predictions ensembling/test_blending core/test_files)
 
