@@ -331,7 +331,7 @@ def test_a_file_of_the_users_own_is_not_the_client(
 
 def test_the_client_ends_with_the_process_that_started_it(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
-    ask = "api.call_once('status', ref='me/claris-train', version=1)"
+    ask = "api._call_once('status', ref='me/claris-train', version=1)"
     code = f"from claris_kaggle.kaggle import api; {ask}"
     parent = subprocess.Popen([sys.executable, "-c", code], env={**environment(), "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 60

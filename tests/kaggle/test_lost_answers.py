@@ -147,15 +147,15 @@ def test_a_page_for_a_manifest_is_fetched_again(trained: FakeKaggle, call: Call,
     assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
     assert trained.faults["GET"] == [] and trained.count("SaveKernel") == 1
     record, out = ["--record", tmp_path / "first.json"], tmp_path / "out"
-    kernel_push.record_push(tmp_path / "first.json", kernel_output.Kernel(**known_kernel(tmp_path)))
+    kernel_push.record_push(tmp_path / "first.json", known_kernel(tmp_path))
     trained.faults["GET"] = [PAGE]
     code, _, said = call("pull", *record, "--out", out)
     assert code == 0 and trained.faults["GET"] == [] and (out / "run/fold0/oof.csv").exists(), said
 
 
-def known_kernel(tmp_path: Path) -> dict[str, object]:
-    """What the launch knows of its kernel."""
-    return {name: states(tmp_path)[0][name] for name in ("ref", "version", "mark")}
+def known_kernel(tmp_path: Path) -> kernel_output.Kernel:
+    """Return the kernel that the launch has on disk."""
+    return kernel_output.Kernel.from_json({name: states(tmp_path)[0][name] for name in ("ref", "version", "mark")})
 
 
 def test_a_page_for_a_file_of_the_competition_is_fetched_again(kaggle: FakeKaggle, tmp_path: Path) -> None:
