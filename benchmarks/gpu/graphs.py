@@ -1,4 +1,4 @@
-"""CUDA graphs of a forward pass and of a whole training step; without a GPU the same work, not recorded."""
+"""CUDA graphs of a forward pass and of a complete training step. Without a GPU the work is not recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WARM_UP = 3
 
 
 def record(work: Callable[[], object]) -> Callable[[], None]:
-    """Run the work a few times on a stream of its own, record it, and return its replay."""
+    """Run the work a few times on a separate stream, record it, and return a function that replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -31,10 +31,10 @@ def capture_forward(forward: Callable[[Tensor], Tensor], images: Tensor) -> Call
     """Record `forward` for images of one shape.
 
     Args:
-        forward: computes on the device alone.
-        images: on the device; an example.
+        forward: computes on the device only.
+        images: an example on the device.
     Returns:
-        A function of images of that shape; its result is overwritten by its next call.
+        A function of images of that shape. Each call overwrites the result of the previous one.
     """
     if not images.is_cuda:
         return forward
@@ -56,10 +56,10 @@ def capture_forward(forward: Callable[[Tensor], Tensor], images: Tensor) -> Call
 
 
 def capture_step(learner: _Learner, batch: Batch, lr: float) -> Callable[[Batch], None]:
-    """Record `_train_step` for batches of one size at one learning rate; takes a few steps in doing so.
+    """Record `_train_step` for batches of one size and one learning rate. This takes a few training steps.
 
-    Options that are drawn anew for each step on the host (mixing, layers left out, an average of the weights) would
-    be recorded as they were drawn once.
+    Options with random draws on the host in each step (mixup, drop-path, EMA) must be off: a graph repeats the draws of
+    the recorded step.
     """
     device = learner.world.device
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Eight views at 96 px, against the loops of others.
+"""Prediction with eight views at 96 pixels, compared with the loops of other libraries.
 
 python -m benchmarks.gpu.inference [--quick] [--out DIR]
 """
@@ -16,11 +16,11 @@ from benchmarks.gpu.card import (
     CARD,
     CUDA,
     DEVICE,
-    MODEL,
     WORLD,
     Contender,
     Work,
     begin_each,
+    channels_last_network,
     config_of,
     copy_bandwidth,
     median,
@@ -35,25 +35,25 @@ from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.two_t4s import TRAFFIC
 from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.inference.forward import _view_logits, predict_ids
-from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.models.factory import fold_batch_norm
 
 BLOCK, BLOCKS, VIEWS, ROUNDS = (4, 2, 8, 1) if QUICK else (512, 8, 8, 5)
 OURS = "ours, fp16, channels-last"
 
 
 def our_model(*, folded: bool = True) -> nn.Module:
-    """The network as `claris predict` has it."""
-    model = create_model(MODEL).to(device=DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Return the network as `claris predict` uses it."""
+    model = channels_last_network()
     return fold_batch_norm(model) if folded else model.eval()
 
 
 def host_block() -> Tensor:
-    """A block of noise as the loader hands it over."""
+    """Return a block of noise on the host, as the loader gives it."""
     return pinned(torch.randint(0, 256, (BLOCK, *PATCH_SHAPE), dtype=torch.uint8))
 
 
 def our_views(model: Any, precision: str = "fp16") -> Work:
-    """Our eight views of a block from the host."""
+    """Return the prediction of eight views of a block from the host."""
     images, config = host_block(), config_of(precision, BLOCK)
 
     def work() -> None:
@@ -64,7 +64,7 @@ def our_views(model: Any, precision: str = "fp16") -> Work:
 
 
 def recorded_views(model: Any) -> Work:
-    """The same views replayed from a CUDA graph."""
+    """Return the same prediction, replayed from a CUDA graph."""
     images, config = host_block(), config_of("fp16", BLOCK)
     with torch.inference_mode():
         replay = capture_forward(lambda block: _view_logits(model, block, config, VIEWS), images.to(DEVICE))
@@ -77,19 +77,19 @@ def recorded_views(model: Any) -> Work:
 
 
 def compiled_model() -> Any:
-    """The network compiled for blocks of one size."""
+    """Return the network, compiled for blocks of one size."""
     return torch.compile(our_model(), dynamic=False) if CUDA else our_model()
 
 
 def our_prediction() -> Work:
-    """Some blocks through the loader."""
+    """Return the prediction of several blocks, with the loader."""
     pack, model = noise_pack(BLOCK * BLOCKS), our_model()
     workers = 4 if CUDA else 0
     return lambda: predict_ids(model, pack, pack.ids, WORLD, config_of("fp16", BLOCK), views=VIEWS, workers=workers)
 
 
 def makers() -> dict[str, Callable[[], Contender]]:
-    """What is compared, without what has to be compiled first."""
+    """Return the contenders that need no compilation."""
     images, labels = peers.float_batch(BLOCK)
 
     def views(work: Callable[[], Work], *, trials: bool = False) -> Callable[[], Contender]:
@@ -113,7 +113,7 @@ def makers() -> dict[str, Callable[[], Contender]]:
 
 
 def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
-    """What has to be compiled first."""
+    """Return the contenders that need compilation."""
     model = compiled_model()
 
     def compiled() -> Contender:
@@ -128,7 +128,7 @@ def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]
 
 
 def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], bandwidth: float) -> None:
-    """Measure, print and keep."""
+    """Measure the contenders, print the result and write it."""
     rates = interleave(found, rounds=ROUNDS, warm_up=1)
     used = median(rates[OURS]) * VIEWS * TRAFFIC["predict"] / bandwidth
     facts[f"share of the card's {bandwidth / 1e9:,.0f} GB/s in a copy"] = f"{used:.0%}"
@@ -136,7 +136,7 @@ def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], ban
 
 
 def main() -> None:
-    """Compare without compiling, keep that, and compare again with it."""
+    """Compare without compilation, write the result, and compare again with compiled contenders."""
     bandwidth, facts = copy_bandwidth(), {"waits for the device in a block": waits(our_views(our_model()))}
     found = begin_each(makers(), facts)
     compare(found, facts, bandwidth)

@@ -49,13 +49,13 @@ OUR_WORKERS, THEIR_WORKERS = (0, 0) if QUICK else (min(4, CORES), min(12, CORES)
 
 
 def write_files(pack: Pack, folder: Path) -> None:
-    """The first patches of the pack as the competition's files."""
+    """Write the first patches of the pack as files of the competition."""
     for name, pixels in zip(pack.ids[:FILES], pack.pixels, strict=False):
         Image.fromarray(np.asarray(pixels)).save(folder / f"{name}.tif")
 
 
 def file_loader(pack: Pack, folder: Path, transform: Any) -> DataLoader[Any]:
-    """Decoded files in whole batches, as many loader processes as help."""
+    """Return a loader that decodes the files, with complete batches only."""
     ids = pack.ids[:FILES] * REPEATS
     patches = reference.Patches(folder, ids, [number % 2 for number in range(len(ids))], transform)
     ahead = 1 if THEIR_WORKERS else None  # what was loaded before the clock began must not count for much
@@ -66,12 +66,12 @@ def file_loader(pack: Pack, folder: Path, transform: Any) -> DataLoader[Any]:
 
 
 def bytes_transform() -> Any:
-    """The reference's turns without its normalisation, which timm's loader does on the card."""
+    """Return the reference's geometry without normalisation, which timm's loader does on the GPU."""
     return transforms.Compose([*reference.train_transform().transforms[:-2], transforms.PILToTensor()])
 
 
 def normalised(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's bytes sent to the card and normalised there."""
+    """Yield the loader's batches, copied to the device and normalised there."""
     mean, deviation = (
         torch.tensor(values, device=DEVICE)[:, None, None] * 255 for values in (reference.MEAN, reference.DEVIATION)
     )
@@ -80,7 +80,7 @@ def normalised(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def their_loader_alone(loader: DataLoader[Any]) -> Callable[[], float]:
-    """Images a second of the loader, its first batch aside."""
+    """Return a function that measures images per second of the loader, without its first batch."""
 
     def measured() -> float:
         began, images = 0.0, 0
@@ -92,19 +92,19 @@ def their_loader_alone(loader: DataLoader[Any]) -> Callable[[], float]:
 
 
 def our_batches(pack: Pack, batch_size: int) -> EpochBatches:
-    """The steps of an epoch over the pack."""
+    """Return the batches of an epoch over the pack."""
     trainset = TrainSet(pack, pack.ids, np.arange(ROWS, dtype=np.int64) % 2)
     return EpochBatches(trainset, config_of("fp16", batch_size), epoch=0, rank=0, world_size=1, turn_here=False)
 
 
 def new_learner(batch_size: int) -> _Learner:
-    """Our learner on the card."""
+    """Return a new learner on the device."""
     config = config_of("fp16", batch_size)
     return _Learner(config, WORLD, create_model(config.model))
 
 
 def streamed(pack: Pack, batch_size: int) -> Callable[[], float]:
-    """Images a second of our epoch with loader and transfers, up to its second look at the loss aside."""
+    """Return a function that measures an epoch with loader and transfers, without its first steps."""
     learner, batches = new_learner(batch_size), our_batches(pack, batch_size)
 
     def measured() -> float:
@@ -125,7 +125,7 @@ def streamed(pack: Pack, batch_size: int) -> Callable[[], float]:
 
 
 def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable[[], float]:
-    """Images a second of our steps on patches that lie on the card, eager or as a CUDA graph."""
+    """Return a function that measures steps on patches in GPU memory, eager or as a CUDA graph."""
     learner, batches = new_learner(batch_size), our_batches(pack, batch_size)
     words, config = batches.words, learner.config
     parts = [
@@ -154,7 +154,7 @@ def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable
 
 
 def makers(pack: Pack, folder: Path) -> dict[str, Callable[[], Contender]]:
-    """Whole epochs, and both loaders alone."""
+    """Return the contenders: complete epochs, and both loaders alone."""
     plain = file_loader(pack, folder, reference.train_transform())
     raw = file_loader(pack, folder, bytes_transform())
     found: dict[str, Callable[[], Contender]] = {
@@ -176,18 +176,18 @@ def makers(pack: Pack, folder: Path) -> dict[str, Callable[[], Contender]]:
 
 
 def epoch_of(loop: Callable[[], Iterator[int]]) -> Contender:
-    """Images a second of the loop, its first steps aside."""
+    """Return a function that measures images per second of the loop, without its first steps."""
     return lambda: rate_of_steps(loop, SKIPPED)
 
 
 def our_loader_alone(pack: Pack) -> Contender:
-    """Images a second of our loader, its first batch aside."""
+    """Return a function that measures images per second of our loader, without its first batch."""
     batches = our_batches(pack, BATCH)
     return lambda: _time_loader(batches, list(range(len(batches))), OUR_WORKERS, pin=CUDA)[0]
 
 
 def main() -> None:
-    """Compare, print and keep."""
+    """Measure the contenders, print the result and write it."""
     pack = noise_pack(ROWS)
     facts: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:

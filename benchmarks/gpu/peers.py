@@ -1,4 +1,4 @@
-"""Other people's loops over the same network and card: the reference's, timm's and Lightning's."""
+"""Loops of other libraries over the same network and device: the reference, timm and Lightning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import reference
-from benchmarks.gpu.card import CUDA, DEVICE, LR, MODEL, Work
+from benchmarks.gpu.card import CUDA, DEVICE, LR, MODEL, Work, channels_last_network
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.throughput import _wait_for
 
@@ -31,22 +31,22 @@ def has_lightning() -> bool:
 
 
 def their_network() -> nn.Module:
-    """torchvision's DenseNet-121; the tiny network in a trial."""
+    """Return torchvision's DenseNet-121; the tiny network with `--quick`."""
     return create_model(MODEL) if MODEL == "tiny" else reference.create()
 
 
 def float_batch(size: int) -> tuple[Tensor, Tensor]:
-    """A step of normalised noise and labels on the device."""
+    """Return a batch of normalised noise and labels on the device."""
     return torch.randn(size, 3, 96, 96, device=DEVICE), torch.randint(0, 2, (size,), device=DEVICE)
 
 
 def amp() -> Any:
-    """Autocast to fp16 on a GPU, nothing on a CPU."""
+    """Return autocast to fp16 on a GPU, and a context that does nothing on a CPU."""
     return torch.autocast("cuda", torch.float16) if CUDA else contextlib.nullcontext()
 
 
 def reference_loop(batches: Callable[[], Batches]) -> Callable[[], Iterator[int]]:
-    """The reference's loop in float32, contiguous; it reads the loss of each step."""
+    """Return the reference's training loop in float32, contiguous. It reads the loss of each step."""
     model = their_network().to(DEVICE).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
 
@@ -64,14 +64,14 @@ def reference_loop(batches: Callable[[], Batches]) -> Callable[[], Iterator[int]
 
 
 def timm_loop(batches: Callable[[], Batches], *, compiled: bool = False) -> Callable[[], Iterator[int]]:
-    """A loop in the manner of timm's training script with --amp --channels-last, its network, scaler and optimizer.
+    """Return a training loop like timm's script with --amp --channels-last: its network, scaler and optimizer.
 
     It reads the loss of each step, as the script does in one process.
     """
     from timm.optim import create_optimizer_v2
     from timm.utils import AverageMeter, NativeScaler
 
-    model = create_model(MODEL).to(device=DEVICE, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = channels_last_network().train()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=LR, weight_decay=0.0)
     scaler, losses = NativeScaler(DEVICE.type), AverageMeter()
     forward = torch.compile(model) if compiled else model
@@ -91,7 +91,7 @@ def timm_loop(batches: Callable[[], Batches], *, compiled: bool = False) -> Call
 
 
 def lightning_trainer(**options: Any) -> Any:
-    """A quiet Trainer on this device in mixed precision."""
+    """Return a Trainer without output on this device, in mixed precision."""
     import lightning.pytorch as pl
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
@@ -106,7 +106,7 @@ def lightning_trainer(**options: Any) -> Any:
 
 
 def lightning_module(clock: StepClock) -> Any:
-    """The plainest LightningModule that trains the network; the clock is told of each step."""
+    """Return a minimal LightningModule that trains the network and reports each step to the clock."""
     import lightning.pytorch as pl
 
     class Classifier(pl.LightningModule):  # type: ignore[misc]
@@ -130,13 +130,13 @@ def lightning_module(clock: StepClock) -> Any:
 
 
 class StepClock:
-    """Counts the images of the steps after the first `skipped`."""
+    """A counter of images in all steps after the first `skipped`."""
 
     def __init__(self, skipped: int) -> None:
         self.skipped, self.steps, self.images, self.began = skipped, 0, 0, 0.0
 
     def step(self, rows: int) -> None:
-        """Note the begin of a step."""
+        """Count the start of a step."""
         if self.steps == self.skipped:
             _wait_for(DEVICE)
             self.began, self.images = time.perf_counter(), 0
@@ -144,13 +144,13 @@ class StepClock:
         self.images += rows
 
     def rate(self) -> float:
-        """Images a second up to now."""
+        """Return images per second so far."""
         _wait_for(DEVICE)
         return self.images / (time.perf_counter() - self.began)
 
 
 def lightning_rate(batches: Callable[[], Batches], skipped: int, *, predict: bool = False) -> Callable[[], float]:
-    """Images a second of Trainer.fit or Trainer.predict, its first steps and its set-up aside."""
+    """Return a function that measures images per second of Trainer.fit or predict, without set-up and first steps."""
 
     def measured() -> float:
         with warnings.catch_warnings():
@@ -167,23 +167,23 @@ def lightning_rate(batches: Callable[[], Batches], skipped: int, *, predict: boo
 
 
 class Repeated:
-    """Batches as Lightning wants them: an iterable that can be gone through again."""
+    """Batches as Lightning needs them: an iterable that can be iterated several times."""
 
     def __init__(self, batches: Callable[[], Batches]) -> None:
         self.batches = batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Begin anew."""
+        """Return a new iterator."""
         return iter(self.batches())
 
 
 def all_of(loop: Callable[[], Iterator[int]]) -> Work:
-    """The loop as work that is done at once."""
+    """Return a function that runs the whole loop."""
     return lambda: sum(loop())
 
 
 def reference_views(images: Tensor, views: int) -> Work:
-    """As many eager passes in float32, contiguous."""
+    """Return that number of eager forward passes in float32, contiguous."""
     model = their_network().to(DEVICE).eval()
 
     def work() -> None:
@@ -195,8 +195,8 @@ def reference_views(images: Tensor, views: int) -> Work:
 
 
 def timm_views(images: Tensor, views: int) -> Work:
-    """As many passes in the manner of timm's inference script with --amp --channels-last."""
-    model = create_model(MODEL).to(device=DEVICE, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    """Return that number of forward passes, like timm's inference script with --amp --channels-last."""
+    model = channels_last_network().eval()
 
     def work() -> None:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The bare network by side, batch size and precision: images a second, peak memory, share of the bandwidth.
+"""The network alone by input size, batch size and precision: images per second, peak memory, share of the bandwidth.
 
 python -m benchmarks.gpu.sizes training|inference [--quick] [--out DIR] [--seconds 60]
 """
@@ -23,6 +23,7 @@ from benchmarks.gpu.card import (
     LR,
     MODEL,
     begin_peak,
+    channels_last_network,
     copy_bandwidth,
     median,
     peak_gigabytes,
@@ -47,7 +48,7 @@ Step = Callable[[], object]
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured for one side and batch size; rates in images a second, memory in GB."""
+    """The result for one input size and batch size; rates in images per second, memory in GB."""
 
     side: int
     gflop: float
@@ -56,23 +57,23 @@ class Row:
     gigabytes: float
 
     def cells(self, traffic: float, bandwidth: float) -> list[str]:
-        """The row as text; the share is the fastest's of the bandwidth, at the traffic of the layers one by one."""
+        """Return the cells as text. The share is that of the fastest rate, with unfused memory traffic."""
         used = max(self.rates) * traffic * (self.side / 96) ** 2 / bandwidth
         rates = [number(rate) if rate else "no" for rate in self.rates]
         return [str(self.side), f"{self.gflop:.2f}", str(self.batch), *rates, f"{self.gigabytes:.2f}", f"{used:.0%}"]
 
 
 class Trainer:
-    """The network and all that a step needs, used for every size."""
+    """The network with optimizer and scaler, used for every size."""
 
     def __init__(self) -> None:
-        self.model = create_model(MODEL).to(device=DEVICE, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model = channels_last_network().train()
         lr = torch.tensor(LR, device=DEVICE) if CUDA else LR
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, fused=CUDA, capturable=CUDA)
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=CUDA)
 
     def steps(self, images: Tensor, precision: str) -> tuple[Step, Callable[[], Step]]:
-        """A step on the images, and how to record it."""
+        """Return a training step on the images, and a function that records it."""
         labels = torch.arange(len(images), device=DEVICE) % 2
 
         def step() -> None:
@@ -87,15 +88,13 @@ class Trainer:
 
 
 class Predictor:
-    """The folded network, used for every size."""
+    """The network with folded batch norms, used for every size."""
 
     def __init__(self) -> None:
-        self.model = fold_batch_norm(
-            create_model(MODEL).to(device=DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        )
+        self.model = fold_batch_norm(channels_last_network())
 
     def steps(self, images: Tensor, precision: str) -> tuple[Step, Callable[[], Step]]:
-        """A forward pass, and how to record it."""
+        """Return a forward pass on the images, and a function that records it."""
 
         @torch.inference_mode()
         def forward(images: Tensor) -> Tensor:
@@ -111,7 +110,7 @@ class Predictor:
 
 
 def gflop_of(side: int) -> float:
-    """10^9 operations of a forward pass for one image; a multiply and an add are two."""
+    """Return the GFLOP of a forward pass for one image; a multiply-add counts as two."""
     model = create_model(MODEL).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, side, side))
@@ -119,7 +118,7 @@ def gflop_of(side: int) -> float:
 
 
 def measure(network: Trainer | Predictor, side: int, gflop: float, batch: int) -> Row:
-    """Eager and recorded steps of both precisions, interleaved; peak memory of the first eager ones."""
+    """Measure eager and recorded steps in both precisions, interleaved, and the peak memory of the eager ones."""
     images = torch.randn(batch, 3, side, side, device=DEVICE).contiguous(memory_format=torch.channels_last)
     rates: list[float] = []
     gigabytes = 0.0
@@ -142,12 +141,12 @@ def measure(network: Trainer | Predictor, side: int, gflop: float, batch: int) -
 
 
 def fits_twice(gigabytes: float) -> bool:
-    """Whether the card holds what eager steps take, and as much again for a graph."""
+    """Return True if the GPU has twice the memory of eager steps: a graph needs its own."""
     return 2.1 * gigabytes * 1e9 < torch.cuda.get_device_properties(DEVICE).total_memory
 
 
 def rates_of(ways: list[Step], batch: int) -> list[float]:
-    """The medians of images a second, interleaved."""
+    """Return the median images per second of each way, interleaved."""
     repeats = [max(1, round(LEAST_SECONDS / seconds_of(way))) for way in ways]
     found: list[list[float]] = [[] for _ in ways]
     for _ in range(ROUNDS):
@@ -158,7 +157,7 @@ def rates_of(ways: list[Step], batch: int) -> list[float]:
 
 
 def try_row(network: Trainer | Predictor, side: int, gflop: float, batch: int) -> Row:
-    """The row; without rates where the card's memory does not hold it."""
+    """Return the row, without rates if it does not fit into the memory of the GPU."""
     try:
         return measure(network, side, gflop, batch)
     except RuntimeError:  # out of memory in the allocator, in cuDNN or in a capture
@@ -167,7 +166,7 @@ def try_row(network: Trainer | Predictor, side: int, gflop: float, batch: int) -
 
 
 def keep(name: str, rows: list[Row], bandwidth: float, left: int) -> None:
-    """Print and keep what there is."""
+    """Print the rows so far, and write them."""
     traffic = TRAFFIC["train" if name == "training" else "predict"]
     notes = ["Without cuDNN's trials of its algorithms; images in float32 on the card; 'no': more than its memory."]
     notes += [f"The time was over before {left} more sizes."] if left else []
@@ -179,7 +178,7 @@ def keep(name: str, rows: list[Row], bandwidth: float, left: int) -> None:
 
 
 def main(name: str) -> None:
-    """Measure size after size until the time is over."""
+    """Measure one size after another until the time is over."""
     ends = time.monotonic() + float(option("--seconds", "60"))
     torch.backends.cudnn.benchmark = False
     bandwidth, network = copy_bandwidth(), Trainer() if name == "training" else Predictor()

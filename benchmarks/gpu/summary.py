@@ -1,4 +1,4 @@
-"""Print what the sections kept, short.
+"""Print a short summary of the results of all sections.
 
 python -m benchmarks.gpu.summary DIR
 """
@@ -13,7 +13,7 @@ from benchmarks.timing import Grid, number, ratios, read_result
 
 
 def main(folder: Path) -> None:
-    """One line for each contender or row."""
+    """Print one line per contender or row."""
     for path in sorted(folder.glob("gpu_*.json")):
         result = read_result(path)
         print(f"\n{result.title}")

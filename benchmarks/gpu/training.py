@@ -1,4 +1,4 @@
-"""Training steps at 96 px on data that are there already, against the loops of others.
+"""Training steps at 96 pixels without data loading, compared with the loops of other libraries.
 
 python -m benchmarks.gpu.training [--quick] [--out DIR]
 """
@@ -28,6 +28,7 @@ from benchmarks.gpu.card import (
 from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.two_t4s import TRAFFIC
+from claris_kaggle.data.patches import PATCH_BYTES
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.learner import _Learner, _train_step
 
@@ -36,13 +37,13 @@ OURS = "ours, fp16, channels-last"
 
 
 def new_learner(precision: str, *, compiled: bool = False) -> _Learner:
-    """Our learner on the card."""
+    """Return a new learner on the device."""
     config = config_of(precision, BATCH)
     return _Learner(config, WORLD, create_model(config.model), compiled=compiled and CUDA)
 
 
 def our_steps(learner: _Learner) -> Work:
-    """Our steps from uint8 batches on the host."""
+    """Return training steps on a uint8 batch from the host."""
     batch = host_batch(BATCH)
 
     def work() -> None:
@@ -53,7 +54,7 @@ def our_steps(learner: _Learner) -> Work:
 
 
 def recorded_steps(learner: _Learner) -> Work:
-    """The same steps replayed from a CUDA graph."""
+    """Return the same steps, replayed from a CUDA graph."""
     batch = host_batch(BATCH)
     replay = capture_step(learner, batch, LR)
 
@@ -65,7 +66,7 @@ def recorded_steps(learner: _Learner) -> Work:
 
 
 def makers() -> dict[str, Callable[[], Contender]]:
-    """What is compared, without what has to be compiled first."""
+    """Return the contenders that need no compilation."""
     images, batch = BATCH * STEPS, peers.float_batch(BATCH)
     skipped = min(4, STEPS - 1)
 
@@ -89,7 +90,7 @@ def makers() -> dict[str, Callable[[], Contender]]:
 
 
 def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
-    """What has to be compiled first."""
+    """Return the contenders that need compilation."""
 
     def compiled() -> Contender:
         work = our_steps(new_learner("fp16", compiled=True))
@@ -105,7 +106,7 @@ def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]
 
 
 def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], bandwidth: float) -> None:
-    """Measure, print and keep."""
+    """Measure the contenders, print the result and write it."""
     rates = interleave(found, rounds=ROUNDS, warm_up=1)
     used = median(rates[OURS]) * TRAFFIC["train"] / bandwidth
     facts[f"share of the card's {bandwidth / 1e9:,.0f} GB/s in a copy"] = f"{used:.0%}"
@@ -113,12 +114,12 @@ def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], ban
 
 
 def main() -> None:
-    """Compare without compiling, keep that, and compare again with it."""
-    bandwidth = copy_bandwidth()
+    """Compare without compilation, write the result, and compare again with compiled contenders."""
+    bandwidth, upload = copy_bandwidth(), upload_bandwidth()
     facts = {
         "waits for the device in a step": waits(our_steps(new_learner("fp16"))),
-        "copy from pinned memory to the card": f"{upload_bandwidth() / 1e9:.1f} GB/s, that is "
-        f"{upload_bandwidth() / 27648:,.0f} patches/s",
+        "copy from pinned memory to the card": f"{upload / 1e9:.1f} GB/s, that is "
+        f"{upload / PATCH_BYTES:,.0f} patches/s",
         "Lightning": "measured" if peers.has_lightning() else "not installed here",
     }
     found = begin_each(makers(), facts)

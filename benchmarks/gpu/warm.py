@@ -1,4 +1,4 @@
-"""Compile what the benchmarks compile, so that they find it in the compiler's cache; run beside the tests.
+"""Fill the compiler's cache for the benchmarks while the tests run.
 
 python -m benchmarks.gpu.warm training|inference
 """
@@ -13,7 +13,7 @@ from benchmarks.gpu.card import CUDA, seconds_of
 
 
 def main(name: str) -> None:
-    """Compile it, and say how long that took."""
+    """Compile the network of one benchmark, and print the duration."""
     if not CUDA:
         print("no GPU here: nothing was compiled")
         return

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from claris_kaggle.core.console import is_speaker, messages_on_stderr
-from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, Stopped, first_line
-from claris_kaggle.core.files import explain_os_error
+from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, Stopped
+from claris_kaggle.core.files import explain_unexpected_error
 from claris_kaggle.core.platforms import escape_unprintable_output
 from claris_kaggle.version import __version__
 
@@ -179,12 +179,10 @@ def _report_unexpected_error(error: Exception, arguments: Sequence[str]) -> int:
 
         if is_lost_peer(error):
             return 1  # the rank that failed first reports the error
-    if isinstance(error, OSError) and error.errno:
-        if error.filename is None:
-            _drop_output()  # stdout itself may have failed
-        return _report_error(explain_os_error(error, error.filename or "a file or the output"), arguments)
+    if isinstance(error, OSError) and error.errno and error.filename is None:
+        _drop_output()  # stdout itself may have failed
     hint = "" if "--debug" in arguments else "Run it again with --debug to see where"
-    return _report_error(ClarisError(f"{type(error).__name__}: {first_line(error)}", "", hint), arguments)
+    return _report_error(explain_unexpected_error(error, hint), arguments)
 
 
 def _drop_output() -> None:

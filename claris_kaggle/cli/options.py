@@ -119,6 +119,18 @@ def _parse_seconds(text: str) -> float:
     return value
 
 
+def _parse_train_flags(rest: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of `claris train` with these flags. The session sets data, folds and run itself.
+
+    Raises:
+        SystemExit: `claris train` has no such flag; the error is printed.
+    """
+    from claris_kaggle.cli.main import _build_parser
+
+    own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
+    return _build_parser("train").parse_args([*own, *rest])
+
+
 def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
     """Return the flags after -- if `claris train` accepts them. A session would report an error only an hour later.
 
@@ -126,12 +138,9 @@ def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
         UsageError: the session sets one of them itself, or a value is invalid.
         SystemExit: `claris train` has no such flag; the error is printed.
     """
-    from claris_kaggle.cli.main import _build_parser
     from claris_kaggle.core.config import apply_preset, read_given_flags
 
-    parser = _build_parser("train")
-    own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
-    before, after = parser.parse_args(own), parser.parse_args([*own, *rest])
+    before, after = _parse_train_flags([]), _parse_train_flags(rest)
     taken = ["--" + name.replace("_", "-") for name in _SESSION_SETS if vars(after)[name] != vars(before)[name]]
     if taken:
         raise UsageError(f"{', '.join(taken)} behind --", "the session sets that itself", "Leave it out")
@@ -166,7 +175,6 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
     Raises:
         UsageError: a name is not owner/dataset/file, or the flags after -- name other weights.
     """
-    from claris_kaggle.cli.main import _build_parser
     from claris_kaggle.core.config import apply_preset, read_given_flags
 
     found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from")}
@@ -176,8 +184,7 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} {value}", "a name such as owner/dataset/file is needed")
     if found["weights_from"]:
-        own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
-        given = read_given_flags(_build_parser("train").parse_args([*own, *args.rest]))
+        given = read_given_flags(_parse_train_flags(args.rest))
         if "weights" in given:
             what = f"--weights-from {found['weights_from']} and --weights {given['weights']} behind --"
             raise UsageError(what, "training begins with one of them", "Leave one out")

@@ -8,9 +8,9 @@ Other packages use:
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
   `OversizeError`, `PatchError`, `RunError`, `Stopped`, `TableError`, `TrainingError`, `UsageError`,
   `escape_unprintable`, `first_line`, `format_count`, `name_few`
-- `files`: `create_folder`, `explain_disk_errors`, `explain_os_error`, `hold_lock`, `is_folder`, `read_json`,
-  `replace_file`, `sha256_bytes`, `sha256_file`, `write_bytes`, `write_json`, `write_text`
-- `findings`: `BAD`, `Finding`, `GOOD`, `WARNING`
+- `files`: `create_folder`, `explain_disk_errors`, `explain_os_error`, `explain_unexpected_error`, `hold_lock`,
+  `is_folder`, `read_json`, `replace_file`, `sha256_bytes`, `sha256_file`, `write_bytes`, `write_json`, `write_text`
+- `findings`: `BAD`, `Finding`, `GOOD`, `WARNING`, `run_check`
 - `paths`: `DataDir`, `ExportDir`, `FoldDir`, `RunDir`, `default_cache`, `require_replaceable`, `require_suffix`
 - `platforms`: `HOME`, `SEVERAL_PROCESSES`, `SHARED_MEMORY`, `STOP_SIGNALS`, `allocate`, `escape_unprintable_output`,
   `is_inside`, `link_or_copy`, `move_folder`, `replace`, `signal_name`, `sync_file`, `total_memory`, `write_at`

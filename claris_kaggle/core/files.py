@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.errors import DataError, DiskError, RunError
+from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, first_line
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -67,6 +67,18 @@ def explain_os_error(error: OSError, path: object) -> DiskError:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return DiskError(f"{path}: there already", "nothing was changed", "Name a new folder")
     return DiskError(f"{path}: {error.strerror or error}")
+
+
+def explain_unexpected_error(error: Exception, hint: str) -> ClarisError:
+    """Return the error to report for an exception that no message of this package foresees.
+
+    Args:
+        error: the exception. An OSError of the operating system becomes a DiskError.
+        hint: what to do about any other exception.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return explain_os_error(error, error.filename or "a file or the output")
+    return ClarisError(f"{type(error).__name__}: {first_line(error)}", "", hint)
 
 
 def is_folder(path: Path) -> bool:

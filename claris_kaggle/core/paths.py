@@ -13,11 +13,11 @@ from claris_kaggle.core.files import explain_disk_errors, read_json
 
 
 @dataclass(frozen=True)
-class DataDir:
-    """The competition's folder. It is never modified.
+class _Folder:
+    """A folder with files of known names.
 
     Attributes:
-        root: the folder with train/, test/, train_labels.csv and sample_submission.csv.
+        root: the folder.
     """
 
     root: Path
@@ -25,6 +25,15 @@ class DataDir:
     def __post_init__(self) -> None:
         """Convert `root` from text to a path."""
         object.__setattr__(self, "root", Path(self.root))
+
+
+@dataclass(frozen=True)
+class DataDir(_Folder):
+    """The competition's folder. It is never modified.
+
+    Attributes:
+        root: the folder with train/, test/, train_labels.csv and sample_submission.csv.
+    """
 
     @property
     def labels(self) -> Path:
@@ -58,10 +67,8 @@ class DataDir:
 
 
 @dataclass(frozen=True)
-class FoldDir:
+class FoldDir(_Folder):
     """The files of one fold of a run."""
-
-    root: Path
 
     @property
     def checkpoint(self) -> Path:
@@ -105,18 +112,12 @@ class FoldDir:
 
 
 @dataclass(frozen=True)
-class RunDir:
+class RunDir(_Folder):
     """The folder of a run: one config trained on all folds.
 
     Attributes:
         root: the run's folder.
     """
-
-    root: Path
-
-    def __post_init__(self) -> None:
-        """Convert `root` from text to a path."""
-        object.__setattr__(self, "root", Path(self.root))
 
     @property
     def config(self) -> Path:
@@ -171,10 +172,8 @@ class RunDir:
 
 
 @dataclass(frozen=True)
-class ExportDir:
+class ExportDir(_Folder):
     """The folder of an exported run: a single folder to share."""
-
-    root: Path
 
     @property
     def sums(self) -> Path:

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -234,19 +233,6 @@ if sys.platform == "win32":
             return bool(kernel.WaitForSingleObject(ctypes.c_void_p(handle), 0) == timed_out)
         finally:
             kernel.CloseHandle(ctypes.c_void_p(handle))
-
-
-def _exit_with_process(number: int, every: float) -> None:
-    """Start a thread that ends this process when the process with this id or the parent has ended."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        # When the parent ends, the parent id changes; on Windows it stays the same.
-        while os.getppid() == parent and _is_alive(number or parent):
-            time.sleep(every)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _after_fork_in_child(act: Callable[[], None]) -> None:

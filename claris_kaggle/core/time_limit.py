@@ -48,7 +48,15 @@ def exit_with_parent(known: int = 0, every: float = 0.5) -> None:
         known: process id of the parent, in case it ends before this call; 0 uses the current parent.
         every: seconds between two checks.
     """
-    platforms._exit_with_process(known, every)
+    parent = os.getppid()
+
+    def watch() -> None:
+        # When the parent ends, the parent id changes; on Windows it stays the same.
+        while os.getppid() == parent and platforms._is_alive(known or parent):
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 Other packages use:
 
-- `arrays`: `Labels`, `Pixels`, `Probabilities`, `THRESHOLD`
+- `arrays`: `Columns`, `Labels`, `Pixels`, `Probabilities`, `THRESHOLD`
 - `augment`: `STATISTICS`, `change_stain`, `crop_centre`, `to_input`
 - `batches`: `Batch`, `EpochBatches`, `PredictionBlocks`, `TrainSet`
 - `d4`: `turn_on_device`, `view`, `view_back`

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import RunError, UsageError
-from claris_kaggle.data.arrays import Labels
+from claris_kaggle.data.arrays import Columns, Labels
 from claris_kaggle.evaluation.metrics import clip_probabilities
 
-_SpaceColumns = NDArray[np.float64]
 _Weights = NDArray[np.float64]
 _BAGS, _BAG_SHARE, _PICKS = 20, 0.5, 20
 # The smallest size of a bag. Smaller bags would often miss the only good run.
@@ -41,7 +40,7 @@ class _Blend:
     weights: _Weights
     intercept: float = 0.0
 
-    def apply(self, columns: _SpaceColumns) -> NDArray[np.float64]:
+    def apply(self, columns: Columns) -> NDArray[np.float64]:
         """Return the combined predictions.
 
         Args:
@@ -69,11 +68,11 @@ class _Method:
     """
 
     space: str
-    fit: Callable[[Labels, _SpaceColumns], tuple[_Weights, float]] | None
+    fit: Callable[[Labels, Columns], tuple[_Weights, float]] | None
     about: str
 
 
-def _to_space(columns: _SpaceColumns, space: str) -> _SpaceColumns:
+def _to_space(columns: Columns, space: str) -> Columns:
     """Convert the runs' probabilities, float64 [N, M], to `probability`, `logit` or `rank` values."""
     if space == "logit":
         from scipy.special import logit
@@ -86,7 +85,7 @@ def _to_space(columns: _SpaceColumns, space: str) -> _SpaceColumns:
     return columns
 
 
-def _fit_log_loss(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
+def _fit_log_loss(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """Fit the convex combination of probabilities with the smallest log loss.
 
     The problem is convex, so every local minimum is a global one.
@@ -108,7 +107,7 @@ def _fit_log_loss(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, flo
     return _to_simplex(found.x), 0.0
 
 
-def _fit_auc(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
+def _fit_auc(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """Fit the non-negative weighted mean of logits with the highest AUC, assuming normally distributed classes.
 
     Maximises (difference of the class means) / (standard deviation under the sum of both class covariances), after
@@ -126,7 +125,7 @@ def _fit_auc(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
     return _to_simplex(nnls(factor.T, aim)[0]), 0.0
 
 
-def _fit_greedy(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
+def _fit_greedy(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """Fit weights by greedy selection with replacement, scored by AUC (Caruana et al. 2004).
 
     With more than `_LEAST_BAG` runs, the counts are summed over `_BAGS` random bags. A bag has half of the runs, at
@@ -175,7 +174,7 @@ def _count_auc(ups: NDArray[np.int32], downs: NDArray[np.int32]) -> float:
     return float(above @ below / (len(ups) * len(downs)))
 
 
-def _fit_stack(labels: Labels, columns: _SpaceColumns) -> tuple[_Weights, float]:
+def _fit_stack(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """Fit a logistic regression on the standardised logits of the runs, with scikit-learn's default L2 penalty."""
     from sklearn.linear_model import LogisticRegression
 
@@ -214,7 +213,7 @@ def _require_method(name: str) -> str:
     return name
 
 
-def _fit_blend(name: str, labels: Labels, columns: _SpaceColumns) -> _Blend:
+def _fit_blend(name: str, labels: Labels, columns: Columns) -> _Blend:
     """Fit the method on these rows.
 
     Args:
@@ -251,9 +250,7 @@ def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> Non
         raise RunError(found, f"--method {name} fits its weights there", "Take --method mean, or runs with all folds")
 
 
-def _nested_predictions(
-    name: str, labels: Labels, columns: _SpaceColumns, fold: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _nested_predictions(name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the combined prediction of each row, with weights fitted on the other folds only.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import RunError, name_few
-from claris_kaggle.data.arrays import Labels, Probabilities
+from claris_kaggle.data.arrays import Columns, Labels, Probabilities
 from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.runs import Run, _correlate_columns, _drop_copies, _examine_runs, _require_comparable
 from claris_kaggle.evaluation import metrics
@@ -25,7 +25,6 @@ from claris_kaggle.evaluation.predictions import Oof, TestPredictions
 
 # One-sided significance level: a method is used only if the p-value of its gain over the mean is below this.
 _MOST_DOUBT = 0.05
-_RunColumns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     )
 
 
-def _stack_columns(columns: Sequence[NDArray[np.float32]]) -> _RunColumns:
+def _stack_columns(columns: Sequence[NDArray[np.float32]]) -> Columns:
     """Stack M columns of N values to float64 [N, M]."""
     return np.stack(columns, axis=1).astype(np.float64)
 
@@ -131,7 +130,7 @@ def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
     return [name for name in blending._BLEND_METHODS if fittable or name not in blending._FITTED_METHODS]
 
 
-def _try_methods(oof: Oof, columns: _RunColumns, slides: list[str] | None, names: Sequence[str]) -> dict[str, _Trial]:
+def _try_methods(oof: Oof, columns: Columns, slides: list[str] | None, names: Sequence[str]) -> dict[str, _Trial]:
     """Return the nested result of each method, compared with the plain mean.
 
     Args:
@@ -155,7 +154,7 @@ def _choose_method(trials: Mapping[str, _Trial]) -> str:
 
 
 def _compare_with_best_run(
-    runs: Sequence[Run], columns: _RunColumns, slides: list[str] | None
+    runs: Sequence[Run], columns: Columns, slides: list[str] | None
 ) -> dict[str, dict[str, Any]]:
     """Compare the OOF AUC of each other run with that of the best run, paired by patch. Return one entry per run."""
     if len(runs) < 2:

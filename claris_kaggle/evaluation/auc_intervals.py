@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
-from claris_kaggle.data.arrays import Labels
+from claris_kaggle.data.arrays import Columns, Labels
 from claris_kaggle.evaluation.metrics import _require_both_classes
 
 _RESAMPLES = 1000
@@ -23,7 +23,6 @@ _RESAMPLES = 1000
 _LEVEL = 0.95
 # Above this number of slides the matrix of slide pairs is too costly; the shares give the same variance.
 _MOST_PAIRED = 2000
-_ScoreColumns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,9 @@ class _Measured:
         pairs: number of independent pairs of a malignant and a benign patch, which share no patch or slide.
     """
 
-    aucs: _ScoreColumns
-    deviations: _ScoreColumns
-    shares: _ScoreColumns | None
+    aucs: Columns
+    deviations: Columns
+    shares: Columns | None
     pairs: int
 
     @property
@@ -93,7 +92,7 @@ class _Measured:
         """The method of the standard errors: `DeLong` or `slides`."""
         return "DeLong" if self.shares is None else "slides"
 
-    def contrast(self, weights: _ScoreColumns) -> tuple[float, float, float]:
+    def contrast(self, weights: Columns) -> tuple[float, float, float]:
         """Return a weighted sum of the AUCs, its standard error and degrees of freedom.
 
         A few slides may cause most of an error, so the degrees of freedom are Satterthwaite's, from their shares.
@@ -159,7 +158,7 @@ def compare_aucs(labels: Labels, a: NDArray[Any], b: NDArray[Any], slides: Seque
     return measure(labels, np.stack([a, b], axis=1), slides).compare(0, 1)
 
 
-def _placements(labels: Labels, values: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
+def _placements(labels: Labels, values: NDArray[Any]) -> tuple[Columns, Columns]:
     """Return the share of the other class that each patch is ranked correctly against; ties count half.
 
     Args:
@@ -179,7 +178,7 @@ def _placements(labels: Labels, values: NDArray[Any]) -> tuple[_ScoreColumns, _S
     return above, below
 
 
-def _deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
+def _deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
     """Return the AUC of each column, float64 [M], and the contribution of each patch, float64 [N, M].
 
     The contribution of a patch is its placement minus the AUC, divided by the number of patches of its class.
@@ -196,13 +195,13 @@ def _deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreC
     return aucs, found
 
 
-def _delong(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
+def _delong(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
     """Return the AUCs, float64 [M], and their covariance, [M, M]; arguments and errors as in `_patch_shares`."""
     aucs, shares = _patch_shares(labels, columns)
     return aucs, shares.T @ shares
 
 
-def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns, _ScoreColumns]:
+def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
     """Return the AUC of each column and the contribution of each patch to its deviation, for independent patches.
 
     The sums of squares and products of the contributions are the covariance of the AUCs. Source: DeLong, DeLong and
@@ -225,7 +224,7 @@ def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[_ScoreColumns,
     return aucs, shares
 
 
-def _slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -> tuple[_ScoreColumns, _ScoreColumns]:
+def _slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -> tuple[Columns, Columns]:
     """Return the AUC of each column and the contribution of each slide to its deviation.
 
     The share of a slide is the sum of the contributions of its patches. Slides are independent, so the variance of the
@@ -250,7 +249,7 @@ def _slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) 
     return aucs, shares * np.sqrt(total / (total - 1))
 
 
-def _effective_freedom(squares: _ScoreColumns) -> float:
+def _effective_freedom(squares: Columns) -> float:
     """Return Satterthwaite's degrees of freedom of a sum of independent squares, from 1 to their number minus 1."""
     spread = len(squares) * squares.var(ddof=1)
     return float(np.clip(2 * squares.sum() ** 2 / spread, 1, len(squares) - 1)) if spread else len(squares) - 1.0
@@ -282,7 +281,7 @@ def _whole_interval(value: float, pairs: int) -> tuple[float, float]:
 
 def _cluster_bootstrap(
     labels: Labels, columns: NDArray[Any], slides: Sequence[str], *, resamples: int = _RESAMPLES, seed: int = 0
-) -> _ScoreColumns:
+) -> Columns:
     """Return the AUC of each column in resamples of slides, drawn with replacement (cluster bootstrap).
 
     The numerator of the AUC is a sum over pairs of a malignant and a benign patch. It is counted once for each pair of
@@ -320,7 +319,7 @@ def _compress(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 
 def _resample_weights(
     numbers: NDArray[np.int64], malignant: NDArray[np.bool_], resamples: int, generator: np.random.Generator
-) -> _ScoreColumns:
+) -> Columns:
     """Return the count of each slide in each resample, float64 [resamples, slides]. Each resample has both classes."""
     total = int(numbers.max()) + 1
     has_up, has_down = np.zeros(total), np.zeros(total)
@@ -333,7 +332,7 @@ def _resample_weights(
 
 def _count_wins(
     ups: NDArray[Any], slides_up: NDArray[np.int64], downs: NDArray[Any], slides_down: NDArray[np.int64]
-) -> _ScoreColumns:
+) -> Columns:
     """Return the number of correctly ranked pairs of patches for each pair of slides; ties count half.
 
     Args:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.console import Progress, log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TrainingError
 from claris_kaggle.core.files import hold_lock, read_json, sha256_file, write_json
-from claris_kaggle.core.paths import DataDir, FoldDir, RunDir
+from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.core.time_limit import Stopper
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds
@@ -31,14 +30,14 @@ from claris_kaggle.inference.tta import require_views
 from claris_kaggle.models.factory import fold_batch_norm, trained_network
 from claris_kaggle.models.weights import finished_sha256, load_finished
 from claris_kaggle.runtime import distributed
-from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, convert_cudnn_failures, move_network, run_ranks
+from claris_kaggle.runtime.cudnn_fallback import convert_cudnn_failures, move_network, run_ranks
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.runtime.jobs import convert_places, job_values, torch_settings
+from claris_kaggle.runtime.jobs import Job, torch_settings
 from claris_kaggle.runtime.precision import suggest_precision, usable_precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictJob:
+class PredictJob(Job):
     """The inputs of a prediction and the options of its execution.
 
     Attributes:
@@ -54,29 +53,10 @@ class PredictJob:
         cudnn: the cuDNN mode of the first attempt, one of `config.CUDNN_MODES`.
     """
 
-    data: DataDir
-    run_dir: RunDir
-    cache: Path
     views: int = 8
-    nproc: int = 0
     workers: int = 0
     threads: int = 0
     precision: str = ""
-    time_limit: float | None = None
-    cudnn: str = DEFAULT_MODE
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON-serializable values, for the file that other processes read."""
-        return job_values(self)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> PredictJob:
-        """Return the job whose `to_json` returned `content`."""
-        return cls(**content)
-
-    def __post_init__(self) -> None:
-        """Convert paths that are given as text."""
-        convert_places(self)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import ClarisError
 from claris_kaggle.core.files import read_json, write_json
-from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding
+from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding, run_check
 from claris_kaggle.core.paths import default_cache
 from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.launch_state import Plan, _Launch
@@ -44,13 +44,7 @@ def check_account() -> list[Finding]:
         "rules": _check_competition,
         "gpu hours": lambda: [_check_quota()],
     }
-    findings = []
-    for name, look in looks.items():
-        try:
-            findings += look()
-        except ClarisError as error:
-            findings.append(Finding(name, BAD, error.found, error.hint))
-    return findings
+    return [finding for name, look in looks.items() for finding in run_check(name, look)]
 
 
 def _describe_login(answer: dict[str, Any]) -> Finding:

@@ -53,7 +53,7 @@ _PHRASES = {
 _SITE = "https://www.kaggle.com"
 _SETTINGS_PAGE, _CODE_PAGE = f"{_SITE}/settings", f"{_SITE}/code"
 _LOGIN = (
-    "Run kaggle auth login; or make a token at https://www.kaggle.com/settings, under API, and put it into "
+    f"Run kaggle auth login; or make a token at {_SETTINGS_PAGE}, under API, and put it into "
     f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
 _PAGE_INSTEAD = "A page came instead of an answer: look for a proxy, a login page or an outage, and run it again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -185,12 +186,20 @@ def _log_entries(log: str) -> list[dict[str, Any]]:
     return [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
 
 
-def _log_tail(log: str, lines: int = 3) -> str:
-    """Return the last lines of a kernel's log."""
+def _log_lines(log: str) -> list[str]:
+    """Return the lines of a log. Kaggle stores it as a JSON array of parts, or streams plain text.
+
+    >>> _log_lines('[{"data": "one\\\\ntw"}, {"data": "o\\\\n"}]')
+    ['one', 'two']
+    """
     entries = _log_entries(log)
     text = "".join(str(one.get("data", "")) for one in entries) if entries else log
-    kept = [line.strip() for line in text.splitlines() if line.strip()]
-    return " / ".join(kept[-lines:])[-500:]
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def _log_tail(log: str, lines: int = 3) -> str:
+    """Return the last lines of a kernel's log."""
+    return " / ".join(_log_lines(log)[-lines:])[-500:]
 
 
 def _pull_kernel(kernel: Kernel, out: Path) -> _Output:

@@ -259,7 +259,7 @@ def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
         pause = min(launch.poll * 2**launch.busy, _LONGEST_HOLD)
         launch.busy, launch.hold = launch.busy + 1, time.time() + pause
         log_info(f"{one.ref}: {error.found}; pushing again in {format_duration(pause)}")
-        # A version that was saved all the same never runs: it must not be found by its mark.
+        # A version that was saved all the same never runs: it must not be found by its push token.
         one.push_token, one.tried = new_push_token(launch.plan.name), False
         if one.empty:
             _rename_round(launch, part, one)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from claris_kaggle.core.console import Progress
 from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, DiskError, RunError, UsageError
 from claris_kaggle.core.files import sha256_file, write_json
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle.machine import _describe_machine
 from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _merge_runs
@@ -58,6 +58,10 @@ class _Session:
     def run_dir(self) -> RunDir:
         """The run that this session works on."""
         return RunDir(self.working / "run")
+
+    def packs(self, data: DataDir) -> list[Path | str]:
+        """Return the flags that name the competition's files and their packed patches."""
+        return ["--data", data.root, "--cache", self.temporary / "packs"]
 
     def left(self) -> str:
         """Return the time until the deadline in the format of a flag, such as 3600s."""
@@ -151,15 +155,20 @@ def _gather_runs(session: _Session) -> None:
 
 def _run_claris(*arguments: object) -> int:
     """Run a command in a separate process, and return its exit code. Its messages go to this session's log."""
-    print("$ claris " + " ".join(map(str, arguments)), flush=True)
-    return subprocess.call([sys.executable, "-m", "claris_kaggle", *map(str, arguments)])
+    return subprocess.call(_announce_command(arguments))
+
+
+def _announce_command(arguments: Sequence[object]) -> list[str]:
+    """Print a command to this session's log, and return it with this interpreter."""
+    words = [str(one) for one in arguments]
+    print(f"$ claris {' '.join(words)}", flush=True)
+    return [sys.executable, "-m", "claris_kaggle", *words]
 
 
 def _run_watched(session: _Session, settings: dict[str, Any], *arguments: object) -> int:
     """Run a command like `_run_claris`, and write the manifest after each fold that it finishes."""
-    print("$ claris " + " ".join(map(str, arguments)), flush=True)
     written: list[tuple[Path, int]] = []
-    with subprocess.Popen([sys.executable, "-m", "claris_kaggle", *map(str, arguments)]) as process:
+    with subprocess.Popen(_announce_command(arguments)) as process:
         while True:
             code = process.poll()
             # A file may be replaced between two checks: the next check writes the manifest again.
@@ -202,7 +211,7 @@ def _run_train_job(session: _Session, settings: dict[str, Any]) -> str:
     for path in _find_unnamed(session.inputs, data, named):
         print(f"claris: {path} is not used: no setting names it", flush=True)
     _gather_runs(session)
-    packs = ["--data", data.root, "--cache", session.temporary / "packs"]
+    packs = session.packs(data)
     _run_required_claris("pack", *packs)
     slides = ["--slides", named.slides] if named.slides else []
     fold_file = named.folds or run_dir.folds
@@ -227,9 +236,7 @@ def _run_predict_job(session: _Session, settings: dict[str, Any]) -> str:
     processes = _count_processes(session, settings["gpus"])
     data = _find_data(session.inputs)
     _gather_runs(session)
-    return _predict_finished_folds(
-        session, settings, ["--data", data.root, "--cache", session.temporary / "packs"], processes
-    )
+    return _predict_finished_folds(session, settings, session.packs(data), processes)
 
 
 def _predict_finished_folds(session: _Session, settings: dict[str, Any], packs: list[Any], processes: int) -> str:
@@ -247,7 +254,7 @@ def _run_ensemble_job(session: _Session, settings: dict[str, Any]) -> str:
     """Merge the folds of the inputs, compute missing predictions, and write the submission."""
     data = _find_data(session.inputs)
     _gather_runs(session)
-    packs = ["--data", data.root, "--cache", session.temporary / "packs"]
+    packs = session.packs(data)
     _run_required_claris("predict", *packs, "--run", session.run_dir.root)
     _run_required_claris("ensemble", session.run_dir.root, "--data", data.root, "--out", session.working / _SUBMISSION)
     return _COMPLETE

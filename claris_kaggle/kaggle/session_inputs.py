@@ -116,11 +116,12 @@ def _list_some(names: Sequence[str]) -> str:
 
 def _find_unnamed(root: Path, data: DataDir, named: _NamedFiles) -> list[Path]:
     """Return the weights, slide maps and fold files among the inputs that no setting names. They stay unused."""
-    outputs = [data.root, *(folder for folder, names in _walk_inputs(root) if _MANIFEST in names)]
+    walked = _walk_inputs(root)
+    outputs = [data.root, *(folder for folder, names in walked if _MANIFEST in names)]
     used = (named.weights, named.slides, named.folds)
     return [
         folder / name
-        for folder, names in _walk_inputs(root)
+        for folder, names in walked
         for name in sorted(names)
         if any(fnmatch(name, pattern) for pattern in _LIKELY) and folder / name not in used
         if not any(folder.is_relative_to(output) for output in outputs)

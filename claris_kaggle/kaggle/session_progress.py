@@ -8,7 +8,7 @@ import time
 from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api
-from claris_kaggle.kaggle.kernel_output import ENDED, Kernel, _log_entries, kernel_status
+from claris_kaggle.kaggle.kernel_output import ENDED, Kernel, _log_lines, kernel_status
 
 _STREAM_SECONDS, _CALL_SECONDS, _ASK_EVERY = 10.0, 40.0, 60.0
 _LONGEST_LINE = 160
@@ -18,17 +18,6 @@ _PROGRESS = re.compile(r"[^:$]{1,60}: [\d,]+ of [\d,]+ \w+ \(\d+ ?%\)")
 _SUMMARY = re.compile(r"fold \d+\b[^:]*: .*\b(AUC|finished|predicted|going)\b")
 # The line that the session prints before each command.
 _VERB = re.compile(r"\$ (claris \w+)")
-
-
-def _log_lines(log: str) -> list[str]:
-    """Return the lines of a log. Kaggle stores it as a JSON array of parts, or streams plain text.
-
-    >>> _log_lines('[{"data": "one\\\\ntw"}, {"data": "o\\\\n"}]')
-    ['one', 'two']
-    """
-    entries = _log_entries(log)
-    text = "".join(str(one.get("data", "")) for one in entries) if entries else log
-    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
 def _progress_line(log: str) -> str:

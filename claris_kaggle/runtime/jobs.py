@@ -5,28 +5,57 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE
+
+_PATH_TYPES: dict[str, Any] = {
+    "data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path
+}  # fmt: skip
 
 
-def convert_places(job: Any) -> None:
-    """Convert path fields of a frozen job from text to `Path`, `DataDir` or `RunDir`, in place."""
-    kinds: dict[str, Any] = {"data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path}
-    for item in dataclasses.fields(job):
-        value = getattr(job, item.name)
-        if item.name in kinds and isinstance(value, str | Path):
-            object.__setattr__(job, item.name, kinds[item.name](value))
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The inputs and options that training and prediction share. Other processes read them from a file.
 
+    Attributes:
+        data: folder of the competition's files.
+        run_dir: folder of the run.
+        cache: folder of the packed patches.
+        nproc: number of processes on this machine; 0 means one per GPU, or one process without a GPU.
+        time_limit: time limit in seconds; None for no limit.
+        cudnn: the cuDNN mode of the first attempt, one of `config.CUDNN_MODES`.
+    """
 
-def job_values(job: Any) -> dict[str, Any]:
-    """Return the fields of a job as JSON-serializable values, with absolute paths as text."""
-    values = {item.name: getattr(job, item.name) for item in dataclasses.fields(job)}
-    values |= {name: value.root for name, value in values.items() if isinstance(value, DataDir | RunDir)}
-    return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
+    data: DataDir
+    run_dir: RunDir
+    cache: Path
+    nproc: int = 0
+    time_limit: float | None = None
+    cudnn: str = DEFAULT_MODE
+
+    def __post_init__(self) -> None:
+        """Convert paths that are given as text."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name in _PATH_TYPES and isinstance(value, str | Path):
+                object.__setattr__(self, item.name, _PATH_TYPES[item.name](value))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as JSON-serializable values, with absolute paths as text."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values |= {name: value.root for name, value in values.items() if isinstance(value, DataDir | RunDir)}
+        return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Return the job whose `to_json` returned `content`."""
+        return cls(**content)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.core.console import LOGGER, messages_on_stderr
-from claris_kaggle.core.errors import ClarisError, first_line
-from claris_kaggle.core.files import explain_os_error, read_json, write_json
+from claris_kaggle.core.errors import ClarisError
+from claris_kaggle.core.files import explain_unexpected_error, read_json, write_json
 from claris_kaggle.runtime.distributed import _leave_error
 
 
@@ -44,10 +44,8 @@ def _run_rank(path: Path) -> int:
         except Exception as error:
             if is_lost_peer(error):
                 return 1  # the rank that failed first has reported the cause
-            if isinstance(error, OSError) and error.errno:
-                return _report_failure(explain_os_error(error, error.filename or "a file or the output"))
             hint = "Run it again with --debug, or with the logger claris_kaggle at DEBUG, to see where"
-            return _report_failure(ClarisError(f"{type(error).__name__}: {first_line(error)}", "", hint))
+            return _report_failure(explain_unexpected_error(error, hint))
 
 
 def _report_failure(error: ClarisError) -> int:

@@ -183,7 +183,6 @@ class _Learner:
             self.average.module.load_state_dict(state["average"])
         for group in state["optimizer"]["param_groups"]:
             group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
-            group.setdefault("lr_scale", 1.0)  # missing in checkpoints of earlier versions: one rate for all layers
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
@@ -248,7 +247,7 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     device, config = learner.world.device, learner.config
     batch = batch.to(device)
     for group in learner.optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        group["lr"] = lr * group.get("lr_scale", 1.0)  # checkpoints of earlier versions have no factor
     frozen = learner.epoch < config.freeze_epochs
     learner.wrapped.train(not frozen)  # frozen layers also keep their running statistics
     if config.drop_path:

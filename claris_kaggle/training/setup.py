@@ -16,7 +16,7 @@ from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_s
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
@@ -24,9 +24,8 @@ from claris_kaggle.models.factory import create_model, own_normalisation, requir
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.weights import find_weights
 from claris_kaggle.runtime import distributed
-from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.runtime.jobs import convert_places, job_values
+from claris_kaggle.runtime.jobs import Job
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
 from claris_kaggle.training.mixing import _drop_layers
 
@@ -36,7 +35,7 @@ _SPLIT_AGAIN = "Split again with claris folds --slides FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob:
+class TrainJob(Job):
     """The inputs of a run and the options of its execution on this machine. The options do not define the result.
 
     Attributes:
@@ -56,32 +55,17 @@ class TrainJob:
             the last digits.
     """
 
-    data: DataDir
     fold_file: Path
-    run_dir: RunDir
-    cache: Path
     slides: Path | None = None
     only: tuple[int, ...] = ()
-    nproc: int = 0
     workers: int | None = None
-    time_limit: float | None = None
     checkpoint_minutes: float = 10.0
     rates: bool = False
     compile: bool = False
-    cudnn: str = DEFAULT_MODE
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON-serializable values, for the file that other processes read."""
-        return job_values(self)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> TrainJob:
-        """Return the job whose `to_json` returned `content`."""
-        return cls(**content)
 
     def __post_init__(self) -> None:
         """Convert paths that are given as text, and `only` to a tuple."""
-        convert_places(self)
+        super().__post_init__()
         object.__setattr__(self, "only", tuple(self.only))
 
     def rank_workers(self, world: World) -> int:

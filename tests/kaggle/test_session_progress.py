@@ -13,8 +13,8 @@ import pytest
 from claris_kaggle.core import console
 from claris_kaggle.core.console import Progress
 from claris_kaggle.kaggle import session_progress
-from claris_kaggle.kaggle.kernel_output import Kernel
-from claris_kaggle.kaggle.session_progress import _ask_progress, _log_lines, _progress_line, _ProgressReader
+from claris_kaggle.kaggle.kernel_output import Kernel, _log_lines
+from claris_kaggle.kaggle.session_progress import _ask_progress, _progress_line, _ProgressReader
 from tests.kaggle.test_launch import push
 from tests.support.kaggle_double import FakeKaggle, Fault, log_of
 

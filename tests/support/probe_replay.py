@@ -11,7 +11,6 @@ from claris_kaggle.kaggle.wire_log import _KEPT, _TEXT_SHAPE, _USER, _hide_user,
 from tests.support.kaggle_double import FakeKaggle, with_manifest
 
 STATUS, LISTING, PUSH = "GetKernelSessionStatus", "ListKernelSessionOutput", "SaveKernel"
-LOGS = "kernels/logs/stream/"
 SETTINGS = {"job": "probe", "mark": "mark-of-a-replay"}
 # Values that depend on the moment, not on the rules.
 OF_THE_MOMENT = {"log", "url", "kernelId", "nextPageToken"}

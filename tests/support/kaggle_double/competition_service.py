@@ -14,7 +14,7 @@ RULES = "You must accept this competition's rules before you'll be able to downl
 
 
 class CompetitionService:
-    """What Kaggle knows of the competition, and how it answers."""
+    """The competition on Kaggle, and the responses of its competition service."""
 
     url = ""
     rules_accepted = True
@@ -88,7 +88,7 @@ class CompetitionService:
         return {"competitions": [self.competition()] if self.rules_accepted else []}
 
     def competition(self) -> Answer:
-        """What Kaggle says of the competition; a flag that is not set is left out (CLIENT: fields have defaults)."""
+        """Return the competition. A flag that is not set is omitted (CLIENT: fields have defaults)."""
         flags = {"userHasEntered": self.rules_accepted, "submissionsDisabled": self.submissions_disabled}
         address = f"https://www.kaggle.com/competitions/{COMPETITION}"
         about = {"id": 11848, "ref": address, "title": "Histopathologic Cancer Detection", "maxDailySubmissions": A_DAY}

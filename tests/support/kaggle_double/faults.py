@@ -1,4 +1,4 @@
-"""What can go wrong with one request, as data."""
+"""Faults of one request, as data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Fault:
-    """What goes wrong with one request: before it is acted upon, or after.
+    """A fault of one request, before or after the server acts on it.
 
     Attributes:
         status: of the answer; 0 answers as if nothing were wrong.

@@ -77,7 +77,7 @@ def log_of(*lines: str, seconds: float = 1.0) -> str:
 
 
 class KernelService:
-    """What Kaggle knows of kernels, and how it answers."""
+    """The kernels on Kaggle, and the responses of its kernel service."""
 
     url = ""
 
@@ -99,7 +99,7 @@ class KernelService:
         self.week_begins = datetime.datetime(2026, 12, 5)
 
     def active(self) -> int:
-        """How many sessions are running."""
+        """Return the number of running sessions."""
         return sum(one.active for versions in self.kernels.values() for one in versions)
 
     def hours_reserved(self) -> float:

@@ -21,7 +21,7 @@ LOOKS = ("GetKernel", "ListSubmissions")
 
 
 class FakeKaggle(KernelService, CompetitionService):
-    """What the server knows, and how it behaves."""
+    """The state and the behaviour of the server."""
 
     def __init__(self) -> None:
         KernelService.__init__(self)
@@ -46,11 +46,11 @@ class FakeKaggle(KernelService, CompetitionService):
         self.server.server_close()
 
     def count(self, method: str) -> int:
-        """How many requests of this method were acted upon or refused."""
+        """Return the number of requests of this method that the server acted on or refused."""
         return sum(route.endswith("/" + method) for route, _ in self.seen)
 
     def environment(self, home: str) -> dict[str, str]:
-        """What points the unmodified client here."""
+        """Return the environment variables that point the unmodified client to this server."""
         proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), self.url)
         return {
             **proxies, "NO_PROXY": "", "no_proxy": "", "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "KAGGLE_USERNAME": "me",
@@ -128,7 +128,7 @@ def make_handler(kaggle: FakeKaggle) -> type[http.server.BaseHTTPRequestHandler]
             self.wfile.write(body)
 
         def spoiled(self, name: str, act: Callable[[], object]) -> bool:
-            """Whether a fault took this request; what is to be acted upon first is."""
+            """Return True if a fault answered this request. Acts on the request first if the fault says so."""
             faults = kaggle.faults.get(name)
             if not faults:
                 return False

@@ -44,7 +44,7 @@ refused: set[str] = set()
 
 
 def asked_by_us(depth: int = 3) -> bool:
-    """Whether claris_kaggle is among the nearest callers."""
+    """Return True if claris_kaggle is among the nearest callers."""
     frame = sys._getframe(2)
     for _ in range(depth):
         if frame.f_globals.get("__name__", "").startswith("claris_kaggle"):
