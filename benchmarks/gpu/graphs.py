@@ -58,7 +58,7 @@ def capture_forward(forward: Callable[[Tensor], Tensor], images: Tensor) -> Call
 def capture_step(learner: _Learner, batch: Batch, lr: float) -> Callable[[Batch], None]:
     """Record `_train_step` for batches of one size and one learning rate. This takes a few training steps.
 
-    Options with random draws on the host in each step (mixup, drop-path, EMA) must be off: a graph repeats the draws of
+    Options with random draws on the host in each step (mixup, EMA) must be off: a graph repeats the draws of
     the recorded step.
     """
     device = learner.world.device

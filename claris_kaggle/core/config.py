@@ -23,8 +23,9 @@ _GEOMETRIES = ("d4", "flips")
 _NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "none")
 _STEMS = ("pool", "pool4", "no-pool")
 _TAILS = ("pool", "no-pool")
-_POOLINGS = ("mean", "centre")
 _EQUIVARIANCES = ("none", "p4m")
+# Options of earlier versions with their defaults. A config.json that has them at these values still loads.
+_REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
 LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
@@ -105,10 +106,6 @@ class TrainConfig:
         low=0,
         high=_LARGEST_SIDE,
     )
-    small_share: float = _flag_field(
-        0.0, "share of the epochs, the first ones, at half the resolution and a quarter of the cost", low=0, high=1
-    )
-    shift: int = _flag_field(0, "pixels by which a smaller crop moves about in training", low=0, high=32)
     stem: str = _flag_field(
         "pool",
         "DenseNet's first pooling: pool, pool4 at a quarter of the cost, or no-pool at four times",
@@ -117,10 +114,6 @@ class TrainConfig:
     tail: str = _flag_field(
         "pool", "DenseNet's last pooling between blocks: pool, or no-pool, for small patches", choices=_TAILS
     )
-    pooling: str = _flag_field(
-        "mean", "what the head sees of the last grid: its mean, or half of that and half of the centre",
-        choices=_POOLINGS,
-    )  # fmt: skip
     equivariance: str = _flag_field(
         "none", "p4m: weights shared among the square's eight symmetries; from random weights, at --crop 93",
         choices=_EQUIVARIANCES,
@@ -134,10 +127,6 @@ class TrainConfig:
     mixup: float = _flag_field(
         0.0, "mixup's Beta parameter: patches and labels of a step mixed; 0 is none", low=0, high=10
     )
-    cutmix: float = _flag_field(
-        0.0, "share of steps with the labelled middle of each patch in another's surroundings", low=0, high=1
-    )
-    drop_path: float = _flag_field(0.0, "share of patches for which a DenseNet's layer is left out", low=0, high=0.9)
     ema: float = _flag_field(
         0.0, "decay of a moving average of the weights, which then predicts, lower in the first steps; 0 is none",
         low=0, high=1,
@@ -165,19 +154,9 @@ class TrainConfig:
         return self.resolution or self.crop
 
     @property
-    def layout(self) -> dict[str, Any]:
-        """The pooling options that `factory.create_model` applies, in training and in prediction."""
-        return {"stem": self.stem, "tail": self.tail, "pooling": self.pooling}
-
-    @property
     def least_side(self) -> int:
         """The smallest input size in pixels that leaves at least one cell in the last feature map."""
         return 2 * LEAST_SIDE if self.stem == "pool4" and self.tail == "pool" else LEAST_SIDE
-
-    def resolution_in(self, epoch: int) -> int:
-        """Return the value of `resolution` in an epoch, counted from 0."""
-        small = min(round(self.small_share * self.epochs), self.epochs - 1)  # the last epoch trains at full size
-        return (self.resolution or self.crop) // 2 if epoch < small else self.resolution
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as plain values."""
@@ -190,6 +169,7 @@ class TrainConfig:
         Raises:
             DataError: a field is unknown, missing or of the wrong type.
         """
+        content = _without_removed_options(content, source)
         known = {item.name for item in dataclasses.fields(cls)}
         wrong = sorted(known.symmetric_difference(content))
         if wrong:
@@ -201,8 +181,21 @@ class TrainConfig:
             raise DataError(f"{source}: {error}", "", "Start again in a new run folder") from error
 
 
+def _without_removed_options(content: dict[str, Any], source: object) -> dict[str, Any]:
+    """Return the content of a config.json without the options that no longer exist.
+
+    Raises:
+        DataError: one of them is not at its default, so the run cannot be repeated.
+    """
+    used = [f"{name} {content[name]!r}" for name, off in _REMOVED_OPTIONS.items() if content.get(name, off) != off]
+    if used:
+        found = f"{source}: trained with {', '.join(used)}"
+        raise DataError(found, "this option was removed", "Use the version that trained the run")
+    return {name: value for name, value in content.items() if name not in _REMOVED_OPTIONS}
+
+
 def _check_sides(config: TrainConfig) -> None:
-    """Reject a crop, resolution, shift or pooling that leaves an empty feature map.
+    """Reject a crop, resolution or pooling that leaves an empty feature map.
 
     Raises:
         UsageError: names the flags.
@@ -214,13 +207,6 @@ def _check_sides(config: TrainConfig) -> None:
     if side < least:
         found = f"--stem pool4 with --tail pool leaves nothing of {side} pixels"
         raise UsageError(found, f"at least {least} are needed", "Give --tail no-pool")
-    if config.small_share and side < 2 * least:
-        found = f"--small-share {config.small_share:g} halves {side} pixels"
-        raise UsageError(found, f"at least {2 * least} are needed", "Give --small-share 0")
-    room = (PATCH_SIZE - config.crop) // 2
-    if config.shift > room:
-        found = f"--shift is {config.shift} and --crop {config.crop}"
-        raise UsageError(found, f"a crop of that side can move by {room} at most", "Give a smaller --shift or --crop")
 
 
 def _check_combinations(config: TrainConfig) -> None:
@@ -232,13 +218,6 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.freeze_epochs >= config.epochs:
         found = f"--freeze-epochs is {config.freeze_epochs} and --epochs {config.epochs}"
         raise UsageError(found, "at least one epoch must train all layers", "Give fewer --freeze-epochs")
-    if config.small_share and config.select == "best":
-        found = f"--small-share {config.small_share:g} with --select best"
-        raise UsageError(found, "the best epoch could be one of small patches", "Give --select last")
-    if config.cutmix and (config.shift or config.crop <= CENTRE_SIZE):
-        found = f"--cutmix {config.cutmix:g} with --shift {config.shift} and --crop {config.crop}"
-        expected = "the labelled middle must stand in the middle, with surroundings"
-        raise UsageError(found, expected, f"Give --shift 0 and a --crop above {CENTRE_SIZE}, or --cutmix 0")
     if config.equivariance != "none" and config.weights != "none":
         found = f"--equivariance {config.equivariance} with --weights {config.weights}"
         hint = "Give --weights none, or --equivariance none"

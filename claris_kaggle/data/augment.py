@@ -54,18 +54,17 @@ def _draw_words(seed: int, epoch: int, ids: Sequence[str]) -> NDArray[np.uint64]
 
 
 class _Geometry:
-    """A random crop and a random rotation or reflection for each patch.
+    """The centre crop and a random rotation or reflection of each patch.
 
     Args:
         kind: `d4` draws one of the eight symmetries with equal probability. `flips` draws two flips and a rotation
             within 20 degrees with black corners, as the original project did.
         crop: side of the crop in pixels.
-        shift: largest offset of the crop from the centre in pixels.
         turn: False leaves the symmetries to the device (see `turn_on_device`).
     """
 
-    def __init__(self, kind: str = "d4", crop: int = SIZE, shift: int = 0, *, turn: bool = True) -> None:
-        self.kind, self.crop, self.shift, self.turn = kind, crop, min(shift, (SIZE - crop) // 2), turn
+    def __init__(self, kind: str = "d4", crop: int = SIZE, *, turn: bool = True) -> None:
+        self.kind, self.crop, self.turn = kind, crop, turn
         if not turn:
             return
         import albumentations
@@ -90,20 +89,13 @@ class _Geometry:
         Returns:
             uint8 [B, crop, crop, 3].
         """
-        if not self.turn and self.crop == SIZE:
-            return pixels
-        done = np.empty((len(pixels), self.crop, self.crop, 3), dtype=np.uint8)
-        turns, corners = _turn_numbers(words).tolist(), self.corners(words).tolist()
-        for row, (down, right) in enumerate(corners):
-            image = pixels[row, down : down + self.crop, right : right + self.crop]
-            done[row] = self.turned(image, turns[row], int(words[row, _GEOMETRY_WORD])) if self.turn else image
-        return done
-
-    def corners(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the upper left corner (row, column) of each crop in pixels, int64 [B, 2]."""
-        bits = np.stack([words[:, _GEOMETRY_WORD] >> np.uint64(16), words[:, _GEOMETRY_WORD] >> np.uint64(40)], axis=1)
-        moved = (bits % np.uint64(2 * self.shift + 1)).astype(np.int64) - self.shift
-        return moved + (SIZE - self.crop) // 2
+        begin = (SIZE - self.crop) // 2
+        pixels = pixels[:, begin : begin + self.crop, begin : begin + self.crop]
+        if not self.turn:
+            return np.ascontiguousarray(pixels)
+        turns = _turn_numbers(words).tolist()
+        seeds = words[:, _GEOMETRY_WORD].tolist()
+        return np.stack([self.turned(*each) for each in zip(pixels, turns, seeds, strict=True)])
 
     def turned(self, image: NDArray[np.uint8], turn: int, word: int) -> NDArray[np.uint8]:
         """Return one patch rotated or reflected. Passes the D4 element, because seeding albumentations is slower."""

@@ -113,7 +113,7 @@ class EpochBatches(Dataset[Batch]):
         self.rows = trainset.pack.rows(trainset.ids)
         self.steps = _split_evenly(len(trainset.ids), config.batch_size)
         # Created here, so that loader processes do not import albumentations in every epoch.
-        self.geometry = _Geometry(config.geometry, config.crop, config.shift, turn=self.turn_here)
+        self.geometry = _Geometry(config.geometry, config.crop, turn=self.turn_here)
 
     def __len__(self) -> int:
         """Return the number of steps, the same for every rank."""

@@ -57,7 +57,6 @@ def create_model(
     *,
     stem: str = "pool",
     tail: str = "pool",
-    pooling: str = "mean",
     equivariance: str = "none",
     side: int = PATCH_SIZE,
 ) -> nn.Module:
@@ -70,7 +69,6 @@ def create_model(
         seed: seed of the random weights.
         stem: `no-pool` removes the first pooling of a DenseNet, `pool4` makes it coarser.
         tail: `no-pool` removes the last pooling between blocks of a DenseNet.
-        pooling: `centre` gives the middle of the last feature map half of the weight.
         equivariance: `p4m` shares weights among eight orientations during training. `p4m.untie_weights` returns the
             plain network.
         side: input size in pixels, for networks with a fixed input size, such as most vision transformers.
@@ -81,13 +79,13 @@ def create_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _TinyNet() if name == "tiny" else _create_timm_model(name, side)
-    _change_layout(model, stem=stem, tail=tail, pooling=pooling)
+    _change_layout(model, stem=stem, tail=tail)
     return _share_weights(model) if equivariance == "p4m" else model
 
 
 def trained_network(config: TrainConfig) -> nn.Module:
     """Return a network, with random weights, that the weights of the run's finished folds fit."""
-    return create_model(config.model, **config.layout, side=config.side)
+    return create_model(config.model, stem=config.stem, tail=config.tail, side=config.side)
 
 
 def _create_timm_model(name: str, side: int) -> Any:

@@ -1,7 +1,7 @@
 """Jobs as plain values for other processes, and torch settings for the duration of a job."""
 
-from __future__ import annotations
-
+# Annotations are not deferred here: tools that read the types of inherited fields look up their names in the modules of
+# the subclasses.
 import contextlib
 import dataclasses
 from collections.abc import Iterator

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +23,6 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
 from claris_kaggle.runtime.distributed import World, any_rank, first_text
 from claris_kaggle.runtime.loading import load_in_order, send_ahead
 from claris_kaggle.runtime.precision import DTYPES
-from claris_kaggle.training.mixing import _has_surroundings_mixed, _mix_surroundings, _mixup_share, _seed_layers
 
 _WARM_UP = 0.3
 _FIRST_LR, _LAST_LR = 1 / 25, 1e-4
@@ -250,8 +250,6 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)  # checkpoints of earlier versions have no factor
     frozen = learner.epoch < config.freeze_epochs
     learner.wrapped.train(not frozen)  # frozen layers also keep their running statistics
-    if config.drop_path:
-        _seed_layers(config.seed, learner.taken, learner.world.rank)
     inputs, kept = _augment_batch(learner, batch), 1.0
     if config.mixup:
         kept = _mixup_share(config.seed, learner.taken, config.mixup)
@@ -278,15 +276,21 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     _count_loss(learner, loss.detach())
 
 
+def _mixup_share(seed: int, step: int, strength: float) -> float:
+    """Return the mixup weight of a step's own patches, in 0..1: Beta(strength, strength) (Zhang et al. 2018).
+
+    It depends only on the seed and the step, counted over all epochs, so a resumed run draws the same weights.
+    """
+    return float(np.random.default_rng((seed, step, 0)).beta(strength, strength))
+
+
 def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     """Return the input of the network after augmentation with the batch's random draws: float32 [B, 3, S, S]."""
     config = learner.config
     images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
-    if config.cutmix and _has_surroundings_mixed(config.seed, learner.taken, config.cutmix):
-        images = _mix_surroundings(images)
     images = change_stain(images, batch.stains) if config.stain else images
     draws = batch.colors if config.color else None
-    return to_input(images, config.normalise, draws, config.resolution_in(learner.epoch))
+    return to_input(images, config.normalise, draws, config.resolution)
 
 
 def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor) -> Tensor:

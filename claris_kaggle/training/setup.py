@@ -27,7 +27,6 @@ from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
-from claris_kaggle.training.mixing import _drop_layers
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
@@ -148,10 +147,9 @@ def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
         UsageError: unknown timm model, or a layer that the config needs is missing.
     """
     seed = config.seed * 1000 + fold
-    model = create_model(config.model, seed, **config.layout, equivariance=config.equivariance, side=config.side)
-    if config.drop_path:
-        _drop_layers(model, config.drop_path)
-    return model
+    return create_model(
+        config.model, seed, stem=config.stem, tail=config.tail, equivariance=config.equivariance, side=config.side
+    )
 
 
 def _require_no_foreign_files(run_dir: RunDir) -> None:

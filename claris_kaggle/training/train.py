@@ -241,10 +241,9 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
                 stopper.tick()
                 distributed.share_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
-                seen = dataclasses.replace(config, resolution=config.resolution_in(learner.epoch), small_share=0.0)
                 with Progress(name, len(valid_ids), "images", note=_format_last_auc(learner)) as progress:
                     probabilities = predict_ids(
-                        untie_weights(learner.predictor), data.pack, valid_ids, world, seen,
+                        untie_weights(learner.predictor), data.pack, valid_ids, world, config,
                         views=1, workers=workers, after=progress.update,
                     )  # fmt: skip
                 stopper.tick()

@@ -62,7 +62,7 @@ def test_parts_and_bias_are_the_log_odds(views: int, crop: int) -> None:
         ({}, 96, (3, 3), False),
         ({}, 64, (2, 2), True),
         ({"stem": "no-pool"}, 96, (6, 6), True),
-        ({"stem": "pool4", "tail": "no-pool", "pooling": "centre"}, 96, (3, 3), True),
+        ({"stem": "pool4", "tail": "no-pool"}, 96, (3, 3), True),
     ],
 )
 def test_a_real_densenets_parts_and_bias_are_its_log_odds(

@@ -188,7 +188,7 @@ def test_every_crop_and_resolution_is_exported_as_it_is_classified(crop: int, re
 def test_a_real_densenet_in_onnx_answers_as_it_does(tmp_path: Path) -> None:
     from claris_kaggle.models.factory import fold_batch_norm
 
-    layout = {"stem": "pool4", "tail": "no-pool", "pooling": "centre"}
+    layout = {"stem": "pool4", "tail": "no-pool"}
     model = fold_batch_norm(create_model("densenet121", **layout))
     trained = FoldModels("x", TrainConfig(precision="fp32", **layout), {0: model}, {})
     onnx_export._write_onnx(tmp_path / "model.onnx", trained, 8, {})  # proves itself to 1e-5

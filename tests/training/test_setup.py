@@ -198,15 +198,9 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert falling[-1] < 1e-6 and falling[500] == pytest.approx(5e-4, rel=0.01)
 
 
-def test_the_first_epochs_see_half_the_resolution_and_the_last_the_whole() -> None:
-    config = TrainConfig(epochs=15, small_share=0.8)
-    assert [config.resolution_in(epoch) for epoch in (0, 11, 12, 14)] == [48, 48, 0, 0]
-    assert TrainConfig(epochs=1, small_share=1.0).resolution_in(0) == 0
-    assert TrainConfig(epochs=2, small_share=0.5, resolution=64).resolution_in(0) == 32
+def test_an_input_size_that_leaves_no_feature_map_is_refused() -> None:
     assert TrainConfig(stem="pool4", tail="no-pool", crop=32).least_side == 32
-    coarse = {"stem": "pool4", "tail": "pool"}
-    too_small = ({"crop": 48, **coarse}, {"small_share": 0.5, **coarse})
-    for wrong in ({"resolution": 31}, {"crop": 48, "small_share": 0.5}, *too_small):
+    for wrong in ({"resolution": 31}, {"crop": 48, "stem": "pool4", "tail": "pool"}):
         with pytest.raises(UsageError, match="needed"):
             TrainConfig(**wrong)
 
@@ -222,6 +216,6 @@ def test_what_a_network_sees_is_averaged_by_areas_alike_in_training_and_predicti
 
     model = create_model("tiny")
     model.register_forward_pre_hook(note)  # type: ignore[arg-type]
-    config = TrainConfig(model="tiny", weights="none", precision="fp32", epochs=4, small_share=0.5, resolution=64)
+    config = TrainConfig(model="tiny", weights="none", precision="fp32", epochs=4, resolution=64)
     _view_logits(model, images, config, 1)
     assert seen == [torch.Size([64, 64])]
