@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(found, "the file says how it is split", "Leave it out, or make folds with --out")
     data = options._open_data(args)
     import json
+    from dataclasses import asdict
 
-    from claris_kaggle.data.fold_file import fold_summary
+    from claris_kaggle.data.fold_file import count_folds
     from claris_kaggle.data.prepare import check_fold_file, make_fold_file
 
     cache = options._choose_cache_dir(args)
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
             data, args.out, slides=args.slides, k=5 if args.k is None else args.k, seed=args.seed or 0, cache=cache,
             force=args.force,
         )  # fmt: skip
-    rows = fold_summary(folds)
+    rows = [asdict(one) for one in count_folds(folds)]
     if args.json:
         print(json.dumps({"file": str(args.out or args.check), "digest": folds.digest, "folds": rows}))
         return

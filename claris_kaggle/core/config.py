@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from claris_kaggle.core.errors import DataError, RunError, UsageError
 from claris_kaggle.core.presets import _PRESETS, _choose_preset, _preset_for
@@ -29,6 +30,7 @@ _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix":
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
 LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
+_Value = TypeVar("_Value", str, int, float)
 _DEFAULT_BATCH_SIZE, _LOWEST_BATCH_SIZE, _LEAST_STEPS = 128, 16, 30
 
 
@@ -51,12 +53,12 @@ def default_batch_size(patches: int) -> int:
     return size
 
 
-def _flag_field(default: Any, text: str, **limits: Any) -> Any:
+def _flag_field(default: _Value, text: str, **limits: object) -> _Value:
     """Return a dataclass field that is also a command-line flag; `limits` are choices, low or high."""
     return field(default=default, metadata={"help": text, "flag": True, **limits})
 
 
-def _recorded_field(text: str) -> Any:
+def _recorded_field(text: str) -> str:
     """Return a dataclass field that the train command fills in from its inputs."""
     return field(default="", metadata={"help": text})
 
@@ -158,12 +160,12 @@ class TrainConfig:
         """The smallest input size in pixels that leaves at least one cell in the last feature map."""
         return 2 * LEAST_SIDE if self.stem == "pool4" and self.tail == "pool" else LEAST_SIDE
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return all fields as plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, content: dict[str, Any], source: object) -> TrainConfig:
+    def from_json(cls, content: Mapping[str, object], source: object) -> TrainConfig:
         """Return the config whose `to_json` is `content`; `source` is the file named in messages.
 
         Raises:
@@ -176,12 +178,12 @@ class TrainConfig:
             what = "unknown or missing fields " + ", ".join(wrong)
             raise DataError(f"{source}: {what}", "", "It was written by another version: use that, or a new run folder")
         try:
-            return cls(**content)
+            return _config_of(content)
         except (UsageError, TypeError) as error:
             raise DataError(f"{source}: {error}", "", "Start again in a new run folder") from error
 
 
-def _without_removed_options(content: dict[str, Any], source: object) -> dict[str, Any]:
+def _without_removed_options(content: Mapping[str, object], source: object) -> dict[str, object]:
     """Return the content of a config.json without the options that no longer exist.
 
     Raises:
@@ -224,7 +226,7 @@ def _check_combinations(config: TrainConfig) -> None:
         raise UsageError(found, "networks of shared weights begin from random ones", hint)
 
 
-def _check_value(item: dataclasses.Field[Any], value: Any) -> None:
+def _check_value(item: dataclasses.Field[object], value: Any) -> None:
     """Reject a value outside the limits of its field.
 
     Raises:
@@ -258,7 +260,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def _describe_default(item: dataclasses.Field[Any]) -> str:
+def _describe_default(item: dataclasses.Field[object]) -> str:
     """Return the default of a field as text, with the presets that change it.
 
     >>> fields = {item.name: item for item in dataclasses.fields(TrainConfig)}
@@ -270,21 +272,39 @@ def _describe_default(item: dataclasses.Field[Any]) -> str:
     return "; ".join([str(item.default), *others])
 
 
-def read_given_flags(args: argparse.Namespace) -> dict[str, Any]:
+def _config_of(options: Mapping[str, object]) -> TrainConfig:
+    """Return the config with these options; the others have their defaults.
+
+    Raises:
+        UsageError: as in `TrainConfig`.
+    """
+    return TrainConfig(**options)  # type: ignore[arg-type]  # the config checks the type of each value
+
+
+def update_config(config: TrainConfig, options: Mapping[str, object]) -> TrainConfig:
+    """Return the config with other values for these options.
+
+    Raises:
+        UsageError: as in `TrainConfig`.
+    """
+    return _config_of({**config.to_json(), **options})
+
+
+def read_given_flags(args: argparse.Namespace) -> dict[str, object]:
     """Return the config fields that were given on the command line."""
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
-def apply_preset(given: dict[str, Any]) -> TrainConfig:
+def apply_preset(given: Mapping[str, object]) -> TrainConfig:
     """Return the config of the given fields; the preset sets the others, and `auto` is resolved.
 
     Raises:
         UsageError: as in `TrainConfig`.
     """
-    typed = TrainConfig(**{name: given[name] for name in ("model", "weights", "preset") if name in given})
+    typed = _config_of({name: given[name] for name in ("model", "weights", "preset") if name in given})
     preset = _choose_preset(typed.preset, pretrained=typed.weights != "none")
-    return TrainConfig(**{**_preset_for(preset, typed.model), **given, "preset": preset})
+    return _config_of({**_preset_for(preset, typed.model), **given, "preset": preset})
 
 
 def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None:

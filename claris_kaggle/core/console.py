@@ -12,7 +12,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LOGGER = logging.getLogger("claris_kaggle")
 
@@ -91,7 +94,7 @@ class Waiting:
 
     def __init__(self, **bar: Any) -> None:
         self.spoken = time.monotonic()
-        self.bar: Any = None
+        self.bar: tqdm[NoReturn] | None = None
         if _shows_progress():
             from tqdm import tqdm
 

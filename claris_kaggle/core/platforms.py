@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 _WINDOWS = sys.platform == "win32"
 # The user's home folder, as written in the documentation of this system.
@@ -268,7 +268,7 @@ if sys.platform == "win32":
         return int(status.sizes[0]) if told else None
 
 
-def escape_unprintable_output(*streams: Any) -> None:
+def escape_unprintable_output(*streams: object) -> None:
     r"""Make the streams write characters outside their encoding as \xNN or \uNNNN instead of raising an error.
 
     A Windows console or pipe may use cp1252, which has no Greek, Polish or Japanese letters.

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-_PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: dict[str, dict[str, object]] = {
     # The notebook of the original science-fair project: Adam with a constant learning rate of 1e-4, class weights
     # 1.0 and 1.5, flips and rotations up to 20 degrees, ImageNet normalisation, batch size 128 on 176,020 patches.
     "original": {
@@ -41,7 +39,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 _DENSENET_OPTIONS = ("stem", "tail")
 
 
-def _preset_for(name: str, model: str) -> dict[str, Any]:
+def _preset_for(name: str, model: str) -> dict[str, object]:
     """Return the options that the preset sets for this network.
 
     >>> "stem" in _preset_for("scratch", "densenet121"), "stem" in _preset_for("scratch", "resnet18")

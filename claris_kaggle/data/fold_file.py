@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +85,27 @@ def _require_classes_in_folds(folds: Folds, source: object, hint: str) -> None:
             raise DataError(f"{source}: fold {fold} holds no {missing} patch", "both classes are needed", hint)
 
 
-def fold_summary(folds: Folds) -> list[dict[str, Any]]:
-    """Return one row per fold: fold number, patches, benign, malignant, malignant share and groups."""
+@dataclass(frozen=True, kw_only=True)
+class FoldCounts:
+    """Counts of one fold.
+
+    Attributes:
+        fold: number of the fold.
+        patches, benign, malignant: number of patches, and of those with label 0 and 1.
+        share: share of malignant patches, 0..1.
+        groups: number of groups.
+    """
+
+    fold: int
+    patches: int
+    benign: int
+    malignant: int
+    share: float
+    groups: int
+
+
+def count_folds(folds: Folds) -> list[FoldCounts]:
+    """Return the counts of each fold."""
     groups = np.array(folds.groups)
     rows = []
     for fold in range(folds.k):
@@ -95,19 +113,19 @@ def fold_summary(folds: Folds) -> list[dict[str, Any]]:
         malignant = int(folds.labels[where].sum())
         patches = int(where.sum())
         rows.append(
-            {
-                "fold": fold,
-                "patches": patches,
-                "benign": patches - malignant,
-                "malignant": malignant,
-                "share": malignant / patches,
-                "groups": len(np.unique(groups[where])),
-            }
+            FoldCounts(
+                fold=fold,
+                patches=patches,
+                benign=patches - malignant,
+                malignant=malignant,
+                share=malignant / patches,
+                groups=len(np.unique(groups[where])),
+            )
         )
     return rows
 
 
-def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: bool = False) -> bool:
+def write_folds(path: Path, folds: Folds, about: Mapping[str, object], *, overwrite: bool = False) -> bool:
     """Write the fold file and its JSON.
 
     Args:
@@ -127,13 +145,18 @@ def write_folds(path: Path, folds: Folds, about: dict[str, Any], *, overwrite: b
             raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
         if _read_about(path, folds):
             return False
-    values = {"id": folds.ids, "label": folds.labels, "group": folds.groups, "fold": folds.fold}
+    values: dict[str, Iterable[object]] = {
+        "id": folds.ids,
+        "label": folds.labels,
+        "group": folds.groups,
+        "fold": folds.fold,
+    }
     tables.write_table(path, values)
     write_json(path.with_suffix(".json"), {**_summarize_folds(folds), **about})
     return True
 
 
-def _summarize_folds(folds: Folds) -> dict[str, Any]:
+def _summarize_folds(folds: Folds) -> dict[str, object]:
     """Return the content of the JSON next to a fold file: a summary of the folds and the versions."""
     grouped = len(set(folds.groups)) < len(folds.groups)
     return {
@@ -143,7 +166,7 @@ def _summarize_folds(folds: Folds) -> dict[str, Any]:
         "groups": len(set(folds.groups)),
         "by_slide": folds.slides is not None,
         "method": "stratified by label, " + ("whole groups" if grouped else "patch by patch"),
-        "folds": fold_summary(folds),
+        "folds": [asdict(one) for one in count_folds(folds)],
         # Our version does not come from pip metadata: in a kernel the library is not installed.
         "versions": {
             "claris_kaggle": __version__,
@@ -160,7 +183,7 @@ def _contains_folds(path: Path, folds: Folds) -> bool:
         return False
 
 
-def _read_about(path: Path, folds: Folds) -> dict[str, Any]:
+def _read_about(path: Path, folds: Folds) -> dict[str, object]:
     """Return the content of the JSON next to the file; empty if it is damaged or belongs to other folds."""
     try:
         about = read_json(Path(path).with_suffix(".json"))
@@ -192,7 +215,8 @@ def read_folds(path: Path) -> Folds:
     folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
     require_together(folds, folds.groups, "group", path, hint)
     _require_classes_in_folds(folds, path, hint)
-    return replace(folds, by_slide=_read_about(path, folds).get("by_slide"))
+    by_slide = _read_about(path, folds).get("by_slide")
+    return replace(folds, by_slide=by_slide if isinstance(by_slide, bool) else None)
 
 
 def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[np.int64]:

@@ -7,9 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from claris_kaggle.core.console import Progress, log_info
 from claris_kaggle.core.errors import PatchError, format_count, name_few
@@ -39,11 +40,11 @@ class Findings:
         notes: remarks that need no action, one text each.
     """
 
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, dict[str, int | float]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return one JSON object; `ok` is True without faults."""
         return {"ok": not self.faults, **self.facts, "faults": self.faults, "notes": self.notes}
 
@@ -161,9 +162,7 @@ def _find_flat(checks: Sequence[_FileCheck], findings: Findings) -> None:
     findings.facts["flat"] = {"black": flats["black"], "white": flats["white"], "grey": flats["grey"]}
 
 
-def _check_slides(
-    path: Path, ids: Sequence[str], labels: Sequence[int] | np.ndarray[Any, Any], findings: Findings
-) -> None:
+def _check_slides(path: Path, ids: Sequence[str], labels: Sequence[int] | NDArray[np.int8], findings: Findings) -> None:
     """Add the number of slides and the distribution of patches over slides to the facts.
 
     Raises:

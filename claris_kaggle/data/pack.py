@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +50,7 @@ class Pack:
     pixels: NDArray[np.uint8]
     folder: Path
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[Path, list[str]], Pack], tuple[Path, list[str]]]:
         """Pickle the folder and ids only: another process opens the files again instead of copying all pixels."""
         return open_pack, (self.folder, self.ids)
 

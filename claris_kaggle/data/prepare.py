@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.console import Progress, log_info
 from claris_kaggle.core.errors import DataError, DiskError, format_count
@@ -109,7 +108,7 @@ def make_fold_file(
     ids, labels = tables.read_labels(data.labels)
     groups = tables.read_slides(slides, ids) if slides else None
     folds = make_folds(ids, labels, k=k, seed=seed, slides=groups, contents=_find_contents(data, ids, cache))
-    about: dict[str, Any] = {"seed": seed, "labels_sha256": tables.digest_rows(ids, labels)}
+    about: dict[str, object] = {"seed": seed, "labels_sha256": tables.digest_rows(ids, labels)}
     if groups:
         about["slides_sha256"] = tables.digest_rows(ids, groups)
     if not fold_files.write_folds(out, folds, about, overwrite=force):

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def _write_layout(root: Path, *, train: int, test: int, slides: int, seed: int) 
     _write_csv(root / "test_answers.csv", "id,label", answers)
 
 
-def _write_csv(path: Path, header: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def _write_csv(path: Path, header: str, rows: Sequence[tuple[object, ...]]) -> None:
     """Write a CSV of values that need no quotes."""
     write_text(path, "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
 

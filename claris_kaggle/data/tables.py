@@ -9,9 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +83,7 @@ def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
         raise TableError(f"{path}: {format_count(len(wrong), 'impossible id')} ({name_few(wrong)})", "", hint)
 
 
-def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Sequence[Any] | None = None) -> None:
+def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Sequence[object] | None = None) -> None:
     """Raise if ids are repeated; with `values`, the message counts repeated ids with different values.
 
     Raises:
@@ -92,7 +91,7 @@ def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Seq
     """
     if len(set(ids)) == len(ids):
         return
-    seen: dict[str, set[Any]] = {}
+    seen: dict[str, set[object]] = {}
     repeated: dict[str, None] = {}
     for row, name in enumerate(ids):
         if name in seen:
@@ -226,13 +225,13 @@ def sort_order(ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
 
-def digest_rows(ids: Sequence[str], *columns: Any) -> str:
+def digest_rows(ids: Sequence[str], *columns: Iterable[object]) -> str:
     """Return the SHA-256 of the rows, independent of their order."""
     rows = sorted(zip(ids, *columns, strict=True))
     return sha256_bytes("\n".join(",".join(map(str, row)) for row in rows).encode("utf-8"))
 
 
-def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+def write_table(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
     """Write the columns atomically as CSV; a float32 is written as the shortest text that round-trips."""
     texts = {
         name: values.astype(str) if isinstance(values, np.ndarray) else [str(value) for value in values]

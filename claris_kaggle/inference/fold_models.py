@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class FoldModels:
     name: str
     config: TrainConfig
     models: dict[int, nn.Module]
-    figures: dict[str, Any]
+    figures: Mapping[str, object]
 
     def figure(self, name: str) -> float | None:
         """Return the metric of that name, such as `auc`, `best_threshold` or `temperature`; None if it is unknown."""
@@ -136,7 +136,7 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
 _VerifiedWeights = dict[int, tuple[Path, object]]
 
 
-def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], _VerifiedWeights]:
+def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, Mapping[str, object], _VerifiedWeights]:
     """Return the config and metrics of a run, and the weight files of its finished folds with their SHA-256.
 
     Raises:
@@ -151,7 +151,7 @@ def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, dict[str, Any], _Ve
     return config, figures or {}, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in manifests.items()}
 
 
-def _read_export(export: ExportDir) -> tuple[TrainConfig, dict[str, Any], _VerifiedWeights]:
+def _read_export(export: ExportDir) -> tuple[TrainConfig, Mapping[str, object], _VerifiedWeights]:
     """Return the same of an export. Verifies all its files except the weights, which are verified when loaded.
 
     Raises:

@@ -6,6 +6,7 @@ claris predict --data DIR --run DIR --views 8
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,7 +100,7 @@ def predict_run(job: PredictJob) -> dict[str, Any] | None:
         )  # fmt: skip
 
 
-def _predict_launched_rank(content: dict[str, Any]) -> None:
+def _predict_launched_rank(content: Mapping[str, object]) -> None:
     """Predict on one rank that `predict_run` launched.
 
     Args:
@@ -201,7 +202,7 @@ def _is_predicted(job: PredictJob, fold: int, precision: str) -> bool:
     return False
 
 
-def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, precision: str) -> dict[str, Any]:
+def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, precision: str) -> dict[str, object]:
     """Return the inputs of the fold's two prediction files, and the SHA-256 of the files.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from claris_kaggle.core.errors import UsageError, name_few
 from claris_kaggle.data.augment import STATISTICS
 from claris_kaggle.models.densenet import _change_layout
 from claris_kaggle.models.p4m import _share_weights
+
+if TYPE_CHECKING:
+    from timm.layers import BatchNormAct2d
 
 _CLASS_COUNT = 2
 
@@ -88,7 +91,7 @@ def trained_network(config: TrainConfig) -> nn.Module:
     return create_model(config.model, stem=config.stem, tail=config.tail, side=config.side)
 
 
-def _create_timm_model(name: str, side: int) -> Any:
+def _create_timm_model(name: str, side: int) -> nn.Module:
     """Return timm's network for two classes. Its random weights come from torch's global generator.
 
     Raises:
@@ -180,7 +183,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded
 
 
-def _fold_pair(conv: nn.Conv2d, norm: Any) -> nn.Module:
+def _fold_pair(conv: nn.Conv2d, norm: BatchNormAct2d) -> nn.Module:
     """Fold the norm into the convolution, in place. Return the activation that is part of timm's norm layer."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 

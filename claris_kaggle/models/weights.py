@@ -9,8 +9,8 @@ import contextlib
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def save_weights(path: Path, model: nn.Module) -> None:
         temporary.write_bytes(content)
 
 
-def finish_fold(fold_dir: FoldDir, facts: dict[str, Any]) -> None:
+def finish_fold(fold_dir: FoldDir, facts: Mapping[str, object]) -> None:
     """Mark the fold as finished: write the SHA-256 of its weights and `facts` to `model.json`, after the weights."""
     write_json(fold_dir.weights_manifest, {"weights_sha256": sha256_file(fold_dir.weights), **facts})
 

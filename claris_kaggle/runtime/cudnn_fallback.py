@@ -12,7 +12,7 @@ import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ def run_ranks(
     mode: str,
     nproc: int,
     entry: str,
-    make_job: Callable[[str], dict[str, Any]],
+    make_job: Callable[[str], dict[str, object]],
     run_here: Callable[[World], _RunResult],
     read_result: Callable[[], _RunResult],
 ) -> _RunResult:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,11 @@ from claris_kaggle.core import errors, platforms
 from claris_kaggle.core.errors import ClarisError, Stopped, TrainingError, UsageError
 from claris_kaggle.core.files import hold_lock
 from claris_kaggle.core.time_limit import exit_with_parent, restore_signals
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+_Value = TypeVar("_Value")
 
 _LAUNCHED = "CLARIS_LAUNCHED"  # process id of the parent that launched this rank
 _TIMEOUT = timedelta(minutes=30)
@@ -147,7 +152,7 @@ def any_rank(world: World, code: int) -> int:
     return int(value.item())
 
 
-def from_main(world: World, value: Any) -> Any:
+def from_main(world: World, value: _Value) -> _Value:
     """Return the value of rank 0, on every rank."""
     if world.world_size == 1:
         return value
@@ -160,7 +165,7 @@ def first_text(world: World, text: str) -> str:
     """Return the first non-empty text in the order of ranks, on every rank."""
     if world.world_size == 1:
         return text
-    texts: list[Any] = [None] * world.world_size
+    texts = [""] * world.world_size
     dist.all_gather_object(texts, text)
     return next(filter(None, texts), "")
 
@@ -175,10 +180,10 @@ def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total:
     Raises:
         TrainingError: a row was filled twice or not at all. This is a bug.
     """
-    parts: list[Any] = [(places.numpy(), values.numpy())]
+    own = (places.numpy(), values.numpy())
+    parts = [own] * world.world_size
     if world.world_size > 1:
-        parts = [None] * world.world_size
-        dist.all_gather_object(parts, (places.numpy(), values.numpy()))
+        dist.all_gather_object(parts, own)
     filled = torch.zeros(total, dtype=torch.int64)
     result = torch.empty(total, dtype=torch.float32)
     for where, what in parts:
@@ -253,7 +258,7 @@ def _leave_error(error: ClarisError) -> bool:
     return True
 
 
-def _explain_failed_ranks(failures: dict[int, Any], nproc: int) -> ClarisError:
+def _explain_failed_ranks(failures: dict[int, ProcessFailure], nproc: int) -> ClarisError:
     """Return the first error that a rank reported, or else an error that says how the first rank died."""
     for failure in sorted(failures.values(), key=lambda one: one.timestamp):
         try:

@@ -4,7 +4,7 @@
 # the subclasses.
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ import torch
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE
 
-_PATH_TYPES: dict[str, Any] = {
+_PATH_TYPES: dict[str, type[DataDir] | type[RunDir] | type[Path]] = {
     "data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path
 }  # fmt: skip
 
@@ -44,16 +44,16 @@ class Job:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if item.name in _PATH_TYPES and isinstance(value, str | Path):
-                object.__setattr__(self, item.name, _PATH_TYPES[item.name](value))
+                object.__setattr__(self, item.name, _PATH_TYPES[item.name](Path(value)))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return all fields as JSON-serializable values, with absolute paths as text."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values |= {name: value.root for name, value in values.items() if isinstance(value, DataDir | RunDir)}
         return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the job whose `to_json` returned `content`."""
         return cls(**content)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,20 @@ from claris_kaggle.core.platforms import SHARED_MEMORY, STOP_SIGNALS
 _AHEAD = 2
 
 
-def load_in_order(dataset: Dataset[Any], items: Iterable[int], workers: int, pin: bool) -> DataLoader[Any]:
+class _Movable(Protocol):
+    """A named tuple of tensors and numbers, such as a batch."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on the device."""
+
+    def __iter__(self) -> Iterator[object]:
+        """Iterate over the fields."""
+
+
+_Item = TypeVar("_Item", bound=_Movable)
+
+
+def load_in_order(dataset: Dataset[_Item], items: Iterable[int], workers: int, pin: bool) -> DataLoader[_Item]:
     """Return a loader that yields the items in the given order, prefetched by worker processes.
 
     Args:
@@ -38,14 +51,14 @@ def load_in_order(dataset: Dataset[Any], items: Iterable[int], workers: int, pin
     )
 
 
-def send_ahead(loaded: Iterable[Any], device: torch.device) -> Iterator[Any]:
+def send_ahead(loaded: Iterable[_Item], device: torch.device) -> Iterator[_Item]:
     """Yield batches or blocks in their order on the device. Each is copied before the previous one is yielded.
 
     On a GPU the copy runs on a separate stream, in parallel with the computation. The computation waits only for its
     own batch.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    sent: tuple[Any, Any] | None = None
+    sent: tuple[_Item, torch.cuda.Event | None] | None = None
     for item in _explain_workers(loaded):
         with torch.cuda.stream(stream):  # None has no effect
             following = (item.to(device), None if stream is None else stream.record_event())
@@ -56,7 +69,7 @@ def send_ahead(loaded: Iterable[Any], device: torch.device) -> Iterator[Any]:
         yield _receive(*sent, device)
 
 
-def _receive(item: Any, event: Any, device: torch.device) -> Any:
+def _receive(item: _Item, event: torch.cuda.Event | None, device: torch.device) -> _Item:
     """Return the item once the device's current stream can use it."""
     if event is not None:
         working = torch.cuda.current_stream(device)
@@ -67,7 +80,7 @@ def _receive(item: Any, event: Any, device: torch.device) -> Any:
     return item
 
 
-def _explain_workers(loaded: Iterable[Any]) -> Iterator[Any]:
+def _explain_workers(loaded: Iterable[_Item]) -> Iterator[_Item]:
     """Yield the loaded items, and convert the death of a worker process into an error with a hint.
 
     Raises:

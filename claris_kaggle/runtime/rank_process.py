@@ -11,8 +11,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.console import LOGGER, messages_on_stderr
 from claris_kaggle.core.errors import ClarisError
@@ -20,7 +20,7 @@ from claris_kaggle.core.files import explain_unexpected_error, read_json, write_
 from claris_kaggle.runtime.distributed import _leave_error
 
 
-def _write_job(path: Path, entry: str, job: dict[str, Any]) -> None:
+def _write_job(path: Path, entry: str, job: Mapping[str, object]) -> None:
     """Write the job file that all ranks read.
 
     Args:

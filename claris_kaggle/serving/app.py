@@ -11,12 +11,11 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from importlib import resources
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -49,7 +48,8 @@ _CONNECTIONS = 32
 _LOOK_SECONDS, _LAST_SECONDS = 0.25, 2
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _CLIENT_CLOSED = 499
-_FormatAnswer = Callable[[Classification], dict[str, Any]]
+_Answer = Mapping[str, object]  # values of the page, or JSON
+_FormatAnswer = Callable[[Classification], _Answer]
 
 
 class _UploadHandler:
@@ -75,13 +75,13 @@ class _UploadHandler:
         status, images, faults = await self.ask(request, Classification.to_json)
         return JSONResponse(all_as_json(self.trained, self.job.views, images, faults), status)
 
-    def respond(self, status: int, images: list[dict[str, Any]], faults: list[str]) -> Response:
+    def respond(self, status: int, images: list[_Answer], faults: list[str]) -> Response:
         """Return the page with results or error messages."""
         limits = {"max_pixels": self.job.max_pixels, "max_bytes": _largest_file(self.job.max_pixels)}
         more = {"script": self.script, "field": _FIELD, **limits}
         return HTMLResponse(_render_page(images, faults, self.trained, _SERVE_TEMPLATE, **more), status)
 
-    async def ask(self, request: Request, tell: _FormatAnswer) -> tuple[int, list[dict[str, Any]], list[str]]:
+    async def ask(self, request: Request, tell: _FormatAnswer) -> tuple[int, list[_Answer], list[str]]:
         """Classify the upload of a request.
 
         Args:
@@ -100,7 +100,7 @@ class _UploadHandler:
         except ClientDisconnect as error:
             raise HTTPException(_CLIENT_CLOSED, "Nobody waits.") from error
 
-    async def wait(self, request: Request, work: Callable[[threading.Event], dict[str, Any]]) -> dict[str, Any]:
+    async def wait(self, request: Request, work: Callable[[threading.Event], _Answer]) -> _Answer:
         """Run `work` in the thread of the networks and return its result.
 
         Raises:
@@ -117,7 +117,7 @@ class _UploadHandler:
             gone.set()
             turn.cancel()
 
-    def classify_upload(self, name: str, content: bytes, tell: _FormatAnswer, gone: threading.Event) -> dict[str, Any]:
+    def classify_upload(self, name: str, content: bytes, tell: _FormatAnswer, gone: threading.Event) -> _Answer:
         """Classify an upload and format the result. Runs in the thread of the networks.
 
         Raises:

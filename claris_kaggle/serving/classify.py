@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +76,7 @@ class _Heat:
     lefts: NDArray[np.int64]
     probabilities: Float32Array
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the fields as lists."""
         return {name: value.tolist() for name, value in vars(self).items()}
 
@@ -142,7 +141,7 @@ class Classification:
         """The share of malignant windows, 0..1; None for an image of one patch."""
         return None if self.heat is None else float((self.heat.probabilities >= self.threshold).mean())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return everything except the pixels as JSON values."""
         return {
             "name": self.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ from claris_kaggle.version import __version__
 _CARD_TEMPLATE = "card.md.jinja"
 
 
-def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8) -> dict[str, Any]:
+def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8) -> dict[str, object]:
     """Export a run to the folder `out`. The folder is written completely or not at all.
 
     Args:
@@ -67,7 +66,7 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
         write_text(export.card, _render_card(config, facts))
         if onnx:
             trained = load_trained(run_dir.root, device=torch.device("cpu"))
-            _write_onnx(export.onnx, trained, views, {"notice": NOTICE, "made_by": facts["made_by"]})
+            _write_onnx(export.onnx, trained, views, {"notice": NOTICE, "made_by": str(facts["made_by"])})
         write_text(export.sums, sums_text({path.name: sha256_file(path) for path in aside.iterdir()}))
     return facts
 
@@ -106,7 +105,7 @@ def _make_portable(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, weights=Path(config.weights).name or "none")
 
 
-def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> dict[str, Any]:
+def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> dict[str, object]:
     """Return the content of `export.json`. Computes the metrics from the OOF predictions."""
     run = load_run(run_dir)
     figures = run_metrics(run.oof, run.slides)
@@ -140,6 +139,6 @@ def _copy_verified(source: Path, target: Path, digest: str) -> None:
     write_bytes(target, content)
 
 
-def _render_card(config: TrainConfig, facts: dict[str, Any]) -> str:
+def _render_card(config: TrainConfig, facts: dict[str, object]) -> str:
     """Return the model card as Markdown."""
     return render_template(_CARD_TEMPLATE, config=config, facts=facts, oof=facts["oof"])

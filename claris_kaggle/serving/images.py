@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, fir
 from claris_kaggle.core.files import explain_disk_errors, is_folder
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.patches import SIZE
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _FORMATS = ("TIFF", "PNG", "JPEG")
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
@@ -113,7 +116,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _require_fit(image: Any, name: object, max_pixels: int) -> None:
+def _require_fit(image: Image.Image, name: object, max_pixels: int) -> None:
     """Reject an image that cannot be classified, based on the header of the file.
 
     Raises:
@@ -144,7 +147,7 @@ def _too_large(name: object, found: str, max_pixels: int) -> OversizeError:
     return OversizeError(f"{name}: {found}", expected, "Cut it into pieces, or allow more with --max-pixels")
 
 
-def _to_rgb(image: Any) -> Pixels:
+def _to_rgb(image: Image.Image) -> Pixels:
     """Decode the whole image to uint8 [H, W, 3]. Transparent images are composited on white."""
     from PIL import Image
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from claris_kaggle.core.errors import ClarisError, TrainingError, UsageError
@@ -119,7 +120,7 @@ def _convert_to_onnx(network: nn.Module, images: Tensor, about: dict[str, str]) 
     return bytes(model.SerializeToString())
 
 
-def _run_onnx(content: bytes, images: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _run_onnx(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the probabilities that onnxruntime computes on the CPU, float32 [N]."""
     import onnxruntime
 

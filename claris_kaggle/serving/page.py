@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.files import write_text
 from claris_kaggle.core.paths import require_suffix
@@ -18,8 +17,8 @@ _CLASSIFY_TEMPLATE = "classify.html.jinja"
 
 
 def all_as_json(
-    trained: FoldModels, views: int, images: Sequence[dict[str, Any]], faults: Sequence[str]
-) -> dict[str, Any]:
+    trained: FoldModels, views: int, images: Sequence[Mapping[str, object]], faults: Sequence[str]
+) -> Mapping[str, object]:
     """Return classifications as one JSON object, with the run they come from and the research-use notice.
 
     Args:
@@ -33,7 +32,7 @@ def all_as_json(
     return {**about, "images": list(images), "faults": list(faults)}
 
 
-def render_section(found: Classification, crop: int) -> dict[str, Any]:
+def render_section(found: Classification, crop: int) -> Mapping[str, object]:
     """Return the values of the page's section about one image. They do not include the full-size image.
 
     Args:
@@ -53,7 +52,7 @@ def render_section(found: Classification, crop: int) -> dict[str, Any]:
 
 
 def _render_page(
-    sections: Sequence[dict[str, Any]],
+    sections: Sequence[Mapping[str, object]],
     faults: Sequence[str],
     trained: FoldModels,
     template: str = _CLASSIFY_TEMPLATE,
@@ -72,6 +71,8 @@ def _render_page(
     return templates.render_template(template, images=sections, faults=faults, **about, **more)
 
 
-def write_page(path: Path, sections: Sequence[dict[str, Any]], faults: Sequence[str], trained: FoldModels) -> None:
+def write_page(
+    path: Path, sections: Sequence[Mapping[str, object]], faults: Sequence[str], trained: FoldModels
+) -> None:
     """Write the page to `path` atomically."""
     write_text(require_suffix(path, ".html", ".htm"), _render_page(sections, faults, trained))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def _previous_path(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def _serialize(state: dict[str, Any]) -> memoryview:
+def _serialize(state: Mapping[str, object]) -> memoryview:
     """Return the state as the bytes of a torch archive."""
     stream = io.BytesIO()
     torch.save(state, stream)
@@ -58,7 +59,7 @@ class _CheckpointWriter:
         self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: Mapping[str, object]) -> None:
         """Start to save the state after the previous one is on disk.
 
         Raises:

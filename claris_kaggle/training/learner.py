@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
 from claris_kaggle.runtime.distributed import World, any_rank, first_text
 from claris_kaggle.runtime.loading import load_in_order, send_ahead
 from claris_kaggle.runtime.precision import DTYPES
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
 
 _WARM_UP = 0.3
 _FIRST_LR, _LAST_LR = 1 / 25, 1e-4
@@ -122,7 +125,7 @@ class _Learner:
             )
         if self.compiled:  # at most two batch sizes occur: one compiled graph each is faster than a dynamic one
             self.wrapped = torch.compile(self.wrapped, dynamic=False)  # type: ignore[assignment]
-        self.average: Any = None
+        self.average: ModelEmaV3 | None = None
         if self.config.ema:
             from timm.utils import ModelEmaV3
 
@@ -158,7 +161,7 @@ class _Learner:
             self.moved, self.moved_at = moved, self.taken
         return int(self.streak) < _MOST_SKIPPED and self.taken - self.moved_at < _MOST_UNMOVED
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return everything that `restore` needs, as tensors and plain values."""
         self.check_health()
         return {
@@ -176,7 +179,7 @@ class _Learner:
             "config": self.config.to_json(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the output of `state`, so that training resumes at the same step."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:

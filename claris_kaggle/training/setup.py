@@ -7,12 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_size, require_same
+from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_size, require_same, update_config
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
@@ -74,7 +73,7 @@ class TrainJob(Job):
         return min(4, max(1, _share_cores(world.world_size))) if world.device.type == "cuda" else 0
 
 
-def _chosen_options(config: TrainConfig | Mapping[str, Any] | None) -> dict[str, Any]:
+def _chosen_options(config: TrainConfig | Mapping[str, object] | None) -> dict[str, object]:
     """Return the options that the caller set: all options of a config, those of a mapping, or none."""
     if not isinstance(config, TrainConfig):
         return dict(config or {})
@@ -86,7 +85,7 @@ def _share_cores(nproc: int) -> int:
     return max(1, (os.cpu_count() or 1) // nproc)
 
 
-def _begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainConfig, TrainingData]:
+def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[TrainConfig, TrainingData]:
     """Check all inputs, and write the config of a new run or compare it with the stored one on resume.
 
     Args:
@@ -102,7 +101,7 @@ def _begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainC
     stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
     if job.only and stored is None and job.run_dir.root.is_dir():
         _require_no_foreign_files(job.run_dir)
-    asked = apply_preset(given) if stored is None else TrainConfig(**{**stored.to_json(), **_without_auto(given)})
+    asked = apply_preset(given) if stored is None else update_config(stored, _without_auto(given))
     folds = read_folds(job.fold_file)  # fast checks come before slow ones
     _choose_folds(folds, job.only)
     if job.slides is not None:
@@ -126,7 +125,7 @@ def _begin_run(job: TrainJob, given: dict[str, Any], nproc: int) -> tuple[TrainC
     return config, data
 
 
-def _without_auto(given: dict[str, Any]) -> dict[str, Any]:
+def _without_auto(given: dict[str, object]) -> dict[str, object]:
     """Return the options without `preset: auto`, which on resume means the preset of the stored config."""
     return {name: value for name, value in given.items() if (name, value) != ("preset", "auto")}
 
@@ -212,7 +211,7 @@ def _continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
     return config, read_training(job.data, job.fold_file, job.cache, verified=True)
 
 
-def _begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tuple[TrainConfig, TrainingData]:
+def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) -> tuple[TrainConfig, TrainingData]:
     """Prepare a run under the user's own torchrun, possibly on several machines.
 
     Local rank 0 of each machine packs the patches. All ranks use the config of rank 0.
@@ -220,9 +219,9 @@ def _begin_on_machines(job: TrainJob, given: dict[str, Any], world: World) -> tu
     Raises:
         RunError: this machine has another fold file than rank 0.
     """
-    if world.is_main:
-        config, _ = _begin_run(job, given, world.world_size)
-    config = distributed.from_main(world, config if world.is_main else None)
+    own = _begin_run(job, given, world.world_size)[0] if world.is_main else None
+    config = distributed.from_main(world, own)
+    assert config is not None  # rank 0 has one
     if world.local_rank == 0 and not world.is_main:
         read_training(job.data, job.fold_file, job.cache)
     distributed.any_rank(world, 0)

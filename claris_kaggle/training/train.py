@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from claris_kaggle.core.config import TrainConfig, require_same
 from claris_kaggle.core.console import Progress, format_duration, log_info
@@ -57,7 +57,7 @@ _LOWER_LR = "Begin a new run with a lower --lr, or with --precision fp32"
 _NO_MEMORY = "Begin a new run with --batch-size {} or smaller"
 
 
-def train_run(job: TrainJob, config: TrainConfig | Mapping[str, Any] | None = None) -> None:
+def train_run(job: TrainJob, config: TrainConfig | Mapping[str, object] | None = None) -> None:
     """Train the folds that are not finished yet, in one or several processes. Resumes a run that was stopped.
 
     Messages go to the logger `claris_kaggle`. Signal handlers and torch settings are restored at the end.
@@ -87,7 +87,7 @@ def train_run(job: TrainJob, config: TrainConfig | Mapping[str, Any] | None = No
         )  # fmt: skip
 
 
-def _train_launched_rank(content: dict[str, Any]) -> None:
+def _train_launched_rank(content: Mapping[str, object]) -> None:
     """Train on one rank that `train_run` launched, with the config in the folder of the run.
 
     Args:
@@ -98,7 +98,7 @@ def _train_launched_rank(content: dict[str, Any]) -> None:
         _train_rank(job, {}, world, Stopper(job.time_limit))
 
 
-def _train_rank(job: TrainJob, given: dict[str, Any], world: World, stopper: Stopper) -> None:
+def _train_rank(job: TrainJob, given: dict[str, object], world: World, stopper: Stopper) -> None:
     """Run training on this rank: get the config that all ranks share, then train the folds in turn."""
     with stopper.listen():
         if distributed.was_launched():
@@ -259,7 +259,7 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
             raise
 
 
-def _make_trainset(data: TrainingData, rows: np.ndarray[Any, Any], config: TrainConfig) -> TrainSet:
+def _make_trainset(data: TrainingData, rows: NDArray[np.int64], config: TrainConfig) -> TrainSet:
     """Return the training set of the given rows of the fold file."""
     ids = [data.folds.ids[row] for row in rows]
     return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from claris_kaggle.core.errors import ClarisError, DataError, RunError, TableError, UsageError
 from claris_kaggle.core.paths import DataDir
-from claris_kaggle.data.fold_file import Folds, check_folds, fold_summary, read_folds, write_folds
+from claris_kaggle.data.fold_file import Folds, check_folds, count_folds, read_folds, write_folds
 from claris_kaggle.data.fold_split import make_folds
 
 
@@ -29,7 +29,7 @@ def make_labels(total: int, share: float = 0.4) -> np.ndarray:
 def test_without_groups_folds_differ_by_one_patch_a_class(total: int, k: int, seed: int, share: float) -> None:
     folds = make_folds(make_ids(total), make_labels(total, share), k=k, seed=seed)
     for noun in ("patches", "benign", "malignant"):
-        sizes = [row[noun] for row in fold_summary(folds)]
+        sizes = [getattr(row, noun) for row in count_folds(folds)]
         assert max(sizes) - min(sizes) <= 1
     rows = np.concatenate([folds.valid_rows(fold) for fold in range(k)])
     assert sorted(rows.tolist()) == list(range(total))
@@ -73,9 +73,9 @@ def test_no_slide_stands_in_two_folds_and_classes_stay_balanced() -> None:
     for group, fold in zip(folds.groups, folds.fold.tolist(), strict=True):
         where.setdefault(group, set()).add(fold)
     assert all(len(one) == 1 for one in where.values())
-    shares = [row["share"] for row in fold_summary(folds)]
+    shares = [row.share for row in count_folds(folds)]
     assert max(shares) - min(shares) < 0.05
-    sizes = [row["patches"] for row in fold_summary(folds)]
+    sizes = [row.patches for row in count_folds(folds)]
     assert max(sizes) - min(sizes) < 0.1 * np.mean(sizes)
 
 
