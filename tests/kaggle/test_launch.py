@@ -324,6 +324,16 @@ def test_a_session_stopped_by_its_limit_is_the_input_of_the_next(
 
 
 @pytest.mark.usefixtures("quick")
+def test_sessions_that_never_finish_their_folds_end_the_launch(
+    trained: FakeKaggle, tmp_path: Path, finished: RunDir
+) -> None:
+    trained.produce = lambda settings: (run_files(finished, (0,)), "stopped")
+    with pytest.raises(KaggleError, match=f"not finished after {launch._MOST_ROUNDS} sessions"):
+        launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    assert trained.count("SaveKernel") == launch._MOST_ROUNDS and trained.submissions == []
+
+
+@pytest.mark.usefixtures("quick")
 def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.session_limit = 0
     trained.faults["SaveKernel"] = [Fault(), Fault(), Fault(do=lambda: setattr(trained, "session_limit", 2))]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -182,6 +183,25 @@ def test_every_crop_and_resolution_is_exported_as_it_is_classified(crop: int, re
         onnx_export._convert_to_onnx(_AveragedModel(trained, views).eval(), torch.from_numpy(images[:2]), {}), images
     )
     np.testing.assert_allclose(found, predict_ensemble(trained, images, views=views).probabilities, rtol=0, atol=1e-5)
+
+
+class Branching(torch.nn.Module):
+    """A network whose computation depends on its input, which no ONNX graph can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        means = images.mean((2, 3))
+        return self.linear(means if means.sum().item() > 0 else -means)
+
+
+def test_a_network_that_onnx_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    trained = FoldModels("x", TrainConfig(model="tiny", weights="none", precision="fp32"), {0: Branching().eval()}, {})
+    with pytest.raises(ClarisError, match=r"tiny could not be .* ONNX .*without --onnx"):
+        onnx_export._write_onnx(tmp_path / "model.onnx", trained, 1, {})
+    assert not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -170,6 +171,36 @@ def test_the_users_own_torchrun_works_as_well(
     assert (tmp_path / "run/fold0/model.json").exists()
 
 
+@pytest.mark.slow
+def test_a_machine_with_another_fold_file_is_refused(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    other = tmp_path / "other.csv"
+    assert call("folds", "--data", generated.root, "--k", 3, "--seed", 7, "--out", other)[0] == 0
+    rendezvous = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", free_port()]
+    both = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", *rendezvous, "--node-rank", str(number), "-m", "--",
+                "claris_kaggle", "train", *places(generated, cache, tmp_path / "run"), "--folds", str(path), *TINY,
+            ],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
+        )
+        for number, path in enumerate((fold_file, other))
+    ]  # fmt: skip
+    said = [process.communicate(timeout=DEADLINE)[1] for process in both]
+    assert all(process.returncode for process in both)
+    assert "other.csv" in said[1] and "rank 0" in said[1] and "Copy the same file to every machine" in said[1]
+    assert not list((tmp_path / "run").glob("fold*/last.ckpt"))
+
+
+def free_port() -> str:
+    """Return the number of a TCP port that is free on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def test_shuffled_tables_give_the_same_bytes(finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -234,9 +265,7 @@ def run_through_kills(arguments: list[object], kills: int, generator: random.Ran
 def test_killed_training_and_prediction_end_with_the_same_bytes(
     finished: RunDir, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
-    seed = int(time.time())
-    print(f"seed {seed}")
-    generator = random.Random(seed)
+    generator = random.Random(0)
     where = places(generated, cache, tmp_path / "run")
     often = ["--checkpoint-minutes", "0.001"]
     made = run_through_kills(["train", *where, "--folds", fold_file, *TINY, *often], 4, generator, 0.6)

@@ -85,6 +85,14 @@ def test_a_fold_file_of_other_data_is_refused(call: Call, sample: DataDir, where
     assert code == 1 and "240 ids of train_labels.csv missing" in one_line(said) and "claris folds" in said
 
 
+def test_checkpoints_of_a_run_without_its_config_are_refused(call: Call, where: list[object], run: Path) -> None:
+    (run / "config.json").unlink()
+    before = contents(run)
+    code, _, said = call(*where, "--fold", 1)
+    assert code == 1 and "fold0/last.ckpt: a checkpoint" in one_line(said)
+    assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
+
+
 def test_a_second_process_is_told_who_holds_the_run(call: Call, where: list[object], run: Path) -> None:
     with hold_lock(RunDir(run).lock):
         code, _, said = call(*where)
