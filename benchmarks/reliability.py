@@ -28,9 +28,13 @@ from claris_kaggle.training.setup import TrainJob
 
 ROOT = Path(__file__).parent.parent
 SUITES = (
-    "tests/system/test_faults.py",
+    "tests/system/test_bad_inputs.py",
+    "tests/system/test_repairs.py",
+    "tests/system/test_disk_failures.py",
     "tests/system/test_fuzz.py",
-    "tests/system/test_survival.py",
+    "tests/system/test_kills.py",
+    "tests/system/test_processes.py",
+    "tests/training/test_learner.py",
     "tests/kaggle/test_launch.py",
     "tests/kaggle/test_kaggle_trouble.py",
     "tests/kaggle/test_session.py",

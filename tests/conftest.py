@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,10 +106,32 @@ def finished(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory:
     """A run of the tiny network in one process, trained and predicted; never written to."""
     run = tmp_path_factory.mktemp("runs") / "finished"
     places = ["--data", str(generated.root), "--run", str(run), "--cache", str(cache)]
+    from claris_kaggle.cli.main import main
+
     for arguments in (["train", *places, "--folds", str(fold_file), *TINY], ["predict", *places]):
-        done = claris(*arguments)
-        assert done.returncode == 0, done.stderr
+        assert main(arguments) == 0
     return RunDir(run)
+
+
+@dataclass(frozen=True)
+class TwoProcessRun:
+    """A run whose fold 0 was trained and predicted by two processes, and what its commands printed."""
+
+    run: RunDir
+    train: subprocess.CompletedProcess[str]
+    predict: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def of_two(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoProcessRun:
+    """A run of the tiny network in two processes; never written to."""
+    run = tmp_path_factory.mktemp("runs") / "of-two"
+    places = ["--data", generated.root, "--run", run, "--cache", cache, "--nproc", 2]
+    done = TwoProcessRun(
+        RunDir(run), claris("train", *places, "--folds", fold_file, *TINY, "--fold", 0), claris("predict", *places)
+    )
+    assert done.train.returncode == done.predict.returncode == 0, done.train.stderr + done.predict.stderr
+    return done
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from claris_kaggle.data import pack as packs
 from claris_kaggle.data.pack import ensure_pack, open_pack, pack_folder
 from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import _encode_tiff, patch_id, read_patch
-from tests.conftest import claris, contents, environment
+from tests.conftest import contents, environment
 
 
 @pytest.fixture
@@ -171,10 +171,12 @@ def test_two_packings_at_once_make_one_pack(generated: DataDir, tmp_path: Path) 
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 2
 
 
-def test_the_verb_prints_where_the_packs_are(sample: DataDir, tmp_path: Path) -> None:
-    done = claris("pack", "--data", sample.root, "--cache", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [line.split("  ")[1] for line in done.stdout.splitlines()] == ["1,200 patches", "318 patches"]
+def test_the_verb_prints_where_the_packs_are(
+    call: Callable[..., tuple[int, str, str]], sample: DataDir, tmp_path: Path
+) -> None:
+    code, shown, _ = call("pack", "--data", sample.root, "--cache", tmp_path)
+    assert code == 0
+    assert [line.split("  ")[1] for line in shown.splitlines()] == ["1,200 patches", "318 patches"]
 
 
 def end_by_force(start: int, names: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from claris_kaggle.evaluation.predictions import read_oof, read_test
 from claris_kaggle.models.weights import read_weights
 from claris_kaggle.training.setup import _new_network
 from tests.conftest import DEADLINE, ROOT, TINY, claris, environment
-from tests.system.test_pipeline import kill_all, places, start, wait_for_line
+from tests.support.runs import kill_all, places, start, wait_for_line
 
 # Distance of two runs' weights, as a share of the way that they came: algorithms and the order of sums differ.
 TOLERANCE = 0.15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from claris_kaggle.models.p4m import _share_weights, require_symmetric, untie_we
 from claris_kaggle.models.weights import read_weights
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.training.learner import _Learner
-from tests.conftest import TINY, claris
+from tests.conftest import TINY
+
+Call = Callable[..., tuple[int, str, str]]
 
 # Strides meet the same pixels from either end of an image of such sides: only then can the symmetry be exact.
 WHOLE = {"tiny": 33, "densenet121": 29}
@@ -121,13 +124,13 @@ def test_a_learner_of_shared_weights_goes_on_from_its_state() -> None:
 
 @pytest.mark.parametrize(("select", "nproc"), [("best", "1"), pytest.param("last", "2", marks=pytest.mark.slow)])
 def test_a_run_of_shared_weights_leaves_plain_ones_and_is_predicted_as_any_other(
-    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, select: str, nproc: str
+    call: Call, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, select: str, nproc: str
 ) -> None:
     run = RunDir(tmp_path / "run")
     places = ["--data", str(generated.root), "--run", str(run.root), "--cache", str(cache)]
     flags = ["--equivariance", "p4m", "--crop", "89", "--fold", "0", "--select", select, "--nproc", nproc]
-    done = claris("train", *places, "--folds", str(fold_file), *TINY, *flags)
-    assert done.returncode == 0, done.stderr
+    code, _, said = call("train", *places, "--folds", str(fold_file), *TINY, *flags)
+    assert code == 0, said
     weights = read_weights(run.fold(0).weights)
     assert {name: value.shape for name, value in weights.items()} == {
         name: value.shape for name, value in create_model("tiny").state_dict().items()
@@ -135,7 +138,7 @@ def test_a_run_of_shared_weights_leaves_plain_ones_and_is_predicted_as_any_other
     model = create_model("tiny")
     model.load_state_dict(weights)
     assert spread(model, WHOLE["tiny"]) < 1e-4
-    assert claris("predict", *places).returncode == 0
+    assert call("predict", *places)[0] == 0
     assert (
         dataclasses.asdict(TrainConfig.from_json(json.loads(run.config.read_text("utf-8")), "config"))["equivariance"]
         == "p4m"

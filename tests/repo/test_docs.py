@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 import claris_kaggle
 from tests.conftest import ROOT, environment
 
@@ -80,6 +82,7 @@ def test_every_public_name_has_a_complete_docstring() -> None:
     assert not {name: found for name, found in faults.items() if found}
 
 
+@pytest.mark.slow
 def test_the_reference_is_made_without_a_warning_and_holds_every_public_name(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "docs/make_api.py", tmp_path]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180)

@@ -24,9 +24,8 @@ PAPERS = [
 ]  # fmt: skip
 TINY = ["--model", "tiny", "--weights", "none", "--epochs", "1", "--threads", "1", "--nproc", "1", "--batch-size", "64"]
 # How a verb is run here: what is put behind its own words. A verb that is not named is read by the parser alone,
-# as those that need an account are.
+# as those that need an account are, and the demo, which has tests of its own.
 RUN = {
-    "demo": ["--model", "tiny", "--train", "80", "--test", "6"],
     "check": [], "pack": [], "folds": ["--force"], "train": TINY, "predict": ["--nproc", "1"], "ensemble": [],
     "submission": [], "report": [], "launch": ["--dry-run"], "push": ["--build-only", "kernel", "--user", "me"],
     "ledger": [], "completion": [],

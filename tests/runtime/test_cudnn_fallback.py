@@ -14,8 +14,8 @@ from claris_kaggle.core.errors import CudnnError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 from claris_kaggle.runtime.cudnn_fallback import convert_cudnn_failures, move_network
-from tests.conftest import DEADLINE, TINY, claris, contents, environment
-from tests.system.test_pipeline import copy_run, places, predictions_of
+from tests.conftest import DEADLINE, TINY, TwoProcessRun, claris, environment
+from tests.support.runs import copy_run, places, predictions_of, weights_of
 
 FAILURE = "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"
 # Python runs this in every process that it starts with this folder on its path: the last rank's convolutions fail
@@ -61,32 +61,26 @@ def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     return install
 
 
-def weights_of(run: Path) -> dict[str, bytes]:
-    return {name: value for name, value in contents(run).items() if name.endswith("model.safetensors")}
-
-
 def train(data: DataDir, cache: Path, folds: Path, run: Path, *flags: object) -> subprocess.CompletedProcess[str]:
     """Train one fold, with a checkpoint after each step."""
     flags = ("--fold", 0, "--checkpoint-minutes", "0.0001", *flags)
     return claris("train", *places(data, cache, run), "--folds", folds, *TINY, *flags)
 
 
-@pytest.mark.parametrize("nproc", [1, 2])
+@pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_training_goes_on_from_its_checkpoint_without_autotuning_and_ends_with_the_same_bytes(
     fail: Callable[..., None],
-    finished: RunDir, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, nproc: int,
+    finished: RunDir, of_two: TwoProcessRun, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path,
+    nproc: int,
 ) -> None:  # fmt: skip
-    unbroken = finished.root if nproc == 1 else tmp_path / "unbroken"
-    if nproc > 1:
-        assert train(generated, cache, fold_file, unbroken, "--nproc", nproc).returncode == 0
+    unbroken = finished if nproc == 1 else of_two.run
     fail("torch.backends.cudnn.benchmark", call=17)
     done = train(generated, cache, fold_file, tmp_path / "run", "--nproc", nproc)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("retrying") == 1 and "claris:" not in done.stderr
     assert f"fold 0: cuDNN failed on the GPU ({FAILURE}); retrying without autotuning" in done.stderr
     assert "fold 0: going on from epoch" in done.stderr and done.stdout == f"{tmp_path / 'run'}\n"
-    name = "fold0/model.safetensors"
-    assert (tmp_path / "run" / name).read_bytes() == (unbroken / name).read_bytes()
+    assert RunDir(tmp_path / "run").fold(0).weights.read_bytes() == unbroken.fold(0).weights.read_bytes()
 
 
 @pytest.mark.slow
@@ -139,6 +133,7 @@ def test_ranks_of_another_launcher_name_the_flag_to_go_on_with(
     assert done.returncode == 0 and (tmp_path / "run/fold0/model.json").exists(), done.stderr
 
 
+@pytest.mark.slow
 def test_a_failure_that_stays_ends_after_three_attempts(
     fail: Callable[..., None], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from claris_kaggle.cli.main import main
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.core.errors import UsageError
-from claris_kaggle.core.files import hold_lock
+from claris_kaggle.core.errors import ClarisError, UsageError
+from claris_kaggle.core.files import hold_lock, read_json
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.core.presets import _preset_for
 from claris_kaggle.data.augment import to_input
+from claris_kaggle.data.prepare import check_fold_file, make_fold_file
 from claris_kaggle.inference.forward import _view_logits
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.learner import _learning_rate
 from tests.conftest import TINY, contents
+from tests.support.runs import places
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -227,3 +231,38 @@ def test_what_a_network_sees_is_averaged_by_areas_alike_in_training_and_predicti
     config = TrainConfig(model="tiny", weights="none", precision="fp32", epochs=4, resolution=64)
     _view_logits(model, images, config, 1)
     assert seen == [torch.Size([64, 64])]
+
+
+def test_a_fold_file_that_leaks_is_refused_before_training(
+    call: Call, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+
+    by_patch = tmp_path / "patch.csv"
+    make_fold_file(generated, by_patch, k=3, cache=cache)
+    with pytest.raises(ClarisError, match="slides in more than one fold"):
+        check_fold_file(generated, by_patch, slides=generated.root / "slides.csv", cache=cache)
+    where = places(generated, cache, tmp_path / "run")
+    code, _, said = call("train", *where, "--folds", by_patch, *TINY, "--slides", generated.root / "slides.csv")
+    assert code == 1 and "slides in more than one fold" in said
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_preset_sets_what_was_not_typed_and_is_kept(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+
+    where = places(generated, cache, tmp_path / "run")
+    begin = ["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0"]
+    assert main([*begin, "--preset", "original", "--lr", "5e-4"]) == 0
+    config = read_json(tmp_path / "run/config.json")
+    assert config["preset"] == "original" and config["lr"] == 5e-4 and config["class_weight"] == 1.5
+    assert (config["geometry"], config["normalise"], config["schedule"]) == ("flips", "imagenet", "constant")
+    assert main(begin) == 0  # the same run goes on without its flags typed again
+    assert main([*begin, "--preset", "scratch"]) == 1
+    where = places(generated, cache, tmp_path / "own")
+    assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0"]) == 0
+    config = read_json(tmp_path / "own/config.json")
+    scratch = {**_preset_for("scratch", "tiny"), "preset": "scratch", "epochs": 2}  # TINY types its epochs
+    assert {name: config[name] for name in scratch} == scratch
+    # to type what was the default is to type nothing new
+    assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0", "--preset", "auto"]) == 0

@@ -1,0 +1,36 @@
+"""Data loading processes: as many as shared memory holds, and a clear line when one is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from claris_kaggle.core.errors import TrainingError
+from claris_kaggle.runtime import loading
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_shared_memory_that_is_small_is_left_to_fewer_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not loading.SHARED_MEMORY.is_dir():
+        pytest.skip("no shared memory folder on this system")
+    block = 512 * 27_648
+    for free, processes, wanted, fitting in (
+        (64 << 20, 1, 4, 1),
+        (64 << 20, 2, 4, 0),
+        (8 << 30, 2, 4, 4),
+        (0, 1, 0, 0),
+    ):
+        monkeypatch.setattr(loading.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert loading.fitting_workers(wanted, block, processes) == fitting
+
+
+def test_a_loader_process_that_is_killed_is_one_clear_line() -> None:
+    def dying() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    with pytest.raises(TrainingError, match=r"a loader process was killed.*fewer --workers"):
+        list(loading._explain_workers(dying()))

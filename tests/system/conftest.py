@@ -1,0 +1,34 @@
+"""Fixtures of the system tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle.cli.main import main
+from claris_kaggle.data.synthetic import generate
+from tests.conftest import TINY
+from tests.support.world import Place
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world as it should be; copied for each fault."""
+
+    place = Place(tmp_path_factory.mktemp("pristine"))
+    generate(place.data.root, train=60, test=12, slides=6)
+    for verb in ("pack", "folds", "train", "predict", "ensemble"):
+        extra = TINY if verb == "train" else []
+        assert main([str(one) for one in [*place.command(verb), *extra]]) == 0
+    return place.root
+
+
+@pytest.fixture
+def place(pristine: Path, tmp_path: Path) -> Place:
+    shutil.copytree(pristine, tmp_path / "world")
+    return Place(tmp_path / "world")

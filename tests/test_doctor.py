@@ -1,0 +1,37 @@
+"""claris doctor names each fault with a fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle.core.paths import DataDir
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_doctor_names_what_is_bad_with_a_fix(call: Call, tmp_path: Path, generated: DataDir) -> None:
+    from claris_kaggle.doctor import BAD, GOOD, check_installation
+
+    good = {one.name: one for one in check_installation(generated.root, tmp_path, account=False)}
+    assert good["data"].state == good["torch pair"].state == GOOD and "240 training" in good["data"].found
+    bad = {one.name: one for one in check_installation(tmp_path / "nowhere", tmp_path, account=False)}
+    assert bad["data"].state == BAD and "--data DIR" in bad["data"].hint
+    code, shown, _ = call("doctor", "--data", tmp_path / "nowhere", "--json")
+    assert code == 1 and '"ok": false' in shown
+    code, shown, _ = call("doctor", "--account", "--data", generated.root)
+    assert code == 1 and "no Kaggle token was found" in shown
+
+
+def test_without_a_home_a_cache_is_asked_for(call: Call, generated: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    code, _, said = call("pack", "--data", generated.root)
+    assert (code, said) == (2, "claris: this user has no home to keep packs in. Name a folder with --cache\n")
+    code, shown, _ = call("doctor")
+    assert code == 1 and "disk           this user has no home" in shown and "torch pair" in shown
