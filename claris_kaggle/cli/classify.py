@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from claris_kaggle.cli import options
 from claris_kaggle.core.console import log_info
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         require_suffix(args.html, ".html", ".htm")
     paths = list_images(args.images)
     trained, job = options._load_classifier(args)
-    answers: list[dict[str, Any]] = []
+    answers: list[dict[str, object]] = []
     sections, faults = [], []
     for found in classify_files(trained, paths, job):
         if isinstance(found, ClarisError):
@@ -80,8 +80,8 @@ def _format_row(found: Classification) -> str:
 def _write_results(
     args: argparse.Namespace,
     trained: FoldModels,
-    answers: list[dict[str, Any]],
-    sections: list[dict[str, Any]],
+    answers: list[dict[str, object]],
+    sections: list[dict[str, object]],
     faults: list[ClarisError],
 ) -> None:
     """Write the HTML page, print the JSON result or the notice, and report faulty images.

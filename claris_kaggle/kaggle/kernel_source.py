@@ -116,15 +116,7 @@ def _build_bundle() -> bytes:
     return stream.getvalue()
 
 
-def compose_kernel(
-    job: str,
-    folder: Path,
-    settings: KernelSettings,
-    *,
-    user: str,
-    slug: str,
-    push_token: str,
-) -> str:
+def compose_kernel(job: str, folder: Path, settings: KernelSettings, *, user: str, slug: str, push_token: str) -> str:
     """Write a script and its metadata to the folder, as `kaggle kernels push -p` takes it, and return its owner/slug.
 
     Args:
@@ -142,19 +134,17 @@ def compose_kernel(
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
         raise UsageError(f"a kernel's name {slug!r}", "5 to 50 small letters and digits, joined by -, are needed")
     template = _find_templates() / job
-    script_settings = {
-        "folds": list(settings.folds), "flags": list(settings.flags), "mark": push_token, "commit": commit_name(),
-        **settings.named_files,
-    }  # fmt: skip
+    values: dict[str, object] = {"folds": list(settings.folds), "flags": list(settings.flags), "mark": push_token}
+    values |= {"commit": commit_name(), **settings.named_files}
     if settings.time_limit:
-        script_settings["time_limit"] = settings.time_limit
+        values["time_limit"] = settings.time_limit
     metadata = read_json(template / "kernel-metadata.json")
     # Kaggle derives the slug from the title, so the title is the slug with spaces.
     metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(settings.inputs)}
     named = [*filter(None, settings.named_files.values())]
     attached = _attach_named(named, settings.inputs, settings.datasets, settings.models)
     metadata |= {"dataset_sources": attached, "model_sources": list(settings.models)}
-    write_text(folder / f"{job}.py", _fill_script((template / f"{job}.py").read_text("utf-8"), script_settings))
+    write_text(folder / f"{job}.py", _fill_script((template / f"{job}.py").read_text("utf-8"), values))
     write_json(folder / "kernel-metadata.json", metadata)
     return f"{user}/{slug}"
 

@@ -239,5 +239,5 @@ def _unexpected_versions(packages: Mapping[str, str]) -> list[str]:
     return [
         f"{name} {packages.get(name, 'missing')} (tested with {wanted})"
         for name, wanted in _EXPECTED.items()
-        if not packages.get(name, "").startswith(wanted)
+        if not str(packages.get(name, "")).startswith(wanted)
     ]

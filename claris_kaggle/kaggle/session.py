@@ -352,11 +352,6 @@ def _write_manifest(session: _Session, settings: _Settings, status: str, message
         path.relative_to(session.working).as_posix(): _FileFacts(path.stat().st_size, sha256_file(path))
         for path in sorted(files)
     }
-    about = {
-        "job": settings.job,
-        "mark": settings.push_token,
-        "commit": settings.commit,
-        "folds": settings.folds,
-    }
+    about = {"job": settings.job, "mark": settings.push_token, "commit": settings.commit, "folds": settings.folds}
     manifest = _Manifest(about=about, status=status, message=message, files=facts)
     write_json(session.working / _MANIFEST, manifest.to_json())

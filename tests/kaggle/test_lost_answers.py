@@ -153,6 +153,17 @@ def test_a_page_for_a_manifest_is_fetched_again(trained: FakeKaggle, call: Call,
     assert code == 0 and trained.faults["GET"] == [] and (out / "run/fold0/oof.csv").exists(), said
 
 
+def test_a_record_keeps_the_entries_that_only_another_version_knows(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    kernel_push.record_push(path, kernel_output.Kernel(ref="me/claris-train", version=1, push_token="m"), job="train")
+    (entry,) = json.loads(path.read_text())["kernels"]
+    entry["of a later version"] = [1]
+    path.write_text(json.dumps({"kernels": [entry]}))
+    kernel_push.record_push(path, kernel_output.Kernel(ref="me/claris-other", version=1, push_token="n"))
+    assert json.loads(path.read_text())["kernels"][0] == entry
+    assert kernel_push.find_recorded_push(path, "claris-train").push_token == "m"
+
+
 def known_kernel(tmp_path: Path) -> kernel_output.Kernel:
     """Return the kernel that the launch has on disk."""
     return kernel_output.Kernel.from_json({name: states(tmp_path)[0][name] for name in ("ref", "version", "mark")})

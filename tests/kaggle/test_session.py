@@ -25,7 +25,7 @@ from claris_kaggle.data.tables import read_sample
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
-from claris_kaggle.kaggle.manifest import _MANIFEST, _merge_runs
+from claris_kaggle.kaggle.manifest import _MANIFEST, _Manifest, _merge_runs
 from claris_kaggle.kaggle.session import _finished_files, _Session, _Settings, _write_manifest
 from claris_kaggle.kaggle.session_inputs import _find_named, _find_runs
 from claris_kaggle.models.factory import create_model
@@ -342,6 +342,18 @@ def test_finished_folds_and_a_whole_checkpoint_are_taken_from_a_session_that_was
     assert run.finished_folds() == [0, 1]
     assert run.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()
     assert run.fold(2).checkpoint.read_bytes() == finished.fold(2).checkpoint.read_bytes()
+
+
+def test_a_manifest_keeps_the_entries_that_only_another_version_knows(ended_early: _Session) -> None:
+    stored = json.loads((ended_early.working / _MANIFEST).read_text())
+    assert stored["files"] and (stored["job"], stored["mark"], stored["commit"], stored["folds"]) == (
+        "train",
+        "m",
+        "",
+        [],
+    )
+    stored["of a later version"] = {"a": 1}
+    assert json.loads(json.dumps(_Manifest.from_json(stored).to_json())) == stored
 
 
 def test_what_a_killed_session_left_broken_is_left_out_and_said(
