@@ -18,7 +18,6 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
-from claris_kaggle.ensembling.ledger import LedgerEntry
 from claris_kaggle.evaluation.run_metrics import gather_run
 from claris_kaggle.kaggle import account, api, kernel_output, kernel_push
 from claris_kaggle.kaggle.download import fetch_file
@@ -43,7 +42,7 @@ _MOST_ROUNDS, _MOST_NAMES = 12, 5
 _LOOKS, _LOOK_SHARE = 3, 0.1
 
 
-def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> LedgerEntry:
+def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, str]:
     """Carry out the plan, or resume it, and return the ledger's line of the submission.
 
     Args:

@@ -26,7 +26,7 @@ def submit_file(
     *,
     wait: float = LONGEST_WAIT,
     poll: float = 10.0,
-) -> LedgerEntry:
+) -> dict[str, str]:
     """Check the file, submit it unless the same bytes were submitted before, and wait for its score.
 
     Args:
