@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -153,8 +152,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from claris_kaggle.kaggle import api, client_process
 
     def run(command: list[str], *, input: str, **named: Any) -> subprocess.CompletedProcess[str]:
-        answer = client_process._run_method(command[-1], json.loads(input))
-        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(answer), stderr="")
+        answer = client_process._run_method(command[-1], input)
+        return subprocess.CompletedProcess(command, 0, stdout=answer, stderr="")
 
     stand_in = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(api, "subprocess", stand_in)

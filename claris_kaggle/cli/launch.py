@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from claris_kaggle.cli import options
+
+if TYPE_CHECKING:
+    from claris_kaggle.kaggle.launch_state import PlanSummary
 
 HELP = "the whole competition entry with one command"
 
@@ -70,19 +74,19 @@ def run(args: argparse.Namespace) -> None:
         print(f"{plan.name}: submission {entry['ref']} {entry['status'].lower()}, {scores}")
 
 
-def _print_plan(facts: dict[str, object], *, as_json: bool) -> None:
+def _print_plan(summary: PlanSummary, *, as_json: bool) -> None:
     """Print the plan."""
+    import dataclasses
     import json
 
     if as_json:
-        print(json.dumps(facts))
+        print(json.dumps(dataclasses.asdict(summary)))
         return
-    for kernel in facts["kernels"]:  # type: ignore[attr-defined]
-        print(f"push     {kernel['slug']}: folds {' '.join(map(str, kernel['folds']))}, {kernel['machine']}")
-    inputs = ", ".join(["the competition", *facts["inputs"]])  # type: ignore[misc]
-    flags = " ".join(facts["flags"]) or "with the default recipe"  # type: ignore[arg-type]
-    print(f"train    {flags}, stopping itself after {facts['time_limit']}")
-    print(f"inputs   {inputs}")
-    print(f"at once  {facts['at_a_time']}; then {', '.join(facts['then'])}")  # type: ignore[arg-type]
-    print(f"hours    about {facts['estimated_hours']} of two T4s (an estimate) of {facts['weekly_hours']:g} a week")
-    print(f"upload   {facts['upload_bytes']:,} bytes, the library at {facts['commit']}")
+    for kernel in summary.kernels:
+        print(f"push     {kernel.slug}: folds {' '.join(map(str, kernel.folds))}, {kernel.machine}")
+    flags = " ".join(summary.flags) or "with the default recipe"
+    print(f"train    {flags}, stopping itself after {summary.time_limit}")
+    print(f"inputs   {', '.join(['the competition', *summary.inputs])}")
+    print(f"at once  {summary.at_a_time}; then {', '.join(summary.then)}")
+    print(f"hours    about {summary.estimated_hours} of two T4s (an estimate) of {summary.weekly_hours:g} a week")
+    print(f"upload   {summary.upload_bytes:,} bytes, the library at {summary.commit}")

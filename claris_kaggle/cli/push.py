@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from claris_kaggle.cli import options
 
 if TYPE_CHECKING:
     from claris_kaggle.kaggle.kernel_output import Kernel
+    from claris_kaggle.kaggle.kernel_source import KernelSettings
 
 HELP = "push a kernel to Kaggle"
 
@@ -53,22 +54,18 @@ def run(args: argparse.Namespace) -> None:
     settings = _read_settings(args)
     user, slug = _choose_owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
-    asked = {
-        "job": args.job,
-        "ref": f"{user}/{slug}",
-        "commit": kernel_source.commit_name(),
-        "built": built,
-        **settings,
-    }
+    base = f"{user}/{slug}"
+    about = {"job": args.job, "ref": base, "commit": kernel_source.commit_name(), "built": built}
+    asked = {**about, **settings.to_json()}
     push_token, ref = ("", "") if built else kernel_push.find_pending_push(args.record, asked)
     again = bool(push_token)
     if not again:
         push_token = kernel_push.new_push_token(slug)
-        ref = _choose_kernel_name(args, asked["ref"], push_token)
+        ref = _choose_kernel_name(args, base, push_token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
         kernel_source.compose_kernel(
-            args.job, folder, user=user, slug=ref.split("/")[1], push_token=push_token, **settings
+            args.job, folder, settings, user=user, slug=ref.split("/")[1], push_token=push_token
         )
         # Recorded before the push: the push token finds a push whose response was lost.
         kernel = Kernel(ref=ref, version=0, push_token=push_token, pushed=time.time())
@@ -76,32 +73,34 @@ def run(args: argparse.Namespace) -> None:
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
-        kernel = _push_and_record(folder, kernel, asked["ref"], args.record, again=again)
-    kernel_push.record_push(args.record, kernel, job=args.job, base=asked["ref"])
+        kernel = _push_and_record(folder, kernel, base, args.record, again=again)
+    kernel_push.record_push(args.record, kernel, job=args.job, base=base)
     facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
 
 
-def _read_settings(args: argparse.Namespace) -> dict[str, Any]:
+def _read_settings(args: argparse.Namespace) -> KernelSettings:
     """Return the settings of the kernel, after a check of all flags.
 
     Raises:
         UsageError: a flag does not fit the job, or has a wrong form.
     """
+    from claris_kaggle.kaggle.kernel_source import KernelSettings
+
     _require_training(args)
     if args.time_limit:
         options._require_session(args.time_limit)
     options._require_references(args.input, "--input", (2, 3), "owner/slug")
     options._require_inputs(args)
-    return {
-        "folds": args.fold,
-        "flags": list(options._check_train_flags(args.rest)),
-        "time_limit": args.time_limit,
-        "inputs": args.input,
-        "datasets": args.dataset,
-        "models": args.model_input,
+    return KernelSettings(
+        folds=tuple(args.fold),
+        flags=tuple(options._check_train_flags(args.rest)),
+        time_limit=args.time_limit,
+        inputs=tuple(args.input),
+        datasets=tuple(args.dataset),
+        models=tuple(args.model_input),
         **options._read_named_files(args),
-    }
+    )
 
 
 def _choose_kernel_name(args: argparse.Namespace, asked: str, push_token: str) -> str:
@@ -111,7 +110,8 @@ def _choose_kernel_name(args: argparse.Namespace, asked: str, push_token: str) -
 
     if asked not in kernel_push.read_empty_kernels(args.record) or kernel_push.has_version(args.record, asked):
         return asked
-    taken = [one["ref"] for one in kernel_push.read_pushes(args.record) if one.get("base") == asked and one["version"]]
+    pushes = kernel_push.read_pushes(args.record)
+    taken = [one.kernel.ref for one in pushes if one.base == asked and one.kernel.version]
     user, slug = asked.split("/")
     ref = taken[-1] if taken else f"{user}/{kernel_push.fresh_slug(slug, push_token)}"
     log_info(f"{asked}: a refused push may have left an empty kernel of this name; taking {ref}")

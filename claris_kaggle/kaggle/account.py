@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import ClarisError
@@ -14,7 +13,9 @@ from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding, run_check
 from claris_kaggle.core.paths import default_cache
 from claris_kaggle.kaggle import api
+from claris_kaggle.kaggle.client_answers import _CompetitionState, _Login
 from claris_kaggle.kaggle.launch_state import Plan, _Launch
+from claris_kaggle.kaggle.machine import _Machine
 from claris_kaggle.kaggle.probe import _describe_image, _Probe, _run_probe, _unexpected_versions
 from claris_kaggle.kaggle.quota import _ask_quota, _describe_quota, _Fit, _judge_plan, _require_quota
 
@@ -36,20 +37,20 @@ def check_account() -> list[Finding]:
         At least one finding per check. A failed call is a finding, not an error.
     """
     try:
-        answer = api._call_with_retries("whoami")
+        login = api._call_with_retries(api._WHOAMI)
     except ClarisError as error:
         return [Finding("kaggle account", BAD, error.found, api._LOGIN)]
     looks: dict[str, Callable[[], list[Finding]]] = {
-        "kaggle account": lambda: [_describe_login(answer)],
+        "kaggle account": lambda: [_describe_login(login)],
         "rules": _check_competition,
         "gpu hours": lambda: [_check_quota()],
     }
     return [finding for name, look in looks.items() for finding in run_check(name, look)]
 
 
-def _describe_login(answer: dict[str, Any]) -> Finding:
+def _describe_login(login: _Login) -> Finding:
     """Report the user name and the login method."""
-    user, method = str(answer["user"]), _LOGIN_METHODS.get(str(answer.get("method", "")), "")
+    user, method = login.user, _LOGIN_METHODS.get(login.method, "")
     if not user:
         return Finding("kaggle account", BAD, "the token does not tell the user name", "Set KAGGLE_USERNAME as well")
     return Finding("kaggle account", GOOD, f"{user}, logged in by {method}" if method else user)
@@ -57,34 +58,34 @@ def _describe_login(answer: dict[str, Any]) -> Finding:
 
 def _check_competition() -> list[Finding]:
     """Ask Kaggle if the competition's rules are accepted and how many submissions are left."""
-    answer = api._call_with_retries("competition", competition=api._COMPETITION)
-    rules = _describe_rules(answer)
+    state = api._call_with_retries(api._COMPETITION_STATE, competition=api._COMPETITION)
+    rules = _describe_rules(state)
     if rules.state == BAD:
         return [rules]  # Kaggle refuses further requests
-    return [rules, _describe_submissions(answer)]
+    return [rules, _describe_submissions(state)]
 
 
-def _describe_rules(answer: dict[str, Any]) -> Finding:
+def _describe_rules(state: _CompetitionState) -> Finding:
     """Report whether the account has accepted the competition's rules."""
     hint = f"Accept them at {_RULES_PAGE} (Join Competition or Late Submission)"
-    if not answer["found"]:
+    if not state.found:
         return Finding("rules", WARNING, "Kaggle did not say whether they are accepted", f"Look at {_RULES_PAGE}")
-    if not answer["entered"]:
+    if not state.entered:
         return Finding("rules", BAD, "the competition's rules are not accepted", hint)
     return Finding("rules", GOOD, "the competition's rules are accepted")
 
 
-def _describe_submissions(answer: dict[str, Any]) -> Finding:
+def _describe_submissions(state: _CompetitionState) -> Finding:
     """Report whether the competition accepts submissions, and how many are left today."""
-    if answer.get("closed") or answer.get("only_kernels"):
-        why = "takes no submissions now" if answer.get("closed") else "takes submissions from notebooks only"
+    if state.closed or state.only_kernels:
+        why = "takes no submissions now" if state.closed else "takes submissions from notebooks only"
         return Finding("submissions", BAD, f"the competition {why}", f"Look at {_COMPETITION_PAGE}/submissions")
-    limits = api._call_with_retries("limits", competition=api._COMPETITION)
-    left, made = int(limits["allowed"]), int(limits["today"])
+    limits = api._call_with_retries(api._LIMITS, competition=api._COMPETITION)
+    left, made = limits.allowed, limits.today
     if left < 1 and made:
         return Finding("submissions", WARNING, f"none left today, {made} made", "Submit after midnight UTC")
     # Kaggle returns zeros for an account that has no team yet.
-    count = f"{left} left today" if left else f"{answer.get('daily') or 5} a day"
+    count = f"{left} left today" if left else f"{state.daily or 5} a day"
     return Finding("submissions", GOOD, f"open, {count}")
 
 
@@ -111,7 +112,7 @@ def check_probe(path: Path, *, poll: float = 10.0) -> list[Finding]:
     probe = _run_probe(path, poll=poll)
     if probe.user:
         _record_account(probe.user)
-    return [*_describe_probe(probe, path), *(_describe_probe_machine(probe) if probe.machine else [])]
+    return [*_describe_probe(probe, path), *(_describe_probe_machine(probe.machine) if probe.machine else [])]
 
 
 def _describe_probe(probe: _Probe, path: Path) -> list[Finding]:
@@ -124,13 +125,13 @@ def _describe_probe(probe: _Probe, path: Path) -> list[Finding]:
     return [*findings, Finding("probe record", GOOD, f"{path}, without names or tokens: attach it to a bug report")]
 
 
-def _describe_probe_machine(probe: _Probe) -> list[Finding]:
+def _describe_probe_machine(machine: _Machine) -> list[Finding]:
     """Report the contents of Kaggle's image, with a warning for versions other than the tested ones."""
-    findings = [Finding("kaggle image", GOOD, line) for line in _describe_image(probe.machine)]
-    others = _unexpected_versions(probe.machine)
+    findings = [Finding("kaggle image", GOOD, line) for line in _describe_image(machine)]
+    others = _unexpected_versions(machine.packages)
     if others:
         findings.append(Finding("kaggle image", WARNING, f"other versions than tested: {', '.join(others)}"))
-    if str(probe.machine.get("data", "")).startswith("not found"):
+    if machine.data.startswith("not found"):
         findings.append(Finding("kaggle image", BAD, "the competition's files are not mounted", f"See {_RULES_PAGE}"))
     return findings
 

@@ -10,14 +10,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from claris_kaggle.core.console import log_info
-from claris_kaggle.core.errors import KaggleError
+from claris_kaggle.core.errors import ClarisError, KaggleError
 from claris_kaggle.core.files import explain_os_error as explain_disk
 from claris_kaggle.core.platforms import HOME
+from claris_kaggle.kaggle.client_answers import (
+    _CallFailure,
+    _CompetitionState,
+    _KernelSource,
+    _ListedSubmission,
+    _Login,
+    _PushAnswer,
+    _QuotaAnswer,
+    _SessionState,
+    _SubmissionLimits,
+    _SubmitAnswer,
+)
 
 _T = TypeVar("_T")
 _COMPETITION = "histopathologic-cancer-detection"
@@ -30,25 +43,6 @@ _LONGEST_PAUSE = 120.0
 _CONFLICT = 409
 # Settings of the client that would change what it does, or print requests with their token.
 _DROPPED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
-# What Kaggle is asked to do by each call, as in "Kaggle refused to ...".
-_PHRASES = {
-    "whoami": "say whose token it is",
-    "push": "take the kernel",
-    "kernel": "show the kernel",
-    "status": "tell how the session is doing",
-    "log": "show the session's log",
-    "output": "send the session's output",
-    "submit": "take the submission",
-    "submissions": "list the submissions",
-    "limits": "tell how many submissions are left",
-    "quota": "tell the GPU hours",
-    "competition": "show the competition",
-    "running_log": "show the session's log",
-    "delete": "delete the kernel",
-    "status_of_label": "tell how the session is doing",
-    "download_all": "send the competition's files",
-    "download_one": "send a file of the competition",
-}
 # The pages that a message names.
 _SITE = "https://www.kaggle.com"
 _SETTINGS_PAGE, _CODE_PAGE = f"{_SITE}/settings", f"{_SITE}/code"
@@ -57,9 +51,43 @@ _LOGIN = (
     f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
 _PAGE_INSTEAD = "A page came instead of an answer: look for a proxy, a login page or an outage, and run it again"
-_OF_A_KERNEL, _OF_A_COMPETITION = ("kernel", "status", "log", "output"), (
-    "submit", "submissions", "limits", "download_all", "download_one",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Call(Generic[_T]):
+    """A call of Kaggle's client.
+
+    Attributes:
+        method: its name in `client_process`.
+        task: what Kaggle is asked to do, as in "Kaggle refused to ...".
+        parse: returns the answer from its JSON: from the values of an object by their names, or from another value.
+        of: kernel or competition: names the page to look at when Kaggle refuses; empty for neither.
+    """
+
+    method: str
+    task: str
+    parse: Callable[..., _T]
+    of: str = ""
+
+
+_WHOAMI = _Call("whoami", "say whose token it is", _Login)
+_PUSH = _Call("push", "take the kernel", _PushAnswer)
+_KERNEL = _Call("kernel", "show the kernel", _KernelSource, of="kernel")
+_STATUS = _Call("status", "tell how the session is doing", _SessionState, of="kernel")
+_LOG = _Call("log", "show the session's log", str, of="kernel")
+_SESSION_OUTPUT = _Call("output", "send the session's output", set[str], of="kernel")
+_SUBMIT = _Call("submit", "take the submission", _SubmitAnswer, of="competition")
+_SUBMISSIONS = _Call(
+    "submissions", "list the submissions", lambda found: [_ListedSubmission(**one) for one in found], of="competition"
+)
+_LIMITS = _Call("limits", "tell how many submissions are left", _SubmissionLimits, of="competition")
+_QUOTA = _Call("quota", "tell the GPU hours", _QuotaAnswer)
+_COMPETITION_STATE = _Call("competition", "show the competition", _CompetitionState)
+_RUNNING_LOG = _Call("running_log", "show the session's log", str)
+_DELETE = _Call("delete", "delete the kernel", str)
+_STATUS_OF_LABEL = _Call("status_of_label", "tell how the session is doing", str)
+_DOWNLOAD_ALL = _Call("download_all", "send the competition's files", lambda nothing: None, of="competition")
+_DOWNLOAD_ONE = _Call("download_one", "send a file of the competition", lambda nothing: None, of="competition")
 
 
 def _rules_page(competition: str = _COMPETITION) -> str:
@@ -67,8 +95,8 @@ def _rules_page(competition: str = _COMPETITION) -> str:
     return f"{_SITE}/c/{competition}/rules"
 
 
-def _call_once(method: str, *, deadline: float = _DEADLINE, **arguments: Any) -> dict[str, Any]:
-    """Call a method of `client_process` once, and return its answer.
+def _call_once(call: _Call[_T], *, deadline: float = _DEADLINE, **arguments: object) -> _T:
+    """Make the call once with these arguments of its method, and return the answer.
 
     Raises:
         KaggleError: refused, failed or timed out; `passing` is True if a retry may succeed.
@@ -76,7 +104,7 @@ def _call_once(method: str, *, deadline: float = _DEADLINE, **arguments: Any) ->
     """
     environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
     # -P: a kaggle.py in the user's own folder is not the client.
-    command = [sys.executable, "-P", "-m", "claris_kaggle.kaggle.client_process", method]
+    command = [sys.executable, "-P", "-m", "claris_kaggle.kaggle.client_process", call.method]
     environment["CLARIS_CALLER"] = str(os.getpid())
     environment["PYTHONPATH"] = os.pathsep.join(
         part for part in (str(Path(__file__).parent.parent.parent), os.environ.get("PYTHONPATH", "")) if part
@@ -95,36 +123,37 @@ def _call_once(method: str, *, deadline: float = _DEADLINE, **arguments: Any) ->
         text = f"Kaggle did not answer within {deadline:.0f} s"
         raise KaggleError(text, "", "Run the same command again", passing=True) from None
     try:
-        answer = json.loads(done.stdout)
+        reply = json.loads(done.stdout)
     except ValueError:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1][:200] if lines else f"exit code {done.returncode}"
         hint = "Put --debug at the end of the command to see all that it said"
         raise KaggleError(f"Kaggle's client failed ({reason})", "", hint) from RuntimeError(done.stderr[-4000:])
-    if answer.get("failure") == "disk":
-        raise explain_disk(OSError(answer["errno"], answer["text"]), arguments.get("folder", "the disk"))
-    if "failure" in answer:
-        raise _explain_call_failure(method, answer, arguments)
-    return dict(answer["answer"])
+    if "failure" in reply:
+        raise _explain_call_failure(call, _CallFailure(**reply["failure"]), arguments)
+    answer = reply["answer"]
+    return call.parse(**answer) if isinstance(answer, dict) else call.parse(answer)
 
 
-def _explain_call_failure(method: str, answer: dict[str, Any], arguments: dict[str, Any]) -> KaggleError:
+def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Mapping[str, object]) -> ClarisError:
     """Return the error for a failed call, with a hint that says what to do."""
-    text, status = answer.get("text", "").rstrip("."), answer.get("status", 0)
-    said, asked = f": {text}" if text else "", _PHRASES[method]
-    if answer["failure"] == "login":
+    text, status = failure.text.rstrip("."), failure.status
+    said = f": {text}" if text else ""
+    if failure.kind == "disk":
+        return explain_disk(OSError(failure.errno, failure.text), arguments.get("folder", "the disk"))
+    if failure.kind == "login":
         return KaggleError(text, "", _LOGIN)
-    if answer["failure"] == "network":
+    if failure.kind == "network":
         return KaggleError(
             f"Kaggle could not be reached ({text})", "", "Look at the network, and run it again", passing=True
         )
-    if method == "output" and "outside" in text:
+    if call is _SESSION_OUTPUT and "outside" in text:
         found = f"the output lists a file outside its folder{said}"
         return KaggleError(found, "nothing was written", f"Do not trust this output; look{_format_page(arguments)}")
-    if answer["failure"] == "client":
-        return KaggleError(f"Kaggle's client did not {asked}{said}", "", "")
-    if answer["failure"] == "storage":
-        found = f"the address that Kaggle named did not {asked} ({status})"
+    if failure.kind == "client":
+        return KaggleError(f"Kaggle's client did not {call.task}{said}", "", "")
+    if failure.kind == "storage":
+        found = f"the address that Kaggle named did not {call.task} ({status})"
         return KaggleError(
             found, "", "Run the same command again: it is given a new address", status=status, passing=True
         )
@@ -132,47 +161,45 @@ def _explain_call_failure(method: str, answer: dict[str, Any], arguments: dict[s
         found = f"Kaggle refused the token (401{said}); it has expired or was revoked"
         return KaggleError(found, "a valid token is needed", _LOGIN, status=status)
     if status == 403:
-        found = f"Kaggle refused to {asked} (403{said})"
-        hint = _PAGE_INSTEAD if text.startswith("an answer of type") else _explain_403(method, arguments)
+        found = f"Kaggle refused to {call.task} (403{said})"
+        hint = _PAGE_INSTEAD if text.startswith("an answer of type") else _explain_403(call, arguments)
         return KaggleError(found, "", hint, status=status)
     if status == 404:
-        found = f"Kaggle does not know what was asked for, to {asked} (404{said})"
+        found = f"Kaggle does not know what was asked for, to {call.task} (404{said})"
         return KaggleError(found, "", f"Check the name{_format_page(arguments)}", status=status)
     passing = status == 429 or status >= 500
     hint = "Try again later" if passing else "Correct what Kaggle names, and run the same command again"
-    if method == "submit" and "limit" in text.lower():
+    if call is _SUBMIT and "limit" in text.lower():
         hint = "Run the same command after midnight UTC"
-    after = float(answer["after"]) if str(answer.get("after", "")).replace(".", "", 1).isdigit() else 0.0
+    after = float(failure.after) if failure.after.replace(".", "", 1).isdigit() else 0.0
     return KaggleError(
-        f"Kaggle answered {status} and did not {asked}{said}", "", hint, status=status, passing=passing, after=after
+        f"Kaggle answered {status} and did not {call.task}{said}", "", hint, status=status, passing=passing, after=after
     )
 
 
-def _explain_403(method: str, arguments: dict[str, Any]) -> str:
-    """Return the hint for a 403 response. It names the page to open, which depends on the method."""
-    if method in _OF_A_COMPETITION:
-        page = _rules_page(arguments.get("competition", _COMPETITION))
+def _explain_403(call: _Call[_T], arguments: Mapping[str, object]) -> str:
+    """Return the hint for a 403 response. It names the page to open, which depends on the call."""
+    if call.of == "competition":
+        page = _rules_page(str(arguments.get("competition", _COMPETITION)))
         return f"Accept the rules at {page}, or check the token at {_SETTINGS_PAGE}"
-    if method in _OF_A_KERNEL:
+    if call.of == "kernel":
         where = _format_page(arguments)
         return f"Check the name{where}: the kernel is not there, it is another account's and private, or the token's \
 scope leaves it out ({_SETTINGS_PAGE})"
     return f"Check the token's scope and the phone number at {_SETTINGS_PAGE}"
 
 
-def _format_page(arguments: dict[str, Any]) -> str:
+def _format_page(arguments: Mapping[str, object]) -> str:
     """Return ` at ` and the page of the kernel in the arguments; an empty string for other calls."""
     return f" at {_CODE_PAGE}/{arguments['ref']}" if arguments.get("ref") else ""
 
 
-def _call_with_retries(method: str, *, deadline: float = _DEADLINE, **arguments: Any) -> dict[str, Any]:
+def _call_with_retries(call: _Call[_T], *, deadline: float = _DEADLINE, **arguments: object) -> _T:
     """Return the answer of a read-only call. Temporary failures are retried after increasing pauses."""
-    return _retry_attempt(lambda: _call_once(method, deadline=deadline, **arguments))
+    return _retry_attempt(lambda: _call_once(call, deadline=deadline, **arguments))
 
 
-def _retry_attempt(
-    attempt: Callable[[], dict[str, Any]], done: Callable[[], dict[str, Any] | None] | None = None
-) -> dict[str, Any]:
+def _retry_attempt(attempt: Callable[[], _T], done: Callable[[], _T | None] | None = None) -> _T:
     """Return the attempt's answer. Temporary failures are retried.
 
     Args:
@@ -225,7 +252,7 @@ def find_user() -> str:
     Raises:
         KaggleError: there is no token, or it has no user name.
     """
-    user = str(_call_with_retries("whoami")["user"])
+    user = _call_with_retries(_WHOAMI).user
     if not user:
         raise KaggleError("the token does not tell the user name", "", "Set KAGGLE_USERNAME as well")
     return user

@@ -7,41 +7,43 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+from claris_kaggle.kaggle.client_answers import _CompetitionState, _QuotaAnswer
+
+if TYPE_CHECKING:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+    from kagglesdk.competitions.types.competition_api_service import ApiCompetition
 
 # A stream sends the whole log and then stays open: reading stops after _QUIET_SECONDS without a new line.
 _LOG_LINES, _QUIET_SECONDS = 400, 2.0
 
 
-def _call_quota(api: Any) -> dict[str, Any]:
-    """Return the GPU seconds of this week, and the start of the next week (ISO 8601, UTC) if Kaggle gives it."""
+def _call_quota(api: KaggleApi) -> _QuotaAnswer:
+    """Return the GPU seconds of this week. Kaggle omits times of zero from its answer."""
     answer = api.quota_view()
     gpu, renews = answer.gpu_quota, answer.quota_refresh_time
-    return {"gpu": None if gpu is None else _quota_values(gpu), "renews": renews.isoformat() if renews else ""}
+    times = (gpu.time_used, gpu.time_reserved, gpu.total_time_allowed) if gpu else (None, None, None)
+    used, reserved, allowed = (time.total_seconds() if time else 0.0 for time in times)
+    renewal = renews.isoformat() if renews else ""
+    return _QuotaAnswer(known=gpu is not None, used=used, reserved=reserved, allowed=allowed, renews=renewal)
 
 
-def _quota_values(gpu: Any) -> dict[str, Any]:
-    """Return a quota as plain values, in seconds. Kaggle omits times of zero from its answer."""
-    times = {"used": gpu.time_used, "reserved": gpu.time_reserved, "allowed": gpu.total_time_allowed}
-    seconds = {name: time.total_seconds() if time else 0.0 for name, time in times.items()}
-    return {**seconds, "ever_used": bool(gpu.has_ever_run)}
-
-
-def _call_competition(api: Any, competition: str) -> dict[str, Any]:
-    """Return the account's state in the competition; `found` is False if Kaggle does not list the competition."""
+def _call_competition(api: KaggleApi, competition: str) -> _CompetitionState:
+    """Return the account's state in the competition."""
     for one in _find_competition(api, competition):
         if one.ref.rstrip("/").split("/")[-1] == competition:
-            return {
-                "found": True,
-                "entered": bool(one.user_has_entered),
-                "closed": bool(one.submissions_disabled),
-                "only_kernels": bool(one.is_kernels_submissions_only),
-                "daily": one.max_daily_submissions or 0,
-            }
-    return {"found": False}
+            return _CompetitionState(
+                found=True,
+                entered=bool(one.user_has_entered),
+                closed=bool(one.submissions_disabled),
+                only_kernels=bool(one.is_kernels_submissions_only),
+                daily=one.max_daily_submissions or 0,
+            )
+    return _CompetitionState(found=False)
 
 
-def _find_competition(api: Any, name: str) -> list[Any]:
+def _find_competition(api: KaggleApi, name: str) -> list[ApiCompetition]:
     """Return the competition with this name; if Kaggle refuses, the competitions that the account has entered."""
     import requests
     from kagglesdk.competitions.types.competition_api_service import ApiGetCompetitionRequest
@@ -55,10 +57,11 @@ def _find_competition(api: Any, name: str) -> list[Any]:
     except requests.HTTPError as error:
         if error.response is None or error.response.status_code not in (403, 404):
             raise
-    return list(api.competitions_list(group="entered", search=name).competitions or [])
+    found = api.competitions_list(group="entered", search=name)
+    return [one for one in (found and found.competitions) or [] if one]
 
 
-def _call_running_log(api: Any, ref: str, version: int, seconds: float) -> dict[str, Any]:
+def _call_running_log(api: KaggleApi, ref: str, version: int, seconds: float) -> str:
     """Return the last lines that the session of this version has printed.
 
     Args:
@@ -88,7 +91,7 @@ def _call_running_log(api: Any, ref: str, version: int, seconds: float) -> dict[
             break
         ended.wait(0.1)
     log = "".join(line if line.endswith("\n") else line + "\n" for line in map(_event_text, tuple(events)) if line)
-    return {"log": log or api.kernels_logs(f"{ref}/{version}")}
+    return log or str(api.kernels_logs(f"{ref}/{version}"))
 
 
 def _event_text(event: dict[str, str]) -> str:
@@ -96,7 +99,7 @@ def _event_text(event: dict[str, str]) -> str:
     return str(event.get("data") or "")
 
 
-def _call_delete(api: Any, ref: str) -> dict[str, Any]:
+def _call_delete(api: KaggleApi, ref: str) -> str:
     """Delete a kernel with all its versions. Returns Kaggle's error message, which `kernels_delete` would drop."""
     from kagglesdk.kernels.types.kernels_api_service import ApiDeleteKernelRequest
 
@@ -104,10 +107,10 @@ def _call_delete(api: Any, ref: str) -> dict[str, Any]:
     request.user_name, request.kernel_slug = ref.split("/")
     with api.build_kaggle_client() as client:
         answer = client.kernels.kernels_api_client.delete_kernel(request)
-    return {"error": answer.error_message or ""}
+    return str(answer.error_message or "")
 
 
-def _call_status_of_label(api: Any, ref: str, label: str) -> dict[str, Any]:
+def _call_status_of_label(api: KaggleApi, ref: str, label: str) -> str:
     """Return the status for any version label. The rehearsal also sends labels that Kaggle rejects."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
@@ -116,10 +119,10 @@ def _call_status_of_label(api: Any, ref: str, label: str) -> dict[str, Any]:
     request.version_label = label
     with api.build_kaggle_client() as client:
         answer = client.kernels.kernels_api_client.get_kernel_session_status(request)
-    return {"status": answer.status.name}
+    return str(answer.status.name)
 
 
-_TYPED_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
+_TYPED_METHODS: dict[str, Callable[..., object]] = {
     "quota": _call_quota,
     "competition": _call_competition,
     "running_log": _call_running_log,

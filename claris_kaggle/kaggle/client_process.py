@@ -1,4 +1,4 @@
-"""Run one call of Kaggle's client in a separate process. No other module imports `kaggle`.
+"""Run one call of Kaggle's client in a separate process. Only this process imports it.
 
 The client has no timeouts, prints to stdout while it is imported, and may end the process. Therefore `api` runs it as
 `python -m claris_kaggle.kaggle.client_process METHOD`, with the arguments as JSON on stdin and the answer as JSON on
@@ -8,20 +8,35 @@ stdout, and can kill it. The client's high-level methods are used; its typed lay
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from claris_kaggle.core.time_limit import exit_with_parent
+from claris_kaggle.kaggle.client_answers import (
+    _CallFailure,
+    _KernelSource,
+    _ListedSubmission,
+    _Login,
+    _PushAnswer,
+    _SessionState,
+    _SubmissionLimits,
+    _SubmitAnswer,
+)
 from claris_kaggle.kaggle.client_calls import _TYPED_METHODS
 from claris_kaggle.kaggle.wire_log import _record_requests
+
+if TYPE_CHECKING:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+    from requests import Response
 
 _KERNEL_REFUSALS = (
     "invalid_tags",
@@ -38,26 +53,26 @@ _CALLER = "CLARIS_CALLER"  # process id of the caller
 _UPLOAD_FAILED = "Could not submit to competition"
 
 
-def _call_whoami(api: Any) -> dict[str, Any]:
+def _call_whoami(api: KaggleApi) -> _Login:
     """Return the user name of the account and the login method."""
     method = str(api.config_values.get(api.CONFIG_NAME_AUTH_METHOD, "")).lower()
-    return {"user": api.config_values.get(api.CONFIG_NAME_USER, ""), "method": method}
+    return _Login(user=api.config_values.get(api.CONFIG_NAME_USER, ""), method=method)
 
 
-def _call_push(api: Any, folder: str, timeout: int) -> dict[str, Any]:
+def _call_push(api: KaggleApi, folder: str, timeout: int) -> _PushAnswer:
     """Push the kernel in the folder, and return every field that can report a refusal."""
     answer = api.kernels_push(folder, timeout=str(timeout) if timeout else None)
     refused = {name: list(getattr(answer, name) or []) for name in _KERNEL_REFUSALS}
-    return {
-        "ref": answer.ref or "",
-        "url": answer.url or "",
-        "version": int(answer.version_number or 0),
-        "error": str(answer.error or ""),
-        "refused": {name: values for name, values in refused.items() if values},
-    }
+    return _PushAnswer(
+        ref=answer.ref or "",
+        url=answer.url or "",
+        version=int(answer.version_number or 0),
+        error=str(answer.error or ""),
+        refused={name: values for name, values in refused.items() if values},
+    )
 
 
-def _call_kernel(api: Any, ref: str) -> dict[str, Any]:
+def _call_kernel(api: KaggleApi, ref: str) -> _KernelSource:
     """Return number, source and inputs of a kernel's newest version; the inputs by their names in the metadata."""
     # Typed client, because `kernels_pull` drops the version number and writes the source to a file.
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
@@ -69,80 +84,75 @@ def _call_kernel(api: Any, ref: str) -> dict[str, Any]:
     about, blob = answer.metadata, answer.blob
     sources = {f"{kind}_sources": list(getattr(about, f"{kind}_data_sources", None) or []) for kind in _SOURCES}
     version = getattr(about, "current_version_number", None) or 0
-    return {"version": version, "source": getattr(blob, "source", None) or "", "sources": sources}
+    return _KernelSource(version=int(version), source=getattr(blob, "source", None) or "", sources=sources)
 
 
-def _call_status(api: Any, ref: str, version: int) -> dict[str, Any]:
+def _call_status(api: KaggleApi, ref: str, version: int) -> _SessionState:
     """Return the state of this version's session, in capitals, and its failure message."""
     try:
         answer = api.kernels_status(f"{ref}/{version}")
-        return {"status": answer.status.name, "message": answer.failure_message or ""}
+        return _SessionState(status=answer.status.name, message=answer.failure_message or "")
     except (KeyError, AttributeError):
-        return {"status": "UNKNOWN", "message": ""}  # a state that this client does not know
+        return _SessionState(status="UNKNOWN", message="")  # a state that this client does not know
 
 
-def _call_log(api: Any, ref: str, version: int) -> dict[str, Any]:
+def _call_log(api: KaggleApi, ref: str, version: int) -> str:
     """Return the log of this version's session, as Kaggle stores it."""
-    return {"log": api.kernels_logs(f"{ref}/{version}")}
+    return str(api.kernels_logs(f"{ref}/{version}"))
 
 
-def _call_output(api: Any, ref: str, version: int, folder: str, names: list[str]) -> dict[str, Any]:
+def _call_output(api: KaggleApi, ref: str, version: int, folder: str, names: list[str]) -> list[str]:
     """Fetch the named output files of a version into the folder, and return the names that Kaggle lists."""
     # Names outside the folder are requested as well: the client then refuses the whole output.
     pattern = f"^(?:{'|'.join(map(re.escape, names))})$|{_OUTSIDE_PATTERN}"
     paths, _ = api.kernels_output(f"{ref}/{version}", folder, file_pattern=pattern, quiet=True)
     found = {Path(path).relative_to(folder).as_posix() for path in paths}
-    return {"listed": sorted(found & set(names))}
+    return sorted(found & set(names))
 
 
-def _call_submit(api: Any, path: str, message: str, competition: str) -> dict[str, Any]:
+def _call_submit(api: KaggleApi, path: str, message: str, competition: str) -> _SubmitAnswer:
     """Upload and submit a file. The client only prints the reason of a failed upload, so its output is captured."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         answer = api.competition_submit(path, message, competition, quiet=True)
     uploaded = answer.message != _UPLOAD_FAILED
     reason = answer.message or "" if uploaded else " ".join(printed.getvalue().split())[-200:]
-    return {"ref": answer.ref or 0, "message": reason, "uploaded": uploaded}
+    return _SubmitAnswer(ref=int(answer.ref or 0), message=reason, uploaded=uploaded)
 
 
-def _call_submissions(api: Any, competition: str) -> dict[str, Any]:
+def _call_submissions(api: KaggleApi, competition: str) -> list[_ListedSubmission]:
     """Return the account's newest submissions to the competition."""
     found = api.competition_submissions(competition, page_size=100)
-    return {"submissions": [_submission_values(one) for one in found or []]}
+    return [
+        _ListedSubmission(
+            ref=one.ref or 0,
+            description=one.description or "",
+            status=one.status.name,
+            error=one.error_description or "",
+            public=one.public_score or "",
+            private=one.private_score or "",
+        )
+        for one in found or []
+        if one
+    ]
 
 
-def _submission_values(one: Any) -> dict[str, Any]:
-    """Return a submission as plain values; an unknown score is an empty string."""
-    return {
-        "ref": one.ref or 0,
-        "file": one.file_name or "",
-        "date": one.date.isoformat() if one.date else "",
-        "description": one.description or "",
-        "status": one.status.name,
-        "error": one.error_description or "",
-        "public": one.public_score or "",
-        "private": one.private_score or "",
-    }
-
-
-def _call_limits(api: Any, competition: str) -> dict[str, Any]:
+def _call_limits(api: KaggleApi, competition: str) -> _SubmissionLimits:
     """Return the numbers of submissions left today and made today."""
     answer = api.competition_get_submission_limits(competition)
-    return {"allowed": answer.num_allowed_now or 0, "today": answer.num_today or 0}
+    return _SubmissionLimits(allowed=answer.num_allowed_now or 0, today=answer.num_today or 0)
 
 
-def _call_download_all(api: Any, competition: str, folder: str) -> dict[str, Any]:
+def _call_download_all(api: KaggleApi, competition: str, folder: str) -> None:
     """Fetch the competition's archive into the folder, resuming a partial download."""
     api.competition_download_files(competition, path=folder, force=False, quiet=True)
-    return {"files": sorted(path.name for path in Path(folder).iterdir() if path.is_file())}
 
 
-def _call_download_one(api: Any, competition: str, name: str, folder: str) -> dict[str, Any]:
+def _call_download_one(api: KaggleApi, competition: str, name: str, folder: str) -> None:
     """Fetch one of the competition's files into the folder."""
     api.competition_download_file(competition, name, path=folder, force=True, quiet=True)
-    return {"files": sorted(path.name for path in Path(folder).iterdir() if path.is_file())}
 
 
-_CLIENT_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
+_CLIENT_METHODS: dict[str, Callable[..., object]] = {
     "whoami": _call_whoami,
     "push": _call_push,
     "kernel": _call_kernel,
@@ -158,31 +168,38 @@ _CLIENT_METHODS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _run_method(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the call's answer, or its failure: login, http, storage, network, disk or client."""
+def _run_method(method: str, arguments: str) -> str:
+    """Run the call with its arguments as JSON, and return its answer or its failure as JSON."""
+    answer = _try_method(method, json.loads(arguments))
+    kind = "failure" if isinstance(answer, _CallFailure) else "answer"
+    return json.dumps({kind: answer}, default=dataclasses.asdict)
+
+
+def _try_method(method: str, arguments: Mapping[str, object]) -> object:
+    """Return the call's answer, or its failure."""
     import requests
 
     try:
         _record_requests()
         api = _log_in()
         if api is None:
-            return {"failure": "login", "text": "no Kaggle token was found, or it was not accepted"}
-        return {"answer": _CLIENT_METHODS[method](api, **arguments)}
+            return _CallFailure(kind="login", text="no Kaggle token was found, or it was not accepted")
+        return _CLIENT_METHODS[method](api, **arguments)
     except requests.HTTPError as error:
         return _describe_answer(error.response, error)
     except (requests.JSONDecodeError, json.JSONDecodeError):
-        return {"failure": "network", "text": "the answer was no JSON"}
+        return _CallFailure(kind="network", text="the answer was no JSON")
     except (requests.RequestException, ConnectionError) as error:
-        return {"failure": "network", "text": type(error).__name__}
+        return _CallFailure(kind="network", text=type(error).__name__)
     except OSError as error:
-        return {"failure": "disk", "text": error.strerror or str(error), "errno": error.errno or 0}
+        return _CallFailure(kind="disk", text=error.strerror or str(error), errno=error.errno or 0)
     except (Exception, SystemExit) as error:
         cause = error.__context__
         if isinstance(error, ValueError) and isinstance(cause, requests.HTTPError):
             return _describe_answer(cause.response, cause)  # 401 and 403, which the client rewords
         if _is_empty_answer(error):
-            return {"failure": "network", "text": "an answer without content"}
-        return {"failure": "client", "text": f"{type(error).__name__}: {error}"}
+            return _CallFailure(kind="network", text="an answer without content")
+        return _CallFailure(kind="client", text=f"{type(error).__name__}: {error}")
 
 
 def _is_empty_answer(error: BaseException) -> bool:
@@ -191,7 +208,7 @@ def _is_empty_answer(error: BaseException) -> bool:
     return isinstance(error, TypeError) and bool(frames) and frames[-1].name == "_prepare_response"
 
 
-def _log_in() -> Any:
+def _log_in() -> KaggleApi | None:
     """Return the logged-in client; None if there are no credentials or they were rejected.
 
     Raises:
@@ -212,21 +229,21 @@ def _log_in() -> Any:
     return kaggle.api if _has_login(kaggle.api) else None
 
 
-def _refuse_nested_errors(api: Any) -> None:
+def _refuse_nested_errors(api: KaggleApi) -> None:
     """Make the client raise on `{"error": {"code": ...}}`, which it would read as an empty answer."""
     import requests
 
     known = type(api).get_response_processor(api)
 
-    def process(response: Any) -> None:
+    def process(response: Response) -> None:
         if _error_of(response)[0] >= 400:
             raise requests.HTTPError(response=response)
         known(response)
 
-    api.get_response_processor = lambda: process
+    api.get_response_processor = lambda: process  # type: ignore[method-assign]
 
 
-def _error_of(response: Any) -> tuple[int, str]:
+def _error_of(response: Response) -> tuple[int, str]:
     """Return code and message of a JSON error, plain or nested; 0 and an empty string if there is none."""
     if "json" not in response.headers.get("Content-Type", ""):
         return 0, ""
@@ -240,24 +257,24 @@ def _error_of(response: Any) -> tuple[int, str]:
     return int(code) if str(code).isdigit() else 0, " ".join(str(message).split())[:300]
 
 
-def _describe_answer(response: Any, error: Exception) -> dict[str, Any]:
+def _describe_answer(response: Response | None, error: Exception) -> _CallFailure:
     """Return status and text of an error response. The failure is `storage` if a download host answered, not Kaggle."""
     if response is None:
-        return {"failure": "http", "status": 0, "text": str(error)[:300], "after": ""}
+        return _CallFailure(kind="http", text=str(error)[:300])
     kind = "http" if "/v1/" in urlsplit(response.url or "/v1/").path else "storage"
     after = response.headers.get("Retry-After", "")
     code, message = _error_of(response)
     status = response.status_code if response.status_code >= 400 else code
-    return {"failure": kind, "status": status, "text": message or _describe_body(response), "after": after}
+    return _CallFailure(kind=kind, status=status, text=message or _describe_body(response), after=after)
 
 
-def _describe_body(response: Any) -> str:
+def _describe_body(response: Response) -> str:
     """Return the content type of a response that is not JSON, as text; an empty string for JSON."""
     kind = response.headers.get("Content-Type", "").split(";")[0]
     return f"an answer of type {kind}" if kind and "json" not in kind else ""
 
 
-def _has_login(api: Any) -> bool:
+def _has_login(api: KaggleApi) -> bool:
     """Return True if the client has credentials."""
     values = api.config_values
     return bool(values.get(api.CONFIG_NAME_KEY) or values.get(api.CONFIG_NAME_TOKEN))
@@ -271,9 +288,9 @@ def _answer_call() -> None:
     # The client prints to stdout, which must contain only the answer.
     answer_to = os.dup(1)
     os.dup2(2, 1)
-    answer = _run_method(sys.argv[1], json.load(sys.stdin))
+    answer = _run_method(sys.argv[1], sys.stdin.read())
     with os.fdopen(answer_to, "w", encoding="utf-8") as stream:
-        json.dump(answer, stream)
+        stream.write(answer)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
         log_info("fetching the competition's archive, some 7 GB")
         with _show_growth(archive_folder):
             api._call_with_retries(
-                "download_all",
+                api._DOWNLOAD_ALL,
                 deadline=api._DOWNLOAD_DEADLINE,
                 competition=competition,
                 folder=str(archive_folder),
@@ -161,8 +161,7 @@ def fetch_file(name: str, folder: Path, competition: str = api._COMPETITION) -> 
         KaggleError: refused, or the response was not that file in every attempt.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    answer = api._retry_attempt(lambda: {"content": _fetch_content(name, folder, competition)})
-    write_bytes(folder / name, answer["content"])
+    write_bytes(folder / name, api._retry_attempt(lambda: _fetch_content(name, folder, competition)))
     return folder / name
 
 
@@ -173,7 +172,7 @@ def _fetch_content(name: str, folder: Path, competition: str) -> bytes:
         KaggleError: refused, or the response is not that file, which may be temporary.
     """
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
-        api._call_once("download_one", deadline=api._PUSH_DEADLINE, competition=competition, name=name, folder=aside)
+        api._call_once(api._DOWNLOAD_ONE, deadline=api._PUSH_DEADLINE, competition=competition, name=name, folder=aside)
         fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
         if len(fetched) != 1:
             raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "one is needed", "Run it again")

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -18,7 +18,7 @@ from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import DataError, KaggleError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, write_json
 from claris_kaggle.kaggle import api
-from claris_kaggle.kaggle.manifest import _MANIFEST, _is_whole
+from claris_kaggle.kaggle.manifest import _MANIFEST, _FileFacts, _is_whole, _Manifest
 from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
 
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
@@ -54,12 +54,12 @@ class Kernel:
     limit: float = 0.0
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Self:
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Return the kernel of an entry in the record of pushes. Its key `mark` holds the push token."""
         known = {field.name for field in dataclasses.fields(cls)} & stored.keys()
         return cls(push_token=stored["mark"], **{name: stored[name] for name in known})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return an entry for the record of pushes."""
         values = dataclasses.asdict(self)
         return {"mark": values.pop("push_token"), **values}
@@ -107,12 +107,12 @@ def kernel_status(kernel: Kernel) -> tuple[str, str]:
         KaggleError: Kaggle does not answer, or does not know the version.
     """
     try:
-        answer = api._call_with_retries("status", ref=kernel.ref, version=kernel.version)
+        state = api._call_with_retries(api._STATUS, ref=kernel.ref, version=kernel.version)
     except KaggleError as error:
         if error.status == 404 and time.time() - kernel.pushed < _SETTLING:
             return NOT_LISTED, ""
         raise
-    return str(answer["status"]), str(answer["message"])
+    return state.status, state.message
 
 
 def explain_session_end(
@@ -156,14 +156,14 @@ def _is_timed_out(kernel: Kernel, status: str, seconds: float) -> bool:
 def session_log(kernel: Kernel) -> str:
     """Return the log of the session; an empty string if it is not available."""
     try:
-        return str(api._call_with_retries("log", ref=kernel.ref, version=kernel.version)["log"])
+        return api._call_with_retries(api._LOG, ref=kernel.ref, version=kernel.version)
     except KaggleError:
         return ""
 
 
 def _session_seconds(kernel: Kernel, log: str) -> float:
     """Return the session's duration in seconds: the time of its last log line, or else the time since its push."""
-    times = [float(one["time"]) for one in _log_entries(log) if isinstance(one.get("time"), int | float)]
+    times = [seconds for one in _log_entries(log) if isinstance(seconds := one.get("time"), int | float)]
     return max(times) if times else time.time() - kernel.pushed if kernel.pushed else 0.0
 
 
@@ -177,7 +177,7 @@ def explain_failed_session(kernel: Kernel, output: _Output, out: Path) -> Kaggle
     )
 
 
-def _log_entries(log: str) -> list[dict[str, Any]]:
+def _log_entries(log: str) -> list[dict[str, object]]:
     """Return the entries of a kernel's JSON log; an empty list for a plain-text log."""
     try:
         entries = json.loads(log)
@@ -257,13 +257,13 @@ def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
         UsageError: the folder holds files of another pull that were changed since.
     """
     with explain_disk_errors(out), _remove_if_empty(out):
-        earlier = read_json(out / _MANIFEST)["files"] if (out / _MANIFEST).exists() else {}
+        earlier = _Manifest.from_json(read_json(out / _MANIFEST)).files if (out / _MANIFEST).exists() else {}
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=out) as temporary:
             aside = Path(temporary)
             manifest = _fetch_manifest(kernel, aside)
-            if whole and manifest.get("status") not in (_COMPLETE, _STOPPED, FAILED):
+            if whole and manifest.status not in (_COMPLETE, _STOPPED, FAILED):
                 raise _NotListedError(f"{kernel.ref}: {_MANIFEST} is not the one that the session wrote last")
-            files: dict[str, dict[str, Any]] = manifest["files"]
+            files = manifest.files
             missing, wrong = _fetch_files(kernel, files, aside, out)
             left_out = _choose_left_out(kernel, files, missing, wrong, whole=whole)
             kept = {name: facts for name, facts in files.items() if name not in left_out}
@@ -275,10 +275,10 @@ def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
             for path in stale:
                 path.unlink()
             # The manifest last: where it is, everything that it names is there.
-            write_json(out / _MANIFEST, {**manifest, "files": kept})
+            write_json(out / _MANIFEST, dataclasses.replace(manifest, files=kept).to_json())
     return _Output(
-        status=str(manifest.get("status", "")),
-        message=str(manifest.get("message", "")),
+        status=manifest.status,
+        message=manifest.message,
         files=tuple(sorted(kept)),
         left_out=tuple(sorted(left_out)),
     )
@@ -297,7 +297,7 @@ def _remove_if_empty(folder: Path) -> Iterator[None]:
 
 
 def _choose_left_out(
-    kernel: Kernel, files: dict[str, Any], missing: Sequence[str], wrong: Sequence[str], *, whole: bool
+    kernel: Kernel, files: Iterable[str], missing: Sequence[str], wrong: Sequence[str], *, whole: bool
 ) -> set[str]:
     """Return the files to skip: all files of a folder in which one is missing or differs from the manifest.
 
@@ -316,7 +316,7 @@ def _choose_left_out(
     return left_out
 
 
-def _find_stale(out: Path, earlier: dict[str, Any], files: dict[str, Any]) -> list[Path]:
+def _find_stale(out: Path, earlier: Mapping[str, _FileFacts], files: Container[str]) -> list[Path]:
     """Return the files of an earlier pull that this one does not have. Kept, they would mix two runs.
 
     Raises:
@@ -345,7 +345,7 @@ def _require_safe_name(name: str) -> str:
     return name
 
 
-def _fetch_manifest(kernel: Kernel, aside: Path) -> dict[str, Any]:
+def _fetch_manifest(kernel: Kernel, aside: Path) -> _Manifest:
     """Return the manifest of exactly this push.
 
     Raises:
@@ -355,21 +355,21 @@ def _fetch_manifest(kernel: Kernel, aside: Path) -> dict[str, Any]:
     if _MANIFEST not in _fetch_listed(kernel, [_MANIFEST], aside):
         raise _NotListedError(f"{kernel.name()} left no {_MANIFEST}", "each session writes it")
     try:
-        manifest = read_json(aside / _MANIFEST)
+        stored = read_json(aside / _MANIFEST)
     except DataError as error:
         raise _NotListedError(f"{kernel.ref}: what Kaggle sent as {_MANIFEST} is not the session's file") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    if not isinstance(stored.get("files"), dict):
         raise _NotListedError(f"{kernel.ref}: {_MANIFEST} names no files", "each session writes it")
-    if manifest.get("mark") != kernel.push_token:
-        found = f"{kernel.ref}: the output is of another version (mark {manifest.get('mark')!r})"
+    if stored.get("mark") != kernel.push_token:
+        found = f"{kernel.ref}: the output is of another version (mark {stored.get('mark')!r})"
         raise _NotListedError(found, f"{kernel.push_token} is needed")
-    for name in manifest["files"]:
+    for name in stored["files"]:
         _require_safe_name(name)
-    return manifest
+    return _Manifest.from_json(stored)
 
 
 def _fetch_files(
-    kernel: Kernel, files: dict[str, dict[str, Any]], aside: Path, out: Path
+    kernel: Kernel, files: Mapping[str, _FileFacts], aside: Path, out: Path
 ) -> tuple[list[str], list[str]]:
     """Fetch the files of a manifest that are not in the folder yet.
 
@@ -381,7 +381,7 @@ def _fetch_files(
     needed = {name: facts for name, facts in files.items() if not _is_whole(out / name, facts)}
     if not needed:
         return [], []
-    size = sum(int(facts["bytes"]) for facts in needed.values())
+    size = sum(facts.bytes for facts in needed.values())
     log_info(f"{kernel.ref}: fetching {len(needed)} files, {size / 1e6:.1f} MB")
     listed = _fetch_listed(kernel, list(needed), aside, seconds=size / 1e6 * _PER_MEGABYTE)
     missing = sorted(needed.keys() - listed)
@@ -393,15 +393,14 @@ def _fetch_files(
 
 def _fetch_listed(kernel: Kernel, names: list[str], aside: Path, *, seconds: float = 0.0) -> set[str]:
     """Fetch these output files into the folder, with retries, and return the names that Kaggle lists."""
-    answer = api._call_with_retries(
-        "output",
+    return api._call_with_retries(
+        api._SESSION_OUTPUT,
         deadline=api._DEADLINE + seconds,
         ref=kernel.ref,
         version=kernel.version,
         folder=str(aside),
         names=names,
     )
-    return set(answer["listed"])
 
 
 def _check_table(path: Path) -> None:

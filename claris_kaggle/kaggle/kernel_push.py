@@ -6,9 +6,10 @@ import dataclasses
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from claris_kaggle.core.console import log_info
@@ -16,6 +17,7 @@ from claris_kaggle.core.errors import KaggleError, UsageError, name_few
 from claris_kaggle.core.files import hold_lock, read_json, write_json
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle import api
+from claris_kaggle.kaggle.client_answers import _KernelSource, _PushAnswer
 from claris_kaggle.kaggle.kernel_output import Kernel
 
 _PUSH_RECORD = "kernels.json"
@@ -24,6 +26,31 @@ _SESSION_SLACK, LONGEST_SESSION_TEXT, _LONGEST_LIMIT_TEXT = 1800.0, "12h", "11h5
 _LONGEST_SLUG = 50
 # What an empty kernel answers, which the first push of its name left when it was refused.
 _EMPTY_KERNEL = "notebook not found"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RecordedPush:
+    """An entry in the record of pushes.
+
+    Attributes:
+        kernel: the pushed kernel; its version is 0 until Kaggle has confirmed the push.
+        job: of the kernel.
+        base: requested owner/slug of a confirmed push, without an added suffix.
+        built: folder of a kernel that was only built.
+        asked: the request of `claris push`; an equal request is the same push. Empty once it is confirmed.
+    """
+
+    kernel: Kernel
+    job: str
+    base: str
+    built: str
+    asked: Mapping[str, object]
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the stored entry."""
+        texts = {name: stored.get(name, "") for name in ("job", "base", "built")}
+        return cls(kernel=Kernel.from_json(stored), asked=stored.get("asked", {}), **texts)
 
 
 def new_push_token(name: str) -> str:
@@ -52,15 +79,16 @@ def push_kernel(folder: Path, push_token: str, *, again: bool = False, optional:
         KaggleError: refused, or accepted without one of the required inputs.
     """
     metadata = read_json(folder / "kernel-metadata.json")
+    inputs = {kind: names for kind, names in metadata.items() if kind.endswith("_sources")}
     ref, script = str(metadata["id"]), (folder / str(metadata["code_file"])).read_text("utf-8")
     limit = _session_timeout(script)
 
-    def look() -> dict[str, Any] | None:
-        return _find_push(ref, push_token, metadata)
+    def look() -> _PushAnswer | None:
+        return _find_push(ref, push_token, inputs)
 
-    def attempt() -> dict[str, Any]:
+    def attempt() -> _PushAnswer:
         try:
-            return api._call_once("push", deadline=api._PUSH_DEADLINE, folder=str(folder.absolute()), timeout=limit)
+            return api._call_once(api._PUSH, deadline=api._PUSH_DEADLINE, folder=str(folder.absolute()), timeout=limit)
         except KaggleError as error:
             if _is_busy(error.found):  # the same refusal, as an error instead of an answer
                 raise _explain_refusal(ref, error.found) from error
@@ -69,9 +97,10 @@ def push_kernel(folder: Path, push_token: str, *, again: bool = False, optional:
     answer = api._look_repeatedly(look) if again else None
     try:
         answer = answer or api._retry_attempt(attempt, look)
-        if answer["version"] < 1 and not answer["error"]:
+        if answer.version < 1 and not answer.error:
             answer = api._look_repeatedly(look) or answer
-        version = _check_push_response(ref, {**answer, "refused": _drop_optional(ref, answer["refused"], optional)})
+        refused = _drop_optional(ref, answer.refused, optional)
+        version = _check_push_response(ref, dataclasses.replace(answer, refused=refused))
     except KaggleError as error:
         # Any other refusal by an HTTP status. What was wrong with the token or the request is wrong under any name.
         if error.status == api._CONFLICT:
@@ -89,27 +118,27 @@ def _session_timeout(script: str) -> int:
     )
 
 
-def _check_push_response(ref: str, answer: dict[str, Any]) -> int:
+def _check_push_response(ref: str, answer: _PushAnswer) -> int:
     """Return the version that a push created.
 
     Raises:
         KaggleError: refused, or accepted without one of its inputs, under another name or without a version.
     """
-    if answer["error"]:
-        raise _explain_refusal(ref, answer["error"])
-    if answer["refused"]:
-        raise _explain_lost_inputs(ref, answer["refused"])
-    landed = _parse_kernel_ref(answer["ref"]) or _parse_kernel_ref(answer["url"])
+    if answer.error:
+        raise _explain_refusal(ref, answer.error)
+    if answer.refused:
+        raise _explain_lost_inputs(ref, answer.refused)
+    landed = _parse_kernel_ref(answer.ref) or _parse_kernel_ref(answer.url)
     if landed and landed.lower() != ref.lower():
         hint = "Cancel it there, and check the title and the id"
         raise KaggleError(f"Kaggle put the kernel at {landed}", f"{ref} was asked for", hint, refused=True)
-    if answer["version"] < 1:
+    if answer.version < 1:
         hint = f"Run the same command again: it looks for the version first; or look at {api._CODE_PAGE}/{ref}"
         raise KaggleError(f"Kaggle's answer to the push of {ref} names no version", "a number is expected", hint)
-    return int(answer["version"])
+    return answer.version
 
 
-def _drop_optional(ref: str, refused: dict[str, list[str]], optional: Sequence[str]) -> dict[str, list[str]]:
+def _drop_optional(ref: str, refused: Mapping[str, list[str]], optional: Sequence[str]) -> Mapping[str, list[str]]:
     """Return the refused inputs without the optional kernels. Logs the optional kernels that were refused."""
     known = {_shorten_source(one) for one in optional}
     lost = {name for names in refused.values() for name in names if _shorten_source(name) in known}
@@ -130,7 +159,7 @@ def _parse_kernel_ref(address: str) -> str:
     return "/".join(parts[:2]) if len(parts) >= 2 else ""
 
 
-def _explain_lost_inputs(ref: str, refused: dict[str, list[str]]) -> KaggleError:
+def _explain_lost_inputs(ref: str, refused: Mapping[str, list[str]]) -> KaggleError:
     """Return the error for a kernel that runs without some of its inputs."""
     names = "; ".join(f"{name} {', '.join(values)}" for name, values in refused.items())
     found = f"Kaggle took the kernel {ref} without some of its inputs ({names})"
@@ -177,33 +206,32 @@ def _is_name_trouble(error: KaggleError) -> bool:
     return error.status == api._CONFLICT or _EMPTY_KERNEL in error.found.lower()
 
 
-def _find_push(ref: str, push_token: str, metadata: dict[str, Any]) -> dict[str, Any] | None:
+def _find_push(ref: str, push_token: str, inputs: Mapping[str, list[str]]) -> _PushAnswer | None:
     """Return the push response for the newest version if its source has the push token; else None.
 
     Args:
-        metadata: metadata of the kernel as it was pushed, which names its inputs.
+        inputs: of the kernel as it was pushed, by their names in the metadata.
     """
     found = _read_newest(ref)
-    if push_token not in found.get("source", ""):
+    if found is None or push_token not in found.source:
         return None
-    refused = _find_missing_inputs(metadata, found["sources"])
-    return {"version": int(found["version"]), "error": "", "refused": refused, "ref": ref, "url": ""}
+    return _PushAnswer(version=found.version, refused=_find_missing_inputs(inputs, found.sources), ref=ref)
 
 
-def _read_newest(ref: str) -> dict[str, Any]:
-    """Return number, source and inputs of a kernel's newest version; an empty dict if it has none.
+def _read_newest(ref: str) -> _KernelSource | None:
+    """Return number, source and inputs of a kernel's newest version; None if it has none.
 
     Raises:
         KaggleError: Kaggle does not answer.
     """
 
-    def ask() -> dict[str, Any]:
+    def ask() -> _KernelSource | None:
         try:
-            return api._call_once("kernel", ref=ref)
+            return api._call_once(api._KERNEL, ref=ref)
         except KaggleError as error:
             # Kaggle answers 403 for a kernel that is not there, and 500 for one that is empty.
             if error.status in (403, 404) or (error.status >= 500 and not _has_session(ref)):
-                return {}
+                return None
             raise
 
     return api._retry_attempt(ask)
@@ -216,7 +244,7 @@ def _has_session(ref: str) -> bool:
         KaggleError: Kaggle does not answer.
     """
     try:
-        api._call_once("status", ref=ref, version=1)
+        api._call_once(api._STATUS, ref=ref, version=1)
     except KaggleError as error:
         if error.status in (403, 404):
             return False
@@ -224,7 +252,7 @@ def _has_session(ref: str) -> bool:
     return True
 
 
-def _find_missing_inputs(wanted: dict[str, Any], found: dict[str, list[str]]) -> dict[str, list[str]]:
+def _find_missing_inputs(wanted: Mapping[str, list[str]], found: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
     """Return the requested inputs that are not among those found, by kind. Ignores versions and case.
 
     >>> _find_missing_inputs({"dataset_sources": ["me/Slides/2", "me/weights"]}, {"dataset_sources": ["me/slides"]})
@@ -242,11 +270,11 @@ def _shorten_source(source: str) -> str:
     return "/".join(source.lower().split("/")[:2])
 
 
-def record_push(path: Path, kernel: Kernel, **about: Any) -> None:
+def record_push(path: Path, kernel: Kernel, **about: object) -> None:
     """Add the push to the record of pushes under a lock. Replaces an earlier entry of the same push token."""
     entry = {**kernel.to_json(), **about}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
-        known = [one for one in read_pushes(path) if one["mark"] != kernel.push_token]
+        known = [one for one in _read_entries(path) if one["mark"] != kernel.push_token]
         write_json(path, {"kernels": [*known, entry], "empty": read_empty_kernels(path)})
 
 
@@ -259,13 +287,18 @@ def delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
         empty: base name that must not be used again, because the refused push may have left an empty kernel of it.
     """
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
-        known = [one for one in read_pushes(path) if one["mark"] != push_token]
+        known = [one for one in _read_entries(path) if one["mark"] != push_token]
         write_json(path, {"kernels": known, "empty": sorted({*read_empty_kernels(path), *([empty] if empty else [])})})
 
 
-def read_pushes(path: Path) -> Sequence[dict[str, Any]]:
-    """Return the recorded pushes, newest last. Version 0 means that Kaggle has not confirmed the push."""
+def _read_entries(path: Path) -> list[dict[str, object]]:
+    """Return the entries of the record as they are stored, newest last."""
     return list(read_json(path)["kernels"]) if path.exists() else []
+
+
+def read_pushes(path: Path) -> Sequence[_RecordedPush]:
+    """Return the recorded pushes, newest last. Version 0 means that Kaggle has not confirmed the push."""
+    return [_RecordedPush.from_json(one) for one in _read_entries(path)]
 
 
 def read_empty_kernels(path: Path) -> Sequence[str]:
@@ -275,14 +308,14 @@ def read_empty_kernels(path: Path) -> Sequence[str]:
 
 def has_version(path: Path, ref: str) -> bool:
     """Return True if the record has a confirmed push of this kernel."""
-    return any(one["ref"] == ref and one["version"] for one in read_pushes(path))
+    return any(one.kernel.ref == ref and one.kernel.version for one in read_pushes(path))
 
 
-def find_pending_push(path: Path, asked: dict[str, Any]) -> tuple[str, str]:
+def find_pending_push(path: Path, asked: Mapping[str, object]) -> tuple[str, str]:
     """Return push token and name of the newest push if it is unconfirmed and asked for the same; else empty strings."""
-    fitting = [one for one in read_pushes(path) if asked["ref"] in (one["ref"], one.get("asked", {}).get("ref"))]
-    same = bool(fitting) and not fitting[-1]["version"] and fitting[-1].get("asked") == asked
-    return (str(fitting[-1]["mark"]), str(fitting[-1]["ref"])) if same else ("", "")
+    fitting = [one for one in read_pushes(path) if asked["ref"] in (one.kernel.ref, one.asked.get("ref"))]
+    same = bool(fitting) and not fitting[-1].kernel.version and fitting[-1].asked == asked
+    return (fitting[-1].kernel.push_token, fitting[-1].kernel.ref) if same else ("", "")
 
 
 def find_recorded_push(path: Path, ref: str = "") -> Kernel:
@@ -291,21 +324,21 @@ def find_recorded_push(path: Path, ref: str = "") -> Kernel:
     Raises:
         UsageError: there is none, or it has not arrived at Kaggle.
     """
-    fitting = [one for one in read_pushes(path) if ref in ("", one["ref"], one["ref"].split("/")[-1])]
+    fitting = [one for one in read_pushes(path) if ref in ("", one.kernel.ref, one.kernel.ref.split("/")[-1])]
     if not fitting:
         what = f"no push of {ref}" if ref else "no push"
         hint = "Name the --record of the folder that it was pushed from, or push first: claris push train"
         raise UsageError(f"{path}: {what} is recorded", "", hint)
     for one in reversed(fitting):
-        kernel = Kernel.from_json(one)
+        kernel = one.kernel
         if kernel.version:
             return kernel
         arrived = _find_push(kernel.ref, kernel.push_token, {})
         if arrived is not None:
-            kernel = dataclasses.replace(kernel, version=arrived["version"])
-            record_push(path, kernel, job=one.get("job", ""))
+            kernel = dataclasses.replace(kernel, version=arrived.version)
+            record_push(path, kernel, job=one.job)
             return kernel
-        if not one.get("built"):
+        if not one.built:
             break  # what was built only, to be read, hides no push before it
-    hint = f"Push it: kaggle kernels push -p {one['built']}" if one.get("built") else "Run the same claris push again"
-    raise UsageError(f"{one['ref']}: the push that {path} names has not arrived at Kaggle", "", hint)
+    hint = f"Push it: kaggle kernels push -p {one.built}" if one.built else "Run the same claris push again"
+    raise UsageError(f"{one.kernel.ref}: the push that {path} names has not arrived at Kaggle", "", hint)

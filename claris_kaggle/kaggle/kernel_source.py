@@ -8,9 +8,9 @@ import json
 import re
 import subprocess
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.files import read_json, write_json, write_text
@@ -26,6 +26,41 @@ _NOT_BUNDLED = {"__pycache__", _PACKAGED_TEMPLATES}
 # library: there is one thing to push, and script and library always have the same version.
 _LARGEST_SOURCE = 1_000_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    """The settings of a kernel.
+
+    Attributes:
+        folds: fold numbers; empty for all.
+        flags: flags for `claris train`.
+        time_limit: of the session, such as 11h20m; empty for the template's own.
+        inputs: kernels (owner/slug) whose output is an input.
+        datasets, models: further inputs.
+        weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs. An input that is
+            not among those is attached as a dataset. `slides_from` and `folds_from` likewise.
+    """
+
+    folds: tuple[int, ...] = ()
+    flags: tuple[str, ...] = ()
+    time_limit: str = ""
+    inputs: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    weights_from: str = ""
+    slides_from: str = ""
+    folds_from: str = ""
+
+    @property
+    def named_files(self) -> dict[str, str]:
+        """Return the input files that are named, by the names of their settings."""
+        return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from")}
+
+    def to_json(self) -> dict[str, object]:
+        """Return the settings as they read back from JSON."""
+        values = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _find_templates() -> Path:
@@ -81,38 +116,16 @@ def _build_bundle() -> bytes:
     return stream.getvalue()
 
 
-def compose_kernel(
-    job: str,
-    folder: Path,
-    *,
-    user: str,
-    slug: str,
-    push_token: str,
-    folds: Sequence[int] = (),
-    flags: Sequence[str] = (),
-    time_limit: str = "",
-    inputs: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    models: Sequence[str] = (),
-    weights_from: str = "",
-    slides_from: str = "",
-    folds_from: str = "",
-) -> str:
+def compose_kernel(job: str, folder: Path, settings: KernelSettings, *, user: str, slug: str, push_token: str) -> str:
     """Write a script and its metadata to the folder, as `kaggle kernels push -p` takes it, and return its owner/slug.
 
     Args:
         job: train, predict, ensemble or probe; selects the template.
         folder: folder to write to.
+        settings: settings of the kernel.
         user: owner of the kernel.
         slug: 5 to 50 lower-case letters and digits, joined by hyphens.
         push_token: unique text that identifies this push.
-        folds: fold numbers; empty for all.
-        flags: flags for `claris train`.
-        time_limit: of the session, such as 11h20m; empty for the template's own.
-        inputs: kernels (owner/slug) whose output is an input.
-        datasets, models: further inputs.
-        weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs. An input that is
-            not among those is attached as a dataset. `slides_from` and `folds_from` likewise.
     Raises:
         UsageError: the job, the slug or a setting is invalid.
     """
@@ -121,16 +134,17 @@ def compose_kernel(
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
         raise UsageError(f"a kernel's name {slug!r}", "5 to 50 small letters and digits, joined by -, are needed")
     template = _find_templates() / job
-    named = {"weights_from": weights_from, "slides_from": slides_from, "folds_from": folds_from}
-    settings = {"folds": list(folds), "flags": list(flags), "mark": push_token, "commit": commit_name(), **named}
-    if time_limit:
-        settings["time_limit"] = time_limit
+    values: dict[str, object] = {"folds": list(settings.folds), "flags": list(settings.flags), "mark": push_token}
+    values |= {"commit": commit_name(), **settings.named_files}
+    if settings.time_limit:
+        values["time_limit"] = settings.time_limit
     metadata = read_json(template / "kernel-metadata.json")
     # Kaggle derives the slug from the title, so the title is the slug with spaces.
-    metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(inputs)}
-    attached = _attach_named([*filter(None, named.values())], inputs, datasets, models)
-    metadata |= {"dataset_sources": attached, "model_sources": list(models)}
-    write_text(folder / f"{job}.py", _fill_script((template / f"{job}.py").read_text("utf-8"), settings))
+    metadata |= {"id": f"{user}/{slug}", "title": slug.replace("-", " "), "kernel_sources": list(settings.inputs)}
+    named = [*filter(None, settings.named_files.values())]
+    attached = _attach_named(named, settings.inputs, settings.datasets, settings.models)
+    metadata |= {"dataset_sources": attached, "model_sources": list(settings.models)}
+    write_text(folder / f"{job}.py", _fill_script((template / f"{job}.py").read_text("utf-8"), values))
     write_json(folder / "kernel-metadata.json", metadata)
     return f"{user}/{slug}"
 
@@ -151,15 +165,15 @@ def _attach_named(
     return attached
 
 
-def _fill_script(source: str, settings: dict[str, Any]) -> str:
+def _fill_script(source: str, settings: Mapping[str, object]) -> str:
     """Return the template with the library and these settings, which override its own.
 
     Raises:
         UsageError: the time limit is invalid, or the script is too large for Kaggle.
     """
     own = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
-    settings = own | settings
-    parse_duration(settings["time_limit"])
+    settings = {**own, **settings}
+    parse_duration(str(settings["time_limit"]))
     bundle = base64.b64encode(_build_bundle()).decode()
     source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.M)
     source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.M)

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError
@@ -29,7 +28,7 @@ from claris_kaggle.kaggle.kernel_output import (
     kernel_status,
 )
 from claris_kaggle.kaggle.kernel_push import new_push_token
-from claris_kaggle.kaggle.kernel_source import compose_kernel
+from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
 from claris_kaggle.kaggle.launch_state import _MOST_SESSIONS, Plan, _Launch, _Round
 from claris_kaggle.kaggle.manifest import _merge_runs
 from claris_kaggle.kaggle.session import _STOPPED, FAILED
@@ -43,7 +42,7 @@ _MOST_ROUNDS, _MOST_NAMES = 12, 5
 _LOOKS, _LOOK_SHARE = 3, 0.1
 
 
-def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, Any]:
+def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, str]:
     """Carry out the plan, or resume it, and return the ledger's line of the submission.
 
     Args:
@@ -214,13 +213,8 @@ def _push_part(launch: _Launch, part: int) -> None:
         return
     slug = one.ref.split("/")[1]
     folder = launch.root / "kernels" / slug
-    inputs = [earlier.output for earlier in launch.rounds[part][:-1] if earlier.kept][-1:]
-    compose_kernel(
-        "train",
-        folder,
-        user=launch.user,
-        slug=slug,
-        push_token=one.push_token,
+    inputs = tuple(earlier.output for earlier in launch.rounds[part][:-1] if earlier.kept)[-1:]
+    settings = KernelSettings(
         folds=plan.parts[part],
         flags=plan.flags,
         time_limit=plan.time_limit,
@@ -229,6 +223,7 @@ def _push_part(launch: _Launch, part: int) -> None:
         models=plan.models,
         **plan.named_files,
     )
+    compose_kernel("train", folder, settings, user=launch.user, slug=slug, push_token=one.push_token)
     again, one.tried = one.tried, True
     launch.save()
     try:
@@ -348,7 +343,7 @@ def _format_status(launch: _Launch) -> str:
     return "\n".join(lines)
 
 
-def _count_views(run_dir: RunDir) -> Any:
+def _count_views(run_dir: RunDir) -> object:
     """Return the number of test-time augmentation views of the first fold's predictions; None if unknown."""
     manifest = run_dir.fold(0).predictions_manifest
     return read_json(manifest).get("views") if manifest.exists() else None

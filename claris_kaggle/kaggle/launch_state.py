@@ -7,10 +7,10 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from claris_kaggle.core.config import TrainConfig, add_config_flags, apply_preset, read_given_flags
 from claris_kaggle.core.errors import RunError, UsageError
@@ -120,7 +120,13 @@ class _Round:
         """Return its output as a kernel input. Kaggle requires the version of a session that did not complete."""
         return self.ref if self.status == "COMPLETE" else f"{self.ref}/{self.version}"
 
-    def to_json(self) -> dict[str, Any]:
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return a stored round. Earlier versions did not store `tried`, which is then assumed to be True."""
+        values = {"tried": True, **stored}
+        return cls(push_token=values.pop("mark"), **values)
+
+    def to_json(self) -> dict[str, object]:
         """Return plain values, with the push token under the key `mark`."""
         values = dataclasses.asdict(self)
         return {"mark": values.pop("push_token"), **values}
@@ -153,7 +159,7 @@ class _Launch:
         self.rounds: list[list[_Round]] = [[] for _ in plan.parts]
         if self.path.exists():
             stored = read_json(self.path)
-            asked, rounds = _plan_to_json(plan), [[_read_round(one) for one in part] for part in stored["rounds"]]
+            asked, rounds = _plan_to_json(plan), [[_Round.from_json(one) for one in part] for part in stored["rounds"]]
             self.user = stored["user"]
             stored["plan"] = (
                 _plan_to_json(Plan(name="")) | stored["plan"]
@@ -188,34 +194,63 @@ class _Launch:
         return sum(one.running for part in self.rounds for one in part[-1:])
 
 
-def _read_round(stored: dict[str, Any]) -> _Round:
-    """Return a stored round. Earlier versions did not store `tried`, which is then assumed to be True."""
-    values = {"tried": True, **stored}
-    return _Round(push_token=values.pop("mark"), **values)
-
-
-def _plan_to_json(plan: Plan) -> dict[str, Any]:
+def _plan_to_json(plan: Plan) -> dict[str, object]:
     """Return the plan as it reads back from JSON."""
     return dict(json.loads(json.dumps(dataclasses.asdict(plan))))
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
-    """Return the plan as plain values, without contacting Kaggle: kernels, order, hours on two T4 GPUs, upload size."""
-    return {
-        "kernels": [
-            {"slug": plan.slug(number, 0), "folds": list(part) or list(range(_FOLDS)), "machine": "GPU T4 x2"}
+@dataclass(frozen=True, kw_only=True)
+class _PlannedKernel:
+    """A training kernel of a plan."""
+
+    slug: str
+    folds: Sequence[int]
+    machine: str = "GPU T4 x2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """What a plan does, in the order of the output of `claris launch --dry-run --json`.
+
+    Attributes:
+        kernels: the training kernels.
+        flags, time_limit: of the plan.
+        inputs: all inputs besides the competition.
+        at_a_time: number of sessions that run at the same time.
+        then: the steps after training.
+        estimated_hours: hours on two T4 GPUs.
+        weekly_hours: GPU hours that Kaggle gives in a week.
+        upload_bytes: size of all scripts.
+        commit: of the library.
+    """
+
+    kernels: Sequence[_PlannedKernel]
+    flags: Sequence[str]
+    time_limit: str
+    inputs: Sequence[str]
+    at_a_time: int
+    then: Sequence[str] = ("pull", "ensemble here", "submit", "wait for the score", "ledger")
+    estimated_hours: float
+    weekly_hours: float = _WEEKLY_HOURS
+    upload_bytes: int
+    commit: str
+
+
+def describe_plan(plan: Plan) -> PlanSummary:
+    """Return a summary of the plan, without contacting Kaggle."""
+    return PlanSummary(
+        kernels=[
+            _PlannedKernel(slug=plan.slug(number, 0), folds=part or tuple(range(_FOLDS)))
             for number, part in enumerate(plan.parts)
         ],
-        "flags": list(plan.flags),
-        "time_limit": plan.time_limit,
-        "inputs": [*plan.datasets, *plan.models, *filter(None, plan.named_files.values())],
-        "at_a_time": min(_MOST_SESSIONS, len(plan.parts)),
-        "then": ["pull", "ensemble here", "submit", "wait for the score", "ledger"],
-        "estimated_hours": round(plan.hours(), 1),
-        "weekly_hours": _WEEKLY_HOURS,
-        "upload_bytes": len(plan.parts) * (4 * -(-len(_build_bundle()) // 3) + 1000),
-        "commit": commit_name(),
-    }
+        flags=plan.flags,
+        time_limit=plan.time_limit,
+        inputs=[*plan.datasets, *plan.models, *filter(None, plan.named_files.values())],
+        at_a_time=min(_MOST_SESSIONS, len(plan.parts)),
+        estimated_hours=round(plan.hours(), 1),
+        upload_bytes=len(plan.parts) * (4 * -(-len(_build_bundle()) // 3) + 1000),
+        commit=commit_name(),
+    )
 
 
 def require_name(name: str) -> str:

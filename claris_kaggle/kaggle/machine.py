@@ -8,8 +8,10 @@ import platform
 import shutil
 import socket
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from claris_kaggle.core import platforms
 
@@ -17,27 +19,93 @@ _LISTED_DEPTH, _MOST_FOLDERS, _PATCHES = 4, 60, ("train", "test")
 _REACH_SECONDS = 5.0
 
 
-def _describe_machine(inputs: Path, working: Path, temporary: Path, reach: str = "") -> dict[str, Any]:
-    """Return a description of this machine as plain values, without user names.
+@dataclass(frozen=True, kw_only=True)
+class _Disk:
+    """A folder, and the total and free space of its disk in GB."""
+
+    path: str
+    total_gb: float
+    free_gb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mounts:
+    """The folder of the inputs, and the folders below it with their numbers of files."""
+
+    root: str
+    folders: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reached:
+    """The result of a connection test."""
+
+    host: str
+    answered: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    """The machine of a session.
+
+    Attributes:
+        packages: installed versions, by the names of the packages in lower case.
+        disk: of the folders `working` and `temporary`.
+        variables: names of Kaggle's environment variables.
+        reached: None without a connection test.
+        data: folder of the competition below the inputs, or why there is none.
+    """
+
+    python: str
+    system: str
+    packages: Mapping[str, str]
+    cpus: int
+    memory_gb: float
+    gpus: int
+    disk: Mapping[str, _Disk]
+    inputs: _Mounts
+    variables: Sequence[str]
+    reached: _Reached | None
+    data: str
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the machine that a session has described."""
+        parts = {
+            "disk": {name: _Disk(**one) for name, one in stored["disk"].items()},
+            "inputs": _Mounts(**stored["inputs"]),
+            "reached": _Reached(**stored["reached"]) if stored["reached"] else None,
+        }
+        return cls(**{**stored, **parts})
+
+    def to_json(self) -> dict[str, object]:
+        """Return the description as plain values."""
+        return {**asdict(self), "reached": asdict(self.reached) if self.reached else {}}
+
+
+def _describe_machine(inputs: Path, working: Path, temporary: Path, data: str, reach: str = "") -> _Machine:
+    """Return a description of this machine, without user names.
 
     Args:
         inputs: folder in which Kaggle mounts the inputs.
         working: folder of the output.
         temporary: folder of the packed patches.
+        data: folder of the competition below the inputs, or why there is none.
         reach: host and port of a connection test, such as "huggingface.co:443"; empty for no test.
     """
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "packages": _installed_packages(),
-        "cpus": os.cpu_count() or 0,
-        "memory_gb": round((platforms.total_memory() or 0) / 1e9, 1),
-        "gpus": _gpu_count(),
-        "disk": {name: _describe_disk(path) for name, path in (("working", working), ("temporary", temporary))},
-        "inputs": {"root": str(inputs), "folders": _list_folders(inputs)},
-        "variables": sorted(name for name in os.environ if name.startswith("KAGGLE_")),
-        "reached": {"host": reach, "answered": _can_reach(reach)} if reach else {},
-    }
+    return _Machine(
+        python=platform.python_version(),
+        system=platform.platform(),
+        packages=_installed_packages(),
+        cpus=os.cpu_count() or 0,
+        memory_gb=round((platforms.total_memory() or 0) / 1e9, 1),
+        gpus=_gpu_count(),
+        disk={name: _describe_disk(path) for name, path in (("working", working), ("temporary", temporary))},
+        inputs=_Mounts(root=str(inputs), folders=_list_folders(inputs)),
+        variables=sorted(name for name in os.environ if name.startswith("KAGGLE_")),
+        reached=_Reached(host=reach, answered=_can_reach(reach)) if reach else None,
+        data=data,
+    )
 
 
 def _installed_packages() -> dict[str, str]:
@@ -51,10 +119,10 @@ def _gpu_count() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*"))) if sys.platform == "linux" else 0
 
 
-def _describe_disk(path: Path) -> dict[str, Any]:
+def _describe_disk(path: Path) -> _Disk:
     """Return the folder with its total and free disk space, in GB."""
     usage = shutil.disk_usage(path)
-    return {"path": str(path), "total_gb": round(usage.total / 1e9, 1), "free_gb": round(usage.free / 1e9, 1)}
+    return _Disk(path=str(path), total_gb=round(usage.total / 1e9, 1), free_gb=round(usage.free / 1e9, 1))
 
 
 def _list_folders(root: Path) -> list[str]:

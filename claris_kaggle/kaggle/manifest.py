@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, name_few
@@ -17,7 +19,45 @@ _MANIFEST = "claris-session.json"
 _RUNNING = "running"
 
 
-def _copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunDir:
+@dataclass(frozen=True)
+class _FileFacts:
+    """Size and SHA-256 of a file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """The manifest of a session.
+
+    Attributes:
+        about: settings of the session that are recorded only: job, push token (`mark`), commit and folds.
+        status: how the session ended; `running` while it runs.
+        message: reason of a failure.
+        files: size and SHA-256 of each file, by its name in the output.
+    """
+
+    about: Mapping[str, object] = field(default_factory=dict)
+    status: str = ""
+    message: str = ""
+    files: Mapping[str, _FileFacts] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the stored manifest. Entries that are not known are kept in `about`."""
+        files = {name: _FileFacts(facts["bytes"], facts["sha256"]) for name, facts in stored.get("files", {}).items()}
+        about = {name: value for name, value in stored.items() if name not in ("status", "message", "files")}
+        status, message = str(stored.get("status", "")), str(stored.get("message", ""))
+        return cls(about=about, status=status, message=message, files=files)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the entries of the manifest's file."""
+        files = {name: dataclasses.asdict(facts) for name, facts in self.files.items()}
+        return {**self.about, "status": self.status, "message": self.message, "files": files}
+
+
+def _copy_finished(folder: Path, files: Mapping[str, _FileFacts], target: Path) -> RunDir:
     """Copy the finished work of a killed session: its verified folds, and intact checkpoints of the others.
 
     Raises:
@@ -26,10 +66,9 @@ def _copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunD
     """
     from claris_kaggle.training.checkpoint import is_whole_checkpoint
 
-    files: dict[str, Any] = manifest["files"]
     broken = {Path(name).parent.name for name, facts in files.items() if not _is_whole(folder / name, facts)}
     common = {name: facts for name, facts in files.items() if not Path(name).parent.name.startswith("fold")}
-    _check_manifest(folder, {"files": common})
+    _verify_files(folder, common)
     if broken:
         log_info(f"{folder}: {', '.join(sorted(broken))} left out, as not whole")
     whole = [name for name in files if Path(name).parent.name not in broken]
@@ -43,24 +82,24 @@ def _copy_finished(folder: Path, manifest: dict[str, Any], target: Path) -> RunD
     return run
 
 
-def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Check that all files of the manifest are present and match it.
+def _verify_files(folder: Path, files: Mapping[str, _FileFacts]) -> None:
+    """Check that all files of a manifest are present and match it.
 
     Raises:
         RunError: files are missing or different; the message names the first.
     """
-    wrong = [name for name, facts in manifest.get("files", {}).items() if not _is_whole(folder / name, facts)]
+    wrong = [name for name, facts in files.items() if not _is_whole(folder / name, facts)]
     if wrong:
         found = f"{folder}: {len(wrong)} files are not those of its manifest ({name_few(sorted(wrong))})"
         raise RunError(found, "", "Run the kernel that wrote them again")
 
 
-def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
+def _is_whole(path: Path, facts: _FileFacts) -> bool:
     """Return True if the file exists with the size and SHA-256 in the manifest."""
-    return path.is_file() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
+    return path.is_file() and path.stat().st_size == facts.bytes and sha256_file(path) == facts.sha256
 
 
-def _is_same_config(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _is_same_config(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
     """Return True if the configs agree. The same starting weights may have different paths."""
     same_weights = bool(one.get("weights_sha256")) and one["weights_sha256"] == other.get("weights_sha256")
     return {**one, "weights": other.get("weights")} == other if same_weights else one == other

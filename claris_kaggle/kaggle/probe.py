@@ -10,18 +10,18 @@ import platform
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import ClarisError, KaggleError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle import api, kernel_output, kernel_push, session_progress, wire_log
 from claris_kaggle.kaggle.kernel_output import Kernel
-from claris_kaggle.kaggle.kernel_source import compose_kernel
+from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
+from claris_kaggle.kaggle.machine import _Machine
 from claris_kaggle.kaggle.session import _PROBE_FILE
 from claris_kaggle.version import __version__
 
@@ -61,7 +61,7 @@ class _Probe:
         user: name of the account, which is not written to the record.
         ref: the kernel, as owner/slug.
         steps: the calls, in order.
-        machine: the session's description of its machine; empty if there is none.
+        machine: the session's description of its machine; None if there is none.
         deleted: True if the kernel no longer exists.
         error: reason for an early end; empty if there was none.
     """
@@ -69,7 +69,7 @@ class _Probe:
     user: str = ""
     ref: str = ""
     steps: list[_Step] = field(default_factory=list)
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: _Machine | None = None
     deleted: bool = False
     error: str = ""
 
@@ -109,7 +109,8 @@ def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
         done("logged in")
     push_token = kernel_push.new_push_token("probe")
     slug = f"claris-probe-{secrets.token_hex(3)}"
-    ref = compose_kernel("probe", folder / "script", user=probe.user, slug=slug, push_token=push_token, flags=[_REACH])
+    settings = KernelSettings(flags=(_REACH,))
+    ref = compose_kernel("probe", folder / "script", settings, user=probe.user, slug=slug, push_token=push_token)
     log_info(f"pushing the private kernel {ref}; it is deleted at the end")
     with _timed(probe, "push") as done:
         probe.ref = ref  # from here on there may be a kernel to delete
@@ -122,7 +123,7 @@ def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
     with _timed(probe, "listing and pull") as done:
         output = kernel_output.pull_with_retries(kernel, folder / "out")
         done(f"{len(output.files)} files, proved by their manifest")
-    probe.machine = read_json(folder / "out" / "run" / _PROBE_FILE)
+    probe.machine = _Machine.from_json(read_json(folder / "out" / "run" / _PROBE_FILE))
     _ask_refusals(probe, kernel)
 
 
@@ -162,7 +163,7 @@ def _ask_refusals(probe: _Probe, kernel: Kernel) -> None:
     for name, (ref, label) in questions.items():
         with _timed(probe, name) as done:
             try:
-                done(str(api._call_once("status_of_label", ref=ref, label=label)["status"]))
+                done(api._call_once(api._STATUS_OF_LABEL, ref=ref, label=label))
             except KaggleError as error:
                 done(f"refused ({error.status or error.found})")
 
@@ -173,7 +174,7 @@ def _remove_kernel(probe: _Probe) -> None:
         return
     try:
         with _timed(probe, "delete") as done:
-            error = api._call_with_retries("delete", ref=probe.ref)["error"]
+            error = api._call_with_retries(api._DELETE, ref=probe.ref)
             if error:
                 raise KaggleError(f"Kaggle did not delete the kernel: {error}")
             done("deleted")
@@ -198,9 +199,9 @@ def _timed(probe: _Probe, name: str) -> Iterator[Callable[[str], None]]:
     probe.steps.append(_Step(name, round(time.monotonic() - start, 1), "".join(results)))
 
 
-def _write_record(path: Path, probe: _Probe, began: str, exchanges: list[dict[str, Any]]) -> None:
+def _write_record(path: Path, probe: _Probe, began: str, exchanges: Sequence[object]) -> None:
     """Write the record for a bug report, without the account's name."""
-    facts: dict[str, Any] = {
+    facts: object = {
         "schema": _SCHEMA,
         "began": began,
         "claris": __version__,
@@ -210,7 +211,7 @@ def _write_record(path: Path, probe: _Probe, began: str, exchanges: list[dict[st
         "error": probe.error,
         "deleted": probe.deleted,
         "steps": [asdict(step) for step in probe.steps],
-        "machine": probe.machine,
+        "machine": probe.machine.to_json() if probe.machine else {},
         "exchanges": exchanges,
     }
     home = str(Path.home())  # it often contains a person's name
@@ -219,24 +220,22 @@ def _write_record(path: Path, probe: _Probe, began: str, exchanges: list[dict[st
     write_json(path, facts)
 
 
-def _describe_image(machine: dict[str, Any]) -> list[str]:
+def _describe_image(machine: _Machine) -> list[str]:
     """Return a description of the session's machine, one line per subject."""
-    packages = machine["packages"]
-    found = [f"{name} {packages.get(name, 'missing')}" for name in _EXPECTED]
-    disks = [f"{name} {one['free_gb']} of {one['total_gb']} GB free" for name, one in machine["disk"].items()]
-    reached = machine.get("reached") or {}
-    network = f"{reached['host']} {'answers' if reached['answered'] else 'does not answer'}" if reached else ""
+    found = [f"{name} {machine.packages.get(name, 'missing')}" for name in _EXPECTED]
+    disks = [f"{name} {one.free_gb} of {one.total_gb} GB free" for name, one in machine.disk.items()]
+    reached = machine.reached
+    network = f"{reached.host} {'answers' if reached.answered else 'does not answer'}" if reached else ""
     lines = [
-        f"Python {machine['python']}, {', '.join(found)}",
-        f"{machine['cpus']} CPU cores, {machine['memory_gb']} GB memory, {'; '.join(disks)}",
-        f"the competition's files: {machine.get('data', '?')} in {machine['inputs']['root']}",
+        f"Python {machine.python}, {', '.join(found)}",
+        f"{machine.cpus} CPU cores, {machine.memory_gb} GB memory, {'; '.join(disks)}",
+        f"the competition's files: {machine.data} in {machine.inputs.root}",
     ]
     return [*lines, network] if network else lines
 
 
-def _unexpected_versions(machine: dict[str, Any]) -> list[str]:
+def _unexpected_versions(packages: Mapping[str, str]) -> list[str]:
     """Return the packages whose versions differ from the tested ones."""
-    packages = machine["packages"]
     return [
         f"{name} {packages.get(name, 'missing')} (tested with {wanted})"
         for name, wanted in _EXPECTED.items()

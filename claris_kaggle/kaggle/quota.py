@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
 
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api
+from claris_kaggle.kaggle.client_answers import _QuotaAnswer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def _ask_quota() -> _GpuQuota | None:
     Raises:
         KaggleError: Kaggle did not answer.
     """
-    return _parse_quota(api._call_with_retries("quota"))
+    return _parse_quota(api._call_with_retries(api._QUOTA))
 
 
 def _require_quota(hours: float) -> None:
@@ -86,17 +86,16 @@ def _require_quota(hours: float) -> None:
     log_info(f"GPU hours: {_describe_quota(quota)}; {verdict.text}" if quota else f"GPU hours: {verdict.text}")
 
 
-def _parse_quota(answer: dict[str, Any]) -> _GpuQuota | None:
+def _parse_quota(answer: _QuotaAnswer) -> _GpuQuota | None:
     """Return the quota from an answer of the client; None if it has none for GPUs.
 
-    >>> _parse_quota({"gpu": {"used": 7200.0, "reserved": 0.0, "allowed": 108000.0}, "renews": ""}).free
+    >>> _parse_quota(_QuotaAnswer(known=True, used=7200.0, reserved=0.0, allowed=108000.0, renews="")).free
     28.0
     """
-    gpu = answer.get("gpu")
-    if gpu is None:
+    if not answer.known:
         return None
-    used, reserved, allowed = (float(gpu[name]) / 3600 for name in ("used", "reserved", "allowed"))
-    return _GpuQuota(used=used, reserved=reserved, allowed=allowed, renews=_parse_time(answer.get("renews", "")))
+    used, reserved, allowed = (seconds / 3600 for seconds in (answer.used, answer.reserved, answer.allowed))
+    return _GpuQuota(used=used, reserved=reserved, allowed=allowed, renews=_parse_time(answer.renews))
 
 
 def _parse_time(text: str) -> datetime | None:

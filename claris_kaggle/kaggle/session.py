@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from claris_kaggle.core.console import Progress
 from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, DiskError, RunError, UsageError
@@ -25,7 +25,7 @@ from claris_kaggle.core.files import sha256_file, write_json
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle.machine import _describe_machine
-from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _merge_runs
+from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _FileFacts, _Manifest, _merge_runs
 from claris_kaggle.kaggle.session_inputs import _find_data, _find_named_files, _find_runs, _find_unnamed
 
 _JOBS = ("train", "predict", "ensemble", "probe")
@@ -36,6 +36,45 @@ _SUBMISSION = "submission.csv"
 # Seconds between two checks for finished folds.
 _MANIFEST_EVERY = 1.0
 _PROBE_FILE = "probe.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """The settings of a session, from its kernel's script.
+
+    Attributes:
+        job: one of `_JOBS`.
+        time_limit: of the session, such as 11h20m.
+        push_token: unique text that identifies the push.
+        commit: of the library.
+        folds: numbers of the folds to train; empty for all.
+        flags: flags for `claris train`.
+        gpus: number of GPUs of the session.
+        weights_from, slides_from, folds_from: input files, as owner/dataset/file; see `compose_kernel`.
+    """
+
+    job: str
+    time_limit: str
+    push_token: str = ""
+    commit: str = ""
+    folds: Sequence[int] = ()
+    flags: Sequence[str] = ()
+    gpus: int = 0
+    weights_from: str = ""
+    slides_from: str = ""
+    folds_from: str = ""
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the settings of a script, with the push token under the key `mark`.
+
+        Raises:
+            UsageError: the job is unknown.
+        """
+        if stored.get("job") not in _JOBS:
+            raise UsageError(f"a job of the name {stored.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
+        known = {field.name for field in fields(cls)} & stored.keys()
+        return cls(push_token=stored.get("mark", ""), **{name: stored[name] for name in known})
 
 
 @dataclass(frozen=True)
@@ -68,9 +107,10 @@ class _Session:
         return f"{max(1.0, self.deadline - time.monotonic()):.0f}s"
 
 
-def run_session(settings: dict[str, Any]) -> int:
-    """Run the job of the settings, and return the exit code of the script."""
+def run_session(script_settings: Mapping[str, object]) -> int:
+    """Run the job of a script's settings, and return the exit code of the script."""
     try:
+        settings = _Settings.from_json(script_settings)
         session = _open_session(settings)
         status, message = _run_job(session, settings)
         _remove_temporary_files(session.run_dir)
@@ -78,11 +118,11 @@ def run_session(settings: dict[str, Any]) -> int:
     except ClarisError as error:
         print("claris: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
         return error.exit_code
-    print(f"claris session: {settings['job']} {status}{message and ': ' + message}", flush=True)
+    print(f"claris session: {settings.job} {status}{message and ': ' + message}", flush=True)
     return 0
 
 
-def _run_job(session: _Session, settings: dict[str, Any]) -> tuple[str, str]:
+def _run_job(session: _Session, settings: _Settings) -> tuple[str, str]:
     """Run the job.
 
     Returns:
@@ -90,16 +130,15 @@ def _run_job(session: _Session, settings: dict[str, Any]) -> tuple[str, str]:
     Raises:
         ClarisError: it failed without output worth keeping.
     """
-    job = settings["job"]
     try:
         return {
             "train": _run_train_job,
             "predict": _run_predict_job,
             "ensemble": _run_ensemble_job,
             "probe": _run_probe_job,
-        }[job](session, settings), ""
+        }[settings.job](session, settings), ""
     except ClarisError as error:
-        if job == "ensemble" or not _is_worth_keeping(session.run_dir):
+        if settings.job == "ensemble" or not _is_worth_keeping(session.run_dir):
             raise
         print(f"claris: THE JOB FAILED. What it had finished is kept as this session's output. {error}", flush=True)
         return FAILED, " ".join(str(error).split())
@@ -110,17 +149,15 @@ def _is_worth_keeping(run_dir: RunDir) -> bool:
     return any(fold.weights_manifest.exists() or fold.checkpoint.exists() for fold in run_dir.fold_dirs().values())
 
 
-def _open_session(settings: dict[str, Any]) -> _Session:
+def _open_session(settings: _Settings) -> _Session:
     """Return the session, with Kaggle's folders or those named by environment variables.
 
     Raises:
-        UsageError: the job is unknown, or the folder of inputs does not exist.
+        UsageError: the folder of inputs does not exist.
     """
-    if settings.get("job") not in _JOBS:
-        raise UsageError(f"a job of the name {settings.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
     working = Path(os.environ.get("KAGGLE_WORKING_DIR", _WORKING))
     temporary = os.environ.get("KAGGLE_TEMP_DIR") or tempfile.mkdtemp(prefix="claris-temporary-")
-    deadline = time.monotonic() + parse_duration(settings["time_limit"])
+    deadline = time.monotonic() + parse_duration(settings.time_limit)
     inputs = Path(os.environ.get("KAGGLE_INPUT_ROOT", "/kaggle/input"))
     if not inputs.is_dir():
         raise UsageError(f"{inputs}: no such folder", "Kaggle mounts the inputs there", "Set KAGGLE_INPUT_ROOT")
@@ -165,7 +202,7 @@ def _announce_command(arguments: Sequence[object]) -> list[str]:
     return [sys.executable, "-m", "claris_kaggle", *words]
 
 
-def _run_watched(session: _Session, settings: dict[str, Any], *arguments: object) -> int:
+def _run_watched(session: _Session, settings: _Settings, *arguments: object) -> int:
     """Run a command like `_run_claris`, and write the manifest after each fold that it finishes."""
     written: list[tuple[Path, int]] = []
     with subprocess.Popen(_announce_command(arguments)) as process:
@@ -203,11 +240,16 @@ def _explain_failed_verb(verb: object, code: int) -> RunError:
     return RunError(f"claris {verb} ended with exit code {code}", "", "See the log")
 
 
-def _run_train_job(session: _Session, settings: dict[str, Any]) -> str:
+def _run_train_job(session: _Session, settings: _Settings) -> str:
     """Train the folds of the settings, then predict with them."""
-    processes = _count_processes(session, settings["gpus"])
+    processes = _count_processes(session, settings.gpus)
     data, run_dir = _find_data(session.inputs), session.run_dir
-    named = _find_named_files(session.inputs, settings)
+    named = _find_named_files(
+        session.inputs,
+        weights_from=settings.weights_from,
+        slides_from=settings.slides_from,
+        folds_from=settings.folds_from,
+    )
     for path in _find_unnamed(session.inputs, data, named):
         print(f"claris: {path} is not used: no setting names it", flush=True)
     _gather_runs(session)
@@ -219,10 +261,10 @@ def _run_train_job(session: _Session, settings: dict[str, Any]) -> str:
         fold_file = session.temporary / "folds.csv"
         _run_required_claris("folds", *packs, "--out", fold_file, *slides)
     weights = ["--weights", named.weights] if named.weights else []
-    folds = ["--fold", *settings["folds"]] if settings["folds"] else []
+    folds = ["--fold", *settings.folds] if settings.folds else []
     code = _run_watched(
         session, settings, "train", *packs, "--folds", fold_file, "--run", run_dir.root, "--nproc", processes,
-        "--time-limit", session.left(), "--rates", *folds, *slides, *settings["flags"], *weights,
+        "--time-limit", session.left(), "--rates", *folds, *slides, *settings.flags, *weights,
     )  # fmt: skip
     if code == 3:
         return _STOPPED
@@ -231,15 +273,15 @@ def _run_train_job(session: _Session, settings: dict[str, Any]) -> str:
     return _predict_finished_folds(session, settings, packs, processes)
 
 
-def _run_predict_job(session: _Session, settings: dict[str, Any]) -> str:
+def _run_predict_job(session: _Session, settings: _Settings) -> str:
     """Predict with the finished folds among the inputs."""
-    processes = _count_processes(session, settings["gpus"])
+    processes = _count_processes(session, settings.gpus)
     data = _find_data(session.inputs)
     _gather_runs(session)
     return _predict_finished_folds(session, settings, session.packs(data), processes)
 
 
-def _predict_finished_folds(session: _Session, settings: dict[str, Any], packs: list[Any], processes: int) -> str:
+def _predict_finished_folds(session: _Session, settings: _Settings, packs: Sequence[Path | str], processes: int) -> str:
     """Predict with every finished fold of the session's run."""
     code = _run_watched(
         session, settings, "predict", *packs, "--run", session.run_dir.root, "--nproc", processes,
@@ -250,7 +292,7 @@ def _predict_finished_folds(session: _Session, settings: dict[str, Any], packs: 
     return _STOPPED if code else _COMPLETE
 
 
-def _run_ensemble_job(session: _Session, settings: dict[str, Any]) -> str:
+def _run_ensemble_job(session: _Session, settings: _Settings) -> str:
     """Merge the folds of the inputs, compute missing predictions, and write the submission."""
     data = _find_data(session.inputs)
     _gather_runs(session)
@@ -260,14 +302,15 @@ def _run_ensemble_job(session: _Session, settings: dict[str, Any]) -> str:
     return _COMPLETE
 
 
-def _run_probe_job(session: _Session, settings: dict[str, Any]) -> str:
+def _run_probe_job(session: _Session, settings: _Settings) -> str:
     """Write a description of this machine to the output, and print a progress line as a long job does."""
-    facts = _describe_machine(session.inputs, session.working, session.temporary, next(iter(settings["flags"]), ""))
     try:
-        facts["data"] = _find_data(session.inputs).root.relative_to(session.inputs).as_posix()
+        data = _find_data(session.inputs).root.relative_to(session.inputs).as_posix()
     except ClarisError as error:
-        facts["data"] = f"not found: {error.found}"
-    write_json(session.run_dir.root / _PROBE_FILE, facts)
+        data = f"not found: {error.found}"
+    reach = next(iter(settings.flags), "")
+    machine = _describe_machine(session.inputs, session.working, session.temporary, data, reach)
+    write_json(session.run_dir.root / _PROBE_FILE, machine.to_json())
     progress = Progress("probe", 1, "machines")
     progress.done = 1
     print(progress.line(), flush=True)
@@ -303,13 +346,12 @@ def _all_files(session: _Session) -> list[Path]:
     return [path for path in found if path.is_file() and not path.name.startswith(".lock")]
 
 
-def _write_manifest(
-    session: _Session, settings: dict[str, Any], status: str, message: str, files: Iterable[Path]
-) -> None:
+def _write_manifest(session: _Session, settings: _Settings, status: str, message: str, files: Iterable[Path]) -> None:
     """Write the manifest: the settings, the status and its reason, and size and SHA-256 of each file."""
     facts = {
-        path.relative_to(session.working).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        path.relative_to(session.working).as_posix(): _FileFacts(path.stat().st_size, sha256_file(path))
         for path in sorted(files)
     }
-    about = {name: settings.get(name, "") for name in ("job", "mark", "commit", "folds")}
-    write_json(session.working / _MANIFEST, {**about, "status": status, "message": message, "files": facts})
+    about = {"job": settings.job, "mark": settings.push_token, "commit": settings.commit, "folds": settings.folds}
+    manifest = _Manifest(about=about, status=status, message=message, files=facts)
+    write_json(session.working / _MANIFEST, manifest.to_json())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.errors import RunError
 from claris_kaggle.core.files import read_json
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _check_manifest, _copy_finished
+from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _copy_finished, _Manifest, _verify_files
 
 _SEARCHED_DEPTH = 8
 # Kaggle mounts inputs in folders by kind, or in its older layout without kind and owner.
@@ -54,13 +53,13 @@ class _NamedFiles:
     folds: Path | None = None
 
 
-def _find_named_files(root: Path, settings: Mapping[str, Any]) -> _NamedFiles:
-    """Return the input files that the settings `weights_from`, `slides_from` and `folds_from` name.
+def _find_named_files(root: Path, *, weights_from: str, slides_from: str, folds_from: str) -> _NamedFiles:
+    """Return the input files that the settings of these names name; None for an empty setting.
 
     Raises:
         RunError: one of them is not among the inputs; the message lists what is there.
     """
-    names = {kind: str(settings.get(f"{kind}_from") or "") for kind in ("weights", "slides", "folds")}
+    names = {"weights": weights_from, "slides": slides_from, "folds": folds_from}
     return _NamedFiles(**{kind: _find_named(root, name, f"--{kind}-from") for kind, name in names.items() if name})
 
 
@@ -140,10 +139,10 @@ def _find_runs(root: Path, aside: Path) -> list[RunDir]:
     found: list[RunDir] = []
     for folder, names in _walk_inputs(root):
         if _MANIFEST in names:
-            manifest = read_json(folder / _MANIFEST)
-            if manifest.get("status") == _RUNNING:
-                found.append(_copy_finished(folder, manifest, aside / str(len(found))))
+            manifest = _Manifest.from_json(read_json(folder / _MANIFEST))
+            if manifest.status == _RUNNING:
+                found.append(_copy_finished(folder, manifest.files, aside / str(len(found))))
             else:
-                _check_manifest(folder, manifest)
+                _verify_files(folder, manifest.files)
                 found.append(RunDir(folder / "run"))
     return found

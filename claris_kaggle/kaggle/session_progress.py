@@ -37,9 +37,9 @@ def _progress_line(log: str) -> str:
 
 def _ask_progress(kernel: Kernel) -> str:
     """Return the session's progress line from its log on Kaggle; an empty string if the log is not available."""
-    arguments = {"ref": kernel.ref, "version": kernel.version, "seconds": _STREAM_SECONDS}
+    about = {"ref": kernel.ref, "version": kernel.version, "seconds": _STREAM_SECONDS}
     try:
-        return _progress_line(str(api._call_once("running_log", deadline=_CALL_SECONDS, **arguments)["log"]))
+        return _progress_line(api._call_once(api._RUNNING_LOG, deadline=_CALL_SECONDS, **about))
     except KaggleError:
         return ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError, name_few
@@ -13,6 +12,7 @@ from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.ensembling.ledger import LedgerEntry, record_submission
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.kaggle import api
+from claris_kaggle.kaggle.client_answers import _ListedSubmission
 from claris_kaggle.kaggle.kernel_source import commit_name
 
 # Seconds: how long a score is waited for, and after which a submission that is not listed never arrived.
@@ -26,7 +26,7 @@ def submit_file(
     *,
     wait: float = LONGEST_WAIT,
     poll: float = 10.0,
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """Check the file, submit it unless the same bytes were submitted before, and wait for its score.
 
     Args:
@@ -46,8 +46,8 @@ def submit_file(
     push_token = f"claris-{facts['sha256'][:16]}"
     about = _read_submission_origin(path, facts["sha256"])
     known = _find_earlier(push_token, ledger)
-    failed = [int(one["ref"]) for one in known if one["status"] == "ERROR"]
-    earlier = next((one for one in known if one["ref"] not in failed), None)
+    failed = [one.ref for one in known if one.status == "ERROR"]
+    earlier = next((one for one in known if one.ref not in failed), None)
     if earlier is None:
         if failed:
             log_info(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
@@ -55,7 +55,7 @@ def submit_file(
         write_json(_attempt_file(ledger), {"mark": push_token, "time": time.time()})
         ref = _send_submission(path, f"{about['text']} [{push_token}]", push_token, failed)
     else:
-        ref = int(earlier["ref"])
+        ref = earlier.ref
         log_info(f"{path}: submitted before, as {ref}")
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if earlier is None else "",
@@ -81,26 +81,29 @@ def _send_submission(path: Path, message: str, push_token: str, failed: Collecti
         KaggleError: refused, not uploaded, or over the daily limit.
     """
 
-    def attempt() -> dict[str, Any]:
+    def attempt() -> int:
         answer = api._call_once(
-            "submit",
+            api._SUBMIT,
             deadline=api._PUSH_DEADLINE,
             path=str(path.absolute()),
             message=message,
             competition=api._COMPETITION,
         )
-        if not answer["uploaded"]:
-            reason = f" ({answer['message']})" if answer["message"] else ""
+        if not answer.uploaded:
+            reason = f" ({answer.message})" if answer.message else ""
             found = f"the submission could not be uploaded{reason}"
             raise KaggleError(found, "", "Run the same command again", passing=True, refused=True)
-        return answer
+        return answer.ref
 
-    answer = api._retry_attempt(attempt, lambda: _find_submission(push_token, failed))
-    found = answer if answer["ref"] else api._look_repeatedly(lambda: _find_submission(push_token, failed))
-    if found is None:
+    def look() -> int | None:
+        found = _find_submission(push_token, failed)
+        return None if found is None else found.ref
+
+    ref = api._retry_attempt(attempt, look) or api._look_repeatedly(look)
+    if ref is None:
         hint = "Run the same command in a minute: it looks for the submission before it sends anything"
         raise KaggleError("Kaggle does not list the submission yet", "", hint)
-    return int(found["ref"])
+    return ref
 
 
 def _attempt_file(ledger: Path) -> Path:
@@ -108,7 +111,7 @@ def _attempt_file(ledger: Path) -> Path:
     return ledger.with_name(f".{ledger.stem}.attempt.json")
 
 
-def _find_earlier(push_token: str, ledger: Path) -> list[dict[str, Any]]:
+def _find_earlier(push_token: str, ledger: Path) -> list[_ListedSubmission]:
     """Return the submissions with the push token. Retries if a recent attempt may not be listed yet."""
     path = _attempt_file(ledger)
     attempt = read_json(path) if path.exists() else {}
@@ -118,15 +121,15 @@ def _find_earlier(push_token: str, ledger: Path) -> list[dict[str, Any]]:
     return api._look_repeatedly(lambda: _find_submissions(push_token) or None) or []
 
 
-def _find_submissions(push_token: str) -> list[dict[str, Any]]:
+def _find_submissions(push_token: str) -> list[_ListedSubmission]:
     """Return the submissions whose description has the push token."""
-    found = api._call_with_retries("submissions", competition=api._COMPETITION)["submissions"]
-    return [one for one in found if push_token in one["description"]]
+    found = api._call_with_retries(api._SUBMISSIONS, competition=api._COMPETITION)
+    return [one for one in found if push_token in one.description]
 
 
-def _find_submission(push_token: str, failed: Collection[int] = ()) -> dict[str, Any] | None:
+def _find_submission(push_token: str, failed: Collection[int]) -> _ListedSubmission | None:
     """Return the submission whose description has the push token, ignoring those in `failed`; None without one."""
-    return next((one for one in _find_submissions(push_token) if one["ref"] not in failed), None)
+    return next((one for one in _find_submissions(push_token) if one.ref not in failed), None)
 
 
 def _require_allowance() -> None:
@@ -135,9 +138,9 @@ def _require_allowance() -> None:
     Raises:
         KaggleError: none is left today.
     """
-    limits = api._call_with_retries("limits", competition=api._COMPETITION)
-    if limits["allowed"] < 1 and limits["today"] > 0:  # after the deadline the answer may come without numbers
-        found = f"today's submissions are used up ({limits['today']} made)"
+    limits = api._call_with_retries(api._LIMITS, competition=api._COMPETITION)
+    if limits.allowed < 1 and limits.today > 0:  # after the deadline the answer may come without numbers
+        found = f"today's submissions are used up ({limits.today} made)"
         raise KaggleError(found, "", "Run the same command after midnight UTC")
 
 
@@ -175,15 +178,15 @@ def _wait_for_score(
                     raise
                 log_info(f"{error.found}; looking again in {poll:.0f} s")
             waited = time.monotonic() - start
-            if (found is not None and found["status"] != "PENDING") or waited >= wait:
+            if (found is not None and found.status != "PENDING") or waited >= wait:
                 break
             waiting.show(f"submission {entry['ref']}: not scored yet, after {format_duration(waited)}")
             time.sleep(poll)
-    if found is None or found["status"] == "PENDING":
+    if found is None or found.status == "PENDING":
         return entry
-    entry |= {name: found[name] for name in ("public", "private", "status")}
+    entry |= {"public": found.public, "private": found.private, "status": found.status}
     record_submission(ledger, entry)
-    if found["status"] == "ERROR":
+    if found.status == "ERROR":
         hint = "Check the file first: the same command sends it again, which uses one of the day's submissions"
-        raise KaggleError(f"Kaggle could not score the submission: {found['error']}", "", hint)
+        raise KaggleError(f"Kaggle could not score the submission: {found.error}", "", hint)
     return entry

@@ -12,8 +12,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from requests import PreparedRequest, Response, Session
 
 _WIRE_LOG_VARIABLE = "CLARIS_KAGGLE_WIRE_LOG"
 _USER, _TEXT_SHAPE = "USER", "<text>"
@@ -59,7 +62,7 @@ def _record_requests() -> None:
 
     send = requests.Session.send
 
-    def recorded(session: Any, request: Any, **settings: Any) -> Any:
+    def recorded(session: Session, request: PreparedRequest, **settings: object) -> Response:
         response = send(session, request, **settings)
         line = json.dumps(_describe_exchange(request, response, streamed=bool(settings.get("stream"))))
         # The call continues if its record cannot be written.
@@ -67,10 +70,10 @@ def _record_requests() -> None:
             stream.write(line + "\n")
         return response
 
-    requests.Session.send = recorded
+    requests.Session.send = recorded  # type: ignore[method-assign, assignment]
 
 
-def _describe_exchange(request: Any, response: Any, *, streamed: bool) -> dict[str, Any]:
+def _describe_exchange(request: PreparedRequest, response: Response, *, streamed: bool) -> dict[str, object]:
     """Return a request and its response, without headers.
 
     Args:
@@ -105,16 +108,16 @@ def _route_of(address: str) -> str:
     return parts.path.split("/v1/", 1)[1] + (f"?{parts.query}" if _VERSION_QUERY.fullmatch(parts.query) else "")
 
 
-def _read_body(body: bytes | str | None) -> Any:
-    """Return the JSON of a body; of any other body only its length."""
-    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body or ""
+def _read_body(body: object) -> object:
+    """Return the JSON of a body; of any other text only its length, and nothing of a stream."""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body if isinstance(body, str) else ""
     try:
         return json.loads(text) if text else {}
     except ValueError:
         return {"not JSON": len(text)}
 
 
-def _shape_of(value: Any, name: str = "") -> Any:
+def _shape_of(value: object, name: str = "") -> object:
     """Return the value with every field replaced by a placeholder, except those in `_KEPT`."""
     if isinstance(value, dict):
         return {key: _shape_of(one, key) for key, one in value.items()}
@@ -136,14 +139,14 @@ def _shorten_address(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{kept}"
 
 
-def _read_exchanges(path: Path) -> list[dict[str, Any]]:
+def _read_exchanges(path: Path) -> list[object]:
     """Return the recorded exchanges, in order."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
-def _hide_user(value: Any, user: str) -> Any:
+def _hide_user(value: object, user: str) -> object:
     """Return the value with the user's name replaced wherever it is a whole word.
 
     >>> _hide_user({"ref": "/code/Anna/x", "message": "Annals"}, "anna")

@@ -76,8 +76,8 @@ def test_one_question_that_fails_leaves_the_other_answers(kaggle: FakeKaggle) ->
 
 def test_where_a_competition_cannot_be_asked_for_the_list_of_those_entered_is_read(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetCompetition"] = [Fault(status=403)]
-    answer = api._call_once("competition", competition=api._COMPETITION)
-    assert answer["found"] and answer["entered"] and answer["daily"] == 5 and kaggle.count("ListCompetitions") == 1
+    answer = api._call_once(api._COMPETITION_STATE, competition=api._COMPETITION)
+    assert answer.found and answer.entered and answer.daily == 5 and kaggle.count("ListCompetitions") == 1
 
 
 def test_without_a_token_every_way_to_log_in_is_named(
@@ -95,7 +95,7 @@ def test_an_api_token_is_told_from_a_key(kaggle: FakeKaggle, monkeypatch: pytest
     monkeypatch.setenv("KAGGLE_API_TOKEN", "a-token")
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.delenv("KAGGLE_USERNAME")
-    assert account._describe_login(api._call_once("whoami")).found == (
+    assert account._describe_login(api._call_once(api._WHOAMI)).found == (
         "me, logged in by an API token (KAGGLE_API_TOKEN or ~/.kaggle/access_token)"
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from claris_kaggle.kaggle.kernel_source import compose_kernel
+from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
 from tests.conftest import environment
 from tests.support.kaggle_double import FakeKaggle, log_of
 
@@ -28,7 +28,7 @@ def kaggle_command(*arguments: object) -> str:
 
 
 def compose(folder: Path, push_token: str = "mark-1") -> Path:
-    compose_kernel("train", folder, user="me", slug="claris-train", push_token=push_token)
+    compose_kernel("train", folder, KernelSettings(), user="me", slug="claris-train", push_token=push_token)
     return folder
 
 

@@ -215,7 +215,7 @@ def test_kernels_of_a_launch_and_those_pushed_by_hand_are_known(
     assert call("status", *record)[1] == "me/claris-first-all version 1: complete\n"
     code, _, said = call("status", "claris-train", *record)
     assert code == 2 and f"Push it: kaggle kernels push -p {built}" in said
-    kaggle_api._call_once("push", folder=str(built), timeout=0)
+    kaggle_api._call_once(kaggle_api._PUSH, folder=str(built), timeout=0)
     assert call("status", *record)[1] == "me/claris-train version 1: queued\n"
 
 
@@ -298,16 +298,15 @@ def test_an_address_that_has_expired_is_asked_for_anew(
 
 
 def test_a_full_disk_is_said_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(api: object) -> dict[str, object]:
+    def full(api: object) -> object:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setitem(client_process._CLIENT_METHODS, "whoami", full)
     monkeypatch.setattr(client_process, "_log_in", lambda: object())
-    answer = client_process._run_method("whoami", {})
-    reply = subprocess.CompletedProcess([], 0, stdout=json.dumps(answer), stderr="")
+    reply = subprocess.CompletedProcess([], 0, stdout=client_process._run_method("whoami", "{}"), stderr="")
     monkeypatch.setattr(kaggle_api, "subprocess", SimpleNamespace(run=lambda *args, **named: reply, TimeoutExpired=()))
     with pytest.raises(DiskError, match="no space left on the disk"):
-        kaggle_api._call_once("download_all", folder=str(tmp_path))
+        kaggle_api._call_once(kaggle_api._DOWNLOAD_ALL, folder=str(tmp_path))
 
 
 def test_what_the_client_said_is_shown_with_debug(
@@ -331,7 +330,7 @@ def test_a_file_of_the_users_own_is_not_the_client(
 
 def test_the_client_ends_with_the_process_that_started_it(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
-    ask = "api._call_once('status', ref='me/claris-train', version=1)"
+    ask = "api._call_once(api._STATUS, ref='me/claris-train', version=1)"
     code = f"from claris_kaggle.kaggle import api; {ask}"
     parent = subprocess.Popen([sys.executable, "-c", code], env={**environment(), "PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 60

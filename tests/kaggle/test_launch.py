@@ -21,7 +21,7 @@ from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import api, launch
 from claris_kaggle.kaggle.kernel_output import Kernel, _pull_kernel
 from claris_kaggle.kaggle.kernel_push import new_push_token, push_kernel
-from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name, compose_kernel
+from claris_kaggle.kaggle.kernel_source import KernelSettings, _build_bundle, commit_name, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan
 from tests.conftest import ROOT, contents, environment, make_archive, run_files
 from tests.support.kaggle_double import FINAL, PASSING, FakeKaggle, Fault, Files
@@ -31,7 +31,8 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 def compose(folder: Path, push_token: str = "mark-1", **named: object) -> str:
-    return compose_kernel("train", folder, user="me", slug="claris-train", push_token=push_token, **named)  # type: ignore[arg-type]
+    settings = KernelSettings(**named)  # type: ignore[arg-type]
+    return compose_kernel("train", folder, settings, user="me", slug="claris-train", push_token=push_token)
 
 
 def push(folder: Path, push_token: str = "mark-1") -> Kernel:
@@ -52,7 +53,8 @@ def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> 
 @pytest.mark.parametrize("job", ["train", "predict", "ensemble"])
 def test_each_kernel_is_a_thin_script_whose_title_gives_its_slug(job: str, tmp_path: Path) -> None:
     assert len((ROOT / "kernels" / job / f"{job}.py").read_text().splitlines()) <= 30
-    compose_kernel(job, tmp_path / "k", user="me", slug=f"claris-{job}", push_token="m", flags=["--lr", "1e-3"])
+    settings = KernelSettings(flags=("--lr", "1e-3"))
+    compose_kernel(job, tmp_path / "k", settings, user="me", slug=f"claris-{job}", push_token="m")
     metadata = json.loads((tmp_path / "k" / "kernel-metadata.json").read_text())
     assert metadata["title"].replace(" ", "-") == metadata["id"].split("/")[1]
     assert metadata["competition_sources"] == ["histopathologic-cancer-detection"]
@@ -148,7 +150,7 @@ def test_an_answer_that_never_comes_ends_at_the_deadline(kaggle: FakeKaggle) -> 
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
     start = time.monotonic()
     with pytest.raises(KaggleError, match="did not answer within 2 s"):
-        api._call_once("status", deadline=2.0, ref="me/claris-train", version=1)
+        api._call_once(api._STATUS, deadline=2.0, ref="me/claris-train", version=1)
     assert time.monotonic() - start < 15
 
 

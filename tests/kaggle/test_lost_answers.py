@@ -111,7 +111,7 @@ def test_a_push_without_a_version_stays_recorded_and_is_found_by_the_same_comman
     trained.stale, trained.faults["SaveKernel"] = 100, [LOST["nothing in it"]]
     code, _, said = call(*words)
     assert code == 1 and "names no version" in said and "Run the same command again" in said
-    assert [one["version"] for one in kernel_push.read_pushes(tmp_path / "kernels.json")] == [0]
+    assert [one.kernel.version for one in kernel_push.read_pushes(tmp_path / "kernels.json")] == [0]
     trained.kernels["me/claris-train"][0].stale = LOOKS
     assert call(*words)[1] == "me/claris-train version 1\n" and trained.count("SaveKernel") == 1
 
@@ -151,6 +151,17 @@ def test_a_page_for_a_manifest_is_fetched_again(trained: FakeKaggle, call: Call,
     trained.faults["GET"] = [PAGE]
     code, _, said = call("pull", *record, "--out", out)
     assert code == 0 and trained.faults["GET"] == [] and (out / "run/fold0/oof.csv").exists(), said
+
+
+def test_a_record_keeps_the_entries_that_only_another_version_knows(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    kernel_push.record_push(path, kernel_output.Kernel(ref="me/claris-train", version=1, push_token="m"), job="train")
+    (entry,) = json.loads(path.read_text())["kernels"]
+    entry["of a later version"] = [1]
+    path.write_text(json.dumps({"kernels": [entry]}))
+    kernel_push.record_push(path, kernel_output.Kernel(ref="me/claris-other", version=1, push_token="n"))
+    assert json.loads(path.read_text())["kernels"][0] == entry
+    assert kernel_push.find_recorded_push(path, "claris-train").push_token == "m"
 
 
 def known_kernel(tmp_path: Path) -> kernel_output.Kernel:

@@ -99,7 +99,7 @@ def test_it_says_what_the_image_holds_and_where_it_differs(rehearsal: Rehearsal)
     assert machine["packages"]["timm"] and machine["disk"]["working"]["total_gb"] > 0 and machine["memory_gb"] > 0
     assert any("histopathologic-cancer-detection" in one for one in machine["inputs"]["folders"])
     machine["packages"]["torch"] = "9.9.9"
-    assert any(one.startswith("torch 9.9.9 (tested with") for one in account._unexpected_versions(machine))
+    assert any(one.startswith("torch 9.9.9 (tested with") for one in account._unexpected_versions(machine["packages"]))
 
 
 def test_the_versions_that_are_expected_are_those_of_the_tests() -> None:

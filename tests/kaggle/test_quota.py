@@ -12,6 +12,7 @@ from claris_kaggle.core import console
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api, launch, quota
 from claris_kaggle.kaggle.account import _prepare_account
+from claris_kaggle.kaggle.client_answers import _QuotaAnswer
 from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
 from claris_kaggle.kaggle.quota import _describe_quota, _Fit, _GpuQuota, _judge_plan, _parse_quota
 from tests.support.kaggle_double import FakeKaggle, Fault, log_of
@@ -66,7 +67,7 @@ def test_the_quota_is_read_as_the_client_gives_it(kaggle: FakeKaggle) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-13-40"])
 def test_a_time_that_is_none_is_said_to_be_unknown(text: str) -> None:
-    found = _parse_quota({"gpu": {"used": 0, "reserved": 0, "allowed": 3600}, "renews": text})
+    found = _parse_quota(_QuotaAnswer(known=True, used=0, reserved=0, allowed=3600, renews=text))
     assert found is not None and found.renews is None and "did not name" in _describe_quota(found)
 
 
@@ -149,7 +150,7 @@ def test_a_dry_run_asks_for_no_quota(kaggle: FakeKaggle, call: Call) -> None:
 def test_a_failed_call_names_what_was_asked(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
     with pytest.raises(KaggleError, match="did not tell the GPU hours"):
-        api._call_once("quota")
+        api._call_once(api._QUOTA)
 
 
 def test_the_hours_of_a_plan_follow_from_the_recipe_that_its_sessions_train_by() -> None:

@@ -23,10 +23,10 @@ from claris_kaggle.core.errors import RunError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.tables import read_sample
 from claris_kaggle.ensembling.submission_file import check_submission
-from claris_kaggle.kaggle.kernel_source import compose_kernel
+from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
-from claris_kaggle.kaggle.manifest import _MANIFEST, _merge_runs
-from claris_kaggle.kaggle.session import _finished_files, _Session, _write_manifest
+from claris_kaggle.kaggle.manifest import _MANIFEST, _Manifest, _merge_runs
+from claris_kaggle.kaggle.session import _finished_files, _Session, _Settings, _write_manifest
 from claris_kaggle.kaggle.session_inputs import _find_named, _find_runs
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import finished_sha256
@@ -90,7 +90,8 @@ class Machine:
 
     def start(self, job: str, **settings: object) -> subprocess.Popen[str]:
         """Build the script and start it in the working folder, with nothing of the repository in its way."""
-        compose_kernel(job, self.root / "script", user="me", slug=f"claris-{job}", push_token=f"mark-{job}", **settings)  # type: ignore[arg-type]
+        asked = KernelSettings(**settings)  # type: ignore[arg-type]
+        compose_kernel(job, self.root / "script", asked, user="me", slug=f"claris-{job}", push_token=f"mark-{job}")
         self.working.mkdir(exist_ok=True)
         temporary = self.root / "temporary"
         temporary.mkdir(exist_ok=True)
@@ -248,7 +249,7 @@ def test_a_failed_session_ends_well_where_something_is_worth_keeping(
 ) -> None:
     from claris_kaggle.kaggle import session
 
-    def fail(here: session._Session, settings: dict[str, object]) -> str:
+    def fail(here: session._Session, settings: session._Settings) -> str:
         here.run_dir.fold(0).root.mkdir(parents=True)
         (here.run_dir.fold(0).root / kept).write_text("{}")
         (here.working / "notes.txt").write_text("not of the run")
@@ -329,7 +330,7 @@ def ended_early(finished: RunDir, tmp_path: Path) -> _Session:
     for path in here.run_dir.fold(2).root.iterdir():
         if path.name != "last.ckpt":
             path.unlink()
-    settings = {"job": "train", "mark": "m", "folds": []}
+    settings = _Settings(job="train", time_limit="1h", push_token="m")
     _write_manifest(here, settings, "running", "", _finished_files(here.run_dir))
     return here
 
@@ -341,6 +342,18 @@ def test_finished_folds_and_a_whole_checkpoint_are_taken_from_a_session_that_was
     assert run.finished_folds() == [0, 1]
     assert run.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()
     assert run.fold(2).checkpoint.read_bytes() == finished.fold(2).checkpoint.read_bytes()
+
+
+def test_a_manifest_keeps_the_entries_that_only_another_version_knows(ended_early: _Session) -> None:
+    stored = json.loads((ended_early.working / _MANIFEST).read_text())
+    assert stored["files"] and (stored["job"], stored["mark"], stored["commit"], stored["folds"]) == (
+        "train",
+        "m",
+        "",
+        [],
+    )
+    stored["of a later version"] = {"a": 1}
+    assert json.loads(json.dumps(_Manifest.from_json(stored).to_json())) == stored
 
 
 def test_what_a_killed_session_left_broken_is_left_out_and_said(
