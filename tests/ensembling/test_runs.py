@@ -64,10 +64,10 @@ def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataD
     write_folds(two[1].folds, folds, {})
     kept = RunDir(data.root / "both")
     found = ensemble_runs(two, data, data.root / "s.csv", keep=kept)
-    assert {one["auc_way"] for one in [found["oof"], *found["runs"].values()]} == {"slides"}
+    assert {one.auc_way for one in [found.oof, *found.runs.values()]} == {"slides"}
     again = load_run(kept)
     assert again.slides == SLIDES
-    assert run_metrics(again.oof, again.slides)["overall"] == found["oof"]
+    assert run_metrics(again.oof, again.slides).overall == found.oof
     stored = json.loads(kept.metrics.read_text())
     assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["said"]) == 15
 
@@ -120,7 +120,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(data: DataDir, two: li
     namesake = put(tmp_path / "elsewhere", make_run("first", 3))
     names = [run.name for run in _load_runs([*two, namesake])]
     assert names == [str(two[0].root), "second", str(namesake.root)]
-    assert set(ensemble_runs([*two, namesake], data, data.root / "s.csv")["runs"]) == set(names)
+    assert set(ensemble_runs([*two, namesake], data, data.root / "s.csv").runs) == set(names)
 
 
 def change(run: Run, **parts: object) -> Run:
@@ -198,8 +198,8 @@ def test_a_fold_of_one_class_has_no_auc_and_everything_else(call: Call, data: Da
     arguments = [run.root, other.root, "--data", data.root, "--out", data.root / "s.csv", "--method", "auto"]
     assert call("ensemble", *arguments)[0] == 0
     figures = run_metrics(read_oof(run.oof))
-    assert figures["folds"][4]["auc"] is None and 0 < figures["folds"][4]["accuracy"] < 1
-    assert figures["overall"]["fold_auc_mean"] == np.mean([row["auc"] for row in figures["folds"][:4]])
+    assert figures.folds[4].auc is None and 0 < figures.folds[4].accuracy < 1
+    assert figures.overall.fold_auc_mean == np.mean([row.auc for row in figures.folds[:4]])
     assert call("report", run.root, "--out", data.root / "report.html")[0] == 0
 
 
@@ -277,9 +277,9 @@ def values_of(path: Path) -> np.ndarray:
 def test_calibrating_keeps_the_order_and_mends_the_probabilities(data: DataDir, two: list[RunDir]) -> None:
     plain = ensemble_runs(two, data, data.root / "plain.csv")
     scaled = ensemble_runs(two, data, data.root / "scaled.csv", calibrate=True)
-    found = scaled["ensemble"]["calibration"]
-    assert found["applied"] and found["temperature"] == pytest.approx(plain["oof"]["temperature"], rel=1e-6)
-    assert found["after"]["log_loss"] == scaled["oof"]["log_loss"] < plain["oof"]["log_loss"]
+    found = scaled.ensemble.calibration
+    assert found.applied and found.temperature == pytest.approx(plain.oof.temperature, rel=1e-6)
+    assert found.after.log_loss == scaled.oof.log_loss < plain.oof.log_loss
     before, after = values_of(data.root / "plain.csv"), values_of(data.root / "scaled.csv")
     assert (np.diff(after[np.argsort(before)]) >= 0).all() and (before != after).any()
 
@@ -291,5 +291,5 @@ def test_a_temperature_that_does_not_help_other_folds_is_not_applied(data: DataD
     place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))
     plain = ensemble_runs([place], data, data.root / "plain.csv")
     scaled = ensemble_runs([place], data, data.root / "scaled.csv", calibrate=True)
-    assert not scaled["ensemble"]["calibration"]["applied"] and scaled["oof"] == plain["oof"]
+    assert not scaled.ensemble.calibration.applied and scaled.oof == plain.oof
     assert (data.root / "plain.csv").read_bytes() == (data.root / "scaled.csv").read_bytes()
