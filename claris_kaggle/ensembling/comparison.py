@@ -59,7 +59,7 @@ class SubmissionPair:
 
 
 @dataclass(frozen=True)
-class BlendGain:
+class _BlendGain:
     """Comparison of the mean of several runs with the best run.
 
     Attributes:
@@ -78,7 +78,7 @@ class BlendGain:
 
 
 @dataclass(frozen=True)
-class SubmissionComparison:
+class _SubmissionComparison:
     """Comparison of several submissions.
 
     Attributes:
@@ -91,7 +91,7 @@ class SubmissionComparison:
     rows: int
     pairs: list[SubmissionPair]
     remarks: list[str]
-    blend: BlendGain | None
+    blend: _BlendGain | None
 
     def to_json(self) -> dict[str, object]:
         """Return all fields as JSON values, without `blend` if it is None."""
@@ -99,7 +99,7 @@ class SubmissionComparison:
 
 
 @dataclass(frozen=True)
-class RunDifference:
+class _RunDifference:
     """Comparison of a run with the best run.
 
     Attributes:
@@ -125,12 +125,12 @@ class RunComparison:
     """
 
     best: str
-    rows: list[RunDifference]
-    blend: BlendGain | None
+    rows: list[_RunDifference]
+    blend: _BlendGain | None
     apart: str
 
 
-def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) -> SubmissionComparison:
+def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) -> _SubmissionComparison:
     """Compare submissions, joined by id.
 
     Args:
@@ -152,10 +152,10 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
     pairs = [_compare_pair(a, b) for place, a in enumerate(files) for b in files[place + 1 :]]
     remarks = _find_outliers(files, pairs)
     blend = _compare_blend(files, run_dirs) if run_dirs else None
-    return SubmissionComparison(len(files[0].ids), pairs, remarks, blend)
+    return _SubmissionComparison(len(files[0].ids), pairs, remarks, blend)
 
 
-def _compare_blend(files: Sequence[_Submission], run_dirs: Sequence[RunDir]) -> BlendGain:
+def _compare_blend(files: Sequence[_Submission], run_dirs: Sequence[RunDir]) -> _BlendGain:
     """Return the gain of the mean of the runs, with remarks on files that do not match their run."""
     runs = _load_runs(run_dirs)
     found = _expect_blend(runs)
@@ -265,12 +265,12 @@ def _best_shift(a: NDArray[np.float64], b: NDArray[np.float64], sign: int = 1) -
     return (shift if shift <= len(a) // 2 else shift - len(a)), float(found[shift])
 
 
-def _expect_blend(runs: Sequence[Run]) -> BlendGain:
+def _expect_blend(runs: Sequence[Run]) -> _BlendGain:
     """Compare the OOF AUC of the runs' mean with the best run. The runs have the same slides or none."""
     together = combine(runs)
     each = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
     best = max(runs, key=lambda run: each[run.name])
-    return BlendGain(
+    return _BlendGain(
         runs=each,
         best=best.name,
         mean=auc(best.oof.labels, together.oof.probabilities),
@@ -306,9 +306,9 @@ def compare_runs(runs: Sequence[Run]) -> RunComparison:
     return RunComparison(best.name, [_compare_with(best, run) for run in runs if run is not best], blend, apart)
 
 
-def _compare_with(best: Run, run: Run) -> RunDifference:
+def _compare_with(best: Run, run: Run) -> _RunDifference:
     """Return the comparison of a run with the best one."""
     if best.oof.ids != run.oof.ids or np.any(best.oof.labels != run.oof.labels):
-        return RunDifference(run.name)
+        return _RunDifference(run.name)
     correlation = _correlate_ranks(best.oof.probabilities, run.oof.probabilities)
-    return RunDifference(run.name, correlation, best.measured.compare(run.measured))
+    return _RunDifference(run.name, correlation, best.measured.compare(run.measured))

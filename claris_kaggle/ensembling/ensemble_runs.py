@@ -23,7 +23,7 @@ from claris_kaggle.evaluation.run_metrics import OverallMetrics, run_metrics, sl
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOrigin:
+class _RunOrigin:
     """What a run was made from.
 
     Attributes:
@@ -213,13 +213,13 @@ def _keep_run(run_dir: RunDir, together: combine.Ensemble, content: Mapping[str,
     write_json(run_dir.metrics, content)
 
 
-def describe_run(run_dir: RunDir) -> RunOrigin:
+def describe_run(run_dir: RunDir) -> _RunOrigin:
     """Return the config of a run and the SHA-256 of its predictions and weights."""
     weights = {
         f"fold{fold}": read_json(run_dir.fold(fold).weights_manifest).get("weights_sha256")
         for fold in run_dir.finished_folds()
     }
-    return RunOrigin(
+    return _RunOrigin(
         oof_sha256=sha256_file(run_dir.oof),
         test_sha256=sha256_file(run_dir.test),
         config=read_json(run_dir.config) if run_dir.config.exists() else None,

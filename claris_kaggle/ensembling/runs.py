@@ -49,7 +49,11 @@ class Run:
 
     @cached_property
     def measured(self) -> MeasuredAuc:
-        """The OOF AUC with the data for intervals and comparisons, computed at the first use."""
+        """The OOF AUC with the data for intervals and comparisons, computed at the first use.
+
+        Raises:
+            DataError: there are fewer than two patches of a class, or a single slide.
+        """
         return measure(self.oof.labels, self.oof.probabilities, self.slides)
 
 

@@ -78,7 +78,7 @@ class SlideMetrics(_PartMetrics):
 
 
 @dataclass(frozen=True)
-class RunMetrics:
+class _RunMetrics:
     """Metrics of a run.
 
     Attributes:
@@ -101,7 +101,7 @@ class RunMetrics:
         }
 
 
-def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: MeasuredAuc | None = None) -> RunMetrics:
+def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: MeasuredAuc | None = None) -> _RunMetrics:
     """Return the metrics of all folds pooled, and of each fold.
 
     Args:
@@ -128,7 +128,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: Measure
         fold_auc_mean=float(np.mean(aucs)) if aucs else None,
         fold_auc_std=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
     )
-    return RunMetrics(overall, folds, curve)
+    return _RunMetrics(overall, folds, curve)
 
 
 def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:

@@ -244,7 +244,7 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         anchor=anchor,
         overall=found.overall,
         folds=[_describe_fold(run, one, histories.get(one.fold)) for one in found.folds],
-        confusion=_confusion(run),
+        confusion=_count_confusion(run),
         learning=charts._draw_learning(anchor, histories) if histories else [],
         roc=charts._draw_roc(f"{anchor}-roc", parts, whole),
         precision=charts._draw_precision(f"{anchor}-precision", parts, whole),
@@ -303,7 +303,7 @@ def _mean_rate(histories: Sequence[pd.DataFrame]) -> float:
     return float(np.average(epochs["images_per_second"], weights=seconds if seconds.sum() > 0 else None))
 
 
-def _confusion(run: Run) -> _Confusion:
+def _count_confusion(run: Run) -> _Confusion:
     """Return the confusion matrix at a threshold of 0.5."""
     malignant, called = run.oof.labels == 1, run.oof.probabilities >= THRESHOLD
     return _Confusion(

@@ -192,9 +192,8 @@ def test_scores_outside_the_oof_interval_are_told_with_the_usual_reason() -> Non
 
 
 def test_scores_that_are_no_figures_are_left_out_of_account() -> None:
-    odd = [
-        replace(line(ref, 0.96, float("nan")), public=text) for ref, text in enumerate(("nan", "inf", "-1", "1e9", ""))
-    ]
+    texts = ("nan", "inf", "-1", "1e9", "")
+    odd = [replace(line(ref, 0.96, float("nan")), public=text) for ref, text in enumerate(texts)]
     found = ledger.describe_agreement(odd + [line(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
     assert found.apart == [] and found.scored["public"] == 4 and found.correlation["public"] == 1
     assert ledger.sort_best_first(odd)[0].ref == "0"

@@ -19,7 +19,20 @@ from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.evaluation.predictions import Oof, read_oof
 from claris_kaggle.evaluation.run_metrics import run_metrics
 from tests.conftest import contents, shuffle_rows
-from tests.support.handmade import FOLD, IDS, LABELS, SLIDES, TEST_IDS, TESTS, TOTAL, make_run, put, put_data
+from tests.support.handmade import (
+    FOLD,
+    IDS,
+    LABELS,
+    SLIDES,
+    TEST_IDS,
+    TESTS,
+    TOTAL,
+    make_run,
+    put,
+    put_data,
+    put_with_slides,
+    watch_work,
+)
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -70,6 +83,18 @@ def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataD
     assert run_metrics(again.oof, again.slides).overall == found.oof
     stored = json.loads(kept.metrics.read_text())
     assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["said"]) == 15
+
+
+@pytest.mark.parametrize(("method", "blends"), [("mean", 1), ("stack", 2), ("auto", 7)])
+def test_each_run_and_each_blend_is_resampled_once_and_each_table_read_once(
+    method: str, blends: int, call: Call, data: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [put_with_slides(tmp_path / "runs", make_run(f"run{seed}", seed, 1 + 0.2 * seed)) for seed in range(3)]
+    resampled, read = watch_work(monkeypatch)
+    places = [*(one.root for one in runs), "--data", data.root, "--out", data.root / "s.csv"]
+    assert call("ensemble", *places, "--method", method, "--save-run", data.root / "kept")[0] == 0
+    assert len(resampled) == len(set(resampled)) == len(runs) + blends
+    assert len(read) == len(set(read)) == 3 * len(runs) + 3  # with the sample, the labels and the submission
 
 
 def test_the_order_of_rows_in_files_changes_no_byte(data: DataDir, two: list[RunDir]) -> None:

@@ -135,6 +135,17 @@ def test_a_comparison_is_signed_paired_and_symmetric() -> None:
     assert (same.difference, same.error, same.p) == (0, 0, 1)
 
 
+def test_a_comparison_by_slides_pairs_the_resamples() -> None:
+    labels, columns, slides = scores(9)
+    numbers = np.unique(slides, return_inverse=True)[1]
+    weights = _resample_weights(numbers, labels == 1, 1000, np.random.default_rng(0))[:, numbers]
+    plain = [[roc_auc_score(labels, columns[:, run], sample_weight=weight) for run in (2, 0)] for weight in weights]
+    found = compare(labels, columns[:, 2], columns[:, 0], slides)
+    assert found.error == pytest.approx(np.std(np.diff(plain), ddof=1), abs=1e-12)
+    aucs = [metrics.auc(labels, columns[:, run]) for run in (2, 0)]
+    assert found.difference == pytest.approx(aucs[0] - aucs[1], abs=1e-12)
+
+
 def test_an_auc_of_one_is_as_sure_as_its_independent_pairs_make_it() -> None:
     """Four of four: Clopper and Pearson's lower bound is 0.025 ** (1 / 4). Of slides, pairs that share none count."""
     labels, values = np.array([0, 1] * 4), np.array([0.1, 0.9] * 4)

@@ -32,13 +32,14 @@ from claris_kaggle.reporting.gallery import _confident_errors
 from claris_kaggle.reporting.report import (
     _compare_configs,
     _Confusion,
-    _confusion,
+    _count_confusion,
     _describe_section,
     _format_typed_path,
     _mean_rate,
     _read_histories,
     write_report,
 )
+from tests.support.handmade import make_run, put_with_slides, watch_work
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -90,7 +91,7 @@ def test_the_figures_are_those_of_the_predictions(page: str, finished: RunDir) -
     assert f"{overall.auc:.4f} 95 % interval {low:.4f} to {high:.4f}, letting whole slides vary" in text
     for row in found.folds:
         assert re.search(rf"{row.fold} {row.patches} \S+ % \d+ {row.auc:.4f}", text)
-    counts = _confusion(run)
+    counts = _count_confusion(run)
     assert sum(astuple(counts)) == len(run.oof.ids)
     assert f"{counts.missed_malignant}" in text and f"precision {precision(counts):.1f} %" in text
     assert f"Predictions are the mean of 8 views. {'Config'}" in text and "torch" in text
@@ -197,6 +198,17 @@ def test_runs_are_compared_on_the_same_patches(finished: RunDir, bare: RunDir, t
     row = rf"finished {1 - auc(labels, values):.4f} \S+ to \S+ (\S+|below 0.001) {correlation:.3f} "
     assert re.search(row, text) and f"{low:+.4f} to {high:+.4f}" in text
     assert f"mean of all would have an OOF AUC of {auc(labels, (right + values) / 2):.4f}" in text
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_each_run_and_their_mean_is_resampled_once_and_each_table_read_once(
+    runs: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [put_with_slides(tmp_path, make_run(f"run{seed}", seed)).root for seed in range(runs)]
+    resampled, read = watch_work(monkeypatch)
+    assert call("report", *places, "--out", tmp_path / "report.html")[0] == 0
+    assert len(resampled) == len(set(resampled)) == runs + (runs > 1)
+    assert len(read) == len(set(read)) == 3 * runs
 
 
 def test_runs_over_other_patches_are_shown_and_not_compared(finished: RunDir, bare: RunDir, tmp_path: Path) -> None:
