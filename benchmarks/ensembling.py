@@ -27,12 +27,12 @@ from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.tables import write_table
 from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.combine import _choose_method, _try_methods
-from claris_kaggle.ensembling.runs import _correlate_columns
+from claris_kaggle.ensembling.runs import Run, _correlate_columns
 from claris_kaggle.evaluation import calibration, metrics
-from claris_kaggle.evaluation.auc_intervals import _cluster_bootstrap, _delong, _resample_weights, _whole_interval
+from claris_kaggle.evaluation.auc_intervals import _cluster_bootstrap, _resample_weights, _whole_interval, measure
 from claris_kaggle.evaluation.calibration import _CALIBRATION_BINS
 from claris_kaggle.evaluation.metrics import auc
-from claris_kaggle.evaluation.predictions import Oof, read_oof, read_test
+from claris_kaggle.evaluation.predictions import Oof, TestPredictions, read_oof, read_test
 
 PAGE = ROOT / "docs" / "ensembling.md"
 FOLDS, UNSEEN, RUNS = 5, 4000, 20
@@ -93,12 +93,16 @@ def gains(setting: Setting, seed: int) -> Gains:
     """What is handed out for each method, what the method itself would come to, and the gain that is told."""
     known, columns, unseen, others = make(setting, seed)
     fold = known.slide % FOLDS
-    oof = Oof([str(row) for row in range(len(known.labels))], known.labels, fold, columns[:, 0].astype(np.float32))
-    trials = _try_methods(oof, columns, known.slides, list(blending._BLEND_METHODS))
+    ids, nothing = [str(row) for row in range(len(known.labels))], TestPredictions([], np.empty(0, np.float32))
+    runs = [
+        Run(str(number), Oof(ids, known.labels, fold, column.astype(np.float32)), nothing, known.slides)
+        for number, column in enumerate(columns.T)
+    ]
+    trials = _try_methods(runs, columns, list(blending._BLEND_METHODS))
     scores = {name: auc(unseen.labels, apply_to(name, known.labels, columns, others)) for name in trials}
     bare = {name: score - scores["mean"] for name, score in scores.items()}
     taken = {name: _choose_method({name: trial}) for name, trial in trials.items()} | {"auto": _choose_method(trials)}
-    said = {name: trials[one].gain.difference for name, one in taken.items()}
+    said = {name: trials[one].score.gain.difference for name, one in taken.items()}
     return Gains({name: bare[one] for name, one in taken.items()}, bare, said)
 
 
@@ -219,19 +223,20 @@ def agreement_table() -> list[str]:
     resampled = [sklearn.roc_auc_score(labels, values, sample_weight=weight[numbers]) for weight in weights]
     wins = stats.mannwhitneyu(values[labels == 1], values[labels == 0]).statistic / (labels.sum() * (1 - labels).sum())
     found, said = calibration_curve(labels, smooth, n_bins=_CALIBRATION_BINS, strategy="quantile")
+    curve = calibration.calibration_curve(labels, smooth)
     bound = stats.binomtest(40, 40).proportion_ci(method="exact").low
     pairs = {
         "AUC, `sklearn.metrics.roc_auc_score`": (auc(labels, values), sklearn.roc_auc_score(labels, values)),
-        "AUC of DeLong's placements, `scipy.stats.mannwhitneyu`": (_delong(labels, values)[0][0], wins),
+        "AUC of DeLong's placements, `scipy.stats.mannwhitneyu`": (measure(labels, values).value, wins),
         "AUC of resampled slides, `roc_auc_score` with weights": (
-            _cluster_bootstrap(labels, values, slides, resamples=20)[:, 0], resampled,
+            _cluster_bootstrap(labels, values, slides, resamples=20), resampled,
         ),
         "log loss, `sklearn.metrics.log_loss`": (metrics.log_loss(labels, values), sklearn.log_loss(labels, values)),
         "Brier score, `sklearn.metrics.brier_score_loss`": (
             metrics._brier(labels, values), sklearn.brier_score_loss(labels, values),
         ),
         "calibration curve, `sklearn.calibration.calibration_curve`": (
-            [calibration.calibration_curve(labels, smooth)[name] for name in ("found", "said")], [found, said],
+            [curve.found, curve.said], [found, said],
         ),
         "rank correlation, `scipy.stats.spearmanr`": (
             _correlate_columns(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,

@@ -29,7 +29,7 @@ from benchmarks.recipes import claris, cpu_precision, link_patches
 from benchmarks.timing import ROOT
 from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.data.fold_file import Folds, read_folds
-from claris_kaggle.evaluation.auc_intervals import compare_aucs
+from claris_kaggle.evaluation.auc_intervals import measure
 from claris_kaggle.evaluation.metrics import _accuracy, auc
 from claris_kaggle.evaluation.predictions import read_oof
 
@@ -181,9 +181,9 @@ def figures_of(
     if both and name != BASE:
         one = np.mean([columns[seed] for seed in both], axis=0)
         other = np.mean([np.array(base[seed]["probabilities"]) for seed in both], axis=0)
-        found = compare_aucs(labels, one, other)
-        interval = (found.difference, found.low, found.high)
-        figures["AUC of the seeds' mean over the base's, 95 %"] = [round(float(value), 4) for value in interval]
+        found = measure(labels, one).compare(measure(labels, other))
+        values = (found.difference, *found.interval)
+        figures["AUC of the seeds' mean over the base's, 95 %"] = [round(value, 4) for value in values]
     return figures
 
 

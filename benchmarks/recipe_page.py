@@ -13,7 +13,7 @@ from scipy.stats import norm, t
 from benchmarks.recipe_rows import BASE, KEPT, RECIPES, TWICE, Unit, read_unit
 from benchmarks.timing import ROOT
 from claris_kaggle.data.fold_file import read_folds
-from claris_kaggle.evaluation.auc_intervals import _delong
+from claris_kaggle.evaluation.auc_intervals import measure
 from claris_kaggle.evaluation.metrics import _accuracy, auc
 
 PAGE = ROOT / "docs" / "recipes.md"
@@ -47,10 +47,11 @@ def gains(units: list[Unit], base: list[Unit], labels: NDArray[np.int8]) -> Gain
     if not pairs:
         return Gains(np.empty(0), float("nan"))
     rows = np.all([np.isfinite(unit.probabilities) for pair in pairs for unit in pair], axis=0)
-    columns = np.stack([unit.probabilities[rows] for pair in pairs for unit in pair], axis=1)
-    aucs, covariance = _delong(labels[rows], columns)
+    measured = [measure(labels[rows], unit.probabilities[rows]) for pair in pairs for unit in pair]
+    aucs = np.array([one.value for one in measured])
     signs = np.tile([1 / len(pairs), -1 / len(pairs)], len(pairs))
-    return Gains(aucs[::2] - aucs[1::2], float(signs @ covariance @ signs))
+    mean = signs @ np.stack([one.deviations for one in measured])
+    return Gains(aucs[::2] - aucs[1::2], float(mean @ mean))
 
 
 def all_gains(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> dict[str, Gains]:

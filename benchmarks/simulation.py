@@ -73,11 +73,11 @@ def coverage(*, slides: int, patches: int, effect: float, auc: float, trials: in
     for _ in range(trials):
         scores = draw_scores(generator, slides=slides, patches=patches, effect=effect, strengths=(strength, strength))
         known = scores.slides if effect else None
-        measured = measure(scores.labels, scores.values, known)
-        estimate, comparison = measured.estimate(0), measured.compare(0, 1)
-        values.append(estimate.value)
-        ends.append((estimate.low, estimate.high))
-        compared += comparison.low <= 0 <= comparison.high
+        one, other = (measure(scores.labels, column, known) for column in scores.values.T)
+        values.append(one.value)
+        ends.append(one.estimate.interval)
+        low, high = one.compare(other).interval
+        compared += low <= 0 <= high
     truth = float(np.mean(values))
     held = float(np.mean([low <= truth <= high for low, high in ends]))
     return {"truth": truth, "interval": held, "comparison": compared / trials}

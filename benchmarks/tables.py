@@ -67,9 +67,13 @@ def main() -> None:
     oof = runs[0].oof
     columns = _stack_columns([run.oof.probabilities for run in runs])
     took["AUC of each"], aucs = seconds(lambda: [auc(oof.labels, column) for column in columns.T])
-    took["DeLong's covariance"], (delong_aucs, _) = seconds(lambda: auc_intervals._delong(oof.labels, columns))
+    took["DeLong's covariance"], measured = seconds(
+        lambda: [auc_intervals.measure(oof.labels, column) for column in columns.T]
+    )
     took[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = seconds(
-        lambda: auc_intervals._cluster_bootstrap(oof.labels, columns, slides, resamples=RESAMPLES)
+        lambda: [
+            auc_intervals._cluster_bootstrap(oof.labels, column, slides, resamples=RESAMPLES) for column in columns.T
+        ]
     )
     for name in blending._FITTED_METHODS:
         took[f"{name}: weights fitted five times (nested)"], _ = seconds(
@@ -82,7 +86,8 @@ def main() -> None:
         some = weights[:LOOPED, numbers]
         return np.array([roc_auc_score(oof.labels, columns[:, 0], sample_weight=weight) for weight in some])
 
-    apart = max(np.abs(loop() - samples[:LOOPED, 0]).max(), np.abs(np.array(aucs) - delong_aucs).max())
+    off = np.abs(np.array(aucs) - [one.value for one in measured]).max()
+    apart = max(np.abs(loop() - samples[0][:LOOPED]).max(), off)
 
     def ours() -> Any:
         return auc_intervals._cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)

@@ -32,17 +32,22 @@ if TYPE_CHECKING:
     from claris_kaggle.data.tables import read_sample as read_sample
     from claris_kaggle.demo import run_demo as run_demo
     from claris_kaggle.ensembling.combine import Ensemble as Ensemble
+    from claris_kaggle.ensembling.combine import EnsembleEvidence as EnsembleEvidence
     from claris_kaggle.ensembling.combine import combine as combine
+    from claris_kaggle.ensembling.ensemble_runs import EnsembleResult as EnsembleResult
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs as ensemble_runs
     from claris_kaggle.ensembling.runs import Run as Run
     from claris_kaggle.ensembling.runs import load_run as load_run
+    from claris_kaggle.ensembling.submission_file import SubmissionSummary as SubmissionSummary
     from claris_kaggle.ensembling.submission_file import check_submission as check_submission
     from claris_kaggle.ensembling.submission_file import write_submission as write_submission
+    from claris_kaggle.evaluation.metrics import Metrics as Metrics
     from claris_kaggle.evaluation.metrics import summary as summary
     from claris_kaggle.evaluation.predictions import Oof as Oof
     from claris_kaggle.evaluation.predictions import TestPredictions as TestPredictions
     from claris_kaggle.evaluation.predictions import read_oof as read_oof
     from claris_kaggle.evaluation.predictions import read_test as read_test
+    from claris_kaggle.evaluation.run_metrics import OverallMetrics as OverallMetrics
     from claris_kaggle.inference.evidence import Evidence as Evidence
     from claris_kaggle.inference.evidence import centre_share as centre_share
     from claris_kaggle.inference.evidence import explain as explain
@@ -70,15 +75,20 @@ PUBLIC = {
     "ClassifyJob": "serving.classify",
     "DataDir": "core.paths",
     "Ensemble": "ensembling.combine",
+    "EnsembleEvidence": "ensembling.combine",
+    "EnsembleResult": "ensembling.ensemble_runs",
     "Evidence": "inference.evidence",
     "Findings": "data.integrity",
     "FoldModels": "inference.fold_models",
     "Folds": "data.fold_file",
+    "Metrics": "evaluation.metrics",
     "Oof": "evaluation.predictions",
+    "OverallMetrics": "evaluation.run_metrics",
     "Pack": "data.pack",
     "PredictJob": "inference.predict",
     "Run": "ensembling.runs",
     "RunDir": "core.paths",
+    "SubmissionSummary": "ensembling.submission_file",
     "TestPredictions": "evaluation.predictions",
     "TrainConfig": "core.config",
     "TrainJob": "training.setup",

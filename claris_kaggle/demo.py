@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ def run_demo(
     log_info("7 of 7, report")
     report = write_report([run_dir], out / "report.html", data=data)
     return {
-        "oof": result["oof"],
+        "oof": result.oof.to_json(),
         "test": _score_test(run_dir, data),
-        "submission": result["submission"],
+        "submission": str(result.submission),
         "report": str(report),
         "run": str(run_dir.root),
     }
@@ -84,4 +85,4 @@ def run_demo(
 def _score_test(run_dir: RunDir, data: DataDir) -> dict[str, Any]:
     """Return the metrics of the test predictions, from the labels of the synthetic test patches."""
     _, labels = tables.read_labels(data.root / "test_answers.csv")
-    return metrics.summary(labels, predictions.read_test(run_dir.test).probabilities)
+    return asdict(metrics.summary(labels, predictions.read_test(run_dir.test).probabilities))

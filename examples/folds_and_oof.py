@@ -29,10 +29,10 @@ def main(folder: Path) -> float:
         train, valid = folds.train_rows(fold), folds.valid_rows(fold)
         model = LogisticRegression(C=100, max_iter=1000).fit(features[train], folds.labels[train])
         probabilities[valid] = model.predict_proba(features[valid])[:, 1]
-        print(f"fold {fold}: AUC {ck.summary(folds.labels[valid], probabilities[valid])['auc']:.4f}")
+        print(f"fold {fold}: AUC {ck.summary(folds.labels[valid], probabilities[valid]).auc:.4f}")
     figures = ck.summary(folds.labels, probabilities)
-    print("all: AUC {auc:.4f}, accuracy {accuracy:.4f}, over {patches} patches".format(**figures))
-    return float(figures["auc"])
+    print(f"all: AUC {figures.auc:.4f}, accuracy {figures.accuracy:.4f}, over {figures.patches} patches")
+    return figures.auc
 
 
 if __name__ == "__main__":

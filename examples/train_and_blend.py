@@ -26,10 +26,10 @@ def main(folder: Path) -> Path:
         ck.predict_run(ck.PredictJob(data=data, run_dir=run_dir, cache=cache, nproc=1))
 
     result = ck.ensemble_runs(runs, data, folder / "submission.csv")
-    for name, figures in {**result["runs"], "together": result["oof"]}.items():
-        print(f"{name}: OOF AUC {figures['auc']:.4f}")
-    print(result["submission"])
-    return Path(result["submission"])
+    for name, figures in {**result.runs, "together": result.oof}.items():
+        print(f"{name}: OOF AUC {figures.auc:.4f}")
+    print(result.submission)
+    return result.submission
 
 
 if __name__ == "__main__":

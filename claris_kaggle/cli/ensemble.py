@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from claris_kaggle.cli import options
 from claris_kaggle.core.console import log_info
+
+if TYPE_CHECKING:
+    from claris_kaggle.ensembling.combine import CalibrationEvidence, EnsembleEvidence
+    from claris_kaggle.evaluation.auc_intervals import Comparison
+    from claris_kaggle.evaluation.run_metrics import OverallMetrics
 
 HELP = "folds of one run, or several runs, to a submission"
 
@@ -49,52 +54,53 @@ def run(args: argparse.Namespace) -> None:
         [options._open_run(path) for path in args.runs], data, args.out, method=args.method,
         only_sound=args.only_sound, calibrate=args.calibrate, keep=keep,
     )  # fmt: skip
-    evidence = result["ensemble"]
+    evidence = result.ensemble
     _report_evidence(evidence)
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(result.to_json()))
         return
-    for name, figures in result["runs"].items():
-        print(f"{name}: {_format_figures(figures)}{_format_gap(evidence['against_best'].get(name))}")
-    if len(evidence["weights"]) > 1:
+    for name, figures in result.runs.items():
+        print(f"{name}: {_format_figures(figures)}{_format_gap(evidence.against_best.get(name), evidence.best)}")
+    if len(evidence.weights) > 1:
         _print_methods(evidence)
-    if len(result["runs"]) > 1:
-        print(f"together: {_format_figures(result['oof'])}")
-    if "calibration" in evidence:
-        _print_calibration(evidence["calibration"])
-    print(result["submission"])
+    if len(result.runs) > 1:
+        print(f"together: {_format_figures(result.oof)}")
+    if evidence.calibration:
+        _print_calibration(evidence.calibration)
+    print(result.submission)
 
 
-def _format_figures(figures: dict[str, Any]) -> str:
+def _format_figures(figures: OverallMetrics) -> str:
     """Return AUC with its interval and accuracy, in one line."""
-    low, high = figures["auc_interval"]
-    return f"OOF AUC {figures['auc']:.4f} ({low:.4f} to {high:.4f}), accuracy {figures['accuracy']:.4f}"
+    low, high = figures.auc_interval
+    return f"OOF AUC {figures.auc:.4f} ({low:.4f} to {high:.4f}), accuracy {figures.accuracy:.4f}"
 
 
-def _format_gap(against: dict[str, Any] | None) -> str:
+def _format_gap(gap: Comparison | None, best: str) -> str:
     """Return a run's difference to the best run, as text; empty for the best run and for a run that was left out."""
-    if against is None:
+    if gap is None:
         return ""
-    low, high = against["interval"]
-    return f"; {against['difference']:+.4f} ({low:+.4f} to {high:+.4f}) to {against['best']}, {_format_p(against['p'])}"
+    low, high = gap.interval
+    return f"; {gap.difference:+.4f} ({low:+.4f} to {high:+.4f}) to {best}, {_format_p(gap.p)}"
 
 
-def _report_evidence(evidence: dict[str, Any]) -> None:
+def _report_evidence(evidence: EnsembleEvidence) -> None:
     """Log the remarks about the runs."""
-    for name, text in evidence["remarks"].items():
-        left_out = "left out" if name in evidence["left_out"] else "kept; --only-sound leaves it out"
+    for name, text in evidence.remarks.items():
+        left_out = "left out" if name in evidence.left_out else "kept; --only-sound leaves it out"
         log_info(f"{name}: {text} ({left_out})")
-    for name, other in evidence["copies"].items():
+    for name, other in evidence.copies.items():
         log_info(f"{name}: the same predictions as {other}; counted once")
-    asked = evidence["methods"].get(evidence["asked"])
-    if asked and evidence["asked"] != evidence["method"]:
-        log_info(f"{evidence['asked']}: its gain over the mean, {_format_gain(asked)}, is not sure; the mean is taken")
+    asked = evidence.methods.get(evidence.asked)
+    if asked and evidence.asked != evidence.method:
+        gain = _format_gain(asked.gain)
+        log_info(f"{evidence.asked}: its gain over the mean, {gain}, is not sure; the mean is taken")
 
 
-def _format_gain(tried: dict[str, Any]) -> str:
+def _format_gain(gain: Comparison) -> str:
     """Return a method's nested gain with its interval and its one-sided p-value, as text."""
-    low, high = tried["gain"]["interval"]
-    return f"{tried['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(tried['doubt'])}"
+    low, high = gain.interval
+    return f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(gain.doubt)}"
 
 
 def _format_p(p: float) -> str:
@@ -102,27 +108,27 @@ def _format_p(p: float) -> str:
     return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
-def _print_methods(evidence: dict[str, Any]) -> None:
+def _print_methods(evidence: EnsembleEvidence) -> None:
     """Print the correlations of the runs, the score of each method, and the chosen method with its weights."""
-    names = list(evidence["weights"])
+    names = list(evidence.weights)
     print("rank correlation of OOF probabilities")
     width = max(map(len, names))
     for row, name in enumerate(names):
-        cells = [f"{evidence['correlations'][name][other]:7.4f}" for other in names[:row]]
+        cells = [f"{evidence.correlations[name][other]:7.4f}" for other in names[:row]]
         print(f"  {row + 1:>2} {name:<{width}} {' '.join(cells)}".rstrip())
-    for name, tried in evidence["methods"].items():
-        over = "" if name == "mean" else f", over the mean {_format_gain(tried)}"
-        print(f"{name:<7} nested OOF AUC {tried['auc']:.5f}{over}")
-    weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence["weights"].items())
-    print(f"taken: {evidence['method']} ({weights})")
+    for name, tried in evidence.methods.items():
+        over = "" if name == "mean" else f", over the mean {_format_gain(tried.gain)}"
+        print(f"{name:<7} nested OOF AUC {tried.auc:.5f}{over}")
+    weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence.weights.items())
+    print(f"taken: {evidence.method} ({weights})")
 
 
-def _print_calibration(found: dict[str, Any]) -> None:
+def _print_calibration(found: CalibrationEvidence) -> None:
     """Print the temperature, and its effect on folds that it was not fitted on."""
-    before, after = found["before"], found["after"]
+    before, after = found.before, found.after
     figures = (
-        f"{name.replace('_', ' ')} {before[name]:.4f} to {after[name]:.4f}"
-        for name in ("log_loss", "calibration_error")
+        f"log loss {before.log_loss:.4f} to {after.log_loss:.4f}, "
+        f"calibration error {before.calibration_error:.4f} to {after.calibration_error:.4f}"
     )
-    left = "" if found["applied"] else "; left as it was"
-    print(f"temperature {found['temperature']:.3f}: {', '.join(figures)}, on folds that it was not fitted on{left}")
+    left = "" if found.applied else "; left as it was"
+    print(f"temperature {found.temperature:.3f}: {figures}, on folds that it was not fitted on{left}")

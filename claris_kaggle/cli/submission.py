@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from claris_kaggle.cli import options
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from claris_kaggle.ensembling.comparison import SubmissionPair
 
 HELP = "check a submission, or compare several"
 
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(found, "check needs one file and --data DIR", "Several side by side: submission compare")
     data = options._open_data(args)
     import json
+    from dataclasses import asdict
 
     from claris_kaggle.data.tables import read_sample
     from claris_kaggle.ensembling.submission_file import check_submission
@@ -48,12 +52,12 @@ def run(args: argparse.Namespace) -> None:
     path = args.files[0]
     facts = check_submission(path, read_sample(data.sample))
     if args.json:
-        print(json.dumps({"file": str(path), **facts}))
+        print(json.dumps({"file": str(path), **asdict(facts)}))
         return
-    spread = f"{facts['min']:.4g} to {facts['max']:.4g}, mean {facts['mean']:.4g}"
-    order = "" if facts["sample_order"] else ", not in the sample's order (Kaggle joins by id)"
-    print(f"{path}: {facts['rows']:,} rows, {spread}{order}: good")
-    if facts["distinct"] == 2 < facts["rows"]:
+    spread = f"{facts.min:.4g} to {facts.max:.4g}, mean {facts.mean:.4g}"
+    order = "" if facts.sample_order else ", not in the sample's order (Kaggle joins by id)"
+    print(f"{path}: {facts.rows:,} rows, {spread}{order}: good")
+    if facts.distinct == 2 < facts.rows:
         log_info(
             f"{path}: only two different values; probabilities rank the patches, and score a higher AUC than classes"
         )
@@ -69,25 +73,24 @@ def _print_comparison(args: argparse.Namespace) -> None:
 
     result = compare_submissions(args.files, [options._open_run(path) for path in args.runs])
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(result.to_json()))
         return
-    for pair in result["pairs"]:
+    for pair in result.pairs:
         _print_pair(pair)
-    for remark in result["remarks"]:
+    for remark in result.remarks:
         print(remark)
-    if "blend" in result:
-        blend = result["blend"]
-        for remark in blend["remarks"]:
+    if blend := result.blend:
+        for remark in blend.remarks:
             print(remark)
-        low, high = blend["gain"]["interval"]
-        gain = f"{blend['gain']['difference']:+.5f} ({low:+.5f} to {high:+.5f})"
-        print(f"mean of all: OOF AUC {blend['mean']:.5f}, over the best, {blend['best']}: {gain}")
+        low, high = blend.gain.interval
+        gain = f"{blend.gain.difference:+.5f} ({low:+.5f} to {high:+.5f})"
+        print(f"mean of all: OOF AUC {blend.mean:.5f}, over the best, {blend.best}: {gain}")
 
 
-def _print_pair(pair: dict[str, Any]) -> None:
+def _print_pair(pair: SubmissionPair) -> None:
     """Print the correlation of two files, the remark about them, and the patches with the largest differences."""
-    print(f"{pair['a']} and {pair['b']}: rank correlation {pair['rank_correlation']:.4f}")
-    if pair["remark"]:
-        print(f"  {pair['remark']}")
-    for row in pair["most_apart"]:
-        print(f"  {row['id']}  {row['a']:.4f}  {row['b']:.4f}  {row['ranks_apart']:.0%} of all ranks apart")
+    print(f"{pair.a} and {pair.b}: rank correlation {pair.rank_correlation:.4f}")
+    if pair.remark:
+        print(f"  {pair.remark}")
+    for row in pair.most_apart:
+        print(f"  {row.id}  {row.a:.4f}  {row.b:.4f}  {row.ranks_apart:.0%} of all ranks apart")

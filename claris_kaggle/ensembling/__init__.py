@@ -2,10 +2,11 @@
 
 Other packages use:
 
-- `combine`: `Ensemble`, `combine`
-- `comparison`: `compare_runs`, `compare_submissions`
-- `ensemble_runs`: `describe_run`, `ensemble_runs`
-- `ledger`: `LedgerEntry`, `MIN_SCORED`, `describe_agreement`, `read_ledger`, `record_submission`, `sort_best_first`
+- `combine`: `CalibrationEvidence`, `Ensemble`, `EnsembleEvidence`, `combine`
+- `comparison`: `RunComparison`, `SubmissionPair`, `compare_runs`, `compare_submissions`
+- `ensemble_runs`: `EnsembleResult`, `describe_run`, `ensemble_runs`
+- `ledger`: `Agreement`, `LedgerEntry`, `MIN_SCORED`, `describe_agreement`, `read_ledger`, `record_submission`,
+  `sort_best_first`
 - `runs`: `Run`, `label_runs`, `load_run`
-- `submission_file`: `check_submission`, `write_submission`
+- `submission_file`: `SubmissionSummary`, `check_submission`, `write_submission`
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -272,9 +271,3 @@ def _nested_predictions(name: str, labels: Labels, columns: Columns, fold: NDArr
         inside = fold == number
         combined[inside] = _fit_blend(name, np.asarray(labels)[~inside], space[~inside]).apply(space[inside])
     return combined
-
-
-def _describe_blend(blend: _Blend, names: list[str]) -> dict[str, Any]:
-    """Return the blend as JSON values: method, weights by run name (sorted), and intercept."""
-    weights = sorted(zip(names, map(float, blend.weights), strict=True))
-    return {"method": blend.method, "weights": dict(weights), "intercept": blend.intercept}

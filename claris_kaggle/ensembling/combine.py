@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +11,19 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, name_few
 from claris_kaggle.data.arrays import Columns, Labels, Probabilities
 from claris_kaggle.ensembling import blending
-from claris_kaggle.ensembling.runs import Run, _correlate_columns, _drop_copies, _examine_runs, _require_comparable
+from claris_kaggle.ensembling.runs import (
+    Run,
+    _correlate_columns,
+    _drop_copies,
+    _examine_runs,
+    _require_comparable,
+    _share_slides,
+)
 from claris_kaggle.evaluation import metrics
-from claris_kaggle.evaluation.auc_intervals import Comparison, measure
+from claris_kaggle.evaluation.auc_intervals import Comparison, MeasuredAuc, measure
 from claris_kaggle.evaluation.calibration import (
     apply_temperature,
-    calibration_error,
+    calibration_curve,
     fit_temperature,
     nested_temperature,
 )
@@ -28,6 +34,87 @@ _MOST_DOUBT = 0.05
 
 
 @dataclass(frozen=True)
+class _MethodScore:
+    """The nested score of one method.
+
+    Attributes:
+        auc: AUC of the OOF probabilities, with weights fitted without the patch's fold.
+        gain: paired comparison of `auc` with that of the plain mean.
+        doubt: the one-sided p-value of the gain.
+    """
+
+    auc: float
+    gain: Comparison
+    doubt: float
+
+
+@dataclass(frozen=True)
+class _CalibrationFigures:
+    """Log loss and expected calibration error."""
+
+    log_loss: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class CalibrationEvidence:
+    """The effect of a temperature on folds that it was not fitted on.
+
+    Attributes:
+        temperature: the divisor of the logits, fitted on all folds.
+        before, after: metrics of the OOF predictions without and with the temperature of the other folds.
+        applied: True if the probabilities were scaled, because that lowers the log loss.
+    """
+
+    temperature: float
+    before: _CalibrationFigures
+    after: _CalibrationFigures
+    applied: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleEvidence:
+    """Why an ensemble was combined in this way.
+
+    Attributes:
+        method: the method that was used.
+        weights: the weight of each run, by name.
+        intercept: added to the weighted sum.
+        asked: the method that was asked for.
+        methods: the nested score of each method that was tried.
+        best: name of the run with the highest OOF AUC; empty for a single run.
+        against_best: paired comparison of each other run with the best one, by name.
+        correlations: Spearman's correlation of the OOF probabilities of each pair of runs, by name.
+        remarks: a warning for each suspicious run, by name.
+        copies: runs with the same predictions as another run, with the name of that run.
+        left_out: names of the runs that were excluded.
+        calibration: the temperature and its effect; None if it was not asked for.
+    """
+
+    method: str
+    weights: dict[str, float]
+    intercept: float
+    asked: str
+    methods: dict[str, _MethodScore]
+    best: str
+    against_best: dict[str, Comparison]
+    correlations: dict[str, dict[str, float]]
+    remarks: dict[str, str]
+    copies: dict[str, str]
+    left_out: list[str]
+    calibration: CalibrationEvidence | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values. `best` is in each entry of `against_best`."""
+        found = asdict(self)
+        best = found.pop("best")
+        found["against_best"] = {name: {"best": best, **gap} for name, gap in found["against_best"].items()}
+        if self.calibration is None:
+            del found["calibration"]
+        return found
+
+
+@dataclass(frozen=True)
 class Ensemble:
     """The combined predictions of several runs.
 
@@ -35,13 +122,15 @@ class Ensemble:
         oof: OOF predictions. The weights for a patch were fitted without its fold.
         test: test predictions, with weights fitted on all folds.
         slides: as in `Run`.
-        evidence: JSON values: the method, its weights, the score of each method, correlations and warnings.
+        measured: the AUC of `oof` with the data for intervals and comparisons.
+        evidence: the method, its weights, the score of each method, correlations and warnings.
     """
 
     oof: Oof
     test: TestPredictions
     slides: list[str] | None
-    evidence: dict[str, Any]
+    measured: MeasuredAuc
+    evidence: EnsembleEvidence
 
 
 @dataclass(frozen=True)
@@ -50,22 +139,13 @@ class _Trial:
 
     Attributes:
         values: float32 [N], combined OOF probabilities, with weights fitted without the patch's fold.
-        auc: AUC of `values`.
-        gain: paired comparison of `auc` with that of the plain mean.
+        measured: the AUC of `values` with the data for intervals and comparisons.
+        score: the AUC of `values`, compared with that of the plain mean.
     """
 
     values: Probabilities
-    auc: float
-    gain: Comparison
-
-    @property
-    def doubt(self) -> float:
-        """The one-sided p-value of the gain over the plain mean."""
-        return self.gain.p / 2 if self.gain.difference > 0 else 1 - self.gain.p / 2
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the metrics as JSON values."""
-        return {"auc": self.auc, "gain": self.gain.to_json(), "doubt": self.doubt}
+    measured: MeasuredAuc
+    score: _MethodScore
 
 
 def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = False) -> Ensemble:
@@ -86,33 +166,35 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     """
     blending._require_method(method)
     _require_comparable(runs)
+    runs = _share_slides(runs)
     remarks = _examine_runs(runs)
     kept, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
     if not kept:
         raise RunError(f"{name_few(remarks)}: nothing sound among the runs", "", "Look at their reports")
-    oof, slides = kept[0].oof, next((run.slides for run in kept if run.slides), None)
+    oof = kept[0].oof
     columns = _stack_columns([run.oof.probabilities for run in kept])
-    trials = _try_methods(oof, columns, slides, _choose_trials(method, oof, len(kept)))
+    trials = _try_methods(kept, columns, _choose_trials(method, oof, len(kept)))
     taken = _choose_method(trials)
     space = blending._BLEND_METHODS[taken].space
     blend = blending._fit_blend(taken, oof.labels, blending._to_space(columns, space))
     test = blend.apply(blending._to_space(_stack_columns([run.test.probabilities for run in kept]), space))
-    evidence = {
-        **blending._describe_blend(blend, [run.name for run in kept]),
-        "asked": method,
-        "methods": {name: trial.to_json() for name, trial in trials.items()},
-        "against_best": _compare_with_best_run(kept, columns, slides),
-        "correlations": _describe_correlations(kept),
-        "remarks": remarks,
-        "copies": copies,
-        "left_out": sorted(remarks) if only_sound else [],
-    }
-    return Ensemble(
-        replace(oof, probabilities=trials[taken].values),
-        TestPredictions(kept[0].test.ids, test.astype(np.float32)),
-        slides,
-        evidence,
+    best, against_best = _compare_with_best_run(kept)
+    evidence = EnsembleEvidence(
+        method=taken,
+        weights=dict(sorted(zip([run.name for run in kept], map(float, blend.weights), strict=True))),
+        intercept=blend.intercept,
+        asked=method,
+        methods={name: trial.score for name, trial in trials.items()},
+        best=best,
+        against_best=against_best,
+        correlations=_describe_correlations(kept),
+        remarks=remarks,
+        copies=copies,
+        left_out=sorted(remarks) if only_sound else [],
     )
+    together = replace(oof, probabilities=trials[taken].values)
+    predictions = TestPredictions(kept[0].test.ids, test.astype(np.float32))
+    return Ensemble(together, predictions, kept[0].slides, trials[taken].measured, evidence)
 
 
 def _stack_columns(columns: Sequence[NDArray[np.float32]]) -> Columns:
@@ -130,43 +212,40 @@ def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
     return [name for name in blending._BLEND_METHODS if fittable or name not in blending._FITTED_METHODS]
 
 
-def _try_methods(oof: Oof, columns: Columns, slides: list[str] | None, names: Sequence[str]) -> dict[str, _Trial]:
+def _try_methods(runs: Sequence[Run], columns: Columns, names: Sequence[str]) -> dict[str, _Trial]:
     """Return the nested result of each method, compared with the plain mean.
 
     Args:
-        oof: ids, labels and folds of the runs.
-        columns: float64 [N, M] of probabilities.
-        slides: the slide of each patch, or None.
+        runs: the runs, all with the same slides or without.
+        columns: float64 [N, M], the OOF probabilities of the runs.
         names: the methods, the mean first.
     """
-    nested = [blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(np.float32) for name in names]
-    measured = measure(oof.labels, np.stack(nested, axis=1), slides)
-    return {
-        name: _Trial(nested[place], metrics.auc(oof.labels, nested[place]), measured.compare(place, 0))
-        for place, name in enumerate(names)
-    }
+    trials: dict[str, _Trial] = {}
+    first, oof = runs[0], runs[0].oof
+    for name in names:
+        values = blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(np.float32)
+        measured = first.measured if len(runs) == 1 else measure(oof.labels, values, first.slides)
+        gain = measured.compare(trials["mean"].measured if trials else measured)
+        trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.doubt))
+    return trials
 
 
 def _choose_method(trials: Mapping[str, _Trial]) -> str:
     """Return the method with the highest nested AUC among those significantly better than the mean, else `mean`."""
-    better = [name for name, trial in trials.items() if trial.doubt < _MOST_DOUBT]
-    return max(better, key=lambda name: trials[name].auc, default="mean")
+    better = [name for name, trial in trials.items() if trial.score.doubt < _MOST_DOUBT]
+    return max(better, key=lambda name: trials[name].score.auc, default="mean")
 
 
-def _compare_with_best_run(
-    runs: Sequence[Run], columns: Columns, slides: list[str] | None
-) -> dict[str, dict[str, Any]]:
-    """Compare the OOF AUC of each other run with that of the best run, paired by patch. Return one entry per run."""
+def _compare_with_best_run(runs: Sequence[Run]) -> tuple[str, dict[str, Comparison]]:
+    """Return the name of the best run, and the paired comparison of each other run's OOF AUC with that of the best."""
     if len(runs) < 2:
-        return {}
-    measured = measure(runs[0].oof.labels, columns, slides)
-    best = int(np.argmax(measured.aucs))
-    found = {
-        run.name: {"best": runs[best].name, **measured.compare(place, best).to_json()}
-        for place, run in enumerate(runs)
-        if place != best
+        return "", {}
+    best = max(runs, key=lambda run: run.measured.value)
+    return best.name, {
+        run.name: run.measured.compare(best.measured)
+        for run in sorted(runs, key=lambda run: run.name)
+        if run is not best
     }
-    return dict(sorted(found.items()))
 
 
 def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
@@ -191,14 +270,20 @@ def _calibrate_ensemble(together: Ensemble) -> Ensemble:
     temperature = fit_temperature(oof.labels, oof.probabilities)
     scaled = nested_temperature(oof.labels, oof.probabilities, oof.fold)
     before, after = (_calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
-    applied = after["log_loss"] < before["log_loss"]
-    if applied:
-        oof = replace(oof, probabilities=scaled)
-        test = replace(test, probabilities=apply_temperature(test.probabilities, temperature))
-    found = {"temperature": temperature, "before": before, "after": after, "applied": applied}
-    return replace(together, oof=oof, test=test, evidence={**together.evidence, "calibration": found})
+    applied = after.log_loss < before.log_loss
+    found = CalibrationEvidence(temperature, before, after, applied)
+    evidence = replace(together.evidence, calibration=found)
+    if not applied:
+        return replace(together, evidence=evidence)
+    return Ensemble(
+        replace(oof, probabilities=scaled),
+        replace(test, probabilities=apply_temperature(test.probabilities, temperature)),
+        together.slides,
+        measure(oof.labels, scaled, together.slides),
+        evidence,
+    )
 
 
-def _calibration_figures(labels: Labels, values: Probabilities) -> dict[str, float]:
+def _calibration_figures(labels: Labels, values: Probabilities) -> _CalibrationFigures:
     """Return log loss and expected calibration error."""
-    return {"log_loss": metrics.log_loss(labels, values), "calibration_error": calibration_error(labels, values)}
+    return _CalibrationFigures(metrics.log_loss(labels, values), calibration_curve(labels, values).error)

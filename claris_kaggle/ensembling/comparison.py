@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,9 @@ from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
 from claris_kaggle.ensembling.combine import combine
-from claris_kaggle.ensembling.runs import Run, _load_runs
+from claris_kaggle.ensembling.runs import Run, _correlate_ranks, _load_runs, _share_slides
 from claris_kaggle.ensembling.submission_file import _read_submission, _Submission
-from claris_kaggle.evaluation.auc_intervals import compare_aucs
+from claris_kaggle.evaluation.auc_intervals import Comparison
 from claris_kaggle.evaluation.metrics import auc
 
 _SHOWN_DIFFERENCES = 5
@@ -26,19 +26,117 @@ _UNLIKE = 0.2
 _BETTER, _CHANCES = 0.1, 5.0
 # A submission with a lower rank correlation to the test predictions of its run was not made from them.
 _SAME = 0.99
-_Ranks = NDArray[np.float64]
 
 
-def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _PatchDifference:
+    """A patch that two submissions rank differently: its id, both values, and the difference of its ranks (0..1)."""
+
+    id: str
+    a: float
+    b: float
+    ranks_apart: float
+
+
+@dataclass(frozen=True)
+class SubmissionPair:
+    """Comparison of two submissions.
+
+    Attributes:
+        a, b: names of the files.
+        rank_correlation: Spearman's correlation of the values.
+        most_apart: the patches with the largest rank differences.
+        odd: True if something looks wrong.
+        remark: what looks wrong, or that both files get the same score; else empty.
+    """
+
+    a: str
+    b: str
+    rank_correlation: float
+    most_apart: list[_PatchDifference]
+    odd: bool
+    remark: str
+
+
+@dataclass(frozen=True)
+class _BlendGain:
+    """Comparison of the mean of several runs with the best run.
+
+    Attributes:
+        runs: OOF AUC of each run, by name.
+        best: name of the run with the highest OOF AUC.
+        mean: OOF AUC of the mean of the runs.
+        gain: paired comparison of `mean` with the best run.
+        remarks: warnings about runs and their files.
+    """
+
+    runs: dict[str, float]
+    best: str
+    mean: float
+    gain: Comparison
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class _SubmissionComparison:
+    """Comparison of several submissions.
+
+    Attributes:
+        rows: number of ids.
+        pairs: comparison of each two files.
+        remarks: remarks on single files.
+        blend: the OOF gain of the mean of the runs; None if no runs are given.
+    """
+
+    rows: int
+    pairs: list[SubmissionPair]
+    remarks: list[str]
+    blend: _BlendGain | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values, without `blend` if it is None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _RunDifference:
+    """Comparison of a run with the best run.
+
+    Attributes:
+        name: name of the run.
+        correlation: Spearman's correlation of the OOF probabilities; None if the runs have different patches or labels.
+        difference: AUC of the best run minus that of this run; None if the runs have different patches or labels.
+    """
+
+    name: str
+    correlation: float | None = None
+    difference: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Comparison of several runs.
+
+    Attributes:
+        best: name of the run with the highest OOF AUC.
+        rows: comparison of each other run with the best one.
+        blend: the gain of the mean of all runs; None if they cannot be combined.
+        apart: why they cannot be combined; else empty.
+    """
+
+    best: str
+    rows: list[_RunDifference]
+    blend: _BlendGain | None
+    apart: str
+
+
+def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) -> _SubmissionComparison:
     """Compare submissions, joined by id.
 
     Args:
         paths: at least two files with the same ids.
         run_dirs: the run that each file was made from, in the order of `paths`. If given, the OOF gain of the mean of
             the runs is estimated.
-    Returns:
-        `rows`, the number of ids; `pairs`, for each two files the rank correlation, the ids with the largest
-        differences and a `remark`; `remarks` on single files; `blend` with the OOF metrics if runs are given.
     Raises:
         UsageError: fewer than two files, or the number of runs differs from the number of files.
         TableError: a file is invalid, or has different ids.
@@ -52,55 +150,49 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
     for path, one in zip(paths[1:], files[1:], strict=True):
         tables.require_equal_ids(one.ids, files[0].ids, path, files[0].name, "Compare files of the same test patches")
     pairs = [_compare_pair(a, b) for place, a in enumerate(files) for b in files[place + 1 :]]
-    result: dict[str, Any] = {"rows": len(files[0].ids), "pairs": pairs, "remarks": _find_outliers(files, pairs)}
-    if run_dirs:
-        runs = _load_runs(run_dirs)
-        result["blend"] = _expect_blend(runs)
-        result["blend"]["remarks"] += _find_mismatched_files(files, runs)
-    return result
+    remarks = _find_outliers(files, pairs)
+    blend = _compare_blend(files, run_dirs) if run_dirs else None
+    return _SubmissionComparison(len(files[0].ids), pairs, remarks, blend)
 
 
-def _find_outliers(files: Sequence[_Submission], pairs: Sequence[dict[str, Any]]) -> list[str]:
+def _compare_blend(files: Sequence[_Submission], run_dirs: Sequence[RunDir]) -> _BlendGain:
+    """Return the gain of the mean of the runs, with remarks on files that do not match their run."""
+    runs = _load_runs(run_dirs)
+    found = _expect_blend(runs)
+    return replace(found, remarks=[*found.remarks, *_find_mismatched_files(files, runs)])
+
+
+def _find_outliers(files: Sequence[_Submission], pairs: Sequence[SubmissionPair]) -> list[str]:
     """Return remarks on single files: constant, or in disagreement with every other file while those agree."""
     said = [f"{one.name}: every value is {one.values[0]:g}" for one in files if one.is_constant()]
-    odd = [pair for pair in pairs if pair["odd"]]
+    odd = [pair for pair in pairs if pair.odd]
     for one in files if len(files) > 2 else []:
-        own = [pair for pair in pairs if one.name in (pair["a"], pair["b"])]
+        own = [pair for pair in pairs if one.name in (pair.a, pair.b)]
         if own == odd:
             said.append(f"{one.name} is at odds with all the others, which are at one")
     return said
 
 
-def _compare_pair(a: _Submission, b: _Submission) -> dict[str, Any]:
-    """Return rank correlation, largest rank differences, and a remark. `odd` is True if something looks wrong."""
+def _compare_pair(a: _Submission, b: _Submission) -> SubmissionPair:
+    """Return rank correlation, largest rank differences, and a remark."""
     ids, of_a, of_b = sorted(a.ids), a.by_id(), b.by_id()
-    ranks_a, ranks_b = _to_ranks(of_a), _to_ranks(of_b)
-    apart = np.abs(ranks_a - ranks_b)
+    apart = np.abs(_to_ranks(of_a) - _to_ranks(of_b))
     rows = [
-        {"id": ids[row], "a": float(of_a[row]), "b": float(of_b[row]), "ranks_apart": float(apart[row])}
+        _PatchDifference(ids[row], float(of_a[row]), float(of_b[row]), float(apart[row]))
         for row in np.argsort(-apart, kind="stable")[:_SHOWN_DIFFERENCES]
         if apart[row] > 0
     ]
-    correlation = _correlate_ranks(ranks_a, ranks_b)
+    correlation = _correlate_ranks(of_a, of_b)
     remark = _explain_disagreement(a, b, correlation)
-    return {
-        "a": a.name, "b": b.name, "rank_correlation": correlation, "most_apart": rows, "odd": bool(remark),
-        "remark": remark if rows else "they rank all patches alike, so that Kaggle scores them the same",
-    }  # fmt: skip
+    said = remark if rows else "they rank all patches alike, so that Kaggle scores them the same"
+    return SubmissionPair(a.name, b.name, correlation, rows, bool(remark), said)
 
 
-def _to_ranks(values: NDArray[Any]) -> _Ranks:
+def _to_ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the rank of each value, scaled to 0..1. Ties get their mean rank."""
     from scipy.stats import rankdata
 
     return np.asarray((rankdata(values) - 0.5) / len(values))
-
-
-def _correlate_ranks(a: _Ranks, b: _Ranks) -> float:
-    """Return the correlation of two columns of ranks (Spearman's). It is 0 if a column is constant."""
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
 
 
 def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) -> str:
@@ -121,15 +213,15 @@ def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) ->
 
 def _arrangements(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
     """Return the rank correlation after correcting each possible writing error, with the message for that error."""
-    rows_a, rows_b, by_id_a, by_id_b = map(_to_ranks, (a.values, b.values, a.by_id(), b.by_id()))
-    found = [(-_correlate_ranks(by_id_a, by_id_b), "one of them is upside down: it holds the probability of benign")]
+    turned = -_correlate_ranks(a.by_id(), b.by_id())
+    found = [(turned, "one of them is upside down: it holds the probability of benign")]
     if a.ids != b.ids:
         text = "they fit ({:.2f}) row by row instead of by id: one of them has its ids in another order than its values"
-        found.append((_correlate_ranks(rows_a, rows_b), text))
-    for one, values, others in ((a, rows_a, by_id_b), (b, rows_b, by_id_a)):
+        found.append((_correlate_ranks(a.values, b.values), text))
+    for one, other in ((a, b), (b, a)):
         if one.ids != sorted(one.ids):
             text = f"they fit ({{:.2f}}) if the values of {one.name} stand in the order of sorted ids, beside other ids"
-            found.append((_correlate_ranks(values, others), text))
+            found.append((_correlate_ranks(one.values, other.by_id()), text))
     return [*found, *_shifts(a, b), *(_shifts(b, a) if a.ids != b.ids else [])]
 
 
@@ -154,7 +246,7 @@ def _match_order(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]
     return np.array([place[name] for name in wanted], dtype=np.int64)
 
 
-def _best_shift(a: _Ranks, b: _Ranks, sign: int = 1) -> tuple[int, float]:
+def _best_shift(a: NDArray[np.float64], b: NDArray[np.float64], sign: int = 1) -> tuple[int, float]:
     """Return the circular shift of `b` with the highest correlation to `a`, and that correlation.
 
     Computes all shifts at once by FFT.
@@ -173,19 +265,18 @@ def _best_shift(a: _Ranks, b: _Ranks, sign: int = 1) -> tuple[int, float]:
     return (shift if shift <= len(a) // 2 else shift - len(a)), float(found[shift])
 
 
-def _expect_blend(runs: Sequence[Run]) -> dict[str, Any]:
-    """Compare the OOF AUC of the runs' mean with the best run. Return the gain with its interval, and warnings."""
+def _expect_blend(runs: Sequence[Run]) -> _BlendGain:
+    """Compare the OOF AUC of the runs' mean with the best run. The runs have the same slides or none."""
     together = combine(runs)
     each = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
     best = max(runs, key=lambda run: each[run.name])
-    gain = compare_aucs(best.oof.labels, together.oof.probabilities, best.oof.probabilities, together.slides)
-    return {
-        "runs": each,
-        "best": best.name,
-        "mean": auc(best.oof.labels, together.oof.probabilities),
-        "gain": gain.to_json(),
-        "remarks": [f"{name}: {text}" for name, text in together.evidence["remarks"].items()],
-    }
+    return _BlendGain(
+        runs=each,
+        best=best.name,
+        mean=auc(best.oof.labels, together.oof.probabilities),
+        gain=together.measured.compare(best.measured),
+        remarks=[f"{name}: {text}" for name, text in together.evidence.remarks.items()],
+    )
 
 
 def _find_mismatched_files(files: Sequence[_Submission], runs: Sequence[Run]) -> list[str]:
@@ -194,42 +285,30 @@ def _find_mismatched_files(files: Sequence[_Submission], runs: Sequence[Run]) ->
     for one, run in zip(files, runs, strict=True):
         if sorted(one.ids) != run.test.ids:
             remarks.append(f"{one.name}: other ids than the test predictions of {run.name}")
-        elif (fit := _correlate_ranks(_to_ranks(one.by_id()), _to_ranks(run.test.probabilities))) < _SAME:
+        elif (fit := _correlate_ranks(one.by_id(), run.test.probabilities)) < _SAME:
             remarks.append(f"{one.name} is not what {run.name} predicts: rank correlation {fit:.4f}")
     return remarks
 
 
-def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
+def compare_runs(runs: Sequence[Run]) -> RunComparison:
     """Compare each run with the one of the highest OOF AUC, and estimate the gain of their mean.
 
     Args:
         runs: two or more runs.
-    Returns:
-        `best`: the name of the best run. `rows`: for each other run its name, the rank correlation of its OOF
-        probabilities with those of the best run, and the paired difference of AUC (best minus this run) as in
-        `Comparison`; both are None if the run has different patches or labels. `blend`: as in `_expect_blend`, or
-        None if the runs cannot be combined; `apart` then has the reason.
     """
+    runs = _share_slides(runs)
     best = max(runs, key=lambda run: auc(run.oof.labels, run.oof.probabilities))
-    result: dict[str, Any] = {
-        "best": best.name,
-        "rows": [_compare_with(best, run) for run in runs if run is not best],
-        "blend": None,
-        "apart": "",
-    }
+    blend, apart = None, ""
     try:
-        result["blend"] = _expect_blend(runs)
+        blend = _expect_blend(runs)
     except RunError as error:
-        result["apart"] = error.found
-    return result
+        apart = error.found
+    return RunComparison(best.name, [_compare_with(best, run) for run in runs if run is not best], blend, apart)
 
 
-def _compare_with(best: Run, run: Run) -> dict[str, Any]:
-    """Return one row of `compare_runs`."""
-    mine, yours = best.oof, run.oof
-    if mine.ids != yours.ids or np.any(mine.labels != yours.labels):
-        return {"name": run.name, "correlation": None, "difference": None}
-    slides = best.slides or run.slides
-    found = compare_aucs(mine.labels, mine.probabilities, yours.probabilities, slides)
-    correlation = _correlate_ranks(_to_ranks(mine.probabilities), _to_ranks(yours.probabilities))
-    return {"name": run.name, "correlation": correlation, "difference": found.to_json()}
+def _compare_with(best: Run, run: Run) -> _RunDifference:
+    """Return the comparison of a run with the best one."""
+    if best.oof.ids != run.oof.ids or np.any(best.oof.labels != run.oof.labels):
+        return _RunDifference(run.name)
+    correlation = _correlate_ranks(best.oof.probabilities, run.oof.probabilities)
+    return _RunDifference(run.name, correlation, best.measured.compare(run.measured))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,62 @@ from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError
 from claris_kaggle.core.files import read_json, sha256_file, write_json
 from claris_kaggle.core.paths import DataDir, RunDir, require_replaceable
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import read_folds, write_folds
+from claris_kaggle.data.fold_file import Folds, write_folds
 from claris_kaggle.ensembling import combine
 from claris_kaggle.ensembling import runs as runs_module
 from claris_kaggle.ensembling.blending import _require_method
 from claris_kaggle.ensembling.submission_file import _SUBMISSION_COLUMNS, write_submission
 from claris_kaggle.evaluation.predictions import write_run_oof, write_test
-from claris_kaggle.evaluation.run_metrics import run_metrics, run_tables
+from claris_kaggle.evaluation.run_metrics import OverallMetrics, run_metrics, slide_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunOrigin:
+    """What a run was made from.
+
+    Attributes:
+        oof_sha256, test_sha256: SHA-256 of the predictions.
+        config: the training config; None if it is unknown.
+        weights_sha256: SHA-256 of the weights of each finished fold.
+    """
+
+    oof_sha256: str
+    test_sha256: str
+    config: Mapping[str, object] | None
+    weights_sha256: dict[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values, without `config` if it is None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleResult:
+    """A submission, and the metrics of the runs that it was made from.
+
+    Attributes:
+        submission: path of the submission.
+        method: the method that was used.
+        runs: OOF metrics of each run, by name.
+        oof: OOF metrics of the ensemble, with weights fitted on other folds.
+        ensemble: why the runs were combined in this way.
+    """
+
+    submission: Path
+    method: str
+    runs: dict[str, OverallMetrics]
+    oof: OverallMetrics
+    ensemble: combine.EnsembleEvidence
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values."""
+        return {
+            "submission": str(self.submission),
+            "method": self.method,
+            "runs": {name: one.to_json() for name, one in self.runs.items()},
+            "oof": self.oof.to_json(),
+            "ensemble": self.ensemble.to_json(),
+        }
 
 
 def ensemble_runs(
@@ -31,7 +80,7 @@ def ensemble_runs(
     only_sound: bool = False,
     calibrate: bool = False,
     keep: RunDir | None = None,
-) -> dict[str, Any]:
+) -> EnsembleResult:
     """Combine runs and write a checked submission.
 
     Args:
@@ -44,8 +93,7 @@ def ensemble_runs(
             AUC of each fold, do not change.
         keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`. It can be used like any other run.
     Returns:
-        `submission`, the path; `method`, the method used; `runs`, the OOF metrics of each run; `oof`, the OOF metrics
-        of the ensemble with weights fitted on other folds; `ensemble`, the evidence as in `Ensemble`.
+        The path of the submission, and the metrics and weights of the runs.
     Raises:
         ClarisError: the runs do not match each other or the data, are not finished, or their combination is constant;
             or `keep` holds other files.
@@ -64,17 +112,22 @@ def ensemble_runs(
     together = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:
         together = combine._calibrate_ensemble(together)
-    figures = run_tables(together.oof, together.slides)
-    evidence = {"ensemble": together.evidence}
-    origin = {run.name: describe_run(run_dir) for run, run_dir in zip(runs, run_dirs, strict=True)}
     _require_variety(together)
-    about = {"method": together.evidence["method"], "oof": figures["overall"], "runs": origin, **evidence}
+    figures = run_metrics(together.oof, together.slides, together.measured)
+    evidence = {"ensemble": together.evidence.to_json()}
+    origin = {run.name: describe_run(run_dir).to_json() for run, run_dir in zip(runs, run_dirs, strict=True)}
+    about = {"method": together.evidence.method, "oof": figures.overall.to_json(), "runs": origin, **evidence}
     write_submission(out, together.test, sample_ids, about)
     if keep:
-        fold_file = next((run_dir.folds for run_dir in run_dirs if run_dir.folds.exists()), None)
-        _keep_run(keep, together, {**evidence, **figures}, fold_file)
-    of_runs = {run.name: run_metrics(run.oof, run.slides)["overall"] for run in runs}
-    return {"submission": str(out), "method": about["method"], "runs": of_runs, "oof": figures["overall"], **evidence}
+        content = {**evidence, **figures.to_json(slide_metrics(together.oof, together.slides))}
+        _keep_run(keep, together, content, next((run.folds for run in runs if run.folds), None))
+    return EnsembleResult(
+        submission=out,
+        method=together.evidence.method,
+        runs={run.name: run_metrics(run.oof, run.slides, run.measured).overall for run in runs},
+        oof=figures.overall,
+        ensemble=together.evidence,
+    )
 
 
 def _require_variety(together: combine.Ensemble) -> None:
@@ -83,9 +136,9 @@ def _require_variety(together: combine.Ensemble) -> None:
     Raises:
         RunError: the test predictions are constant; the message names a suspicious run.
     """
-    values, remarks = together.test.probabilities, together.evidence["remarks"]
-    kept = [f"{name}: {text}" for name, text in remarks.items() if name not in together.evidence["left_out"]]
-    if len(together.evidence["weights"]) > 1 and kept and np.ptp(values) == 0:
+    values, remarks = together.test.probabilities, together.evidence.remarks
+    kept = [f"{name}: {text}" for name, text in remarks.items() if name not in together.evidence.left_out]
+    if len(together.evidence.weights) > 1 and kept and np.ptp(values) == 0:
         found = f"together the runs say {values[0]:g} of every patch; {kept[0]}"
         raise RunError(found, "", "Leave it out, or take --only-sound")
 
@@ -141,32 +194,34 @@ def _is_ensemble(run_dir: RunDir) -> bool:
         return False
 
 
-def _keep_run(
-    run_dir: RunDir, together: combine.Ensemble, figures: dict[str, Any], fold_file: Path | None = None
-) -> None:
+def _keep_run(run_dir: RunDir, together: combine.Ensemble, content: Mapping[str, object], folds: Folds | None) -> None:
     """Write the ensemble as a run. Reports and further ensembles can use it.
 
     Args:
         run_dir: the folder to write to.
         together: the ensemble.
-        figures: the content of `metrics.json`.
-        fold_file: a fold file of the runs, which has the slides; None if no run has one.
+        content: the content of `metrics.json`.
+        folds: the fold file of the runs; None if no run has one.
     """
-    if fold_file:
-        write_folds(run_dir.folds, read_folds(fold_file), {"copied_from": fold_file.name}, overwrite=True)
+    if folds:
+        write_folds(run_dir.folds, folds, {"copied_from": run_dir.folds.name}, overwrite=True)
     else:
         for path in (run_dir.folds, run_dir.folds.with_suffix(".json")):
             path.unlink(missing_ok=True)
     write_run_oof(run_dir.oof, together.oof)
     write_test(run_dir.test, together.test.ids, together.test.probabilities)
-    write_json(run_dir.metrics, figures)
+    write_json(run_dir.metrics, content)
 
 
-def describe_run(run_dir: RunDir) -> dict[str, Any]:
-    """Return the config of a run and the SHA-256 of its predictions and weights. Leaves out what is missing."""
-    about: dict[str, Any] = {"oof_sha256": sha256_file(run_dir.oof), "test_sha256": sha256_file(run_dir.test)}
-    if run_dir.config.exists():
-        about["config"] = read_json(run_dir.config)
-    sealed = run_dir.finished_folds()
-    weights = {f"fold{fold}": read_json(run_dir.fold(fold).weights_manifest).get("weights_sha256") for fold in sealed}
-    return {**about, "weights_sha256": weights}
+def describe_run(run_dir: RunDir) -> _RunOrigin:
+    """Return the config of a run and the SHA-256 of its predictions and weights."""
+    weights = {
+        f"fold{fold}": read_json(run_dir.fold(fold).weights_manifest).get("weights_sha256")
+        for fold in run_dir.finished_folds()
+    }
+    return _RunOrigin(
+        oof_sha256=sha256_file(run_dir.oof),
+        test_sha256=sha256_file(run_dir.test),
+        config=read_json(run_dir.config) if run_dir.config.exists() else None,
+        weights_sha256=weights,
+    )

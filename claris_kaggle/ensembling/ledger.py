@@ -3,19 +3,64 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from claris_kaggle.core.errors import TableError
 from claris_kaggle.core.files import hold_lock
 from claris_kaggle.data import tables
 
-_LEDGER_COLUMNS = (
-    "time", "ref", "file", "sha256", "runs", "commit", "oof_auc", "oof_low", "oof_high", "public", "private", "status",
-)  # fmt: skip
 # The fewest scored submissions for a correlation of OOF AUC and leaderboard score.
 MIN_SCORED = 4
-LedgerEntry = dict[str, str]
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """A line of the ledger. All values are text; an unknown value is empty.
+
+    Attributes:
+        time: when the file was submitted, UTC.
+        ref: Kaggle's number of the submission.
+        file: the submitted file.
+        sha256: SHA-256 of the file.
+        runs: names of the runs.
+        commit: the commit of the code.
+        oof_auc, oof_low, oof_high: OOF AUC and the ends of its interval.
+        public, private: Kaggle's scores.
+        status: Kaggle's status of the submission.
+    """
+
+    time: str = ""
+    ref: str = ""
+    file: str = ""
+    sha256: str = ""
+    runs: str = ""
+    commit: str = ""
+    oof_auc: str = ""
+    oof_low: str = ""
+    oof_high: str = ""
+    public: str = ""
+    private: str = ""
+    status: str = ""
+
+
+_LEDGER_COLUMNS = tuple(field.name for field in fields(LedgerEntry))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Comparison of OOF AUCs with leaderboard scores.
+
+    Attributes:
+        correlation: Spearman's correlation of OOF AUC with the `public` and the `private` score, for each that has at
+            least `MIN_SCORED` lines.
+        scored: number of lines that have both values, for each score.
+        apart: one sentence per line with a public score outside its OOF interval.
+    """
+
+    correlation: dict[str, float]
+    scored: dict[str, int]
+    apart: list[str]
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:
@@ -32,7 +77,7 @@ def read_ledger(path: Path) -> list[LedgerEntry]:
         if error.found.endswith(": no rows"):
             return []
         raise
-    return [dict(zip(_LEDGER_COLUMNS, map(str, row), strict=True)) for row in frame.itertuples(index=False)]
+    return [LedgerEntry(*map(str, row)) for row in frame.itertuples(index=False)]
 
 
 def record_submission(path: Path, entry: LedgerEntry) -> None:
@@ -40,26 +85,26 @@ def record_submission(path: Path, entry: LedgerEntry) -> None:
 
     Args:
         path: the ledger, created if missing.
-        entry: values by the names of `_LEDGER_COLUMNS`; `ref` is required. Commas, quotes and line breaks become
-            spaces. Empty values do not overwrite known ones.
+        entry: the line; `ref` is required. Commas, quotes and line breaks become spaces. Empty values do not
+            overwrite known ones.
     Raises:
         TableError: the file is not a ledger.
     """
-    entry = {name: re.sub(r'[,"\r\n]', " ", value) for name, value in entry.items()}
+    given = {name: re.sub(r'[,"\r\n]', " ", value) for name, value in asdict(entry).items() if value}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         lines = read_ledger(path)
-        known = next((line for line in lines if line["ref"] == entry["ref"]), None)
+        known = next((line for line in lines if line.ref == given["ref"]), None)
         if known is None:
-            lines.append({name: entry.get(name, "") for name in _LEDGER_COLUMNS})
+            lines.append(LedgerEntry(**given))
         else:
-            known.update({name: value for name, value in entry.items() if value})
-        tables.write_table(path, {name: [line[name] for line in lines] for name in _LEDGER_COLUMNS})
+            lines[lines.index(known)] = replace(known, **given)
+        tables.write_table(path, {name: [getattr(line, name) for line in lines] for name in _LEDGER_COLUMNS})
 
 
 def sort_best_first(lines: list[LedgerEntry]) -> list[LedgerEntry]:
     """Return the lines sorted by private score, then public score, then OOF AUC, highest first."""
     return sorted(
-        lines, key=lambda line: [_parse_score(line[name]) for name in ("private", "public", "oof_auc")], reverse=True
+        lines, key=lambda line: [_parse_score(text) for text in (line.private, line.public, line.oof_auc)], reverse=True
     )
 
 
@@ -72,37 +117,29 @@ def _parse_score(text: str) -> float:
     return value if 0 <= value <= 1 else -1.0
 
 
-def describe_agreement(lines: list[LedgerEntry]) -> dict[str, Any]:
-    """Compare the OOF AUCs with the leaderboard scores.
-
-    Args:
-        lines: the entries of the ledger.
-    Returns:
-        `correlation`: Spearman's correlation of OOF AUC with the `public` and the `private` score, for each that has
-        at least `MIN_SCORED` lines; `scored`: the number of lines that have both values, for each score; `apart`: one
-        sentence per line with a public score outside its OOF interval.
-    """
+def describe_agreement(lines: list[LedgerEntry]) -> Agreement:
+    """Compare the OOF AUCs in the lines of the ledger with the leaderboard scores."""
     from scipy.stats import spearmanr
 
     correlations, scored = {}, {}
     for score in ("public", "private"):
-        pairs = [(_parse_score(line["oof_auc"]), _parse_score(line[score])) for line in lines]
+        pairs = [(_parse_score(line.oof_auc), _parse_score(getattr(line, score))) for line in lines]
         pairs = [pair for pair in pairs if min(pair) >= 0]
         scored[score] = len(pairs)
         if len(pairs) >= MIN_SCORED and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
             correlations[score] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
     apart = [text for line in lines if (text := _describe_unexpected_score(line))]
-    return {"correlation": correlations, "scored": scored, "apart": apart}
+    return Agreement(correlations, scored, apart)
 
 
 def _describe_unexpected_score(line: LedgerEntry) -> str:
     """Return a sentence on a public score outside its OOF interval, or an empty string if it is inside or unknown."""
-    low, high, public = (_parse_score(line[name]) for name in ("oof_low", "oof_high", "public"))
+    low, high, public = map(_parse_score, (line.oof_low, line.oof_high, line.public))
     if min(low, high, public) < 0 or low <= public <= high:
         return ""
     side = "below" if public < low else "above"
     return (
-        f"{line['ref']}: public {public:.4f} lies {side} the OOF interval of {low:.4f} to {high:.4f}. "
+        f"{line.ref}: public {public:.4f} lies {side} the OOF interval of {low:.4f} to {high:.4f}. "
         + ("Folds that share slides, or a submission out of order, are the usual reasons" if side == "below" else
            "The public part may be easier; trust the OOF figure")
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.core.files import sha256_bytes
 from claris_kaggle.core.paths import RunDir
-from claris_kaggle.data.fold_file import read_folds
-from claris_kaggle.evaluation.auc_intervals import estimate_auc
+from claris_kaggle.data.fold_file import Folds, read_folds
+from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
 
 # An OOF AUC above this on real patches suggests leaked labels.
@@ -37,12 +37,24 @@ class Run:
         oof: OOF predictions of all folds.
         test: test predictions, the mean over all folds.
         slides: the slide of each OOF patch, or None if the fold file has no slides.
+        folds: the content of the fold file, or None if there is none.
+        measured: the OOF AUC with the data for intervals and comparisons, computed at the first use.
     """
 
     name: str
     oof: Oof
     test: TestPredictions
     slides: list[str] | None = None
+    folds: Folds | None = None
+
+    @cached_property
+    def measured(self) -> MeasuredAuc:
+        """The OOF AUC with the data for intervals and comparisons, computed at the first use.
+
+        Raises:
+            DataError: there are fewer than two patches of a class, or a single slide.
+        """
+        return measure(self.oof.labels, self.oof.probabilities, self.slides)
 
 
 def load_run(run_dir: RunDir) -> Run:
@@ -62,16 +74,17 @@ def load_run(run_dir: RunDir) -> Run:
     if not 2 <= malignant <= len(oof.ids) - 2:
         found = f"{run_dir.oof}: {malignant:,} malignant and {len(oof.ids) - malignant:,} benign patches"
         raise TableError(found, "two of each at least are needed to score a run")
-    slides = None
-    if run_dir.folds.exists():
-        folds = read_folds(run_dir.folds)
-        check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
-        slides = folds.slides
-    return Run(run_dir.root.name, oof, test, slides)
+    if not run_dir.folds.exists():
+        return Run(run_dir.root.name, oof, test)
+    folds = read_folds(run_dir.folds)
+    check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
+    return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
 
 
 def _load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
     """Load runs with distinct names, ready to be combined. Slides of one run are used for all.
+
+    Only the first run that has a fold file keeps its content.
 
     Raises:
         UsageError: a run is given twice.
@@ -85,9 +98,21 @@ def _load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
         # All runs share one list of ids. Separate lists of twenty runs would take most of the memory.
         first = runs[0] if runs else run
         oof, test = replace(run.oof, ids=first.oof.ids), replace(run.test, ids=first.test.ids)
-        runs.append(replace(run, oof=oof, test=test))
-    slides = next((run.slides for run in runs if run.slides), None)
-    return [replace(run, slides=slides) for run in runs]
+        folds = None if any(one.folds for one in runs) else run.folds
+        runs.append(replace(run, oof=oof, test=test, folds=folds))
+    return _share_slides(runs)
+
+
+def _share_slides(runs: Sequence[Run]) -> list[Run]:
+    """Give each run the slides of the first run over the same patches that knows them.
+
+    A run that has them already is returned as it is, with what was measured of it.
+    """
+    shared = []
+    for run in runs:
+        slides = next((one.slides for one in runs if one.slides and one.oof.ids == run.oof.ids), None)
+        shared.append(run if run.slides == slides else replace(run, slides=slides))
+    return shared
 
 
 def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
@@ -187,13 +212,13 @@ def _examine_run(run: Run) -> str:
     for kind, values in (("OOF", run.oof.probabilities), ("test", run.test.probabilities)):
         if len(values) > 1 and values.min() == values.max():
             return f"every {kind} probability is {values[0]:g}"
-    estimate = estimate_auc(run.oof.labels, run.oof.probabilities, run.slides)
-    figure = f"OOF AUC {estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
-    if estimate.high < 0.5:
+    auc, (low, high) = run.measured.value, run.measured.estimate.interval
+    figure = f"OOF AUC {auc:.4f} ({low:.4f} to {high:.4f})"
+    if high < 0.5:
         return f"{figure}: it looks inverted, as if the probability of benign had been written"
-    if estimate.low <= 0.5:
+    if low <= 0.5:
         return f"{figure}: not surely better than chance"
-    if estimate.value > _TOO_GOOD:
+    if auc > _TOO_GOOD:
         return f"{figure}: too good to be true; it may have seen the labels"
     means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]
     if abs(means[0] - means[1]) > _MOST_APART:
@@ -225,10 +250,17 @@ def _find_inconsistent_runs(runs: Sequence[Run]) -> dict[str, str]:
     return found
 
 
-def _correlate_columns(columns: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+def _correlate_columns(columns: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
     """Return Spearman's correlation of each pair of columns, float64 [M, M]. It is 0 with a constant column."""
     from scipy.stats import rankdata
 
-    ranks = rankdata(np.stack(columns, axis=1), axis=0)
+    if len(columns[0]) < 2:
+        return np.zeros((len(columns), len(columns)))
+    ranks = np.stack([rankdata(column) for column in columns])
     with np.errstate(invalid="ignore"):
-        return np.atleast_2d(np.nan_to_num(np.corrcoef(ranks, rowvar=False)))
+        return np.atleast_2d(np.nan_to_num(np.corrcoef(ranks)))
+
+
+def _correlate_ranks(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Return Spearman's correlation of two columns. It is 0 if one is constant."""
+    return float(_correlate_columns([a, b])[0, 1])

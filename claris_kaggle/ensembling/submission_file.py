@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,17 +58,34 @@ def _read_submission(path: Path, called: Path | None = None) -> _Submission:
     return _Submission(str(name), ids, tables.parse_probabilities(frame["label"].tolist(), name, _SUBMISSION_HINT))
 
 
-def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SubmissionSummary:
+    """Facts about a submission that passed every check.
+
+    Attributes:
+        rows: number of rows.
+        min, max, mean: of the values.
+        distinct: number of distinct values.
+        sample_order: True if the ids have the order of the sample. Kaggle joins by id, so any order is allowed.
+        sha256: SHA-256 of the file.
+    """
+
+    rows: int
+    min: float
+    max: float
+    mean: float
+    distinct: int
+    sample_order: bool
+    sha256: str
+
+
+def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> SubmissionSummary:
     """Check that Kaggle will accept and score the submission, and return a summary of it.
 
     Args:
         path: the CSV.
         sample_ids: the ids of the sample submission, in its order.
         called: the name to use in messages, if `path` is a temporary file.
-    Returns:
-        `rows`; `min`, `max` and `mean` of the values; `distinct`, the number of distinct values; `sample_order`, True
-        if the ids have the order of the sample (Kaggle joins by id, so any order is allowed); and `sha256` of the
-        file.
     Raises:
         TableError: the file is cut off, has a wrong header, extra columns, missing, unexpected or repeated ids,
             values that are not probabilities, or the same value in every row.
@@ -80,20 +96,20 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
     if one.is_constant():
         found = f"{one.name}: every value is {one.values[0]:g}"
         raise TableError(found, "a constant column scores 0.5", "Look at the predictions, or whether it is the sample")
-    return {
-        "rows": len(one.ids),
-        "min": float(one.values.min()),
-        "max": float(one.values.max()),
-        "mean": float(one.values.mean()),
-        "distinct": len(np.unique(one.values)),
-        "sample_order": one.ids == list(sample_ids),
-        "sha256": sha256_file(path),
-    }
+    return SubmissionSummary(
+        rows=len(one.ids),
+        min=float(one.values.min()),
+        max=float(one.values.max()),
+        mean=float(one.values.mean()),
+        distinct=len(np.unique(one.values)),
+        sample_order=one.ids == list(sample_ids),
+        sha256=sha256_file(path),
+    )
 
 
 def write_submission(
-    path: Path, test: TestPredictions, sample_ids: Sequence[str], about: dict[str, Any]
-) -> dict[str, Any]:
+    path: Path, test: TestPredictions, sample_ids: Sequence[str], about: Mapping[str, object]
+) -> dict[str, object]:
     """Write the submission in the order of the sample, and a JSON file next to it, if `check_submission` passes.
 
     Args:
@@ -115,6 +131,6 @@ def write_submission(
     with replace_file(path.with_suffix(".json")) as beside, replace_file(path) as draft:
         tables.write_table(draft, dict(zip(_SUBMISSION_COLUMNS, (list(sample_ids), values), strict=True)))
         facts = check_submission(draft, sample_ids, called=path)
-        record = {**facts, **about, "versions": {"claris_kaggle": __version__}}
+        record = {**asdict(facts), **about, "versions": {"claris_kaggle": __version__}}
         write_json(beside, record)
     return record

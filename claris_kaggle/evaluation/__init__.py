@@ -2,11 +2,10 @@
 
 Other packages use:
 
-- `auc_intervals`: `Comparison`, `compare_aucs`, `estimate_auc`, `measure`
-- `calibration`: `apply_temperature`, `calibration_curve`, `calibration_error`, `fit_temperature`,
-  `nested_temperature`
-- `metrics`: `auc`, `clip_probabilities`, `log_loss`, `summary`
+- `auc_intervals`: `Comparison`, `MeasuredAuc`, `measure`
+- `calibration`: `CalibrationCurve`, `apply_temperature`, `calibration_curve`, `fit_temperature`, `nested_temperature`
+- `metrics`: `Metrics`, `auc`, `clip_probabilities`, `log_loss`, `summary`
 - `predictions`: `Oof`, `TestPredictions`, `check_oof`, `read_oof`, `read_test`, `write_oof`, `write_run_oof`,
   `write_test`
-- `run_metrics`: `gather_run`, `run_metrics`, `run_tables`, `slide_metrics`
+- `run_metrics`: `FoldMetrics`, `OverallMetrics`, `SlideMetrics`, `gather_run`, `run_metrics`, `slide_metrics`
 """

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
-from claris_kaggle.data.arrays import Columns, Labels
+from claris_kaggle.data.arrays import Labels
 from claris_kaggle.evaluation.metrics import _require_both_classes
 
 _RESAMPLES = 1000
@@ -31,19 +31,14 @@ class _Estimate:
 
     Attributes:
         value, error: the AUC and its standard error.
-        low, high: the ends of the interval at `_LEVEL`.
+        interval: the ends of the interval at `_LEVEL`.
         way: method of the standard error: `DeLong` or `slides`.
     """
 
     value: float
     error: float
-    low: float
-    high: float
+    interval: tuple[float, float]
     way: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as plain values."""
-        return {"value": self.value, "error": self.error, "interval": [self.low, self.high], "way": self.way}
 
 
 @dataclass(frozen=True)
@@ -52,39 +47,37 @@ class Comparison:
 
     Attributes:
         difference, error: the difference and its standard error.
-        low, high: the ends of the interval at `_LEVEL`.
+        interval: the ends of the interval at `_LEVEL`.
         p: two-sided p-value.
         way: method of the standard error: `DeLong` or `slides`.
     """
 
     difference: float
     error: float
-    low: float
-    high: float
+    interval: tuple[float, float]
     p: float
     way: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as plain values."""
-        ends = [self.low, self.high]
-        return {"difference": self.difference, "error": self.error, "interval": ends, "p": self.p, "way": self.way}
+    @property
+    def doubt(self) -> float:
+        """The one-sided p-value of a positive difference."""
+        return self.p / 2 if self.difference > 0 else 1 - self.p / 2
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """The AUCs of several columns over the same patches, and their joint variation.
+class MeasuredAuc:
+    """The AUC of one column of scores, and how it varies with the sample.
 
     Attributes:
-        aucs: float64 [M].
-        deviations: float64 [K, M]; the variance of a weighted sum of AUCs is the sum of squares of
-            `deviations @ weights`.
-        shares: contribution of each slide to the deviation, float64 [slides, M]; None if the slides are unknown.
+        value: the AUC.
+        deviations: float64 [K]; their sum of squares is the variance of the AUC.
+        shares: contribution of each slide to the deviation, float64 [slides]; None if the slides are unknown.
         pairs: number of independent pairs of a malignant and a benign patch, which share no patch or slide.
     """
 
-    aucs: Columns
-    deviations: Columns
-    shares: Columns | None
+    value: float
+    deviations: NDArray[np.float64]
+    shares: NDArray[np.float64] | None
     pairs: int
 
     @property
@@ -92,73 +85,59 @@ class _Measured:
         """The method of the standard errors: `DeLong` or `slides`."""
         return "DeLong" if self.shares is None else "slides"
 
-    def contrast(self, weights: Columns) -> tuple[float, float, float]:
-        """Return a weighted sum of the AUCs, its standard error and degrees of freedom.
+    @cached_property
+    def estimate(self) -> _Estimate:
+        """The AUC with its interval, which is computed on the logit scale, where it is more symmetric."""
+        error = float(np.linalg.norm(self.deviations))
+        if not 0 < self.value < 1:
+            return _Estimate(self.value, error, _whole_interval(self.value, self.pairs), self.way)
+        reach = _quantile(_effective_freedom(self.shares))
+        return _Estimate(self.value, error, _logit_interval(self.value, error, reach), self.way)
 
-        A few slides may cause most of an error, so the degrees of freedom are Satterthwaite's, from their shares.
-        """
-        error = float(np.linalg.norm(self.deviations @ weights))
-        freedom = math.inf if self.shares is None else _effective_freedom((self.shares @ weights) ** 2)
-        return float(self.aucs @ weights), error, freedom
-
-    def estimate(self, column: int) -> _Estimate:
-        """Return the AUC of a column with its interval, computed on the logit scale, where it is more symmetric."""
-        value, error, freedom = self.contrast(np.eye(len(self.aucs))[column])
-        if not 0 < value < 1:
-            return _Estimate(value, error, *_whole_interval(value, self.pairs), self.way)
-        return _Estimate(value, error, *_logit_interval(value, error, _quantile(freedom)), self.way)
-
-    def compare(self, a: int, b: int) -> Comparison:
-        """Compare column `a` with column `b`, paired over the same patches."""
+    def compare(self, other: MeasuredAuc) -> Comparison:
+        """Compare with other scores of the same patches. Both are measured with the same slides, or both without."""
         from scipy import stats
 
-        unit = np.eye(len(self.aucs))
-        difference, error, freedom = self.contrast(unit[a] - unit[b])
+        difference = self.value - other.value
+        error = float(np.linalg.norm(self.deviations - other.deviations))
         if error < 1e-12:  # both columns rank all patches alike, up to rounding
             difference = difference if abs(difference) > 1e-12 else 0.0
-            return Comparison(difference, 0.0, difference, difference, 0.0 if difference else 1.0, self.way)
+            return Comparison(difference, 0.0, (difference, difference), 0.0 if difference else 1.0, self.way)
+        shares = None if self.shares is None or other.shares is None else self.shares - other.shares
+        freedom = _effective_freedom(shares)
         width = _quantile(freedom) * error
         p = float(2 * stats.t(freedom).sf(abs(difference) / error))
-        return Comparison(difference, error, difference - width, difference + width, p, self.way)
+        return Comparison(difference, error, (difference - width, difference + width), p, self.way)
 
 
-def measure(labels: Labels, columns: NDArray[Any], slides: Sequence[str] | None = None) -> _Measured:
-    """Return the AUCs of the columns, with the data for intervals and comparisons.
+def measure(labels: Labels, values: NDArray[np.floating], slides: Sequence[str] | None = None) -> MeasuredAuc:
+    """Return the AUC with the data for its interval and for comparisons.
 
-    Without slides the variance is DeLong's. With slides it is that of a cluster bootstrap over slides.
+    Without slides the variance is DeLong's. With slides it is that of a cluster bootstrap over slides. The resamples
+    depend on labels and slides only, so columns that are measured one by one can be compared.
 
     Args:
         labels: int [N] of 0 and 1, at least two of each.
-        columns: [N] or [N, M] scores; only their order matters.
+        values: [N] scores; only their order matters.
         slides: the slide of each patch; None if unknown.
     Raises:
         DataError: there are fewer than two patches of a class, or a single slide.
     """
     malignant = np.asarray(labels) == 1
     if slides is None:
-        aucs, shares = _patch_shares(labels, columns)
-        return _Measured(aucs, shares, None, int(min(malignant.sum(), (~malignant).sum())))
-    aucs, shares = _slide_shares(labels, columns, slides)
+        value, shares = _patch_shares(labels, values)
+        return MeasuredAuc(value, shares, None, int(min(malignant.sum(), (~malignant).sum())))
+    value, shares = _slide_shares(labels, values, slides)
     names = np.asarray(slides)
     sides = len(np.unique(names[malignant])), len(np.unique(names[~malignant])), len(shares) // 2
     deviations = shares
     if len(shares) <= _MOST_PAIRED:
-        samples = _cluster_bootstrap(labels, columns, slides)
-        deviations = (samples - samples.mean(axis=0)) / math.sqrt(len(samples) - 1)
-    return _Measured(aucs, deviations, shares, min(sides))
+        samples = _cluster_bootstrap(labels, values, slides)
+        deviations = (samples - samples.mean()) / math.sqrt(len(samples) - 1)
+    return MeasuredAuc(value, deviations, shares, min(sides))
 
 
-def estimate_auc(labels: Labels, probabilities: NDArray[Any], slides: Sequence[str] | None = None) -> _Estimate:
-    """Return the AUC with its interval; arguments and errors as in `measure`."""
-    return measure(labels, probabilities, slides).estimate(0)
-
-
-def compare_aucs(labels: Labels, a: NDArray[Any], b: NDArray[Any], slides: Sequence[str] | None = None) -> Comparison:
-    """Compare the AUC of `a` with the AUC of `b`; arguments and errors as in `measure`."""
-    return measure(labels, np.stack([a, b], axis=1), slides).compare(0, 1)
-
-
-def _placements(labels: Labels, values: NDArray[Any]) -> tuple[Columns, Columns]:
+def _placements(labels: Labels, values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the share of the other class that each patch is ranked correctly against; ties count half.
 
     Args:
@@ -178,79 +157,77 @@ def _placements(labels: Labels, values: NDArray[Any]) -> tuple[Columns, Columns]
     return above, below
 
 
-def _deviations_by_patch(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
-    """Return the AUC of each column, float64 [M], and the contribution of each patch, float64 [N, M].
+def _deviations_by_patch(labels: Labels, values: NDArray[np.floating]) -> tuple[float, NDArray[np.float64]]:
+    """Return the AUC and the contribution of each patch, float64 [N].
 
     The contribution of a patch is its placement minus the AUC, divided by the number of patches of its class.
     """
-    columns = columns if columns.ndim == 2 else columns[:, None]
-    _require_both_classes(labels, columns)
+    _require_both_classes(labels, values)
     malignant = np.asarray(labels) == 1
-    aucs, found = np.empty(columns.shape[1]), np.empty(columns.shape)
-    for number, column in enumerate(columns.T):
-        ups, downs = _placements(labels, column)
-        aucs[number] = ups.mean()
-        found[malignant, number] = (ups - aucs[number]) / len(ups)
-        found[~malignant, number] = (downs - aucs[number]) / len(downs)
-    return aucs, found
+    ups, downs = _placements(labels, values)
+    auc = float(ups.mean())
+    found = np.empty(len(values))
+    found[malignant] = (ups - auc) / len(ups)
+    found[~malignant] = (downs - auc) / len(downs)
+    return auc, found
 
 
-def _delong(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
-    """Return the AUCs, float64 [M], and their covariance, [M, M]; arguments and errors as in `_patch_shares`."""
-    aucs, shares = _patch_shares(labels, columns)
-    return aucs, shares.T @ shares
+def _patch_shares(labels: Labels, values: NDArray[np.floating]) -> tuple[float, NDArray[np.float64]]:
+    """Return the AUC and the contribution of each patch to its deviation, for independent patches.
 
-
-def _patch_shares(labels: Labels, columns: NDArray[Any]) -> tuple[Columns, Columns]:
-    """Return the AUC of each column and the contribution of each patch to its deviation, for independent patches.
-
-    The sums of squares and products of the contributions are the covariance of the AUCs. Source: DeLong, DeLong and
+    The sums of squares and products of the contributions are the covariance of AUCs. Source: DeLong, DeLong and
     Clarke-Pearson 1988, computed from ranks as in Sun and Xu 2014.
 
     Args:
         labels: [N] of 0 and 1, at least two of each.
-        columns: [N] or [N, M].
+        values: [N].
     Returns:
-        float64 [M] and [N, M].
+        The AUC, and float64 [N].
     Raises:
         DataError: there are fewer than two patches of a class.
     """
-    aucs, shares = _deviations_by_patch(labels, columns)
+    auc, shares = _deviations_by_patch(labels, values)
     malignant = np.asarray(labels) == 1
     for name, rows in (("malignant", malignant), ("benign", ~malignant)):
         if rows.sum() < 2:
             raise DataError(f"a single {name} patch", "two of each class are needed to say how sure a figure is")
         shares[rows] *= np.sqrt(rows.sum() / (rows.sum() - 1))
-    return aucs, shares
+    return auc, shares
 
 
-def _slide_shares(labels: Labels, columns: NDArray[Any], slides: Sequence[str]) -> tuple[Columns, Columns]:
-    """Return the AUC of each column and the contribution of each slide to its deviation.
+def _slide_shares(
+    labels: Labels, values: NDArray[np.floating], slides: Sequence[str]
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the AUC and the contribution of each slide to its deviation.
 
     The share of a slide is the sum of the contributions of its patches. Slides are independent, so the variance of the
     AUC is the sum of the squared shares. Source: Obuchowski 1997.
 
     Args:
         labels: [N] of 0 and 1, both present.
-        columns: [N] or [N, M].
+        values: [N].
         slides: [N], the slide of each patch; at least two different ones.
     Returns:
-        float64 [M] and [slides, M].
+        The AUC, and float64 [slides].
     Raises:
         DataError: there is a single slide.
     """
-    aucs, of_patches = _deviations_by_patch(labels, columns)
+    auc, of_patches = _deviations_by_patch(labels, values)
     numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
     total = int(numbers.max()) + 1
     if total < 2:
         raise DataError("a single slide", "two or more are needed to say how sure a figure is")
-    shares = np.zeros((total, len(aucs)))
-    np.add.at(shares, numbers, of_patches)
-    return aucs, shares * np.sqrt(total / (total - 1))
+    return auc, np.bincount(numbers, of_patches, minlength=total) * np.sqrt(total / (total - 1))
 
 
-def _effective_freedom(squares: Columns) -> float:
-    """Return Satterthwaite's degrees of freedom of a sum of independent squares, from 1 to their number minus 1."""
+def _effective_freedom(shares: NDArray[np.float64] | None) -> float:
+    """Return the degrees of freedom of a standard error: infinite for independent patches, without `shares`.
+
+    A few slides may cause most of an error. Satterthwaite's number is from 1 to the number of slides minus 1.
+    """
+    if shares is None:
+        return math.inf
+    squares = shares**2
     spread = len(squares) * squares.var(ddof=1)
     return float(np.clip(2 * squares.sum() ** 2 / spread, 1, len(squares) - 1)) if spread else len(squares) - 1.0
 
@@ -280,35 +257,36 @@ def _whole_interval(value: float, pairs: int) -> tuple[float, float]:
 
 
 def _cluster_bootstrap(
-    labels: Labels, columns: NDArray[Any], slides: Sequence[str], *, resamples: int = _RESAMPLES, seed: int = 0
-) -> Columns:
-    """Return the AUC of each column in resamples of slides, drawn with replacement (cluster bootstrap).
+    labels: Labels,
+    values: NDArray[np.floating],
+    slides: Sequence[str],
+    *,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Return the AUC in resamples of slides, drawn with replacement (cluster bootstrap).
 
     The numerator of the AUC is a sum over pairs of a malignant and a benign patch. It is counted once for each pair of
     slides. Each resample is then a weighted sum of this matrix.
 
     Args:
         labels: [N] of 0 and 1, both present.
-        columns: [N] or [N, M].
+        values: [N].
         slides: [N], the slide of each patch.
         resamples: number of resamples.
         seed: seed of the resamples.
     Returns:
-        float64 [resamples, M]; resamples with one class only are drawn again.
+        float64 [resamples]; resamples with one class only are drawn again.
     """
-    columns = columns if columns.ndim == 2 else columns[:, None]
-    _require_both_classes(labels, columns)
+    _require_both_classes(labels, values)
     numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
     malignant = np.asarray(labels) == 1
     slides_up, ups = _compress(numbers[malignant])
     slides_down, downs = _compress(numbers[~malignant])
     weights = _resample_weights(numbers, malignant, resamples, np.random.default_rng(seed))
     pairs = (weights[:, slides_up] @ np.bincount(ups)) * (weights[:, slides_down] @ np.bincount(downs))
-    results = np.empty((resamples, columns.shape[1]))
-    for number, column in enumerate(columns.T):
-        wins = _count_wins(column[malignant], ups, column[~malignant], downs)
-        results[:, number] = ((weights[:, slides_up] @ wins) * weights[:, slides_down]).sum(axis=1) / pairs
-    return results
+    wins = _count_wins(values[malignant], ups, values[~malignant], downs)
+    return ((weights[:, slides_up] @ wins) * weights[:, slides_down]).sum(axis=1) / pairs
 
 
 def _compress(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -319,7 +297,7 @@ def _compress(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 
 def _resample_weights(
     numbers: NDArray[np.int64], malignant: NDArray[np.bool_], resamples: int, generator: np.random.Generator
-) -> Columns:
+) -> NDArray[np.float64]:
     """Return the count of each slide in each resample, float64 [resamples, slides]. Each resample has both classes."""
     total = int(numbers.max()) + 1
     has_up, has_down = np.zeros(total), np.zeros(total)
@@ -331,8 +309,11 @@ def _resample_weights(
 
 
 def _count_wins(
-    ups: NDArray[Any], slides_up: NDArray[np.int64], downs: NDArray[Any], slides_down: NDArray[np.int64]
-) -> Columns:
+    ups: NDArray[np.floating],
+    slides_up: NDArray[np.int64],
+    downs: NDArray[np.floating],
+    slides_down: NDArray[np.int64],
+) -> NDArray[np.float64]:
     """Return the number of correctly ranked pairs of patches for each pair of slides; ties count half.
 
     Args:

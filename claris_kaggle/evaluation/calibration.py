@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +13,45 @@ from claris_kaggle.evaluation.metrics import clip_probabilities
 _CALIBRATION_BINS = 15
 
 
+@dataclass(frozen=True)
+class CalibrationCurve:
+    """Predicted probability and observed share in bins of patches.
+
+    Attributes:
+        said: mean predicted probability of each bin.
+        found: share of malignant patches in each bin.
+        patches: number of patches in each bin.
+    """
+
+    said: list[float]
+    found: list[float]
+    patches: list[float]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of predicted and observed, weighted by bin size."""
+        sizes = np.array(self.patches)
+        return float(np.abs(np.array(self.said) - np.array(self.found)) @ sizes / sizes.sum())
+
+
 def calibration_curve(
-    labels: Labels, probabilities: NDArray[Any], bins: int = _CALIBRATION_BINS
-) -> dict[str, list[float]]:
+    labels: Labels, probabilities: NDArray[np.floating], bins: int = _CALIBRATION_BINS
+) -> CalibrationCurve:
     """Return the calibration curve over bins with about equal numbers of patches; equal probabilities share a bin.
 
     Args:
         labels: [N] of 0 and 1.
         probabilities: float [N] in 0..1.
         bins: number of bins if all probabilities differ.
-    Returns:
-        `said`: mean predicted probability of each bin; `found`: share of malignant patches; `patches`: their number.
     """
     values, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels) == 1
     order = np.argsort(values, kind="stable")
     parts = [part for part in np.split(order, _bin_edges(values[order], bins)) if len(part)]
-    return {
-        "said": [float(values[part].mean()) for part in parts],
-        "found": [float(truth[part].mean()) for part in parts],
-        "patches": [float(len(part)) for part in parts],
-    }
+    return CalibrationCurve(
+        said=[float(values[part].mean()) for part in parts],
+        found=[float(truth[part].mean()) for part in parts],
+        patches=[float(len(part)) for part in parts],
+    )
 
 
 def _bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
@@ -43,13 +62,7 @@ def _bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     return np.unique(np.concatenate(ends))
 
 
-def calibration_error(labels: Labels, probabilities: NDArray[Any], bins: int = _CALIBRATION_BINS) -> float:
-    """Return the expected calibration error: the mean distance of predicted and observed, weighted by bin size."""
-    curve = {name: np.array(values) for name, values in calibration_curve(labels, probabilities, bins).items()}
-    return float(np.abs(curve["said"] - curve["found"]) @ curve["patches"] / curve["patches"].sum())
-
-
-def fit_temperature(labels: Labels, probabilities: NDArray[Any]) -> float:
+def fit_temperature(labels: Labels, probabilities: NDArray[np.floating]) -> float:
     """Return the temperature with the smallest log loss (Guo et al. 2017); above 1 it lowers the confidence."""
     from scipy.optimize import minimize_scalar
     from scipy.special import log_expit, logit
@@ -63,7 +76,7 @@ def fit_temperature(labels: Labels, probabilities: NDArray[Any]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
 
 
-def apply_temperature(probabilities: NDArray[Any], temperature: float) -> Probabilities:
+def apply_temperature(probabilities: NDArray[np.floating], temperature: float) -> Probabilities:
     """Return the probabilities with logits divided by the temperature, as float32.
 
     The order does not change, and different probabilities stay different.
@@ -84,7 +97,7 @@ def _separate_ties(values: Probabilities) -> Probabilities:
     return np.minimum(bits, highest).astype(np.int32).view(np.float32)
 
 
-def nested_temperature(labels: Labels, probabilities: NDArray[Any], fold: NDArray[np.int64]) -> Probabilities:
+def nested_temperature(labels: Labels, probabilities: NDArray[np.floating], fold: NDArray[np.int64]) -> Probabilities:
     """Scale each fold by the temperature of the other folds, so that no fold is scored on its own fit.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,45 @@ from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import THRESHOLD, Labels, Probabilities
 
 
-def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _PartMetrics:
+    """Metrics of any patches, also of a single class.
+
+    Attributes:
+        patches: number of patches.
+        auc: area under the ROC curve, the competition's metric; None if all patches have the same label.
+        accuracy: share of correct predictions at a threshold of 0.5.
+        log_loss: mean negative log-likelihood in nats.
+        brier: Brier score.
+    """
+
+    patches: int
+    auc: float | None
+    accuracy: float
+    log_loss: float
+    brier: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(_PartMetrics):
+    """Metrics of patches of both classes.
+
+    Attributes:
+        patches: number of patches.
+        auc: area under the ROC curve, the competition's metric.
+        accuracy: share of correct predictions at a threshold of 0.5.
+        log_loss: mean negative log-likelihood in nats.
+        brier: Brier score.
+    """
+
+    auc: float
+
+
+def summary(labels: Labels, probabilities: Probabilities) -> Metrics:
     """Return AUC (the competition's metric), accuracy at 0.5, log loss in nats, Brier score and number of patches.
+
+    >>> summary(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])).auc
+    0.75
 
     Args:
         labels: [N] of 0 and 1, both present.
@@ -26,18 +63,18 @@ def summary(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
     if wrong.any():
         found = f"{int(wrong.sum()):,} of {len(values):,} values are no probabilities (first {values[wrong][0]:g})"
         raise DataError(found, "each must be from 0 to 1", "Give probabilities: of a logit, 1 / (1 + exp(-logit))")
-    return _summary_of_any(labels, probabilities)
+    return Metrics(**vars(_summary_of_part(labels, probabilities)))
 
 
-def _summary_of_any(labels: Labels, probabilities: Probabilities) -> dict[str, Any]:
+def _summary_of_part(labels: Labels, probabilities: Probabilities) -> _PartMetrics:
     """Return the same as `summary`, for any patches: the AUC is None if there is only one class."""
-    return {
-        "patches": len(labels),
-        "auc": auc(labels, probabilities) if len(np.unique(labels)) == 2 else None,
-        "accuracy": _accuracy(labels, probabilities),
-        "log_loss": log_loss(labels, probabilities),
-        "brier": _brier(labels, probabilities),
-    }
+    return _PartMetrics(
+        patches=len(labels),
+        auc=auc(labels, probabilities) if len(np.unique(labels)) == 2 else None,
+        accuracy=_accuracy(labels, probabilities),
+        log_loss=log_loss(labels, probabilities),
+        brier=_brier(labels, probabilities),
+    )
 
 
 def auc(labels: Labels, probabilities: Probabilities) -> float:
@@ -63,7 +100,7 @@ def log_loss(labels: Labels, probabilities: Probabilities) -> float:
     return float(mean_log_loss(labels, clip_probabilities(probabilities), labels=[0, 1]))
 
 
-def clip_probabilities(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+def clip_probabilities(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the probabilities as float64, clipped to 2^-24 .. 1 - 2^-24, so that their logarithms are finite."""
     return np.clip(np.asarray(probabilities, dtype=np.float64), 2.0**-24, 1 - 2.0**-24)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -11,73 +11,143 @@ from claris_kaggle.core.files import write_json
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.fold_file import Folds
 from claris_kaggle.evaluation import metrics
-from claris_kaggle.evaluation.auc_intervals import estimate_auc
-from claris_kaggle.evaluation.calibration import calibration_curve, calibration_error, fit_temperature
+from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
+from claris_kaggle.evaluation.calibration import CalibrationCurve, calibration_curve, fit_temperature
+from claris_kaggle.evaluation.metrics import Metrics, _PartMetrics
 from claris_kaggle.evaluation.predictions import Oof, _collect_oof, _collect_test, write_run_oof, write_test
 
 
-def run_metrics(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return the metrics of all folds pooled, and of each fold.
+@dataclass(frozen=True, kw_only=True)
+class OverallMetrics(Metrics):
+    """Metrics of all folds of a run, pooled.
 
-    `accuracy` is at 0.5. `accuracy_nested` uses the best threshold of the other folds for each fold; `best_threshold`
-    is that of all folds. `auc_interval` resamples slides if they are known, otherwise it assumes independent patches
-    (`auc_way` says which). `temperature` is the best divisor of the logits. A fold with one class has the AUC None and
-    is not part of the mean. `fold_auc_std` is None if there is only one AUC.
+    Attributes:
+        patches, auc, accuracy, log_loss, brier: as in `Metrics`.
+        auc_interval: the 95 % interval of the AUC.
+        auc_way: method of the interval: `slides` resamples slides, `DeLong` assumes independent patches.
+        best_threshold: the threshold with the highest accuracy on these patches.
+        accuracy_nested: accuracy with the best threshold of the other folds for each fold; None with a single fold.
+        calibration_error: expected calibration error.
+        temperature: the best divisor of the logits.
+        fold_auc_mean: mean of the AUCs of the folds with both classes; None if there is no such fold.
+        fold_auc_std: standard deviation of these AUCs; None if there are fewer than two.
+    """
+
+    auc_interval: tuple[float, float]
+    auc_way: str
+    best_threshold: float
+    accuracy_nested: float | None
+    calibration_error: float
+    temperature: float
+    fold_auc_mean: float | None
+    fold_auc_std: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values."""
+        return {**asdict(self), "auc_interval": list(self.auc_interval)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldMetrics(_PartMetrics):
+    """Metrics of one fold; the AUC is None if the fold has one class."""
+
+    fold: int
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values, the fold first."""
+        return {"fold": self.fold, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideMetrics(_PartMetrics):
+    """Metrics of one slide; the AUC is None if the slide has one class.
+
+    Attributes:
+        slide: id of the slide.
+        fold: the fold of the slide.
+        malignant: number of malignant patches.
+    """
+
+    slide: str
+    fold: int
+    malignant: int
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values, the slide first."""
+        return {"slide": self.slide, "fold": self.fold, "malignant": self.malignant, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class _RunMetrics:
+    """Metrics of a run.
+
+    Attributes:
+        overall: metrics of all folds pooled.
+        folds: metrics of each fold.
+        calibration: the calibration curve of all folds pooled.
+    """
+
+    overall: OverallMetrics
+    folds: list[FoldMetrics]
+    calibration: CalibrationCurve
+
+    def to_json(self, slides: Sequence[SlideMetrics]) -> dict[str, object]:
+        """Return the content of `metrics.json`, with the metrics of `slides`."""
+        return {
+            "overall": self.overall.to_json(),
+            "folds": [one.to_json() for one in self.folds],
+            "calibration": asdict(self.calibration),
+            "slides": [one.to_json() for one in slides],
+        }
+
+
+def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: MeasuredAuc | None = None) -> _RunMetrics:
+    """Return the metrics of all folds pooled, and of each fold.
 
     Args:
         oof: the OOF predictions of all folds.
         slides: the slide of each patch; None if unknown.
-    Returns:
-        `overall`, a dict of metrics, and `folds`, a list with one dict per fold.
+        measured: the result of `measure` for these predictions and slides; None to compute it here.
     """
     labels, values = oof.labels, oof.probabilities
-    rows = []
+    folds = []
     for number in np.unique(oof.fold).tolist():
         where = oof.fold == number
-        rows.append({"fold": number, **metrics._summary_of_any(labels[where], values[where])})
-    aucs = [row["auc"] for row in rows if row["auc"] is not None]
-    estimate = estimate_auc(labels, values, slides)
-    overall = {
-        **metrics.summary(labels, values),
-        "auc_interval": [estimate.low, estimate.high],
-        "auc_way": estimate.way,
-        "best_threshold": metrics._best_threshold(labels, values)[0],
-        "accuracy_nested": metrics._nested_accuracy(labels, values, oof.fold),
-        "calibration_error": calibration_error(labels, values),
-        "temperature": fit_temperature(labels, values),
-        "fold_auc_mean": float(np.mean(aucs)) if aucs else None,
-        "fold_auc_std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
-    }
-    return {"overall": overall, "folds": rows}
+        folds.append(FoldMetrics(fold=number, **vars(metrics._summary_of_part(labels[where], values[where]))))
+    aucs = [one.auc for one in folds if one.auc is not None]
+    estimate = (measured or measure(labels, values, slides)).estimate
+    curve = calibration_curve(labels, values)
+    overall = OverallMetrics(
+        **vars(metrics.summary(labels, values)),
+        auc_interval=estimate.interval,
+        auc_way=estimate.way,
+        best_threshold=metrics._best_threshold(labels, values)[0],
+        accuracy_nested=metrics._nested_accuracy(labels, values, oof.fold),
+        calibration_error=curve.error,
+        temperature=fit_temperature(labels, values),
+        fold_auc_mean=float(np.mean(aucs)) if aucs else None,
+        fold_auc_std=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+    )
+    return _RunMetrics(overall, folds, curve)
 
 
-def run_tables(oof: Oof, slides: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return the content of `metrics.json`: `run_metrics`, the calibration curve, and metrics of slides if known."""
-    return {
-        **run_metrics(oof, slides),
-        "calibration": calibration_curve(oof.labels, oof.probabilities),
-        "slides": slide_metrics(oof, slides) if slides else [],
-    }
-
-
-def slide_metrics(oof: Oof, slides: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the metrics of each slide, with the highest log loss first.
-
-    Returns:
-        Slide, fold, number of malignant patches, and the metrics of `metrics.summary`; the AUC is None if the slide has
-        one class.
-    """
+def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:
+    """Return the metrics of each slide, with the highest log loss first; an empty list if the slides are unknown."""
+    if slides is None:
+        return []
     rows = []
     names, numbers = np.unique(np.asarray(slides), return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     for name, where in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
         labels, values = oof.labels[where], oof.probabilities[where]
-        about = {"slide": name, "fold": int(oof.fold[where[0]]), "malignant": int(labels.sum())}
-        rows.append({**about, **metrics._summary_of_any(labels, values)})
-    return sorted(rows, key=lambda row: (-row["log_loss"], row["slide"]))
+        part = metrics._summary_of_part(labels, values)
+        rows.append(SlideMetrics(slide=name, fold=int(oof.fold[where[0]]), malignant=int(labels.sum()), **vars(part)))
+    return sorted(rows, key=lambda row: (-row.log_loss, row.slide))
 
 
-def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: dict[str, Any]) -> dict[str, Any]:
+def gather_run(
+    run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: Mapping[str, object]
+) -> dict[str, object]:
     """Write a run's `oof.csv`, `test.csv` and `metrics.json` from the files of all its folds.
 
     Args:
@@ -96,6 +166,6 @@ def gather_run(run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: di
     test = _collect_test({number: one.test for number, one in fold_dirs.items()}, test_ids)
     write_run_oof(run_dir.oof, oof)
     write_test(run_dir.test, test.ids, test.probabilities)
-    metrics_of_run = {**about, **run_tables(oof, folds.slides)}
-    write_json(run_dir.metrics, metrics_of_run)
-    return metrics_of_run
+    content = {**about, **run_metrics(oof, folds.slides).to_json(slide_metrics(oof, folds.slides))}
+    write_json(run_dir.metrics, content)
+    return content

@@ -363,5 +363,5 @@ def _build_submission(launch: _Launch) -> tuple[Path, Sequence[str]]:
     gather_run(run_dir, read_folds(run_dir.folds), sample_ids, {"views": _count_views(run_dir)})
     submission = launch.root / "submission.csv"
     result = ensemble_runs([run_dir], data, submission)
-    log_info(f"{submission}: OOF AUC {result['oof']['auc']:.4f}")
+    log_info(f"{submission}: OOF AUC {result.oof.auc:.4f}")
     return submission, sample_ids

@@ -43,8 +43,8 @@ def submit_file(
             scored as an error.
     """
     facts = check_submission(path, sample_ids)
-    push_token = f"claris-{facts['sha256'][:16]}"
-    about = _read_submission_origin(path, facts["sha256"])
+    push_token = f"claris-{facts.sha256[:16]}"
+    about = _read_submission_origin(path, facts.sha256)
     known = _find_earlier(push_token, ledger)
     failed = [one.ref for one in known if one.status == "ERROR"]
     earlier = next((one for one in known if one.ref not in failed), None)
@@ -61,13 +61,13 @@ def submit_file(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if earlier is None else "",
         "ref": str(ref),
         "file": str(path),
-        "sha256": facts["sha256"],
+        "sha256": facts.sha256,
         "runs": about["runs"],
         "commit": about["commit"],
         **{name: about[name] for name in ("oof_auc", "oof_low", "oof_high")},
         "status": "PENDING",
     }
-    record_submission(ledger, entry)
+    record_submission(ledger, LedgerEntry(**entry))
     _attempt_file(ledger).unlink(missing_ok=True)
     return _wait_for_score(entry, push_token, failed, ledger, wait=wait, poll=poll)
 
@@ -144,7 +144,7 @@ def _require_allowance() -> None:
         raise KaggleError(found, "", "Run the same command after midnight UTC")
 
 
-def _read_submission_origin(path: Path, sha256: str) -> LedgerEntry:
+def _read_submission_origin(path: Path, sha256: str) -> dict[str, str]:
     """Return runs, commit and OOF AUC of a submission, from the JSON file beside it if its SHA-256 matches."""
     beside = path.with_suffix(".json")
     known = read_json(beside) if beside.exists() else {}
@@ -160,8 +160,8 @@ def _read_submission_origin(path: Path, sha256: str) -> LedgerEntry:
 
 
 def _wait_for_score(
-    entry: LedgerEntry, push_token: str, failed: Collection[int], ledger: Path, *, wait: float, poll: float
-) -> LedgerEntry:
+    entry: dict[str, str], push_token: str, failed: Collection[int], ledger: Path, *, wait: float, poll: float
+) -> dict[str, str]:
     """Return the ledger's line with its scores, or still pending after `wait` seconds. Retries temporary failures.
 
     Raises:
@@ -185,7 +185,7 @@ def _wait_for_score(
     if found is None or found.status == "PENDING":
         return entry
     entry |= {"public": found.public, "private": found.private, "status": found.status}
-    record_submission(ledger, entry)
+    record_submission(ledger, LedgerEntry(**entry))
     if found.status == "ERROR":
         hint = "Check the file first: the same command sends it again, which uses one of the day's submissions"
         raise KaggleError(f"Kaggle could not score the submission: {found.error}", "", hint)

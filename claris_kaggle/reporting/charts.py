@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +19,19 @@ from numpy.typing import NDArray
 
 from claris_kaggle.data.arrays import THRESHOLD, Labels
 from claris_kaggle.data.fold_file import CLASS_NAMES
-from claris_kaggle.evaluation.calibration import calibration_curve, calibration_error
+from claris_kaggle.evaluation.calibration import CalibrationCurve
 from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.evaluation.run_metrics import OverallMetrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SERIES = 6
 _NAMES = ("ink", "muted", "line", *CLASS_NAMES, *(f"series-{number}" for number in range(_SERIES)))
 _CODES = {name: f"#fe00{number:02x}" for number, name in enumerate(_NAMES)}
 _INK, _MUTED, _LINE_COLOR = _CODES["ink"], _CODES["muted"], _CODES["line"]
 _MARKERS = "os^Dv*"
-_HISTOGRAM_EDGES = np.linspace(0, 1, 21)
+_HISTOGRAM_EDGES: list[float] = np.linspace(0, 1, 21).tolist()
 # Points kept of a curve. A screen cannot show more.
 _POINTS = 240
 # Below this recall, too few patches are predicted malignant for a stable precision.
@@ -43,7 +47,7 @@ _STYLE: dict[Any, Any] = {
     "legend.handlelength": 1.6, "legend.labelspacing": 0.35, "text.parse_math": False,
 }  # fmt: skip
 _REFERENCE: dict[str, Any] = {"color": _MUTED, "linewidth": 0.8, "linestyle": (0, (2, 3))}
-_Curve = tuple[str, Labels, NDArray[Any]]
+_Curve = tuple[str, Labels, NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def _series_color(number: int) -> str:
     return _CODES[f"series-{number % _SERIES}"]
 
 
-def _draw_chart(name: str, words: str, across: str, up: str, paint: Any, height: float = _HEIGHT) -> _Drawing:
+def _draw_chart(
+    name: str, words: str, across: str, up: str, paint: Callable[[Axes], None], height: float = _HEIGHT
+) -> _Drawing:
     """Draw a chart with one pair of axes. Does not use pyplot's global state. Equal content gives equal SVG.
 
     Args:
@@ -101,14 +107,16 @@ def _to_inline(text: str) -> str:
     return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
 
-def _thin_curve(across: NDArray[Any], up: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _thin_curve(
+    across: NDArray[np.floating], up: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Reduce a curve to about `_POINTS` points, evenly spaced along its length. Keeps both ends."""
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(across)) + np.abs(np.diff(up)))])
     keep = np.unique([0, *np.searchsorted(way, np.linspace(0, way[-1], _POINTS)).tolist(), len(way) - 1])
     return across[keep], up[keep]
 
 
-def _by_fold(labels: Labels, values: NDArray[Any], fold: NDArray[np.int64]) -> list[_Curve]:
+def _by_fold(labels: Labels, values: NDArray[np.floating], fold: NDArray[np.int64]) -> list[_Curve]:
     """Return the part of each fold, or an empty list if there is only one fold. Skips folds with a single class."""
     parts = [(f"fold {n}", labels[fold == n], values[fold == n]) for n in np.unique(fold).tolist()]
     return [part for part in parts if len(np.unique(part[1])) == 2] if len(parts) > 1 else []
@@ -120,21 +128,19 @@ def _draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[_Dr
     losses = [f"fold {fold} {row['train_loss']:.3f} and {row['valid_loss']:.3f}" for fold, row in last.items()]
     aucs = [f"fold {fold} {row['auc']:.4f}" for fold, row in last.items()]
 
-    def lines(axes: Any, column: str, label: str = "", **look: Any) -> None:
+    def lines(axes: Axes, column: str, label: str = "", style: str = "-", alpha: float = 1.0) -> None:
         for fold, table in histories.items():
-            look |= {
-                "color": _series_color(fold),
-                "marker": _MARKERS[fold % len(_MARKERS)],
-                "label": label.format(fold),
-            }
-            axes.plot(table["epoch"], table[column], markersize=4, **look)
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            axes.plot(
+                table["epoch"], table[column], label=label.format(fold), color=_series_color(fold), alpha=alpha,
+                linestyle=style, marker=_MARKERS[fold % len(_MARKERS)], markersize=4,
+            )  # fmt: skip
+        axes.locator_params("x", integer=True, min_n_ticks=1)
 
-    def paint_loss(axes: Any) -> None:
-        lines(axes, "train_loss", linestyle=":", alpha=0.8)
+    def paint_loss(axes: Axes) -> None:
+        lines(axes, "train_loss", style=":", alpha=0.8)
         lines(axes, "valid_loss", label="fold {}")
 
-    def paint_auc(axes: Any) -> None:
+    def paint_auc(axes: Axes) -> None:
         lines(axes, "auc", label="fold {}")
 
     loss_words = f"Training and validation loss after the last epoch: {', '.join(losses)}."
@@ -156,7 +162,7 @@ def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) 
         lines.append((*_thin_curve(false, true), f"{value:.4f}  {_shorten(title)}"))
         said.append(f"{title}: AUC {value:.4f}, {found} of the malignant found at 5 % false alarms")
 
-    def paint(axes: Any) -> None:
+    def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_REFERENCE)
         _plot_square(axes, lines, strong=whole is not None)
 
@@ -176,7 +182,7 @@ def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Draw
         lines.append((*_thin_curve(recall[steady], precision[steady]), f"{value:.4f}  {_shorten(title)}"))
         said.append(f"{title}: average precision {value:.4f}")
 
-    def paint(axes: Any) -> None:
+    def paint(axes: Axes) -> None:
         axes.axhline(share, **_REFERENCE)
         _plot_square(axes, lines, strong=True)
 
@@ -184,7 +190,9 @@ def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Draw
     return _draw_chart(name, words, "recall: malignant patches found", "precision: calls that are right", paint)
 
 
-def _plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], str]], *, strong: bool) -> None:
+def _plot_square(
+    axes: Axes, lines: Sequence[tuple[NDArray[np.floating], NDArray[np.floating], str]], *, strong: bool
+) -> None:
     """Draw labelled lines on the unit square. `strong` emphasises the last one."""
     for number, (across, up, label) in enumerate(lines, 1):
         last = strong and number == len(lines)
@@ -194,28 +202,27 @@ def _plot_square(axes: Any, lines: Sequence[tuple[NDArray[Any], NDArray[Any], st
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 
-def _draw_calibration(name: str, labels: Labels, values: NDArray[Any]) -> _Drawing:
+def _draw_calibration(name: str, curve: CalibrationCurve) -> _Drawing:
     """Draw the calibration curve: predicted probability against observed share, in bins of about equal size."""
-    curve = calibration_curve(labels, values)
-    pairs = list(zip(curve["said"], curve["found"], strict=True))
+    pairs = list(zip(curve.said, curve.found, strict=True))
     said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
 
-    def paint(axes: Any) -> None:
+    def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_REFERENCE, label="as said")
-        axes.plot(curve["said"], curve["found"], color=_INK, marker="o", markersize=4.5, label="found")
+        axes.plot(curve.said, curve.found, color=_INK, marker="o", markersize=4.5, label="found")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     words = (
-        f"Calibration in {len(pairs)} bins: they are off by {calibration_error(labels, values):.3f} on average. "
+        f"Calibration in {len(pairs)} bins: they are off by {curve.error:.3f} on average. "
         f"Farthest off: said {said:.2f}, found {found:.2f}."
     )
     return _draw_chart(name, words, "probability said", "share malignant", paint)
 
 
-def _draw_spread(name: str, labels: Labels, values: NDArray[Any], test: NDArray[Any]) -> _Drawing:
+def _draw_spread(name: str, labels: Labels, values: NDArray[np.floating], test: NDArray[np.floating]) -> _Drawing:
     """Draw histograms of the OOF probabilities by class and of the test probabilities."""
 
-    def paint(axes: Any) -> None:
+    def paint(axes: Axes) -> None:
         parts = [values[labels == number] for number in (0, 1)]
         weights = [np.full(len(part), 100 / len(values)) for part in parts]
         colours = [_CODES[title] for title in CLASS_NAMES]
@@ -244,37 +251,37 @@ def _draw_slides(name: str, aucs: Sequence[float], overall: float) -> _Drawing:
     """Draw the AUC of each slide in ascending order, with the AUC of all patches as a reference line."""
     ranked = np.sort(np.asarray(aucs, dtype=float))
 
-    def paint(axes: Any) -> None:
+    def paint(axes: Axes) -> None:
         axes.axhline(overall, **_REFERENCE, label="all patches together")
         axes.plot(np.arange(1, len(ranked) + 1), ranked, "o", color=_series_color(0), markersize=3.5, label="a slide")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
 
     low, middle, high = np.quantile(ranked, [0, 0.5, 1])
     words = f"AUC within {len(ranked)} slides: {low:.4f} to {high:.4f}, half of them above {middle:.4f}."
     return _draw_chart(name, words, "slides, the lowest first", "AUC within the slide", paint)
 
 
-def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[Mapping[str, Any]]) -> _Drawing:
+def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[OverallMetrics]) -> _Drawing:
     """Draw the AUC of each run with its 95 % interval, one row per run.
 
     Args:
         name: unique name of the chart on the page.
         titles: the names of the runs.
-        figures: `auc` and `auc_interval` of each run.
+        figures: the metrics of each run.
     """
 
-    def paint(axes: Any) -> None:
+    def paint(axes: Axes) -> None:
         for place, one in enumerate(figures):
             axes.plot(
-                one["auc_interval"], [place, place], color=_series_color(place), linewidth=2.5, solid_capstyle="round"
+                one.auc_interval, [place, place], color=_series_color(place), linewidth=2.5, solid_capstyle="round"
             )
-            axes.plot(one["auc"], place, "o", color=_series_color(place), markersize=7)
+            axes.plot(one.auc, place, "o", color=_series_color(place), markersize=7)
         axes.set(yticks=range(len(titles)), yticklabels=[_shorten(title) for title in titles])
         axes.set_ylim(len(titles) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
 
     spans = [
-        f"{title} {one['auc']:.4f} ({one['auc_interval'][0]:.4f} to {one['auc_interval'][1]:.4f})"
+        f"{title} {one.auc:.4f} ({one.auc_interval[0]:.4f} to {one.auc_interval[1]:.4f})"
         for title, one in zip(titles, figures, strict=True)
     ]
     words = f"OOF AUC with intervals of 95 %: {', '.join(spans)}."
@@ -286,6 +293,6 @@ def _shorten(title: str, most: int = 22) -> str:
     return title if len(title) <= most else "…" + title[1 - most :]
 
 
-def _percent(share: Any) -> str:
+def _percent(share: float | np.floating) -> str:
     """Format a share of 0..1 as a whole percentage."""
     return f"{100 * share:.0f} %"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +73,7 @@ def _least_certain(oof: Oof, most: int = _SHOWN_PATCHES) -> list[int]:
     return _nearest_first(np.abs(oof.probabilities - THRESHOLD), np.arange(len(oof.ids)), most)
 
 
-def _nearest_first(distance: NDArray[Any], rows: NDArray[np.int64], most: int) -> list[int]:
+def _nearest_first(distance: NDArray[np.floating], rows: NDArray[np.int64], most: int) -> list[int]:
     """Return the rows with the smallest distances. Ties keep the order of the ids."""
     return [int(row) for row in rows[np.argsort(distance, kind="stable")[:most]]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ _TintValues = NDArray[np.float32]
 
 def _png_uri(pixels: NDArray[np.uint8]) -> str:
     """Return an image, uint8 [H, W, 3] or [H, W, 4] with transparency, as a PNG data URI."""
-    return _uri(pixels, "PNG", optimize=True)
+    return _uri(pixels, "PNG", {"optimize": True})
 
 
 def jpeg_uri(pixels: Pixels) -> str:
@@ -29,10 +29,10 @@ def jpeg_uri(pixels: Pixels) -> str:
 
     On real patches it takes a third of the bytes of PNG, with differences of 1 of 255.
     """
-    return _uri(pixels, "JPEG", quality=90, subsampling=0)
+    return _uri(pixels, "JPEG", {"quality": 90, "subsampling": 0})
 
 
-def _uri(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
+def _uri(pixels: NDArray[np.uint8], kind: str, options: Mapping[str, int]) -> str:
     """Return an image as a data URI in a format that Pillow can write."""
     from PIL import Image
 

@@ -7,9 +7,8 @@ import platform
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,11 @@ from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.core.paths import DataDir, RunDir, require_suffix
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import THRESHOLD
-from claris_kaggle.ensembling.comparison import compare_runs
+from claris_kaggle.ensembling.comparison import RunComparison, compare_runs
 from claris_kaggle.ensembling.ensemble_runs import describe_run
-from claris_kaggle.ensembling.ledger import describe_agreement, read_ledger, sort_best_first
+from claris_kaggle.ensembling.ledger import Agreement, LedgerEntry, describe_agreement, read_ledger, sort_best_first
 from claris_kaggle.ensembling.runs import Run, label_runs, load_run
-from claris_kaggle.evaluation.run_metrics import run_metrics, slide_metrics
+from claris_kaggle.evaluation.run_metrics import FoldMetrics, OverallMetrics, SlideMetrics, run_metrics, slide_metrics
 from claris_kaggle.reporting import charts, gallery
 from claris_kaggle.reporting.templates import render_template
 from claris_kaggle.version import __version__
@@ -44,6 +43,151 @@ _REPORTED_PACKAGES = (
 # The AUC of a slide with fewer patches of a class is too uncertain to show.
 _FEWEST = 3
 _MOST_SLIDES = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FoldRow(FoldMetrics):
+    """Metrics of a fold with its class balance, slides and training time. Unknown values are None.
+
+    Attributes:
+        malignant: share of malignant patches.
+        slides: number of slides.
+        epochs: number of epochs.
+        seconds: training time.
+        rate: training rate in images per second.
+    """
+
+    malignant: float
+    slides: int | None
+    epochs: int | None = None
+    seconds: float | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True)
+class _Confusion:
+    """The confusion matrix at a threshold of 0.5, in patches."""
+
+    true_malignant: int
+    missed_malignant: int
+    false_malignant: int
+    true_benign: int
+
+
+@dataclass(frozen=True)
+class _SlideTable:
+    """The table of slides.
+
+    Attributes:
+        rows: the hardest slides, at most `_MOST_SLIDES`.
+        total: number of slides.
+        ranked: number of slides with at least `fewest` patches of each class.
+        fewest: see `ranked`.
+        chart: the AUC of the ranked slides; None if there are fewer than two.
+    """
+
+    rows: list[SlideMetrics]
+    total: int
+    ranked: int
+    fewest: int
+    chart: charts._Drawing | None
+
+
+@dataclass(frozen=True)
+class _ChosenPatches:
+    """The most confident errors, the least certain patches, and the reasons why some have no maps."""
+
+    errors: list[gallery._Specimen]
+    unsure: list[gallery._Specimen]
+    reasons: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """The origin of a run. Unknown values are None or empty.
+
+    Attributes:
+        config: the training config.
+        digests: SHA-256 of the predictions, by file name.
+        split: the content of the JSON beside the fold file.
+        has_folds: True if the run has a fold file.
+        proved: True if the predictions are verified to be out of fold.
+        views: number of views of the predictions.
+        ensemble: the evidence of an ensemble.
+        test_patches: number of test patches.
+        slide_count: number of slides.
+        seconds: training time of all folds.
+        rate: training rate in images per second.
+    """
+
+    config: Mapping[str, object]
+    digests: dict[str, str]
+    split: Mapping[str, object]
+    has_folds: bool
+    proved: bool
+    views: object
+    ensemble: object
+    test_patches: int
+    slide_count: int | None
+    seconds: float | None
+    rate: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """The section of the page about one run.
+
+    Attributes:
+        name: name of the run.
+        typed: path of the run as typed in a shell.
+        anchor: the ids of the parts of the section start with this.
+        overall, folds, confusion: metrics.
+        learning, roc, precision, calibration, spread: charts.
+        slides: the table of slides; None if they are unknown.
+        patches: the patches to show.
+        origin: the origin of the run.
+    """
+
+    name: str
+    typed: str
+    anchor: str
+    overall: OverallMetrics
+    folds: list[_FoldRow]
+    confusion: _Confusion
+    learning: list[charts._Drawing]
+    roc: charts._Drawing
+    precision: charts._Drawing
+    calibration: charts._Drawing
+    spread: charts._Drawing
+    slides: _SlideTable | None
+    patches: _ChosenPatches
+    origin: _Origin
+
+
+@dataclass(frozen=True)
+class _ConfigTable:
+    """The names of the runs that have a config, and the fields that differ, with one value per run."""
+
+    names: list[str]
+    fields: dict[str, list[object]]
+
+
+@dataclass(frozen=True)
+class _ComparedRuns:
+    """The comparison of the runs, with its charts and the differences of their configs."""
+
+    found: RunComparison
+    chart: charts._Drawing
+    roc: charts._Drawing
+    configs: _ConfigTable
+
+
+@dataclass(frozen=True)
+class _LedgerTable:
+    """The lines of the ledger, best first, and their agreement with the OOF metrics."""
+
+    lines: list[LedgerEntry]
+    agreement: Agreement
 
 
 def write_report(
@@ -79,7 +223,7 @@ def write_report(
         _REPORT_TEMPLATE,
         runs=sections,
         comparison=_compare_sections(runs, sections) if len(runs) > 1 else None,
-        ledger={"lines": sort_best_first(lines), **describe_agreement(lines)} if lines else None,
+        ledger=_LedgerTable(sort_best_first(lines), describe_agreement(lines)) if lines else None,
         versions=_find_versions(),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
@@ -88,30 +232,28 @@ def write_report(
     return out
 
 
-def _describe_section(
-    run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None
-) -> dict[str, Any]:
+def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | None, cache: Path | None) -> _Section:
     """Return the values of the page's section about one run. The ids of its parts start with `anchor`."""
     oof, histories = run.oof, _read_histories(run_dir)
-    figures_of_run = run_metrics(oof, run.slides)
+    found = run_metrics(oof, run.slides, run.measured)
     whole = ("all", oof.labels, oof.probabilities)
     parts = charts._by_fold(oof.labels, oof.probabilities, oof.fold)
-    return {
-        "name": run.name,
-        "typed": _format_typed_path(run_dir.root),
-        "anchor": anchor,
-        "overall": figures_of_run["overall"],
-        "folds": _describe_folds(run, figures_of_run["folds"], histories),
-        "confusion": _confusion(run),
-        "learning": charts._draw_learning(anchor, histories) if histories else [],
-        "roc": charts._draw_roc(f"{anchor}-roc", parts, whole),
-        "precision": charts._draw_precision(f"{anchor}-precision", parts, whole),
-        "calibration": charts._draw_calibration(f"{anchor}-calibration", oof.labels, oof.probabilities),
-        "spread": charts._draw_spread(f"{anchor}-spread", oof.labels, oof.probabilities, run.test.probabilities),
-        "slides": _describe_slides(run, anchor, figures_of_run["overall"]["auc"]) if run.slides else None,
-        "patches": _choose_patches(run, run_dir, gallery._make_reader(oof.ids, data, cache)),
-        **_describe_origin(run, run_dir, histories),
-    }
+    return _Section(
+        name=run.name,
+        typed=_format_typed_path(run_dir.root),
+        anchor=anchor,
+        overall=found.overall,
+        folds=[_describe_fold(run, one, histories.get(one.fold)) for one in found.folds],
+        confusion=_count_confusion(run),
+        learning=charts._draw_learning(anchor, histories) if histories else [],
+        roc=charts._draw_roc(f"{anchor}-roc", parts, whole),
+        precision=charts._draw_precision(f"{anchor}-precision", parts, whole),
+        calibration=charts._draw_calibration(f"{anchor}-calibration", found.calibration),
+        spread=charts._draw_spread(f"{anchor}-spread", oof.labels, oof.probabilities, run.test.probabilities),
+        slides=_describe_slides(run, anchor, found.overall.auc) if run.slides else None,
+        patches=_choose_patches(run, run_dir, gallery._make_reader(oof.ids, data, cache)),
+        origin=_describe_origin(run, run_dir, histories),
+    )
 
 
 def _format_typed_path(path: Path) -> str:
@@ -141,25 +283,17 @@ def _read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
     return found
 
 
-def _describe_folds(
-    run: Run, rows: Sequence[dict[str, Any]], histories: Mapping[int, pd.DataFrame]
-) -> list[dict[str, Any]]:
-    """Return the metrics of each fold with its class balance, slides and training time. Unknown values are None."""
-    slides = np.asarray(run.slides) if run.slides else None
-    found = []
-    for row in rows:
-        inside, history = run.oof.fold == row["fold"], histories.get(row["fold"])
-        found.append(
-            {
-                **row,
-                "malignant": float(run.oof.labels[inside].mean()),
-                "slides": None if slides is None else len(np.unique(slides[inside])),
-                "epochs": None if history is None else len(history),
-                "seconds": None if history is None else float(history["seconds"].sum()),
-                "rate": None if history is None else _mean_rate([history]),
-            }
-        )
-    return found
+def _describe_fold(run: Run, metrics: FoldMetrics, history: pd.DataFrame | None) -> _FoldRow:
+    """Return the metrics of a fold with its class balance, slides and training time."""
+    inside = run.oof.fold == metrics.fold
+    row = _FoldRow(
+        **vars(metrics),
+        malignant=float(run.oof.labels[inside].mean()),
+        slides=len(np.unique(np.asarray(run.slides)[inside])) if run.slides else None,
+    )
+    if history is None:
+        return row
+    return replace(row, epochs=len(history), seconds=float(history["seconds"].sum()), rate=_mean_rate([history]))
 
 
 def _mean_rate(histories: Sequence[pd.DataFrame]) -> float:
@@ -169,73 +303,72 @@ def _mean_rate(histories: Sequence[pd.DataFrame]) -> float:
     return float(np.average(epochs["images_per_second"], weights=seconds if seconds.sum() > 0 else None))
 
 
-def _confusion(run: Run) -> dict[str, int]:
+def _count_confusion(run: Run) -> _Confusion:
     """Return the confusion matrix at a threshold of 0.5."""
     malignant, called = run.oof.labels == 1, run.oof.probabilities >= THRESHOLD
-    return {
-        "true_malignant": int((malignant & called).sum()),
-        "missed_malignant": int((malignant & ~called).sum()),
-        "false_malignant": int((~malignant & called).sum()),
-        "true_benign": int((~malignant & ~called).sum()),
-    }
+    return _Confusion(
+        true_malignant=int((malignant & called).sum()),
+        missed_malignant=int((malignant & ~called).sum()),
+        false_malignant=int((~malignant & called).sum()),
+        true_benign=int((~malignant & ~called).sum()),
+    )
 
 
-def _describe_slides(run: Run, anchor: str, overall: float) -> dict[str, Any]:
+def _describe_slides(run: Run, anchor: str, overall: float) -> _SlideTable:
     """Return the table of slides, hardest first, and the chart of the slides with enough patches of both classes."""
-    rows = slide_metrics(run.oof, run.slides or [])
-    ranked = [row["auc"] for row in rows if min(row["malignant"], row["patches"] - row["malignant"]) >= _FEWEST]
+    rows = slide_metrics(run.oof, run.slides)
+    enough = [row for row in rows if min(row.malignant, row.patches - row.malignant) >= _FEWEST]
+    ranked = [row.auc for row in enough if row.auc is not None]
     chart = charts._draw_slides(f"{anchor}-slides", ranked, overall) if len(ranked) > 1 else None
-    return {"rows": rows[:_MOST_SLIDES], "total": len(rows), "ranked": len(ranked), "fewest": _FEWEST, "chart": chart}
+    return _SlideTable(rows[:_MOST_SLIDES], len(rows), len(ranked), _FEWEST, chart)
 
 
-def _choose_patches(run: Run, run_dir: RunDir, reader: gallery._Reader | None) -> dict[str, Any]:
+def _choose_patches(run: Run, run_dir: RunDir, reader: gallery._Reader | None) -> _ChosenPatches:
     """Return the most confident errors and the least certain patches, with maps if there are pixels and weights."""
-    chosen = {"errors": gallery._confident_errors(run.oof), "unsure": gallery._least_certain(run.oof)}
-    shown = {name: gallery._make_specimens(run.oof, rows, run.slides, reader) for name, rows in chosen.items()}
-    reasons: dict[str, None] = {}
-    if reader:
-        for name, specimens in shown.items():
-            shown[name], faults = gallery._explain_all(specimens, run_dir, reader)
-            reasons.update(dict.fromkeys(faults))
-    return {**shown, "reasons": list(reasons)}
+    chosen = gallery._confident_errors(run.oof), gallery._least_certain(run.oof)
+    errors, unsure = (gallery._make_specimens(run.oof, rows, run.slides, reader) for rows in chosen)
+    if reader is None:
+        return _ChosenPatches(errors, unsure, [])
+    (errors, faults), (unsure, more) = (gallery._explain_all(shown, run_dir, reader) for shown in (errors, unsure))
+    return _ChosenPatches(errors, unsure, list(dict.fromkeys([*faults, *more])))
 
 
-def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFrame]) -> dict[str, Any]:
-    """Return the origin of a run: config, split, training time and digests. Unknown values are None or empty."""
+def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataFrame]) -> _Origin:
+    """Return the origin of a run: config, split, training time and digests."""
     about = describe_run(run_dir)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
     split_path = run_dir.folds.with_suffix(".json")
-    return {
-        "config": about.get("config", {}),
-        "digests": {"oof.csv": about["oof_sha256"], "test.csv": about["test_sha256"]},
-        "split": read_json(split_path) if split_path.exists() else {},
-        "has_folds": run_dir.folds.exists(),
-        "proved": run_dir.folds.exists() or "ensemble" in metrics,  # verified to be out-of-fold
-        "views": metrics.get("views"),
-        "ensemble": metrics.get("ensemble"),
-        "test_patches": len(run.test.ids),
-        "slide_count": len(set(run.slides)) if run.slides else None,
-        "seconds": sum(float(table["seconds"].sum()) for table in histories.values()) if histories else None,
-        "rate": _mean_rate(list(histories.values())) if histories else None,
-    }
+    return _Origin(
+        config=about.config or {},
+        digests={"oof.csv": about.oof_sha256, "test.csv": about.test_sha256},
+        split=read_json(split_path) if split_path.exists() else {},
+        has_folds=run_dir.folds.exists(),
+        proved=run_dir.folds.exists() or "ensemble" in metrics,
+        views=metrics.get("views"),
+        ensemble=metrics.get("ensemble"),
+        test_patches=len(run.test.ids),
+        slide_count=len(set(run.slides)) if run.slides else None,
+        seconds=sum(float(table["seconds"].sum()) for table in histories.values()) if histories else None,
+        rate=_mean_rate(list(histories.values())) if histories else None,
+    )
 
 
-def _compare_sections(runs: Sequence[Run], sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _compare_sections(runs: Sequence[Run], sections: Sequence[_Section]) -> _ComparedRuns:
     """Return the values of the page's comparison of runs."""
     names = [run.name for run in runs]
-    return {
-        **compare_runs(runs),
-        "chart": charts._draw_intervals("compare-auc", names, [section["overall"] for section in sections]),
-        "roc": charts._draw_roc("compare-roc", [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]),
-        "configs": _compare_configs({one["name"]: one["config"] for one in sections if one["config"]}),
-    }
+    return _ComparedRuns(
+        found=compare_runs(runs),
+        chart=charts._draw_intervals("compare-auc", names, [section.overall for section in sections]),
+        roc=charts._draw_roc("compare-roc", [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]),
+        configs=_compare_configs({one.name: one.origin.config for one in sections if one.origin.config}),
+    )
 
 
-def _compare_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _compare_configs(configs: Mapping[str, Mapping[str, object]]) -> _ConfigTable:
     """Return the names of the runs that have a config, and the fields that differ, with one value per run."""
     fields = dict.fromkeys(name for config in configs.values() for name in config if not name.endswith("_sha256"))
     values = {field: [config.get(field, "–") for config in configs.values()] for field in fields}
-    return {"names": list(configs), "fields": {name: row for name, row in values.items() if row != row[:1] * len(row)}}
+    return _ConfigTable(list(configs), {name: row for name, row in values.items() if row != row[:1] * len(row)})
 
 
 def _find_versions() -> dict[str, str]:

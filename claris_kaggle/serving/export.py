@@ -109,7 +109,6 @@ def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> 
     """Return the content of `export.json`. Computes the metrics from the OOF predictions."""
     run = load_run(run_dir)
     figures = run_metrics(run.oof, run.slides)
-    overall = figures["overall"]
     return {
         "format": EXPORT_FORMAT,
         "notice": NOTICE,
@@ -118,10 +117,10 @@ def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> 
         "torch": torch.__version__,
         "folds": folds,
         "by_slide": run.slides is not None,
-        "thresholds": {"half": THRESHOLD, "oof": overall["best_threshold"]},
-        "temperature": overall["temperature"],
-        "oof": overall,
-        "oof_folds": figures["folds"],
+        "thresholds": {"half": THRESHOLD, "oof": figures.overall.best_threshold},
+        "temperature": figures.overall.temperature,
+        "oof": figures.overall.to_json(),
+        "oof_folds": [one.to_json() for one in figures.folds],
         "oof_views": read_json(run_dir.fold(0).predictions_manifest).get("views"),
         "onnx": None if onnx_views is None else {"views": onnx_views},
     }

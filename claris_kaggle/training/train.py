@@ -24,7 +24,7 @@ from claris_kaggle.core.time_limit import Stopper
 from claris_kaggle.data import tables
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.data.prepare import TrainingData
-from claris_kaggle.evaluation.metrics import summary
+from claris_kaggle.evaluation.metrics import Metrics, summary
 from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.models.p4m import untie_weights
 from claris_kaggle.models.weights import (
@@ -309,14 +309,15 @@ def _train_epoch_in_time(
 
 
 def _end_epoch(
-    learner: _Learner, fold_dir: FoldDir, fold: int, train_loss: float, images: int, figures: dict[str, float]
+    learner: _Learner, fold_dir: FoldDir, fold: int, train_loss: float, images: int, figures: Metrics
 ) -> None:
     """Write the history row of the epoch, save the weights if they are the best so far, and start the next epoch."""
     row = {
         "epoch": learner.epoch + 1,
         "train_loss": train_loss,
-        "valid_loss": figures["log_loss"],
-        **{name: figures[name] for name in ("auc", "accuracy")},
+        "valid_loss": figures.log_loss,
+        "auc": figures.auc,
+        "accuracy": figures.accuracy,
         "lr": _last_learning_rate(learner),
         "seconds": learner.seconds,
         "images_per_second": images / max(learner.seconds, 1e-9),

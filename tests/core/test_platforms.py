@@ -97,7 +97,7 @@ def test_the_whole_way_in_one_process_works_without_what_is_of_posix_alone(
 def test_a_launch_works_without_what_is_of_posix_alone(trained: FakeKaggle, tmp_path: Path) -> None:
     claris_poor("launch", "first", "--poll", "0", "--epochs", "2", cwd=tmp_path)
     assert len(trained.submissions) == 1 and [len(versions) for versions in trained.kernels.values()] == [1]
-    assert [line["public"] for line in read_ledger(tmp_path / "submissions" / "ledger.csv")] == ["0.97123"]
+    assert [line.public for line in read_ledger(tmp_path / "submissions" / "ledger.csv")] == ["0.97123"]
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_neither_the_order_of_runs_nor_a_copy_changes_a_byte(method: str) -> Non
     copy = Run("copy", runs[1].oof, runs[1].test)
     results = [combine(some, method) for some in (runs, runs[::-1], [*runs, copy], [copy, *runs])]
     assert len({one.oof.probabilities.tobytes() + one.test.probabilities.tobytes() for one in results}) == 1
-    assert results[2].evidence["copies"] in ({"copy": "run1"}, {"run1": "copy"})
+    assert results[2].evidence.copies in ({"copy": "run1"}, {"run1": "copy"})
 
 
 @pytest.mark.parametrize("method", _BLEND_METHODS)
@@ -127,11 +127,11 @@ def test_the_counted_auc_is_scikit_learns() -> None:
 
 def test_auto_takes_the_mean_unless_another_gains_for_sure() -> None:
     equal = make_runs(8, (1.0, 1.0, 1.0))
-    assert combine(equal, "auto").evidence["method"] == "mean"
+    assert combine(equal, "auto").evidence.method == "mean"
     found = combine(make_runs(9, (0.6, 6.0, 6.0, 6.0)), "auto").evidence
-    tried = found["methods"]
-    assert found["method"] != "mean" and tried[found["method"]]["doubt"] < 0.05 and set(tried) == set(_BLEND_METHODS)
-    assert tried[found["method"]]["auc"] == max(one["auc"] for one in tried.values() if one["doubt"] < 0.05)
+    tried = found.methods
+    assert found.method != "mean" and tried[found.method].doubt < 0.05 and set(tried) == set(_BLEND_METHODS)
+    assert tried[found.method].auc == max(one.auc for one in tried.values() if one.doubt < 0.05)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([*_BLEND_METHODS, "auto"]), st.sampled_from([1.0, 3.0]))
@@ -141,35 +141,35 @@ def test_what_is_handed_out_never_scores_less_than_the_mean(seed: int, method: s
     found, mean = combine(runs, method), combine(runs)
     labels = runs[0].oof.labels
     assert auc(labels, found.oof.probabilities) >= auc(labels, mean.oof.probabilities)
-    if found.evidence["method"] == "mean":
+    if found.evidence.method == "mean":
         assert found.test.probabilities.tobytes() == mean.test.probabilities.tobytes()
 
 
 def test_a_method_that_is_not_surely_better_is_replaced_by_the_mean_and_that_is_shown() -> None:
     evidence = combine(make_runs(8, (1.0, 1.0, 1.0)), "stack").evidence
-    assert (evidence["asked"], evidence["method"]) == ("stack", "mean")
-    assert evidence["methods"]["stack"]["doubt"] >= 0.05
+    assert (evidence.asked, evidence.method) == ("stack", "mean")
+    assert evidence.methods["stack"].doubt >= 0.05
 
 
 def test_each_run_is_held_against_the_best_one() -> None:
-    from claris_kaggle.evaluation.auc_intervals import compare_aucs
-
     runs = make_runs(14)
-    against = combine(runs).evidence["against_best"]
-    assert list(against) == ["run1", "run2"] and against["run2"]["best"] == "run0"
-    expected = compare_aucs(runs[0].oof.labels, runs[2].oof.probabilities, runs[0].oof.probabilities)
-    assert against["run2"]["difference"] == pytest.approx(expected.difference)
-    assert against["run2"]["p"] == pytest.approx(expected.p) and against["run2"]["p"] < 0.01
+    evidence = combine(runs).evidence
+    assert list(evidence.against_best) == ["run1", "run2"] and evidence.best == "run0"
+    expected = runs[2].measured.compare(runs[0].measured)
+    assert evidence.against_best["run2"] == expected and expected.p < 0.01
+    gaps = evidence.to_json()["against_best"]
+    assert list(gaps["run2"]) == ["best", "difference", "error", "interval", "p", "way"]
+    assert gaps["run1"]["best"] == gaps["run2"]["best"] == "run0"
 
 
 def test_one_run_or_one_fold_leaves_nothing_to_weigh() -> None:
     run = make_runs(10)[0]
-    assert list(combine([run], "auto").evidence["methods"]) == ["mean"]
+    assert list(combine([run], "auto").evidence.methods) == ["mean"]
     one_fold = [
         Run(one.name, Oof(IDS, one.oof.labels, FOLD * 0, one.oof.probabilities), one.test) for one in make_runs(10)
     ]
-    assert set(combine(one_fold, "auto").evidence["methods"]) == {"mean", "logit", "rank"}
-    assert combine(one_fold, "rank").evidence["asked"] == "rank"
+    assert set(combine(one_fold, "auto").evidence.methods) == {"mean", "logit", "rank"}
+    assert combine(one_fold, "rank").evidence.asked == "rank"
     with pytest.raises(RunError, match=r"outside fold 0; --method stack fits its weights there"):
         combine(one_fold, "stack")
 
@@ -204,6 +204,6 @@ def test_correlations_are_spearmans() -> None:
     from scipy.stats import spearmanr
 
     runs = make_runs(13)
-    table = combine(runs).evidence["correlations"]
+    table = combine(runs).evidence.correlations
     expected = spearmanr(runs[0].oof.probabilities, runs[2].oof.probabilities).statistic
     assert table["run0"]["run2"] == pytest.approx(expected, abs=1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ def remark(first: Path, ids: list[str], values: np.ndarray) -> str:
     """What is said of a second file beside the first, in both orders alike."""
     second = first.with_name("second.csv")
     write_table(second, {"id": ids, "label": values})
-    pairs = [compare_submissions(paths)["pairs"][0] for paths in ([first, second], [second, first])]
-    assert pairs[0]["rank_correlation"] == pytest.approx(pairs[1]["rank_correlation"])
-    return pairs[0]["remark"]
+    pairs = [compare_submissions(paths).pairs[0] for paths in ([first, second], [second, first])]
+    assert pairs[0].rank_correlation == pytest.approx(pairs[1].rank_correlation)
+    return pairs[0].remark
 
 
 def test_files_that_agree_are_joined_by_id_and_shown_where_they_differ(first: Path) -> None:
@@ -52,8 +53,8 @@ def test_files_that_agree_are_joined_by_id_and_shown_where_they_differ(first: Pa
     values[odd] = 1.0
     second = first.with_name("second.csv")
     write_table(second, {"id": [IDS[row] for row in order], "label": values[order]})
-    pair = compare_submissions([first, second])["pairs"][0]
-    assert pair["rank_correlation"] > 0.95 and pair["remark"] == "" and pair["most_apart"][0]["id"] == IDS[odd]
+    pair = compare_submissions([first, second]).pairs[0]
+    assert pair.rank_correlation > 0.95 and pair.remark == "" and pair.most_apart[0].id == IDS[odd]
 
 
 def test_a_file_that_is_upside_down_is_named(first: Path) -> None:
@@ -101,7 +102,7 @@ def test_nothing_is_said_of_files_that_are_only_noisy(seed: int, noise: float) -
         values = _to_ranks(truth + generator.normal(0, noise, ROWS)).astype(np.float32)
         files.append(_Submission(name, [IDS[row] for row in order], values[order]))
     pair = _compare_pair(*files)
-    assert (pair["remark"], pair["odd"]) == ("", False)
+    assert (pair.remark, pair.odd) == ("", False)
 
 
 def test_a_file_of_nothing_is_said_to_be_so(first: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_file_of_nothing_is_said_to_be_so(first: Path) -> None:
 
 def test_files_of_the_same_order_are_said_to_score_the_same(first: Path) -> None:
     assert "Kaggle scores them the same" in remark(first, IDS, VALUES / 2)
-    assert compare_submissions([first, first])["pairs"][0]["most_apart"] == []
+    assert compare_submissions([first, first]).pairs[0].most_apart == []
 
 
 def test_values_that_a_float32_would_merge_are_told_apart(first: Path) -> None:
@@ -121,8 +122,8 @@ def test_values_that_a_float32_would_merge_are_told_apart(first: Path) -> None:
 
 def test_too_few_rows_prove_nothing() -> None:
     a, b = (_Submission(name, IDS[:6], values[:6]) for name, values in (("a", VALUES), ("b", NOISY[::-1])))
-    assert _compare_pair(a, b)["odd"] is False
-    assert _compare_pair(_Submission("a", IDS[:1], VALUES[:1]), _Submission("b", IDS[:1], NOISY[:1]))["odd"] is False
+    assert _compare_pair(a, b).odd is False
+    assert _compare_pair(_Submission("a", IDS[:1], VALUES[:1]), _Submission("b", IDS[:1], NOISY[:1])).odd is False
 
 
 def test_a_constant_file_and_the_one_at_odds_with_the_others_are_named(first: Path) -> None:
@@ -130,9 +131,9 @@ def test_a_constant_file_and_the_one_at_odds_with_the_others_are_named(first: Pa
     for name, values in (("noisy", NOISY), ("turned", 1 - NOISY), ("flat", np.full(ROWS, 0.5, np.float32))):
         files.append(first.with_name(f"{name}.csv"))
         write_table(files[-1], {"id": IDS, "label": values})
-    assert compare_submissions(files[:3])["remarks"] == [f"{files[2]} is at odds with all the others, which are at one"]
-    assert compare_submissions([first, files[3]])["remarks"] == [f"{files[3]}: every value is 0.5"]
-    assert compare_submissions(files[:2])["remarks"] == []
+    assert compare_submissions(files[:3]).remarks == [f"{files[2]} is at odds with all the others, which are at one"]
+    assert compare_submissions([first, files[3]]).remarks == [f"{files[3]}: every value is 0.5"]
+    assert compare_submissions(files[:2]).remarks == []
 
 
 def test_what_cannot_be_compared_is_refused(first: Path) -> None:
@@ -177,32 +178,33 @@ def test_a_flag_of_the_other_action_is_wrong_use(call: Callable[..., tuple[int, 
 def line(ref: int, oof: float, public: float) -> ledger.LedgerEntry:
     """A scored line."""
     known = {"ref": str(ref), "oof_auc": f"{oof}", "oof_low": f"{oof - 0.01}", "oof_high": f"{oof + 0.01}"}
-    return {**dict.fromkeys(ledger._LEDGER_COLUMNS, ""), **known, "public": f"{public}"}
+    return ledger.LedgerEntry(**known, public=f"{public}")
 
 
 def test_scores_outside_the_oof_interval_are_told_with_the_usual_reason() -> None:
     lines = [line(1, 0.96, 0.965), line(2, 0.97, 0.93), line(3, 0.95, 0.99), line(4, 0.98, 0.985)]
     found = ledger.describe_agreement(lines)
-    assert [text.split(":")[0] for text in found["apart"]] == ["2", "3"]
-    assert "below the OOF interval" in found["apart"][0] and "above" in found["apart"][1]
-    assert found["correlation"]["public"] == pytest.approx(-0.4) and "private" not in found["correlation"]
-    assert ledger.describe_agreement(lines[:3])["correlation"] == {} and ledger.describe_agreement([])["apart"] == []
-    assert ledger.describe_agreement(lines[:3])["scored"] == {"public": 3, "private": 0}
+    assert [text.split(":")[0] for text in found.apart] == ["2", "3"]
+    assert "below the OOF interval" in found.apart[0] and "above" in found.apart[1]
+    assert found.correlation["public"] == pytest.approx(-0.4) and "private" not in found.correlation
+    assert ledger.describe_agreement(lines[:3]).correlation == {} and ledger.describe_agreement([]).apart == []
+    assert ledger.describe_agreement(lines[:3]).scored == {"public": 3, "private": 0}
 
 
 def test_scores_that_are_no_figures_are_left_out_of_account() -> None:
-    odd = [line(ref, 0.96, float("nan")) | {"public": text} for ref, text in enumerate(("nan", "inf", "-1", "1e9", ""))]
+    texts = ("nan", "inf", "-1", "1e9", "")
+    odd = [replace(line(ref, 0.96, float("nan")), public=text) for ref, text in enumerate(texts)]
     found = ledger.describe_agreement(odd + [line(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
-    assert found["apart"] == [] and found["scored"]["public"] == 4 and found["correlation"]["public"] == 1
-    assert ledger.sort_best_first(odd)[0]["ref"] == "0"
+    assert found.apart == [] and found.scored["public"] == 4 and found.correlation["public"] == 1
+    assert ledger.sort_best_first(odd)[0].ref == "0"
 
 
 def test_a_line_of_any_words_is_written_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger.csv"
-    ledger.record_submission(path, {"ref": "7", "file": 'a "new", better\n.csv', "status": "PENDING"})
-    ledger.record_submission(path, {"ref": "7", "public": "0.97", "status": ""})
+    ledger.record_submission(path, ledger.LedgerEntry(ref="7", file='a "new", better\n.csv', status="PENDING"))
+    ledger.record_submission(path, ledger.LedgerEntry(ref="7", public="0.97", status=""))
     (line,) = ledger.read_ledger(path)
-    assert (line["file"], line["public"], line["status"]) == ("a  new   better .csv", "0.97", "PENDING")
+    assert (line.file, line.public, line.status) == ("a  new   better .csv", "0.97", "PENDING")
 
 
 def test_an_empty_ledger_says_so(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

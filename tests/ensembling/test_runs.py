@@ -19,7 +19,20 @@ from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.evaluation.predictions import Oof, read_oof
 from claris_kaggle.evaluation.run_metrics import run_metrics
 from tests.conftest import contents, shuffle_rows
-from tests.support.handmade import FOLD, IDS, LABELS, SLIDES, TEST_IDS, TESTS, TOTAL, make_run, put, put_data
+from tests.support.handmade import (
+    FOLD,
+    IDS,
+    LABELS,
+    SLIDES,
+    TEST_IDS,
+    TESTS,
+    TOTAL,
+    make_run,
+    put,
+    put_data,
+    put_with_slides,
+    watch_work,
+)
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -64,12 +77,24 @@ def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataD
     write_folds(two[1].folds, folds, {})
     kept = RunDir(data.root / "both")
     found = ensemble_runs(two, data, data.root / "s.csv", keep=kept)
-    assert {one["auc_way"] for one in [found["oof"], *found["runs"].values()]} == {"slides"}
+    assert {one.auc_way for one in [found.oof, *found.runs.values()]} == {"slides"}
     again = load_run(kept)
     assert again.slides == SLIDES
-    assert run_metrics(again.oof, again.slides)["overall"] == found["oof"]
+    assert run_metrics(again.oof, again.slides).overall == found.oof
     stored = json.loads(kept.metrics.read_text())
     assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["said"]) == 15
+
+
+@pytest.mark.parametrize(("method", "blends"), [("mean", 1), ("stack", 2), ("auto", 7)])
+def test_each_run_and_each_blend_is_resampled_once_and_each_table_read_once(
+    method: str, blends: int, call: Call, data: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [put_with_slides(tmp_path / "runs", make_run(f"run{seed}", seed, 1 + 0.2 * seed)) for seed in range(3)]
+    resampled, read = watch_work(monkeypatch)
+    places = [*(one.root for one in runs), "--data", data.root, "--out", data.root / "s.csv"]
+    assert call("ensemble", *places, "--method", method, "--save-run", data.root / "kept")[0] == 0
+    assert len(resampled) == len(set(resampled)) == len(runs) + blends
+    assert len(read) == len(set(read)) == 3 * len(runs) + 3  # with the sample, the labels and the submission
 
 
 def test_the_order_of_rows_in_files_changes_no_byte(data: DataDir, two: list[RunDir]) -> None:
@@ -120,7 +145,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(data: DataDir, two: li
     namesake = put(tmp_path / "elsewhere", make_run("first", 3))
     names = [run.name for run in _load_runs([*two, namesake])]
     assert names == [str(two[0].root), "second", str(namesake.root)]
-    assert set(ensemble_runs([*two, namesake], data, data.root / "s.csv")["runs"]) == set(names)
+    assert set(ensemble_runs([*two, namesake], data, data.root / "s.csv").runs) == set(names)
 
 
 def change(run: Run, **parts: object) -> Run:
@@ -198,8 +223,8 @@ def test_a_fold_of_one_class_has_no_auc_and_everything_else(call: Call, data: Da
     arguments = [run.root, other.root, "--data", data.root, "--out", data.root / "s.csv", "--method", "auto"]
     assert call("ensemble", *arguments)[0] == 0
     figures = run_metrics(read_oof(run.oof))
-    assert figures["folds"][4]["auc"] is None and 0 < figures["folds"][4]["accuracy"] < 1
-    assert figures["overall"]["fold_auc_mean"] == np.mean([row["auc"] for row in figures["folds"][:4]])
+    assert figures.folds[4].auc is None and 0 < figures.folds[4].accuracy < 1
+    assert figures.overall.fold_auc_mean == np.mean([row.auc for row in figures.folds[:4]])
     assert call("report", run.root, "--out", data.root / "report.html")[0] == 0
 
 
@@ -277,9 +302,9 @@ def values_of(path: Path) -> np.ndarray:
 def test_calibrating_keeps_the_order_and_mends_the_probabilities(data: DataDir, two: list[RunDir]) -> None:
     plain = ensemble_runs(two, data, data.root / "plain.csv")
     scaled = ensemble_runs(two, data, data.root / "scaled.csv", calibrate=True)
-    found = scaled["ensemble"]["calibration"]
-    assert found["applied"] and found["temperature"] == pytest.approx(plain["oof"]["temperature"], rel=1e-6)
-    assert found["after"]["log_loss"] == scaled["oof"]["log_loss"] < plain["oof"]["log_loss"]
+    found = scaled.ensemble.calibration
+    assert found.applied and found.temperature == pytest.approx(plain.oof.temperature, rel=1e-6)
+    assert found.after.log_loss == scaled.oof.log_loss < plain.oof.log_loss
     before, after = values_of(data.root / "plain.csv"), values_of(data.root / "scaled.csv")
     assert (np.diff(after[np.argsort(before)]) >= 0).all() and (before != after).any()
 
@@ -291,5 +316,5 @@ def test_a_temperature_that_does_not_help_other_folds_is_not_applied(data: DataD
     place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))
     plain = ensemble_runs([place], data, data.root / "plain.csv")
     scaled = ensemble_runs([place], data, data.root / "scaled.csv", calibrate=True)
-    assert not scaled["ensemble"]["calibration"]["applied"] and scaled["oof"] == plain["oof"]
+    assert not scaled.ensemble.calibration.applied and scaled.oof == plain.oof
     assert (data.root / "plain.csv").read_bytes() == (data.root / "scaled.csv").read_bytes()

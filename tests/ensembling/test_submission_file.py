@@ -63,10 +63,10 @@ def test_each_fault_of_a_submission_is_named(tmp_path: Path, name: str) -> None:
 def test_a_good_submission_passes_in_any_order(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text(GOOD)
     facts = check_submission(tmp_path / "s.csv", IDS)
-    assert (facts["rows"], facts["sample_order"]) == (12, True)
-    assert facts["mean"] == pytest.approx(0.065)
+    assert (facts.rows, facts.sample_order) == (12, True)
+    assert facts.mean == pytest.approx(0.065)
     shuffle_rows(tmp_path / "s.csv", tmp_path / "t.csv")
-    assert check_submission(tmp_path / "t.csv", IDS)["sample_order"] is False
+    assert check_submission(tmp_path / "t.csv", IDS).sample_order is False
 
 
 def test_the_written_rows_stand_in_the_samples_order(tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_the_json_beside_says_where_the_submission_came_from(
 ) -> None:
     result = ensemble_runs([finished], generated, tmp_path / "s.csv")
     about = json.loads((tmp_path / "s.json").read_text())
-    assert about["sha256"] == check_submission(tmp_path / "s.csv", read_sample(generated.sample))["sha256"]
+    assert about["sha256"] == check_submission(tmp_path / "s.csv", read_sample(generated.sample)).sha256
     assert about["runs"]["finished"]["config"]["model"] == "tiny"
     assert set(about["runs"]["finished"]["weights_sha256"]) == {"fold0", "fold1", "fold2"}
-    assert about["oof"]["auc"] == result["oof"]["auc"] == result["runs"]["finished"]["auc"]
+    assert about["oof"]["auc"] == result.oof.auc == result.runs["finished"].auc
 
 
 def test_the_verb_prints_what_it_found(

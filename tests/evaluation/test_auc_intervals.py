@@ -15,12 +15,11 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.evaluation import calibration, metrics
 from claris_kaggle.evaluation.auc_intervals import (
+    Comparison,
+    MeasuredAuc,
     _cluster_bootstrap,
-    _delong,
     _resample_weights,
     _slide_shares,
-    compare_aucs,
-    estimate_auc,
     measure,
 )
 
@@ -33,6 +32,20 @@ def scores(seed: int, rows: int = 300, runs: int = 3, slides: int = 15) -> tuple
     shared = labels + generator.normal(0, 0.7, rows) + generator.normal(0, 0.6, slides)[slide]
     columns = [1 / (1 + np.exp(-(shared + generator.normal(0, 0.5, rows)))) for _ in range(runs)]
     return labels, np.stack(columns, axis=1).round(2), [f"s{number}" for number in slide]
+
+
+def measure_each(labels: np.ndarray, columns: np.ndarray, slides: list[str] | None = None) -> list[MeasuredAuc]:
+    return [measure(labels, column, slides) for column in columns.T]
+
+
+def covariance_of(measured: list[MeasuredAuc]) -> np.ndarray:
+    """The covariance of AUCs over the same patches."""
+    deviations = np.stack([one.deviations for one in measured])
+    return deviations @ deviations.T
+
+
+def compare(labels: np.ndarray, a: np.ndarray, b: np.ndarray, slides: list[str] | None = None) -> Comparison:
+    return measure(labels, a, slides).compare(measure(labels, b, slides))
 
 
 def plain_delong(labels: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +62,8 @@ def plain_delong(labels: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, n
 @settings(max_examples=30, deadline=None)
 def test_delong_is_its_definition(seed: int) -> None:
     labels, columns, _ = scores(seed)
-    aucs, covariance = _delong(labels, columns)
+    measured = measure_each(labels, columns)
+    aucs, covariance = [one.value for one in measured], covariance_of(measured)
     plain_aucs, plain_covariance = plain_delong(labels, columns)
     assert aucs == pytest.approx(plain_aucs, abs=1e-12) and covariance == pytest.approx(plain_covariance, abs=1e-12)
     assert aucs == pytest.approx([roc_auc_score(labels, column) for column in columns.T], abs=1e-12)
@@ -59,23 +73,23 @@ def test_delong_is_its_definition(seed: int) -> None:
 
 def test_delong_of_a_small_case_done_by_hand() -> None:
     """Malignant 3, 5; benign 1, 4. Placements 1/2, 1 and 1, 1/2; each variance 1/8, over two patches."""
-    aucs, covariance = _delong(np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0]))
-    assert aucs[0] == 0.75 and covariance[0, 0] == pytest.approx(0.125, abs=1e-15)
+    measured = measure(np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0]))
+    assert measured.value == 0.75 and measured.estimate.error**2 == pytest.approx(0.125, abs=1e-15)
 
 
 def test_delong_is_close_to_the_jackknife() -> None:
     labels, columns, _ = scores(1)
     left_out = np.array([roc_auc_score(np.delete(labels, row), np.delete(columns[:, 0], row)) for row in range(300)])
     jackknife = (299 / 300) * ((left_out - left_out.mean()) ** 2).sum()
-    assert _delong(labels, columns[:, 0])[1][0, 0] == pytest.approx(jackknife, rel=0.02)
+    assert measure(labels, columns[:, 0]).estimate.error ** 2 == pytest.approx(jackknife, rel=0.02)
 
 
 def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
     labels, columns, slides = scores(2)
-    samples = _cluster_bootstrap(labels, columns, slides, resamples=40, seed=5)
+    samples = [_cluster_bootstrap(labels, column, slides, resamples=40, seed=5) for column in columns.T]
     numbers = np.unique(slides, return_inverse=True)[1]
     weights = _resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
-    for sample, weight in zip(samples, weights, strict=True):
+    for sample, weight in zip(np.transpose(samples), weights, strict=True):
         plain = [roc_auc_score(labels, column, sample_weight=weight[numbers]) for column in columns.T]
         assert sample == pytest.approx(plain, abs=1e-12)
 
@@ -83,27 +97,28 @@ def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
 def test_slides_of_one_class_each_are_resampled_with_both_classes_present() -> None:
     labels = np.array([1, 1, 0, 0], np.int8)
     samples = _cluster_bootstrap(labels, np.array([0.9, 0.4, 0.5, 0.1]), ["a", "a", "b", "b"], resamples=50)
-    assert samples == pytest.approx(np.full((50, 1), 0.75))
+    assert samples == pytest.approx(np.full(50, 0.75))
 
 
 def test_the_bootstrap_agrees_with_the_formula_for_slides() -> None:
     labels, columns, slides = scores(3, rows=3000, slides=60)
-    samples = _cluster_bootstrap(labels, columns, slides, resamples=4000)
-    shares = _slide_shares(labels, columns, slides)[1]
-    assert np.cov(samples, rowvar=False) == pytest.approx(shares.T @ shares, rel=0.15)
+    samples = [_cluster_bootstrap(labels, column, slides, resamples=4000) for column in columns.T]
+    shares = np.stack([_slide_shares(labels, column, slides)[1] for column in columns.T])
+    assert np.cov(samples) == pytest.approx(shares @ shares.T, rel=0.15)
 
 
 def test_slides_of_one_patch_each_are_delong() -> None:
     labels, columns, _ = scores(4)
-    shares = _slide_shares(labels, columns, [str(row) for row in range(300)])[1]
-    assert shares.T @ shares == pytest.approx(_delong(labels, columns)[1], rel=0.02)
+    shares = np.stack([_slide_shares(labels, column, [str(row) for row in range(300)])[1] for column in columns.T])
+    assert shares @ shares.T == pytest.approx(covariance_of(measure_each(labels, columns)), rel=0.02)
 
 
 def test_slides_make_an_interval_wider_where_they_matter() -> None:
     labels, columns, slides = scores(5, rows=3000)
-    by_patch, by_slide = estimate_auc(labels, columns[:, 0]), estimate_auc(labels, columns[:, 0], slides)
+    by_patch, by_slide = (measure(labels, columns[:, 0], known).estimate for known in (None, slides))
     assert by_patch.value == by_slide.value and by_slide.error > 1.2 * by_patch.error
-    assert by_patch.low < by_patch.value < by_patch.high and (by_patch.way, by_slide.way) == ("DeLong", "slides")
+    low, high = by_patch.interval
+    assert low < by_patch.value < high and (by_patch.way, by_slide.way) == ("DeLong", "slides")
 
 
 def test_a_comparison_is_signed_paired_and_symmetric() -> None:
@@ -111,37 +126,35 @@ def test_a_comparison_is_signed_paired_and_symmetric() -> None:
     worse = columns[:, 0] + np.random.default_rng(0).normal(0, 0.3, 2000)
     for known in (None, slides):
         one, other = (
-            compare_aucs(labels, columns[:, 0], worse, known),
-            compare_aucs(labels, worse, columns[:, 0], known),
+            compare(labels, columns[:, 0], worse, known),
+            compare(labels, worse, columns[:, 0], known),
         )
-        assert one.low > 0 and one.p < 0.01 and one.difference == pytest.approx(-other.difference)
+        assert one.interval[0] > 0 and one.p < 0.01 and one.difference == pytest.approx(-other.difference)
         assert one.p == pytest.approx(other.p)
-    same = compare_aucs(labels, columns[:, 0], columns[:, 0])
+    same = compare(labels, columns[:, 0], columns[:, 0])
     assert (same.difference, same.error, same.p) == (0, 0, 1)
+
+
+def test_a_comparison_by_slides_pairs_the_resamples() -> None:
+    labels, columns, slides = scores(9)
+    samples = [_cluster_bootstrap(labels, columns[:, run], slides) for run in (2, 0)]
+    found = compare(labels, columns[:, 2], columns[:, 0], slides)
+    assert found.error == pytest.approx(np.std(samples[0] - samples[1], ddof=1), abs=1e-12)
+    aucs = [metrics.auc(labels, columns[:, run]) for run in (2, 0)]
+    assert found.difference == pytest.approx(aucs[0] - aucs[1], abs=1e-12)
 
 
 def test_an_auc_of_one_is_as_sure_as_its_independent_pairs_make_it() -> None:
     """Four of four: Clopper and Pearson's lower bound is 0.025 ** (1 / 4). Of slides, pairs that share none count."""
     labels, values = np.array([0, 1] * 4), np.array([0.1, 0.9] * 4)
     bound = stats.binomtest(4, 4).proportion_ci(method="exact").low
-    found = estimate_auc(labels, values)
-    assert (found.value, found.low, found.high) == (1, pytest.approx(bound, abs=1e-12), 1)
-    turned = estimate_auc(labels, 1 - values)
-    assert (turned.value, turned.low, turned.high) == (0, 0, pytest.approx(1 - bound, abs=1e-12))
+    found = measure(labels, values).estimate
+    assert (found.value, *found.interval) == (1, pytest.approx(bound, abs=1e-12), 1)
+    turned = measure(labels, 1 - values).estimate
+    assert (turned.value, *turned.interval) == (0, 0, pytest.approx(1 - bound, abs=1e-12))
     slides = ["a", "a", "b", "b", "c", "c", "d", "d"]
     two = stats.binomtest(2, 2).proportion_ci(method="exact").low
-    assert estimate_auc(labels, values, slides).low == pytest.approx(two, abs=1e-12)
-
-
-def test_measuring_several_columns_at_once_is_measuring_each() -> None:
-    labels, columns, slides = scores(9)
-    for known in (None, slides):
-        together = measure(labels, columns, known)
-        for column in range(3):
-            alone = estimate_auc(labels, columns[:, column], known)
-            assert astuple(together.estimate(column))[:4] == pytest.approx(astuple(alone)[:4], abs=1e-12)
-        pair = compare_aucs(labels, columns[:, 2], columns[:, 0], known)
-        assert astuple(together.compare(2, 0))[:5] == pytest.approx(astuple(pair)[:5], abs=1e-12)
+    assert measure(labels, values, slides).estimate.interval[0] == pytest.approx(two, abs=1e-12)
 
 
 @given(st.integers(0, 10_000))
@@ -150,27 +163,28 @@ def test_no_figure_depends_on_the_order_of_rows_or_on_the_scale(seed: int) -> No
     labels, columns, slides = scores(seed)
     order = np.random.default_rng(seed).permutation(300)
     for known in (None, slides):
-        here = estimate_auc(labels, columns[:, 0], known)
-        there = estimate_auc(labels[order], columns[order, 0] ** 3, known and [slides[row] for row in order])
+        here = measure(labels, columns[:, 0], known).estimate
+        moved = known and [slides[row] for row in order]
+        there = measure(labels[order], columns[order, 0] ** 3, moved).estimate
         assert (there.value, there.error) == pytest.approx((here.value, here.error), abs=1e-12)
-        assert (there.low, there.high) == pytest.approx((here.low, here.high), abs=1e-9)
+        assert there.interval == pytest.approx(here.interval, abs=1e-9)
 
 
 def test_p_values_are_those_of_a_paired_z_test() -> None:
     labels, columns, _ = scores(10)
     aucs, covariance = plain_delong(labels, columns)
     z = (aucs[0] - aucs[1]) / np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    found = compare_aucs(labels, columns[:, 0], columns[:, 1])
+    found = compare(labels, columns[:, 0], columns[:, 1])
     assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), abs=1e-12)
     ends = (aucs[0] - aucs[1]) * (1 + np.array([-1, 1]) * stats.norm.ppf(0.975) / z)
-    assert (found.low, found.high) == pytest.approx(sorted(ends), abs=1e-12)
+    assert found.interval == pytest.approx(sorted(ends), abs=1e-12)
 
 
 def test_what_has_no_error_is_refused() -> None:
     with pytest.raises(DataError, match="a single benign patch; two of each class"):
-        _delong(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
+        measure(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="a single slide"):
-        estimate_auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), ["a"] * 4)
+        measure(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), ["a"] * 4)
 
 
 @pytest.mark.slow
@@ -188,13 +202,13 @@ def test_calibration_figures_equal_scikit_learns() -> None:
     labels, columns, _ = scores(7, rows=1500)
     values = columns[:, 0]
     figures = metrics.summary(labels, values)
-    assert figures["brier"] == pytest.approx(brier_score_loss(labels, values), abs=1e-12)
+    assert figures.brier == pytest.approx(brier_score_loss(labels, values), abs=1e-12)
     smooth = np.random.default_rng(0).permutation(1500) / 1500  # no ties: bins of equal size are then the same
     found, said = plain_curve(labels, smooth, n_bins=15, strategy="quantile")
     curve = calibration.calibration_curve(labels, smooth)
-    assert curve["said"] == pytest.approx(said, abs=1e-9) and curve["found"] == pytest.approx(found, abs=1e-9)
+    assert curve.said == pytest.approx(said, abs=1e-9) and curve.found == pytest.approx(found, abs=1e-9)
     distance = np.abs(said - found).mean()
-    assert calibration.calibration_error(labels, smooth) == pytest.approx(distance, abs=1e-9)
+    assert curve.error == pytest.approx(distance, abs=1e-9)
 
 
 @given(st.floats(0.2, 5))
@@ -227,15 +241,15 @@ def test_equal_probabilities_share_a_bin_so_that_the_order_of_rows_is_no_matter(
     probabilities = np.repeat(np.array(values, dtype=np.float64), 7)
     labels = np.arange(len(probabilities)) % 3 % 2
     curve, turned = (calibration.calibration_curve(labels[::step], probabilities[::step]) for step in (1, -1))
-    assert sum(curve["patches"]) == len(probabilities)
-    assert curve == {name: pytest.approx(column, abs=1e-12) for name, column in turned.items()}
+    assert sum(curve.patches) == len(probabilities)
+    assert astuple(curve) == tuple(pytest.approx(column, abs=1e-12) for column in astuple(turned))
 
 
 def test_a_forecast_of_two_values_that_come_true_has_no_calibration_error() -> None:
     labels = np.repeat([0, 1, 0, 1], [40, 10, 10, 40])
     values = np.repeat([0.2, 0.8], 50)
-    assert calibration.calibration_error(labels, values) == pytest.approx(0, abs=1e-12)
-    assert calibration.calibration_curve(labels, values)["patches"] == [50, 50]
+    curve = calibration.calibration_curve(labels, values)
+    assert curve.error == pytest.approx(0, abs=1e-12) and curve.patches == [50, 50]
 
 
 def test_a_nested_temperature_and_threshold_do_not_see_their_own_fold() -> None:

@@ -117,10 +117,10 @@ def test_figures_equal_scikit_learns() -> None:
 
     labels, values = (np.arange(500) % 3 == 0).astype(np.int8), probabilities(500).round(2)
     figures = metrics.summary(labels, values)
-    assert figures["auc"] == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
-    assert figures["accuracy"] == accuracy_score(labels, values >= 0.5)
+    assert figures.auc == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
+    assert figures.accuracy == accuracy_score(labels, values >= 0.5)
     clipped = np.clip(values.astype(np.float64), 2.0**-24, 1 - 2.0**-24)
-    assert figures["log_loss"] == pytest.approx(log_loss(labels, clipped), abs=1e-12)
+    assert figures.log_loss == pytest.approx(log_loss(labels, clipped), abs=1e-12)
 
 
 def test_the_best_threshold_is_the_best_of_all() -> None:
@@ -206,11 +206,11 @@ def test_figures_of_each_slide_are_those_of_its_patches(folds: Folds) -> None:
     oof = Oof(folds.ids, folds.labels, folds.fold, probabilities(TOTAL))
     slides = [f"s{row % 7}" for row in range(TOTAL)]
     rows = run_metrics.slide_metrics(oof, slides)
-    assert sorted(row["slide"] for row in rows) == [f"s{number}" for number in range(7)]
-    assert [row["log_loss"] for row in rows] == sorted((row["log_loss"] for row in rows), reverse=True)
+    assert sorted(row.slide for row in rows) == [f"s{number}" for number in range(7)]
+    assert [row.log_loss for row in rows] == sorted((row.log_loss for row in rows), reverse=True)
     where = np.arange(TOTAL) % 7 == 3
-    row = next(row for row in rows if row["slide"] == "s3")
-    assert (row["patches"], row["malignant"]) == (where.sum(), folds.labels[where].sum())
-    assert row["auc"] == pytest.approx(metrics.auc(folds.labels[where], oof.probabilities[where]))
+    row = next(row for row in rows if row.slide == "s3")
+    assert (row.patches, row.malignant) == (where.sum(), folds.labels[where].sum())
+    assert row.auc == pytest.approx(metrics.auc(folds.labels[where], oof.probabilities[where]))
     alone = run_metrics.slide_metrics(oof, [f"{row}" for row in range(TOTAL)])
-    assert alone[0]["auc"] is None and len(alone) == TOTAL
+    assert alone[0].auc is None and len(alone) == TOTAL

@@ -244,7 +244,7 @@ def test_a_submission_that_could_not_be_scored_is_sent_again_and_limits_may_be_u
     code, shown, said = call(*submission)
     assert code == 0 and "submission 1001: complete" in shown, said
     assert "submitted before, as 1000, and not scored; sending it again" in said
-    assert [line["status"] for line in read_ledger(tmp_path / "l.csv")] == ["ERROR", "COMPLETE"]
+    assert [line.status for line in read_ledger(tmp_path / "l.csv")] == ["ERROR", "COMPLETE"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -285,7 +285,7 @@ def test_a_submission_that_is_not_taken_says_why(
     ]
     code, _, said = call(*submit)
     assert code == 1 and "could not score the submission: wrong ids" in said
-    assert read_ledger(ledger)[0]["status"] == "ERROR"
+    assert read_ledger(ledger)[0].status == "ERROR"
 
 
 def plan_of(parts: tuple[tuple[int, ...], ...]) -> Plan:
@@ -437,7 +437,7 @@ def check_launched_once(kaggle: FakeKaggle, tmp_path: Path) -> None:
     assert [len(versions) for versions in kaggle.kernels.values()] == [1]
     assert len(kaggle.submissions) == 1
     ledger = read_ledger(tmp_path / "submissions/ledger.csv")
-    assert [(line["ref"], line["public"]) for line in ledger] == [("1000", "0.97123")]
+    assert [(line.ref, line.public) for line in ledger] == [("1000", "0.97123")]
 
 
 def test_a_launch_killed_after_its_push_and_its_submission_repeats_neither(trained: FakeKaggle, tmp_path: Path) -> None:

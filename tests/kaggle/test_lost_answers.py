@@ -73,7 +73,7 @@ def test_a_submission_that_an_earlier_call_may_have_sent_is_looked_for_repeatedl
 def test_a_submission_begun_long_ago_is_sent_after_one_look(
     trained: FakeKaggle, call: Call, submission: list[object], tmp_path: Path
 ) -> None:
-    push_token = f"claris-{submit.check_submission(Path(str(submission[1])), sample_ids(submission))['sha256'][:16]}"
+    push_token = f"claris-{submit.check_submission(Path(str(submission[1])), sample_ids(submission)).sha256[:16]}"
     attempt = submit._attempt_file(tmp_path / "l.csv")
     attempt.write_text(json.dumps({"mark": push_token, "time": 0.0}))
     code, _, said = call(*submission)

@@ -168,7 +168,7 @@ def test_an_ensemble_session_ends_in_a_submission_that_passes(
     done = machine.run("ensemble")
     assert done.returncode == 0, done.stdout + done.stderr
     facts = check_submission(machine.working / "submission.csv", read_sample(generated.sample))
-    assert facts["rows"] == 70 and facts["sample_order"]
+    assert facts.rows == 70 and facts.sample_order
     assert machine.manifest()["status"] == "complete"
 
 

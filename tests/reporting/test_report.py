@@ -7,7 +7,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.patches import patch_id, read_patch
 from claris_kaggle.ensembling.ensemble_runs import describe_run
 from claris_kaggle.ensembling.runs import load_run
-from claris_kaggle.evaluation.auc_intervals import compare_aucs
+from claris_kaggle.evaluation.auc_intervals import measure
 from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.predictions import Oof, read_oof, write_run_oof, write_test
 from claris_kaggle.evaluation.run_metrics import run_metrics
@@ -31,13 +31,15 @@ from claris_kaggle.reporting import charts, gallery, templates
 from claris_kaggle.reporting.gallery import _confident_errors
 from claris_kaggle.reporting.report import (
     _compare_configs,
-    _confusion,
+    _Confusion,
+    _count_confusion,
     _describe_section,
     _format_typed_path,
     _mean_rate,
     _read_histories,
     write_report,
 )
+from tests.support.handmade import make_run, put_with_slides, watch_work
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -84,19 +86,19 @@ def test_the_report_holds_everything_itself(page: str) -> None:
 def test_the_figures_are_those_of_the_predictions(page: str, finished: RunDir) -> None:
     run, text = load_run(finished), said(page)
     found = run_metrics(run.oof, run.slides)
-    overall = found["overall"]
-    low, high = overall["auc_interval"]
-    assert f"{overall['auc']:.4f} 95 % interval {low:.4f} to {high:.4f}, letting whole slides vary" in text
-    for row in found["folds"]:
-        assert re.search(rf"{row['fold']} {row['patches']} \S+ % \d+ {row['auc']:.4f}", text)
-    counts = _confusion(run)
-    assert sum(counts.values()) == len(run.oof.ids)
-    assert f"{counts['missed_malignant']}" in text and f"precision {precision(counts):.1f} %" in text
+    overall = found.overall
+    low, high = overall.auc_interval
+    assert f"{overall.auc:.4f} 95 % interval {low:.4f} to {high:.4f}, letting whole slides vary" in text
+    for row in found.folds:
+        assert re.search(rf"{row.fold} {row.patches} \S+ % \d+ {row.auc:.4f}", text)
+    counts = _count_confusion(run)
+    assert sum(astuple(counts)) == len(run.oof.ids)
+    assert f"{counts.missed_malignant}" in text and f"precision {precision(counts):.1f} %" in text
     assert f"Predictions are the mean of 8 views. {'Config'}" in text and "torch" in text
 
 
-def precision(counts: dict[str, int]) -> float:
-    return 100 * counts["true_malignant"] / (counts["true_malignant"] + counts["false_malignant"])
+def precision(counts: _Confusion) -> float:
+    return 100 * counts.true_malignant / (counts.true_malignant + counts.false_malignant)
 
 
 def test_pictures_are_the_pixels_of_the_patches_that_are_named(page: str, finished: RunDir) -> None:
@@ -190,11 +192,23 @@ def test_runs_are_compared_on_the_same_patches(finished: RunDir, bare: RunDir, t
     text = said(write_report([finished, bare], tmp_path / "report.html").read_text("utf-8"))
     name = r"_\$x\$ &lt;b&gt;&amp;&#34;"
     assert "2 runs side by side" in text and re.search(name + " against the others", text)
-    expected = compare_aucs(labels, right, values, run.slides)
+    expected = measure(labels, right, run.slides).compare(measure(labels, values, run.slides))
+    low, high = expected.interval
     correlation = spearmanr(right, values).statistic
     row = rf"finished {1 - auc(labels, values):.4f} \S+ to \S+ (\S+|below 0.001) {correlation:.3f} "
-    assert re.search(row, text) and f"{expected.low:+.4f} to {expected.high:+.4f}" in text
+    assert re.search(row, text) and f"{low:+.4f} to {high:+.4f}" in text
     assert f"mean of all would have an OOF AUC of {auc(labels, (right + values) / 2):.4f}" in text
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_each_run_and_their_mean_is_resampled_once_and_each_table_read_once(
+    runs: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [put_with_slides(tmp_path, make_run(f"run{seed}", seed)).root for seed in range(runs)]
+    resampled, read = watch_work(monkeypatch)
+    assert call("report", *places, "--out", tmp_path / "report.html")[0] == 0
+    assert len(resampled) == len(set(resampled)) == runs + (runs > 1)
+    assert len(read) == len(set(read)) == 3 * runs
 
 
 def test_runs_over_other_patches_are_shown_and_not_compared(finished: RunDir, bare: RunDir, tmp_path: Path) -> None:
@@ -330,13 +344,13 @@ def test_copies_of_fold_folders_are_no_folds(finished: RunDir, tmp_path: Path) -
     for name in ("fold0_old", "fold0_1", "fold01", "fold"):
         shutil.copytree(run.fold(0).root, run.root / name)
     assert list(run.fold_dirs()) == run.finished_folds() == list(_read_histories(run)) == [0, 1, 2]
-    assert describe_run(run)["weights_sha256"] == describe_run(finished)["weights_sha256"]
+    assert describe_run(run).weights_sha256 == describe_run(finished).weights_sha256
     write_report([run], tmp_path / "report.html")
 
 
 def test_configs_of_other_tools_may_hold_lists() -> None:
     configs = {"a": {"lrs": [1, 2], "steps": {"n": 1}}, "b": {"lrs": [1, 3], "steps": {"n": 1}}}
-    assert _compare_configs(configs)["fields"] == {"lrs": [[1, 2], [1, 3]]}
+    assert _compare_configs(configs).fields == {"lrs": [[1, 2], [1, 3]]}
 
 
 def test_a_ledger_that_is_named_must_be_there(call: Call, finished: RunDir, tmp_path: Path) -> None:
@@ -348,6 +362,6 @@ def test_a_ledger_that_is_named_must_be_there(call: Call, finished: RunDir, tmp_
 def test_one_fold_has_no_spread_between_folds(finished: RunDir) -> None:
     run = load_run(finished)
     oof = replace(run.oof, fold=np.zeros_like(run.oof.fold))
-    assert run_metrics(oof)["overall"]["fold_auc_std"] is None
+    assert run_metrics(oof).overall.fold_auc_std is None
     section = _describe_section(replace(run, oof=oof), finished, "run1", None, None)
-    assert section["overall"]["fold_auc_mean"] == section["folds"][0]["auc"]
+    assert section.overall.fold_auc_mean == section.folds[0].auc

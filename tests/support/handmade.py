@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data import tables
+from claris_kaggle.data.fold_file import Folds, write_folds
 from claris_kaggle.data.tables import write_table
 from claris_kaggle.ensembling.runs import Run
+from claris_kaggle.evaluation import auc_intervals
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, write_run_oof, write_test
 
 TOTAL, TESTS = 600, 2000
@@ -48,3 +52,28 @@ def put_data(folder: Path) -> DataDir:
     write_table(place.labels, {"id": IDS[::-1], "label": LABELS[::-1]})
     write_table(place.sample, {"id": TEST_IDS[::-1], "label": np.zeros(TESTS, int)})
     return place
+
+
+def put_with_slides(folder: Path, run: Run) -> RunDir:
+    """The run with a fold file that knows the slides."""
+    place = put(folder, run)
+    write_folds(place.folds, Folds(IDS, LABELS, SLIDES, FOLD), {})
+    return place
+
+
+def watch_work(monkeypatch: pytest.MonkeyPatch) -> tuple[list[bytes], list[Path]]:
+    """The predictions that are resampled from now on, and the tables that are read."""
+    resampled, read = [], []
+    bootstrap, read_table = auc_intervals._cluster_bootstrap, tables.read_table
+
+    def watched_bootstrap(labels: np.ndarray, values: np.ndarray, slides: list[str]) -> np.ndarray:
+        resampled.append(values.tobytes())
+        return bootstrap(labels, values, slides)
+
+    def watched_read(path: Path, *arguments: object, **more: object) -> object:
+        read.append(path)
+        return read_table(path, *arguments, **more)
+
+    monkeypatch.setattr(auc_intervals, "_cluster_bootstrap", watched_bootstrap)
+    monkeypatch.setattr(tables, "read_table", watched_read)
+    return resampled, read
