@@ -23,11 +23,11 @@ setup: $(READY)  ## build the environment in .venv
 demo: $(READY)  ## the whole way on generated patches: a checked submission and a report
 	$(BIN)/claris demo --out demo-output
 
-test: $(READY)  ## the fast tests, two files at a time
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+test: $(READY)  ## the fast tests, in two processes
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
-test-slow: $(READY)  ## the long tests alone
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## the long tests, in two processes
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
 
 # What a Kaggle session does, under the versions of its image; 5 minutes at most. The tests of the user's own machine
 # run in .venv alone: they need kaggle>=2.2.5, and no such machine has the image's versions. The library is installed
@@ -46,7 +46,7 @@ test-kaggle-next: .venv-kaggle-next/.ready  ## the same under the versions that 
 .venv-%/.ready: %-versions.txt
 	$(PYTHON) -m venv --clear .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $*-versions.txt \
-		'setuptools<82' 'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6.100' || \
+		'setuptools>=70.1,<82' 'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6.100' || \
 		{ echo "make: the package index could not serve the versions of $*-versions.txt"; exit 1; }
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

@@ -39,7 +39,7 @@ def steps_of(bench: Bench, learner: _Learner) -> EpochBatches:
 
 
 def our_steps(bench: Bench, learner: _Learner) -> Callable[[], float]:
-    """Training steps on batches that are there already."""
+    """Training steps on batches that are already exists."""
     batches = [steps_of(bench, learner)[step] for step in range(STEPS)]
 
     def work() -> None:
@@ -50,7 +50,7 @@ def our_steps(bench: Bench, learner: _Learner) -> Callable[[], float]:
 
 
 def their_steps() -> Callable[[], float]:
-    """The reference's steps on tensors that are there already."""
+    """The reference's steps on tensors that are already exists."""
     model = reference.create().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     images, labels = torch.randn(BATCH, 3, 96, 96), torch.randint(0, 2, (BATCH,))

@@ -56,18 +56,20 @@ def run_demo(
     data = DataDir(generate(out / "data", train=train, test=test, slides=slides, seed=seed))
     slide_map, fold_file, cache = data.root / "slides.csv", out / "folds.csv", out / "cache"
     run_dir = RunDir(out / "run")
-    log_info(f"1 of 7, check: {train} training and {test} test patches, generated")
+    log_info(f"1 of 7, check: {train} synthetic training and {test} test patches")
     findings = check_data(data, slide_map)
     if findings.faults:
-        raise DataError(findings.faults[0], "the demo's own patches are needed", f"Remove {out} and run it again")
-    log_info("2 of 7, pack: every patch decoded once and proved against its id")
+        raise DataError(
+            findings.faults[0], "expected the synthetic patches of the demo", f"Remove {out} and run it again"
+        )
+    log_info("2 of 7, pack: every patch decoded once and verified against its SHA-1 id")
     make_packs(data, cache)
     log_info("3 of 7, folds: five, by slide")
     make_fold_file(data, fold_file, slides=slide_map, seed=seed, cache=cache, force=True)
     places: dict[str, Any] = {"data": data, "run_dir": run_dir, "cache": cache, "nproc": nproc}
     log_info(f"4 of 7, train: {model}, five folds, {_RECIPE['epochs']} epochs")
     train_run(TrainJob(fold_file=fold_file, **places), {**_RECIPE, "model": model, "seed": seed})
-    log_info("5 of 7, predict: eight views of every patch")
+    log_info("5 of 7, predict: 8-way test-time augmentation")
     predict_run(PredictJob(**places))
     log_info("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
     result = ensemble_runs([run_dir], data, out / "submission.csv")

@@ -69,7 +69,7 @@ def _check_python() -> list[Finding]:
     """Check that the Python version is supported."""
     found = f"{platform.python_version()} at {sys.prefix}"
     if not _OLDEST <= sys.version_info[:2] <= _NEWEST:
-        return [Finding("python", WARNING, found, "3.11 to 3.13 are tried: make one of them the environment's")]
+        return [Finding("python", WARNING, found, "3.11 to 3.13 are tested: use one of them for the environment's")]
     return [Finding("python", GOOD, found)]
 
 
@@ -104,7 +104,7 @@ def _check_devices() -> list[Finding]:
 
     if not torch.cuda.is_available():
         found = f"none; {os.cpu_count()} CPU cores"
-        return [Finding("gpu", WARNING, found, "Train on Kaggle's two T4s (claris launch), or expect hours an epoch")]
+        return [Finding("gpu", WARNING, found, "Train on Kaggle's two T4s (claris launch), or expect hours per epoch")]
     findings = []
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
@@ -119,10 +119,12 @@ def _check_memory() -> list[Finding]:
     """Check that the memory is large enough for worker processes and the page cache."""
     size = platforms.total_memory()
     if size is None:
-        return [Finding("memory", WARNING, "not known", f"{_MEMORY_GB:.0f} GB are advised")]
+        return [Finding("memory", WARNING, "not known", f"{_MEMORY_GB:.0f} GB are recommended")]
     total = size / 1e9
     if total < _MEMORY_GB:
-        return [Finding("memory", WARNING, f"{total:.1f} GB", f"{_MEMORY_GB:.0f} GB are advised: give fewer --workers")]
+        return [
+            Finding("memory", WARNING, f"{total:.1f} GB", f"{_MEMORY_GB:.0f} GB are recommended: give fewer --workers")
+        ]
     return [Finding("memory", GOOD, f"{total:.1f} GB")]
 
 
@@ -132,7 +134,7 @@ def _check_disk(cache: Path) -> list[Finding]:
     free = shutil.disk_usage(place).free / 1e9
     found = f"{free:.1f} GB free for packs at {cache}"
     if not os.access(place, os.W_OK):
-        return [Finding("disk", BAD, f"{place} may not be written to", "Give another folder with --cache")]
+        return [Finding("disk", BAD, f"{place} is not writable", "Give another folder with --cache")]
     if free < _WHOLE_PACK_GB + _RUN_GB:
         needed = f"{_WHOLE_PACK_GB + _RUN_GB:.1f} GB are needed for the whole competition"
         return [Finding("disk", WARNING, found, f"{needed}: give another folder with --cache")]
@@ -142,7 +144,7 @@ def _check_disk(cache: Path) -> list[Finding]:
 def _check_data_folder(data: Path | None) -> list[Finding]:
     """Check that the competition's folder exists and its tables are readable."""
     if data is None:
-        return [Finding("data", WARNING, "not looked at", "Name it: claris doctor --data DIR")]
+        return [Finding("data", WARNING, "not checked", "Give it: claris doctor --data DIR")]
     from claris_kaggle.data import tables
 
     place = DataDir(data).require()
@@ -153,7 +155,7 @@ def _check_data_folder(data: Path | None) -> list[Finding]:
 def _check_kaggle_account(ask: bool) -> list[Finding]:
     """Check login, rules, submissions and GPU hours. Contacts Kaggle only if `ask` is true."""
     if not ask:
-        return [Finding("kaggle account", WARNING, "not asked", "Ask with claris doctor --account")]
+        return [Finding("kaggle account", WARNING, "not asked", "Check it with claris doctor --account")]
     from claris_kaggle.kaggle.account import check_account
 
     return check_account()
@@ -169,4 +171,4 @@ def _check_kaggle_probe(path: Path) -> list[Finding]:
 def summary_line(findings: list[Finding]) -> str:
     """Return a one-line summary that names the failed checks."""
     bad = [one.name for one in findings if one.state == BAD]
-    return f"{len(bad)} to mend: {', '.join(bad)}" if bad else "all that must work does"
+    return f"{len(bad)} to fix: {', '.join(bad)}" if bad else "all required checks passed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -17,12 +18,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:  # a session in Kaggle's image has another client than the double is made of
     from tests.support.kaggle_double import FakeKaggle, Files
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 from claris_kaggle.core.console import messages_on_stderr  # noqa: E402
 from claris_kaggle.core.paths import DataDir, RunDir  # noqa: E402
@@ -36,7 +39,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-# What pages are looked at in: width in pixels and colour scheme.
+# What pages are allowed in: width in pixels and colour scheme.
 CASES = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
 TINY = [
     "--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32",
@@ -50,7 +53,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(folder))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return folder
 
 
@@ -72,12 +74,28 @@ def sample() -> DataDir:
     return DataDir(root)
 
 
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """Return a folder that all test processes share and never write to. The first process that asks builds it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    built = folder.with_suffix(".built")
+    with FileLock(folder.with_suffix(".lock")):
+        if not built.exists():
+            build(folder)
+            built.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
     """240 training and 70 test patches of 12 slides; never written to."""
     from claris_kaggle.data.synthetic import generate
 
-    return DataDir(generate(tmp_path_factory.mktemp("generated") / "data", train=240, test=70, slides=12))
+    def build(folder: Path) -> None:
+        generate(folder, train=240, test=70, slides=12)
+
+    return DataDir(build_once(tmp_path_factory, "data", build))
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +103,10 @@ def cache(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packs of the generated patches."""
     from claris_kaggle.data.prepare import make_packs
 
-    folder = tmp_path_factory.mktemp("cache")
-    make_packs(generated, folder)
-    return folder
+    def build(folder: Path) -> None:
+        make_packs(generated, folder)
+
+    return build_once(tmp_path_factory, "cache", build)
 
 
 @pytest.fixture(scope="session")
@@ -95,21 +114,24 @@ def fold_file(generated: DataDir, cache: Path, tmp_path_factory: pytest.TempPath
     """Three folds of the generated patches, by slide."""
     from claris_kaggle.data.prepare import make_fold_file
 
-    path = tmp_path_factory.mktemp("folds") / "three.csv"
-    make_fold_file(generated, path, slides=generated.root / "slides.csv", k=3, cache=cache)
-    return path
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        make_fold_file(generated, folder / "three.csv", slides=generated.root / "slides.csv", k=3, cache=cache)
+
+    return build_once(tmp_path_factory, "folds", build) / "three.csv"
 
 
 @pytest.fixture(scope="session")
 def finished(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run of the tiny network in one process, trained and predicted; never written to."""
-    run = tmp_path_factory.mktemp("runs") / "finished"
-    places = ["--data", str(generated.root), "--run", str(run), "--cache", str(cache)]
     from claris_kaggle.cli.main import main
 
-    for arguments in (["train", *places, "--folds", str(fold_file), *TINY], ["predict", *places]):
-        assert main(arguments) == 0
-    return RunDir(run)
+    def build(run: Path) -> None:
+        places = ["--data", str(generated.root), "--run", str(run), "--cache", str(cache)]
+        for arguments in (["train", *places, "--folds", str(fold_file), *TINY], ["predict", *places]):
+            assert main(arguments) == 0
+
+    return RunDir(build_once(tmp_path_factory, "finished", build))
 
 
 @dataclass(frozen=True)
@@ -124,13 +146,16 @@ class TwoProcessRun:
 @pytest.fixture(scope="session")
 def of_two(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoProcessRun:
     """A run of the tiny network in two processes; never written to."""
-    run = tmp_path_factory.mktemp("runs") / "of-two"
-    places = ["--data", generated.root, "--run", run, "--cache", cache, "--nproc", 2]
-    done = TwoProcessRun(
-        RunDir(run), claris("train", *places, "--folds", fold_file, *TINY, "--fold", 0), claris("predict", *places)
-    )
-    assert done.train.returncode == done.predict.returncode == 0, done.train.stderr + done.predict.stderr
-    return done
+
+    def build(folder: Path) -> None:
+        places = ["--data", generated.root, "--run", folder / "of-two", "--cache", cache, "--nproc", 2]
+        train = claris("train", *places, "--folds", fold_file, *TINY, "--fold", 0)
+        predict = claris("predict", *places)
+        assert train.returncode == predict.returncode == 0, train.stderr + predict.stderr
+        (folder / "printed.pickle").write_bytes(pickle.dumps((train, predict)))
+
+    folder = build_once(tmp_path_factory, "two", build)
+    return TwoProcessRun(RunDir(folder / "of-two"), *pickle.loads((folder / "printed.pickle").read_bytes()))
 
 
 @pytest.fixture

@@ -32,6 +32,6 @@ def test_without_a_home_a_cache_is_asked_for(call: Call, generated: DataDir, mon
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
     code, _, said = call("pack", "--data", generated.root)
-    assert (code, said) == (2, "claris: this user has no home to keep packs in. Name a folder with --cache\n")
+    assert (code, said) == (2, "claris: this user has no home folder for the cache. Give a folder with --cache\n")
     code, shown, _ = call("doctor")
     assert code == 1 and "disk           this user has no home" in shown and "torch pair" in shown

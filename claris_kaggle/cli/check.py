@@ -13,7 +13,7 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 
-HELP = "look at the competition's files"
+HELP = "check the competition's files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options._parse_count,
         default=0,
         metavar="N",
-        help="reading processes [one a core, if many files]",
+        help="reading processes [one per core for many files]",
     )
     options._add_json_flag(parser)
 
@@ -53,8 +53,6 @@ def run(args: argparse.Namespace) -> int:
     for fault in findings.faults:
         print(f"fault      {fault}")
     print(
-        "all is well"
-        if not findings.faults
-        else f"{format_count(len(findings.faults), 'fault')} to mend before training"
+        "no faults" if not findings.faults else f"{format_count(len(findings.faults), 'fault')} to fix before training"
     )
     return 1 if findings.faults else 0

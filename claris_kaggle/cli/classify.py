@@ -1,7 +1,7 @@
-"""Classify image files or folders as benign or malignant, with the evidence. A research tool and no diagnosis.
+"""Classify image files or folders as benign or malignant, with the evidence. For research use only. Not for diagnosis.
 
 TIFF, PNG and JPEG. An image of 96 x 96 pixels is one patch; over a larger one a window of that size slides, and it
-is called malignant when one window is. The networks know tissue at about 1 micrometre a pixel (10x) and nothing
+is called malignant when one window is. The networks know tissue at about 1 micrometre per pixel (10x) and nothing
 else. A faulty file is named, the others are done, and the exit code is then 1.
 
 example:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from claris_kaggle.inference.fold_models import FoldModels
     from claris_kaggle.serving.classify import Classification
 
-HELP = "benign or malignant for image files, with the evidence"
+HELP = "classify image files as benign or malignant, with evidence maps"
 _HEADER = ("probability", "verdict", "folds", "views", "centre", "image")
 _ROW = "{:<12} {:<10} {:<14} {:<14} {:<7} {}"
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of them")
     options._add_run_flag(parser)
     options._add_classify_flags(parser, max_pixels=25_000_000)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures as well")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page with images")
     options._add_json_flag(parser)
 
 

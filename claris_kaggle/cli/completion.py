@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "a script by which bash or zsh completes the command"
+HELP = "print a completion script for bash or zsh"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> None:
     """Print the script."""
     import shtab
 
-    from claris_kaggle.cli.main import _VERBS, _build_parser
+    from claris_kaggle.cli.main import _COMMANDS, _build_parser
 
-    parser = _build_parser(*_VERBS)
+    parser = _build_parser(*_COMMANDS)
     for action in _walk_parser(parser):
         if action.type is Path:
             folder = "DIR" in str(action.metavar)

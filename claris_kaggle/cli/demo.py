@@ -13,7 +13,7 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 
-HELP = "try it all on generated patches"
+HELP = "run the full pipeline on synthetic patches"
 _NEXT_STEPS = """next, with the competition's files in data/:
   claris folds --data data --out folds/five.csv
   claris train --data data --folds folds/five.csv --run runs/first
@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=options._parse_count, default=300, metavar="N", help="training patches [300]")
     parser.add_argument("--test", type=options._parse_count, default=60, metavar="N", help="test patches [60]")
     parser.add_argument(
-        "--seed", type=options._parse_count, default=0, metavar="S", help="other patches, another run [0]"
+        "--seed", type=options._parse_count, default=0, metavar="S", help="seed of patches, folds and training [0]"
     )
     parser.add_argument(
-        "--nproc", type=options._parse_count, default=0, metavar="N", help="processes [one a GPU, else 1]"
+        "--nproc", type=options._parse_count, default=0, metavar="N", help="number of processes [one per GPU, else 1]"
     )
     options._add_json_flag(parser)
 
@@ -48,9 +48,7 @@ def run(args: argparse.Namespace) -> None:
         return
     oof, test = result["oof"], result["test"]
     print(f"OOF AUC     {oof['auc']:.4f}, accuracy {oof['accuracy']:.4f}, over {oof['patches']} patches in five folds")
-    print(
-        f"test AUC    {test['auc']:.4f}, accuracy {test['accuracy']:.4f}, over {test['patches']} patches unseen by all"
-    )
+    print(f"test AUC    {test['auc']:.4f}, accuracy {test['accuracy']:.4f}, over {test['patches']} unseen patches")
     print(f"submission  {result['submission']}")
     print(f"report      {result['report']}")
     print(_NEXT_STEPS)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 
-HELP = "what works here and what does not"
+HELP = "check the installation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to be looked at as well")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="also check the competition's folder")
     parser.add_argument(
-        "--account", action="store_true", help="ask Kaggle about login, rules, submissions and GPU hours"
+        "--account", action="store_true", help="also check login, rules, submissions and GPU hours on Kaggle"
     )
     parser.add_argument(
         "--probe",
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=Path("claris-probe.json"),
         metavar="FILE",
-        help="rehearse a launch on Kaggle: push a private CPU script, follow it, delete it [claris-probe.json]",
+        help="test a launch without GPU hours: push a private CPU script, follow it, delete it [claris-probe.json]",
     )
     options._add_cache_flag(parser)
     options._add_json_flag(parser)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from claris_kaggle.evaluation.auc_intervals import Comparison
     from claris_kaggle.evaluation.run_metrics import OverallMetrics
 
-HELP = "folds of one run, or several runs, to a submission"
+HELP = "write a submission from one or several runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mean, logit, rank, logloss, auc, greedy, stack, or auto: the best of them; where its nested gain over "
         "the mean is not sure, the mean is taken [mean]",
     )  # fmt: skip
-    parser.add_argument("--only-sound", action="store_true", help="leave out runs that something speaks against")
+    parser.add_argument("--only-sound", action="store_true", help="exclude suspicious runs")
     parser.add_argument("--calibrate", action="store_true", help="scale the result by a temperature fitted on OOF")
     parser.add_argument("--save-run", type=Path, metavar="DIR", help="save the ensemble as a run in this folder")
     options._add_json_flag(parser)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     if len(evidence.weights) > 1:
         _print_methods(evidence)
     if len(result.runs) > 1:
-        print(f"together: {_format_figures(result.oof)}")
+        print(f"ensemble: {_format_figures(result.oof)}")
     if evidence.calibration:
         _print_calibration(evidence.calibration)
     print(result.submission)
@@ -87,14 +87,14 @@ def _format_gap(gap: Comparison | None, best: str) -> str:
 def _report_evidence(evidence: EnsembleEvidence) -> None:
     """Log the remarks about the runs."""
     for name, text in evidence.remarks.items():
-        left_out = "left out" if name in evidence.left_out else "kept; --only-sound leaves it out"
+        left_out = "left out" if name in evidence.left_out else "kept; --only-sound excludes it"
         log_info(f"{name}: {text} ({left_out})")
     for name, other in evidence.copies.items():
-        log_info(f"{name}: the same predictions as {other}; counted once")
+        log_info(f"{name}: same predictions as {other}; used once")
     asked = evidence.methods.get(evidence.asked)
     if asked and evidence.asked != evidence.method:
         gain = _format_gain(asked.gain)
-        log_info(f"{evidence.asked}: its gain over the mean, {gain}, is not sure; the mean is taken")
+        log_info(f"{evidence.asked}: its gain over the mean, {gain}, is not significant; the mean is used")
 
 
 def _format_gain(gain: Comparison) -> str:
@@ -120,15 +120,15 @@ def _print_methods(evidence: EnsembleEvidence) -> None:
         over = "" if name == "mean" else f", over the mean {_format_gain(tried.gain)}"
         print(f"{name:<7} nested OOF AUC {tried.auc:.5f}{over}")
     weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence.weights.items())
-    print(f"taken: {evidence.method} ({weights})")
+    print(f"method: {evidence.method} ({weights})")
 
 
 def _print_calibration(found: CalibrationEvidence) -> None:
-    """Print the temperature, and its effect on folds that it was not fitted on."""
+    """Print the temperature, and its effect on held-out folds."""
     before, after = found.before, found.after
     figures = (
         f"log loss {before.log_loss:.4f} to {after.log_loss:.4f}, "
         f"calibration error {before.calibration_error:.4f} to {after.calibration_error:.4f}"
     )
-    left = "" if found.applied else "; left as it was"
-    print(f"temperature {found.temperature:.3f}: {figures}, on folds that it was not fitted on{left}")
+    left = "" if found.applied else "; not applied"
+    print(f"temperature {found.temperature:.3f}: {figures}, on held-out folds{left}")

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 
-HELP = "a finished run as one folder to hand on, as ONNX too"
+HELP = "export a finished run to a single folder, optionally as ONNX"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run with all folds trained and predicted")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
-    parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder to create")
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx")
     parser.add_argument("--views", type=int, default=8, metavar="V", help="views within model.onnx: 1, 4 or 8 [8]")
     options._add_json_flag(parser)
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "the competition's files, through the Kaggle API"
+HELP = "download the competition's files from Kaggle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="folder to make [data]")
+    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="folder to create [data]")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from claris_kaggle.cli import options
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
 
-HELP = "make or check a fold file"
+HELP = "create or check a fold file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
     parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi [split by patch]")
     parser.add_argument("--k", type=int, metavar="K", help="number of folds [5]")
-    parser.add_argument("--seed", type=int, metavar="S", help="another seed, another split [0]")
-    parser.add_argument("--force", action="store_true", help="replace other folds in that file")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the split [0]")
+    parser.add_argument("--force", action="store_true", help="replace an existing fold file with other folds")
     options._add_cache_flag(parser)
     options._add_json_flag(parser)
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     given = {"--k": args.k is not None, "--seed": args.seed is not None, "--force": args.force}
     if args.check and any(given.values()):
         found = f"{' and '.join(flag for flag, typed in given.items() if typed)} with --check"
-        raise UsageError(found, "the file says how it is split", "Leave it out, or make folds with --out")
+        raise UsageError(found, "a fold file that exists is not split again", "Remove it, or create folds with --out")
     data = options._open_data(args)
     import json
     from dataclasses import asdict
@@ -70,5 +70,6 @@ def run(args: argparse.Namespace) -> None:
         print((shown + ", {groups:,} slides" * grouped).format(**row))
     if not grouped:
         log_info(
-            "split by patch: patches of one slide look alike, so scores will flatter; --slides FILE keeps slides whole"
+            "split by patch: scores will be optimistic, because patches from one slide are similar; "
+            "--slides FILE keeps each slide in one fold"
         )

@@ -19,25 +19,23 @@ from claris_kaggle.cli import options
 if TYPE_CHECKING:
     from claris_kaggle.kaggle.launch_state import PlanSummary
 
-HELP = "the whole competition entry with one command"
+HELP = "train, predict, ensemble and submit on Kaggle with one command"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("name", metavar="NAME", help="the run's name, which the kernels' names hold too")
-    parser.add_argument("--per-fold", action="store_true", help="a kernel for each fold [one for all]")
+    parser.add_argument("name", metavar="NAME", help="name of the run; kernel names contain it")
+    parser.add_argument("--per-fold", action="store_true", help="one kernel per fold [one for all folds]")
+    parser.add_argument("--epochs", type=options._parse_count, metavar="N", help="number of epochs [from the recipe]")
     parser.add_argument(
-        "--epochs", type=options._parse_count, metavar="N", help="passes over the patches [the recipe's]"
+        "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="time between two checks [60]"
     )
-    parser.add_argument(
-        "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="time between two looks [60]"
-    )
-    parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="of each session [11h20m]")
+    parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="time limit of each session [11h20m]")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
     parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
     options._add_named_file_flags(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, and ask nobody")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan without contacting Kaggle")
     options._add_ledger_flag(parser)
     options._add_json_flag(parser)
 
@@ -84,9 +82,9 @@ def _print_plan(summary: PlanSummary, *, as_json: bool) -> None:
         return
     for kernel in summary.kernels:
         print(f"push     {kernel.slug}: folds {' '.join(map(str, kernel.folds))}, {kernel.machine}")
-    flags = " ".join(summary.flags) or "with the default recipe"
-    print(f"train    {flags}, stopping itself after {summary.time_limit}")
+    flags = " ".join(summary.flags) or "default recipe"
+    print(f"train    {flags}, time limit {summary.time_limit}")
     print(f"inputs   {', '.join(['the competition', *summary.inputs])}")
-    print(f"at once  {summary.at_a_time}; then {', '.join(summary.then)}")
+    print(f"parallel {summary.at_a_time}; then {', '.join(summary.then)}")
     print(f"hours    about {summary.estimated_hours} of two T4s (an estimate) of {summary.weekly_hours:g} a week")
     print(f"upload   {summary.upload_bytes:,} bytes, the library at {summary.commit}")

@@ -1,4 +1,4 @@
-"""List the submissions so far, best first: OOF AUC beside public and private score.
+"""List list the submissions, best first: OOF AUC beside public and private score.
 
 example:
   claris ledger
@@ -11,7 +11,7 @@ import argparse
 from claris_kaggle.cli import options
 from claris_kaggle.core.console import log_info
 
-HELP = "the submissions so far, best first"
+HELP = "list the submissions, best first"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +44,6 @@ def run(args: argparse.Namespace) -> None:
         if value is not None:
             print(f"rank correlation of OOF AUC and {score} score: {value:.2f} over {scored} submissions")
         elif scored < MIN_SCORED:
-            log_info(
-                f"rank correlation of OOF AUC and {score} score: {scored} of the {MIN_SCORED} submissions that it takes"
-            )
+            log_info(f"rank correlation of OOF AUC and {score} score: {scored} of {MIN_SCORED} scored submissions")
     for text in found.apart:
         log_info(text)

@@ -22,28 +22,28 @@ from claris_kaggle.core.platforms import escape_unprintable_output
 from claris_kaggle.version import __version__
 
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
-_VERBS = (
+_COMMANDS = (
     "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "ensemble", "submission", "report",
     "classify", "serve", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
 )  # fmt: skip
 # These commands pass the flags after -- to `claris train`.
-_VERBS_WITH_REST = ("push", "launch")
+_COMMANDS_WITH_REST = ("push", "launch")
 # Package names by import name, where the two differ.
 _PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
-_EPILOG = """the way through, from any folder:
-  claris demo                                              try it all on generated patches
+_EPILOG = """typical steps, from any folder:
+  claris demo                                              run the full pipeline on synthetic patches
   claris fetch --out DIR                                   get the competition's files
-  claris check --data DIR                                  look at the competition's files
-  claris pack --data DIR                                   decode them once
-  claris folds --data DIR --out folds/five.csv             split them
+  claris check --data DIR                                  check the competition's files
+  claris pack --data DIR                                   create the cache of decoded patches
+  claris folds --data DIR --out folds/five.csv             split the training patches
   claris train --data DIR --folds folds/five.csv --run runs/first
   claris predict --data DIR --run runs/first
   claris ensemble runs/first --data DIR --out submission.csv
   claris report runs/first --out report.html
-  claris classify --run runs/first IMAGE                  ask it about images
-  claris serve --run runs/first                           the same as a page of this machine
+  claris classify --run runs/first IMAGE                  classify images
+  claris serve --run runs/first                           classify on a local web page
 
-all of it on Kaggle's GPUs, with one command:
+on Kaggle's GPUs, with one command:
   claris launch first
 """
 
@@ -65,15 +65,15 @@ class _OneLineParser(argparse.ArgumentParser):
             typed = next((word.split("=")[0] for word in message.split() if word.startswith("--")), "")
             near = get_close_matches(typed, self._option_string_actions, 1)
             message += f"; did you mean {near[0]}?" if near else ""
-        if "invalid choice" in message and "VERB" in message:
+        if "invalid choice" in message and "COMMAND" in message:
             typed = message.split("'")[1]
-            near = get_close_matches(typed, _VERBS, 1)
-            message = f"no verb {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
+            near = get_close_matches(typed, _COMMANDS, 1)
+            message = f"unknown command {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
         end = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help\n")
 
 
-def _build_parser(*verbs: str) -> argparse.ArgumentParser:
+def _build_parser(*commands: str) -> argparse.ArgumentParser:
     """Return the parser of all commands, with the flags of the named ones."""
     parser = _OneLineParser(
         prog="claris",
@@ -82,8 +82,8 @@ def _build_parser(*verbs: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"claris {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name in _VERBS:
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in _COMMANDS:
         module = importlib.import_module(f"claris_kaggle.cli.{name}")
         sub = subparsers.add_parser(
             name,
@@ -91,10 +91,10 @@ def _build_parser(*verbs: str) -> argparse.ArgumentParser:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name in verbs:
+        if name in commands:
             parser.named = sub
             module.add_arguments(sub)
-            sub.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+            sub.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return parser
 
 
@@ -108,23 +108,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_command(arguments: list[str]) -> int:
     """Run the command line with messages on stderr, and return its exit code."""
-    verb = next((word for word in arguments if not word.startswith("-")), None)
+    command = next((word for word in arguments if not word.startswith("-")), None)
     if not arguments:
         _build_parser().print_help()
         return 2
     try:
-        own, rest = _split_rest(arguments) if verb in _VERBS_WITH_REST else (arguments, [])
-        args = _build_parser(verb or "").parse_args(own)
+        own, rest = _split_rest(arguments) if command in _COMMANDS_WITH_REST else (arguments, [])
+        args = _build_parser(command or "").parse_args(own)
         args.rest = rest
         _expand_homes(args)
-        module = importlib.import_module(f"claris_kaggle.cli.{args.verb}")
+        module = importlib.import_module(f"claris_kaggle.cli.{args.command}")
         code = int(module.run(args) or 0)
         sys.stdout.flush()  # so that a full disk is reported as such
         return code
     except SystemExit as stop:
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        return _report_error(Stopped("stopped by Ctrl-C", "", "The same command begins again or goes on"), arguments)
+        return _report_error(Stopped("stopped by Ctrl-C", "", "Run the same command to resume"), arguments)
     except BrokenPipeError:
         _drop_output()  # the reader has closed the pipe
         return 1
@@ -181,7 +181,7 @@ def _report_unexpected_error(error: Exception, arguments: Sequence[str]) -> int:
             return 1  # the rank that failed first reports the error
     if isinstance(error, OSError) and error.errno and error.filename is None:
         _drop_output()  # stdout itself may have failed
-    hint = "" if "--debug" in arguments else "Run it again with --debug to see where"
+    hint = "" if "--debug" in arguments else "Run it again with --debug to see the traceback"
     return _report_error(explain_unexpected_error(error, hint), arguments)
 
 

@@ -31,7 +31,10 @@ def _add_data_flag(parser: argparse.ArgumentParser) -> None:
 def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """Add --cache, the folder of packed patches."""
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="folder for packs [claris_kaggle in your cache folder, ~/.cache]"
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder for packed patches [claris_kaggle in your cache folder, ~/.cache]",
     )
 
 
@@ -44,11 +47,16 @@ def _add_run_flag(parser: argparse.ArgumentParser) -> None:
 
 def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> None:
     """Add the flags of image classification, which `_load_classifier` reads."""
-    parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
+    parser.add_argument("--views", type=int, default=8, metavar="V", help="test-time augmentation views: 1, 4 or 8 [8]")
     parser.add_argument(
-        "--threshold", default="0.5", metavar="P", help="malignant from there on: a number, or oof: the run's own [0.5]"
+        "--threshold",
+        default="0.5",
+        metavar="P",
+        help="decision threshold: a number, or oof: the best threshold of the run [0.5]",
     )
-    parser.add_argument("--stride", type=int, default=32, metavar="N", help="pixels from window to window [32]")
+    parser.add_argument(
+        "--stride", type=int, default=32, metavar="N", help="pixels between windows in larger images [32]"
+    )
     parser.add_argument(
         "--max-pixels", type=int, default=max_pixels, metavar="N", help=f"largest width times height [{max_pixels}]"
     )
@@ -56,19 +64,21 @@ def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> Non
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     """Add --nproc, --workers and --cudnn."""
-    parser.add_argument("--nproc", type=_parse_count, default=0, metavar="N", help="processes [one a GPU, else 1]")
+    parser.add_argument(
+        "--nproc", type=_parse_count, default=0, metavar="N", help="number of processes [one per GPU, else 1]"
+    )
     parser.add_argument(
         "--workers",
         type=_parse_count,
         default=None,
         metavar="N",
-        help="loader processes for each [train: some on a GPU; else 0]",
+        help="data loading processes per process [train on a GPU: up to 4; else 0]",
     )
     parser.add_argument(
         "--cudnn",
         choices=CUDNN_MODES,
         default=CUDNN_MODES[0],
-        help="settings of cuDNN on a GPU; the next one is tried when cuDNN fails [default]",
+        help="cuDNN mode on a GPU; if cuDNN fails, the next mode is tried [default]",
     )
 
 
@@ -115,7 +125,7 @@ def _parse_seconds(text: str) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"invalid number of seconds: {text!r}") from None
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no time to wait")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive time")
     return value
 
 
@@ -143,7 +153,7 @@ def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
     before, after = _parse_train_flags([]), _parse_train_flags(rest)
     taken = ["--" + name.replace("_", "-") for name in _SESSION_SETS if vars(after)[name] != vars(before)[name]]
     if taken:
-        raise UsageError(f"{', '.join(taken)} behind --", "the session sets that itself", "Leave it out")
+        raise UsageError(f"{', '.join(taken)} after --", "the session sets this itself", "Remove it")
     apply_preset(read_given_flags(after))
     return tuple(rest)
 
@@ -159,7 +169,7 @@ def _require_session(text: str) -> None:
 
     if parse_duration(text) >= parse_duration(LONGEST_SESSION_TEXT):
         raise UsageError(
-            f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST_SESSION_TEXT}", "Leave it at 11h20m"
+            f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST_SESSION_TEXT}", "Use at most 11h20m"
         )
 
 
@@ -182,12 +192,12 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
         parts = value.split("/")
         if value and (len(parts) < 3 or not all(parts) or {".", ".."} & {*parts}):
             flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} {value}", "a name such as owner/dataset/file is needed")
+            raise UsageError(f"{flag} {value}", "expected a name such as owner/dataset/file")
     if found["weights_from"]:
         given = read_given_flags(_parse_train_flags(args.rest))
         if "weights" in given:
-            what = f"--weights-from {found['weights_from']} and --weights {given['weights']} behind --"
-            raise UsageError(what, "training begins with one of them", "Leave one out")
+            what = f"--weights-from {found['weights_from']} and --weights {given['weights']} after --"
+            raise UsageError(what, "training starts from only one of them", "Remove one of them")
         apply_preset({**given, "weights": found["weights_from"]})
     return found
 
@@ -203,7 +213,7 @@ def _require_references(references: Sequence[str], flag: str, parts: Sequence[in
     """
     for one in references:
         if len(one.split("/")) not in parts or not all(one.split("/")):
-            raise UsageError(f"{flag} {one}", f"a name such as {example} is needed")
+            raise UsageError(f"{flag} {one}", f"expected a name such as {example}")
 
 
 def _open_data(args: argparse.Namespace) -> DataDir:
@@ -241,7 +251,7 @@ def _choose_threshold(text: str, trained: FoldModels) -> float:
         try:
             return float(text)
         except ValueError:
-            raise UsageError(f"--threshold is {text!r}", "a number between 0 and 1, or oof, is needed") from None
+            raise UsageError(f"--threshold is {text!r}", "expected a number between 0 and 1, or oof") from None
     found = trained.figure("best_threshold")
     if found is None:
         raise UsageError(f"--threshold is oof, and {trained.name} has no OOF predictions", "", "Run claris predict")

@@ -12,7 +12,7 @@ import argparse
 
 from claris_kaggle.cli import options
 
-HELP = "decode the patches once, for all that follows"
+HELP = "decode the patches once into the cache"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options._parse_count,
         default=0,
         metavar="N",
-        help="reading processes [one a core, if many files]",
+        help="reading processes [one per core for many files]",
     )
     options._add_json_flag(parser)
 

@@ -11,24 +11,24 @@ import argparse
 from claris_kaggle.cli import options
 from claris_kaggle.core.config import PRECISIONS
 
-HELP = "out-of-fold and test predictions with 8 views"
+HELP = "predict OOF and test probabilities with test-time augmentation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     options._add_data_flag(parser)
     options._add_run_flag(parser)
-    parser.add_argument("--views", type=int, default=8, metavar="V", help="views to average: 1, 4 or 8 [8]")
+    parser.add_argument("--views", type=int, default=8, metavar="V", help="test-time augmentation views: 1, 4 or 8 [8]")
     parser.add_argument(
-        "--threads", type=options._parse_count, default=0, metavar="N", help="CPU threads a process [the run's]"
+        "--threads", type=options._parse_count, default=0, metavar="N", help="CPU threads per process [as in training]"
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="",
-        help="arithmetic; auto is fp16 on a GPU, fp32 on a CPU [the run's]",
+        help="precision; auto: fp16 on a GPU, fp32 on a CPU [as in training]",
     )
-    parser.add_argument("--time-limit", metavar="TIME", help="stop before it, as in 2h, to go on later [none]")
+    parser.add_argument("--time-limit", metavar="TIME", help="time limit such as 2h; run again to resume [none]")
     options._add_process_flags(parser)
     options._add_cache_flag(parser)
     options._add_json_flag(parser)

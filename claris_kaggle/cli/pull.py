@@ -11,12 +11,12 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 
-HELP = "fetch a kernel's output"
+HELP = "download a kernel's output"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
+    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last one pushed]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
     options._add_record_flag(parser)
     options._add_json_flag(parser)

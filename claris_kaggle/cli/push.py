@@ -27,17 +27,19 @@ HELP = "push a kernel to Kaggle"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("job", choices=["train", "predict", "ensemble"], help="which kernel")
-    parser.add_argument("--slug", help="the kernel's name [claris-JOB]")
+    parser.add_argument("--slug", help="name of the kernel [claris-JOB]")
     parser.add_argument(
         "--fold", type=options._parse_count, nargs="+", default=[], metavar="K", help="folds to train [all]"
     )
-    parser.add_argument("--time-limit", default="", metavar="TIME", help="of the session [11h20m]")
-    parser.add_argument("--input", nargs="+", default=[], metavar="REF", help="kernels whose output is an input")
+    parser.add_argument("--time-limit", default="", metavar="TIME", help="time limit of the session [11h20m]")
+    parser.add_argument("--input", nargs="+", default=[], metavar="REF", help="kernels whose output becomes an input")
     parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
     parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
     options._add_named_file_flags(parser)
-    parser.add_argument("--build-only", type=Path, metavar="DIR", help="write script and metadata there, push nothing")
-    parser.add_argument("--user", default="", help="with --build-only: the account [asked of Kaggle]")
+    parser.add_argument(
+        "--build-only", type=Path, metavar="DIR", help="write script and metadata to this folder without pushing"
+    )
+    parser.add_argument("--user", default="", help="with --build-only: the account [from Kaggle]")
     options._add_record_flag(parser)
     options._add_json_flag(parser)
 
@@ -114,7 +116,7 @@ def _choose_kernel_name(args: argparse.Namespace, asked: str, push_token: str) -
     taken = [one.kernel.ref for one in pushes if one.base == asked and one.kernel.version]
     user, slug = asked.split("/")
     ref = taken[-1] if taken else f"{user}/{kernel_push.fresh_slug(slug, push_token)}"
-    log_info(f"{asked}: a refused push may have left an empty kernel of this name; taking {ref}")
+    log_info(f"{asked}: a refused push may have left an empty kernel of this name; using {ref}")
     return ref
 
 
@@ -146,10 +148,10 @@ def _require_training(args: argparse.Namespace) -> None:
     """
     from claris_kaggle.core.errors import UsageError
 
-    given = ["--fold"] * bool(args.fold) + ["flags behind --"] * bool(args.rest)
+    given = ["--fold"] * bool(args.fold) + ["flags after --"] * bool(args.rest)
     given += [f"--{name}-from" for name in ("weights", "slides", "folds") if vars(args)[f"{name}_from"]]
     if args.job != "train" and given:
-        raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train alone", "Leave them out")
+        raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train only", "Remove them")
 
 
 def _choose_owner(args: argparse.Namespace) -> str:
@@ -169,5 +171,5 @@ def _choose_owner(args: argparse.Namespace) -> str:
         if not args.build_only:
             raise
         raise UsageError(
-            "--build-only without --user, and no account here", "a name is needed", "Give --user"
+            "--build-only without --user, and no account here", "expected a name", "Give --user"
         ) from error

@@ -12,17 +12,15 @@ from pathlib import Path
 from claris_kaggle.cli import options
 from claris_kaggle.core.errors import UsageError
 
-HELP = "an HTML page of a run or several"
+HELP = "write an HTML report of one or several runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="page to write")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="the competition's folder: errors are then shown as pictures"
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder of packs to take the pictures from")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to show images of errors")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache to read the images from")
     parser.add_argument("--ledger", type=Path, metavar="FILE", help=f"the ledger [{options._LEDGER}, where it is]")
 
 
@@ -33,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
         UsageError: the named ledger does not exist.
     """
     if args.ledger and not args.ledger.exists():
-        raise UsageError(f"--ledger {args.ledger}: no such file", "", "Look at the path, or leave it out")
+        raise UsageError(f"--ledger {args.ledger}: no such file", "", "Check the path, or leave it out")
     data = options._open_data(args) if args.data else None
     from claris_kaggle.reporting.report import write_report
 

@@ -2,7 +2,7 @@
 
 Its address goes to stdout once the page is there; Ctrl-C ends it. An upload is looked at in memory and kept nowhere.
 Programs send one to /classify and get JSON: curl --form image=@patch.tif http://127.0.0.1:8000/classify
-A research tool and no diagnosis.
+For research use only. Not for diagnosis.
 
 example:
   claris serve --run runs/first
@@ -17,17 +17,17 @@ from claris_kaggle.cli import options
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import format_count
 
-HELP = "the same as a small page of this machine: drop an image, see the answer"
+HELP = "start a local web page that classifies dropped images"
 _EXPOSURE_WARNING = (
-    "warning: {} can be reached from other machines. Whoever reaches it can use it, unencrypted and unasked"
+    "warning: {} can be reached from other machines. Anyone who can reach it can use it, without encryption or login"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     options._add_run_flag(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1, this machine alone]")
-    parser.add_argument("--port", type=_parse_port, default=8000, metavar="N", help="0 takes any that is free [8000]")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1: this machine only]")
+    parser.add_argument("--port", type=_parse_port, default=8000, metavar="N", help="port; 0 selects a free one [8000]")
     options._add_classify_flags(parser, max_pixels=2_500_000)
 
 

@@ -16,19 +16,19 @@ import argparse
 
 from claris_kaggle.cli import options
 
-HELP = "how a pushed kernel is doing"
+HELP = "show the status of a pushed kernel"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last pushed]")
-    parser.add_argument("--follow", action="store_true", help="wait for the end, and show the session's progress")
+    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last one pushed]")
+    parser.add_argument("--follow", action="store_true", help="wait until it ends and show its progress")
     parser.add_argument(
         "--poll",
         type=options._parse_seconds,
         default=60.0,
         metavar="SECONDS",
-        help="with --follow: between two looks [60]",
+        help="with --follow: time between two checks [60]",
     )
     options._add_record_flag(parser)
     options._add_json_flag(parser)
@@ -53,6 +53,6 @@ def run(args: argparse.Namespace) -> int:
         raise error
     message = error.found if error else message
     facts = {"ref": kernel.ref, "version": kernel.version, "status": status, "message": message}
-    shown = "not listed yet; Kaggle takes some minutes" if status == kernel_output.NOT_LISTED else status.lower()
+    shown = "not listed yet; this can take some minutes" if status == kernel_output.NOT_LISTED else status.lower()
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}: {shown}")
     return int(failed)

@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> None:
         _print_comparison(args)
         return
     if args.runs:
-        raise UsageError("--runs", "it goes with compare", "Leave it out, or say submission compare")
+        raise UsageError("--runs", "it belongs to compare", "Remove it, or use submission compare")
     if args.data is None or len(args.files) != 1:
         found = "no --data" if args.data is None else f"{len(args.files)} files"
-        raise UsageError(found, "check needs one file and --data DIR", "Several side by side: submission compare")
+        raise UsageError(found, "check needs one file and --data DIR", "Use submission compare for several")
     data = options._open_data(args)
     import json
     from dataclasses import asdict
@@ -58,15 +58,13 @@ def run(args: argparse.Namespace) -> None:
     order = "" if facts.sample_order else ", not in the sample's order (Kaggle joins by id)"
     print(f"{path}: {facts.rows:,} rows, {spread}{order}: good")
     if facts.distinct == 2 < facts.rows:
-        log_info(
-            f"{path}: only two different values; probabilities rank the patches, and score a higher AUC than classes"
-        )
+        log_info(f"{path}: only two distinct values; submit probabilities, which give a higher AUC than classes")
 
 
 def _print_comparison(args: argparse.Namespace) -> None:
     """Print the comparison of the files."""
     if args.data is not None:
-        raise UsageError("--data", "it goes with check; compare takes the files' own ids", "Leave it out")
+        raise UsageError("--data", "it belongs to check; compare uses the ids of the files", "Remove it")
     import json
 
     from claris_kaggle.ensembling.comparison import compare_submissions

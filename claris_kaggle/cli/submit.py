@@ -13,18 +13,18 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 
-HELP = "send a submission and wait for its score"
+HELP = "submit a file and wait for its score"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the submission")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with sample_submission.csv [fetched from Kaggle]"
+        "--data", type=Path, metavar="DIR", help="folder with sample_submission.csv [downloaded from Kaggle]"
     )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the score")
     parser.add_argument(
-        "--poll", type=options._parse_seconds, default=10.0, metavar="SECONDS", help="time between two looks [10]"
+        "--poll", type=options._parse_seconds, default=10.0, metavar="SECONDS", help="time between two checks [10]"
     )
     options._add_ledger_flag(parser)
     options._add_json_flag(parser)

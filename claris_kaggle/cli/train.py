@@ -16,7 +16,7 @@ from pathlib import Path
 from claris_kaggle.cli import options
 from claris_kaggle.core.config import add_config_flags, read_given_flags
 
-HELP = "train one fold or all, resumable"
+HELP = "train one fold or all folds; resumes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,17 +24,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options._add_data_flag(parser)
     parser.add_argument("--folds", type=Path, required=True, metavar="FILE.csv", help="fold file, see claris folds")
     options._add_run_flag(parser)
-    parser.add_argument("--slides", type=Path, metavar="FILE", help="refuse folds that share a slide of this map")
+    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide map; folds that share a slide are refused")
     parser.add_argument("--fold", type=int, nargs="+", default=[], metavar="K", help="folds to train [all]")
     options._add_process_flags(parser)
     options._add_cache_flag(parser)
-    parser.add_argument("--time-limit", metavar="TIME", help="stop before it, as in 11h30m, to go on later [none]")
+    parser.add_argument("--time-limit", metavar="TIME", help="time limit such as 11h30m; run again to resume [none]")
     parser.add_argument(
-        "--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints in an epoch [10]"
+        "--checkpoint-minutes",
+        type=float,
+        default=10,
+        metavar="M",
+        help="time between checkpoints within an epoch [10]",
     )
-    parser.add_argument("--rates", action="store_true", help="say first how fast loader and steps are, each alone")
     parser.add_argument(
-        "--compile", action="store_true", help="compile the network, which takes minutes; see --rates for the gain"
+        "--rates", action="store_true", help="measure data-loading and training throughput before the first epoch"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network, which takes minutes; --rates shows the gain"
     )
     add_config_flags(parser)
 

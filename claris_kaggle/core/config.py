@@ -30,7 +30,7 @@ _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix":
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
 LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
-_Value = TypeVar("_Value", str, int, float)
+_FlagValue = TypeVar("_FlagValue", str, int, float)
 _DEFAULT_BATCH_SIZE, _LOWEST_BATCH_SIZE, _LEAST_STEPS = 128, 16, 30
 
 
@@ -53,7 +53,7 @@ def default_batch_size(patches: int) -> int:
     return size
 
 
-def _flag_field(default: _Value, text: str, **limits: object) -> _Value:
+def _flag_field(default: _FlagValue, text: str, **limits: object) -> _FlagValue:
     """Return a dataclass field that is also a command-line flag; `limits` are choices, low or high."""
     return field(default=default, metadata={"help": text, "flag": True, **limits})
 
@@ -71,74 +71,75 @@ class TrainConfig:
         UsageError: a value is not allowed for its field; the message names the flag.
     """
 
-    model: str = _flag_field("densenet121", "timm name of the network, or `tiny` for trials")
-    weights: str = _flag_field("imagenet", "starting weights: imagenet, none, or a file (.safetensors, .pth)")
+    model: str = _flag_field("densenet121", "timm's name of the network, or `tiny` for quick trials")
+    weights: str = _flag_field("imagenet", "initial weights: imagenet, none (random), or a file (.safetensors, .pth)")
     batch_size: int = _flag_field(
-        0, "patches a step, over all processes together; 0 is 128, or fewer where patches are few", low=0
+        0, "patches per step over all processes; 0 means 128, or fewer for small data sets", low=0
     )
     preset: str = _flag_field(
-        "auto", "recipe: values of options below that are not typed; auto is pretrained, or without weights scratch",
+        "auto", "recipe: defaults of the options below; auto: pretrained, or scratch with --weights none",
         choices=("auto", *_PRESETS),
     )  # fmt: skip
-    epochs: int = _flag_field(6, "passes over the training patches", low=1)
+    epochs: int = _flag_field(6, "number of passes over the training patches", low=1)
     lr: float = _flag_field(1e-4, "peak learning rate", low=0, high=1)
-    schedule: str = _flag_field("onecycle", "course of the learning rate", choices=_SCHEDULES)
+    schedule: str = _flag_field("onecycle", "learning rate schedule", choices=_SCHEDULES)
     lr_head: float = _flag_field(
-        1.0, "factor for the learning rate of the classifier, which begins at random", low=0.01, high=1000
+        1.0, "factor for the learning rate of the classifier, which starts from random weights", low=0.01, high=1000
     )
     layer_decay: float = _flag_field(
-        1.0, "factor for the learning rate from each layer to the one before it; 1 is the same for all", low=0.1, high=1
+        1.0,
+        "factor for the learning rate from each layer to the previous one; 1: the same for all layers",
+        low=0.1,
+        high=1,
     )
-    freeze_epochs: int = _flag_field(0, "first epochs in which only the classifier is trained", low=0)
-    clip_grad: float = _flag_field(0.0, "largest norm of a step's gradient; 0 does not clip", low=0)
-    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0 is plain Adam", low=0, high=10)
+    freeze_epochs: int = _flag_field(0, "number of first epochs that train only the classifier", low=0)
+    clip_grad: float = _flag_field(0.0, "largest gradient norm of a step; 0: no clipping", low=0)
+    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0: plain Adam", low=0, high=10)
     geometry: str = _flag_field(
-        "d4", "turns of patches: d4, or the original's flips and 20 degrees", choices=_GEOMETRIES
+        "d4",
+        "augmentation: d4 (eight symmetries), or the original's flips and rotations within 20 degrees",
+        choices=_GEOMETRIES,
     )
-    color: float = _flag_field(0.0, "strength of the colour change; 0 is none", low=0, high=4)
-    stain: float = _flag_field(0.0, "strength of the change of H&E stain in optical density; 0 is none", low=0, high=1)
+    color: float = _flag_field(0.0, "strength of the colour augmentation; 0: none", low=0, high=4)
+    stain: float = _flag_field(0.0, "strength of the H&E stain augmentation in optical density; 0: none", low=0, high=1)
     normalise: str = _flag_field(
         "patches", "channel mean and standard deviation; model: those of the network's ImageNet weights",
         choices=_NORMALISATIONS,
     )  # fmt: skip
-    crop: int = _flag_field(PATCH_SIZE, "side of the centre that the network sees", low=LEAST_SIDE, high=PATCH_SIZE)
+    crop: int = _flag_field(PATCH_SIZE, "side of the centre crop in pixels", low=LEAST_SIDE, high=PATCH_SIZE)
     resolution: int = _flag_field(
         0,
-        "input size in pixels: the crop is enlarged bilinearly or averaged down; 0 keeps it",
+        "input size in pixels, by bilinear enlargement or area averaging; 0: the size of the crop",
         low=0,
         high=_LARGEST_SIDE,
     )
     stem: str = _flag_field(
         "pool",
-        "DenseNet's first pooling: pool, pool4 at a quarter of the cost, or no-pool at four times",
+        "first pooling of a DenseNet: pool, pool4 (a quarter of the compute), or no-pool (four times the compute)",
         choices=_STEMS,
     )
     tail: str = _flag_field(
-        "pool", "DenseNet's last pooling between blocks: pool, or no-pool, for small patches", choices=_TAILS
+        "pool", "last pooling between blocks of a DenseNet: pool, or no-pool for small patches", choices=_TAILS
     )
     equivariance: str = _flag_field(
-        "none", "p4m: weights shared among the square's eight symmetries; from random weights, at --crop 93",
+        "none", "p4m: share weights among the eight symmetries of the square; needs --weights none and --crop 93",
         choices=_EQUIVARIANCES,
     )  # fmt: skip
     class_weight: float = _flag_field(
-        1.0, "weight of malignant patches in the loss against benign ones", low=0.01, high=100
+        1.0, "weight of malignant patches in the loss, relative to benign ones", low=0.01, high=100
     )
-    label_smoothing: float = _flag_field(
-        0.0, "share of each label spread over both classes, as in PyTorch", low=0, high=0.5
-    )
-    mixup: float = _flag_field(
-        0.0, "mixup's Beta parameter: patches and labels of a step mixed; 0 is none", low=0, high=10
-    )
+    label_smoothing: float = _flag_field(0.0, "label smoothing, as in PyTorch", low=0, high=0.5)
+    mixup: float = _flag_field(0.0, "alpha of mixup's Beta distribution; 0: no mixup", low=0, high=10)
     ema: float = _flag_field(
-        0.0, "decay of a moving average of the weights, which then predicts, lower in the first steps; 0 is none",
+        0.0, "decay of the moving average of the weights (EMA), which predicts; lower in the first steps; 0: none",
         low=0, high=1,
     )  # fmt: skip
     select: str = _flag_field(
-        "last", "epoch whose weights predict: last, or best by validation AUC", choices=_SELECTIONS
+        "last", "epoch whose weights are used: last, or best by validation AUC", choices=_SELECTIONS
     )
-    precision: str = _flag_field("auto", "arithmetic; auto is fp16 on a GPU and fp32 on a CPU", choices=PRECISIONS)
-    seed: int = _flag_field(0, "all randomness is derived from it", low=0, high=2**31 - 1)
-    threads: int = _flag_field(0, "CPU threads a process; 0 shares the cores out", low=0)
+    precision: str = _flag_field("auto", "precision; auto: fp16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
+    seed: int = _flag_field(0, "seed of all random numbers", low=0, high=2**31 - 1)
+    threads: int = _flag_field(0, "CPU threads per process; 0: the cores divided by the processes", low=0)
     weights_sha256: str = _recorded_field("SHA-256 of the file of starting weights")
     data_sha256: str = _recorded_field("digest of the training ids and labels")
     folds_sha256: str = _recorded_field("digest of the fold file's content")
@@ -176,11 +177,11 @@ class TrainConfig:
         wrong = sorted(known.symmetric_difference(content))
         if wrong:
             what = "unknown or missing fields " + ", ".join(wrong)
-            raise DataError(f"{source}: {what}", "", "It was written by another version: use that, or a new run folder")
+            raise DataError(f"{source}: {what}", "", "Use the version that wrote it, or a new run folder")
         try:
             return _config_of(content)
         except (UsageError, TypeError) as error:
-            raise DataError(f"{source}: {error}", "", "Start again in a new run folder") from error
+            raise DataError(f"{source}: {error}", "", "Start a new run folder") from error
 
 
 def _without_removed_options(content: Mapping[str, object], source: object) -> dict[str, object]:
@@ -203,12 +204,12 @@ def _check_sides(config: TrainConfig) -> None:
         UsageError: names the flags.
     """
     if 0 < config.resolution < LEAST_SIDE:
-        expected = f"0, or {LEAST_SIDE} to {_LARGEST_SIDE} is needed"
+        expected = f"expected 0, or {LEAST_SIDE} to {_LARGEST_SIDE}"
         raise UsageError(f"--resolution is {config.resolution}", expected)
     side, least = config.side, config.least_side
     if side < least:
-        found = f"--stem pool4 with --tail pool leaves nothing of {side} pixels"
-        raise UsageError(found, f"at least {least} are needed", "Give --tail no-pool")
+        found = f"--stem pool4 with --tail pool leaves no feature map at {side} pixels"
+        raise UsageError(found, f"expected at least {least}", "Give --tail no-pool")
 
 
 def _check_combinations(config: TrainConfig) -> None:
@@ -223,7 +224,7 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.equivariance != "none" and config.weights != "none":
         found = f"--equivariance {config.equivariance} with --weights {config.weights}"
         hint = "Give --weights none, or --equivariance none"
-        raise UsageError(found, "networks of shared weights begin from random ones", hint)
+        raise UsageError(found, "shared weights can only be trained from scratch", hint)
 
 
 def _check_value(item: dataclasses.Field[object], value: Any) -> None:
@@ -236,7 +237,7 @@ def _check_value(item: dataclasses.Field[object], value: Any) -> None:
     limits = item.metadata
     kinds: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(item.type), (str,))
     if not isinstance(value, kinds) or isinstance(value, bool):
-        raise UsageError(f"{flag} is {value!r}", f"{kinds[-1].__name__} is needed")
+        raise UsageError(f"{flag} is {value!r}", f"expected {kinds[-1].__name__}")
     if "choices" in limits and value not in limits["choices"]:
         raise UsageError(f"{flag} is {value!r}", "it must be one of " + ", ".join(limits["choices"]))
     if "low" in limits and not limits["low"] <= value <= limits.get("high", 1e9):
@@ -246,7 +247,7 @@ def _check_value(item: dataclasses.Field[object], value: Any) -> None:
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each flagged field to the parser; a flag that is not given sets no attribute."""
-    group = parser.add_argument_group("recipe (kept in config.json; must agree on a resume)")
+    group = parser.add_argument_group("recipe (stored in config.json; must not change on resume)")
     for item in dataclasses.fields(TrainConfig):
         if item.metadata.get("flag"):
             kind = {"int": int, "float": float}.get(str(item.type), str)
@@ -320,6 +321,6 @@ def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None
     if changed:
         raise RunError(
             f"{source}: made with another config ({'; '.join(changed)})",
-            "a run is continued only with the config that it began with",
-            "Give the same flags and data, or a new folder as --run",
+            "a run resumes only with its own config",
+            "Use the same flags and data, or another --run",
         )

@@ -50,22 +50,24 @@ def explain_os_error(error: OSError, path: object) -> DiskError:
     if refused:
         return DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
     if platforms._is_open_elsewhere(error):
-        hint = "Close it there, and run the same command again"
+        hint = "Close it there, then run the command again"
         return DiskError(f"{path}: open in another program", "nothing was changed", hint)
     if error.errno in _NO_SPACE:
-        hint = "Free some space, or name a folder on another disk, and run the same command again"
+        hint = "Free some space or choose another disk, then run the command again"
         return DiskError(f"{path}: no space left on the disk", "nothing was changed", hint)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DiskError(f"{path}: not allowed to write or read there", "", "Change its permissions, or name another")
+        return DiskError(
+            f"{path}: permission denied or read-only", "", "Change the permissions, or choose another location"
+        )
     if error.errno == errno.ENOENT:
-        return DiskError(f"{path}: no such file or folder", "", "Look at the path")
+        return DiskError(f"{path}: file not found", "", "Check the path")
     if error.errno == errno.EISDIR:
-        return DiskError(f"{path}: a folder", "a file is needed", "Look at the path")
+        return DiskError(f"{path}: a folder", "expected a file", "Check the path")
     parent = next((one for one in Path(str(path)).parents if os.path.lexists(one)), None)
     if parent and not is_folder(parent):
-        return DiskError(f"{parent}: a file", "a folder is needed there; nothing was changed", "Name a folder")
+        return DiskError(f"{parent}: a file", "expected a folder; nothing was changed", "Give a folder")
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return DiskError(f"{path}: there already", "nothing was changed", "Name a new folder")
+        return DiskError(f"{path}: already exists", "nothing was changed", "Give a new folder")
     return DiskError(f"{path}: {error.strerror or error}")
 
 
@@ -139,7 +141,7 @@ def create_folder(path: Path) -> Iterator[Path]:
     with explain_disk_errors(path):
         path = path.resolve()
         if path.exists() and path.samefile(os.curdir):
-            raise DiskError(f"{path}: the current folder", "nothing was changed", "Name a new folder")
+            raise DiskError(f"{path}: the current folder", "nothing was changed", "Give a new folder")
         aside = _temporary_name(path)
         try:
             aside.mkdir()
@@ -180,9 +182,9 @@ def read_json(path: Path) -> dict[str, Any]:
         # NaN and Infinity are not JSON, but some tools write them. Keep them as text, so that they can be rewritten.
         value = json.loads(content, parse_constant=str)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a whole JSON file ({error})", "", "Make it again, or remove it") from error
+        raise DataError(f"{path}: not a complete JSON file ({error})", "", "Create it again, or remove it") from error
     if not isinstance(value, dict):
-        raise DataError(f"{path}: holds {type(value).__name__}", "a JSON object is needed", "Make it again")
+        raise DataError(f"{path}: holds {type(value).__name__}", "expected a JSON object", "Create it again")
     return value
 
 
@@ -225,7 +227,9 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             lock.acquire(blocking=wait)
         except Timeout:
             found = f"{path.parent}: in use by {_read_holder(holder)}"
-            raise RunError(found, "one writer at a time", "Wait for it, or name another folder") from None
+            raise RunError(
+                found, "only one process may write at a time", "Wait until it ends, or use another folder"
+            ) from None
     _HELD_LOCKS.add(lock)
     try:
         with explain_disk_errors(holder):

@@ -60,7 +60,7 @@ class DataDir(_Folder):
         if missing:
             raise UsageError(
                 f"{self.root}: no {', '.join(missing)} there",
-                "the competition's folder holds train/, test/, train_labels.csv and sample_submission.csv",
+                "the competition's folder has train/, test/, train_labels.csv and sample_submission.csv",
                 "Give that folder as --data DIR",
             )
         return self
@@ -215,7 +215,7 @@ def require_suffix(path: Path, *endings: str) -> Path:
         UsageError: the name has none of the endings.
     """
     if path.suffix not in endings:
-        raise UsageError(f"{path}: another kind of file", f"a name that ends in {endings[0]} is needed")
+        raise UsageError(f"{path}: another kind of file", f"expected a name that ends in {endings[0]}")
     return path
 
 
@@ -232,7 +232,7 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
     """
     require_suffix(path, ".csv")
     if path.name in (DataDir(path.parent).labels.name, DataDir(path.parent).sample.name):
-        raise UsageError(f"{path}: the competition's own file", "it is only read", "Give another --out")
+        raise UsageError(f"{path}: the competition's own file", "it is never modified", "Give another --out")
     about = path.with_suffix(".json")
     with explain_disk_errors(path):
         if path.exists() and path.stat().st_size > 0:
@@ -242,7 +242,7 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
                 found = f"{path}: another file is there (its first line is {header[:80]!r})"
                 raise UsageError(found, "nothing was changed", "Give another --out")
         if about.exists() and not _is_written_by_claris(about):
-            found = f"{about}: another file is there, where what is known of {path.name} would go"
+            found = f"{about}: another file is there; the metadata of {path.name} would replace it"
             raise UsageError(found, "nothing was changed", "Give another --out")
 
 
@@ -265,4 +265,4 @@ def default_cache() -> Path:
     try:
         return (Path(base) if base else Path.home() / ".cache") / "claris_kaggle"
     except RuntimeError as error:
-        raise UsageError("this user has no home to keep packs in", "", "Name a folder with --cache") from error
+        raise UsageError("this user has no home folder for the cache", "", "Give a folder with --cache") from error

@@ -162,15 +162,15 @@ def _explain_bad_name(parts: Iterable[str]) -> str:
     """Return the reason why Windows does not allow a path of these parts; empty if it is allowed.
 
     >>> _explain_bad_name(["runs", "nul.csv"]), _explain_bad_name(["a:b"]), _explain_bad_name(["first", "oof.csv"])
-    ("'nul.csv' is a device of Windows", "'a:b' holds a character that Windows does not take", '')
+    ("'nul.csv' is a reserved name on Windows", "'a:b' contains a character that Windows does not allow", '')
     """
     for part in parts:
         if part in ("", ".", ".."):
             continue
         if part.split(".")[0].rstrip(" ").upper() in _DEVICES:
-            return f"{part!r} is a device of Windows"
+            return f"{part!r} is a reserved name on Windows"
         if _FORBIDDEN & set(part):
-            return f"{part!r} holds a character that Windows does not take"
+            return f"{part!r} contains a character that Windows does not allow"
         if part[-1] in " .":
             return f"{part!r} ends in a space or dot, which Windows drops"
     return ""

@@ -37,7 +37,7 @@ def parse_duration(text: str) -> float:
         sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     )
     if seconds <= 0:
-        raise UsageError(f"a time of {text!r}", "hours, minutes and seconds are needed, as in 11h30m or 90m or 45s")
+        raise UsageError(f"invalid duration {text!r}", "expected for example 11h30m, 90m or 45s")
     return seconds
 
 

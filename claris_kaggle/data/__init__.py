@@ -6,7 +6,7 @@ Other packages use:
 - `augment`: `STATISTICS`, `change_stain`, `crop_centre`, `to_input`
 - `batches`: `Batch`, `EpochBatches`, `PredictionBlocks`, `TrainSet`
 - `d4`: `turn_on_device`, `view`, `view_back`
-- `fold_file`: `CLASS_NAMES`, `FoldCounts`, `Folds`, `check_folds`, `count_folds`, `parse_fold_numbers`, `read_folds`,
+- `fold_file`: `CLASS_NAMES`, `Folds`, `check_folds`, `count_folds`, `parse_fold_numbers`, `read_folds`,
   `require_together`, `write_folds`
 - `fold_split`: `make_folds`
 - `integrity`: `Findings`, `check_data`

@@ -24,7 +24,7 @@ CLASS_NAMES = ("benign", "malignant")
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Without a JSON file, groups count as slides from this mean number of patches on.
 _SLIDE_SIZE = 2
-_FOLD_FILE_HINT = "Make it again: claris folds --data DIR --out {}"
+_FOLD_FILE_HINT = "Create it again: claris folds --data DIR --out {}"
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def _require_classes_in_folds(folds: Folds, source: object, hint: str) -> None:
             raise DataError(f"{source}: fold {fold} is empty", "", hint)
         if len(np.unique(labels)) == 1:
             missing = CLASS_NAMES[1 - int(labels[0])]
-            raise DataError(f"{source}: fold {fold} holds no {missing} patch", "both classes are needed", hint)
+            raise DataError(f"{source}: fold {fold} holds no {missing} patch", "each fold needs both classes", hint)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldCounts:
+class _FoldCounts:
     """Counts of one fold.
 
     Attributes:
@@ -104,7 +104,7 @@ class FoldCounts:
     groups: int
 
 
-def count_folds(folds: Folds) -> list[FoldCounts]:
+def count_folds(folds: Folds) -> list[_FoldCounts]:
     """Return the counts of each fold."""
     groups = np.array(folds.groups)
     rows = []
@@ -113,7 +113,7 @@ def count_folds(folds: Folds) -> list[FoldCounts]:
         malignant = int(folds.labels[where].sum())
         patches = int(where.sum())
         rows.append(
-            FoldCounts(
+            _FoldCounts(
                 fold=fold,
                 patches=patches,
                 benign=patches - malignant,
@@ -142,7 +142,7 @@ def write_folds(path: Path, folds: Folds, about: Mapping[str, object], *, overwr
     require_replaceable(path, _FOLD_COLUMNS)
     if path.exists() and not overwrite:
         if not _contains_folds(path, folds):
-            raise RunError(f"{path}: other folds are there", "", "Give another --out, or --force to replace them")
+            raise RunError(f"{path}: it has other folds", "", "Give another --out, or --force to replace them")
         if _read_about(path, folds):
             return False
     values: dict[str, Iterable[object]] = {
@@ -209,7 +209,7 @@ def read_folds(path: Path) -> Folds:
     fold = parse_fold_numbers(frame["fold"].tolist(), path, hint)
     numbers = np.unique(fold).tolist()
     if numbers != list(range(len(numbers))) or len(numbers) < 2:
-        raise TableError(f"{path}: folds {name_few(numbers)}", "at least two, numbered from 0, are needed", hint)
+        raise TableError(f"{path}: folds {name_few(numbers)}", "expected at least two folds, numbered from 0", hint)
     order = tables.sort_order(ids)
     groups = frame["group"].tolist()
     folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
@@ -229,7 +229,7 @@ def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[n
     number_of = {text: int(match[1]) for text, match in found.items() if match}
     wrong = [f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if text not in number_of]
     if wrong:
-        raise TableError(f"{path}: {format_count(len(wrong), 'impossible fold number')} ({name_few(wrong)})", "", hint)
+        raise TableError(f"{path}: {format_count(len(wrong), 'invalid fold number')} ({name_few(wrong)})", "", hint)
     return np.array([number_of[text] for text in texts], dtype=np.int64)
 
 
@@ -251,7 +251,7 @@ def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object,
     split = sorted(key for key, where in seen.items() if len(where) > 1)
     if split:
         found = f"{path}: {format_count(len(split), noun)} in more than one fold ({name_few(split)})"
-        raise TableError(found, "each must stand in one", hint)
+        raise TableError(found, "each must be in exactly one fold", hint)
 
 
 def check_folds(

@@ -54,7 +54,7 @@ def make_folds(
     _require_splittable(labels, members, k, grouped=slides is not None)
     fold = _split_by_slide(labels, groups, k, seed) if slides is not None else _split_by_patch(labels, groups, k, seed)
     folds = Folds(ids, labels, groups, fold, by_slide=slides is not None)
-    _require_classes_in_folds(folds, "the split", "Ask for fewer folds with --k, or another --seed")
+    _require_classes_in_folds(folds, "the split", "Use fewer folds with --k, or another --seed")
     return folds
 
 
@@ -67,7 +67,7 @@ def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str]
     for name, column in {"labels": labels, **others}.items():
         if column is not None and len(column) != len(ids):
             raise DataError(
-                f"{format_count(len(ids), 'id')} and {len(column):,} {name}", "one of each a patch is needed"
+                f"{format_count(len(ids), 'id')} and {len(column):,} {name}", "expected one of each per patch"
             )
     tables.require_unique(ids, "the ids")
     wrong = sorted({str(label) for label in np.asarray(labels).tolist() if label not in (0, 1)})
@@ -139,7 +139,7 @@ def _require_splittable(labels: Labels, members: NDArray[np.int64], k: int, *, g
         UsageError: k is below 2, or above the number of groups or patches of a class.
     """
     if k < 2:
-        raise UsageError(f"--k is {k}", "at least 2 folds are needed")
+        raise UsageError(f"--k is {k}", "expected at least 2 folds")
     units, name = min((len(np.unique(members[labels == label])), name) for label, name in enumerate(CLASS_NAMES))
     if units < k:
         what = (
@@ -147,5 +147,5 @@ def _require_splittable(labels: Labels, members: NDArray[np.int64], k: int, *, g
             if grouped
             else format_count(units, f"{name} patch", f"{name} patches")
         )
-        hint = f"Ask for {units} folds or fewer" if units >= 2 else "Two folds need at least two of them"
+        hint = f"Use --k {units} or less" if units >= 2 else "At least two are needed for two folds"
         raise UsageError(f"--k is {k}, with {what}", "each fold needs one", hint)

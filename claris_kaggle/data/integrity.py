@@ -103,12 +103,12 @@ def _check_split(data: DataDir, split: str, ids: Sequence[str], findings: Findin
     with Progress(f"check {split}", len(names)) as progress:
         parts = _map_chunks(functools.partial(_check_files, source), names, jobs, progress)
         checks = [one for part in parts for one in part]
-        log_info(f"{split}: looked at {len(names):,} files at {progress.rate():,.0f} a second")
+        log_info(f"{split}: checked {len(names):,} files at {progress.rate():,.0f} per second")
     unreadable = [one for one in checks if one.fault]
     mismatched = [one.name for one in checks if one.digest and one.digest != one.name]
     findings.faults += [one.fault for one in unreadable]
     if mismatched:
-        what = f"{format_count(len(mismatched), 'file')} whose pixels do not match the id"
+        what = f"{format_count(len(mismatched), 'file')} whose pixels do not match their id"
         findings.faults.append(f"{split}: {what} ({name_few(mismatched)})")
     findings.facts[split] = {
         "rows": len(ids),

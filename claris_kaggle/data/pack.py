@@ -63,8 +63,8 @@ class Pack:
         place = {name: row for row, name in enumerate(self.ids)}
         foreign = [name for name in ids if name not in place]
         if foreign:
-            found = f"{self.folder}: {format_count(len(foreign), 'id')} not in the pack ({name_few(foreign)})"
-            raise DataError(found, "", "Give the data folder that the pack was made from")
+            found = f"{self.folder}: {format_count(len(foreign), 'id')} not in the cache ({name_few(foreign)})"
+            raise DataError(found, "", "Give the data folder that the cache was created from")
         return np.array([place[name] for name in ids], dtype=np.int64)
 
 
@@ -98,7 +98,7 @@ def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0) ->
             try:
                 return _verify_pack(open_pack(folder, ids), jobs)
             except (DataError, DiskError) as error:
-                log_info(f"{error.found}: making the pack again")
+                log_info(f"{error.found}: creating the cache again")
         _build_pack(source, sorted(ids), folder, jobs)
     return open_pack(folder, ids)
 
@@ -113,7 +113,7 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
     manifest = read_json(folder / "manifest.json")
     wanted = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
     if {name: manifest.get(name) for name in wanted} != wanted:
-        raise DataError(f"{folder}: a pack of other patches or of another version", "", "Remove that folder")
+        raise DataError(f"{folder}: a cache of other patches or of another version", "", "Remove that folder")
     try:
         with explain_disk_errors(folder):
             pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
@@ -179,14 +179,14 @@ def _write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
     fill = functools.partial(_fill_rows, source, path)
     with Progress(f"pack {source.name}", len(ids)) as progress:
         faults = [fault for part in _map_chunks(fill, ids, jobs, progress) for fault in part]
-        log_info(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} a second")
+        log_info(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} per second")
     if faults:
         more = (
             f" (and {format_count(len(faults) - 1, 'more bad file')}; claris check lists them)"
             if len(faults) > 1
             else ""
         )
-        raise PatchError(f"{faults[0]}{more}", "", "No pack was written")
+        raise PatchError(f"{faults[0]}{more}", "", "No cache was written")
     with path.open("r+b") as stream:
         platforms.sync_file(stream)
 
@@ -214,7 +214,7 @@ def read_verified_patch(source: Path, name: str) -> NDArray[np.uint8]:
     path = f"{source}/{name}.tif"
     pixels = read_patch(path)
     if patch_id(pixels) != name:
-        raise PatchError(f"{path}: the pixels do not match the id", "their SHA-1 must be the name", "Fetch it again")
+        raise PatchError(f"{path}: the pixels do not match the id", "their SHA-1 must be the name", "Download it again")
     return pixels
 
 
@@ -239,8 +239,8 @@ def _require_files(source: Path, ids: Sequence[str]) -> None:
     if surplus:
         faults.append(f"{format_count(len(surplus), 'file')} without a row in the table ({name_few(surplus)})")
     if faults:
-        expected = "every id needs its file, and every file its row"
-        raise PatchError(f"{source}: {', '.join(faults)}", expected, "Fetch the data again, or mend the table")
+        expected = "each id needs one file, and each file one row"
+        raise PatchError(f"{source}: {', '.join(faults)}", expected, "Download the data again, or fix the table")
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -252,4 +252,4 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _PACK_SPARE_BYTES:
         found = f"{folder}: {free / 1e9:.1f} GB free"
-        raise DiskError(found, f"the pack needs {needed / 1e9:.1f} GB", "Name a folder on a larger disk with --cache")
+        raise DiskError(found, f"the cache needs {needed / 1e9:.1f} GB", "Give a folder on a larger disk with --cache")

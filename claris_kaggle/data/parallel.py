@@ -43,5 +43,5 @@ def _map_chunks(
             yield result
     except TerminatedWorkerError as error:
         found = f"{progress.name}: the system killed a worker process"
-        hint = "Out of memory is the usual reason: run the same command again with --jobs 1"
+        hint = "The usual reason is too little memory: run the command again with --jobs 1"
         raise TrainingError(found, "", hint) from error

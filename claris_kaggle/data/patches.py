@@ -24,7 +24,7 @@ SIZE, CENTRE = config.PATCH_SIZE, config.CENTRE_SIZE
 PATCH_SHAPE = (SIZE, SIZE, 3)
 PATCH_BYTES = SIZE * SIZE * 3
 _LONGEST_HEADER = 4096
-_TIFF_HINT = "Fetch the file again"
+_TIFF_HINT = "Download the file again"
 # Ids of two known special patches of the training set, all black and all white (verified: SHA-1 of the pixels).
 _BLACK_ID = "9369c7278ec8bcc6c880d99194de09fc2bd4efbe"
 _WHITE_ID = "54df3640d17119486e5c5f98019d2a92736feabc"
@@ -76,13 +76,13 @@ def _decode_with_pillow(content: bytes, name: object) -> Pixels:
                 if image.size != (SIZE, SIZE) or image.mode != "RGB":
                     width, height = image.size
                     found = f"{name}: {width} x {height} pixels of mode {image.mode}"
-                    raise PatchError(found, "96 x 96 of mode RGB are needed", _TIFF_HINT)
+                    raise PatchError(found, "expected 96 x 96 pixels of mode RGB", _TIFF_HINT)
                 return np.array(image, dtype=np.uint8)
     except PatchError:
         raise
     except Exception as error:  # Pillow raises various errors for damaged files
         found = f"{name}: damaged or cut off ({len(content):,} bytes; {first_line(error)})"
-        raise PatchError(found, "a whole TIFF of 96 x 96 RGB is needed", _TIFF_HINT) from error
+        raise PatchError(found, "expected a complete TIFF of 96 x 96 RGB pixels", _TIFF_HINT) from error
 
 
 def _find_pixel_offset(content: bytes) -> int | None:

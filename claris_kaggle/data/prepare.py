@@ -101,7 +101,7 @@ def make_fold_file(
         slides: a CSV with the slide of each training id; then every slide is in exactly one fold.
         k, seed: as in `make_folds`.
         cache: folder of packs; with a pack the search for duplicates is not needed.
-        force: replace other folds in that file.
+        force: replace an existing fold file with other folds.
     Raises:
         ClarisError: a table or patch has an error, k is impossible, or `out` contains other folds.
     """
@@ -112,7 +112,7 @@ def make_fold_file(
     if groups:
         about["slides_sha256"] = tables.digest_rows(ids, groups)
     if not fold_files.write_folds(out, folds, about, overwrite=force):
-        log_info(f"{out}: these very folds are there already")
+        log_info(f"{out}: an identical fold file already exists")
     return folds
 
 

@@ -53,12 +53,12 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     """
     if slides < 5 or train < 4 * slides or test < 4:
         found = f"{train} training patches of {slides} slides and {test} test patches"
-        raise UsageError(found, "at least 5 slides, 4 patches of each and 4 test patches are needed")
+        raise UsageError(found, "expected at least 5 slides, 4 patches of each and 4 test patches")
     wanted = {"format": _SYNTHETIC_FORMAT, "train": train, "test": test, "slides": slides, "seed": seed}
     if root.exists():
         if (root / "generated.json").exists() and read_json(root / "generated.json") == wanted:
             return root
-        raise UsageError(f"{root}: holds something else", "a new folder is needed", "Name another, or remove it")
+        raise UsageError(f"{root}: contains other files", "expected a new folder", "Give another folder, or remove it")
     with create_folder(root) as aside:
         _write_layout(aside, train=train, test=test, slides=slides, seed=seed)
         write_json(aside / "generated.json", wanted)

@@ -31,7 +31,7 @@ _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 # Texts that other tools write for missing values, in lower case.
 _MISSING_TEXTS = ("nan", "na", "null", "none", "<na>")
 _LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-_TABLE_HINT = "Fetch the file again"
+_TABLE_HINT = "Download the file again"
 
 
 def read_table(
@@ -53,7 +53,7 @@ def read_table(
         content = Path(path).read_bytes()
     text = _decode_csv(content, path, hint)
     if ended and not text.endswith("\n"):
-        raise TableError(f"{path}: cut off, its last line has no end", "", hint)
+        raise TableError(f"{path}: cut off: the last line has no line break", "", hint)
     found = _split_header(text)
     _require_header(found, columns, path, hint, others=others)
     _require_equal_lengths(text, found, path, hint)
@@ -62,7 +62,7 @@ def read_table(
         frame = frame.set_axis(found, axis="columns")  # without quotes and spaces that pandas keeps
     except (pd.errors.ParserError, ValueError) as error:
         reason = first_line(error).removeprefix("Error tokenizing data. C error: ")
-        raise TableError(f"{path}: not a whole table ({reason})", "", hint) from error
+        raise TableError(f"{path}: not a complete table ({reason})", "", hint) from error
     if frame.empty:
         raise TableError(f"{path}: no rows", "", hint)
     return frame[list(columns)]
@@ -76,11 +76,11 @@ def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
     """
     tif = [name for name in ids if name.lower().endswith((".tif", ".tiff"))]
     if tif:
-        what = f"{format_count(len(tif), 'id')} with the file's ending ({name_few(tif)})"
-        raise TableError(f"{path}: {what}", "the id alone is needed", "Take .tif away from the id column")
+        what = f"{format_count(len(tif), 'id')} that end in .tif ({name_few(tif)})"
+        raise TableError(f"{path}: {what}", "expected the id without an ending", "Remove .tif from the id column")
     wrong = [f"{name[:60]!r} in line {row + 2}" for row, name in enumerate(ids) if not _GOOD_ID.fullmatch(name)]
     if wrong:
-        raise TableError(f"{path}: {format_count(len(wrong), 'impossible id')} ({name_few(wrong)})", "", hint)
+        raise TableError(f"{path}: {format_count(len(wrong), 'invalid id')} ({name_few(wrong)})", "", hint)
 
 
 def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Sequence[object] | None = None) -> None:
@@ -101,7 +101,7 @@ def require_unique(ids: Sequence[str], path: object, hint: str = "", values: Seq
     what = f"{format_count(len(repeated), 'repeated id')} ({name_few(repeated)})"
     if differ:
         what += f", {len(differ)} of them with different values"
-    raise TableError(f"{path}: {what}", "each id is needed once", hint)
+    raise TableError(f"{path}: {what}", "each id must occur once", hint)
 
 
 def read_labels(path: Path) -> tuple[list[str], NDArray[np.int8]]:
@@ -114,7 +114,7 @@ def read_labels(path: Path) -> tuple[list[str], NDArray[np.int8]]:
     ids = frame["id"].tolist()
     require_ids(ids, path, _TABLE_HINT)
     labels = parse_labels(frame["label"].tolist(), path)
-    require_unique(ids, path, "Take the repeated rows away", values=labels.tolist())
+    require_unique(ids, path, "Remove the repeated rows", values=labels.tolist())
     order = sort_order(ids)
     return [ids[row] for row in order], labels[order]
 
@@ -130,7 +130,7 @@ def parse_labels(texts: Sequence[str], path: Path) -> NDArray[np.int8]:
     if len(wrong):
         named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in wrong.tolist())
         found = f"{path}: {format_count(len(wrong), 'label')} other than 0 and 1 ({named})"
-        raise TableError(found, "a label is 0 (benign) or 1 (malignant)", "Put them right")
+        raise TableError(found, "a label is 0 (benign) or 1 (malignant)", "Correct them")
     return labels
 
 
@@ -159,17 +159,17 @@ def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
     column = next((name for name in _SLIDE_COLUMNS if name in header), None)
     if column is None:
         what = f"{path}: the columns are {','.join(header)[:80]}"
-        raise TableError(what, f"id and one of {', '.join(_SLIDE_COLUMNS)} are needed", "Rename the column of slides")
+        raise TableError(what, f"expected id and one of {', '.join(_SLIDE_COLUMNS)}", "Rename the slide column")
     frame = read_table(path, ["id", column], others=True)
     names = frame["id"].tolist()
     slides = [_empty_if_missing(text.strip()) for text in frame[column].tolist()]
     require_ids(names, path)
-    require_unique(names, path, "Take the repeated rows away", values=slides)
+    require_unique(names, path, "Remove the repeated rows", values=slides)
     slide_of = dict(zip(names, slides, strict=True))
     missing = [name for name in ids if not slide_of.get(name)]
     if missing:
         found = f"{path}: {format_count(len(missing), 'training id')} without a slide ({name_few(missing)})"
-        raise TableError(found, "every training id needs one", "Complete the map, or split without --slides")
+        raise TableError(found, "each training id needs a slide", "Complete the map, or split without --slides")
     return [slide_of[name] for name in ids]
 
 
@@ -217,7 +217,7 @@ def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, s
         parts.append(f"{format_count(len(missing), 'id')} of {source} missing ({name_few(missing)})")
     if foreign:
         parts.append(f"{format_count(len(foreign), 'id')} not in {source} ({name_few(foreign)})")
-    raise TableError(f"{path}: {', '.join(parts)}", "every id is needed exactly once", hint)
+    raise TableError(f"{path}: {', '.join(parts)}", "each id must occur exactly once", hint)
 
 
 def sort_order(ids: Sequence[str]) -> NDArray[np.int64]:
@@ -250,7 +250,7 @@ def _decode_csv(content: bytes, path: Path, hint: str) -> str:
         raise TableError(f"{path}: empty", "", hint)
     kind = next((kind for start, kind in _ARCHIVE_MAGIC.items() if content.startswith(start)), None)
     if kind:
-        raise TableError(f"{path}: {kind}", "a plain CSV in UTF-8 is needed", "Unpack it, or save it as one")
+        raise TableError(f"{path}: {kind}", "expected a plain CSV file in UTF-8", "Unpack it, or save it as CSV")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -278,9 +278,9 @@ def _require_equal_lengths(text: str, columns: Sequence[str], path: Path, hint: 
         for number, length in enumerate(lengths, 1):
             if length not in (0, wanted):
                 what = "too few" if length < wanted else "too many"
-                raise TableError(f"{path}: line {number} has {what} values", f"{','.join(columns)} is needed", hint)
+                raise TableError(f"{path}: line {number} has {what} values", f"expected {','.join(columns)}", hint)
     except csv.Error as error:
-        raise TableError(f"{path}: not a whole table ({error})", "", hint) from error
+        raise TableError(f"{path}: not a complete table ({error})", "", hint) from error
 
 
 def _count_fields(line: str) -> int:
@@ -313,10 +313,10 @@ def _require_header(found: Sequence[str], columns: Sequence[str], path: Path, hi
         return
     if not missing and list(found) == [*columns, ""]:
         what = "an empty column at the end"
-        hint = "Take the comma from the end of each line"
+        hint = "Remove the comma at the end of each line"
     elif not missing and any(name == "" or name.startswith("Unnamed") for name in surplus):
         what = "an index column before the others"
-        hint = "Write it without: to_csv(..., index=False)"
+        hint = "Write it with to_csv(..., index=False)"
     elif not missing and surplus:
         what = f"extra columns: {name_few(surplus)}"
     elif not missing:
@@ -324,5 +324,5 @@ def _require_header(found: Sequence[str], columns: Sequence[str], path: Path, hi
     else:
         what = f"the header is {','.join(found)[:80]!r}"
         if any(sign in name for name in found for sign in ";\t"):
-            hint = "Separate the columns by commas, and write numbers with a point"
-    raise TableError(f"{path}: {what}", f"{','.join(columns)} is needed", hint)
+            hint = "Separate columns by commas, and use a decimal point"
+    raise TableError(f"{path}: {what}", f"expected {','.join(columns)}", hint)

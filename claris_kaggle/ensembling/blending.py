@@ -246,7 +246,9 @@ def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> Non
         RunError: there is only one fold, or one fold has nearly all patches of a class.
     """
     if _BLEND_METHODS[name].fit is not None and (found := _explain_unfittable(labels, fold)):
-        raise RunError(found, f"--method {name} fits its weights there", "Take --method mean, or runs with all folds")
+        raise RunError(
+            found, f"--method {name} fits its weights on those patches", "Use --method mean, or runs with all folds"
+        )
 
 
 def _nested_predictions(name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -58,7 +58,7 @@ class _CalibrationFigures:
 
 @dataclass(frozen=True)
 class CalibrationEvidence:
-    """The effect of a temperature on folds that it was not fitted on.
+    """The effect of a temperature on held-out folds.
 
     Attributes:
         temperature: the divisor of the logits, fitted on all folds.
@@ -170,7 +170,11 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     remarks = _examine_runs(runs)
     kept, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
     if not kept:
-        raise RunError(f"{name_few(remarks)}: nothing sound among the runs", "", "Look at their reports")
+        raise RunError(
+            f"{name_few(remarks)}: every run was excluded by --only-sound",
+            "",
+            "See their reports, or run it without --only-sound",
+        )
     oof = kept[0].oof
     columns = _stack_columns([run.oof.probabilities for run in kept])
     trials = _try_methods(kept, columns, _choose_trials(method, oof, len(kept)))

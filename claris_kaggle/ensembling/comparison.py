@@ -143,9 +143,11 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
         RunError: the runs are not predicted yet, or have different folds, labels or test patches.
     """
     if len(paths) < 2:
-        raise UsageError("one submission", "two or more are needed to compare", "Name another file")
+        raise UsageError("one submission", "a comparison needs at least two", "Give another file")
     if run_dirs and len(run_dirs) != len(paths):
-        raise UsageError(f"{len(run_dirs)} runs for {len(paths)} files", "one for each is needed, in their order", "")
+        raise UsageError(
+            f"{len(run_dirs)} runs for {len(paths)} files", "expected one run per file, in their order", ""
+        )
     files = [_read_submission(path) for path in paths]
     for path, one in zip(paths[1:], files[1:], strict=True):
         tables.require_equal_ids(one.ids, files[0].ids, path, files[0].name, "Compare files of the same test patches")
@@ -169,7 +171,7 @@ def _find_outliers(files: Sequence[_Submission], pairs: Sequence[SubmissionPair]
     for one in files if len(files) > 2 else []:
         own = [pair for pair in pairs if one.name in (pair.a, pair.b)]
         if own == odd:
-            said.append(f"{one.name} is at odds with all the others, which are at one")
+            said.append(f"{one.name} disagrees with every other file")
     return said
 
 
@@ -184,7 +186,7 @@ def _compare_pair(a: _Submission, b: _Submission) -> SubmissionPair:
     ]
     correlation = _correlate_ranks(of_a, of_b)
     remark = _explain_disagreement(a, b, correlation)
-    said = remark if rows else "they rank all patches alike, so that Kaggle scores them the same"
+    said = remark if rows else "they rank all patches alike, so Kaggle gives them the same score"
     return SubmissionPair(a.name, b.name, correlation, rows, bool(remark), said)
 
 
@@ -207,20 +209,20 @@ def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) ->
     if better > correlation + needed:
         return text.format(better)
     if correlation < _UNLIKE and needed < 1:
-        return "they have next to nothing in common: one of them may have its rows out of order"
+        return "they are almost uncorrelated: the rows of one of them may be out of order"
     return ""
 
 
 def _arrangements(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
     """Return the rank correlation after correcting each possible writing error, with the message for that error."""
     turned = -_correlate_ranks(a.by_id(), b.by_id())
-    found = [(turned, "one of them is upside down: it holds the probability of benign")]
+    found = [(turned, "one of them is inverted: it has the probability of benign")]
     if a.ids != b.ids:
-        text = "they fit ({:.2f}) row by row instead of by id: one of them has its ids in another order than its values"
+        text = "they fit ({:.2f}) row by row instead of by id: in one of them, ids and values are in different orders"
         found.append((_correlate_ranks(a.values, b.values), text))
     for one, other in ((a, b), (b, a)):
         if one.ids != sorted(one.ids):
-            text = f"they fit ({{:.2f}}) if the values of {one.name} stand in the order of sorted ids, beside other ids"
+            text = f"they fit ({{:.2f}}) if the values of {one.name} are in the order of sorted ids, next to other ids"
             found.append((_correlate_ranks(one.values, other.by_id()), text))
     return [*found, *_shifts(a, b), *(_shifts(b, a) if a.ids != b.ids else [])]
 
@@ -232,11 +234,11 @@ def _shifts(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
     """
     found = []
     mine, others = _to_ranks(a.values), _to_ranks(b.values[_match_order(b.ids, a.ids)])
-    for sign, twist in ((1, ""), (-1, " and turned upside down")):
+    for sign, twist in ((1, ""), (-1, " and inverted")):
         shift, fit = _best_shift(mine, others, sign)
         if shift:
             move = f"shifted by {format_count(abs(shift), 'row')}{twist}"
-            found.append((fit, f"they fit ({{:.2f}}) if one is {move}: its values and ids are out of step"))
+            found.append((fit, f"they fit ({{:.2f}}) if one is {move}: its values and ids do not match"))
     return found
 
 

@@ -139,8 +139,8 @@ def _require_variety(together: combine.Ensemble) -> None:
     values, remarks = together.test.probabilities, together.evidence.remarks
     kept = [f"{name}: {text}" for name, text in remarks.items() if name not in together.evidence.left_out]
     if len(together.evidence.weights) > 1 and kept and np.ptp(values) == 0:
-        found = f"together the runs say {values[0]:g} of every patch; {kept[0]}"
-        raise RunError(found, "", "Leave it out, or take --only-sound")
+        found = f"the ensemble predicts the same value ({values[0]:g}) for every patch; {kept[0]}"
+        raise RunError(found, "", "Remove it, or use --only-sound")
 
 
 def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir], data: DataDir) -> None:
@@ -152,18 +152,16 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
     strangers = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
     if strangers:
         own = "its own" if len(strangers) == 1 else "their own"
-        log_info(f"{name_few(strangers)}: no fold file of {own}; that no model saw its OOF patches is taken on trust")
+        log_info(f"{name_few(strangers)}: no fold file of {own}; cannot verify that the predictions are out-of-fold")
     if runs[0].slides is None:
-        log_info(
-            "the slides are not known: intervals take patches for independent, and are too narrow where they are not"
-        )
+        log_info("no slide ids: intervals assume independent patches and may be too narrow")
     if not data.labels.exists():
         return
     ids, labels = tables.read_labels(data.labels)
     runs_module._require_labels(runs[0], ids, labels)
     if len(runs[0].oof.ids) < len(ids):
         log_info(
-            f"OOF predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; figures are of those alone"
+            f"OOF predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; metrics are for those only"
         )
 
 
@@ -171,19 +169,19 @@ def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
     """Reject an output folder where the ensemble would replace anything but an older ensemble.
 
     Raises:
-        UsageError: the folder is a trained run, one of the runs to combine, or holds files of another origin.
+        UsageError: the folder is a trained run, it is one of the runs to combine, or holds files of another origin.
     """
     files = (run_dir.folds, run_dir.folds.with_suffix(".json"), run_dir.oof, run_dir.test, run_dir.metrics)
     taken = [path.name for path in files if path.exists()]
     if run_dir.root.resolve() in [one.root.resolve() for one in run_dirs]:
-        what = "one of the runs to combine"
+        what = "it is one of the runs to combine"
     elif run_dir.config.exists():
         what = "a trained run"
     elif taken and not _is_ensemble(run_dir):
-        what = f"it holds {name_few(taken)} of another origin"
+        what = f"it has {name_few(taken)} of another origin"
     else:
         return
-    raise UsageError(f"{run_dir.root}: {what}", "a folder of its own is needed", "Name another --run")
+    raise UsageError(f"{run_dir.root}: {what}", "expected a folder of its own", "Give another --run")
 
 
 def _is_ensemble(run_dir: RunDir) -> bool:

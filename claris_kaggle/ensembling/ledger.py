@@ -72,7 +72,7 @@ def read_ledger(path: Path) -> list[LedgerEntry]:
     if not path.exists():
         return []
     try:
-        frame = tables.read_table(path, _LEDGER_COLUMNS, ended=True, hint="Put it back from git, or move it away")
+        frame = tables.read_table(path, _LEDGER_COLUMNS, ended=True, hint="Restore it from git, or move it")
     except TableError as error:
         if error.found.endswith(": no rows"):
             return []
@@ -140,6 +140,6 @@ def _describe_unexpected_score(line: LedgerEntry) -> str:
     side = "below" if public < low else "above"
     return (
         f"{line.ref}: public {public:.4f} lies {side} the OOF interval of {low:.4f} to {high:.4f}. "
-        + ("Folds that share slides, or a submission out of order, are the usual reasons" if side == "below" else
-           "The public part may be easier; trust the OOF figure")
+        + ("The usual reasons are folds that share slides, or a submission out of order" if side == "below" else
+           "The public part may be easier: trust the OOF AUC")
     )  # fmt: skip

@@ -67,13 +67,13 @@ def load_run(run_dir: RunDir) -> Run:
     missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
     if missing:
         found = run_dir.lacks(" and ".join(missing))
-        expected = "the predictions of all its folds are needed"
+        expected = "expected the predictions of all its folds"
         raise RunError(found, expected, "Run claris train until all folds are finished, then claris predict")
     oof, test = read_oof(run_dir.oof), read_test(run_dir.test)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
         found = f"{run_dir.oof}: {malignant:,} malignant and {len(oof.ids) - malignant:,} benign patches"
-        raise TableError(found, "two of each at least are needed to score a run")
+        raise TableError(found, "a score needs at least two of each")
     if not run_dir.folds.exists():
         return Run(run_dir.root.name, oof, test)
     folds = read_folds(run_dir.folds)
@@ -124,7 +124,7 @@ def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
     places = [run_dir.root.resolve() for run_dir in run_dirs]
     repeated = [str(one.root) for one, place in zip(run_dirs, places, strict=True) if places.count(place) > 1]
     if repeated:
-        raise UsageError(f"{repeated[0]} is given more than once", "", "Name each run once")
+        raise UsageError(f"{repeated[0]} is given more than once", "", "Give each run once")
     names = [place.name for place in places]
     return [name if names.count(name) == 1 else str(place) for name, place in zip(names, places, strict=True)]
 
@@ -139,13 +139,13 @@ def _require_comparable(runs: Sequence[Run]) -> None:
     names = [run.name for run in runs]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise UsageError(f"{repeated[0]} is given more than once", "", "Name each run once")
+        raise UsageError(f"{repeated[0]} is given more than once", "", "Give each run once")
     first = runs[0]
     for run in runs[1:]:
         faults = _explain_incomparable(first, run)
         if faults:
-            found = f"{first.name} and {run.name} do not fit together: {', '.join(faults)}"
-            raise RunError(found, "runs over the same data and fold file are needed", "Leave one of them out")
+            found = f"{first.name} and {run.name} cannot be combined: {', '.join(faults)}"
+            raise RunError(found, "expected runs over the same data and fold file", "Remove one of them")
 
 
 def _explain_incomparable(first: Run, run: Run) -> list[str]:
@@ -175,7 +175,7 @@ def _require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> N
     foreign = [name for name in run.oof.ids if name not in label_of]
     if foreign:
         found = f"{run.name}: {format_count(len(foreign), 'OOF id')} not in train_labels.csv ({name_few(foreign)})"
-        raise RunError(found, "OOF predictions of training patches are needed", "Give the data folder it was made from")
+        raise RunError(found, "expected OOF predictions of training patches", "Give the data folder it was made from")
     differ = [name for name, label in zip(run.oof.ids, run.oof.labels.tolist(), strict=True) if label_of[name] != label]
     if differ:
         found = f"{run.name}: {format_count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
@@ -215,9 +215,9 @@ def _examine_run(run: Run) -> str:
     auc, (low, high) = run.measured.value, run.measured.estimate.interval
     figure = f"OOF AUC {auc:.4f} ({low:.4f} to {high:.4f})"
     if high < 0.5:
-        return f"{figure}: it looks inverted, as if the probability of benign had been written"
+        return f"{figure}: it looks inverted: it may be the probability of benign"
     if low <= 0.5:
-        return f"{figure}: not surely better than chance"
+        return f"{figure}: not significantly better than chance"
     if auc > _TOO_GOOD:
         return f"{figure}: too good to be true; it may have seen the labels"
     means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]

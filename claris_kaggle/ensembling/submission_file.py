@@ -17,7 +17,7 @@ from claris_kaggle.evaluation.predictions import TestPredictions
 from claris_kaggle.version import __version__
 
 _SUBMISSION_COLUMNS = ("id", "label")
-_SUBMISSION_HINT = "Write it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
+_SUBMISSION_HINT = "Create it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
     tables.require_equal_ids(one.ids, sample_ids, called or path, "sample_submission.csv", _SUBMISSION_HINT)
     if one.is_constant():
         found = f"{one.name}: every value is {one.values[0]:g}"
-        raise TableError(found, "a constant column scores 0.5", "Look at the predictions, or whether it is the sample")
+        raise TableError(
+            found, "a constant column scores 0.5", "Check the predictions; it may be the sample submission"
+        )
     return SubmissionSummary(
         rows=len(one.ids),
         min=float(one.values.min()),

@@ -190,7 +190,7 @@ def _patch_shares(labels: Labels, values: NDArray[np.floating]) -> tuple[float, 
     malignant = np.asarray(labels) == 1
     for name, rows in (("malignant", malignant), ("benign", ~malignant)):
         if rows.sum() < 2:
-            raise DataError(f"a single {name} patch", "two of each class are needed to say how sure a figure is")
+            raise DataError(f"a single {name} patch", "an interval needs at least two patches of each class")
         shares[rows] *= np.sqrt(rows.sum() / (rows.sum() - 1))
     return auc, shares
 
@@ -216,7 +216,7 @@ def _slide_shares(
     numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
     total = int(numbers.max()) + 1
     if total < 2:
-        raise DataError("a single slide", "two or more are needed to say how sure a figure is")
+        raise DataError("a single slide", "an interval needs at least two slides")
     return auc, np.bincount(numbers, of_patches, minlength=total) * np.sqrt(total / (total - 1))
 
 

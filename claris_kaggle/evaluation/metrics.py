@@ -61,8 +61,8 @@ def summary(labels: Labels, probabilities: Probabilities) -> Metrics:
     values = np.asarray(probabilities, dtype=np.float64)
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
-        found = f"{int(wrong.sum()):,} of {len(values):,} values are no probabilities (first {values[wrong][0]:g})"
-        raise DataError(found, "each must be from 0 to 1", "Give probabilities: of a logit, 1 / (1 + exp(-logit))")
+        found = f"{int(wrong.sum()):,} of {len(values):,} values are not probabilities (first {values[wrong][0]:g})"
+        raise DataError(found, "each must be from 0 to 1", "Convert logits to probabilities: 1 / (1 + exp(-logit))")
     return Metrics(**vars(_summary_of_part(labels, probabilities)))
 
 
@@ -148,7 +148,9 @@ def _require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
         DataError: the lengths differ, or only one class is present.
     """
     if len(labels) != len(probabilities):
-        raise DataError(f"{len(labels)} labels and {len(probabilities)} probabilities", "one of each a patch is needed")
+        raise DataError(
+            f"{len(labels)} labels and {len(probabilities)} probabilities", "expected one of each per patch"
+        )
     if len(np.unique(labels)) != 2:
         found = f"all of {len(labels)} patches have the same label"
-        raise DataError(found, "an AUC needs benign and malignant ones")
+        raise DataError(found, "the AUC needs both classes")

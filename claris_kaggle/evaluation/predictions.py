@@ -20,7 +20,7 @@ from claris_kaggle.data.fold_file import Folds, parse_fold_numbers
 
 _OOF_COLUMNS = ("id", "label", "fold", "probability")
 _TEST_COLUMNS = ("id", "probability")
-_PREDICTIONS_HINT = "Write it again, by claris predict or the tool that made it"
+_PREDICTIONS_HINT = "Create it again with claris predict, or with the tool that wrote it"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def check_oof(oof: Oof, ids: Sequence[str], labels: Labels, fold: NDArray[np.int
     Raises:
         TableError: names the differences.
     """
-    hint = "They are of another fold file: predict again with this run's own"
+    hint = "They belong to another fold file: predict again with the run's own fold file"
     tables.require_equal_ids(oof.ids, ids, path, "the fold file", hint)
     for name, found, needed in (("label", oof.labels, labels), ("fold number", oof.fold, fold)):
         differ = [oof.ids[row] for row in np.flatnonzero(found != needed)]
@@ -177,4 +177,4 @@ def _require_all_folds(files: Mapping[int, Path], k: int) -> None:
     missing = [number for number in range(k) if number not in files or not files[number].exists()]
     if missing:
         found = f"predictions of fold {name_few(missing)} are missing"
-        raise RunError(found, f"all of {k} folds are needed", "Run claris train, then claris predict")
+        raise RunError(found, f"expected all of {k} folds", "Run claris train, then claris predict")

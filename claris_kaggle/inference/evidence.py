@@ -23,7 +23,7 @@ from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE
 from claris_kaggle.inference.forward import _through_views, _view_logits, block_size
 from claris_kaggle.inference.tta import average_views, require_views
 
-_NO_MAP = "no map: this network does not end in a mean over a grid and one linear layer"
+_NO_MAP = "no evidence map: this network does not end in global average pooling and one linear layer"
 Float32Array = NDArray[np.float32]
 
 
@@ -63,7 +63,9 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
     """
     require_views(views)
     if images.dtype != np.uint8 or images.shape[1:] != PATCH_SHAPE or len(images) == 0:
-        raise DataError(f"patches of {images.dtype} {list(images.shape)}", "uint8 [B, 96, 96, 3] is needed, B above 0")
+        raise DataError(
+            f"patches of {images.dtype} {list(images.shape)}", "expected uint8 [B, 96, 96, 3] with B above 0"
+        )
     model.eval()
     device = next(model.parameters()).device
     size = block_size(device)

@@ -86,8 +86,8 @@ def predict_ensemble(trained: FoldModels, patches: Pixels, *, views: int = 8) ->
     """
     found = [explain(model, patches, trained.config, views=views) for model in trained.models.values()]
     if not all(np.isfinite(one.probabilities).all() for one in found):
-        what = f"{trained.name}: a network's answer is no number, in {trained.config.precision}"
-        raise TrainingError(what, "a probability is needed", "Use a run of --precision fp32")
+        what = f"{trained.name}: a prediction is NaN or infinite in {trained.config.precision}"
+        raise TrainingError(what, "expected a probability", "Train a run with --precision fp32")
     maps = [one.maps for one in found if one.maps is not None]
     return EnsemblePrediction(
         probabilities=_mean_of_parts([one.probabilities for one in found]),
@@ -120,9 +120,9 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
         hint = "Copy the export again"
     elif run_dir.config.exists():
         config, figures, sealed = _read_trained_run(run_dir)
-        hint = "Remove model.json beside it and run claris train again"
+        hint = "Remove the model.json in its folder, then run claris train again"
     else:
-        expected = "a run's folder, or one that claris export wrote, is needed"
+        expected = "expected the folder of a run, or of claris export"
         raise RunError(run_dir.lacks("config.json"), expected, "Train first: claris train")
     model = trained_network(config)
     models = {}
@@ -146,7 +146,7 @@ def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, Mapping[str, object
     figures = read_json(run_dir.metrics).get("overall") if run_dir.metrics.exists() else None
     folds = run_dir.finished_folds()
     if not folds:
-        raise RunError(f"{run_dir.root}: no finished fold there", "", "Go on with claris train until one is")
+        raise RunError(f"{run_dir.root}: no finished fold", "", "Run claris train until a fold is finished")
     manifests = {fold: read_json(run_dir.fold(fold).weights_manifest).get("weights_sha256") for fold in folds}
     return config, figures or {}, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in manifests.items()}
 
@@ -162,11 +162,11 @@ def _read_export(export: ExportDir) -> tuple[TrainConfig, Mapping[str, object], 
     names = {export.facts.name, export.config.name, *(name for name in sums if not name.endswith(".safetensors"))}
     for path in sorted(export.root / name for name in names):
         if not path.is_file() or sha256_file(path) != sums.get(path.name):
-            raise RunError(f"{path}: missing, or not as it was exported", "", "Copy the export again")
+            raise RunError(f"{path}: missing or changed since the export", "", "Copy the export again")
     facts = read_json(export.facts)
     if facts.get("format") != EXPORT_FORMAT:
         raise RunError(
-            f"{export.facts}: of format {facts.get('format')}", f"{EXPORT_FORMAT} is needed", "Export it again"
+            f"{export.facts}: of format {facts.get('format')}", f"expected {EXPORT_FORMAT}", "Export it again"
         )
     paths = {int(fold): export.weights(int(fold)) for fold in facts["folds"]}
     config = TrainConfig.from_json(read_json(export.config), export.config)

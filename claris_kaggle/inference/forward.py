@@ -81,8 +81,10 @@ def _explain_memory(patches: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        found = f"the GPU's memory does not hold {patches} patches to predict"
-        raise TrainingError(found, "", "End what else uses the card (nvidia-smi lists it), and run it again") from error
+        found = f"the GPU memory is too small to predict {patches} patches at once"
+        raise TrainingError(
+            found, "", "Stop other programs on the GPU (see nvidia-smi), then run the command again"
+        ) from error
 
 
 def block_size(device: torch.device) -> int:

@@ -118,7 +118,7 @@ def _require_config(run_dir: RunDir) -> None:
         RunError: no config.json. The message names the folder, and runs beside or inside it.
     """
     if not run_dir.config.exists():
-        raise RunError(run_dir.lacks("config.json"), "a trained run is needed", "Train first: claris train")
+        raise RunError(run_dir.lacks("config.json"), "expected a trained run", "Train first: claris train")
 
 
 def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainConfig, _PredictData, list[int]]:
@@ -135,11 +135,11 @@ def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainC
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     training = read_training(job.data, run_dir.folds, job.cache, verified=verified)
     if training.folds.digest != config.folds_sha256:
-        found = f"{run_dir.folds}: not the fold file that the run was trained with"
-        raise RunError(found, "", "Put the file back, or train a new run")
+        found = f"{run_dir.folds}: not the fold file of this run"
+        raise RunError(found, "", "Restore the file, or train a new run")
     finished = [fold for fold in range(training.folds.k) if finished_sha256(run_dir.fold(fold))]
     if not finished:
-        raise RunError(f"{run_dir.root}: no finished fold there", "", "Go on with claris train until one is")
+        raise RunError(f"{run_dir.root}: no finished fold", "", "Run claris train until a fold is finished")
     test_ids = tables.read_sample(job.data.sample)
     test = get_pack(job.data, "test", test_ids, job.cache, verified=verified)
     return config, _PredictData(training.folds, training.pack, test), finished
@@ -197,7 +197,7 @@ def _is_predicted(job: PredictJob, fold: int, precision: str) -> bool:
     fold_dir = job.run_dir.fold(fold)
     with contextlib.suppress(DataError, DiskError):
         if read_json(fold_dir.predictions_manifest) == _make_predictions_manifest(job, fold_dir, precision):
-            log_info(f"fold {fold}: predicted before")
+            log_info(f"fold {fold}: already predicted")
             return True
     return False
 
@@ -247,13 +247,13 @@ def _predict_fold(
             progress.update(done)
             if stopper.reason():
                 found = f"stopped by {stopper.reason()} while fold {fold} was predicted"
-                raise Stopped(found, "", "The same command goes on with that fold")
+                raise Stopped(found, "", "Run the same command to resume with that fold")
 
         def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
             found = predict_ids(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
             if wrong := int((~np.isfinite(found)).sum()):
-                what = f"fold {fold}: {wrong:,} of {len(found):,} predictions are no numbers, in {config.precision}"
-                raise TrainingError(what, "", "Predict with --precision fp32; if that is no better, train it anew")
+                what = f"fold {fold}: {wrong:,} of {len(found):,} predictions are NaN or infinite in {config.precision}"
+                raise TrainingError(what, "", "Predict with --precision fp32. If that also fails, train the fold again")
             return found
 
         oof = probabilities(data.train, valid_ids)
@@ -264,7 +264,7 @@ def _predict_fold(
         predictions.write_oof(fold_dir.oof, valid_ids, data.folds.labels[rows], fold, oof)
         predictions.write_test(fold_dir.test, data.test.ids, test)
         write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir, config.precision))
-    log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} a second, {progress.note}")
+    log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} per second, {progress.note}")
 
 
 def _finalize_run(job: PredictJob, data: _PredictData) -> dict[str, Any]:

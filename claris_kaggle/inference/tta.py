@@ -31,5 +31,5 @@ def average_views(logits: Tensor) -> Tensor:
         DataError: V is 0, or `logits` has another shape.
     """
     if logits.ndim != 3 or logits.shape[0] == 0 or logits.shape[2] != 2:
-        raise DataError(f"logits of shape {tuple(logits.shape)}", "[views, patches, 2] is needed")
+        raise DataError(f"logits of shape {tuple(logits.shape)}", "expected [views, patches, 2]")
     return logits.double().softmax(dim=2)[:, :, 1].mean(dim=0).float()

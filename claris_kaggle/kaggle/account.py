@@ -69,7 +69,7 @@ def _describe_rules(state: _CompetitionState) -> Finding:
     """Report whether the account has accepted the competition's rules."""
     hint = f"Accept them at {_RULES_PAGE} (Join Competition or Late Submission)"
     if not state.found:
-        return Finding("rules", WARNING, "Kaggle did not say whether they are accepted", f"Look at {_RULES_PAGE}")
+        return Finding("rules", WARNING, "Kaggle does not tell if they are accepted", f"See {_RULES_PAGE}")
     if not state.entered:
         return Finding("rules", BAD, "the competition's rules are not accepted", hint)
     return Finding("rules", GOOD, "the competition's rules are accepted")
@@ -78,8 +78,8 @@ def _describe_rules(state: _CompetitionState) -> Finding:
 def _describe_submissions(state: _CompetitionState) -> Finding:
     """Report whether the competition accepts submissions, and how many are left today."""
     if state.closed or state.only_kernels:
-        why = "takes no submissions now" if state.closed else "takes submissions from notebooks only"
-        return Finding("submissions", BAD, f"the competition {why}", f"Look at {_COMPETITION_PAGE}/submissions")
+        why = "accepts no submissions now" if state.closed else "accepts submissions from notebooks only"
+        return Finding("submissions", BAD, f"the competition {why}", f"See {_COMPETITION_PAGE}/submissions")
     limits = api._call_with_retries(api._LIMITS, competition=api._COMPETITION)
     left, made = limits.allowed, limits.today
     if left < 1 and made:
@@ -93,7 +93,7 @@ def _check_quota() -> Finding:
     """Report the GPU hours, and whether a launch with the default options fits into them."""
     quota = _ask_quota()
     if quota is None:
-        return Finding("gpu hours", WARNING, "Kaggle named no GPU hours", f"Look at {api._SETTINGS_PAGE}")
+        return Finding("gpu hours", WARNING, "Kaggle returned no GPU hours", f"See {api._SETTINGS_PAGE}")
     verdict = _judge_plan(quota, Plan(name="default").hours())
     if verdict.fit is _Fit.NEVER:
         hint = f"Verify your phone number at {api._SETTINGS_PAGE}"

@@ -47,10 +47,10 @@ _DROPPED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE
 _SITE = "https://www.kaggle.com"
 _SETTINGS_PAGE, _CODE_PAGE = f"{_SITE}/settings", f"{_SITE}/code"
 _LOGIN = (
-    f"Run kaggle auth login; or make a token at {_SETTINGS_PAGE}, under API, and put it into "
+    f"Run kaggle auth login; or create a token at {_SETTINGS_PAGE}, under API, and put it into "
     f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
-_PAGE_INSTEAD = "A page came instead of an answer: look for a proxy, a login page or an outage, and run it again"
+_PAGE_INSTEAD = "The response was an HTML page: check for a proxy, a login page or an outage, then run it again"
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,24 @@ class _Call(Generic[_T]):
     of: str = ""
 
 
-_WHOAMI = _Call("whoami", "say whose token it is", _Login)
-_PUSH = _Call("push", "take the kernel", _PushAnswer)
+_WHOAMI = _Call("whoami", "name the owner of the token", _Login)
+_PUSH = _Call("push", "accept the kernel", _PushAnswer)
 _KERNEL = _Call("kernel", "show the kernel", _KernelSource, of="kernel")
-_STATUS = _Call("status", "tell how the session is doing", _SessionState, of="kernel")
-_LOG = _Call("log", "show the session's log", str, of="kernel")
-_SESSION_OUTPUT = _Call("output", "send the session's output", set[str], of="kernel")
-_SUBMIT = _Call("submit", "take the submission", _SubmitAnswer, of="competition")
+_STATUS = _Call("status", "return the status of the session", _SessionState, of="kernel")
+_LOG = _Call("log", "return the log of the session", str, of="kernel")
+_SESSION_OUTPUT = _Call("output", "return the output of the session", set[str], of="kernel")
+_SUBMIT = _Call("submit", "accept the submission", _SubmitAnswer, of="competition")
 _SUBMISSIONS = _Call(
     "submissions", "list the submissions", lambda found: [_ListedSubmission(**one) for one in found], of="competition"
 )
-_LIMITS = _Call("limits", "tell how many submissions are left", _SubmissionLimits, of="competition")
-_QUOTA = _Call("quota", "tell the GPU hours", _QuotaAnswer)
+_LIMITS = _Call("limits", "return the submission limits", _SubmissionLimits, of="competition")
+_QUOTA = _Call("quota", "return the GPU hours", _QuotaAnswer)
 _COMPETITION_STATE = _Call("competition", "show the competition", _CompetitionState)
-_RUNNING_LOG = _Call("running_log", "show the session's log", str)
+_RUNNING_LOG = _Call("running_log", "return the log of the session", str)
 _DELETE = _Call("delete", "delete the kernel", str)
-_STATUS_OF_LABEL = _Call("status_of_label", "tell how the session is doing", str)
-_DOWNLOAD_ALL = _Call("download_all", "send the competition's files", lambda nothing: None, of="competition")
-_DOWNLOAD_ONE = _Call("download_one", "send a file of the competition", lambda nothing: None, of="competition")
+_STATUS_OF_LABEL = _Call("status_of_label", "return the status of the session", str)
+_DOWNLOAD_ALL = _Call("download_all", "return the competition's files", lambda nothing: None, of="competition")
+_DOWNLOAD_ONE = _Call("download_one", "return a file of the competition", lambda nothing: None, of="competition")
 
 
 def _rules_page(competition: str = _COMPETITION) -> str:
@@ -127,7 +127,7 @@ def _call_once(call: _Call[_T], *, deadline: float = _DEADLINE, **arguments: obj
     except ValueError:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1][:200] if lines else f"exit code {done.returncode}"
-        hint = "Put --debug at the end of the command to see all that it said"
+        hint = "Add --debug to the command to see its full output"
         raise KaggleError(f"Kaggle's client failed ({reason})", "", hint) from RuntimeError(done.stderr[-4000:])
     if "failure" in reply:
         raise _explain_call_failure(call, _CallFailure(**reply["failure"]), arguments)
@@ -145,30 +145,28 @@ def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Map
         return KaggleError(text, "", _LOGIN)
     if failure.kind == "network":
         return KaggleError(
-            f"Kaggle could not be reached ({text})", "", "Look at the network, and run it again", passing=True
+            f"Kaggle could not be reached ({text})", "", "Check the network, then run it again", passing=True
         )
     if call is _SESSION_OUTPUT and "outside" in text:
         found = f"the output lists a file outside its folder{said}"
-        return KaggleError(found, "nothing was written", f"Do not trust this output; look{_format_page(arguments)}")
+        return KaggleError(found, "nothing was written", f"Do not trust this output; see{_format_page(arguments)}")
     if failure.kind == "client":
         return KaggleError(f"Kaggle's client did not {call.task}{said}", "", "")
     if failure.kind == "storage":
-        found = f"the address that Kaggle named did not {call.task} ({status})"
-        return KaggleError(
-            found, "", "Run the same command again: it is given a new address", status=status, passing=True
-        )
+        found = f"the upload address of Kaggle did not {call.task} ({status})"
+        return KaggleError(found, "", "Run the same command again: it gets a new address", status=status, passing=True)
     if status == 401:
         found = f"Kaggle refused the token (401{said}); it has expired or was revoked"
-        return KaggleError(found, "a valid token is needed", _LOGIN, status=status)
+        return KaggleError(found, "expected a valid token", _LOGIN, status=status)
     if status == 403:
         found = f"Kaggle refused to {call.task} (403{said})"
         hint = _PAGE_INSTEAD if text.startswith("an answer of type") else _explain_403(call, arguments)
         return KaggleError(found, "", hint, status=status)
     if status == 404:
-        found = f"Kaggle does not know what was asked for, to {call.task} (404{said})"
+        found = f"Kaggle did not find it and could not {call.task} (404{said})"
         return KaggleError(found, "", f"Check the name{_format_page(arguments)}", status=status)
     passing = status == 429 or status >= 500
-    hint = "Try again later" if passing else "Correct what Kaggle names, and run the same command again"
+    hint = "Try again later" if passing else "Correct this, then run the same command again"
     if call is _SUBMIT and "limit" in text.lower():
         hint = "Run the same command after midnight UTC"
     after = float(failure.after) if failure.after.replace(".", "", 1).isdigit() else 0.0

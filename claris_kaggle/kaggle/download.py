@@ -43,15 +43,15 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
         and data.patches("train").is_dir()
         and data.patches("test").is_dir()
     ):
-        log_info(f"{folder}: the files are there already; claris check looks at them")
+        log_info(f"{folder}: the files already exist; claris check verifies them")
         return data
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder}: holds something else", "a new or empty folder is needed", "Name another --out")
+        raise UsageError(f"{folder}: contains other files", "expected a new or empty folder", "Give another --out")
     aside = folder.parent / f".{folder.name}.fetching"
     with hold_lock(folder.parent / f".{folder.name}.lock"), explain_disk_errors(aside):
         archive_folder = aside / "archive"
         archive_folder.mkdir(parents=True, exist_ok=True)
-        log_info("fetching the competition's archive, some 7 GB")
+        log_info("downloading the competition's archive, about 7 GB")
         with _show_growth(archive_folder):
             api._call_with_retries(
                 api._DOWNLOAD_ALL,
@@ -80,7 +80,7 @@ def _show_growth(folder: Path, every: float = 1.0) -> Iterator[None]:
             while not done.wait(every):
                 now = _size_of(folder)
                 rate = (now - before) / (time.monotonic() - start)
-                waiting.show(f"{now / 1e9:.2f} GB fetched, {rate / 1e6:.1f} MB/s")
+                waiting.show(f"{now / 1e9:.2f} GB downloaded, {rate / 1e6:.1f} MB/s")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -111,7 +111,7 @@ def _find_archive(folder: Path) -> Path:
     if archive is None:
         names = ", ".join(f"{path.name} of {path.stat().st_size:,} bytes" for path in paths) or "nothing"
         shutil.rmtree(folder)
-        raise DataError(f"what was fetched is no whole archive ({names})", "", "Run the same command again")
+        raise DataError(f"the download is not a complete archive ({names})", "", "Run the same command again")
     return archive
 
 
@@ -128,11 +128,11 @@ def _unpack(archive: Path, folder: Path) -> None:
         entries = [entry for entry in source.infolist() if not entry.is_dir()]
         wrong = [entry.filename for entry in entries if not platforms.is_inside(entry.filename)]
         if wrong:
-            raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "names inside the folder are needed", "")
+            raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "expected names inside the folder", "")
         needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
         if free < needed + _ARCHIVE_SPARE_BYTES:
             found = f"{folder.parent.parent}: {free / 1e9:.1f} GB free"
-            raise DiskError(found, f"the files need {needed / 1e9:.1f} GB", "Name a folder on a larger disk")
+            raise DiskError(found, f"the files need {needed / 1e9:.1f} GB", "Give a folder on a larger disk")
         with Progress("unpack", len(entries), "files") as progress:
             for entry in entries:
                 source.extract(entry, folder)
@@ -151,7 +151,7 @@ def _refuse_damage(archive: Path) -> Iterator[None]:
             raise
         archive.unlink()
         found = f"{archive.name}: damaged ({first_line(error)})"
-        raise DataError(found, "", "Run the same command again: it fetches the archive anew") from error
+        raise DataError(found, "", "Run the same command again: it downloads the archive again") from error
 
 
 def fetch_file(name: str, folder: Path, competition: str = api._COMPETITION) -> Path:
@@ -175,12 +175,12 @@ def _fetch_content(name: str, folder: Path, competition: str) -> bytes:
         api._call_once(api._DOWNLOAD_ONE, deadline=api._PUSH_DEADLINE, competition=competition, name=name, folder=aside)
         fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
         if len(fetched) != 1:
-            raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "one is needed", "Run it again")
+            raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "expected one", "Run it again")
         if zipfile.is_zipfile(fetched[0]):
             with zipfile.ZipFile(fetched[0]) as archive:
                 content = archive.read(name) if name in archive.namelist() else b""
         else:
             content = fetched[0].read_bytes()
     if not content or content.lstrip()[:1] == b"<":
-        raise KaggleError(f"{name}: what Kaggle sent is not that file", "", "Run it again", passing=True)
+        raise KaggleError(f"{name}: Kaggle sent another file", "", "Run it again", passing=True)
     return content

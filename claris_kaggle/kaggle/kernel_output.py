@@ -94,7 +94,7 @@ class _Output:
 class _NotListedError(KaggleError):
     """The session has ended, but its output is not listed or not complete yet."""
 
-    def __init__(self, found: str, expected: str = "", hint: str = "Pull again in some minutes") -> None:
+    def __init__(self, found: str, expected: str = "", hint: str = "Pull again in a few minutes") -> None:
         super().__init__(found, expected, hint, passing=True)
 
 
@@ -131,11 +131,11 @@ def explain_session_end(
     reasons = "; ".join(part for part in (message, _log_tail(log)) if part) or "no reason given"
     found = f"{kernel.name()} {_describe_session_end(kernel, status, _session_seconds(kernel, log))}: {reasons}"
     if out is None:
-        return KaggleError(found, "", "Fetch what it had finished with claris pull, mend it, and push it again")
+        return KaggleError(found, "", "Download the finished folds with claris pull, fix the cause, then push it again")
     if not came:
-        return KaggleError(found, "nothing of its output can be used", "Mend it, and push it again")
-    hint = f"Mend it; the same claris launch goes on with that, and so does a push with --input {kernel.ref}"
-    return KaggleError(found, f"what it had finished is in {out} ({came})", hint)
+        return KaggleError(found, "nothing of its output can be used", "Fix the cause, then push it again")
+    hint = f"Fix the cause. The same claris launch resumes with these folds; so does a push with --input {kernel.ref}"
+    return KaggleError(found, f"finished folds are in {out} ({came})", hint)
 
 
 def _describe_session_end(kernel: Kernel, status: str, seconds: float) -> str:
@@ -172,8 +172,8 @@ def explain_failed_session(kernel: Kernel, output: _Output, out: Path) -> Kaggle
     found = f"{kernel.name()} failed: {output.message or 'no reason given'}"
     return KaggleError(
         found,
-        f"what it had finished is in {out} ({output.folds()})",
-        f"Mend it; the same claris launch goes on with that, and so does a push with --input {kernel.ref}",
+        f"finished folds are in {out} ({output.folds()})",
+        f"Fix the cause. The same claris launch resumes with these folds; so does a push with --input {kernel.ref}",
     )
 
 
@@ -214,7 +214,7 @@ def _pull_kernel(kernel: Kernel, out: Path) -> _Output:
     status, message = kernel_status(kernel)
     if status not in ENDED:
         found = f"{kernel.name()} is still {status.lower().replace('_', ' ')}"
-        raise KaggleError(found, "", "Wait, and pull again")
+        raise KaggleError(found, "", "Wait, then pull again")
     if status == "COMPLETE":
         return _fetch_output(kernel, out)
     try:
@@ -239,7 +239,7 @@ def pull_with_retries(kernel: Kernel, out: Path) -> _Output:
                 waited = time.monotonic() - start
                 if waited > _LISTING_LAG:
                     raise
-                waiting.show(f"{error.found}; looking again")
+                waiting.show(f"{error.found}; checking again")
                 time.sleep(_LISTING_PAUSE)
 
 
@@ -262,7 +262,7 @@ def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
             aside = Path(temporary)
             manifest = _fetch_manifest(kernel, aside)
             if whole and manifest.status not in (_COMPLETE, _STOPPED, FAILED):
-                raise _NotListedError(f"{kernel.ref}: {_MANIFEST} is not the one that the session wrote last")
+                raise _NotListedError(f"{kernel.ref}: {_MANIFEST} is not the last one that the session wrote")
             files = manifest.files
             missing, wrong = _fetch_files(kernel, files, aside, out)
             left_out = _choose_left_out(kernel, files, missing, wrong, whole=whole)
@@ -307,12 +307,12 @@ def _choose_left_out(
     if whole and missing:
         raise _NotListedError(f"{kernel.ref}: {len(missing)} output files are not listed ({name_few(missing)})")
     if whole and wrong:
-        found = f"{kernel.ref}: {name_few(wrong)} is not the file that its session wrote"
-        raise _NotListedError(found, "size and SHA-256 of the manifest are needed")
+        found = f"{kernel.ref}: {name_few(wrong)} is not the file that the session wrote"
+        raise _NotListedError(found, "expected size and SHA-256 of the manifest")
     folders = {PurePosixPath(name).parent for name in (*missing, *wrong)}
     left_out = {name for name in files if PurePosixPath(name).parent in folders}
     if left_out:
-        log_info(f"{kernel.ref}: left out, as not whole: {', '.join(sorted(map(str, folders)))}")
+        log_info(f"{kernel.ref}: skipped, because incomplete: {', '.join(sorted(map(str, folders)))}")
     return left_out
 
 
@@ -329,8 +329,8 @@ def _find_stale(out: Path, earlier: Mapping[str, _FileFacts], files: Container[s
     }
     changed = sorted(name for name, facts in left.items() if not _is_whole(out / name, facts))
     if changed:
-        found = f"{out}: files of an earlier pull were changed since ({name_few(changed)})"
-        raise UsageError(found, "nothing was changed now", "Name another --out")
+        found = f"{out}: files of an earlier pull have changed ({name_few(changed)})"
+        raise UsageError(found, "nothing was changed", "Give another --out")
     return [out / name for name in left]
 
 
@@ -341,7 +341,7 @@ def _require_safe_name(name: str) -> str:
         KaggleError: it is outside the folder.
     """
     if not platforms.is_inside(name):
-        raise KaggleError(f"the output lists a file {name!r}", "a name inside the folder is needed", "Do not trust it")
+        raise KaggleError(f"the output lists a file {name!r}", "expected a name inside the folder", "Do not trust it")
     return name
 
 
@@ -353,16 +353,16 @@ def _fetch_manifest(kernel: Kernel, aside: Path) -> _Manifest:
         KaggleError: a file name in it is outside the folder.
     """
     if _MANIFEST not in _fetch_listed(kernel, [_MANIFEST], aside):
-        raise _NotListedError(f"{kernel.name()} left no {_MANIFEST}", "each session writes it")
+        raise _NotListedError(f"{kernel.name()} wrote no {_MANIFEST}", "each session writes it")
     try:
         stored = read_json(aside / _MANIFEST)
     except DataError as error:
-        raise _NotListedError(f"{kernel.ref}: what Kaggle sent as {_MANIFEST} is not the session's file") from error
+        raise _NotListedError(f"{kernel.ref}: Kaggle sent another file as {_MANIFEST}") from error
     if not isinstance(stored.get("files"), dict):
         raise _NotListedError(f"{kernel.ref}: {_MANIFEST} names no files", "each session writes it")
     if stored.get("mark") != kernel.push_token:
         found = f"{kernel.ref}: the output is of another version (mark {stored.get('mark')!r})"
-        raise _NotListedError(found, f"{kernel.push_token} is needed")
+        raise _NotListedError(found, f"expected {kernel.push_token}")
     for name in stored["files"]:
         _require_safe_name(name)
     return _Manifest.from_json(stored)
@@ -382,7 +382,7 @@ def _fetch_files(
     if not needed:
         return [], []
     size = sum(facts.bytes for facts in needed.values())
-    log_info(f"{kernel.ref}: fetching {len(needed)} files, {size / 1e6:.1f} MB")
+    log_info(f"{kernel.ref}: downloading {len(needed)} files, {size / 1e6:.1f} MB")
     listed = _fetch_listed(kernel, list(needed), aside, seconds=size / 1e6 * _PER_MEGABYTE)
     missing = sorted(needed.keys() - listed)
     wrong = sorted(name for name in listed if not _is_whole(aside / name, needed[name]))
@@ -414,4 +414,4 @@ def _check_table(path: Path) -> None:
         with path.open("rb") as stream:
             header = stream.readline(200).decode("utf-8", "replace").strip()
         if header != wanted:
-            raise KaggleError(f"{path.name}: the header is {header[:80]!r}", f"{wanted} is needed", "Pull again")
+            raise KaggleError(f"{path.name}: the header is {header[:80]!r}", f"expected {wanted}", "Pull again")

@@ -104,7 +104,7 @@ def push_kernel(folder: Path, push_token: str, *, again: bool = False, optional:
     except KaggleError as error:
         # Any other refusal by an HTTP status. What was wrong with the token or the request is wrong under any name.
         if error.status == api._CONFLICT:
-            hint = "Run the same command again: it takes another name"
+            hint = "Run the same command again: it uses another name"
             raise KaggleError(error.found, "", hint, status=error.status, refused=True, no_version=True) from error
         raise
     return Kernel(ref=ref, version=version, push_token=push_token, pushed=time.time(), limit=limit)
@@ -130,11 +130,11 @@ def _check_push_response(ref: str, answer: _PushAnswer) -> int:
         raise _explain_lost_inputs(ref, answer.refused)
     landed = _parse_kernel_ref(answer.ref) or _parse_kernel_ref(answer.url)
     if landed and landed.lower() != ref.lower():
-        hint = "Cancel it there, and check the title and the id"
-        raise KaggleError(f"Kaggle put the kernel at {landed}", f"{ref} was asked for", hint, refused=True)
+        hint = "Cancel it there, then check the title and the id"
+        raise KaggleError(f"Kaggle put the kernel at {landed}", f"expected {ref}", hint, refused=True)
     if answer.version < 1:
-        hint = f"Run the same command again: it looks for the version first; or look at {api._CODE_PAGE}/{ref}"
-        raise KaggleError(f"Kaggle's answer to the push of {ref} names no version", "a number is expected", hint)
+        hint = f"Run the same command again: it searches for the version first; or see {api._CODE_PAGE}/{ref}"
+        raise KaggleError(f"Kaggle's answer to the push of {ref} names no version", "expected a number", hint)
     return answer.version
 
 
@@ -162,7 +162,7 @@ def _parse_kernel_ref(address: str) -> str:
 def _explain_lost_inputs(ref: str, refused: Mapping[str, list[str]]) -> KaggleError:
     """Return the error for a kernel that runs without some of its inputs."""
     names = "; ".join(f"{name} {', '.join(values)}" for name, values in refused.items())
-    found = f"Kaggle took the kernel {ref} without some of its inputs ({names})"
+    found = f"Kaggle accepted the kernel {ref} without some of its inputs ({names})"
     cancel = f"cancel the kernel at {api._CODE_PAGE}/{ref}"
     competitions = refused.get("invalid_competition_sources") or refused.get("competition_sources") or []
     if competitions:
@@ -190,9 +190,9 @@ def _explain_refusal(ref: str, reason: str) -> KaggleError:
     if _is_busy(reason):
         hint = "Run the same command again when another session has ended"
     elif _EMPTY_KERNEL in said:
-        hint = "A refused push has left the name empty: run the same command again, which takes another name"
+        hint = "The refused push left an empty kernel of this name: run the same command again, which uses another name"
     elif "quota" in said:
-        hint = f"Run the same command when the week's quota begins anew; {api._SETTINGS_PAGE} says when"
+        hint = f"Run the same command when the weekly quota resets; {api._SETTINGS_PAGE} says when"
     elif "phone" in said or "verif" in said:
         hint = f"Verify the phone number at {api._SETTINGS_PAGE}, and run the same command again"
     elif "rules" in said:
@@ -322,12 +322,12 @@ def find_recorded_push(path: Path, ref: str = "") -> Kernel:
     """Return the newest recorded push, or the newest of this kernel. Asks Kaggle about an unconfirmed push.
 
     Raises:
-        UsageError: there is none, or it has not arrived at Kaggle.
+        UsageError: there is none, or it did not reach Kaggle.
     """
     fitting = [one for one in read_pushes(path) if ref in ("", one.kernel.ref, one.kernel.ref.split("/")[-1])]
     if not fitting:
         what = f"no push of {ref}" if ref else "no push"
-        hint = "Name the --record of the folder that it was pushed from, or push first: claris push train"
+        hint = "Give the --record of that push, or push first: claris push train"
         raise UsageError(f"{path}: {what} is recorded", "", hint)
     for one in reversed(fitting):
         kernel = one.kernel
@@ -341,4 +341,4 @@ def find_recorded_push(path: Path, ref: str = "") -> Kernel:
         if not one.built:
             break  # what was built only, to be read, hides no push before it
     hint = f"Push it: kaggle kernels push -p {one.built}" if one.built else "Run the same claris push again"
-    raise UsageError(f"{one.kernel.ref}: the push that {path} names has not arrived at Kaggle", "", hint)
+    raise UsageError(f"{one.kernel.ref}: the push that {path} names did not reach Kaggle", "", hint)

@@ -72,9 +72,7 @@ def _find_templates() -> Path:
     for folder in (_PACKAGE / _PACKAGED_TEMPLATES, _PACKAGE.parent / _TEMPLATES_FOLDER):
         if (folder / _JOBS[0] / f"{_JOBS[0]}.py").exists():
             return folder
-    raise UsageError(
-        f"{_PACKAGE}: no scripts of kernels in it", "", "Install the package again, or run it from a clone"
-    )
+    raise UsageError(f"{_PACKAGE}: it has no kernel scripts", "", "Install the package again, or run it from a clone")
 
 
 def _tracked_files() -> list[Path]:
@@ -130,9 +128,9 @@ def compose_kernel(job: str, folder: Path, settings: KernelSettings, *, user: st
         UsageError: the job, the slug or a setting is invalid.
     """
     if job not in _JOBS:
-        raise UsageError(f"a kernel of the name {job!r}", f"it must be one of {', '.join(_JOBS)}")
+        raise UsageError(f"unknown kernel {job!r}", f"it must be one of {', '.join(_JOBS)}")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
-        raise UsageError(f"a kernel's name {slug!r}", "5 to 50 small letters and digits, joined by -, are needed")
+        raise UsageError(f"invalid kernel name {slug!r}", "expected 5 to 50 lower-case letters, digits and -")
     template = _find_templates() / job
     values: dict[str, object] = {"folds": list(settings.folds), "flags": list(settings.flags), "mark": push_token}
     values |= {"commit": commit_name(), **settings.named_files}
@@ -178,5 +176,5 @@ def _fill_script(source: str, settings: Mapping[str, object]) -> str:
     source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.M)
     source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.M)
     if len(source) >= _LARGEST_SOURCE:
-        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle takes fewer than {_LARGEST_SOURCE:,}")
+        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle accepts fewer than {_LARGEST_SOURCE:,}")
     return source

@@ -86,7 +86,7 @@ def _schedule_retries(launch: _Launch) -> None:
     """Add a new round for each part whose session failed. It resumes from the kept output, or starts again."""
     for number, part in enumerate(launch.rounds):
         if part and part[-1].outcome == FAILED:
-            kept = f"going on with what it kept ({part[-1].came or 'its folds'})"
+            kept = f"resuming with its finished folds ({part[-1].came or 'its folds'})"
             log_info(f"{part[-1].ref} failed before: {kept if part[-1].kept else 'pushing it again'}")
             part.append(_plan_retry(launch, number))
     launch.save()
@@ -159,7 +159,7 @@ def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
             return error
         if not error.passing or time.time() - one.began > _PATIENCE:
             raise
-        log_info(f"{one.ref}: {error.found}; looking again later")
+        log_info(f"{one.ref}: {error.found}; checking again later")
     return None
 
 
@@ -170,7 +170,7 @@ def _describe_wait(launch: _Launch, reader: _ProgressReader) -> str:
     times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
     spent = sum((one.ended or now) - one.began for rounds in launch.rounds for one in rounds if one.version)
     left = (3600 * launch.plan.hours() - spent) / max(len(running), 1)
-    guess = f"about {format_duration(left)} to go" if left > 0 else "longer than estimated"
+    guess = f"about {format_duration(left)} left" if left > 0 else "longer than estimated"
     return f"{launch.plan.name}: {times or 'waiting for a free session'}; {guess}"
 
 
@@ -193,7 +193,7 @@ def _step_part(launch: _Launch, part: int) -> None:
         if launch.active() >= _MOST_SESSIONS:
             return
         if len(rounds) >= _MOST_ROUNDS:
-            raise KaggleError(f"{rounds[-1].ref}: not finished after {len(rounds)} sessions", "", "Look at its log")
+            raise KaggleError(f"{rounds[-1].ref}: not finished after {len(rounds)} sessions", "", "See its log")
         rounds.append(_plan_retry(launch, part))
         launch.save()
     if not rounds[-1].version:
@@ -249,7 +249,7 @@ def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
         launch.renamed += 1
         one.push_token, one.tried = new_push_token(launch.plan.name), False
         _rename_round(launch, part, one)
-        log_info(f"{error.found}; taking the name {one.ref}")
+        log_info(f"{error.found}; using the name {one.ref}")
     elif error.busy and time.time() - one.began <= _PATIENCE:
         pause = min(launch.poll * 2**launch.busy, _LONGEST_HOLD)
         launch.busy, launch.hold = launch.busy + 1, time.time() + pause
@@ -281,7 +281,7 @@ def _poll_session(launch: _Launch, part: int) -> None:
             _pull_failed(launch, part, message)
     elif time.time() - one.began > _PATIENCE:
         found = f"{one.ref} version {one.version} is {one.status.lower()} for {_PATIENCE / 3600:.0f} hours"
-        raise KaggleError(found, "", "Cancel it on the web page, and run the same command again")
+        raise KaggleError(found, "", "Cancel it on the web page, then run the same command again")
 
 
 def _pull_complete(launch: _Launch, part: int) -> None:
@@ -296,7 +296,7 @@ def _pull_complete(launch: _Launch, part: int) -> None:
         output = kernel_output._fetch_output(one.kernel(), folder)
     except _NotListedError as error:
         if time.time() - one.ended > kernel_output._LISTING_LAG:
-            hint = f"Look at {api._CODE_PAGE}/{one.ref}, and run the same command again"
+            hint = f"See {api._CODE_PAGE}/{one.ref}, and run the same command again"
             raise KaggleError(error.found, error.expected, hint) from error
         raise
     one.outcome, one.ended = output.status, time.time()
@@ -329,7 +329,7 @@ def _pull_failed(launch: _Launch, part: int, message: str) -> None:
     launch.save()
     if one.outcome == FAILED:
         raise error
-    log_info(f"{error.found}; going on with what it had finished ({one.came})")
+    log_info(f"{error.found}; resuming with its finished folds ({one.came})")
 
 
 def _format_status(launch: _Launch) -> str:

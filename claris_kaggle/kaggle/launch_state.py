@@ -168,8 +168,8 @@ class _Launch:
                 self.rounds = rounds
             elif any(taken(one) for part in rounds for one in part):
                 changed = [name for name in asked if stored["plan"].get(name) != asked[name]]
-                found = f"{self.path}: begun with another plan ({', '.join(changed)})"
-                raise RunError(found, "", "Give the same flags, or another NAME")
+                found = f"{self.path}: started with another plan ({', '.join(changed)})"
+                raise RunError(found, "", "Use the same flags, or another NAME")
 
     def save(self) -> None:
         """Write the state to disk."""
@@ -260,5 +260,5 @@ def require_name(name: str) -> str:
         UsageError: it is longer than 24 characters, or has other characters than a-z, 0-9 and single hyphens.
     """
     if len(name) > 24 or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise UsageError(f"a name {name!r}", "up to 24 small letters and digits, joined by -, are needed")
+        raise UsageError(f"invalid name {name!r}", "expected up to 24 lower-case letters, digits and -")
     return name

@@ -70,7 +70,7 @@ def _copy_finished(folder: Path, files: Mapping[str, _FileFacts], target: Path) 
     common = {name: facts for name, facts in files.items() if not Path(name).parent.name.startswith("fold")}
     _verify_files(folder, common)
     if broken:
-        log_info(f"{folder}: {', '.join(sorted(broken))} left out, as not whole")
+        log_info(f"{folder}: {', '.join(sorted(broken))} skipped, because incomplete")
     whole = [name for name in files if Path(name).parent.name not in broken]
     run = RunDir(target / "run")
     with explain_disk_errors(folder):
@@ -90,7 +90,7 @@ def _verify_files(folder: Path, files: Mapping[str, _FileFacts]) -> None:
     """
     wrong = [name for name, facts in files.items() if not _is_whole(folder / name, facts)]
     if wrong:
-        found = f"{folder}: {len(wrong)} files are not those of its manifest ({name_few(sorted(wrong))})"
+        found = f"{folder}: {len(wrong)} files differ from its manifest ({name_few(sorted(wrong))})"
         raise RunError(found, "", "Run the kernel that wrote them again")
 
 

@@ -122,7 +122,7 @@ def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
         done(session_progress._ask_progress(kernel) or "no progress line in it")
     with _timed(probe, "listing and pull") as done:
         output = kernel_output.pull_with_retries(kernel, folder / "out")
-        done(f"{len(output.files)} files, proved by their manifest")
+        done(f"{len(output.files)} files, verified against their manifest")
     probe.machine = _Machine.from_json(read_json(folder / "out" / "run" / _PROBE_FILE))
     _ask_refusals(probe, kernel)
 

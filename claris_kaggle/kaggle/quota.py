@@ -78,11 +78,11 @@ def _require_quota(hours: float) -> None:
     except KaggleError as error:
         if error.status == 401:  # all other calls would fail as well
             raise
-        log_info(f"GPU hours: not known ({error.found})")
+        log_info(f"GPU hours: unknown ({error.found})")
         return
     verdict = _judge_plan(quota, hours)
     if verdict.fit is _Fit.NEVER:
-        raise KaggleError(verdict.text, "nothing was pushed", "Run the same command when it is verified")
+        raise KaggleError(verdict.text, "nothing was pushed", "Run the same command after verification")
     log_info(f"GPU hours: {_describe_quota(quota)}; {verdict.text}" if quota else f"GPU hours: {verdict.text}")
 
 
@@ -111,13 +111,13 @@ def _describe_quota(quota: _GpuQuota) -> str:
     """Return used, reserved and total hours and the start of the next week, in one line."""
     return (
         f"{quota.used:.1f} h used and {quota.reserved:.1f} h reserved by running sessions, of {quota.allowed:g} h "
-        f"a week; the next week begins {_describe_renewal(quota)}"
+        f"a week; the quota resets {_describe_renewal(quota)}"
     )
 
 
 def _describe_renewal(quota: _GpuQuota) -> str:
     """Return the start of the next week, as text."""
-    return f"{quota.renews:%a %Y-%m-%d %H:%M} UTC" if quota.renews else "at a time that Kaggle did not name"
+    return f"{quota.renews:%a %Y-%m-%d %H:%M} UTC" if quota.renews else "at an unknown time"
 
 
 def _judge_plan(quota: _GpuQuota | None, hours: float) -> _Verdict:
@@ -128,17 +128,17 @@ def _judge_plan(quota: _GpuQuota | None, hours: float) -> _Verdict:
         hours: estimated hours of the plan's sessions.
     """
     if quota is None:
-        return _Verdict(fit=_Fit.FITS, text=f"Kaggle named no GPU hours; the plan takes about {hours:.1f} h")
+        return _Verdict(fit=_Fit.FITS, text=f"Kaggle returned no GPU hours; the plan takes about {hours:.1f} h")
     plan = f"the plan takes about {hours:.1f} h"
     if quota.allowed <= 0:
         hint = f"Kaggle gives GPUs after the phone number is verified at {api._SETTINGS_PAGE}"
         text = f"this account has 0 GPU hours: {hint}"
         return _Verdict(fit=_Fit.NEVER, text=text)
     if hours > quota.allowed:
-        text = f"{plan}, and a week has {quota.allowed:g} h: the launch needs several weeks, or train fewer folds"
+        text = f"{plan}, and a week has {quota.allowed:g} h: the launch takes several weeks; or train fewer folds"
         return _Verdict(fit=_Fit.WEEKS, text=text)
     if quota.free <= 0:
-        wait = "a running session ends, or the week begins" if quota.reserved else "the week begins"
+        wait = "a running session ends, or the quota resets" if quota.reserved else "the quota resets"
         return _Verdict(fit=_Fit.WAITS, text=f"{plan}, and none are free: Kaggle starts no session until {wait}")
     if hours > quota.free:
         text = f"{plan}, and {quota.free:.1f} h are free: sessions may have to wait until {_describe_renewal(quota)}"

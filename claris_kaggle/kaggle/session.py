@@ -72,7 +72,7 @@ class _Settings:
             UsageError: the job is unknown.
         """
         if stored.get("job") not in _JOBS:
-            raise UsageError(f"a job of the name {stored.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
+            raise UsageError(f"unknown job {stored.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
         known = {field.name for field in fields(cls)} & stored.keys()
         return cls(push_token=stored.get("mark", ""), **{name: stored[name] for name in known})
 
@@ -140,7 +140,7 @@ def _run_job(session: _Session, settings: _Settings) -> tuple[str, str]:
     except ClarisError as error:
         if settings.job == "ensemble" or not _is_worth_keeping(session.run_dir):
             raise
-        print(f"claris: THE JOB FAILED. What it had finished is kept as this session's output. {error}", flush=True)
+        print(f"claris: THE JOB FAILED. Finished folds are kept in the output of this session. {error}", flush=True)
         return FAILED, " ".join(str(error).split())
 
 
@@ -177,8 +177,8 @@ def _count_processes(session: _Session, wanted: int) -> int:
     # Kaggle sets its variables too, so only the folder distinguishes a real session from a trial.
     if found == wanted or (found == 0 and session.working != _WORKING):
         return found or 2
-    what = f"{found} GPUs in this session, and {wanted} were asked for"
-    raise UsageError(what, "", "Choose the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")
+    what = f"{found} GPUs in this session, expected {wanted}"
+    raise UsageError(what, "", "Select the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")
 
 
 def _gather_runs(session: _Session) -> None:
@@ -229,15 +229,15 @@ def _run_required_claris(*arguments: object) -> None:
     """
     code = _run_claris(*arguments)
     if code:
-        raise _explain_failed_verb(arguments[0], code)
+        raise _explain_failed_command(arguments[0], code)
 
 
-def _explain_failed_verb(verb: object, code: int) -> RunError:
+def _explain_failed_command(command: object, code: int) -> RunError:
     """Return the error of a failed command, with the message that it left in the error file."""
     path = Path(os.environ[ERROR_FILE_VARIABLE])
     if path.exists():
-        return RunError(f"claris {verb}: {path.read_text('utf-8')}")
-    return RunError(f"claris {verb} ended with exit code {code}", "", "See the log")
+        return RunError(f"claris {command}: {path.read_text('utf-8')}")
+    return RunError(f"claris {command} ended with exit code {code}", "", "See the log")
 
 
 def _run_train_job(session: _Session, settings: _Settings) -> str:
@@ -251,7 +251,7 @@ def _run_train_job(session: _Session, settings: _Settings) -> str:
         folds_from=settings.folds_from,
     )
     for path in _find_unnamed(session.inputs, data, named):
-        print(f"claris: {path} is not used: no setting names it", flush=True)
+        print(f"claris: {path} is not used: no setting selects it", flush=True)
     _gather_runs(session)
     packs = session.packs(data)
     _run_required_claris("pack", *packs)
@@ -269,7 +269,7 @@ def _run_train_job(session: _Session, settings: _Settings) -> str:
     if code == 3:
         return _STOPPED
     if code:
-        raise _explain_failed_verb("train", code)
+        raise _explain_failed_command("train", code)
     return _predict_finished_folds(session, settings, packs, processes)
 
 
@@ -288,7 +288,7 @@ def _predict_finished_folds(session: _Session, settings: _Settings, packs: Seque
         "--time-limit", session.left(),
     )  # fmt: skip
     if code not in (0, 3):
-        raise _explain_failed_verb("predict", code)
+        raise _explain_failed_command("predict", code)
     return _STOPPED if code else _COMPLETE
 
 

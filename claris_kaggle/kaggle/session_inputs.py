@@ -41,7 +41,7 @@ def _find_data(root: Path) -> DataDir:
         if {"train_labels.csv", "sample_submission.csv"} <= names:
             return DataDir(folder).require()
     found = f"{root}: no folder with train_labels.csv and sample_submission.csv"
-    raise RunError(found, "the competition's files are needed", "Add the competition to the kernel's inputs")
+    raise RunError(found, "expected the competition's files", "Add the competition to the kernel's inputs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,9 @@ def _find_named(root: Path, name: str, flag: str) -> Path:
                 (one / name).relative_to(folder).as_posix() for one, names in _walk_inputs(folder) for name in names
             )
             found = f"{flag} {name}: there is no such file in {owner}/{slug}"
-            raise RunError(found, f"it holds {_list_some(there)}", f"Name one of these with {flag}")
+            raise RunError(found, f"it has {_list_some(there)}", f"Give one of these with {flag}")
     found = f"{flag} {name}: {owner}/{slug} is not among the inputs of this session"
-    raise RunError(found, f"these are: {_list_some(_list_inputs(root))}", "Check the name, and who may read it")
+    raise RunError(found, f"the inputs are: {_list_some(_list_inputs(root))}", "Check the name and its access rights")
 
 
 def _find_subfolder(folder: Path, names: Sequence[str]) -> Path:

@@ -15,9 +15,9 @@ _LONGEST_LINE = 160
 # As `console.Progress` prints it: "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.97".
 _PROGRESS = re.compile(r"[^:$]{1,60}: [\d,]+ of [\d,]+ \w+ \(\d+ ?%\)")
 # Lines that `claris train` and `claris predict` print at the end of an epoch or a fold.
-_SUMMARY = re.compile(r"fold \d+\b[^:]*: .*\b(AUC|finished|predicted|going)\b")
+_SUMMARY = re.compile(r"fold \d+\b[^:]*: .*\b(AUC|finished|predicted|resuming)\b")
 # The line that the session prints before each command.
-_VERB = re.compile(r"\$ (claris \w+)")
+_COMMAND = re.compile(r"\$ (claris \w+)")
 
 
 def _progress_line(log: str) -> str:
@@ -27,9 +27,9 @@ def _progress_line(log: str) -> str:
     'fold 0 epoch 1/6: 20 of 80 images (25%), 9.0/s, 7 s left'
     """
     for line in reversed(_log_lines(log)):
-        verb = _VERB.match(line)
-        if verb:
-            return verb.group(1)
+        command = _COMMAND.match(line)
+        if command:
+            return command.group(1)
         if _PROGRESS.match(line) or _SUMMARY.match(line):
             return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
     return ""
@@ -61,7 +61,7 @@ def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
             except KaggleError as error:
                 if not error.passing:
                     raise
-                log_info(f"{error.found}; looking again in {poll:.0f} s")
+                log_info(f"{error.found}; checking again in {poll:.0f} s")
             time.sleep(poll)
 
 

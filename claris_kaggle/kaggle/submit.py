@@ -101,7 +101,7 @@ def _send_submission(path: Path, message: str, push_token: str, failed: Collecti
 
     ref = api._retry_attempt(attempt, look) or api._look_repeatedly(look)
     if ref is None:
-        hint = "Run the same command in a minute: it looks for the submission before it sends anything"
+        hint = "Run the same command in a minute: it searches for the submission before it sends anything"
         raise KaggleError("Kaggle does not list the submission yet", "", hint)
     return ref
 
@@ -117,7 +117,7 @@ def _find_earlier(push_token: str, ledger: Path) -> list[_ListedSubmission]:
     attempt = read_json(path) if path.exists() else {}
     if attempt.get("mark") != push_token or time.time() - attempt["time"] > _LONGEST_LAG:
         return _find_submissions(push_token)
-    log_info("an earlier call may have sent this file; looking for it")
+    log_info("an earlier call may have sent this file; searching for it")
     return api._look_repeatedly(lambda: _find_submissions(push_token) or None) or []
 
 
@@ -176,7 +176,7 @@ def _wait_for_score(
             except KaggleError as error:
                 if not error.passing:
                     raise
-                log_info(f"{error.found}; looking again in {poll:.0f} s")
+                log_info(f"{error.found}; checking again in {poll:.0f} s")
             waited = time.monotonic() - start
             if (found is not None and found.status != "PENDING") or waited >= wait:
                 break

@@ -43,4 +43,4 @@ def _require_densenet(model: nn.Module, found: str) -> None:
         UsageError: the network is not a DenseNet.
     """
     if not hasattr(getattr(model, "features", None), "pool0"):
-        raise UsageError(found, "only a DenseNet has that layer", "Leave the flag out, or give --model densenet121")
+        raise UsageError(found, "only DenseNets have this layer", "Remove the flag, or use --model densenet121")

@@ -131,7 +131,7 @@ def _cannot_take(name: str, side: int) -> UsageError:
 
     settings = timm.models.get_pretrained_cfg(name)
     own = settings.input_size[-1] if settings else PATCH_SIZE
-    found = f"--model {name} does not take inputs of {side} x {side} pixels"
+    found = f"--model {name} does not accept inputs of {side} x {side} pixels"
     return UsageError(found, f"its own input size is {own}", f"Give --resolution {own}, or another network")
 
 
@@ -152,7 +152,7 @@ def own_normalisation(name: str) -> str:
         if np.allclose(settings.mean, mean, atol=1e-3) and np.allclose(settings.std, deviation, atol=1e-3):
             return key
     found = f"--normalise model: {name} has mean {settings.mean} and deviation {settings.std}"
-    raise UsageError(found, "none of those that are known by name", f"Give --normalise {', '.join(STATISTICS)}")
+    raise UsageError(found, "no name for these values", f"Give --normalise {', '.join(STATISTICS)}")
 
 
 def _require_known(name: str) -> None:
@@ -165,8 +165,8 @@ def _require_known(name: str) -> None:
 
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:8]}*")
-        known = f"near ones: {name_few(near)}" if near else "densenet121 is the one to begin with"
-        raise UsageError(f"--model is {name!r}", "timm knows no network of that name", known[0].upper() + known[1:])
+        known = f"similar names: {name_few(near)}" if near else "try densenet121"
+        raise UsageError(f"--model is {name!r}", "unknown timm model", known[0].upper() + known[1:])
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

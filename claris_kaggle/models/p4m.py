@@ -101,7 +101,7 @@ def _share_weights(model: nn.Module) -> nn.Module:
         if not _can_share(part, first):
             found = f"--equivariance is p4m, and {name} is {type(part).__name__} with weights of {tuple(own[0].shape)}"
             raise UsageError(
-                found, "convolutions, batch norms and linear layers of 8, 16, 24, ... channels are needed", _P4M_HINT
+                found, "expected convolutions, batch norms and linear layers of 8, 16, 24, ... channels", _P4M_HINT
             )
         if isinstance(part, nn.Conv2d):
             _share_convolution(part, first)
@@ -122,8 +122,8 @@ def require_symmetric(model: nn.Module, side: int) -> None:
         return
     fitting = next((one for one in range(side - 1, LEAST_SIDE - 1, -1) if _sees_alike(model, one)), None)
     hint = f"Give --crop {fitting} and --resolution 0" if fitting else _P4M_HINT
-    found = f"--equivariance p4m at {side} pixels: the strides meet other pixels from the left than from the right"
-    raise UsageError(found, "a side is needed at which all views are seen alike", hint)
+    found = f"--equivariance p4m at {side} pixels: the strides break the symmetry"
+    raise UsageError(found, "expected a side that keeps the symmetry", hint)
 
 
 @torch.inference_mode()

@@ -73,11 +73,11 @@ def load_verified(path: Path, digest: object, model: nn.Module, hint: str) -> No
     with explain_disk_errors(path):
         content = path.read_bytes()
     if sha256_bytes(content) != digest:
-        raise RunError(f"{path}: not the weights that training finished with", "", hint)
+        raise RunError(f"{path}: not the weights of the finished fold", "", hint)
     try:
         model.load_state_dict(_parse_weights(content, path))
     except RuntimeError as error:
-        raise RunError(f"{path}: of another network", "", "Use the run's own weights") from error
+        raise RunError(f"{path}: from another network", "", "Restore the weights of this run") from error
 
 
 def find_weights(weights: str, model: str) -> Path | None:
@@ -95,7 +95,7 @@ def find_weights(weights: str, model: str) -> Path | None:
     if weights != "imagenet":
         path = Path(weights)
         if not path.is_file():
-            raise UsageError(f"--weights is {weights}: no such file", "imagenet, none or a file is needed")
+            raise UsageError(f"--weights is {weights}: no such file", "expected imagenet, none or a file")
         return path
     return _fetch_imagenet(model)
 
@@ -112,7 +112,9 @@ def _fetch_imagenet(model: str) -> Path:
         _require_known(model)
         config = timm.models.get_pretrained_cfg(model)
     if config is None or not config.hf_hub_id:
-        raise UsageError(f"--weights imagenet: timm has none for {model}", "", "Give --weights none, or a file")
+        raise UsageError(
+            f"--weights imagenet: timm has no ImageNet weights for {model}", "", "Give --weights none, or a file"
+        )
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     # Hide the client's messages about retries. It sets its own log level on import, so this comes after the import.
@@ -121,15 +123,15 @@ def _fetch_imagenet(model: str) -> Path:
     cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     if isinstance(cached, str):
         return Path(cached)
-    log_info(f"fetching the ImageNet weights of {model}")
+    log_info(f"downloading the ImageNet weights of {model}")
     try:
         return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
     except Exception as error:  # without a network the client raises many exception types, depending on its version
         raise ClarisError(
-            f"--weights imagenet: the weights of {model} are not here and could not be fetched "
+            f"--weights imagenet: the weights of {model} are not cached and could not be downloaded "
             f"({type(error).__name__})",
             "",
-            "Give --weights none to begin from random weights, or --weights FILE with weights fetched elsewhere",
+            "Use --weights none to train from scratch, or --weights FILE with downloaded weights",
         ) from error
 
 
@@ -149,8 +151,8 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
     missing = sorted(key for key in own if key not in found and key not in head | counters)
     wrong = sorted(key for key in own if key in found and key not in head and found[key].shape != own[key].shape)
     if missing or wrong:
-        what = f"{len(missing)} layers missing, {len(wrong)} of another shape ({name_few(missing + wrong)})"
-        raise DataError(f"{path}: {what}", "weights of the same network are needed", "Check --model and --weights")
+        what = f"{len(missing)} layers missing, {len(wrong)} with another shape ({name_few(missing + wrong)})"
+        raise DataError(f"{path}: {what}", "expected weights of the same network", "Check --model and --weights")
     model.load_state_dict({key: found[key] for key in own if key in found and key not in skipped}, strict=False)
     return skipped
 
@@ -189,4 +191,4 @@ def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
         return dict(state)
     except Exception as error:  # both readers raise many exception types on damaged files
         found = f"{source}: no readable weights ({first_line(error)})"
-        raise DataError(found, "a whole .safetensors or .pth is needed") from error
+        raise DataError(found, "expected a complete .safetensors or .pth file") from error

@@ -160,14 +160,14 @@ def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) 
         false, true, _ = roc_curve(labels, values)
         value, found = auc(labels, values), _percent(np.interp(0.05, false, true))
         lines.append((*_thin_curve(false, true), f"{value:.4f}  {_shorten(title)}"))
-        said.append(f"{title}: AUC {value:.4f}, {found} of the malignant found at 5 % false alarms")
+        said.append(f"{title}: AUC {value:.4f}, {found} true positive rate at 5 % false positive rate")
 
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_REFERENCE)
         _plot_square(axes, lines, strong=whole is not None)
 
     words = f"ROC. {'; '.join(said)}."
-    return _draw_chart(name, words, "benign patches called malignant", "malignant patches found", paint)
+    return _draw_chart(name, words, "false positive rate", "true positive rate", paint)
 
 
 def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Drawing:
@@ -175,7 +175,7 @@ def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Draw
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     share = float(whole[1].mean())
-    lines, said = [], [f"A call of malignant at random would be right for {_percent(share)}"]
+    lines, said = [], [f"Random predictions have a precision of {_percent(share)}"]
     for title, labels, values in [*curves, whole]:
         precision, recall, _ = precision_recall_curve(labels, values)
         steady, value = recall >= _STEADY, float(average_precision_score(labels, values))
@@ -187,7 +187,7 @@ def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Draw
         _plot_square(axes, lines, strong=True)
 
     words = f"Precision and recall. {'; '.join(said)}."
-    return _draw_chart(name, words, "recall: malignant patches found", "precision: calls that are right", paint)
+    return _draw_chart(name, words, "recall", "precision", paint)
 
 
 def _plot_square(
@@ -208,15 +208,15 @@ def _draw_calibration(name: str, curve: CalibrationCurve) -> _Drawing:
     said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
 
     def paint(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], **_REFERENCE, label="as said")
-        axes.plot(curve.said, curve.found, color=_INK, marker="o", markersize=4.5, label="found")
+        axes.plot([0, 1], [0, 1], **_REFERENCE, label="perfect calibration")
+        axes.plot(curve.said, curve.found, color=_INK, marker="o", markersize=4.5, label="observed")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     words = (
-        f"Calibration in {len(pairs)} bins: they are off by {curve.error:.3f} on average. "
+        f"Calibration in {len(pairs)} bins: the mean error is {curve.error:.3f} on average. "
         f"Farthest off: said {said:.2f}, found {found:.2f}."
     )
-    return _draw_chart(name, words, "probability said", "share malignant", paint)
+    return _draw_chart(name, words, "predicted probability", "observed share of malignant", paint)
 
 
 def _draw_spread(name: str, labels: Labels, values: NDArray[np.floating], test: NDArray[np.floating]) -> _Drawing:
@@ -242,7 +242,7 @@ def _draw_spread(name: str, labels: Labels, values: NDArray[np.floating], test: 
     called = [_percent(np.mean(part >= THRESHOLD)) for part in (values, test)]
     words = (
         f"Of the training patches {unsure[0]} have a probability between 0.1 and 0.9, of the test patches {unsure[1]}; "
-        f"{called[0]} and {called[1]} are called malignant."
+        f"{called[0]} and {called[1]} are classified as malignant."
     )
     return _draw_chart(name, words, "probability of malignant", "patches, in %", paint)
 
@@ -257,8 +257,8 @@ def _draw_slides(name: str, aucs: Sequence[float], overall: float) -> _Drawing:
         axes.locator_params("x", integer=True)
 
     low, middle, high = np.quantile(ranked, [0, 0.5, 1])
-    words = f"AUC within {len(ranked)} slides: {low:.4f} to {high:.4f}, half of them above {middle:.4f}."
-    return _draw_chart(name, words, "slides, the lowest first", "AUC within the slide", paint)
+    words = f"AUC within {len(ranked)} slides: {low:.4f} to {high:.4f}, median {middle:.4f}."
+    return _draw_chart(name, words, "slides, lowest first", "AUC within the slide", paint)
 
 
 def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[OverallMetrics]) -> _Drawing:

@@ -279,7 +279,9 @@ def _read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
         try:
             found[number] = table.astype(float)
         except ValueError as error:
-            raise TableError(f"{path}: not all of it numbers", "", "Remove it, or train that fold again") from error
+            raise TableError(
+                f"{path}: it has values that are not numbers", "", "Remove it, or train that fold again"
+            ) from error
     return found
 
 

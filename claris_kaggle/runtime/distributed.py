@@ -192,7 +192,7 @@ def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total:
         result[index] = torch.from_numpy(what)
     if not bool((filled == 1).all()):
         wrong = int((filled != 1).sum())
-        raise TrainingError(f"{wrong} of {total} rows did not come back exactly once", "", "Please report this")
+        raise TrainingError(f"{wrong} of {total} rows were not predicted exactly once", "", "Please report this")
     return result
 
 
@@ -227,7 +227,7 @@ def _launch_ranks(nproc: int, module: str, *arguments: str) -> None:
             raise _explain_failed_ranks(failed.failures, nproc) from failed
         except SignalException as stopped:  # torchrun forwarded the signal; the ranks have saved and exited
             found = f"stopped by {platforms.signal_name(stopped.sigval)}"
-            raise Stopped(found, "", "The same command goes on from there") from stopped
+            raise Stopped(found, "", "Run the same command to resume") from stopped
 
 
 @contextlib.contextmanager
@@ -273,9 +273,9 @@ def _explain_failed_ranks(failures: dict[int, ProcessFailure], nproc: int) -> Cl
     rank, failure = min(
         failures.items(), key=lambda item: (item[1].exitcode in (1, -signal.SIGTERM), item[1].timestamp)
     )
-    hint = "Run the same command to go on from the last checkpoint"
+    hint = "Run the same command to resume from the last checkpoint"
     if failure.exitcode >= 0:
         return TrainingError(f"process {rank} of {nproc} ended with exit code {failure.exitcode}", "", hint)
     name = platforms.signal_name(-failure.exitcode)
-    reason = "out of memory is the usual reason" if name == "SIGKILL" else ""
+    reason = "the usual reason is too little memory" if name == "SIGKILL" else ""
     return TrainingError(f"process {rank} of {nproc} was killed by {name}", reason, hint)

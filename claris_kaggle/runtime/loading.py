@@ -91,8 +91,10 @@ def _explain_workers(loaded: Iterable[_Item]) -> Iterator[_Item]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        hint = "Run the same command to go on, with fewer --workers if it happens again"
-        raise TrainingError("a loader process was killed", "out of memory is the usual reason", hint) from error
+        hint = "Run the same command to resume, with fewer --workers if it happens again"
+        raise TrainingError(
+            "a data loading process was killed", "the usual reason is too little memory", hint
+        ) from error
 
 
 def fitting_workers(wanted: int, item_bytes: int, processes: int) -> int:

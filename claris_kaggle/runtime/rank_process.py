@@ -44,7 +44,7 @@ def _run_rank(path: Path) -> int:
         except Exception as error:
             if is_lost_peer(error):
                 return 1  # the rank that failed first has reported the cause
-            hint = "Run it again with --debug, or with the logger claris_kaggle at DEBUG, to see where"
+            hint = "Run it again with --debug, or set the logger claris_kaggle to DEBUG, to see the traceback"
             return _report_failure(explain_unexpected_error(error, hint))
 
 

@@ -98,7 +98,7 @@ class _UploadHandler:
         except ClarisError as error:
             return _status_of(error), [], [str(error)]
         except ClientDisconnect as error:
-            raise HTTPException(_CLIENT_CLOSED, "Nobody waits.") from error
+            raise HTTPException(_CLIENT_CLOSED, "The client has disconnected.") from error
 
     async def wait(self, request: Request, work: Callable[[threading.Event], _Answer]) -> _Answer:
         """Run `work` in the thread of the networks and return its result.
@@ -127,7 +127,7 @@ class _UploadHandler:
 
         def after(windows: int) -> None:
             if gone.is_set():
-                raise Stopped("nobody waits for the answer")
+                raise Stopped("the client has disconnected")
 
         pixels = decode_image(content, name, self.job.max_pixels)
         return tell(classify_image(self.trained, pixels, name, self.job, after=after))
@@ -171,12 +171,12 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family)
     except socket.gaierror as error:
-        raise UsageError(f"--host is {host!r}, which is no address", "127.0.0.1 is this machine alone") from error
+        raise UsageError(
+            f"--host is {host!r}, which is not an address", "use 127.0.0.1 for this machine only"
+        ) from error
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise ClarisError(
-            f"port {port} of {host}: {why}", "a free one is needed", "Name another with --port"
-        ) from error
+        raise ClarisError(f"port {port} of {host}: {why}", "expected a free port", "Give another --port") from error
 
 
 def serve(trained: FoldModels, job: ClassifyJob, listener: socket.socket, host: str, *, debug: bool = False) -> None:

@@ -24,7 +24,7 @@ from claris_kaggle.inference.forward import block_size
 from claris_kaggle.inference.tta import require_views
 from claris_kaggle.serving.images import _MAX_PIXELS, _crop_window, _read_image, _window_starts
 
-NOTICE = "A research tool and no diagnosis."
+NOTICE = "For research use only. Not for diagnosis."
 # The batch size for patches of several files.
 _TOGETHER = 32
 _MAX_WINDOWS = 100_000
@@ -52,11 +52,11 @@ class ClassifyJob:
         """Validate all fields."""
         require_views(self.views)
         if not 0 < self.threshold < 1:
-            raise UsageError(f"--threshold is {self.threshold}", "a number between 0 and 1 is needed")
+            raise UsageError(f"--threshold is {self.threshold}", "expected a number between 0 and 1")
         if not 1 <= self.stride <= SIZE:
-            raise UsageError(f"--stride is {self.stride}", f"1 to {SIZE} pixels are needed")
+            raise UsageError(f"--stride is {self.stride}", f"expected 1 to {SIZE} pixels")
         if self.max_pixels < SIZE * SIZE:
-            raise UsageError(f"--max-pixels is {self.max_pixels}", f"at least {SIZE * SIZE} are needed")
+            raise UsageError(f"--max-pixels is {self.max_pixels}", f"expected at least {SIZE * SIZE}")
 
 
 _DEFAULT_JOB = ClassifyJob()
@@ -185,13 +185,13 @@ def classify_image(
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < SIZE:
         found = f"{name}: an array of {pixels.dtype} {list(pixels.shape)}"
-        raise UsageError(found, f"uint8 [H, W, 3] of at least {SIZE} x {SIZE} is needed")
+        raise UsageError(found, f"expected uint8 [H, W, 3] of at least {SIZE} x {SIZE}")
     if pixels.shape == PATCH_SHAPE:
         return _classify_patches(trained, [pixels], [name], job)[0]
     tops, lefts = (_window_starts(side, job.stride) for side in pixels.shape[:2])
     if len(tops) * len(lefts) > _MAX_WINDOWS:
-        found = f"{name}: {len(tops) * len(lefts):,} windows at a stride of {job.stride}"
-        raise UsageError(found, f"at most {_MAX_WINDOWS:,} are looked at", "Give a larger --stride")
+        found = f"{name}: {len(tops) * len(lefts):,} windows with a stride of {job.stride}"
+        raise UsageError(found, f"at most {_MAX_WINDOWS:,} are allowed", "Give a larger --stride")
     places = [(top, left) for top in tops.tolist() for left in lefts.tolist()]
     if after:
         probabilities = _predict_windows(trained, pixels, places, job.views, after)

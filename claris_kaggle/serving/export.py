@@ -53,7 +53,7 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
     if onnx:
         _require_onnx()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DiskError(f"{out}: there already", "nothing was changed", "Name a new folder")
+        raise DiskError(f"{out}: already exists", "nothing was changed", "Give a new folder")
     digests = _require_finished(run_dir)
     config = _make_portable(TrainConfig.from_json(read_json(run_dir.config), run_dir.config))
     facts = _export_facts(run_dir, list(digests), views if onnx else None)
@@ -79,18 +79,18 @@ def _require_finished(run_dir: RunDir) -> dict[int, str]:
     """
     if not run_dir.config.exists() or not run_dir.folds.exists():
         raise RunError(
-            run_dir.lacks("config.json and folds.csv"), "a trained run is needed", "Train first: claris train"
+            run_dir.lacks("config.json and folds.csv"), "expected a trained run", "Train first: claris train"
         )
     folds = range(read_folds(run_dir.folds).k)
     digests = {fold: digest for fold in folds if (digest := finished_sha256(run_dir.fold(fold)))}
     unfinished = [fold for fold in folds if fold not in digests]
     if unfinished:
         found = f"{run_dir.root}: fold {name_few(unfinished)} not finished, or damaged"
-        raise RunError(found, f"all of {len(folds)} folds are needed", "Go on with claris train")
+        raise RunError(found, f"expected all of {len(folds)} folds", "Run claris train to finish them")
     other = [fold for fold, digest in digests.items() if _predicted_with(run_dir, fold) != digest]
     if other:
         found = f"{run_dir.root}: fold {name_few(other)} not predicted with its weights"
-        raise RunError(found, "the figures must be those of the weights", "Run claris predict")
+        raise RunError(found, "the metrics must belong to these weights", "Run claris predict")
     return digests
 
 
@@ -134,7 +134,7 @@ def _copy_verified(source: Path, target: Path, digest: str) -> None:
     """
     content = source.read_bytes()
     if sha256_bytes(content) != digest:
-        raise RunError(f"{source}: changed while it was copied", "", "Run the same command again")
+        raise RunError(f"{source}: changed during the copy", "", "Run the same command again")
     write_bytes(target, content)
 
 

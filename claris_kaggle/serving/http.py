@@ -26,7 +26,7 @@ from claris_kaggle.core.errors import PatchError, UsageError
 from claris_kaggle.serving.images import _largest_file, _too_large
 
 _FIELD = "image"
-_EXPECTED_FORM = f"a form (multipart/form-data) with one file, named {_FIELD}, is needed"
+_EXPECTED_FORM = f"expected a form (multipart/form-data) with one file, named {_FIELD}"
 # A generous limit for the bytes that the form adds to its file.
 _FORM_BYTES = 64 * 1024
 _LONGEST_NAME = 100
@@ -71,10 +71,10 @@ class _Guard:
             log_info(f"{time.strftime('%H:%M:%S')} {scope['method']} {path} {status} {seconds:.2f} s")
 
 
-_FOREIGN_HOST_RESPONSE = PlainTextResponse("This page answers to localhost alone.\n", 421)
+_FOREIGN_HOST_RESPONSE = PlainTextResponse("This page is only available on localhost.\n", 421)
 _STATUS_TEXTS = {
-    404: "There is no such page here: / is one, and programs send images to /classify.",
-    405: "Not in this way.",
+    404: "Page not found. The page is /, and programs send images to /classify.",
+    405: "Method not allowed.",
 }
 
 
@@ -141,13 +141,13 @@ async def read_upload(request: Request, max_pixels: int) -> tuple[str, bytes]:
         PatchError: there is no file, or it is empty.
     """
     if parse_options_header(request.headers.get("content-type"))[0] != b"multipart/form-data":
-        raise UsageError("no form was sent", _EXPECTED_FORM)
+        raise UsageError("the request has no form", _EXPECTED_FORM)
     try:
         async with aclosing(limited(request, max_pixels)) as stream:
             form = await _MemoryParser(request.headers, stream, max_files=1, max_fields=0).parse()
     except (MultiPartException, FormParserError) as error:
         why = getattr(error, "message", str(error)).rstrip(".")
-        raise UsageError(f"the form cannot be taken ({why})", _EXPECTED_FORM) from error
+        raise UsageError(f"the form is invalid ({why})", _EXPECTED_FORM) from error
     upload = form.get(_FIELD)
     name, content = (upload.filename, await upload.read()) if isinstance(upload, UploadFile) else ("", b"")
     await form.close()

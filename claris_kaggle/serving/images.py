@@ -31,7 +31,7 @@ _BYTES_A_PIXEL, _DECODE_SPARE_BYTES = 8, 1 << 20
 _WHITE = 255
 # Pillow's image modes with a defined conversion to RGB, and names of some other modes for messages.
 _ACCEPTED_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
-_MODE_NAMES = {"1": "black and white", "L": "grey", "LA": "grey with transparency", "I": "grey", "F": "grey"}
+_MODE_NAMES = {"1": "black and white", "L": "grey", "LA": "greyscale with transparency", "I": "grey", "F": "grey"}
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
@@ -43,14 +43,14 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.parts[:1] in (("http:",), ("https:",)):
-            raise UsageError(f"{path}: an address", "image files are needed", "Download it first, and name the file")
+            raise UsageError(f"{path}: an address", "expected image files", "Download it first, then give the file")
         if not is_folder(path):
             found.append(path)
             continue
         with explain_disk_errors(path):
             inside = sorted(one for one in path.iterdir() if one.suffix.lower() in _SUFFIXES and one.name[0] != ".")
         if not inside:
-            raise UsageError(f"{path}: no image in this folder", f"files ending in {', '.join(_SUFFIXES)} are needed")
+            raise UsageError(f"{path}: no image in this folder", f"expected files ending in {', '.join(_SUFFIXES)}")
         found += inside
     return found
 
@@ -95,12 +95,12 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
     except PatchError:
         raise
     except UnidentifiedImageError as error:
-        raise PatchError(f"{name}: no image that can be read", "a TIFF, PNG or JPEG is needed") from error
+        raise PatchError(f"{name}: not a readable image", "expected a TIFF, PNG or JPEG file") from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, first_line(error), max_pixels) from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         found = f"{name}: damaged or cut off ({first_line(error)})"
-        raise PatchError(found, "a whole TIFF, PNG or JPEG is needed", "Fetch or save it again") from error
+        raise PatchError(found, "expected a complete TIFF, PNG or JPEG file", "Download or save it again") from error
 
 
 @contextlib.contextmanager
@@ -127,13 +127,13 @@ def _require_fit(image: Image.Image, name: object, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise _too_large(name, f"{width:,} x {height:,} pixels", max_pixels)
     if min(width, height) < SIZE:
-        hint = "Take a larger piece of the slide, at about 1 micrometre a pixel (10x); enlarging it does not help"
-        raise PatchError(f"{name}: {width} x {height} pixels", f"at least {SIZE} x {SIZE} are needed", hint)
+        hint = "Use a larger region at about 1 micrometre per pixel (10x). Enlarging the image does not help"
+        raise PatchError(f"{name}: {width} x {height} pixels", f"expected at least {SIZE} x {SIZE}", hint)
     if getattr(image, "is_animated", False):
-        raise PatchError(f"{name}: several pictures in one file", "one is needed", "Save it as a file of its own")
+        raise PatchError(f"{name}: several images in one file", "expected one", "Save one image as its own file")
     if image.mode not in _ACCEPTED_MODES:
         found = f"{name}: {_MODE_NAMES.get(image.mode.split(';')[0], 'colours')} of mode {image.mode}"
-        raise PatchError(found, "stained tissue in RGB is needed", "Give the picture in its own colours")
+        raise PatchError(found, "expected an RGB image of stained tissue", "Use the original colour image")
 
 
 def _largest_file(max_pixels: int) -> int:
@@ -143,8 +143,8 @@ def _largest_file(max_pixels: int) -> int:
 
 def _too_large(name: object, found: str, max_pixels: int) -> OversizeError:
     """Return the error for a file above the size limit."""
-    expected = f"at most {max_pixels:,} pixels are taken"
-    return OversizeError(f"{name}: {found}", expected, "Cut it into pieces, or allow more with --max-pixels")
+    expected = f"at most {max_pixels:,} pixels are allowed"
+    return OversizeError(f"{name}: {found}", expected, "Cut it into pieces, or raise --max-pixels")
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

@@ -81,14 +81,14 @@ def _write_onnx(path: Path, trained: FoldModels, views: int, about: dict[str, st
     try:
         content = _convert_to_onnx(network, torch.from_numpy(images), about)
     except Exception as error:  # the exporter raises different types, depending on its version
-        found = f"{trained.config.model} could not be put into ONNX ({type(error).__name__})"
+        found = f"{trained.config.model} could not be converted to ONNX ({type(error).__name__})"
         raise ClarisError(found, "", "Export without --onnx") from error
     exact = dataclasses.replace(trained, config=dataclasses.replace(trained.config, precision="fp32"))
     needed = predict_ensemble(exact, images, views=views).probabilities
     difference = float(np.abs(_run_onnx(content, images) - needed).max())
     if not difference <= _TOLERANCE:
         raise TrainingError(
-            f"{path.name}: answers differ by {difference:.1e} from torch's", "", "Export without --onnx"
+            f"{path.name}: predictions differ from those of torch by {difference:.1e}", "", "Export without --onnx"
         )
     write_bytes(path, content)
 

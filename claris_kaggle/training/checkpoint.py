@@ -112,11 +112,11 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
             faults.append(candidate.name)
             continue
         if faults:
-            log_info(f"{path}: damaged or cut off; going on from the checkpoint before it")
+            log_info(f"{path}: damaged or cut off; resuming from the previous checkpoint")
         return state
     if faults:
         found = f"{path.parent}: {' and '.join(faults)} damaged or cut off"
-        raise RunError(found, "", f"Remove {' and '.join(faults)} there to train this fold from its start")
+        raise RunError(found, "", f"Remove {' and '.join(faults)} to train this fold from the start")
     return None
 
 

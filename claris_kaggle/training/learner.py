@@ -338,14 +338,14 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between
         code = any_rank(learner.world, _BROKEN if not learner.check_health() else _STOP if reason else _CONTINUE)
         if code == _BROKEN:
             raise _Diverged(
-                f"epoch {learner.epoch + 1}, step {learner.step}: the loss or its gradients are no numbers",
+                f"epoch {learner.epoch + 1}, step {learner.step}: the loss or its gradients are NaN or infinite",
                 "",
-                f"Begin a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
+                f"Start a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
             )
         if code == _STOP:
             reason = first_text(learner.world, reason)
             found = f"stopped by {reason} in epoch {learner.epoch + 1} after step {learner.step}"
-            raise Stopped(found, "", "The same command goes on from there")
+            raise Stopped(found, "", "Run the same command to resume")
     return learner.loss_sum.item() / steps
 
 

@@ -134,8 +134,8 @@ def _suggest_preset(config: TrainConfig, patches: int) -> None:
     """Log a suggestion to use other options than the scratch preset for a large number of patches."""
     if config.preset == "scratch" and config.stem == "pool4" and patches >= _MANY_PATCHES:
         log_info(
-            "the scratch recipe is for few patches: with so many, a new --run with --stem pool --tail pool --epochs 6 "
-            "may be worth more"
+            "the scratch recipe is for few patches: for this many, also try a new --run with "
+            "--stem pool --tail pool --epochs 6"
         )
 
 
@@ -159,7 +159,7 @@ def _require_no_foreign_files(run_dir: RunDir) -> None:
     """
     leftover = sorted(run_dir.root.glob("fold[0-9]*/last.ckpt"))
     if leftover:
-        raise RunError(f"{leftover[0]}: a checkpoint, but no config.json beside", "", "Name a new folder as --run")
+        raise RunError(f"{leftover[0]}: a checkpoint without a config.json", "", "Give a new folder as --run")
 
 
 def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
@@ -171,7 +171,7 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
     precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
     if batch_size < 2 * nproc:
-        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two for each process")
+        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
@@ -227,7 +227,7 @@ def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) ->
     distributed.any_rank(world, 0)
     data = read_training(job.data, job.fold_file, job.cache, verified=True)
     if data.folds.digest != config.folds_sha256:
-        raise RunError(f"{job.fold_file}: another fold file than rank 0 has", "", "Copy the same file to every machine")
+        raise RunError(f"{job.fold_file}: not the fold file of rank 0", "", "Copy the same file to every machine")
     return config, data
 
 

@@ -53,8 +53,8 @@ from claris_kaggle.training.setup import (
 from claris_kaggle.training.throughput import _log_throughput
 
 _HISTORY_COLUMNS = ("epoch", "train_loss", "valid_loss", "auc", "accuracy", "lr", "seconds", "images_per_second")
-_LOWER_LR = "Begin a new run with a lower --lr, or with --precision fp32"
-_NO_MEMORY = "Begin a new run with --batch-size {} or smaller"
+_LOWER_LR = "Start a new run with a lower --lr, or with --precision fp32"
+_NO_MEMORY = "Start a new run with --batch-size {} or smaller"
 
 
 def train_run(job: TrainJob, config: TrainConfig | Mapping[str, object] | None = None) -> None:
@@ -116,7 +116,7 @@ def _train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: 
     rates = job.rates
     for fold in _choose_folds(data.folds, job.only):
         if finished_sha256(job.run_dir.fold(fold)):
-            log_info(f"fold {fold}: finished before")
+            log_info(f"fold {fold}: already finished")
             continue
         _train_fold(job, config, data, fold, world, stopper, rates=rates)
         rates = False
@@ -140,13 +140,13 @@ def _train_fold(
                 job, _load_or_create_learner(job, config, fold, world), data, fold, stopper
             )
     except torch.OutOfMemoryError as error:
-        found = f"fold {fold}: the GPU's memory does not hold {config.batch_size} patches a step"
+        found = f"fold {fold}: the GPU memory is too small for {config.batch_size} patches per step"
         raise TrainingError(found, "", _NO_MEMORY.format(config.batch_size // 2)) from error
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         found = f"fold {fold}: torch could not compile the network ({first_line(error)})"
-        raise TrainingError(found, "", "Go on without --compile") from error
+        raise TrainingError(found, "", "Run it without --compile") from error
     if world.is_main:
         _select_weights(learner, fold_dir)
         log_info(
@@ -171,7 +171,7 @@ def _estimate_remaining(job: TrainJob, learner: _Learner, data: TrainingData) ->
     """Return the number of unfinished folds and their estimated duration as text, based on the time of this fold."""
     left = sum(not finished_sha256(job.run_dir.fold(fold)) for fold in _choose_folds(data.folds, job.only))
     seconds = left * sum(row["seconds"] for row in learner.history)
-    return f"; {format_count(left, 'fold')} to go, about {format_duration(seconds)}" if left else ""
+    return f"; {format_count(left, 'fold')} left, about {format_duration(seconds)}" if left else ""
 
 
 def _train_with_one_rollback(
@@ -187,7 +187,7 @@ def _train_with_one_rollback(
         _run_epochs(job, learner, data, fold, stopper)
         return learner
     except _Diverged as error:
-        log_info(f"fold {fold}: {error.found}; going back to the last checkpoint")
+        log_info(f"fold {fold}: {error.found}; returning to the last checkpoint")
     distributed.any_rank(learner.world, 0)  # a barrier: rank 0 has closed its writer, all read the same checkpoint
     learner = _load_or_create_learner(job, learner.config, fold, learner.world)
     _run_epochs(job, learner, data, fold, stopper)
@@ -205,10 +205,10 @@ def _load_or_create_learner(job: TrainJob, config: TrainConfig, fold: int, world
     if state is not None:
         require_same(TrainConfig.from_json(state["config"], path), config, path)
         learner.restore(state)
-        log_info(f"fold {fold}: going on from epoch {learner.epoch + 1}, step {learner.step + 1}")
+        log_info(f"fold {fold}: resuming from epoch {learner.epoch + 1}, step {learner.step + 1}")
     if distributed.from_main(world, learner.taken) != learner.taken:
-        found = f"{path}: process {world.rank} does not see the checkpoint that process 0 goes on from"
-        raise RunError(found, "one folder on all machines is needed", "Put --run on a disk that they share")
+        found = f"{path}: process {world.rank} does not see the checkpoint of process 0"
+        raise RunError(found, "all machines need the same run folder", "Put --run on a shared disk")
     return learner
 
 
@@ -217,7 +217,7 @@ def _create_learner(job: TrainJob, config: TrainConfig, fold: int, world: World)
     model = _new_network(config, fold)
     weights = find_weights(config.weights, config.model)
     if weights is not None and (skipped := load_start(model, weights)):
-        log_info(f"fold {fold}: the classifier begins at random ({', '.join(skipped)})")
+        log_info(f"fold {fold}: the classifier starts from random weights ({', '.join(skipped)})")
     return _Learner(config, world, model, compiled=job.compile, cudnn=job.cudnn)
 
 
@@ -248,7 +248,7 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
                     )  # fmt: skip
                 stopper.tick()
                 if not np.isfinite(probabilities).all():
-                    raise _Diverged(f"epoch {learner.epoch + 1}: predictions are no numbers", "", _LOWER_LR)
+                    raise _Diverged(f"epoch {learner.epoch + 1}: predictions are NaN or infinite", "", _LOWER_LR)
                 figures = summary(data.folds.labels[valid_rows], probabilities)
                 _end_epoch(learner, fold_dir, fold, loss, len(trainset.ids), figures)
                 _save_if_main(learner, writer)
@@ -333,7 +333,7 @@ def _end_epoch(
             fold_dir.history, {name: [one[name] for one in learner.history] for name in _HISTORY_COLUMNS}
         )
     if learner.skipped:
-        log_info(f"fold {fold}: {int(learner.skipped)} steps so far had no finite loss and changed no weight")
+        log_info(f"fold {fold}: {int(learner.skipped)} steps so far were skipped, because the loss was not finite")
     log_info(
         f"fold {fold} epoch {row['epoch']}/{learner.config.epochs}: loss {train_loss:.4f}, "
         f"validation loss {row['valid_loss']:.4f}, AUC {row['auc']:.4f}, accuracy {row['accuracy']:.4f}, "

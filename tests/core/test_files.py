@@ -117,7 +117,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with files.create_folder(home / "one") as aside:
         files.write_text(aside / "a", "a")
         assert not (home / "one").exists()
-    with pytest.raises(DiskError, match=r"there already; nothing was changed"), files.create_folder(home / "one"):
+    with pytest.raises(DiskError, match=r"already exists; nothing was changed"), files.create_folder(home / "one"):
         pass
     assert contents(home) == {"one/a": b"a"} and [path.name for path in home.iterdir()] == ["one"]
 

@@ -189,7 +189,7 @@ def test_names_of_windows_devices_are_plain_names_elsewhere(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["C:evil.csv", "C:/evil.csv", "run/nul", "run/oof.csv:hidden", "a/aux.txt"])
 def test_an_output_listed_by_kaggle_never_leads_out_of_the_folder_on_windows(windows: None, name: str) -> None:
-    with pytest.raises(KaggleError, match="a name inside the folder is needed"):
+    with pytest.raises(KaggleError, match="expected a name inside the folder"):
         kernel_output._require_safe_name(name)
 
 
@@ -208,7 +208,7 @@ def test_an_empty_folder_is_replaced_also_where_a_rename_cannot_do_that(
     with files.create_folder(tmp_path / "empty") as aside:
         files.write_text(aside / "a", "a")
     assert contents(tmp_path) == {"empty/a": b"a"}
-    with pytest.raises(DiskError, match="there already; nothing was changed"), files.create_folder(tmp_path / "empty"):
+    with pytest.raises(DiskError, match="already exists; nothing was changed"), files.create_folder(tmp_path / "empty"):
         pass
     assert contents(tmp_path) == {"empty/a": b"a"}
 

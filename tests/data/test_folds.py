@@ -185,7 +185,7 @@ def test_other_folds_are_not_overwritten(tmp_path: Path, folds: Folds) -> None:
     write_folds(path, folds, {})
     before = path.read_bytes()
     other = make_folds(make_ids(60), make_labels(60), k=3, seed=9)
-    with pytest.raises(RunError, match="other folds are there"):
+    with pytest.raises(RunError, match="it has other folds"):
         write_folds(path, other, {})
     assert path.read_bytes() == before
     assert write_folds(path, other, {}, overwrite=True)
@@ -203,8 +203,8 @@ def change(text: str, old: str, new: str) -> str:
         (lambda text: text[: len(text) // 2], "cut off|too few"),
         (lambda text: change(text, "id,label,group,fold", "id,label,fold"), "the header is"),
         (lambda text: text.replace(",2\n", ",7\n"), "folds 0, 1, 7"),
-        (lambda text: text.replace(",2\n", ",x\n"), "impossible fold number"),
-        (lambda text: text.replace(",2\n", ",1\n").replace(",1\n", ",0\n"), "folds 0; at least two"),
+        (lambda text: text.replace(",2\n", ",x\n"), "invalid fold number"),
+        (lambda text: text.replace(",2\n", ",1\n").replace(",1\n", ",0\n"), "folds 0; expected at least two"),
         (lambda text: text + text.splitlines()[1] + "\n", "repeated id"),
     ],
 )

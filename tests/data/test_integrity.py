@@ -41,7 +41,7 @@ def test_each_fault_is_counted_and_named(data: DataDir) -> None:
     }  # fmt: skip
     assert findings.facts["duplicates"] == {"groups": 1, "patches": 2}
     text = "\n".join(findings.faults)
-    for words in ("1 file missing", "1 file without a row", "damaged or cut off", "do not match the id"):
+    for words in ("1 file missing", "1 file without a row", "damaged or cut off", "do not match their id"):
         assert words in text
 
 
@@ -66,7 +66,7 @@ def test_the_verb_tells_by_its_exit_code_and_json_and_changes_nothing(
 ) -> None:
     before = contents(data.root)
     code, shown, _ = call("check", "--data", data.root, "--slides", data.root / "slides.csv")
-    assert code == 0 and shown.endswith("all is well\n") and "patches 20, benign" in shown
+    assert code == 0 and shown.endswith("no faults\n") and "patches 20, benign" in shown
     assert contents(data.root) == before
     first_patch(data).unlink()
     code, shown, _ = call("check", "--data", data.root, "--json")

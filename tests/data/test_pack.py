@@ -43,7 +43,7 @@ def test_a_pack_holds_each_patch_in_the_row_of_its_id(source: tuple[Path, list[s
     assert pack.ids == sorted(ids) and pack.pixels.dtype == np.uint8
     for name, row in zip(ids, pack.rows(ids), strict=True):
         assert np.array_equal(pack.pixels[row], read_patch(folder / f"{name}.tif"))
-    with pytest.raises(DataError, match="1 id not in the pack"):
+    with pytest.raises(DataError, match="1 id not in the cache"):
         pack.rows(["nobody"])
 
 
@@ -102,14 +102,14 @@ def test_a_damaged_pack_is_noticed_and_made_again(
     whole = contents(pack.folder)
     damage(pack.folder)
     ensure_pack(folder, ids, tmp_path / "cache")
-    assert "making the pack again" in capsys.readouterr().err
+    assert "creating the cache again" in capsys.readouterr().err
     assert contents(pack.folder) == whole
 
 
 def test_a_pack_of_other_patches_is_refused(source: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, ids = source
     pack = ensure_pack(folder, ids, tmp_path / "cache")
-    with pytest.raises(DataError, match="a pack of other patches"):
+    with pytest.raises(DataError, match="a cache of other patches"):
         open_pack(pack.folder, [*ids[1:], "f" * 40])
 
 
@@ -142,7 +142,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(
     folder, ids = source
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)  # type: ignore[attr-defined]
     monkeypatch.setattr(packs.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DiskError, match=r"0\.0 GB free; the pack needs .*--cache"):
+    with pytest.raises(DiskError, match=r"0\.0 GB free; the cache needs .*--cache"):
         ensure_pack(folder, ids, tmp_path / "cache")
 
 

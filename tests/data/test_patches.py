@@ -72,7 +72,7 @@ def test_a_wrong_or_damaged_image_is_named_with_its_fault(tmp_path: Path, conten
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PatchError, match=r"x\.tif: no such file"):
+    with pytest.raises(PatchError, match=r"x\.tif: file not found"):
         read_patch(tmp_path / "x.tif")
 
 

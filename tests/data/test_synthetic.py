@@ -63,7 +63,7 @@ def test_what_is_there_already_is_kept_and_never_overwritten(tmp_path: Path) -> 
     before = contents(tmp_path / "data")
     generate(tmp_path / "data", train=20, test=4, slides=5)
     for arguments in ({"train": 24}, {"seed": 3}):
-        with pytest.raises(UsageError, match="holds something else"):
+        with pytest.raises(UsageError, match="contains other files"):
             generate(tmp_path / "data", **{"train": 20, "test": 4, "slides": 5, **arguments})
     assert contents(tmp_path / "data") == before
     with pytest.raises(UsageError, match="at least 5 slides"):

@@ -22,7 +22,7 @@ BAD_LABELS = {
     "no header": (f"{A},1\n{B},0\n".encode(), "the header is"),
     "extra column": (b"id,label,note\na,1,x\n", "extra columns: note"),
     "index column": (b",id,label\n0,a,1\n", "index column"),
-    "comma at the end": (b"id,label,\na,1,\n", "an empty column at the end; id,label is needed. Take the comma"),
+    "comma at the end": (b"id,label,\na,1,\n", "an empty column at the end; expected id,label. Remove the comma"),
     "short row": (b"id,label\na,1\nb\n", "line 3 has too few values"),
     "long row": (b"id,label\na,1,2\n", "line 2 has too many values"),
     "label 2": (b"id,label\na,1\nb,2\n", "1 label other than 0 and 1 ('2' in line 3)"),
@@ -30,15 +30,15 @@ BAD_LABELS = {
     "label nan": (b"id,label\na,nan\n", "1 label other than 0 and 1"),
     "same id same label": (b"id,label\na,1\na,1\n", "1 repeated id (a)"),
     "same id other label": (b"id,label\na,1\na,0\n", "1 of them with different values"),
-    "id with .tif": (b"id,label\na.tif,1\n", "1 id with the file's ending (a.tif)"),
-    "id with .TIF": (b"id,label\na.TIF,1\n", "1 id with the file's ending (a.TIF)"),
-    "id out of the folder": (b"id,label\n../../evil,1\n", "1 impossible id"),
-    "id empty": (b"id,label\n,1\n", "1 impossible id"),
+    "id with .tif": (b"id,label\na.tif,1\n", "1 id that end in .tif (a.tif)"),
+    "id with .TIF": (b"id,label\na.TIF,1\n", "1 id that end in .tif (a.TIF)"),
+    "id out of the folder": (b"id,label\n../../evil,1\n", "1 invalid id"),
+    "id empty": (b"id,label\n,1\n", "1 invalid id"),
     "zero bytes": (b"id,label\na,1\n\0\0\0\0", "zero bytes"),
     "gzip": (gzip.compress(b"id,label\na,1\n"), "packed with gzip"),
     "UTF-16": ("id,label\na,1\n".encode("utf-16"), "text in UTF-16"),
     "not text": (b"id,label\n\xff\xfe,1\n", "not UTF-8"),
-    "open quote": (b'id,label\n"a,1\n', "not a whole table"),
+    "open quote": (b'id,label\n"a,1\n', "not a complete table"),
     "image": (b"II*\0\x08\0\0\0", "zero bytes"),
 }
 
@@ -85,7 +85,7 @@ def test_the_sample_keeps_its_order(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match="no such file"):
+    with pytest.raises(DiskError, match="file not found"):
         tables.read_labels(tmp_path / "nothing.csv")
 
 

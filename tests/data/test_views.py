@@ -80,7 +80,7 @@ def test_the_mean_does_not_depend_on_the_order_of_views(order: list[int], seed: 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (8, 3, 1), (8, 3)])
 def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match=r"\[views, patches, 2\] is needed"):
+    with pytest.raises(DataError, match=r"expected \[views, patches, 2\]"):
         average_views(torch.zeros(shape))
 
 

@@ -58,11 +58,11 @@ def test_files_that_agree_are_joined_by_id_and_shown_where_they_differ(first: Pa
 
 
 def test_a_file_that_is_upside_down_is_named(first: Path) -> None:
-    assert "upside down" in remark(first, IDS, 1 - NOISY)
+    assert "inverted" in remark(first, IDS, 1 - NOISY)
 
 
 def test_values_in_the_order_of_sorted_ids_are_found(first: Path) -> None:
-    assert "stand in the order of sorted ids" in remark(first, IDS, NOISY[np.argsort(IDS)])
+    assert "are in the order of sorted ids" in remark(first, IDS, NOISY[np.argsort(IDS)])
 
 
 def test_ids_in_another_order_than_their_values_are_found(first: Path) -> None:
@@ -72,7 +72,7 @@ def test_ids_in_another_order_than_their_values_are_found(first: Path) -> None:
 
 def test_shifted_rows_are_found_upside_down_as_well(first: Path) -> None:
     assert "if one is shifted by 7 rows:" in remark(first, IDS, np.roll(NOISY, 7))
-    assert "if one is shifted by 7 rows and turned upside down" in remark(first, IDS, np.roll(1 - NOISY, -7))
+    assert "if one is shifted by 7 rows and inverted" in remark(first, IDS, np.roll(1 - NOISY, -7))
     assert _best_shift(_to_ranks(VALUES), _to_ranks(np.roll(VALUES, 3)))[0] == -3
     order = np.random.default_rng(5).permutation(ROWS)  # the shift is in this file's own order, whatever the other's is
     assert "shifted by 7 rows" in remark(first, [IDS[row] for row in order], np.roll(NOISY[order], 7))
@@ -88,7 +88,7 @@ def test_shifted_rows_are_found_where_neighbours_resemble_each_other_and_where_o
 
 def test_a_weak_file_upside_down_is_still_named(first: Path) -> None:
     weak = 0.3 * (1 - VALUES) + 0.7 * np.random.default_rng(4).random(ROWS).astype(np.float32)
-    assert "upside down" in remark(first, IDS, weak)
+    assert "inverted" in remark(first, IDS, weak)
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 1.5))
@@ -106,11 +106,11 @@ def test_nothing_is_said_of_files_that_are_only_noisy(seed: int, noise: float) -
 
 
 def test_a_file_of_nothing_is_said_to_be_so(first: Path) -> None:
-    assert "next to nothing in common" in remark(first, IDS, np.random.default_rng(9).random(ROWS).astype(np.float32))
+    assert "almost uncorrelated" in remark(first, IDS, np.random.default_rng(9).random(ROWS).astype(np.float32))
 
 
 def test_files_of_the_same_order_are_said_to_score_the_same(first: Path) -> None:
-    assert "Kaggle scores them the same" in remark(first, IDS, VALUES / 2)
+    assert "Kaggle gives them the same score" in remark(first, IDS, VALUES / 2)
     assert compare_submissions([first, first]).pairs[0].most_apart == []
 
 
@@ -131,13 +131,13 @@ def test_a_constant_file_and_the_one_at_odds_with_the_others_are_named(first: Pa
     for name, values in (("noisy", NOISY), ("turned", 1 - NOISY), ("flat", np.full(ROWS, 0.5, np.float32))):
         files.append(first.with_name(f"{name}.csv"))
         write_table(files[-1], {"id": IDS, "label": values})
-    assert compare_submissions(files[:3]).remarks == [f"{files[2]} is at odds with all the others, which are at one"]
+    assert compare_submissions(files[:3]).remarks == [f"{files[2]} disagrees with every other file"]
     assert compare_submissions([first, files[3]]).remarks == [f"{files[3]}: every value is 0.5"]
     assert compare_submissions(files[:2]).remarks == []
 
 
 def test_what_cannot_be_compared_is_refused(first: Path) -> None:
-    with pytest.raises(UsageError, match="one submission; two or more"):
+    with pytest.raises(UsageError, match="one submission; a comparison needs at least two"):
         compare_submissions([first])
     write_table(first.with_name("other.csv"), {"id": [*IDS[1:], "f" * 40], "label": VALUES})
     with pytest.raises(TableError, match="1 id"):
@@ -168,8 +168,8 @@ def test_the_verb_tells_the_gain_of_a_blend_where_the_runs_are_known(
 def test_a_flag_of_the_other_action_is_wrong_use(call: Callable[..., tuple[int, str, str]], first: Path) -> None:
     for action, flags, words in (
         ("check", [], "no --data"),
-        ("check", ["--data", first.parent, "--runs", first.parent], "it goes with compare"),
-        ("compare", ["--data", first.parent], "it goes with check"),
+        ("check", ["--data", first.parent, "--runs", first.parent], "it belongs to compare"),
+        ("compare", ["--data", first.parent], "it belongs to check"),
     ):
         code, shown, said = call("submission", action, first, first, *flags)
         assert (code, shown) == (2, "") and words in said and said.count("\n") == 1
@@ -215,4 +215,4 @@ def test_an_empty_ledger_says_so(call: Callable[..., tuple[int, str, str]], tmp_
     one = line(1, 0.96, 0.9)
     ledger.record_submission(tmp_path / "l.csv", one)
     code, shown, said = call("ledger", "--ledger", tmp_path / "l.csv")
-    assert code == 0 and "1 of the 4 submissions that it takes" in said and "below the OOF interval" in said
+    assert code == 0 and "1 of 4 scored submissions" in said and "below the OOF interval" in said

@@ -52,8 +52,8 @@ def test_two_files_are_a_run_and_what_is_unknown_is_said(call: Call, data: DataD
     arguments = ["ensemble", *(one.root for one in two), "--data", data.root, "--out", out, "--method", "auto"]
     code, shown, said = call(*arguments, "--save-run", kept)
     assert code == 0 and shown.splitlines()[-1] == str(out)
-    assert "first, second: no fold file of their own" in said and "the slides are not known" in said
-    for words in ("rank correlation", "nested OOF AUC", "taken: ", " to first, p ", "together: OOF AUC"):
+    assert "first, second: no fold file of their own" in said and "no slide ids" in said
+    for words in ("rank correlation", "nested OOF AUC", "method: ", " to first, p ", "ensemble: OOF AUC"):
         assert words in shown, words
     check_submission(out, TEST_IDS[::-1])
     stored = json.loads((kept / "metrics.json").read_text())
@@ -116,7 +116,7 @@ def test_predictions_of_another_origin_are_never_overwritten(place: str, data: D
     (folder / "trained").mkdir()
     (folder / "trained" / "config.json").write_text("{}")
     before = contents(folder)
-    with pytest.raises(UsageError, match=r"(one of the runs|another origin|a trained run).*Name another --run"):
+    with pytest.raises(UsageError, match=r"(one of the runs|another origin|a trained run).*Give another --run"):
         ensemble_runs(two, data, data.root / "s.csv", keep=RunDir(folder / place))
     assert contents(folder) == before and not (data.root / "s.csv").exists()
 
@@ -129,7 +129,7 @@ def test_a_file_of_ones_own_is_never_taken_for_an_ensembles(
     place = RunDir(data.root / "mine")
     place.root.mkdir()
     (place.root / name).write_text(text)
-    with pytest.raises(UsageError, match=f"it holds {name} of another origin.*Name another --run"):
+    with pytest.raises(UsageError, match=f"it has {name} of another origin.*Give another --run"):
         ensemble_runs(two, data, data.root / "s.csv", keep=place)
     assert contents(place.root) == {name: text.encode()} and not (data.root / "s.csv").exists()
 
@@ -159,8 +159,14 @@ def some_rows(run: Run, rows: np.ndarray) -> Run:
 
 
 MISFITS = {
-    "other folds": (lambda run: change(run, fold=np.arange(TOTAL) // 120), "first and odd do not fit.*other folds"),
-    "other labels": (lambda run: change(run, labels=1 - run.oof.labels), "first and odd do not fit.*other labels"),
+    "other folds": (
+        lambda run: change(run, fold=np.arange(TOTAL) // 120),
+        "first and odd cannot be combined.*other folds",
+    ),
+    "other labels": (
+        lambda run: change(run, labels=1 - run.oof.labels),
+        "first and odd cannot be combined.*other labels",
+    ),
     "part of the folds": (lambda run: some_rows(run, np.flatnonzero(FOLD < 2)), "360 training ids in one of them"),
     "ids in capitals": (lambda run: change(run, ids=[f"{n:040X}" for n in range(TOTAL)]), "training ids in one of"),
     "other test ids": (
@@ -169,7 +175,7 @@ MISFITS = {
     ),
     "one malignant patch": (
         lambda run: some_rows(run, np.r_[np.flatnonzero(LABELS)[:1], np.flatnonzero(LABELS == 0)[:9]]),
-        r"odd/oof.csv: 1 malignant and 9 benign patches; two of each",
+        r"odd/oof.csv: 1 malignant and 9 benign patches; a score needs at least two of each",
     ),
     "a NaN": (lambda run: change(run, probabilities=np.where(FOLD == 1, np.nan, 0.5)), r"odd/oof.csv.*120 prob.*NaN"),
     "logits": (lambda run: change(run, probabilities=run.oof.probabilities * 9 - 4), r"odd/oof.csv.*outside 0 to 1"),
@@ -204,7 +210,7 @@ def test_labels_and_folds_written_as_decimals_are_read(two: list[RunDir]) -> Non
     after = read_oof(two[0].oof)
     assert (after.labels == before.labels).all() and (after.fold == before.fold).all()
     two[0].oof.write_text(two[0].oof.read_text().replace(".0,", ".5,", 2))
-    with pytest.raises(TableError, match=r"label other than 0 and 1|impossible fold number"):
+    with pytest.raises(TableError, match=r"label other than 0 and 1|invalid fold number"):
         read_oof(two[0].oof)
 
 
@@ -238,7 +244,7 @@ def test_only_what_something_speaks_against_is_named() -> None:
         "every OOF probability is 0.25": change(odd, probabilities=np.full(TOTAL, 0.25, np.float32)),
         "every test probability is 0.5": replace(odd, test=replace(odd.test, probabilities=np.full(TESTS, 0.5, "f4"))),
         "it looks inverted": change(odd, probabilities=1 - odd.oof.probabilities),
-        "not surely better than chance": change(odd, probabilities=shuffled[:TOTAL]),
+        "not significantly better than chance": change(odd, probabilities=shuffled[:TOTAL]),
         "too good to be true": change(odd, probabilities=(LABELS * 0.9 + 0.05).astype(np.float32)),
         "two different scales": replace(odd, test=replace(odd.test, probabilities=odd.test.probabilities / 1000)),
         "with 4 other runs is": replace(odd, test=upside_down),
@@ -260,20 +266,25 @@ def test_suspects_are_left_out_only_on_request(call: Call, data: DataDir, two: l
     suspect = put(two[0].root.parent, change(odd, probabilities=1 - odd.oof.probabilities))
     everyone = [*(one.root for one in two), suspect.root, "--data", data.root, "--out", data.root / "s.csv"]
     code, _, said = call("ensemble", *everyone)
-    assert code == 0 and "odd: OOF AUC" in said and "kept; --only-sound leaves it out" in said
+    assert code == 0 and "odd: OOF AUC" in said and "kept; --only-sound excludes it" in said
     with_it = (data.root / "s.csv").read_bytes()
     code, shown, said = call("ensemble", *everyone, "--only-sound")
     assert code == 0 and "(left out)" in said and "odd 0." not in shown
     ensemble_runs(two, data, data.root / "t.csv")
     assert (data.root / "s.csv").read_bytes() == (data.root / "t.csv").read_bytes() != with_it
     code, shown, said = call("ensemble", *everyone[2:], "--only-sound")
-    assert (code, shown) == (1, "") and "nothing sound among the runs" in said
+    assert (code, shown) == (1, "") and "every run was excluded by --only-sound" in said
 
 
 def test_a_method_that_is_not_taken_is_named_with_the_reason(call: Call, data: DataDir, two: list[RunDir]) -> None:
     arguments = [*(one.root for one in two), "--data", data.root, "--out", data.root / "s.csv"]
     code, shown, said = call("ensemble", *arguments, "--method", "stack")
-    assert code == 0 and "taken: mean" in shown and "stack: its gain over the mean" in said and "is not sure" in said
+    assert (
+        code == 0
+        and "method: mean" in shown
+        and "stack: its gain over the mean" in said
+        and "is not significant" in said
+    )
     code, shown, said = call("ensemble", *arguments, "--method", "magic")
     assert (code, shown) == (2, "") and said.count("\n") == 1 and "--method is 'magic'" in said
 
@@ -290,7 +301,7 @@ def test_runs_that_cancel_out_are_named(data: DataDir, two: list[RunDir], tmp_pa
     run = load_run(two[0])
     mirror = replace(change(run, probabilities=1 - run.oof.probabilities), name="mirror")
     place = put(tmp_path, replace(mirror, test=replace(run.test, probabilities=1 - run.test.probabilities)))
-    with pytest.raises(RunError, match="say 0.5 of every patch; mirror: OOF AUC .* it looks inverted"):
+    with pytest.raises(RunError, match=r"\(0.5\) for every patch; mirror: OOF AUC .* it looks inverted"):
         ensemble_runs([two[0], place], data, data.root / "s.csv")
     assert ensemble_runs([two[0], place], data, data.root / "s.csv", only_sound=True)
 

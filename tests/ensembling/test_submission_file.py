@@ -39,8 +39,8 @@ FAULTS = {
         "".join(f"{number - 1 if number else ''},{line}\n" for number, line in enumerate(GOOD.splitlines())),
         "to_csv(..., index=False)",
     ),
-    "semicolons": (GOOD.replace(",", ";"), "Separate the columns by commas"),
-    "ids with .tif": (GOOD.replace(",0.", ".tif,0."), "12 ids with the file's ending"),
+    "semicolons": (GOOD.replace(",", ";"), "Separate columns by commas"),
+    "ids with .tif": (GOOD.replace(",0.", ".tif,0."), "12 ids that end in .tif"),
     "a constant column": ("id,label\n" + "".join(f"{name},0.5\n" for name in IDS), "every value is 0.5"),
     "cut off in a number": (GOOD[:-2], "cut off"),
     "cut off in an id": (GOOD[:-20], "cut off"),
@@ -118,7 +118,7 @@ def test_the_verb_prints_what_it_found(
     rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
     out.write_text("id,label\n" + "".join(f"{name},{int(float(value) > 0.5)}\n" for name, value in rows))
     code, _, said = call("submission", "check", out, "--data", generated.root)
-    assert code == 0 and "only two different values" in said
+    assert code == 0 and "only two distinct values" in said
 
 
 @pytest.mark.parametrize("name", ["sample_submission.csv", "train_labels.csv", "folds.csv"])

@@ -181,7 +181,7 @@ def test_p_values_are_those_of_a_paired_z_test() -> None:
 
 
 def test_what_has_no_error_is_refused() -> None:
-    with pytest.raises(DataError, match="a single benign patch; two of each class"):
+    with pytest.raises(DataError, match="a single benign patch; an interval needs at least two"):
         measure(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="a single slide"):
         measure(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), ["a"] * 4)

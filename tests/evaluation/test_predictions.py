@@ -139,7 +139,7 @@ def test_a_threshold_and_its_accuracy_hold_where_probabilities_are_one() -> None
 
 @pytest.mark.parametrize("value", [-1.5, 2.0, float("nan"), float("inf")])
 def test_what_is_no_probability_has_no_figures(value: float) -> None:
-    with pytest.raises(DataError, match="1 of 4 values are no probabilities"):
+    with pytest.raises(DataError, match="1 of 4 values are not probabilities"):
         metrics.summary(np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, value, 0.9]))
 
 
@@ -169,7 +169,7 @@ def test_the_mean_of_one_run_is_that_run(folds: Folds) -> None:
 def test_runs_that_do_not_fit_together_are_refused_by_name(folds: Folds) -> None:
     first = make_run(folds, "first", 0)
     other = make_folds(folds.ids, folds.labels, k=3, seed=5)
-    with pytest.raises(RunError, match="first and second do not fit together: other folds"):
+    with pytest.raises(RunError, match="first and second cannot be combined: other folds"):
         combine([first, make_run(other, "second", 1)])
     flipped = Folds(folds.ids, (1 - folds.labels).astype(np.int8), folds.groups, folds.fold)
     with pytest.raises(RunError, match="other labels"):

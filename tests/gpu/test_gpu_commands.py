@@ -95,7 +95,7 @@ def test_a_killed_training_on_a_gpu_is_resumed_and_predicts_each_id_once(
         assert process.poll() is None
         kill_all(process)
     said = finish(arguments)
-    assert "going on from epoch" in said and len(history_of(run)) == 2
+    assert "resuming from epoch" in said and len(history_of(run)) == 2
     assert_alike(undisturbed[0], run)
     finish(["predict", *places(generated, cache, run)])
     ids, labels = read_labels(generated.labels)

@@ -153,7 +153,7 @@ def test_wrong_views_and_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match="1, 4 or 8"):
         explain(create_model("tiny"), patches(1), PLAIN, views=3)
     for wrong in (patches(1)[:, :95], patches(1).astype(np.float32), patches(0)):
-        with pytest.raises(DataError, match="is needed"):
+        with pytest.raises(DataError, match="expected uint8"):
             explain(create_model("tiny"), wrong, PLAIN)
 
 

@@ -179,7 +179,7 @@ def test_an_unfinished_push_is_found_by_the_same_command_and_repeated_by_the_nex
     trained.faults["SaveKernel"] = [Fault(status=503) for _ in range(4)]
     assert call(*push)[0] == 1
     code, _, said = call(*status)
-    assert code == 2 and "has not arrived at Kaggle. Run the same claris push again" in said
+    assert code == 2 and "did not reach Kaggle. Run the same claris push again" in said
     trained.faults["SaveKernel"] = [Fault(cut=True, acted=True)]
     trained.faults["GetKernel"] = [*(Fault() for _ in range(4)), *(Fault(status=503) for _ in range(4))]
     assert call(*push)[0] == 1 and len(trained.kernels["me/claris-train"]) == 1
@@ -222,7 +222,7 @@ def test_kernels_of_a_launch_and_those_pushed_by_hand_are_known(
 def test_folds_and_flags_of_training_are_refused_for_other_kernels(kaggle: FakeKaggle, call: Call) -> None:
     for words in (["predict", "--fold", "1"], ["ensemble", "--", "--epochs", "3"]):
         code, _, said = call("push", *words)
-        assert code == 2 and "they are for train alone" in said and kaggle.seen == []
+        assert code == 2 and "they are for train only" in said and kaggle.seen == []
 
 
 @pytest.mark.usefixtures("quick")
@@ -264,7 +264,7 @@ def test_another_version_pulled_into_a_folder_leaves_nothing_of_the_one_before(
     before = contents(out)
     assert call("push", "train", *record)[0] == 0
     code, _, said = call("pull", *record, "--out", out)
-    assert code == 2 and "were changed since (run/fold2/oof.csv)" in said and contents(out) == before
+    assert code == 2 and "have changed (run/fold2/oof.csv)" in said and contents(out) == before
 
 
 @pytest.mark.usefixtures("quick")
@@ -285,7 +285,7 @@ def test_a_refusal_for_the_weeks_quota_says_when_to_go_on(kaggle: FakeKaggle, ca
     reason = "Maximum weekly GPU quota of 30.00 hours reached."
     kaggle.answers["kernels.KernelsApiService/SaveKernel"] = {"error": reason}
     code, _, said = call("push", "train", "--record", tmp_path / "kernels.json")
-    assert code == 1 and "quota begins anew" in said and kernel_push.read_pushes(tmp_path / "kernels.json") == []
+    assert code == 1 and "quota resets" in said and kernel_push.read_pushes(tmp_path / "kernels.json") == []
 
 
 def test_an_address_that_has_expired_is_asked_for_anew(
@@ -392,7 +392,9 @@ def test_looks_that_come_too_early_are_repeated(trained: FakeKaggle, tmp_path: P
     assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
     assert trained.count("SaveKernel") == trained.count("CreateSubmission") == 1
     trained.unlisted = 100
-    with pytest.raises(KaggleError, match=r"does not know .*Check the name at https://www.kaggle.com/code/me/claris-"):
+    with pytest.raises(
+        KaggleError, match=r"did not find it .*Check the name at https://www.kaggle.com/code/me/claris-"
+    ):
         run_launch(plan_of(), tmp_path / "late", poll=150)
     assert 600 <= clock.now - states(tmp_path / "late")[0]["began"] <= 750
 
@@ -402,7 +404,7 @@ def test_an_output_that_is_never_listed_is_given_up_after_ten_minutes(
     trained: FakeKaggle, tmp_path: Path, clock: Clock
 ) -> None:
     trained.lag = [0] * 100
-    with pytest.raises(KaggleError, match=r"left no claris-session.json.*run the same command again"):
+    with pytest.raises(KaggleError, match=r"wrote no claris-session.json.*run the same command again"):
         run_launch(plan_of(), tmp_path, poll=200)
     trained.kernels["me/claris-first-all"][0].lag = []
     assert run_launch(plan_of(), tmp_path, poll=200)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
@@ -559,11 +561,11 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
     if name == "timed out":
         assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
         said = capsys.readouterr().err
-        assert words in said and "going on with what it had finished (fold0)" in said
+        assert words in said and "resuming with its finished folds (fold0)" in said
     else:
         with pytest.raises(KaggleError) as caught:
             run_launch(plan_of(), tmp_path)
-        assert words in str(caught.value) and "what it had finished is in" in str(caught.value)
+        assert words in str(caught.value) and "finished folds are in" in str(caught.value)
         assert "(fold0)" in str(caught.value)
         kept = {file for file in run_files(finished, (0,))}
         assert set(contents(tmp_path / "first/parts/all")) == {*kept, "claris-session.json"}
@@ -604,7 +606,7 @@ def test_pull_fetches_what_a_session_had_finished_that_ended_badly(
     assert call("push", "train", *record)[0] == 0
     trained.kernels["me/claris-train"][0].log = log_of("fold 1", seconds=seconds)
     code, _, said = call("pull", *record, "--out", tmp_path / "out")
-    assert code == 1 and words in said and f"what it had finished is in {tmp_path / 'out'} (fold0)" in said
+    assert code == 1 and words in said and f"finished folds are in {tmp_path / 'out'} (fold0)" in said
     assert set(contents(tmp_path / "out")) == {*run_files(finished, (0,)), "claris-session.json"}
 
 

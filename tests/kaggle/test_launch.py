@@ -186,19 +186,19 @@ FIRST = "run/fold0/oof.csv"
 SPOILED = {
     "a file that climbs out": (lambda files: files.update({"../../evil": b"x"}), "lists a file outside its folder"),
     "an absolute file": (lambda files: files.update({"/tmp/evil": b"x"}), "lists a file outside its folder"),
-    "a cut-off file": (lambda files: files.update({FIRST: files[FIRST][:-5]}), "not the file that its session"),
-    "another file": (lambda files: files.update({FIRST: files[FIRST][::-1]}), "not the file that its session"),
-    "a page for a file": (lambda files: files.update({FIRST: b"<html>403</html>"}), "not the file that its session"),
-    "a longer file": (lambda files: files.update({FIRST: files[FIRST] + b"x" * 9}), "not the file that its session"),
+    "a cut-off file": (lambda files: files.update({FIRST: files[FIRST][:-5]}), "not the file that the session"),
+    "another file": (lambda files: files.update({FIRST: files[FIRST][::-1]}), "not the file that the session"),
+    "a page for a file": (lambda files: files.update({FIRST: b"<html>403</html>"}), "not the file that the session"),
+    "a longer file": (lambda files: files.update({FIRST: files[FIRST] + b"x" * 9}), "not the file that the session"),
     "a file missing": (lambda files: files.pop(FIRST), "1 output files are not listed"),
-    "no manifest": (lambda files: files.pop("claris-session.json"), "left no claris-session.json"),
+    "no manifest": (lambda files: files.pop("claris-session.json"), "wrote no claris-session.json"),
     "a manifest of another push": (
         lambda files: files.update({"claris-session.json": files["claris-session.json"].replace(b"mark-1", b"mark-0")}),
         "of another version",
     ),
     "a manifest that is none": (
         lambda files: files.update({"claris-session.json": b"<html>"}),
-        "not the session's file",
+        "Kaggle sent another file",
     ),
 }
 
@@ -371,7 +371,7 @@ def test_a_session_that_never_ends_is_given_up(
 @pytest.mark.usefixtures("quick")
 def test_another_plan_under_the_same_name_is_refused(trained: FakeKaggle, tmp_path: Path) -> None:
     launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
-    with pytest.raises(ClarisError, match=r"begun with another plan \(parts\)"):
+    with pytest.raises(ClarisError, match=r"started with another plan \(parts\)"):
         launch.run_launch(plan_of(((0,),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
 
@@ -389,8 +389,8 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     [
         (["--", "--epocs", "3"], "did you mean --epochs?"),
         (["--", "--epochs", "0"], "at least 1"),
-        (["--", "--weights", "none", "--tail", "pool", "--resolution", "48"], "leaves nothing of 48 pixels"),
-        (["--", "--fold", "1"], "--fold behind --; the session sets that itself"),
+        (["--", "--weights", "none", "--tail", "pool", "--resolution", "48"], "leaves no feature map at 48 pixels"),
+        (["--", "--fold", "1"], "--fold after --; the session sets this itself"),
         (["--time-limit", "20h"], "Kaggle ends a session at 12h"),
         (["--dataset", "slides"], "--dataset slides"),
         (["--model-input", "me/densenet121/pytorch/default"], "--model-input me/densenet121/pytorch/default"),
@@ -528,7 +528,7 @@ def test_a_long_fetch_tells_how_far_it_is(
     with _show_growth(tmp_path, every=0.01):
         (tmp_path / "archive.zip.kaggle-partial").write_bytes(bytes(30_000_000))
         deadline = time.monotonic() + 20
-        while "0.03 GB fetched" not in (said := capsys.readouterr().err):
+        while "0.03 GB downloaded" not in (said := capsys.readouterr().err):
             assert time.monotonic() < deadline, said
             time.sleep(0.02)
     assert "MB/s" in said
@@ -544,13 +544,13 @@ def test_a_fetch_that_cannot_be_says_why_and_leaves_no_data(
     for content in (archive[: len(archive) // 2], b"<html>busy</html>"):
         kaggle.data["histopathologic-cancer-detection.zip"] = content
         code, _, said = call("fetch", "--out", tmp_path / "data")
-        assert code == 1 and "no whole archive" in said
+        assert code == 1 and "not a complete archive" in said
     evil = BytesIO()
     with zipfile.ZipFile(evil, "w") as target:
         target.writestr("../../evil", "x")
     kaggle.data["histopathologic-cancer-detection.zip"] = evil.getvalue()
     code, _, said = call("fetch", "--out", tmp_path / "data")
-    assert code == 1 and "names inside the folder are needed" in said
+    assert code == 1 and "expected names inside the folder" in said
     assert not (tmp_path / "data").exists()
 
 

@@ -130,7 +130,7 @@ def test_what_a_failed_session_had_finished_is_attached_by_its_version_or_done_w
     outcomes = iter([(run_files(finished, (0,)), "running"), (run_files(finished), "complete")])
     trained.produce, trained.statuses = lambda settings: next(outcomes), ["ERROR"]
     trained.failed_output = allowed
-    with pytest.raises(KaggleError, match=r"what it had finished is in .* \(fold0\)"):
+    with pytest.raises(KaggleError, match=r"finished folds are in .* \(fold0\)"):
         run_launch(plan_of(), tmp_path)
     trained.statuses = ["COMPLETE"]
     trained.faults["SaveKernel"] = [LOST["cut"]] if lost else []
@@ -175,7 +175,7 @@ def test_a_page_for_a_file_of_the_competition_is_fetched_again(kaggle: FakeKaggl
     assert download.fetch_file("sample_submission.csv", tmp_path).read_bytes() == b"id,label\n"
     assert kaggle.count("DownloadDataFile") == 2
     kaggle.faults["GET"] = [PAGE] * 10
-    with pytest.raises(KaggleError, match="what Kaggle sent is not that file"):
+    with pytest.raises(KaggleError, match="Kaggle sent another file"):
         download.fetch_file("sample_submission.csv", tmp_path / "again")
     assert list((tmp_path / "again").iterdir()) == []
 
@@ -198,9 +198,9 @@ def test_what_killed_pulls_had_fetched_is_removed(trained: FakeKaggle, tmp_path:
 
 
 MESSAGES = {
-    "a page with 403": (Fault(status=403, body=b"<html></html>", kind="text/html"), "look for a proxy, a login page"),
-    "400": (Fault(status=400, body=flat_error(400, "Bad label.")), "Bad label. Correct what Kaggle names"),
-    "404": (Fault(status=404, body=flat_error(404, "no")), "not listed yet; Kaggle takes some minutes"),
+    "a page with 403": (Fault(status=403, body=b"<html></html>", kind="text/html"), "check for a proxy, a login page"),
+    "400": (Fault(status=400, body=flat_error(400, "Bad label.")), "Bad label. Correct this"),
+    "404": (Fault(status=404, body=flat_error(404, "no")), "not listed yet; this can take some minutes"),
 }
 
 

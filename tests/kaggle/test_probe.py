@@ -81,7 +81,7 @@ def rehearsal(session: Machine, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def test_a_rehearsal_goes_the_way_of_a_launch_without_a_gpu_and_deletes_its_kernel(rehearsal: Rehearsal) -> None:
     (found,) = rehearsal.found("probe")
     assert found.state == GOOD, found
-    for words in ("version 1", "QUEUED, RUNNING, COMPLETE", "probe: 1 of 1 machines", "1 files, proved", "deleted"):
+    for words in ("version 1", "QUEUED, RUNNING, COMPLETE", "probe: 1 of 1 machines", "1 files, verified", "deleted"):
         assert words in found.found
     asked = [route.split("/")[-1] for route, _ in rehearsal.kaggle.seen]
     for method in ("SaveKernel", "GetKernelSessionStatus", "ListKernelSessionOutput", "DeleteKernel"):

@@ -33,11 +33,11 @@ def hours(used: float, reserved: float, allowed: float = 30.0) -> _GpuQuota:
         (hours(20, 0), 10.0, _Fit.FITS, "10.0 h are free"),
         (hours(20, 0), 10.1, _Fit.WAITS, "10.0 h are free: sessions may have to wait until Sat 2026-12-05 00:00 UTC"),
         (hours(10, 11), 10.0, _Fit.WAITS, "9.0 h are free"),
-        (hours(30, 0), 1.0, _Fit.WAITS, "none are free: Kaggle starts no session until the week begins"),
-        (hours(19, 12), 1.0, _Fit.WAITS, "until a running session ends, or the week begins"),
+        (hours(30, 0), 1.0, _Fit.WAITS, "none are free: Kaggle starts no session until the quota resets"),
+        (hours(19, 12), 1.0, _Fit.WAITS, "until a running session ends, or the quota resets"),
         (hours(0, 0), 30.5, _Fit.WEEKS, "a week has 30 h"),
         (hours(0, 0, 0), 1.0, _Fit.NEVER, "verified at https://www.kaggle.com/settings"),
-        (None, 1.0, _Fit.FITS, "named no GPU hours"),
+        (None, 1.0, _Fit.FITS, "returned no GPU hours"),
     ],
 )
 def test_a_plan_fits_where_the_hours_neither_used_nor_reserved_cover_it(
@@ -55,8 +55,7 @@ def test_the_quota_is_read_as_the_client_gives_it(kaggle: FakeKaggle) -> None:
     assert found is not None and found.renews == RENEWS
     assert (found.used, found.reserved, found.allowed) == pytest.approx((12.5, 11.5, 30.0), abs=1e-3)
     assert _describe_quota(found) == (
-        "12.5 h used and 11.5 h reserved by running sessions, of 30 h a week; "
-        "the next week begins Sat 2026-12-05 00:00 UTC"
+        "12.5 h used and 11.5 h reserved by running sessions, of 30 h a week; the quota resets Sat 2026-12-05 00:00 UTC"
     )
     kaggle.answers[QUOTA] = {**week, "gpuQuota": {"totalTimeAllowed": "108000s"}}  # zeros are left out
     found = quota._ask_quota()
@@ -68,7 +67,7 @@ def test_the_quota_is_read_as_the_client_gives_it(kaggle: FakeKaggle) -> None:
 @pytest.mark.parametrize("text", ["", "soon", "2026-13-40"])
 def test_a_time_that_is_none_is_said_to_be_unknown(text: str) -> None:
     found = _parse_quota(_QuotaAnswer(known=True, used=0, reserved=0, allowed=3600, renews=text))
-    assert found is not None and found.renews is None and "did not name" in _describe_quota(found)
+    assert found is not None and found.renews is None and "unknown time" in _describe_quota(found)
 
 
 def plan_of(epochs: int = 2) -> Plan:
@@ -92,7 +91,7 @@ def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress
     launch.run_launch(plan_of(), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     said = capsys.readouterr().err
     assert said.count("GPU hours: 1.0 h used and 0.0 h reserved") == 1 and "29.0 h are free" in said
-    assert line in said and "to go" in said
+    assert line in said and " left" in said
     asked = [route.split("/")[-1] for route, _ in trained.seen]
     assert asked.count("GetAcceleratorQuotaStatistics") == 1
     assert asked.index("GetAcceleratorQuotaStatistics") < asked.index("SaveKernel")
@@ -104,7 +103,7 @@ def test_a_plan_that_cannot_fit_is_said_before_the_first_push(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _prepare_account(_Launch(tmp_path / "first", plan_of(epochs=400)))
-    assert "a week has 30 h: the launch needs several weeks" in capsys.readouterr().err
+    assert "a week has 30 h: the launch takes several weeks" in capsys.readouterr().err
     assert kaggle.count("SaveKernel") == 0
 
 
@@ -139,7 +138,7 @@ def test_a_quota_that_cannot_be_had_stops_no_launch(
 ) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=404)]
     _prepare_account(_Launch(tmp_path / "first", plan_of()))
-    assert "GPU hours: not known" in capsys.readouterr().err
+    assert "GPU hours: unknown" in capsys.readouterr().err
 
 
 def test_a_dry_run_asks_for_no_quota(kaggle: FakeKaggle, call: Call) -> None:
@@ -149,7 +148,7 @@ def test_a_dry_run_asks_for_no_quota(kaggle: FakeKaggle, call: Call) -> None:
 
 def test_a_failed_call_names_what_was_asked(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
-    with pytest.raises(KaggleError, match="did not tell the GPU hours"):
+    with pytest.raises(KaggleError, match="did not return the GPU hours"):
         api._call_once(api._QUOTA)
 
 

@@ -202,7 +202,7 @@ def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(gener
     second.mount(first.working, "claris-train")
     done = second.run("train", flags=flags, folds=[0], time_limit="24s")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "fold 0: going on from epoch" in done.stderr
+    assert "fold 0: resuming from epoch" in done.stderr
 
 
 def test_two_parts_are_predicted_together(trained: Machine, generated: DataDir, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_damaged_input_is_refused_by_name(trained: Machine, generated: DataDir
     path = machine.inputs / "notebooks/me/claris-train/run/fold1/oof.csv"
     path.write_text(path.read_text()[:-9])
     done = machine.run("ensemble")
-    assert done.returncode == 1 and "not those of its manifest (run/fold1/oof.csv)" in done.stderr
+    assert done.returncode == 1 and "differ from its manifest (run/fold1/oof.csv)" in done.stderr
     assert not (machine.working / "submission.csv").exists()
 
 
@@ -317,7 +317,7 @@ def test_the_session_after_one_that_was_killed_ends_with_the_same_bytes(
     second.mount(first.working, "claris-train")
     attach_inputs(second, generated)
     done = second.run("train", flags=TINY, **NAMED)
-    assert done.returncode == 0 and "fold 0: finished before" in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 0 and "fold 0: already finished" in done.stderr, done.stdout + done.stderr
     for name in ("run/oof.csv", "run/test.csv"):
         assert (second.working / name).read_bytes() == (trained.working / name).read_bytes()
 
@@ -366,9 +366,9 @@ def test_what_a_killed_session_left_broken_is_left_out_and_said(
     # Fold 0 goes on from its checkpoint, and fold 2 begins anew.
     assert run.finished_folds() == [1] and not run.fold(2).root.exists()
     assert [path.name for path in run.fold(0).root.iterdir()] == ["last.ckpt"]
-    assert "fold0 left out, as not whole" in capsys.readouterr().err
+    assert "fold0 skipped, because incomplete" in capsys.readouterr().err
     ended_early.run_dir.config.write_text("{}")
-    with pytest.raises(RunError, match=r"not those of its manifest \(run/config.json\)"):
+    with pytest.raises(RunError, match=r"differ from its manifest \(run/config.json\)"):
         _find_runs(ended_early.working, tmp_path / "again")
 
 
@@ -391,9 +391,9 @@ def test_a_named_file_is_found_where_kaggle_mounts_its_input(tmp_path: Path, nam
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("me/w/b.pth", "there is no such file in me/w; it holds deep/a.pth, n0.pth, n1.pth"),
+        ("me/w/b.pth", "there is no such file in me/w; it has deep/a.pth, n0.pth, n1.pth"),
         ("me/w/A.pth", "there is no such file in me/w"),
-        ("you/w/a.pth", "you/w is not among the inputs of this session; these are: competitions/c, datasets/me/w"),
+        ("you/w/a.pth", "you/w is not among the inputs of this session; the inputs are: competitions/c, datasets/me/w"),
     ],
 )
 def test_a_named_file_that_is_not_there_is_refused_with_what_is(tmp_path: Path, name: str, words: str) -> None:
@@ -437,10 +437,10 @@ def test_named_files_are_in_the_settings_and_their_datasets_are_attached(call: C
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--weights-from", "me/w"], "owner/dataset/file is needed"),
-        (["--slides-from", "me/../x"], "owner/dataset/file is needed"),
-        (["--weights-from", "me/w/a.pth", "--", "--weights", "none"], "training begins with one of them"),
-        (["--weights-from", "me/w/a.pth", "--", "--equivariance", "p4m", "--crop", "93"], "random ones"),
+        (["--weights-from", "me/w"], "expected a name such as owner/dataset/file"),
+        (["--slides-from", "me/../x"], "expected a name such as owner/dataset/file"),
+        (["--weights-from", "me/w/a.pth", "--", "--weights", "none"], "training starts from only one of them"),
+        (["--weights-from", "me/w/a.pth", "--", "--equivariance", "p4m", "--crop", "93"], "from scratch"),
     ],
 )
 def test_named_files_that_cannot_be_are_refused_before_the_push(call: Call, flags: list[str], words: str) -> None:
@@ -449,7 +449,7 @@ def test_named_files_that_cannot_be_are_refused_before_the_push(call: Call, flag
         assert code == 2 and words in said
     if "--" not in flags:
         code, _, said = call("push", "predict", "--build-only", "kernel", "--user", "me", *flags)
-        assert code == 2 and f"{flags[0]} for predict; they are for train alone" in said
+        assert code == 2 and f"{flags[0]} for predict; they are for train only" in said
 
 
 def test_a_launch_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:

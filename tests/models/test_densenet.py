@@ -28,5 +28,5 @@ def test_without_the_last_pooling_half_the_pixels_end_in_as_many_cells() -> None
 @pytest.mark.parametrize("change", [{"stem": "no-pool"}, {"tail": "no-pool"}])
 def test_another_network_is_refused_with_the_flag(change: dict[str, str]) -> None:
     ((name, value),) = change.items()
-    with pytest.raises(UsageError, match=f"--{name} is {value}; only a DenseNet"):
+    with pytest.raises(UsageError, match=f"--{name} is {value}; only DenseNets"):
         create_model("tiny", **change)

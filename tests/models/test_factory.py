@@ -79,14 +79,14 @@ def test_a_damaged_or_hostile_file_of_weights_is_one_clear_line(tmp_path: Path, 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(create_model("tiny").state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match="weights of the same network are needed"):
+    with pytest.raises(DataError, match="expected weights of the same network"):
         load_start(create_model("densenet121"), tmp_path / "w.safetensors")
 
 
 def test_imagenet_weights_without_a_network_fail_with_the_way_out(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ClarisError, match=r"could not be fetched.*--weights none"):
+    with pytest.raises(ClarisError, match=r"could not be downloaded.*--weights none"):
         find_weights("imagenet", "densenet121")
-    assert capfd.readouterr().err == "fetching the ImageNet weights of densenet121\n"
+    assert capfd.readouterr().err == "downloading the ImageNet weights of densenet121\n"
     with pytest.raises(UsageError, match=r"'densenet12';.*densenet121"):
         find_weights("imagenet", "densenet12")
     with pytest.raises(UsageError, match="no such file"):
@@ -104,7 +104,7 @@ def test_a_checkpoint_comes_back_and_the_one_before_is_the_fallback(
     assert _load_checkpoint(path)["number"] == 2  # type: ignore[index]
     path.write_bytes(path.read_bytes()[:-1])
     assert _load_checkpoint(path)["number"] == 1  # type: ignore[index]
-    assert "going on from the checkpoint before" in capsys.readouterr().err
+    assert "resuming from the previous checkpoint" in capsys.readouterr().err
     _previous_path(path).write_bytes(b"x")
     with pytest.raises(RunError, match="damaged or cut off"):
         _load_checkpoint(path)
@@ -130,7 +130,7 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
         ("mixup", 20.0, "--mixup is 20.0; it must be from 0 to 10"),
         ("class_weight", 0.0, "--class-weight is 0.0; it must be from 0.01"),
         ("schedule", "magic", "it must be one of onecycle, cosine, constant"),
-        ("epochs", "6", "--epochs is '6'; int is needed"),
+        ("epochs", "6", "--epochs is '6'; expected int"),
     ],
 )
 def test_a_config_refuses_what_cannot_be_meant(field: str, value: object, words: str) -> None:
@@ -157,7 +157,7 @@ def test_a_config_with_removed_options_loads_only_if_they_were_unused() -> None:
 
 def test_typed_options_are_judged_beside_those_of_the_preset() -> None:
     assert apply_preset({"weights": "none", "stem": "pool4", "crop": 48}).tail == "no-pool"
-    with pytest.raises(UsageError, match="--tail pool leaves nothing of 48 pixels"):
+    with pytest.raises(UsageError, match="--tail pool leaves no feature map at 48 pixels"):
         apply_preset({"weights": "none", "tail": "pool", "resolution": 48})
     assert apply_preset({"weights": "none", "model": "tiny"}).preset == "scratch"
     assert apply_preset({}).preset == apply_preset({"weights": "some.pth"}).preset == "pretrained"

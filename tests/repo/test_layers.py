@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import claris_kaggle
-from claris_kaggle.cli.main import _VERBS
+from claris_kaggle.cli.main import _COMMANDS
 from tests.conftest import ROOT, environment
 
 PACKAGE = ROOT / "claris_kaggle"
@@ -72,7 +72,7 @@ def test_the_table_of_modules_is_complete_and_in_the_order_of_imports() -> None:
         packages += re.findall(r"`(\w+)`", package)
         named |= {f"claris_kaggle.{packages[-1]}.{name}" for name in re.findall(r"`(\w+)`", modules)}
     assert packages == [name for name in ORDER if (PACKAGE / name).is_dir()]
-    commands = {f"claris_kaggle.cli.{verb}" for verb in _VERBS}
+    commands = {f"claris_kaggle.cli.{verb}" for verb in _COMMANDS}
     assert named == {name for name in INSIDE if name.count(".") >= 2} - commands
 
 
@@ -93,7 +93,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 # The command line calls these of every verb by their names.
-OF_EVERY_VERB = {"run", "add_arguments", "HELP"}
+OF_EVERY_COMMAND = {"run", "add_arguments", "HELP"}
 
 
 def own_names(path: Path) -> set[str]:
@@ -138,7 +138,7 @@ def names_of_other_packages() -> set[tuple[str, str]]:
 def test_what_no_other_package_uses_is_private() -> None:
     used = names_of_other_packages()
     for module in set(INSIDE) - {"claris_kaggle.version"}:
-        exempt = OF_EVERY_VERB if module.startswith("claris_kaggle.cli.") else set()
+        exempt = OF_EVERY_COMMAND if module.startswith("claris_kaggle.cli.") else set()
         names = {name for name in own_names(MODULES[module]) - exempt if not name.startswith("_")}
         assert {name for name in names if (module, name) not in used} == set(), module
 
@@ -151,7 +151,7 @@ def test_no_other_package_uses_what_is_private() -> None:
 def test_no_two_modules_define_the_same_name() -> None:
     homes: dict[str, list[str]] = {}
     for module in INSIDE:
-        for name in own_names(MODULES[module]) - OF_EVERY_VERB:
+        for name in own_names(MODULES[module]) - OF_EVERY_COMMAND:
             homes.setdefault(name.lstrip("_"), []).append(module)
     assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
 
@@ -184,10 +184,10 @@ def test_help_and_wrong_use_load_nothing_heavy() -> None:
 
 
 def test_every_verb_has_help_with_an_example() -> None:
-    from claris_kaggle.cli.main import _VERBS, main
+    from claris_kaggle.cli.main import _COMMANDS, main
 
-    assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*_VERBS, "__init__", "main", "options"}
-    for verb in _VERBS:
+    assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*_COMMANDS, "__init__", "main", "options"}
+    for verb in _COMMANDS:
         program = f"from claris_kaggle.cli.main import main; main(['{verb}', '--help'])"
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
         assert f"example:\n  claris {verb}" in done.stdout
@@ -224,7 +224,7 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
     from tests.conftest import claris
 
     for arguments, words in (
-        (["trian"], "no verb 'trian'; did you mean train? See"),
+        (["trian"], "unknown command 'trian'; did you mean train? See"),
         (
             ["folds", "--data", "d", "--out", "f.csv", "--slide-map", "x"],
             "did you mean --slides? See claris folds --help",
@@ -232,7 +232,7 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
         (["train", "--epochs", "six"], "invalid int value: 'six'"),
         (["train"], "the following arguments are required: --data"),
         (["pack", "--data", "x", "--jobs", "-1"], "--jobs"),
-        (["submit", "x.csv", "--poll", "-1"], "-1 is no time to wait"),
+        (["submit", "x.csv", "--poll", "-1"], "-1 is not a positive time"),
     ):
         done = claris(*arguments)
         assert done.returncode == 2 and words in done.stderr and "--help" in done.stderr

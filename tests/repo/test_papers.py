@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from claris_kaggle.cli.completion import _walk_parser
-from claris_kaggle.cli.main import _EPILOG, _VERBS, _build_parser, _split_rest
+from claris_kaggle.cli.main import _COMMANDS, _EPILOG, _build_parser, _split_rest
 from claris_kaggle.data.synthetic import generate
 from tests.conftest import ROOT
 
@@ -62,7 +62,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def of_verbs() -> dict[str, str]:
     """The text of each verb's help that holds its examples."""
-    return {verb: importlib.import_module(f"claris_kaggle.cli.{verb}").__doc__ or "" for verb in _VERBS}
+    return {verb: importlib.import_module(f"claris_kaggle.cli.{verb}").__doc__ or "" for verb in _COMMANDS}
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +112,10 @@ def test_the_commands_of_a_paper_run(paper: str, call: Call, here: Path) -> None
         carry_out(call, words)
 
 
-@pytest.mark.parametrize("verb", _VERBS)
+@pytest.mark.parametrize("verb", _COMMANDS)
 def test_the_examples_of_a_verbs_help_run(verb: str, call: Call, here: Path) -> None:
     found = list(commands(of_verbs()[verb]))
-    assert found and all(words[0] in _VERBS for words in found)
+    assert found and all(words[0] in _COMMANDS for words in found)
     for words in found:
         carry_out(call, words)
 
@@ -131,7 +131,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def test_every_flag_verb_target_and_file_that_is_named_is_there() -> None:
-    known = OTHERS.union(*(action.option_strings for action in _walk_parser(_build_parser(*_VERBS))))
+    known = OTHERS.union(*(action.option_strings for action in _walk_parser(_build_parser(*_COMMANDS))))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     for paper in [*PAPERS, "CONTRIBUTING.md", "ARCHITECTURE.md"]:
         text = (ROOT / paper).read_text("utf-8")
@@ -139,14 +139,14 @@ def test_every_flag_verb_target_and_file_that_is_named_is_there() -> None:
         assert flags_in(spoken) <= known, paper
         assert set(re.findall(r"\bmake ([a-z-]+)", spoken + " ".join(blocks(text)))) <= targets, paper
         for verb in re.findall(r"\bclaris ([a-z]+)", spoken):
-            assert verb in _VERBS, f"{paper}: claris {verb}"
+            assert verb in _COMMANDS, f"{paper}: claris {verb}"
         for link in re.findall(r"\]\(([^)#:]+)\)", re.sub(r"<!--.*?-->", "", text, flags=re.S)):
             assert ((ROOT / paper).parent / link).exists(), f"{paper}: {link}"
 
 
 def test_the_readme_has_every_verb_in_its_table() -> None:
     cells = " ".join(re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text("utf-8"), re.M))
-    assert set(_VERBS) <= set(re.findall(r"`([a-z]+)", cells))
+    assert set(_COMMANDS) <= set(re.findall(r"`([a-z]+)", cells))
 
 
 def test_the_readmes_python_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

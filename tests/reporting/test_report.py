@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_predictions(page: str, finished: RunDir) -
     found = run_metrics(run.oof, run.slides)
     overall = found.overall
     low, high = overall.auc_interval
-    assert f"{overall.auc:.4f} 95 % interval {low:.4f} to {high:.4f}, letting whole slides vary" in text
+    assert f"{overall.auc:.4f} 95 % interval {low:.4f} to {high:.4f}, cluster bootstrap over slides" in text
     for row in found.folds:
         assert re.search(rf"{row.fold} {row.patches} \S+ % \d+ {row.auc:.4f}", text)
     counts = _count_confusion(run)
@@ -135,7 +135,7 @@ def test_views_and_share_in_the_centre_are_those_of_the_folds_own_weights(
     )
     assert first in text
     drawn = next(one for one in pictures(page) if one.shape[2] == 4).astype(int)
-    assert ((drawn[:, :, 0] > drawn[:, :, 2]) == (found.maps[0] > 0)).all()  # orange speaks for malignant
+    assert ((drawn[:, :, 0] > drawn[:, :, 2]) == (found.maps[0] > 0)).all()  # orange evidence for malignant
     assert np.argmax(drawn[:, :, 3]) == np.argmax(np.abs(found.maps[0]))
 
 
@@ -177,8 +177,8 @@ def test_two_files_are_enough_and_what_is_unknown_is_said(bare: RunDir, generate
     text = said(page)
     assert "_$x$ &lt;b&gt;" in page and "<b>&" not in page
     for words in (
-        "no fold file, so the slides are not known", "no fold0/history.csv", "no config: recipe, network, times",
-        "Without views and map: _$x$", "as if patches were independent", "slides not known",
+        "no fold file, so the slides are unknown", "no fold0/history.csv", "no config. Recipe, network, times",
+        "No views and no map: _$x$", "assuming independent patches", "slides not known",
     ):  # fmt: skip
         assert words in text
     assert {one.shape for one in pictures(page)} == {(96, 96, 3)}
@@ -197,7 +197,7 @@ def test_runs_are_compared_on_the_same_patches(finished: RunDir, bare: RunDir, t
     correlation = spearmanr(right, values).statistic
     row = rf"finished {1 - auc(labels, values):.4f} \S+ to \S+ (\S+|below 0.001) {correlation:.3f} "
     assert re.search(row, text) and f"{low:+.4f} to {high:+.4f}" in text
-    assert f"mean of all would have an OOF AUC of {auc(labels, (right + values) / 2):.4f}" in text
+    assert f"mean of all runs has an OOF AUC of {auc(labels, (right + values) / 2):.4f}" in text
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -226,7 +226,7 @@ def test_damaged_weights_cost_the_maps_of_their_fold_alone(
     oof = read_oof(run.oof)
     run.fold(int(oof.fold[_confident_errors(oof)[0]])).weights.write_bytes(b"x")
     text = write_report([run], tmp_path / "report.html", data=generated).read_text("utf-8")
-    assert "not the weights that training finished with" in text
+    assert "not the weights of the finished fold" in text
     assert 0 < sum(one.shape[2] == 4 for one in pictures(text)) < sum(one.shape[2] == 4 for one in pictures(page))
 
 
@@ -235,7 +235,7 @@ def test_damaged_weights_cost_the_maps_of_their_fold_alone(
     [
         (lambda run: run.fold(0).history.write_text("epoch,loss\n1,2\n"), "history.csv: the header is"),
         (lambda run: run.fold(0).history.write_bytes(run.fold(0).history.read_bytes()[:-5]), "history.csv: cut off"),
-        (lambda run: run.metrics.write_text("{"), "metrics.json: not a whole JSON"),
+        (lambda run: run.metrics.write_text("{"), "metrics.json: not a complete JSON"),
     ],
 )
 def test_a_faulty_file_is_one_line_and_the_page_stays(

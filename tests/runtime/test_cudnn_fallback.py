@@ -79,7 +79,7 @@ def test_training_goes_on_from_its_checkpoint_without_autotuning_and_ends_with_t
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("retrying") == 1 and "claris:" not in done.stderr
     assert f"fold 0: cuDNN failed on the GPU ({FAILURE}); retrying without autotuning" in done.stderr
-    assert "fold 0: going on from epoch" in done.stderr and done.stdout == f"{tmp_path / 'run'}\n"
+    assert "fold 0: resuming from epoch" in done.stderr and done.stdout == f"{tmp_path / 'run'}\n"
     assert RunDir(tmp_path / "run").fold(0).weights.read_bytes() == unbroken.fold(0).weights.read_bytes()
 
 

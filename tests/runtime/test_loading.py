@@ -32,5 +32,5 @@ def test_a_loader_process_that_is_killed_is_one_clear_line() -> None:
         yield 1
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    with pytest.raises(TrainingError, match=r"a loader process was killed.*fewer --workers"):
+    with pytest.raises(TrainingError, match=r"a data loading process was killed.*fewer --workers"):
         list(loading._explain_workers(dying()))

@@ -114,14 +114,14 @@ def test_the_page_alone_has_a_form_that_needs_no_script(client: Any) -> None:
 
 
 REFUSED = [
-    (b"<html>", 422, "no image that can be read"),
+    (b"<html>", 422, "not a readable image"),
     (b"", 422, "no file was sent, or an empty one"),
     (picture(96, 96)[:2000], 422, "damaged or cut off"),
-    (picture(95, 300), 422, "95 x 300 pixels; at least 96 x 96 are needed"),
+    (picture(95, 300), 422, "95 x 300 pixels; expected at least 96 x 96"),
     (picture(96, 96, "L"), 422, "grey of mode L"),
-    (picture(400, 300), 413, "400 x 300 pixels; at most 100,000 pixels are taken"),
-    (bomb(60_000), 413, "at most 100,000 pixels are taken"),
-    (bytes(2_000_000), 413, "bytes; at most 100,000 pixels are taken"),
+    (picture(400, 300), 413, "400 x 300 pixels; at most 100,000 pixels are allowed"),
+    (bomb(60_000), 413, "at most 100,000 pixels are allowed"),
+    (bytes(2_000_000), 413, "bytes; at most 100,000 pixels are allowed"),
 ]
 
 
@@ -139,13 +139,13 @@ def test_what_is_no_form_with_one_file_is_refused(client: Any, patch: Path) -> N
     one = ("image", ("a.tif", patch.read_bytes()))
     boundary = {"content-type": "multipart/form-data; boundary=b"}
     for sent, status, words in (
-        ({"data": {"image": "a.tif"}}, 400, "no form was sent"),
-        ({"content": patch.read_bytes()}, 400, "no form was sent"),
-        ({"files": [("other", one[1])]}, 422, "named image, is needed"),
+        ({"data": {"image": "a.tif"}}, 400, "the request has no form"),
+        ({"content": patch.read_bytes()}, 400, "the request has no form"),
+        ({"files": [("other", one[1])]}, 422, "named image"),
         ({"files": [one, one]}, 400, "Too many files"),
         ({"files": [one], "data": {"more": "x"}}, 400, "Too many fields"),
         ({"content": b"--b\r\nContent-Disp", "headers": boundary}, 422, "no file was sent"),
-        ({"content": b"nothing of the kind", "headers": boundary}, 400, "the form cannot be taken"),
+        ({"content": b"nothing of the kind", "headers": boundary}, 400, "the form is invalid"),
         ({"content": b"", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
     ):
         answer = client.post("/classify", **sent)
@@ -350,7 +350,7 @@ def test_a_port_in_use_and_wrong_flags_are_one_line(call: Call, finished: RunDir
     assert (code, shown) == (1, "") and said.count("\n") == 1
     assert (
         said.startswith(f"claris: port {port} of 127.0.0.1: {os.strerror(errno.EADDRINUSE)}")
-        and "Name another with --port" in said
+        and "Give another --port" in said
     )
     for flags, words, wanted in (
         (["--port", "70000"], "70000 is above 65535", 2),
@@ -430,7 +430,7 @@ def test_in_a_browser_a_fault_is_told_and_a_large_file_is_not_even_sent(
     page.set_input_files("#file", tmp_path / "page.png")
     page.get_by_role("button", name="Classify").click()
     page.get_by_role("alert").wait_for()
-    assert "no image that can be read" in page.get_by_role("alert").inner_text()
+    assert "not a readable image" in page.get_by_role("alert").inner_text()
     assert page.evaluate("document.activeElement.getAttribute('role')") == "alert"
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.close()

@@ -1,4 +1,4 @@
-"""Answers are those of the run, for files of any kind and size, and every one says that it is no diagnosis."""
+"""Answers are those of the run, for files of any kind and size, and every one says that it is not for diagnosis."""
 
 from __future__ import annotations
 
@@ -127,10 +127,14 @@ def test_a_faulty_file_is_named_and_the_others_are_done(
     names = [patches[0], tmp_path / "cut.tif", patches[1], tmp_path / "page.png", tmp_path / "no.png", patches[2]]
     code, shown, said = call("classify", "--run", finished.root, *names, "--views", 1)
     assert code == 1 and [row.split()[-1] for row in shown.splitlines()[1:-1]] == list(map(str, patches))
-    assert "cut.tif: damaged or cut off" in said and "page.png: no image" in said and "no.png: no such file" in said
+    assert (
+        "cut.tif: damaged or cut off" in said
+        and "page.png: not a readable image" in said
+        and "no.png: file not found" in said
+    )
     assert said.splitlines()[-1] == "claris: 3 of 6 images not classified"
     code, shown, said = call("classify", "--run", finished.root, tmp_path / "small.png", "--json")
-    assert code == 1 and "64 x 64 pixels; at least 96 x 96 are needed" in said and said.count("\n") == 1
+    assert code == 1 and "64 x 64 pixels; expected at least 96 x 96" in said and said.count("\n") == 1
     assert len(json.loads(shown)["faults"]) == 1
 
 
@@ -144,7 +148,12 @@ def test_names_that_are_no_text_are_spelt_out(call: Call, finished: RunDir, gene
         pytest.skip("this disk takes no such names")
     page = tmp_path / "page.html"
     code, shown, said = call("classify", "--run", finished.root, good, bad, source, "--html", page)
-    assert code == 1 and r"good\udce9.tif" in shown and str(source) in shown and r"bad\udce9.tif: no image" in said
+    assert (
+        code == 1
+        and r"good\udce9.tif" in shown
+        and str(source) in shown
+        and r"bad\udce9.tif: not a readable image" in said
+    )
     assert r"good\udce9.tif" in page.read_text("utf-8") and r"bad\udce9.tif" in page.read_text("utf-8")
 
 
@@ -185,7 +194,7 @@ def test_wrong_flags_are_one_line_and_exit_code_2(
 
 
 def test_too_many_windows_are_refused(trained: FoldModels) -> None:
-    with pytest.raises(UsageError, match=r"windows at a stride of 1; .*larger --stride"):
+    with pytest.raises(UsageError, match=r"windows with a stride of 1; .*larger --stride"):
         classify_image(trained, np.zeros((500, 500, 3), dtype=np.uint8), "large", ClassifyJob(stride=1))
     with pytest.raises(UsageError, match=r"uint8 \[H, W, 3\]"):
         classify_image(trained, np.zeros((95, 500, 3), dtype=np.uint8))
@@ -211,13 +220,13 @@ def test_a_run_in_the_making_answers_with_the_folds_that_are_finished(
     code, _, said = call("classify", "--run", run.root, patch, "--threshold", "oof")
     assert code == 2 and "run has no OOF predictions" in said
     run.fold(0).weights.write_bytes(run.fold(0).weights.read_bytes()[:-1])
-    with pytest.raises(RunError, match="not the weights that training finished with"):
+    with pytest.raises(RunError, match="not the weights of the finished fold"):
         load_trained(run.root)
     for fold in (0, 2):
         run.fold(fold).weights_manifest.unlink()
-    with pytest.raises(RunError, match="no finished fold there"):
+    with pytest.raises(RunError, match="no finished fold"):
         load_trained(run.root)
-    with pytest.raises(RunError, match=r"no config\.json there \(runs in .*: run\); a run's folder"):
+    with pytest.raises(RunError, match=r"no config\.json there \(runs in .*: run\); expected the folder of a run"):
         load_trained(tmp_path)
 
 

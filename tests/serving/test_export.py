@@ -69,7 +69,7 @@ def test_a_folder_says_what_it_is_and_proves_itself(exported: ExportDir, finishe
     overall = read_json(finished.metrics)["overall"]
     assert facts["oof"] == overall and facts["temperature"] == overall["temperature"] and facts["folds"] == [0, 1, 2]
     assert facts["thresholds"] == {"half": 0.5, "oof": overall["best_threshold"]} and facts["onnx"] == {"views": 8}
-    assert "no diagnosis" in card and f"{overall['auc']:.4f}" in card and facts["notice"] == NOTICE
+    assert "Not for diagnosis" in card and f"{overall['auc']:.4f}" in card and facts["notice"] == NOTICE
     assert "## Limits" in card and "model.onnx" in card and "{" not in card
     for fold in range(3):
         assert exported.weights(fold).read_bytes() == finished.fold(fold).weights.read_bytes()
@@ -109,13 +109,13 @@ def test_any_changed_byte_is_refused(
 def test_a_missing_file_and_a_later_format_are_refused(exported: ExportDir, tmp_path: Path) -> None:
     copy = ExportDir(shutil.copytree(exported.root, tmp_path / "copy"))
     copy.weights(1).unlink()
-    with pytest.raises(DiskError, match=r"fold1\.safetensors: no such file"):
+    with pytest.raises(DiskError, match=r"fold1\.safetensors: file not found"):
         load_trained(copy.root)
     write_json(copy.facts, {**read_json(copy.facts), "format": 2})
     digest = hashlib.sha256(copy.facts.read_bytes()).hexdigest()
     lines = [line for line in copy.sums.read_text().splitlines(keepends=True) if "export.json" not in line]
     copy.sums.write_text("".join(sorted([*lines, f"{digest}  export.json\n"], key=lambda line: line.split()[1])))
-    with pytest.raises(RunError, match="of format 2; 1 is needed"):
+    with pytest.raises(RunError, match="of format 2; expected 1"):
         load_trained(copy.root)
 
 
@@ -128,7 +128,7 @@ def test_unfinished_and_changed_runs_are_refused_and_nothing_is_written(finished
         export_run(run, out)
     write_json(run.fold(2).predictions_manifest, manifest)
     run.fold(1).weights.write_bytes(b"x")
-    with pytest.raises(RunError, match=r"fold 1 not finished, or damaged; all of 3 folds are needed"):
+    with pytest.raises(RunError, match=r"fold 1 not finished, or damaged; expected all of 3 folds"):
         export_run(run, out)
     with pytest.raises(RunError, match=r"nowhere: no such folder \(runs in .*: run\)"):
         export_run(RunDir(tmp_path / "nowhere"), out)
@@ -155,7 +155,7 @@ def test_what_is_there_is_left_alone(call: Call, finished: RunDir, tmp_path: Pat
     (tmp_path / "empty").mkdir()
     for name in ("full", "file"):
         code, _, said = call("export", finished.root, "--out", tmp_path / name)
-        assert code == 1 and "there already; nothing was changed" in said
+        assert code == 1 and "already exists; nothing was changed" in said
     assert contents(tmp_path / "full") == {"mine.txt": b"mine"}
     code, shown, _ = call("export", finished.root, "--out", tmp_path / "empty", "--json")
     assert code == 0 and json.loads(shown)["out"] == str(tmp_path / "empty")

@@ -78,16 +78,16 @@ GREY = Image.fromarray(PIXELS[:, :, 0])
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no image that can be read; a TIFF, PNG or JPEG is needed"),
-        (b"<html>not found</html>", "no image that can be read"),
-        (saved(Image.fromarray(PIXELS), "GIF"), "no image that can be read"),
-        (saved(Image.fromarray(PIXELS), "BMP"), "no image that can be read"),
-        (saved(GREY), "grey of mode L; stained tissue in RGB is needed"),
+        (b"", "not a readable image; expected a TIFF, PNG or JPEG file"),
+        (b"<html>not found</html>", "not a readable image"),
+        (saved(Image.fromarray(PIXELS), "GIF"), "not a readable image"),
+        (saved(Image.fromarray(PIXELS), "BMP"), "not a readable image"),
+        (saved(GREY), "grey of mode L; expected an RGB image of stained tissue"),
         (saved(Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 256), "TIFF"), "grey of mode I;16"),
         (saved(GREY.convert("1")), "black and white"),
         (saved(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), "colours of mode CMYK"),
-        (saved(Image.fromarray(PIXELS[:80])), "120 x 80 pixels; at least 96 x 96 are needed. Take a larger piece"),
-        (saved(GREY.convert("RGB"), "TIFF", save_all=True, append_images=[GREY.convert("RGB")]), "several pictures"),
+        (saved(Image.fromarray(PIXELS[:80])), "120 x 80 pixels; expected at least 96 x 96. Use a larger region"),
+        (saved(GREY.convert("RGB"), "TIFF", save_all=True, append_images=[GREY.convert("RGB")]), "several images"),
         (saved(Image.fromarray(PIXELS))[:5000], "damaged or cut off"),
     ],
 )
@@ -99,7 +99,7 @@ def test_what_cannot_be_classified_is_one_clear_line(content: bytes, words: str)
 
 @pytest.mark.parametrize("side", [5_001, 20_000, 60_000])
 def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
-    with pytest.raises(PatchError, match="at most 25,000,000 pixels are taken"):
+    with pytest.raises(PatchError, match="at most 25,000,000 pixels are allowed"):
         decode_image(png(side, side, 8, 2, bytes(1_000_000)), "bomb")
 
 
@@ -108,7 +108,7 @@ def test_a_file_with_too_many_bytes_is_not_read_to_its_end(tmp_path: Path) -> No
         stream.truncate(1 << 40)
     with pytest.raises(PatchError, match="more than 1,128,576 bytes"):
         _read_image(tmp_path / "large.png", 10_000)
-    with pytest.raises(DiskError, match="no such file"):
+    with pytest.raises(DiskError, match="file not found"):
         _read_image(tmp_path / "nothing.png")
 
 
@@ -143,7 +143,7 @@ def test_the_limit_is_the_callers_and_not_pillows(monkeypatch: pytest.MonkeyPatc
     assert decode_image(saved(Image.fromarray(PIXELS)), "x", 12_000).shape == PIXELS.shape
     assert Image.MAX_IMAGE_PIXELS == 1000
     for most in (11_999, 5_000):
-        with pytest.raises(PatchError, match=f"at most {most:,} pixels are taken"):
+        with pytest.raises(PatchError, match=f"at most {most:,} pixels are allowed"):
             decode_image(saved(Image.fromarray(PIXELS)), "x", most)
 
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_looked_at_is_left_to_be_named_with_the_file(tmp_path: Pa
 
 
 def test_an_address_is_no_file() -> None:
-    with pytest.raises(UsageError, match="an address; image files are needed. Download it first"):
+    with pytest.raises(UsageError, match="an address; expected image files. Download it first"):
         list_images([Path("https://example.org/a.png")])
 
 

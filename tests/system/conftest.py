@@ -10,7 +10,7 @@ import pytest
 
 from claris_kaggle.cli.main import main
 from claris_kaggle.data.synthetic import generate
-from tests.conftest import TINY
+from tests.conftest import TINY, build_once
 from tests.support.world import Place
 
 Call = Callable[..., tuple[int, str, str]]
@@ -20,12 +20,14 @@ Call = Callable[..., tuple[int, str, str]]
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world as it should be; copied for each fault."""
 
-    place = Place(tmp_path_factory.mktemp("pristine"))
-    generate(place.data.root, train=60, test=12, slides=6)
-    for verb in ("pack", "folds", "train", "predict", "ensemble"):
-        extra = TINY if verb == "train" else []
-        assert main([str(one) for one in [*place.command(verb), *extra]]) == 0
-    return place.root
+    def build(root: Path) -> None:
+        place = Place(root)
+        generate(place.data.root, train=60, test=12, slides=6)
+        for verb in ("pack", "folds", "train", "predict", "ensemble"):
+            extra = TINY if verb == "train" else []
+            assert main([str(one) for one in [*place.command(verb), *extra]]) == 0
+
+    return build_once(tmp_path_factory, "pristine", build)
 
 
 @pytest.fixture

@@ -82,12 +82,12 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, int, str]] = {
     "slide map without an id": (
         lambda p: cut(p.data.root / "slides.csv", 0.5), "folds", 1, "slides.csv",
     ),
-    "fold file missing": (lambda p: p.folds.unlink(), "train", 1, "folds.csv: no such file"),
+    "fold file missing": (lambda p: p.folds.unlink(), "train", 1, "folds.csv: file not found"),
     "fold file cut off": (lambda p: cut(p.folds), "train", 1, "folds.csv"),
     "fold file with a group on both sides": (
         lambda p: replace(p.folds, ",0\n", ",1\n"), "train", 1, "1 group in more than one fold",
     ),
-    "config cut off": (lambda p: cut(p.run.config), "train", 1, "config.json: not a whole JSON"),
+    "config cut off": (lambda p: cut(p.run.config), "train", 1, "config.json: not a complete JSON"),
     "config missing": (lambda p: p.run.config.unlink(), "predict", 1, "no config.json there"),
     "config of another version": (
         lambda p: replace(p.run.config, '"seed"', '"seeds"'), "train", 1, "unknown or missing fields seed, seeds",
@@ -102,7 +102,7 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, int, str]] = {
         "damaged or cut off",
     ),
     "all weights missing": (
-        lambda p: [p.run.fold(fold).weights.unlink() for fold in (0, 1)], "predict", 1, "no finished fold there",
+        lambda p: [p.run.fold(fold).weights.unlink() for fold in (0, 1)], "predict", 1, "no finished fold",
     ),
     "fold predictions of a run missing": (lambda p: p.run.oof.unlink(), "ensemble", 1, "no oof.csv there"),
     "run predictions cut off": (lambda p: cut(p.run.oof), "ensemble", 1, "oof.csv"),

@@ -42,7 +42,7 @@ def test_a_disk_that_fails_loses_nothing(
     code, _, said = call(*place.command(verb))
     monkeypatch.undo()
     assert code == 1, said
-    assert {errno.ENOSPC: "no space left", errno.EIO: "error"}.get(number, "not allowed") in one_line(said)
+    assert {errno.ENOSPC: "no space left", errno.EIO: "error"}.get(number, "permission denied") in one_line(said)
     after = kept(place.root)
     lost = {path for path in before if after.get(path) != before[path]}
     assert lost <= ({f"run/fold0/{name}" for name in ("predictions.json",)} if verb == "predict" else set())

@@ -54,7 +54,7 @@ def stop_once(arguments: list[object]) -> bool:
     if code == 0:
         return False
     assert code == 3, said
-    assert "stopped by SIGTERM" in said and "The same command goes on from there" in said
+    assert "stopped by SIGTERM" in said and "Run the same command to resume" in said
     return True
 
 

@@ -71,13 +71,13 @@ def test_predictions_that_are_no_numbers_are_refused_and_written_nowhere(
     save_weights(run.fold(1).weights, model)
     finish_fold(run.fold(1), {})
     code, shown, said = call("predict", *places(generated, cache, run.root))
-    assert (code, shown) == (1, "") and "fold 1: " in said and "predictions are no numbers, in fp32" in said
+    assert (code, shown) == (1, "") and "fold 1: " in said and "predictions are NaN or infinite in fp32" in said
     assert (
         run.fold(0).predictions_manifest.exists()
         and not run.fold(1).oof.exists()
         and not run.fold(1).predictions_manifest.exists()
     )
-    with pytest.raises(TrainingError, match="answer is no number"):  # and not benign
+    with pytest.raises(TrainingError, match="a prediction is NaN or infinite"):  # and not benign
         predict_ensemble(load_trained(run.root), np.zeros((1, 96, 96, 3), dtype=np.uint8), views=1)
 
 
@@ -139,10 +139,10 @@ def test_folds_of_a_run_are_predicted_in_one_precision(
     assert precisions() == {"fp32"}
     assert call(*arguments, "--precision", "bf16")[0] == 0 and precisions() == {"bf16"}
     code, _, said = call(*arguments)
-    assert code == 0 and said.count("predicted before") == 3, "all folds have one precision, and none was asked for"
+    assert code == 0 and said.count("already predicted") == 3, "all folds have one precision, and none was asked for"
     run.fold(1).predictions_manifest.unlink()
     code, _, said = call(*arguments)
-    assert code == 0 and "predicted before" not in said, "fold 1 is predicted in fp32, so all others are too"
+    assert code == 0 and "already predicted" not in said, "fold 1 is predicted in fp32, so all others are too"
     assert precisions() == {"fp32"} and predictions_of(run.root) == predictions_of(finished.root)
 
 

@@ -72,7 +72,7 @@ def test_a_network_of_fixed_size_is_made_for_the_input_size() -> None:
 
 
 def test_a_size_that_the_network_cannot_take_is_refused_with_its_own_size() -> None:
-    with pytest.raises(UsageError, match="does not take inputs of 100 x 100.*224"):
+    with pytest.raises(UsageError, match="does not accept inputs of 100 x 100.*224"):
         require_side(create_model("vit_tiny_patch16_224", side=224), "vit_tiny_patch16_224", 100)
 
 

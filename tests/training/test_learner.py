@@ -53,7 +53,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
 
 def test_many_such_steps_in_a_row_are_an_error(trainset: TrainSet, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, set(range(2, 7)))
-    with pytest.raises(_Diverged, match="the loss or its gradients are no numbers"):
+    with pytest.raises(_Diverged, match="the loss or its gradients are NaN or infinite"):
         _train_epoch(new_learner(), batches_of(trainset), 0, lambda rows: "")
 
 
@@ -79,7 +79,7 @@ def test_steps_whose_gradients_are_no_numbers_are_an_error_in_the_end(
     monkeypatch.setattr(learner_module, "_MOST_UNMOVED", 3)
     learner = new_learner()
     next(learner.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(_Diverged, match=r"step 4: the loss or its gradients are no numbers"):
+    with pytest.raises(_Diverged, match=r"step 4: the loss or its gradients are NaN or infinite"):
         _train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
     assert int(learner.skipped) == 0
 
@@ -110,5 +110,5 @@ def test_a_fold_goes_back_to_its_checkpoint_once_and_ends_the_same(
     arguments = ["train", *places(generated, cache, tmp_path / "run"), "--folds", str(fold_file), *TINY, "--fold", "0"]
     spoil(monkeypatch, set(range(6, 11)))  # in the second epoch, which the first's checkpoint precedes
     assert main(arguments) == 0
-    assert "going back to the last checkpoint" in capsys.readouterr().err
+    assert "returning to the last checkpoint" in capsys.readouterr().err
     assert (tmp_path / "run/fold0/model.safetensors").read_bytes() == finished.fold(0).weights.read_bytes()

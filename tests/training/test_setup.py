@@ -51,7 +51,7 @@ def one_line(said: str) -> str:
 def test_a_finished_run_is_left_as_it_is(call: Call, where: list[object], run: Path) -> None:
     before = contents(run)
     code, shown, said = call(*where)
-    assert code == 0 and shown == f"{run}\n" and said.count("finished before") == 3
+    assert code == 0 and shown == f"{run}\n" and said.count("already finished") == 3
     assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
 
 
@@ -108,9 +108,9 @@ def test_a_second_process_is_told_who_holds_the_run(call: Call, where: list[obje
     [
         (["--fold", 3], 2, "--fold is 3; the fold file has folds 0 to 2"),
         (["--weights", "nowhere.pth"], 2, "nowhere.pth: no such file"),
-        (["--time-limit", "soon"], 2, "a time of 'soon'"),
+        (["--time-limit", "soon"], 2, "invalid duration 'soon'"),
         (["--precision", "fp16"], 2, "there is no GPU here"),
-        (["--model", "resnet"], 2, "timm knows no network"),
+        (["--model", "resnet"], 2, "unknown timm model"),
         (["--batch-size", 1], 2, "--batch-size is 1"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_the_same(
     fold.weights.write_bytes(b"")
     fold.checkpoint.write_bytes(fold.checkpoint.read_bytes()[:-10])
     code, _, said = call(*where)
-    assert code == 0 and "going on from the checkpoint before it" in said
+    assert code == 0 and "resuming from the previous checkpoint" in said
     assert fold.weights.read_bytes() == finished.fold(1).weights.read_bytes()
 
 
@@ -141,7 +141,7 @@ def test_both_checkpoints_damaged_are_refused_with_the_way_out(call: Call, where
     for path in fold.root.glob("last.ckpt*"):
         path.write_bytes(b"x")
     code, _, said = call(*where)
-    assert code == 1 and "Remove last.ckpt and last.ckpt.previous there" in one_line(said)
+    assert code == 1 and "Remove last.ckpt and last.ckpt.previous to train" in one_line(said)
 
 
 def test_a_loss_that_is_no_number_ends_with_advice(call: Call, where: list[object], tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_ends_with_advice(call: Call, where: list[objec
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
     where[where.index("--run") + 1] = tmp_path / "new"
     code, _, said = call(*where, *TINY, "--weights", tmp_path / "w.safetensors")
-    assert code == 1 and "the loss or its gradients are no numbers" in one_line(said) and "lower --lr" in said
+    assert code == 1 and "the loss or its gradients are NaN or infinite" in one_line(said) and "lower --lr" in said
     assert not (tmp_path / "new/fold0/model.json").exists()
 
 
@@ -213,7 +213,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
 def test_an_input_size_that_leaves_no_feature_map_is_refused() -> None:
     assert TrainConfig(stem="pool4", tail="no-pool", crop=32).least_side == 32
     for wrong in ({"resolution": 31}, {"crop": 48, "stem": "pool4", "tail": "pool"}):
-        with pytest.raises(UsageError, match="needed"):
+        with pytest.raises(UsageError, match="expected"):
             TrainConfig(**wrong)
 
 

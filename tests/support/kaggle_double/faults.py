@@ -61,10 +61,10 @@ FINAL = {
     "nested 401": (Fault(status=401, body=nested_error(401, "No", "UNAUTHENTICATED")), "refused the token (401: No)"),
     "403": (Fault(status=403, body=flat_error(403, "Forbidden")), "kaggle.com/settings"),
     "403 with a page": (Fault(status=403, body=b"<html></html>", kind="text/html"), "an answer of type text/html"),
-    "404": (Fault(status=404, body=flat_error(404, "no")), "does not know"),
-    "400": (Fault(status=400, body=flat_error(400, "bad title")), "400 and did not take the kernel: bad title"),
+    "404": (Fault(status=404, body=flat_error(404, "no")), "did not find it"),
+    "400": (Fault(status=400, body=flat_error(400, "bad title")), "400 and did not accept the kernel: bad title"),
     "nested 400": (
         Fault(status=400, body=nested_error(400, "bad title", "INVALID_ARGUMENT")),
-        "400 and did not take the kernel: bad title",
+        "400 and did not accept the kernel: bad title",
     ),
 }
