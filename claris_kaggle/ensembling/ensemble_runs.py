@@ -24,7 +24,7 @@ from claris_kaggle.evaluation.run_metrics import OverallMetrics, run_metrics, sl
 
 @dataclass(frozen=True, kw_only=True)
 class _RunOrigin:
-    """What a run was made from.
+    """The origin of a run: digests of its predictions and weights, and its config.
 
     Attributes:
         oof_sha256, test_sha256: SHA-256 of the predictions.

@@ -210,7 +210,7 @@ class _PlannedKernel:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """What a plan does, in the order of the output of `claris launch --dry-run --json`.
+    """A summary of a plan. The fields have the order of the output of `claris launch --dry-run --json`.
 
     Attributes:
         kernels: the training kernels.
