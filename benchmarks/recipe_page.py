@@ -88,7 +88,7 @@ def table(units: dict[str, list[Unit]], labels: NDArray[np.int8], found: dict[st
     """A row for each recipe that was measured."""
     lines = [
         "| recipe | what it is | images | GFLOP an image | cost | patches x seeds | OOF AUC | accuracy "
-        "| AUC over the original (95 %) |",
+        "| AUC difference to `original` (95 %) |",
         "| --- " * 9 + "|",
     ]
     halves = half_widths(found)

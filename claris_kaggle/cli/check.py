@@ -1,6 +1,6 @@
-"""Check the competition's folder: tables, files, sizes, ids against pixels, duplicates, slides.
+"""Check the competition's data: tables, files, image sizes, SHA-1 ids, duplicates and slides.
 
-Exit code 0 when it can be trained on as it is, 1 when something must be mended first.
+Exit code 0 if the data is ready for training, 1 if something must be fixed first.
 
 example:
   claris check --data data --slides patch_id_wsi.csv
@@ -19,13 +19,13 @@ HELP = "check the competition's files"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     options._add_data_flag(parser)
-    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi")
+    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide map: a CSV with columns id,wsi")
     parser.add_argument(
         "--jobs",
         type=options._parse_count,
         default=0,
         metavar="N",
-        help="reading processes [one per core for many files]",
+        help="number of processes that read files [one per core if there are many files]",
     )
     options._add_json_flag(parser)
 

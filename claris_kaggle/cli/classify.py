@@ -1,8 +1,8 @@
 """Classify image files or folders as benign or malignant, with the evidence. For research use only. Not for diagnosis.
 
-TIFF, PNG and JPEG. An image of 96 x 96 pixels is one patch; over a larger one a window of that size slides, and it
-is called malignant when one window is. The networks know tissue at about 1 micrometre per pixel (10x) and nothing
-else. A faulty file is named, the others are done, and the exit code is then 1.
+Reads TIFF, PNG and JPEG. Images larger than 96 x 96 pixels are classified with a sliding window of that size and are
+malignant if at least one window is. The networks are trained only on tissue at about 1 micrometre per pixel (10x).
+A file that cannot be read is reported, the others are still classified, and the exit code is 1.
 
 example:
   claris classify --run runs/first patch.tif
@@ -32,7 +32,7 @@ _ROW = "{:<12} {:<10} {:<14} {:<14} {:<7} {}"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of them")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of image files")
     options._add_run_flag(parser)
     options._add_classify_flags(parser, max_pixels=25_000_000)
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page with images")

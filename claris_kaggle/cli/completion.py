@@ -1,4 +1,4 @@
-"""Print the completion script of a shell for commands, flags, choices and paths. Made again after an update.
+"""Print a shell completion script for commands, flags, choices and paths. Run this again after an update.
 
 example:
   claris completion bash > ~/.local/share/bash-completion/completions/claris

@@ -1,6 +1,6 @@
-"""Run the full pipeline on synthetic patches with a real DenseNet-121, to a checked submission and a report.
+"""Run the full pipeline on synthetic patches with a DenseNet-121. Writes a submission and an HTML report.
 
-Needs no data, no account and no GPU, and takes under two minutes on two cores.
+Needs no data, no Kaggle account and no GPU. Takes one to three minutes on two CPU cores.
 
 example:
   claris demo --out demo-output

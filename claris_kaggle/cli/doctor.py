@@ -1,6 +1,6 @@
 """Check this installation: Python, libraries, GPUs, memory, disk, data, Kaggle account.
 
-Exit code 1 when something that must work does not.
+Exit code 1 if a required check fails.
 
 example:
   claris doctor --data data
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=Path("claris-probe.json"),
         metavar="FILE",
-        help="test a launch without GPU hours: push a private CPU script, follow it, delete it [claris-probe.json]",
+        help="test a launch without GPU hours: push a private CPU kernel, wait for it, delete it [claris-probe.json]",
     )
     options._add_cache_flag(parser)
     options._add_json_flag(parser)

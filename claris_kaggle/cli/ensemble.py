@@ -1,7 +1,7 @@
 """Average the folds of one run or of several runs, and write a checked submission.
 
-Several runs must share one fold file. Weights are scored on folds that they were not fitted on, so
-the printed figures do not flatter. A run may also be a folder with no more than oof.csv
+Several runs must share one fold file. Weights are scored only on folds that they were not fitted on.
+A run may also be a folder that contains only oof.csv
 (id,label,fold,probability) and test.csv (id,probability), from any other tool.
 
 example:
@@ -33,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="submission to write")
     parser.add_argument(
         "--method", default="mean", metavar="NAME",
-        help="mean, logit, rank, logloss, auc, greedy, stack, or auto: the best of them; where its nested gain over "
-        "the mean is not sure, the mean is taken [mean]",
+        help="mean, logit, rank, logloss, auc, greedy, stack, or auto (best nested AUC); if the nested gain over the "
+        "mean is not significant, the mean is used [mean]",
     )  # fmt: skip
     parser.add_argument("--only-sound", action="store_true", help="exclude suspicious runs")
-    parser.add_argument("--calibrate", action="store_true", help="scale the result by a temperature fitted on OOF")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="apply temperature scaling, fitted on the OOF predictions"
+    )
     parser.add_argument("--save-run", type=Path, metavar="DIR", help="save the ensemble as a run in this folder")
     options._add_json_flag(parser)
 
@@ -81,7 +83,7 @@ def _format_gap(gap: Comparison | None, best: str) -> str:
     if gap is None:
         return ""
     low, high = gap.interval
-    return f"; {gap.difference:+.4f} ({low:+.4f} to {high:+.4f}) to {best}, {_format_p(gap.p)}"
+    return f"; {gap.difference:+.4f} ({low:+.4f} to {high:+.4f}) compared with {best}, {_format_p(gap.p)}"
 
 
 def _report_evidence(evidence: EnsembleEvidence) -> None:

@@ -1,7 +1,7 @@
 """Export a finished run as a single folder to share: weights, recipe, metrics, model card and checksums.
 
-The folder is written whole or not at all, holds no path of this machine, and works as --run of `claris classify`.
---onnx adds model.onnx, from uint8 [N, 96, 96, 3] to the probability [N]; it needs pip install 'claris_kaggle[onnx]'.
+The export is written atomically, contains no local paths, and can be used as `claris classify --run`.
+--onnx adds model.onnx: input uint8 [N, 96, 96, 3], output probability [N]. Needs pip install 'claris_kaggle[onnx]'.
 
 example:
   claris export runs/first --out exports/first

@@ -1,6 +1,6 @@
 """Fetch the competition's files through the Kaggle API; an interrupted download is resumed.
 
-Needs a Kaggle token, and the competition's rules accepted on its web page.
+Needs a Kaggle token. Accept the competition's rules on its web page first.
 
 example:
   claris fetch --out data

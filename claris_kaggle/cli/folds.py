@@ -1,6 +1,6 @@
 """Split the training patches into stratified folds, or check a fold file.
 
-With --slides (a CSV of id,wsi) no slide stands in two folds. Exact duplicates never do.
+With --slides (a CSV with columns id,wsi) each slide is in exactly one fold. Duplicates are always in the same fold.
 
 example:
   claris folds --data data --out folds/five.csv
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
     what.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
-    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide of each patch: id,wsi [split by patch]")
+    parser.add_argument(
+        "--slides", type=Path, metavar="FILE", help="slide map: a CSV with columns id,wsi [split by patch]"
+    )
     parser.add_argument("--k", type=int, metavar="K", help="number of folds [5]")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the split [0]")
     parser.add_argument("--force", action="store_true", help="replace an existing fold file with other folds")
@@ -43,7 +45,11 @@ def run(args: argparse.Namespace) -> None:
     given = {"--k": args.k is not None, "--seed": args.seed is not None, "--force": args.force}
     if args.check and any(given.values()):
         found = f"{' and '.join(flag for flag, typed in given.items() if typed)} with --check"
-        raise UsageError(found, "a fold file that exists is not split again", "Remove it, or create folds with --out")
+        raise UsageError(
+            found,
+            "these flags apply only when folds are created",
+            "Remove these flags, or use --out instead of --check",
+        )
     data = options._open_data(args)
     import json
     from dataclasses import asdict

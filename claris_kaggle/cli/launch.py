@@ -1,6 +1,6 @@
-"""Run the whole entry: push the training kernels two at a time, wait, pull, ensemble, submit, wait for the score.
+"""Run the whole competition entry: push kernels (two at a time), wait, pull, ensemble, submit, wait for the score.
 
-Stopped anywhere, the same command goes on, and does nothing twice. Flags after -- go to claris train.
+Run the same command to resume after an interruption; no step is repeated. Flags after -- are passed to claris train.
 
 example:
   claris launch first --dry-run
@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-fold", action="store_true", help="one kernel per fold [one for all folds]")
     parser.add_argument("--epochs", type=options._parse_count, metavar="N", help="number of epochs [from the recipe]")
     parser.add_argument(
-        "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="time between two checks [60]"
+        "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="polling interval in seconds [60]"
     )
     parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="time limit of each session [11h20m]")
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="additional Kaggle datasets to attach")
     parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
     options._add_named_file_flags(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
@@ -86,5 +86,7 @@ def _print_plan(summary: PlanSummary, *, as_json: bool) -> None:
     print(f"train    {flags}, time limit {summary.time_limit}")
     print(f"inputs   {', '.join(['the competition', *summary.inputs])}")
     print(f"parallel {summary.at_a_time}; then {', '.join(summary.then)}")
-    print(f"hours    about {summary.estimated_hours} of two T4s (an estimate) of {summary.weekly_hours:g} a week")
+    print(
+        f"hours    about {summary.estimated_hours} on two T4s (estimated); the quota is {summary.weekly_hours:g} a week"
+    )
     print(f"upload   {summary.upload_bytes:,} bytes, the library at {summary.commit}")

@@ -1,4 +1,4 @@
-"""List list the submissions, best first: OOF AUC beside public and private score.
+"""List the submissions, best first, with OOF AUC, public score and private score.
 
 example:
   claris ledger

@@ -52,13 +52,21 @@ def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> Non
         "--threshold",
         default="0.5",
         metavar="P",
-        help="decision threshold: a number, or oof: the best threshold of the run [0.5]",
+        help="decision threshold: a number, or oof (the threshold with the highest OOF accuracy) [0.5]",
     )
     parser.add_argument(
-        "--stride", type=int, default=32, metavar="N", help="pixels between windows in larger images [32]"
+        "--stride",
+        type=int,
+        default=32,
+        metavar="N",
+        help="stride of the sliding window in pixels, for images larger than a patch [32]",
     )
     parser.add_argument(
-        "--max-pixels", type=int, default=max_pixels, metavar="N", help=f"largest width times height [{max_pixels}]"
+        "--max-pixels",
+        type=int,
+        default=max_pixels,
+        metavar="N",
+        help=f"maximum image size in pixels, width times height [{max_pixels}]",
     )
 
 
@@ -72,7 +80,7 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
         type=_parse_count,
         default=None,
         metavar="N",
-        help="data loading processes per process [train on a GPU: up to 4; else 0]",
+        help="DataLoader workers per process [training on a GPU: up to 4; else 0]",
     )
     parser.add_argument(
         "--cudnn",
@@ -84,10 +92,17 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
     """Add --weights-from, --slides-from and --folds-from, for training kernels."""
-    files = {"weights": "starting weights", "slides": "a slide map, for folds by slide", "folds": "a fold file"}
+    files = {
+        "weights": "starting weights",
+        "slides": "a slide map, to keep each slide in one fold",
+        "folds": "a fold file",
+    }
     for name, what in files.items():
         parser.add_argument(
-            f"--{name}-from", default="", metavar="FILE", help=f"{what}: owner/dataset/file; the dataset is attached"
+            f"--{name}-from",
+            default="",
+            metavar="FILE",
+            help=f"{what}, as owner/dataset/file; its dataset is attached to the kernel",
         )
 
 
@@ -99,12 +114,20 @@ def _add_json_flag(parser: argparse.ArgumentParser) -> None:
 def _add_record_flag(parser: argparse.ArgumentParser) -> None:
     """Add --record, the record of pushes."""
     default = Path("runs") / "kernels.json"
-    parser.add_argument("--record", type=Path, default=default, metavar="FILE", help=f"record of pushes [{default}]")
+    parser.add_argument(
+        "--record", type=Path, default=default, metavar="FILE", help=f"JSON file that records pushes [{default}]"
+    )
 
 
 def _add_ledger_flag(parser: argparse.ArgumentParser) -> None:
     """Add --ledger, the list of submissions."""
-    parser.add_argument("--ledger", type=Path, default=_LEDGER, metavar="FILE", help=f"the ledger [{_LEDGER}]")
+    parser.add_argument(
+        "--ledger",
+        type=Path,
+        default=_LEDGER,
+        metavar="FILE",
+        help=f"CSV file that records submissions and scores [{_LEDGER}]",
+    )
 
 
 def _parse_count(text: str) -> int:

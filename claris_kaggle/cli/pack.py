@@ -1,6 +1,6 @@
 """Decode all patches once into a memory-mapped cache, each verified against its SHA-1 id.
 
-Training and prediction make the pack themselves where it is missing.
+Optional: claris train and claris predict create the cache if it is missing.
 
 example:
   claris pack --data data
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options._parse_count,
         default=0,
         metavar="N",
-        help="reading processes [one per core for many files]",
+        help="number of processes that read files [one per core if there are many files]",
     )
     options._add_json_flag(parser)
 

@@ -1,4 +1,4 @@
-"""Write out-of-fold and test probabilities of every finished fold, averaged over 8 test-time augmentation views.
+"""Write out-of-fold and test probabilities of every finished fold, averaged over test-time augmentation views.
 
 example:
   claris predict --data data --run runs/first

@@ -1,4 +1,4 @@
-"""Fetch the output of the last pushed kernel: exactly that version, with every file verified.
+"""Download the output of a pushed kernel version and verify every file.
 
 example:
   claris pull --out runs/kaggle

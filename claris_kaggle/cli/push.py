@@ -1,6 +1,6 @@
 """Push a training, prediction or ensemble kernel that contains the library at the current commit.
 
-Flags after -- go to claris train. Stopped before Kaggle's answer came, the same command looks for that push first.
+Flags after -- are passed to claris train. After an interruption, run it again: it first searches for that push.
 
 example:
   claris push train
@@ -32,14 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fold", type=options._parse_count, nargs="+", default=[], metavar="K", help="folds to train [all]"
     )
     parser.add_argument("--time-limit", default="", metavar="TIME", help="time limit of the session [11h20m]")
-    parser.add_argument("--input", nargs="+", default=[], metavar="REF", help="kernels whose output becomes an input")
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="more datasets to attach")
+    parser.add_argument(
+        "--input", nargs="+", default=[], metavar="REF", help="kernels whose output is attached as input"
+    )
+    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="additional Kaggle datasets to attach")
     parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
     options._add_named_file_flags(parser)
     parser.add_argument(
         "--build-only", type=Path, metavar="DIR", help="write script and metadata to this folder without pushing"
     )
-    parser.add_argument("--user", default="", help="with --build-only: the account [from Kaggle]")
+    parser.add_argument("--user", default="", help="with --build-only: Kaggle user name [from the login]")
     options._add_record_flag(parser)
     options._add_json_flag(parser)
 

@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="page to write")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to show images of errors")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache to read the images from")
-    parser.add_argument("--ledger", type=Path, metavar="FILE", help=f"the ledger [{options._LEDGER}, where it is]")
+    parser.add_argument(
+        "--ledger",
+        type=Path,
+        metavar="FILE",
+        help=f"CSV file that records submissions and scores [{options._LEDGER}, if it exists]",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         UsageError: the named ledger does not exist.
     """
     if args.ledger and not args.ledger.exists():
-        raise UsageError(f"--ledger {args.ledger}: no such file", "", "Check the path, or leave it out")
+        raise UsageError(f"--ledger {args.ledger}: no such file", "", "Check the path, or remove --ledger")
     data = options._open_data(args) if args.data else None
     from claris_kaggle.reporting.report import write_report
 

@@ -1,7 +1,7 @@
-"""Start a local web page where you can drop an image and see the answer of claris classify with its evidence.
+"""Start a local web page that classifies dropped images and shows evidence maps, as claris classify does.
 
-Its address goes to stdout once the page is there; Ctrl-C ends it. An upload is looked at in memory and kept nowhere.
-Programs send one to /classify and get JSON: curl --form image=@patch.tif http://127.0.0.1:8000/classify
+Prints the address to stdout when it is ready. Ctrl-C stops it. Uploads are processed in memory and never saved.
+Programs can POST to /classify and receive JSON: curl --form image=@patch.tif http://127.0.0.1:8000/classify
 For research use only. Not for diagnosis.
 
 example:

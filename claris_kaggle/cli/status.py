@@ -1,8 +1,8 @@
-"""Show the state of the last pushed kernel: exactly the version that was pushed.
+"""Show the status of a pushed kernel version (default: the last one pushed).
 
-With --follow, wait until its session has ended, and show the session's own progress meanwhile.
+With --follow, wait until the session ends and print its progress.
 
-Exit code 0 while it is well, 1 when it failed or was cancelled.
+Exit code 0 if it is queued, running or complete, 1 if it failed or was cancelled.
 
 example:
   claris status
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options._parse_seconds,
         default=60.0,
         metavar="SECONDS",
-        help="with --follow: time between two checks [60]",
+        help="with --follow: polling interval in seconds [60]",
     )
     options._add_record_flag(parser)
     options._add_json_flag(parser)

@@ -24,10 +24,15 @@ HELP = "check a submission, or compare several"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("action", choices=["check", "compare"], help="what to do")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the submission, or those to compare")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="submission file; two or more for compare")
     parser.add_argument("--data", type=Path, metavar="DIR", help="check: the competition's folder")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", default=[], metavar="RUN_DIR", help="compare: the run behind each file"
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN_DIR",
+        help="compare: run folder of each file, in the same order",
     )
     options._add_json_flag(parser)
 
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         _print_comparison(args)
         return
     if args.runs:
-        raise UsageError("--runs", "it belongs to compare", "Remove it, or use submission compare")
+        raise UsageError("--runs", "this flag is only for submission compare", "Remove it, or use submission compare")
     if args.data is None or len(args.files) != 1:
         found = "no --data" if args.data is None else f"{len(args.files)} files"
         raise UsageError(found, "check needs one file and --data DIR", "Use submission compare for several")
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         return
     spread = f"{facts.min:.4g} to {facts.max:.4g}, mean {facts.mean:.4g}"
     order = "" if facts.sample_order else ", not in the sample's order (Kaggle joins by id)"
-    print(f"{path}: {facts.rows:,} rows, {spread}{order}: good")
+    print(f"{path}: {facts.rows:,} rows, {spread}{order}: valid")
     if facts.distinct == 2 < facts.rows:
         log_info(f"{path}: only two distinct values; submit probabilities, which give a higher AUC than classes")
 
@@ -82,7 +87,7 @@ def _print_comparison(args: argparse.Namespace) -> None:
             print(remark)
         low, high = blend.gain.interval
         gain = f"{blend.gain.difference:+.5f} ({low:+.5f} to {high:+.5f})"
-        print(f"mean of all: OOF AUC {blend.mean:.5f}, over the best, {blend.best}: {gain}")
+        print(f"mean of all: OOF AUC {blend.mean:.5f}; gain over the best run, {blend.best}: {gain}")
 
 
 def _print_pair(pair: SubmissionPair) -> None:
@@ -91,4 +96,4 @@ def _print_pair(pair: SubmissionPair) -> None:
     if pair.remark:
         print(f"  {pair.remark}")
     for row in pair.most_apart:
-        print(f"  {row.id}  {row.a:.4f}  {row.b:.4f}  {row.ranks_apart:.0%} of all ranks apart")
+        print(f"  {row.id}  {row.a:.4f}  {row.b:.4f}  percentile ranks differ by {row.ranks_apart:.0%}")

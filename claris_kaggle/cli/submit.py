@@ -1,6 +1,6 @@
-"""Check a submission, send it, wait for its score, and write both to the ledger.
+"""Check a submission, submit it, wait for its score, and record both in the ledger.
 
-The same file is sent once only: a second call finds the first.
+A file is submitted only once. A second call finds the earlier submission.
 
 example:
   claris submit submission.csv --data data
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the score")
     parser.add_argument(
-        "--poll", type=options._parse_seconds, default=10.0, metavar="SECONDS", help="time between two checks [10]"
+        "--poll", type=options._parse_seconds, default=10.0, metavar="SECONDS", help="polling interval in seconds [10]"
     )
     options._add_ledger_flag(parser)
     options._add_json_flag(parser)

@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options._add_data_flag(parser)
     parser.add_argument("--folds", type=Path, required=True, metavar="FILE.csv", help="fold file, see claris folds")
     options._add_run_flag(parser)
-    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide map; folds that share a slide are refused")
+    parser.add_argument(
+        "--slides",
+        type=Path,
+        metavar="FILE",
+        help="slide map (a CSV with columns id,wsi); fails if a slide is in more than one fold",
+    )
     parser.add_argument("--fold", type=int, nargs="+", default=[], metavar="K", help="folds to train [all]")
     options._add_process_flags(parser)
     options._add_cache_flag(parser)
@@ -40,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rates", action="store_true", help="measure data-loading and training throughput before the first epoch"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="compile the network, which takes minutes; --rates shows the gain"
+        "--compile",
+        action="store_true",
+        help="use torch.compile (takes minutes at the start); --rates measures the speed",
     )
     add_config_flags(parser)
 

@@ -71,13 +71,13 @@ class TrainConfig:
         UsageError: a value is not allowed for its field; the message names the flag.
     """
 
-    model: str = _flag_field("densenet121", "timm's name of the network, or `tiny` for quick trials")
+    model: str = _flag_field("densenet121", "timm model name, or `tiny` for quick trials")
     weights: str = _flag_field("imagenet", "initial weights: imagenet, none (random), or a file (.safetensors, .pth)")
     batch_size: int = _flag_field(
-        0, "patches per step over all processes; 0 means 128, or fewer for small data sets", low=0
+        0, "global batch size (over all processes); 0: 128, or less for small data sets", low=0
     )
     preset: str = _flag_field(
-        "auto", "recipe: defaults of the options below; auto: pretrained, or scratch with --weights none",
+        "auto", "sets the defaults of the options below; auto: pretrained, or scratch with --weights none",
         choices=("auto", *_PRESETS),
     )  # fmt: skip
     epochs: int = _flag_field(6, "number of passes over the training patches", low=1)
@@ -88,16 +88,16 @@ class TrainConfig:
     )
     layer_decay: float = _flag_field(
         1.0,
-        "factor for the learning rate from each layer to the previous one; 1: the same for all layers",
+        "layer-wise learning rate decay from the last layer to the first; 1: no decay",
         low=0.1,
         high=1,
     )
-    freeze_epochs: int = _flag_field(0, "number of first epochs that train only the classifier", low=0)
-    clip_grad: float = _flag_field(0.0, "largest gradient norm of a step; 0: no clipping", low=0)
+    freeze_epochs: int = _flag_field(0, "number of initial epochs that train only the classifier", low=0)
+    clip_grad: float = _flag_field(0.0, "maximum gradient norm for clipping; 0: no clipping", low=0)
     weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0: plain Adam", low=0, high=10)
     geometry: str = _flag_field(
         "d4",
-        "augmentation: d4 (eight symmetries), or the original's flips and rotations within 20 degrees",
+        "augmentation: d4 (flips and 90-degree rotations), or flips with rotations of up to 20 degrees",
         choices=_GEOMETRIES,
     )
     color: float = _flag_field(0.0, "strength of the colour augmentation; 0: none", low=0, high=4)
@@ -109,7 +109,7 @@ class TrainConfig:
     crop: int = _flag_field(PATCH_SIZE, "side of the centre crop in pixels", low=LEAST_SIDE, high=PATCH_SIZE)
     resolution: int = _flag_field(
         0,
-        "input size in pixels, by bilinear enlargement or area averaging; 0: the size of the crop",
+        "input size in pixels; patches are resized (bilinear up, area averaging down); 0: crop size",
         low=0,
         high=_LARGEST_SIDE,
     )
@@ -131,7 +131,7 @@ class TrainConfig:
     label_smoothing: float = _flag_field(0.0, "label smoothing, as in PyTorch", low=0, high=0.5)
     mixup: float = _flag_field(0.0, "alpha of mixup's Beta distribution; 0: no mixup", low=0, high=10)
     ema: float = _flag_field(
-        0.0, "decay of the moving average of the weights (EMA), which predicts; lower in the first steps; 0: none",
+        0.0, "decay of the EMA of the weights, which is used for prediction; lower in the first steps; 0: no EMA",
         low=0, high=1,
     )  # fmt: skip
     select: str = _flag_field(
@@ -139,7 +139,7 @@ class TrainConfig:
     )
     precision: str = _flag_field("auto", "precision; auto: fp16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
     seed: int = _flag_field(0, "seed of all random numbers", low=0, high=2**31 - 1)
-    threads: int = _flag_field(0, "CPU threads per process; 0: the cores divided by the processes", low=0)
+    threads: int = _flag_field(0, "CPU threads per process; 0: number of cores / number of processes", low=0)
     weights_sha256: str = _recorded_field("SHA-256 of the file of starting weights")
     data_sha256: str = _recorded_field("digest of the training ids and labels")
     folds_sha256: str = _recorded_field("digest of the fold file's content")
@@ -177,7 +177,7 @@ class TrainConfig:
         wrong = sorted(known.symmetric_difference(content))
         if wrong:
             what = "unknown or missing fields " + ", ".join(wrong)
-            raise DataError(f"{source}: {what}", "", "Use the version that wrote it, or a new run folder")
+            raise DataError(f"{source}: {what}", "", "Use the claris version that wrote it, or a new --run folder")
         try:
             return _config_of(content)
         except (UsageError, TypeError) as error:
@@ -247,7 +247,7 @@ def _check_value(item: dataclasses.Field[object], value: Any) -> None:
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each flagged field to the parser; a flag that is not given sets no attribute."""
-    group = parser.add_argument_group("recipe (stored in config.json; must not change on resume)")
+    group = parser.add_argument_group("training config (stored in config.json; must not change on resume)")
     for item in dataclasses.fields(TrainConfig):
         if item.metadata.get("flag"):
             kind = {"int": int, "float": float}.get(str(item.type), str)
@@ -317,7 +317,7 @@ def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None
     old, new = found.to_json(), asked.to_json()
     if old["weights_sha256"] and old["weights_sha256"] == new["weights_sha256"]:
         new["weights"] = old["weights"]  # the same file under another name
-    changed = [f"{name} {old[name]!r} there, {new[name]!r} now" for name in old if old[name] != new[name]]
+    changed = [f"{name}: {old[name]!r} in the run, {new[name]!r} now" for name in old if old[name] != new[name]]
     if changed:
         raise RunError(
             f"{source}: made with another config ({'; '.join(changed)})",

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 _MAX_NAMED = 3
 # Environment variable: the file to which a command writes its error, for the process that started it.
-ERROR_FILE_VARIABLE = "CLARIS_LAST_WORDS"
+ERROR_FILE_VARIABLE = "CLARIS_ERROR_FILE"
 
 
 class ClarisError(Exception):

@@ -50,7 +50,7 @@ def explain_os_error(error: OSError, path: object) -> DiskError:
     if refused:
         return DiskError(f"{path}: {refused}", "nothing was changed", "Give another name")
     if platforms._is_open_elsewhere(error):
-        hint = "Close it there, then run the command again"
+        hint = "Close the file in that program, then run the command again"
         return DiskError(f"{path}: open in another program", "nothing was changed", hint)
     if error.errno in _NO_SPACE:
         hint = "Free some space or choose another disk, then run the command again"

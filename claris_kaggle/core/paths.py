@@ -215,7 +215,7 @@ def require_suffix(path: Path, *endings: str) -> Path:
         UsageError: the name has none of the endings.
     """
     if path.suffix not in endings:
-        raise UsageError(f"{path}: another kind of file", f"expected a name that ends in {endings[0]}")
+        raise UsageError(f"{path}: wrong file type", f"expected a name that ends in {endings[0]}")
     return path
 
 
@@ -239,10 +239,10 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
             with path.open("rb") as stream:
                 header = stream.readline(200).decode("utf-8-sig", "replace").strip()
             if header != ",".join(columns):
-                found = f"{path}: another file is there (its first line is {header[:80]!r})"
+                found = f"{path}: already exists as another kind of file (first line {header[:80]!r})"
                 raise UsageError(found, "nothing was changed", "Give another --out")
         if about.exists() and not _is_written_by_claris(about):
-            found = f"{about}: another file is there; the metadata of {path.name} would replace it"
+            found = f"{about}: already exists; the metadata of {path.name} would overwrite it"
             raise UsageError(found, "nothing was changed", "Give another --out")
 
 

@@ -142,7 +142,9 @@ def write_folds(path: Path, folds: Folds, about: Mapping[str, object], *, overwr
     require_replaceable(path, _FOLD_COLUMNS)
     if path.exists() and not overwrite:
         if not _contains_folds(path, folds):
-            raise RunError(f"{path}: it has other folds", "", "Give another --out, or --force to replace them")
+            raise RunError(
+                f"{path}: already exists with different folds", "", "Give another --out, or use --force to overwrite it"
+            )
         if _read_about(path, folds):
             return False
     values: dict[str, Iterable[object]] = {
@@ -279,7 +281,7 @@ def check_folds(
     tables.require_equal_ids(folds.ids, ids, path, "train_labels.csv", hint)
     differ = [name for name, old, new in zip(ids, folds.labels, labels, strict=True) if old != new]
     if differ:
-        found = f"{path}: {format_count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
+        found = f"{path}: {format_count(len(differ), 'label')} different from train_labels.csv ({name_few(differ)})"
         raise TableError(found, "", hint)
     if slides is not None:
         require_together(folds, slides, "slide", path, hint + " --slides FILE")

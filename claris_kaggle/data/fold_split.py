@@ -67,7 +67,7 @@ def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str]
     for name, column in {"labels": labels, **others}.items():
         if column is not None and len(column) != len(ids):
             raise DataError(
-                f"{format_count(len(ids), 'id')} and {len(column):,} {name}", "expected one of each per patch"
+                f"{format_count(len(ids), 'id')} and {len(column):,} {name}", "expected the same number of both"
             )
     tables.require_unique(ids, "the ids")
     wrong = sorted({str(label) for label in np.asarray(labels).tolist() if label not in (0, 1)})
@@ -147,5 +147,5 @@ def _require_splittable(labels: Labels, members: NDArray[np.int64], k: int, *, g
             if grouped
             else format_count(units, f"{name} patch", f"{name} patches")
         )
-        hint = f"Use --k {units} or less" if units >= 2 else "At least two are needed for two folds"
+        hint = f"Use --k {units} or less" if units >= 2 else "Use data with at least two of them"
         raise UsageError(f"--k is {k}, with {what}", "each fold needs one", hint)

@@ -113,16 +113,26 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
     manifest = read_json(folder / "manifest.json")
     wanted = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
     if {name: manifest.get(name) for name in wanted} != wanted:
-        raise DataError(f"{folder}: a cache of other patches or of another version", "", "Remove that folder")
+        raise DataError(
+            f"{folder}: cache of different patches or of another claris version",
+            "",
+            "Delete that folder and run the command again",
+        )
     try:
         with explain_disk_errors(folder):
             pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
     except DiskError:
         raise
     except Exception as error:  # NumPy raises various errors for damaged headers
-        raise DataError(f"{folder}: pixels.npy is damaged or cut off", "", "Remove that folder") from error
+        raise DataError(
+            f"{folder}: pixels.npy is damaged or cut off", "", "Delete that folder and run the command again"
+        ) from error
     if pixels.shape != (len(ids), *PATCH_SHAPE) or pixels.dtype != np.uint8:
-        raise DataError(f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}", "", "Remove that folder")
+        raise DataError(
+            f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}",
+            "",
+            "Delete that folder and run the command again",
+        )
     return Pack(sorted(ids), pixels, folder)
 
 
@@ -134,13 +144,13 @@ def _verify_pack(pack: Pack, jobs: int) -> Pack:
     """
 
     look = functools.partial(_find_damaged, pack.folder / "pixels.npy")
-    with Progress(f"prove {pack.folder.name}", len(pack.ids)) as progress:
+    with Progress(f"verify {pack.folder.name}", len(pack.ids)) as progress:
         wrong = [name for part in _map_chunks(look, pack.ids, jobs, progress) for name in part]
     if wrong:
         found = (
             f"{pack.folder}: {format_count(len(wrong), 'patch', 'patches')} damaged on disk ({name_few(sorted(wrong))})"
         )
-        raise DataError(found, "", "Remove that folder")
+        raise DataError(found, "", "Delete that folder and run the command again")
     return pack
 
 
@@ -214,7 +224,11 @@ def read_verified_patch(source: Path, name: str) -> NDArray[np.uint8]:
     path = f"{source}/{name}.tif"
     pixels = read_patch(path)
     if patch_id(pixels) != name:
-        raise PatchError(f"{path}: the pixels do not match the id", "their SHA-1 must be the name", "Download it again")
+        raise PatchError(
+            f"{path}: the pixels do not match the id",
+            "expected the SHA-1 of the pixels as the file name",
+            "Download it again",
+        )
     return pixels
 
 

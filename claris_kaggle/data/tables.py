@@ -21,7 +21,7 @@ from claris_kaggle.core.files import explain_disk_errors, sha256_bytes, write_te
 
 # First bytes of files that are not plain CSV although they may be named so.
 _ARCHIVE_MAGIC = {
-    b"\x1f\x8b": "packed with gzip",
+    b"\x1f\x8b": "gzip-compressed",
     b"PK\x03\x04": "a ZIP archive or spreadsheet",
     b"\xff\xfe": "text in UTF-16",
 }
@@ -77,7 +77,7 @@ def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
     tif = [name for name in ids if name.lower().endswith((".tif", ".tiff"))]
     if tif:
         what = f"{format_count(len(tif), 'id')} that end in .tif ({name_few(tif)})"
-        raise TableError(f"{path}: {what}", "expected the id without an ending", "Remove .tif from the id column")
+        raise TableError(f"{path}: {what}", "expected ids without a file extension", "Remove .tif from the id column")
     wrong = [f"{name[:60]!r} in line {row + 2}" for row, name in enumerate(ids) if not _GOOD_ID.fullmatch(name)]
     if wrong:
         raise TableError(f"{path}: {format_count(len(wrong), 'invalid id')} ({name_few(wrong)})", "", hint)
@@ -169,7 +169,9 @@ def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
     missing = [name for name in ids if not slide_of.get(name)]
     if missing:
         found = f"{path}: {format_count(len(missing), 'training id')} without a slide ({name_few(missing)})"
-        raise TableError(found, "each training id needs a slide", "Complete the map, or split without --slides")
+        raise TableError(
+            found, "each training id needs a slide", "Add the missing ids to the slide map, or split without --slides"
+        )
     return [slide_of[name] for name in ids]
 
 
@@ -256,7 +258,7 @@ def _decode_csv(content: bytes, path: Path, hint: str) -> str:
     except UnicodeDecodeError as error:
         raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", hint) from error
     if "\0" in text:
-        raise TableError(f"{path}: damaged, zero bytes from place {text.index(chr(0)):,} on", "", hint)
+        raise TableError(f"{path}: corrupted: zero bytes from offset {text.index(chr(0)):,} on", "", hint)
     return text
 
 

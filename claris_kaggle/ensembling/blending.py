@@ -193,8 +193,8 @@ _BLEND_METHODS: dict[str, _Method] = {
     "mean": _Method("probability", None, "mean of the probabilities"),
     "logit": _Method("logit", None, "mean of the logits"),
     "rank": _Method("rank", None, "mean of the ranks"),
-    "logloss": _Method("probability", _fit_log_loss, "weights of the smallest log loss"),
-    "auc": _Method("logit", _fit_auc, "weights of the highest AUC"),
+    "logloss": _Method("probability", _fit_log_loss, "weights that minimise the log loss"),
+    "auc": _Method("logit", _fit_auc, "weights that maximise the AUC"),
     "greedy": _Method("probability", _fit_greedy, "greedy selection with replacement"),
     "stack": _Method("logit", _fit_stack, "logistic stacking"),
 }
@@ -235,7 +235,7 @@ def _explain_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
     for number in np.unique(fold).tolist():
         outside = malignant[fold != number]
         if min(outside.sum(), len(outside) - outside.sum()) < 2:
-            return f"no two benign and two malignant patches outside fold {number}"
+            return f"fewer than two benign or two malignant patches outside fold {number}"
     return ""
 
 

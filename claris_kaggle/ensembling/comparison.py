@@ -218,11 +218,16 @@ def _arrangements(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
     turned = -_correlate_ranks(a.by_id(), b.by_id())
     found = [(turned, "one of them is inverted: it has the probability of benign")]
     if a.ids != b.ids:
-        text = "they fit ({:.2f}) row by row instead of by id: in one of them, ids and values are in different orders"
+        text = (
+            "they correlate ({:.2f}) by row, but not by id: in one of them the values are not in the order of the ids"
+        )
         found.append((_correlate_ranks(a.values, b.values), text))
     for one, other in ((a, b), (b, a)):
         if one.ids != sorted(one.ids):
-            text = f"they fit ({{:.2f}}) if the values of {one.name} are in the order of sorted ids, next to other ids"
+            text = (
+                f"they correlate ({{:.2f}}) if the values of {one.name} are matched to its sorted ids: "
+                "its ids are in the wrong order"
+            )
             found.append((_correlate_ranks(one.values, other.by_id()), text))
     return [*found, *_shifts(a, b), *(_shifts(b, a) if a.ids != b.ids else [])]
 
@@ -238,7 +243,7 @@ def _shifts(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
         shift, fit = _best_shift(mine, others, sign)
         if shift:
             move = f"shifted by {format_count(abs(shift), 'row')}{twist}"
-            found.append((fit, f"they fit ({{:.2f}}) if one is {move}: its values and ids do not match"))
+            found.append((fit, f"they correlate ({{:.2f}}) if one is {move}: its values and ids do not match"))
     return found
 
 
@@ -288,7 +293,7 @@ def _find_mismatched_files(files: Sequence[_Submission], runs: Sequence[Run]) ->
         if sorted(one.ids) != run.test.ids:
             remarks.append(f"{one.name}: other ids than the test predictions of {run.name}")
         elif (fit := _correlate_ranks(one.by_id(), run.test.probabilities)) < _SAME:
-            remarks.append(f"{one.name} is not what {run.name} predicts: rank correlation {fit:.4f}")
+            remarks.append(f"{one.name} does not match the test predictions of {run.name}: rank correlation {fit:.4f}")
     return remarks
 
 

@@ -106,7 +106,7 @@ def ensemble_runs(
     runs = runs_module._load_runs(run_dirs)
     first = runs[0]
     tables.require_equal_ids(
-        first.test.ids, sample_ids, run_dirs[0].test, data.sample.name, "Predict on this data folder"
+        first.test.ids, sample_ids, run_dirs[0].test, data.sample.name, "Run claris predict with this --data folder"
     )
     _report_unchecked(runs, run_dirs, data)
     together = combine.combine(runs, method, only_sound=only_sound)
@@ -149,10 +149,12 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
     Raises:
         RunError: the OOF patches of a run are not training patches, or have different labels.
     """
-    strangers = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
-    if strangers:
-        own = "its own" if len(strangers) == 1 else "their own"
-        log_info(f"{name_few(strangers)}: no fold file of {own}; cannot verify that the predictions are out-of-fold")
+    without_folds = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
+    if without_folds:
+        own = "its own" if len(without_folds) == 1 else "their own"
+        log_info(
+            f"{name_few(without_folds)}: no fold file of {own}; cannot verify that the predictions are out-of-fold"
+        )
     if runs[0].slides is None:
         log_info("no slide ids: intervals assume independent patches and may be too narrow")
     if not data.labels.exists():
@@ -178,10 +180,10 @@ def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
     elif run_dir.config.exists():
         what = "a trained run"
     elif taken and not _is_ensemble(run_dir):
-        what = f"it has {name_few(taken)} of another origin"
+        what = f"it has {name_few(taken)} from another source"
     else:
         return
-    raise UsageError(f"{run_dir.root}: {what}", "expected a folder of its own", "Give another --run")
+    raise UsageError(f"{run_dir.root}: {what}", "expected a folder of its own", "Give another --save-run")
 
 
 def _is_ensemble(run_dir: RunDir) -> bool:

@@ -175,10 +175,12 @@ def _require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> N
     foreign = [name for name in run.oof.ids if name not in label_of]
     if foreign:
         found = f"{run.name}: {format_count(len(foreign), 'OOF id')} not in train_labels.csv ({name_few(foreign)})"
-        raise RunError(found, "expected OOF predictions of training patches", "Give the data folder it was made from")
+        raise RunError(
+            found, "expected OOF predictions of training patches", "Give the --data folder that the run was trained on"
+        )
     differ = [name for name, label in zip(run.oof.ids, run.oof.labels.tolist(), strict=True) if label_of[name] != label]
     if differ:
-        found = f"{run.name}: {format_count(len(differ), 'label')} other than in train_labels.csv ({name_few(differ)})"
+        found = f"{run.name}: {format_count(len(differ), 'label')} different from train_labels.csv ({name_few(differ)})"
         raise RunError(found, "1 is malignant", "Write its oof.csv again with the competition's labels")
 
 
@@ -202,8 +204,8 @@ def _drop_copies(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
 
 def _examine_runs(runs: Sequence[Run]) -> dict[str, str]:
     """Return a warning for each suspicious run, by name."""
-    strangers = _find_inconsistent_runs(runs)
-    found = {run.name: _examine_run(run) or strangers.get(run.name, "") for run in runs}
+    inconsistent = _find_inconsistent_runs(runs)
+    found = {run.name: _examine_run(run) or inconsistent.get(run.name, "") for run in runs}
     return {name: text for name, text in found.items() if text}
 
 
@@ -219,10 +221,10 @@ def _examine_run(run: Run) -> str:
     if low <= 0.5:
         return f"{figure}: not significantly better than chance"
     if auc > _TOO_GOOD:
-        return f"{figure}: too good to be true; it may have seen the labels"
+        return f"{figure}: implausibly high; the labels may have leaked into training"
     means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]
     if abs(means[0] - means[1]) > _MOST_APART:
-        return f"its mean probability is {means[0]:.3g} out of fold and {means[1]:.3g} on test: two different scales"
+        return f"its mean probability is {means[0]:.3g} on OOF and {means[1]:.3g} on test patches: the scales differ"
     return ""
 
 

@@ -126,7 +126,9 @@ def write_submission(
         TableError: the predictions are not a valid submission. Existing files are kept.
     """
     require_replaceable(path, _SUBMISSION_COLUMNS)
-    tables.require_equal_ids(test.ids, sample_ids, path, "sample_submission.csv", "Predict again on this data folder")
+    tables.require_equal_ids(
+        test.ids, sample_ids, path, "sample_submission.csv", "Run claris predict again with this --data folder"
+    )
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
     values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
     # Both files are complete before either gets its final name.

@@ -149,7 +149,7 @@ def _require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
     """
     if len(labels) != len(probabilities):
         raise DataError(
-            f"{len(labels)} labels and {len(probabilities)} probabilities", "expected one of each per patch"
+            f"{len(labels)} labels and {len(probabilities)} probabilities", "expected the same number of both"
         )
     if len(np.unique(labels)) != 2:
         found = f"all of {len(labels)} patches have the same label"

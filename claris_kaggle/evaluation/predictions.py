@@ -146,7 +146,7 @@ def check_oof(oof: Oof, ids: Sequence[str], labels: Labels, fold: NDArray[np.int
     for name, found, needed in (("label", oof.labels, labels), ("fold number", oof.fold, fold)):
         differ = [oof.ids[row] for row in np.flatnonzero(found != needed)]
         if differ:
-            found_text = f"{path}: {format_count(len(differ), name)} other than in the fold file ({name_few(differ)})"
+            found_text = f"{path}: {format_count(len(differ), name)} different from the fold file ({name_few(differ)})"
             raise TableError(found_text, "", hint)
 
 

@@ -162,7 +162,8 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
     missing = sorted(set(range(data.folds.k)) - set(finished))
     if missing:
         log_info(
-            f"fold {', '.join(map(str, missing))} not trained yet: no oof.csv, test.csv and metrics.json of the run"
+            f"fold {', '.join(map(str, missing))} not trained yet; oof.csv, test.csv and metrics.json of the run were "
+            "not written"
         )
         return None
     return _finalize_run(job, data) if world.is_main else None

@@ -52,7 +52,7 @@ def _describe_login(login: _Login) -> Finding:
     """Report the user name and the login method."""
     user, method = login.user, _LOGIN_METHODS.get(login.method, "")
     if not user:
-        return Finding("kaggle account", BAD, "the token does not tell the user name", "Set KAGGLE_USERNAME as well")
+        return Finding("kaggle account", BAD, "the token does not contain the user name", "Set KAGGLE_USERNAME as well")
     return Finding("kaggle account", GOOD, f"{user}, logged in by {method}" if method else user)
 
 

@@ -182,8 +182,8 @@ def _explain_403(call: _Call[_T], arguments: Mapping[str, object]) -> str:
         return f"Accept the rules at {page}, or check the token at {_SETTINGS_PAGE}"
     if call.of == "kernel":
         where = _format_page(arguments)
-        return f"Check the name{where}: the kernel is not there, it is another account's and private, or the token's \
-scope leaves it out ({_SETTINGS_PAGE})"
+        reasons = "the kernel does not exist, is private in another account, or is outside the token's scope"
+        return f"Check the name{where}: {reasons} ({_SETTINGS_PAGE})"
     return f"Check the token's scope and the phone number at {_SETTINGS_PAGE}"
 
 
@@ -252,5 +252,5 @@ def find_user() -> str:
     """
     user = _call_with_retries(_WHOAMI).user
     if not user:
-        raise KaggleError("the token does not tell the user name", "", "Set KAGGLE_USERNAME as well")
+        raise KaggleError("the token does not contain the user name", "", "Set KAGGLE_USERNAME as well")
     return user

@@ -134,8 +134,7 @@ def explain_session_end(
         return KaggleError(found, "", "Download the finished folds with claris pull, fix the cause, then push it again")
     if not came:
         return KaggleError(found, "nothing of its output can be used", "Fix the cause, then push it again")
-    hint = f"Fix the cause. The same claris launch resumes with these folds; so does a push with --input {kernel.ref}"
-    return KaggleError(found, f"finished folds are in {out} ({came})", hint)
+    return KaggleError(found, f"finished folds are in {out} ({came})", _resume_hint(kernel))
 
 
 def _describe_session_end(kernel: Kernel, status: str, seconds: float) -> str:
@@ -167,13 +166,19 @@ def _session_seconds(kernel: Kernel, log: str) -> float:
     return max(times) if times else time.time() - kernel.pushed if kernel.pushed else 0.0
 
 
+def _resume_hint(kernel: Kernel) -> str:
+    """Return the hint for a failed session that left finished folds."""
+    ways = f"run the same claris launch, or claris push with --input {kernel.ref}"
+    return f"Fix the cause. To resume with these folds, {ways}"
+
+
 def explain_failed_session(kernel: Kernel, output: _Output, out: Path) -> KaggleError:
     """Return the error for a failed session that kept its finished work, with the folder that now holds it."""
     found = f"{kernel.name()} failed: {output.message or 'no reason given'}"
     return KaggleError(
         found,
         f"finished folds are in {out} ({output.folds()})",
-        f"Fix the cause. The same claris launch resumes with these folds; so does a push with --input {kernel.ref}",
+        _resume_hint(kernel),
     )
 
 

@@ -134,7 +134,7 @@ def _check_push_response(ref: str, answer: _PushAnswer) -> int:
         raise KaggleError(f"Kaggle put the kernel at {landed}", f"expected {ref}", hint, refused=True)
     if answer.version < 1:
         hint = f"Run the same command again: it searches for the version first; or see {api._CODE_PAGE}/{ref}"
-        raise KaggleError(f"Kaggle's answer to the push of {ref} names no version", "expected a number", hint)
+        raise KaggleError(f"Kaggle's response to the push of {ref} has no version number", "expected a number", hint)
     return answer.version
 
 

@@ -117,9 +117,13 @@ def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
             for path in (source.config, source.folds, source.folds.with_suffix(".json")):
                 copy = target.root / path.name
                 if copy.exists() and path.suffix == ".csv" and copy.read_bytes() != path.read_bytes():
-                    raise RunError(f"{path}: other folds than {copy}", "", "Merge the parts of one run only")
+                    raise RunError(
+                        f"{path}: folds differ from those of {copy}", "", "Give only parts of the same run as --input"
+                    )
                 if copy.exists() and path == source.config and not _is_same_config(read_json(copy), read_json(path)):
-                    raise RunError(f"{path}: another config than {copy}", "", "Merge the parts of one run only")
+                    raise RunError(
+                        f"{path}: config differs from that of {copy}", "", "Give only parts of the same run as --input"
+                    )
                 write_bytes(copy, path.read_bytes())
             for folder in sorted(source.root.glob("fold[0-9]*")):
                 place = target.root / folder.name

@@ -161,7 +161,7 @@ def _open_session(settings: _Settings) -> _Session:
     inputs = Path(os.environ.get("KAGGLE_INPUT_ROOT", "/kaggle/input"))
     if not inputs.is_dir():
         raise UsageError(f"{inputs}: no such folder", "Kaggle mounts the inputs there", "Set KAGGLE_INPUT_ROOT")
-    os.environ[ERROR_FILE_VARIABLE] = str(Path(temporary) / "last-words.txt")
+    os.environ[ERROR_FILE_VARIABLE] = str(Path(temporary) / "error.txt")
     return _Session(inputs, working, Path(temporary), deadline)
 
 

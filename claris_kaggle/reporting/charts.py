@@ -214,7 +214,7 @@ def _draw_calibration(name: str, curve: CalibrationCurve) -> _Drawing:
 
     words = (
         f"Calibration in {len(pairs)} bins: the mean error is {curve.error:.3f} on average. "
-        f"Farthest off: said {said:.2f}, found {found:.2f}."
+        f"Largest error: predicted {said:.2f}, observed {found:.2f}."
     )
     return _draw_chart(name, words, "predicted probability", "observed share of malignant", paint)
 

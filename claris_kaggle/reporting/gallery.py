@@ -113,7 +113,7 @@ def _require_verified(pixels: Pixels, names: Sequence[str], source: Path) -> Pix
     """
     wrong = [name for name, one in zip(names, pixels, strict=True) if patch_id(one) != name]
     if wrong:
-        raise DataError(f"{source}: {wrong[0]} is damaged on disk", "", "Remove that folder, or give --data")
+        raise DataError(f"{source}: {wrong[0]} is damaged on disk", "", "Delete the cache folder, or give --data")
     return pixels
 
 

@@ -25,7 +25,7 @@ def choose_precision(asked: str, device_type: str) -> str:
         hint = "Give fp32, or bf16 on a processor that has it"
         raise UsageError("--precision is fp16, and there is no GPU here", "", hint)
     if asked == "bf16" and not _has_bf16(device_type):
-        raise UsageError("--precision is bf16, which this GPU does not have", "", "Give fp16")
+        raise UsageError("--precision is bf16, which this GPU does not support", "", "Give fp16")
     return asked
 
 

@@ -73,7 +73,7 @@ class _Guard:
 
 _FOREIGN_HOST_RESPONSE = PlainTextResponse("This page is only available on localhost.\n", 421)
 _STATUS_TEXTS = {
-    404: "Page not found. The page is /, and programs send images to /classify.",
+    404: "Page not found. Open /, or POST images to /classify.",
     405: "Method not allowed.",
 }
 

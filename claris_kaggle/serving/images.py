@@ -43,7 +43,7 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.parts[:1] in (("http:",), ("https:",)):
-            raise UsageError(f"{path}: an address", "expected image files", "Download it first, then give the file")
+            raise UsageError(f"{path}: is a URL", "expected image files", "Download it first, then give the file")
         if not is_folder(path):
             found.append(path)
             continue

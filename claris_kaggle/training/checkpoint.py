@@ -106,7 +106,7 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
         body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
         try:
             if hashlib.sha256(body).digest() != digest:
-                raise ValueError("the SHA-256 does not fit")
+                raise ValueError("the SHA-256 does not match")
             state = dict(torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
         except Exception:  # torch's reader raises many exception types on damaged files
             faults.append(candidate.name)

@@ -200,8 +200,8 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     ]
     return (
         f"training {config.model} from {start} ({config.preset} recipe): {format_count(config.epochs, 'epoch')}, "
-        f"batch {config.batch_size}, {config.schedule} to {config.lr:g}, {''.join(others)}{config.precision}, "
-        f"{nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
+        f"batch {config.batch_size}, {config.schedule}, learning rate {config.lr:g}, {''.join(others)}"
+        f"{config.precision}, {nproc} process{'es' if nproc > 1 else ''} of {config.threads} threads"
     )
 
 

@@ -35,8 +35,9 @@ def _log_throughput(learner: _Learner, batches: EpochBatches, workers: int) -> N
     any_rank(world, 0)
     step_rate = _time_steps(learner, kept)
     log_info(
-        f"rates of {world.world_size} processes together: loader alone {loader_rate * world.world_size:,.0f} images/s, "
-        f"steps alone {step_rate * world.world_size:,.0f} images/s"
+        f"throughput of {world.world_size} processes in total: "
+        f"data loading only {loader_rate * world.world_size:,.0f} images/s, "
+        f"training steps only {step_rate * world.world_size:,.0f} images/s"
     )
 
 

@@ -35,7 +35,7 @@ BAD_LABELS = {
     "id out of the folder": (b"id,label\n../../evil,1\n", "1 invalid id"),
     "id empty": (b"id,label\n,1\n", "1 invalid id"),
     "zero bytes": (b"id,label\na,1\n\0\0\0\0", "zero bytes"),
-    "gzip": (gzip.compress(b"id,label\na,1\n"), "packed with gzip"),
+    "gzip": (gzip.compress(b"id,label\na,1\n"), "gzip-compressed"),
     "UTF-16": ("id,label\na,1\n".encode("utf-16"), "text in UTF-16"),
     "not text": (b"id,label\n\xff\xfe,1\n", "not UTF-8"),
     "open quote": (b'id,label\n"a,1\n', "not a complete table"),

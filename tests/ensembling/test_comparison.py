@@ -168,7 +168,7 @@ def test_the_verb_tells_the_gain_of_a_blend_where_the_runs_are_known(
 def test_a_flag_of_the_other_action_is_wrong_use(call: Callable[..., tuple[int, str, str]], first: Path) -> None:
     for action, flags, words in (
         ("check", [], "no --data"),
-        ("check", ["--data", first.parent, "--runs", first.parent], "it belongs to compare"),
+        ("check", ["--data", first.parent, "--runs", first.parent], "this flag is only for submission compare"),
         ("compare", ["--data", first.parent], "it belongs to check"),
     ):
         code, shown, said = call("submission", action, first, first, *flags)

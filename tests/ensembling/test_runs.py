@@ -116,7 +116,7 @@ def test_predictions_of_another_origin_are_never_overwritten(place: str, data: D
     (folder / "trained").mkdir()
     (folder / "trained" / "config.json").write_text("{}")
     before = contents(folder)
-    with pytest.raises(UsageError, match=r"(one of the runs|another origin|a trained run).*Give another --run"):
+    with pytest.raises(UsageError, match=r"(one of the runs|another origin|a trained run).*Give another --save-run"):
         ensemble_runs(two, data, data.root / "s.csv", keep=RunDir(folder / place))
     assert contents(folder) == before and not (data.root / "s.csv").exists()
 
@@ -129,7 +129,7 @@ def test_a_file_of_ones_own_is_never_taken_for_an_ensembles(
     place = RunDir(data.root / "mine")
     place.root.mkdir()
     (place.root / name).write_text(text)
-    with pytest.raises(UsageError, match=f"it has {name} of another origin.*Give another --run"):
+    with pytest.raises(UsageError, match=f"it has {name} of another origin.*Give another --save-run"):
         ensemble_runs(two, data, data.root / "s.csv", keep=place)
     assert contents(place.root) == {name: text.encode()} and not (data.root / "s.csv").exists()
 
@@ -194,7 +194,7 @@ def test_a_run_that_does_not_fit_is_refused_by_name(name: str, data: DataDir, tw
 def test_labels_are_held_against_the_training_labels(data: DataDir, tmp_path: Path) -> None:
     wrong = LABELS.copy()
     wrong[7] = 1 - wrong[7]
-    with pytest.raises(RunError, match=rf"odd: 1 label other than in train_labels.csv \({IDS[7]}\)"):
+    with pytest.raises(RunError, match=rf"odd: 1 label different from train_labels.csv \({IDS[7]}\)"):
         ensemble_runs([put(tmp_path / "a", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
     with pytest.raises(RunError, match=r"odd: 1 OOF id not in train_labels.csv"):
         _require_labels(make_run("odd", 3), IDS[1:], LABELS[1:])

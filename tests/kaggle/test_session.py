@@ -260,7 +260,7 @@ def test_a_failed_session_ends_well_where_something_is_worth_keeping(
     for name in ("KAGGLE_WORKING_DIR", "KAGGLE_TEMP_DIR", "KAGGLE_INPUT_ROOT"):
         monkeypatch.setenv(name, str(tmp_path / name))
         (tmp_path / name).mkdir()
-    monkeypatch.setenv("CLARIS_LAST_WORDS", "")
+    monkeypatch.setenv("CLARIS_ERROR_FILE", "")
     assert session.run_session({"job": "train", "mark": "m", "folds": [], "time_limit": "1h"}) == code
     path = tmp_path / "KAGGLE_WORKING_DIR" / "claris-session.json"
     assert path.exists() == (code == 0)

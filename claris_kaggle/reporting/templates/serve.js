@@ -15,7 +15,7 @@
   function work(name) {
     const seconds = document.createElement("span"), begin = Date.now();
     seconds.ariaHidden = "true";
-    state.textContent = `Looking at ${name}`;
+    state.textContent = `Classifying ${name}`;
     state.append(seconds);
     ticking = setInterval(() => { seconds.textContent = `, ${Math.round((Date.now() - begin) / 1000)} s`; }, 1000);
     button.disabled = true;
@@ -33,7 +33,7 @@
     const file = input.files[0], most = Number(form.dataset.bytes);
     if (file.size <= most) return work(file.name);
     event.preventDefault();
-    state.textContent = `${file.name} has ${file.size.toLocaleString("en")} bytes; ${most.toLocaleString("en")} are taken.`;
+    state.textContent = `${file.name} has ${file.size.toLocaleString("en")} bytes; at most ${most.toLocaleString("en")} are allowed.`;
   });
   document.addEventListener("dragover", dragged);
   document.addEventListener("dragleave", dragged);
