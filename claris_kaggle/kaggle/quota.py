@@ -139,7 +139,7 @@ def _judge_plan(quota: _GpuQuota | None, hours: float) -> _Verdict:
         return _Verdict(fit=_Fit.WEEKS, text=text)
     if quota.free <= 0:
         wait = "a running session ends, or the quota resets" if quota.reserved else "the quota resets"
-        return _Verdict(fit=_Fit.WAITS, text=f"{plan}, but none are left: Kaggle starts no session until {wait}")
+        return _Verdict(fit=_Fit.WAITS, text=f"{plan}, but no hours are left: Kaggle starts no session until {wait}")
     if hours > quota.free:
         text = f"{plan}, and {quota.free:.1f} h are free: sessions may have to wait until {_describe_renewal(quota)}"
         return _Verdict(fit=_Fit.WAITS, text=text)

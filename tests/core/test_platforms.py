@@ -166,7 +166,9 @@ def test_a_file_that_stays_open_elsewhere_is_one_clear_line_and_stays(
         raise sharing_violation()
 
     monkeypatch.setattr(Path, "replace", busy)
-    with pytest.raises(DiskError, match=r"file: open in another program; nothing was changed. Close it there"):
+    with pytest.raises(
+        DiskError, match=r"file: open in another program; nothing was changed. Close the file in that program"
+    ):
         files.write_text(tmp_path / "file", "new")
     assert contents(tmp_path) == {"file": b"old"}
 

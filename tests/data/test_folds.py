@@ -185,7 +185,7 @@ def test_other_folds_are_not_overwritten(tmp_path: Path, folds: Folds) -> None:
     write_folds(path, folds, {})
     before = path.read_bytes()
     other = make_folds(make_ids(60), make_labels(60), k=3, seed=9)
-    with pytest.raises(RunError, match="it has other folds"):
+    with pytest.raises(RunError, match="already exists with different folds"):
         write_folds(path, other, {})
     assert path.read_bytes() == before
     assert write_folds(path, other, {}, overwrite=True)
@@ -233,7 +233,7 @@ def test_folds_of_other_data_are_refused(folds: Folds) -> None:
         check_folds(folds, [*folds.ids, "zz"], np.append(folds.labels, 0), path)
     with pytest.raises(TableError, match=r"1 id not in train_labels.csv"):
         check_folds(folds, folds.ids[1:], folds.labels[1:], path)
-    with pytest.raises(TableError, match="60 labels other than"):
+    with pytest.raises(TableError, match="60 labels different from"):
         check_folds(folds, folds.ids, 1 - folds.labels, path)
 
 

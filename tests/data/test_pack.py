@@ -109,7 +109,7 @@ def test_a_damaged_pack_is_noticed_and_made_again(
 def test_a_pack_of_other_patches_is_refused(source: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, ids = source
     pack = ensure_pack(folder, ids, tmp_path / "cache")
-    with pytest.raises(DataError, match="a cache of other patches"):
+    with pytest.raises(DataError, match="cache of different patches"):
         open_pack(pack.folder, [*ids[1:], "f" * 40])
 
 

@@ -181,7 +181,7 @@ def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
     oof = Oof(IDS, labels, fold, columns_of(0)[1][:, 0].astype(np.float32))
     assert _choose_trials("auto", oof, 3) == ["mean", "logit", "rank"]
     assert _choose_trials("auto", Oof(IDS, labels, FOLD, oof.probabilities), 3) == list(_BLEND_METHODS)
-    with pytest.raises(RunError, match="no two benign and two malignant patches outside fold 0"):
+    with pytest.raises(RunError, match="fewer than two benign or two malignant patches outside fold 0"):
         _nested_predictions("auc", labels, columns_of(0)[1], fold)
 
 

@@ -62,12 +62,12 @@ def test_a_file_that_is_upside_down_is_named(first: Path) -> None:
 
 
 def test_values_in_the_order_of_sorted_ids_are_found(first: Path) -> None:
-    assert "are in the order of sorted ids" in remark(first, IDS, NOISY[np.argsort(IDS)])
+    assert "are matched to its sorted ids" in remark(first, IDS, NOISY[np.argsort(IDS)])
 
 
 def test_ids_in_another_order_than_their_values_are_found(first: Path) -> None:
     other = [IDS[row] for row in np.random.default_rng(2).permutation(ROWS)]
-    assert "row by row instead of by id" in remark(first, other, NOISY)
+    assert "by row, but not by id" in remark(first, other, NOISY)
 
 
 def test_shifted_rows_are_found_upside_down_as_well(first: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_verb_tells_the_gain_of_a_blend_where_the_runs_are_known(
     assert blend["mean"] == auc(together.oof.labels, together.oof.probabilities) > max(blend["runs"].values())
     assert blend["gain"]["difference"] == pytest.approx(blend["mean"] - max(blend["runs"].values()))
     code, shown, _ = call("submission", "compare", *files, "--runs", *places[::-1])
-    assert code == 0 and shown.count("is not what") == 2 and "mean of all: OOF AUC" in shown
+    assert code == 0 and shown.count("does not match the test predictions of") == 2 and "mean of all: OOF AUC" in shown
 
 
 def test_a_flag_of_the_other_action_is_wrong_use(call: Callable[..., tuple[int, str, str]], first: Path) -> None:

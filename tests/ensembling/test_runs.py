@@ -53,7 +53,7 @@ def test_two_files_are_a_run_and_what_is_unknown_is_said(call: Call, data: DataD
     code, shown, said = call(*arguments, "--save-run", kept)
     assert code == 0 and shown.splitlines()[-1] == str(out)
     assert "first, second: no fold file of their own" in said and "no slide ids" in said
-    for words in ("rank correlation", "nested OOF AUC", "method: ", " to first, p ", "ensemble: OOF AUC"):
+    for words in ("rank correlation", "nested OOF AUC", "method: ", " compared with first, p ", "ensemble: OOF AUC"):
         assert words in shown, words
     check_submission(out, TEST_IDS[::-1])
     stored = json.loads((kept / "metrics.json").read_text())
@@ -116,7 +116,7 @@ def test_predictions_of_another_origin_are_never_overwritten(place: str, data: D
     (folder / "trained").mkdir()
     (folder / "trained" / "config.json").write_text("{}")
     before = contents(folder)
-    with pytest.raises(UsageError, match=r"(one of the runs|another origin|a trained run).*Give another --save-run"):
+    with pytest.raises(UsageError, match=r"(one of the runs|another source|a trained run).*Give another --save-run"):
         ensemble_runs(two, data, data.root / "s.csv", keep=RunDir(folder / place))
     assert contents(folder) == before and not (data.root / "s.csv").exists()
 
@@ -129,7 +129,7 @@ def test_a_file_of_ones_own_is_never_taken_for_an_ensembles(
     place = RunDir(data.root / "mine")
     place.root.mkdir()
     (place.root / name).write_text(text)
-    with pytest.raises(UsageError, match=f"it has {name} of another origin.*Give another --save-run"):
+    with pytest.raises(UsageError, match=f"it has {name} from another source.*Give another --save-run"):
         ensemble_runs(two, data, data.root / "s.csv", keep=place)
     assert contents(place.root) == {name: text.encode()} and not (data.root / "s.csv").exists()
 
@@ -245,8 +245,8 @@ def test_only_what_something_speaks_against_is_named() -> None:
         "every test probability is 0.5": replace(odd, test=replace(odd.test, probabilities=np.full(TESTS, 0.5, "f4"))),
         "it looks inverted": change(odd, probabilities=1 - odd.oof.probabilities),
         "not significantly better than chance": change(odd, probabilities=shuffled[:TOTAL]),
-        "too good to be true": change(odd, probabilities=(LABELS * 0.9 + 0.05).astype(np.float32)),
-        "two different scales": replace(odd, test=replace(odd.test, probabilities=odd.test.probabilities / 1000)),
+        "implausibly high": change(odd, probabilities=(LABELS * 0.9 + 0.05).astype(np.float32)),
+        "the scales differ": replace(odd, test=replace(odd.test, probabilities=odd.test.probabilities / 1000)),
         "with 4 other runs is": replace(odd, test=upside_down),
         "a test.csv may be inverted or out of order": replace(odd, test=replace(odd.test, probabilities=shuffled)),
     }

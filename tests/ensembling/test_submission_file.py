@@ -110,7 +110,7 @@ def test_the_verb_prints_what_it_found(
     code, shown, _ = call("ensemble", finished.root, "--data", generated.root, "--out", out)
     assert code == 0 and shown.splitlines()[-1] == str(out)
     code, shown, _ = call("submission", "check", out, "--data", generated.root)
-    assert code == 0 and "70 rows" in shown and "good" in shown
+    assert code == 0 and "70 rows" in shown and ": valid" in shown
     code, shown, _ = call("submission", "check", out, "--data", generated.root, "--json")
     assert json.loads(shown)["rows"] == 70
     code, shown, said = call("submission", "check", generated.sample, "--data", generated.root)
@@ -145,7 +145,7 @@ def test_no_file_of_another_kind_is_replaced(tmp_path: Path, name: str) -> None:
 def test_no_file_of_another_kind_is_replaced_by_a_submission_or_its_json(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=rf"{name}: another file is there.*Give another --out"):
+    with pytest.raises(UsageError, match=rf"{name}: already exists.*Give another --out"):
         write_submission(tmp_path / "s.csv", TestPredictions(IDS, np.linspace(0, 1, len(IDS))), IDS, {})
     assert contents(tmp_path) == before
 

@@ -96,7 +96,7 @@ REFUSALS = {
     ),
     "a kernel it does not know": ({"versionNumber": 1, "invalidKernelSources": ["k"]}, "invalid_kernel_sources k"),
     "another name": ({"versionNumber": 1, "ref": "/code/me/other"}, "put the kernel at me/other"),
-    "no version": ({}, "names no version"),
+    "no version": ({}, "has no version number"),
 }  # fmt: skip
 
 

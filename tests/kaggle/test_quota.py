@@ -33,7 +33,7 @@ def hours(used: float, reserved: float, allowed: float = 30.0) -> _GpuQuota:
         (hours(20, 0), 10.0, _Fit.FITS, "10.0 h are free"),
         (hours(20, 0), 10.1, _Fit.WAITS, "10.0 h are free: sessions may have to wait until Sat 2026-12-05 00:00 UTC"),
         (hours(10, 11), 10.0, _Fit.WAITS, "9.0 h are free"),
-        (hours(30, 0), 1.0, _Fit.WAITS, "none are free: Kaggle starts no session until the quota resets"),
+        (hours(30, 0), 1.0, _Fit.WAITS, "no hours are left: Kaggle starts no session until the quota resets"),
         (hours(19, 12), 1.0, _Fit.WAITS, "until a running session ends, or the quota resets"),
         (hours(0, 0), 30.5, _Fit.WEEKS, "a week has 30 h"),
         (hours(0, 0, 0), 1.0, _Fit.NEVER, "verified at https://www.kaggle.com/settings"),

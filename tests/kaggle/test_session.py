@@ -133,7 +133,7 @@ def trained(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Mac
     assert done.returncode == 0, done.stdout + done.stderr
     # The library came out of the script, two processes ran, and weights and slides were found.
     assert str(machine.root / "temporary") in done.stdout.splitlines()[0]
-    assert "2 processes together: loader alone" in done.stderr and "steps alone" in done.stderr
+    assert "2 processes in total: data loading only" in done.stderr and "training steps only" in done.stderr
     assert "2 processes" in done.stderr
     assert f"--weights {machine.inputs / 'weights/w.safetensors'}" in done.stdout
     assert f"--slides {machine.inputs / 'slides/map.csv'}" in done.stdout
@@ -519,7 +519,7 @@ def test_parts_whose_weights_were_mounted_in_other_places_are_one_run(finished: 
         place = {"weights": f"/kaggle/input/{number}/w.pth", "weights_sha256": digest}
         part.config.write_text(json.dumps({**config, **place}))
     _merge_runs(parts[:2], RunDir(tmp_path / "merged"))
-    with pytest.raises(RunError, match="another config"):
+    with pytest.raises(RunError, match="config differs"):
         _merge_runs(parts[1:], RunDir(tmp_path / "other"))
 
 

@@ -409,7 +409,7 @@ def test_in_a_browser_images_are_dropped_one_at_a_time(browser: Any, served: Ser
     page, faults = open_page(browser, served.address, 1280, "light")
     content = base64.b64encode(picture(200, 150)).decode()
     assert page.evaluate(DROP, [content, "two.png", 2]) == "One image at a time, please."
-    assert page.evaluate(DROP, [content, "<b>scan.png", 1]) == "Looking at <b>scan.png"
+    assert page.evaluate(DROP, [content, "<b>scan.png", 1]) == "Classifying <b>scan.png"
     page.wait_for_selector(SECTION)
     assert page.evaluate("document.activeElement.textContent") == "<b>scan.png"
     assert page.evaluate("document.images.length") == 3 and not faults

@@ -153,7 +153,7 @@ def test_what_cannot_be_looked_at_is_left_to_be_named_with_the_file(tmp_path: Pa
 
 
 def test_an_address_is_no_file() -> None:
-    with pytest.raises(UsageError, match="an address; expected image files. Download it first"):
+    with pytest.raises(UsageError, match="is a URL; expected image files. Download it first"):
         list_images([Path("https://example.org/a.png")])
 
 

@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, int, str]] = {
     "labels missing": (lambda p: p.data.labels.unlink(), "train", 2, "no train_labels.csv there"),
     "labels cut off": (lambda p: cut(p.data.labels, 0.5), "train", 1, "train_labels.csv"),
     "labels of 2": (lambda p: replace(p.data.labels, ",1\n", ",2\n"), "train", 1, "1 label other than 0 and 1"),
-    "labels changed": (lambda p: replace(p.data.labels, ",1\n", ",0\n"), "train", 1, "1 label other than in"),
+    "labels changed": (lambda p: replace(p.data.labels, ",1\n", ",0\n"), "train", 1, "1 label different from"),
     "labels repeated": (lambda p: repeat_line(p.data.labels), "folds", 1, "1 repeated id"),
     "sample submission cut off": (lambda p: cut(p.data.sample, 0.5), "predict", 1, "sample_submission.csv"),
     "sample submission empty": (lambda p: p.data.sample.write_bytes(b""), "ensemble", 1, "submission.csv: empty"),
@@ -109,7 +109,8 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, int, str]] = {
     "run test predictions cut off": (lambda p: cut(p.run.test), "report", 1, "test.csv"),
     "run predictions with NaN": (lambda p: to_nan(p.run.oof), "ensemble", 1, "1 probability NaN"),
     "run predictions of other folds": (
-        lambda p: p.run.oof.write_text(swap_column(p.run.oof.read_text())), "ensemble", 1, "than in the fold file",
+        lambda p: p.run.oof.write_text(swap_column(p.run.oof.read_text())),
+        "ensemble", 1, "different from the fold file",
     ),
     "submission cut off": (lambda p: cut(p.submission), "submission", 1, "submission.csv"),
     "submission constant": (lambda p: shutil.copy(p.data.sample, p.submission), "submission", 1, "every value is 0"),

@@ -58,10 +58,10 @@ def test_a_finished_run_is_left_as_it_is(call: Call, where: list[object], run: P
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--epochs", 3], "epochs 2 there, 3 now"),
-        (["--lr", 0.5], "lr 0.002 there, 0.5 now"),
-        (["--seed", 1, "--batch-size", 64], "batch_size 32 there, 64 now; seed 0 there, 1 now"),
-        (["--model", "densenet121"], "model 'tiny' there, 'densenet121' now"),
+        (["--epochs", 3], "epochs: 2 in the run, 3 now"),
+        (["--lr", 0.5], "lr: 0.002 in the run, 0.5 now"),
+        (["--seed", 1, "--batch-size", 64], "batch_size: 32 in the run, 64 now; seed: 0 in the run, 1 now"),
+        (["--model", "densenet121"], "model: 'tiny' in the run, 'densenet121' now"),
     ],
 )
 def test_another_config_is_refused_naming_the_fields(
