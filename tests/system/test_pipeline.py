@@ -18,7 +18,7 @@ from claris_kaggle.evaluation.predictions import read_oof, read_test
 from claris_kaggle.inference.fold_models import load_trained, predict_ensemble
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import finish_fold, load_finished, save_weights
-from tests.conftest import TINY, claris, shuffle_rows
+from tests.conftest import TINY, shuffle_rows
 from tests.support.runs import (
     copy_run,
     places,
@@ -117,14 +117,6 @@ def test_the_demo_ends_with_a_checked_submission_and_a_report(call: Call, tmp_pa
     code, shown, _ = call(*arguments)
     assert code == 0 and "OOF AUC" in shown and "claris train --data" in shown
     assert Path(result["submission"]).read_bytes() == submission
-
-
-@pytest.mark.slow
-def test_the_demo_learns_with_a_real_densenet(tmp_path: Path) -> None:
-    done = claris("demo", "--out", tmp_path / "demo", "--json", deadline=600)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["oof"]["auc"] > 0.85 and result["test"]["auc"] > 0.9
 
 
 def test_folds_of_a_run_are_predicted_in_one_precision(

@@ -81,7 +81,16 @@ def test_a_machine_with_another_fold_file_is_refused(
 ) -> None:
     other = tmp_path / "other.csv"
     assert call("folds", "--data", generated.root, "--k", 3, "--seed", 7, "--out", other)[0] == 0
-    rendezvous = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", free_port()]
+    rendezvous = [
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(free_port()),
+    ]
     both = [
         subprocess.Popen(
             [
