@@ -111,7 +111,7 @@ class _Origin:
         digests: SHA-256 of the predictions, by file name.
         split: the content of the JSON beside the fold file.
         has_folds: True if the run has a fold file.
-        proved: True if the predictions are verified to be out of fold.
+        out_of_fold_verified: True if a fold file or an ensemble shows that the predictions are out-of-fold.
         views: number of views of the predictions.
         ensemble: the evidence of an ensemble.
         test_patches: number of test patches.
@@ -124,7 +124,7 @@ class _Origin:
     digests: dict[str, str]
     split: Mapping[str, object]
     has_folds: bool
-    proved: bool
+    out_of_fold_verified: bool
     views: object
     ensemble: object
     test_patches: int
@@ -345,7 +345,7 @@ def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataF
         digests={"oof.csv": about.oof_sha256, "test.csv": about.test_sha256},
         split=read_json(split_path) if split_path.exists() else {},
         has_folds=run_dir.folds.exists(),
-        proved=run_dir.folds.exists() or "ensemble" in metrics,
+        out_of_fold_verified=run_dir.folds.exists() or "ensemble" in metrics,
         views=metrics.get("views"),
         ensemble=metrics.get("ensemble"),
         test_patches=len(run.test.ids),

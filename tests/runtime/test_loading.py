@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.runtime import loading
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 def test_shared_memory_that_is_small_is_left_to_fewer_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:

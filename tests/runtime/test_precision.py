@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.runtime.precision import choose_precision, usable_precision
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 def test_a_gpu_without_bf16_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

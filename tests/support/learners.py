@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
@@ -13,8 +11,6 @@ from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.training import learner as learner_module
 from claris_kaggle.training.learner import _Learner
-
-Call = Callable[..., tuple[int, str, str]]
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 

@@ -10,13 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from claris_kaggle.core.paths import DataDir, RunDir
 from tests.conftest import claris, contents, environment
-
-Call = Callable[..., tuple[int, str, str]]
 
 PREDICTIONS = ("oof.csv", "test.csv")
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from claris_kaggle.core.paths import DataDir, RunDir
 from tests.conftest import contents
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from claris_kaggle.cli.main import main
 from claris_kaggle.data.synthetic import generate
 from tests.conftest import TINY, build_once
 from tests.support.world import Place
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")

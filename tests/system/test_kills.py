@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,6 @@ from tests.support.runs import (
     wait_for_line,
     weights_of,
 )
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 def test_killed_training_ends_with_the_same_bytes(

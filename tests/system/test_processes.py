@@ -23,8 +23,6 @@ from tests.support.runs import (
     wait_for_line,
 )
 
-Call = Callable[..., tuple[int, str, str]]
-
 
 @pytest.mark.parametrize("nproc", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_predictions_of_any_world_size_are_the_same_bytes(

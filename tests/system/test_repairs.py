@@ -13,8 +13,8 @@ from tests.support.world import Place, cut, drop_pack, flip, to_nan
 Call = Callable[..., tuple[int, str, str]]
 
 
-# name: (what goes wrong, the verb that mends it by itself)
-MENDED: dict[str, tuple[Callable[[Place], object], str]] = {
+# name: (the damage, the command that repairs it)
+REPAIRED: dict[str, tuple[Callable[[Place], object], str]] = {
     "pack missing": (drop_pack, "train"),
     "pack cut off": (lambda p: cut(p.pack() / "pixels.npy"), "train"),
     "pack with a flipped bit": (lambda p: flip(p.pack() / "pixels.npy"), "predict"),
@@ -40,9 +40,9 @@ MENDED: dict[str, tuple[Callable[[Place], object], str]] = {
 COMPARED = ("oof.csv", "test.csv", "metrics.json", "submission.csv", "model.safetensors", "pixels.npy")
 
 
-@pytest.mark.parametrize("name", MENDED)
-def test_mended(call: Call, place: Place, pristine: Path, name: str) -> None:
-    spoil, verb = MENDED[name]
+@pytest.mark.parametrize("name", REPAIRED)
+def test_repaired(call: Call, place: Place, pristine: Path, name: str) -> None:
+    spoil, verb = REPAIRED[name]
     spoil(place)
     code, _, said = call(*place.command(verb))
     assert code == 0, said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ import torch
 from claris_kaggle.core.errors import DiskError
 from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
 from tests.support.learners import new_learner
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 def test_a_checkpoint_of_another_device_keeps_this_ones_way_to_update() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,6 @@ from tests.support.learners import ALONE, batches_of, new_learner, spoil
 from tests.support.runs import (
     places,
 )
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

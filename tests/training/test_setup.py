@@ -24,6 +24,7 @@ from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.learner import _learning_rate
 from tests.conftest import TINY, contents
 from tests.support.runs import places
+from tests.support.world import one_line
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -39,13 +40,6 @@ def run(finished: RunDir, tmp_path: Path) -> Path:
 def where(generated: DataDir, cache: Path, fold_file: Path, run: Path) -> list[object]:
     """The arguments that made the finished run, for its copy."""
     return ["train", "--data", generated.root, "--cache", cache, "--folds", fold_file, "--run", run]
-
-
-def one_line(said: str) -> str:
-    """The message, which is a single line after the talk."""
-    lines = [line for line in said.splitlines() if line.startswith("claris: ")]
-    assert len(lines) == 1 and "Traceback" not in said, said
-    return lines[0]
 
 
 def test_a_finished_run_is_left_as_it_is(call: Call, where: list[object], run: Path) -> None:
