@@ -16,6 +16,7 @@ from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.files import read_json, write_json, write_text
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle.session import _JOBS
+from claris_kaggle.kaggle.session_inputs import _FileSettings
 from claris_kaggle.version import __version__
 
 _PACKAGE = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelSettings:
+class KernelSettings(_FileSettings):
     """The settings of a kernel.
 
     Attributes:
@@ -48,14 +49,6 @@ class KernelSettings:
     inputs: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    weights_from: str = ""
-    slides_from: str = ""
-    folds_from: str = ""
-
-    @property
-    def named_files(self) -> dict[str, str]:
-        """Return the input files that are named, by the names of their settings."""
-        return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from")}
 
     def to_json(self) -> dict[str, object]:
         """Return the settings as they read back from JSON."""

@@ -18,6 +18,7 @@ from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle.kernel_output import Kernel
 from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name
 from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
+from claris_kaggle.kaggle.session_inputs import _FileSettings
 
 _MOST_SESSIONS = 2
 _FOLDS = 5
@@ -27,7 +28,7 @@ _EPOCH_HOURS, _PREDICT_HOURS, _PACK_HOURS, _WEEKLY_HOURS = 0.025, 0.04, 0.15, 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(_FileSettings):
     """The plan of a launch. It cannot change after the launch has started.
 
     Attributes:
@@ -45,14 +46,6 @@ class Plan:
     time_limit: str = "11h20m"
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    weights_from: str = ""
-    slides_from: str = ""
-    folds_from: str = ""
-
-    @property
-    def named_files(self) -> dict[str, str]:
-        """Return the input files of the sessions, by the names of their settings."""
-        return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from")}
 
     def part_name(self, number: int) -> str:
         """Return the name of a part, as used in its kernel's slug."""

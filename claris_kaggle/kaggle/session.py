@@ -26,7 +26,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle.machine import _describe_machine
 from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _FileFacts, _Manifest, _merge_runs
-from claris_kaggle.kaggle.session_inputs import _find_data, _find_named_files, _find_runs, _find_unnamed
+from claris_kaggle.kaggle.session_inputs import _FileSettings, _find_data, _find_named_files, _find_runs, _find_unnamed
 
 _JOBS = ("train", "predict", "ensemble", "probe")
 _COMPLETE, _STOPPED, FAILED = "complete", "stopped", "failed"
@@ -39,7 +39,7 @@ _PROBE_FILE = "probe.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settings:
+class _Settings(_FileSettings):
     """The settings of a session, from its kernel's script.
 
     Attributes:
@@ -60,9 +60,6 @@ class _Settings:
     folds: Sequence[int] = ()
     flags: Sequence[str] = ()
     gpus: int = 0
-    weights_from: str = ""
-    slides_from: str = ""
-    folds_from: str = ""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -244,12 +241,7 @@ def _run_train_job(session: _Session, settings: _Settings) -> str:
     """Train the folds of the settings, then predict with them."""
     processes = _count_processes(session, settings.gpus)
     data, run_dir = _find_data(session.inputs), session.run_dir
-    named = _find_named_files(
-        session.inputs,
-        weights_from=settings.weights_from,
-        slides_from=settings.slides_from,
-        folds_from=settings.folds_from,
-    )
+    named = _find_named_files(session.inputs, **settings.named_files)
     for path in _find_unnamed(session.inputs, data, named):
         print(f"claris: {path} is not used: no setting selects it", flush=True)
     _gather_runs(session)

@@ -53,6 +53,25 @@ class _NamedFiles:
     folds: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _FileSettings:
+    """The settings that name the only files that a session reads from its inputs.
+
+    Attributes:
+        weights_from, slides_from, folds_from: starting weights, slide map and fold file as owner/dataset/file, or a
+            file of another input; empty for none.
+    """
+
+    weights_from: str = ""
+    slides_from: str = ""
+    folds_from: str = ""
+
+    @property
+    def named_files(self) -> dict[str, str]:
+        """The values of the three settings, by their names."""
+        return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from")}
+
+
 def _find_named_files(root: Path, *, weights_from: str, slides_from: str, folds_from: str) -> _NamedFiles:
     """Return the input files that the settings of these names name; None for an empty setting.
 
