@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ _TAILS = ("pool", "no-pool")
 _EQUIVARIANCES = ("none", "p4m")
 # Options of earlier versions with their defaults. A config.json that has them at these values still loads.
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
+# Options that were added later. A config.json without them is from before, and has them at their defaults.
+_ADDED_OPTIONS = {"lr_head", "layer_decay", "freeze_epochs", "clip_grad", "resolution"}
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
 LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
@@ -172,7 +174,7 @@ class TrainConfig:
         Raises:
             DataError: a field is unknown, missing or of the wrong type.
         """
-        content = _without_removed_options(content, source)
+        content = {**_default_values(_ADDED_OPTIONS), **_without_removed_options(content, source)}
         known = {item.name for item in dataclasses.fields(cls)}
         wrong = sorted(known.symmetric_difference(content))
         if wrong:
@@ -182,6 +184,11 @@ class TrainConfig:
             return _config_of(content)
         except (UsageError, TypeError) as error:
             raise DataError(f"{source}: {error}", "", "Start a new run folder") from error
+
+
+def _default_values(names: Set[str]) -> dict[str, object]:
+    """Return the defaults of the named options."""
+    return {item.name: item.default for item in dataclasses.fields(TrainConfig) if item.name in names}
 
 
 def _without_removed_options(content: Mapping[str, object], source: object) -> dict[str, object]:

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from claris_kaggle.core.config import TrainConfig, apply_preset, require_same
+from claris_kaggle.core.config import _ADDED_OPTIONS, TrainConfig, apply_preset, require_same
 from claris_kaggle.core.errors import ClarisError, DataError, RunError, UsageError
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 from claris_kaggle.models.weights import find_weights, load_start, read_weights
@@ -153,6 +153,12 @@ def test_a_config_with_removed_options_loads_only_if_they_were_unused() -> None:
     for name, used in {"small_share": 0.5, "shift": 8, "pooling": "centre", "cutmix": 0.5, "drop_path": 0.1}.items():
         with pytest.raises(DataError, match=f"config.json: trained with {name} .*removed.*the version that trained"):
             TrainConfig.from_json({**config.to_json(), **removed, name: used}, "config.json")
+
+
+def test_a_run_from_before_an_option_was_added_has_it_at_its_default() -> None:
+    config = TrainConfig(seed=3)
+    older = {name: value for name, value in config.to_json().items() if name not in _ADDED_OPTIONS}
+    assert TrainConfig.from_json(older, "config.json") == config
 
 
 def test_typed_options_are_judged_beside_those_of_the_preset() -> None:
