@@ -22,6 +22,8 @@ _SUBMISSION_COLUMNS = ("id", "label")
 _MOST_TIED = 0.01
 # Values with at most this many decimals count as rounded.
 _FEW_DECIMALS = 6
+# With at least this many rows per distinct value, the values are called few.
+_MANY_PER_VALUE = 20
 _SUBMISSION_HINT = "Create it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
 
 
@@ -142,7 +144,8 @@ def _find_tie_cause(values: NDArray[np.float64]) -> str:
     if values.min() == 0 or values.max() == 1:
         return f"{ends}, from rounding or clipping; apply the sigmoid or softmax in float64, and do not clip"
     low, high = int(counts[0]), int(counts[-1])
-    if len(distinct) > low + high > 2 and 2 * (low + high) >= counts[counts > 1].sum():
+    few = _MANY_PER_VALUE * len(distinct) <= len(values)
+    if not few and low + high > 2 and 2 * (low + high) >= counts[counts > 1].sum():
         found = f"{low:,} are {distinct[0]:.6g} and {high:,} are {distinct[-1]:.6g}, the smallest and largest value"
         return f"{found}; the values may be clipped"
     return f"there are only {len(distinct):,} distinct values"
