@@ -28,7 +28,17 @@ _EQUIVARIANCES = ("none", "p4m")
 # Options of earlier versions with their defaults. A config.json that has them at these values still loads.
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
-_ADDED_OPTIONS = {"lr_head", "layer_decay", "freeze_epochs", "clip_grad", "resolution", "swa_epochs", "swa_lr"}
+_ADDED_OPTIONS = {
+    "clip_grad",
+    "extra_sha256",
+    "extra_weight",
+    "freeze_epochs",
+    "layer_decay",
+    "lr_head",
+    "resolution",
+    "swa_epochs",
+    "swa_lr",
+}
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
 LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
@@ -145,6 +155,9 @@ class TrainConfig:
     swa_lr: float = _flag_field(
         0.2, "constant learning rate of the SWA epochs, as a fraction of the peak", low=0.001, high=1
     )
+    extra_weight: float = _flag_field(
+        0.5, "weight of a pseudo-labelled patch of --extra in the loss, relative to a training patch", low=0.01, high=10
+    )
     select: str = _flag_field(
         "last", "epoch whose weights are used: last, or best by validation AUC", choices=_SELECTIONS
     )
@@ -154,6 +167,7 @@ class TrainConfig:
     weights_sha256: str = _recorded_field("SHA-256 of the file of starting weights")
     data_sha256: str = _recorded_field("digest of the training ids and labels")
     folds_sha256: str = _recorded_field("digest of the fold file's content")
+    extra_sha256: str = _recorded_field("digest of the pseudo-labels of a second round; empty for none")
 
     def __post_init__(self) -> None:
         """Validate all fields."""
