@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_size, require_same, update_config
+from claris_kaggle.core.config import (
+    TrainConfig,
+    apply_preset,
+    default_batch_size,
+    default_learning_rate,
+    require_same,
+    update_config,
+)
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
@@ -20,7 +28,7 @@ from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.data.pseudo_file import read_pseudo_file
-from claris_kaggle.models.factory import create_model, own_normalisation, require_side
+from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.weights import find_weights
 from claris_kaggle.runtime import distributed
@@ -104,7 +112,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
     if job.only and stored is None and job.run_dir.root.is_dir():
         _require_no_foreign_files(job.run_dir)
-    asked = apply_preset(given) if stored is None else update_config(stored, _without_auto(given))
+    asked = _new_config(given) if stored is None else update_config(stored, _without_auto(given))
     folds = read_folds(job.fold_file)  # fast checks come before slow ones
     _choose_folds(folds, job.only)
     _check_extra(job, folds, given, stored)
@@ -144,6 +152,14 @@ def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], store
         raise RunError(f"{job.run_dir.config}: a second round with pseudo-labels, and no --extra now", "", hint)
     elif given.get("extra_weight", TrainConfig.extra_weight) != TrainConfig.extra_weight:
         raise UsageError("--extra-weight without --extra", "it weights pseudo-labels", "Give --extra FILE")
+
+
+def _new_config(given: Mapping[str, object]) -> TrainConfig:
+    """Return the config of a new run. A network with a fixed input size gets this size unless another one is given."""
+    config = apply_preset(given)
+    if "resolution" in given or "crop" in given or not config.resolution:
+        return config
+    return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
@@ -190,12 +206,14 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
     precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    batch_size = asked.batch_size or default_batch_size(data.count_train(0))
+    patches = data.count_train(0)
+    batch_size = asked.batch_size or default_batch_size(patches)
     if batch_size < 2 * nproc:
         raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
+        lr=asked.lr or default_learning_rate(asked.epochs * math.ceil(patches / batch_size)),
         normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
         precision=precision,
         threads=asked.threads or _share_cores(nproc),
