@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.core.config import PATCH_SIZE, TrainConfig
-from claris_kaggle.core.errors import UsageError, name_few
+from claris_kaggle.core.errors import UsageError, first_line, name_few
 from claris_kaggle.data.augment import STATISTICS
 from claris_kaggle.models.densenet import _change_layout
 from claris_kaggle.models.p4m import _share_weights
@@ -123,6 +123,26 @@ def require_side(model: nn.Module, name: str, side: int) -> None:
         raise _cannot_take(name, side) from error
     finally:
         model.train(was_training)
+
+
+def require_trainable(model: nn.Module, name: str, side: int) -> None:
+    """Raise an error unless one training step on two patches works: forward, loss and backward.
+
+    The network keeps its gradients and changes its running statistics, so do not use it afterwards.
+
+    Raises:
+        UsageError: the step fails, or the network does not return two logits for each patch.
+    """
+    with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+        try:
+            logits = model.train()(torch.zeros(2, 3, side, side))
+            nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            found = f"--model {name} cannot be trained at {side} x {side} pixels ({first_line(error)})"
+            raise UsageError(found, "", "Give another network") from error
+    if logits.shape != (2, _CLASS_COUNT):
+        found = f"--model {name} returns {tuple(logits.shape)} for two patches"
+        raise UsageError(found, f"expected {(2, _CLASS_COUNT)}", "Give another network")
 
 
 def _cannot_take(name: str, side: int) -> UsageError:
