@@ -30,9 +30,9 @@ _PRESETS: dict[str, dict[str, object]] = {
         "color": 0.3,
         "normalise": "patches",
     },
-    # Published weights, fine-tuned as in the published solutions with a private score of 0.975 or more: patches enlarged
-    # to 192 pixels or more, 10 epochs or more, averaged weights. The peak follows from the number of steps. The EMA warms
-    # up with the steps, so that one decay suits 300 steps and 14,000.
+    # Published weights, fine-tuned as in the published solutions with a private score of 0.975 or more: enlarged
+    # patches, ten epochs or more, averaged weights. The peak follows from the number of steps. The EMA warms up with
+    # the steps, so that one decay suits 300 steps and 14,000.
     "pretrained": {
         "epochs": 10,
         "resolution": 192,
