@@ -19,6 +19,7 @@ from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
+from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.models.factory import create_model, own_normalisation, require_side
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.weights import find_weights
@@ -41,6 +42,7 @@ class TrainJob(Job):
         fold_file: the fold file.
         run_dir: folder of the run.
         cache: folder of the packed patches.
+        extra: file of pseudo-labels from `claris pseudo`, on which each fold trains too; None for none.
         slides: slide map. If given, folds in which a slide is in both training and validation are rejected.
         only: fold numbers to train; empty for all.
         nproc: number of processes on this machine; 0 means one per GPU, or one process without a GPU.
@@ -55,6 +57,7 @@ class TrainJob(Job):
 
     fold_file: Path
     slides: Path | None = None
+    extra: Path | None = None
     only: tuple[int, ...] = ()
     workers: int | None = None
     checkpoint_minutes: float = 10.0
@@ -104,6 +107,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     asked = apply_preset(given) if stored is None else update_config(stored, _without_auto(given))
     folds = read_folds(job.fold_file)  # fast checks come before slow ones
     _choose_folds(folds, job.only)
+    _check_extra(job, folds, given, stored)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
@@ -111,7 +115,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     require_side(model, asked.model, asked.side)
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
-    data = read_training(job.data, job.fold_file, job.cache)
+    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra)
     config = _resolve_config(asked, weights, data, nproc)
     if stored is not None:
         require_same(stored, config, path)
@@ -123,6 +127,23 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     if stored is None and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
+
+
+def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], stored: TrainConfig | None) -> None:
+    """Check the file of pseudo-labels, and that a run that had one has it again.
+
+    Raises:
+        UsageError: there is a weight of pseudo-labels, but no pseudo-labels.
+        RunError: the run was started with pseudo-labels.
+        ClarisError: the file is invalid.
+    """
+    if job.extra is not None:
+        read_pseudo_file(job.extra, folds, tables.read_sample(job.data.sample))
+    elif stored is not None and stored.extra_sha256:
+        hint = "Give the same file with --extra"
+        raise RunError(f"{job.run_dir.config}: a second round with pseudo-labels, and no --extra now", "", hint)
+    elif given.get("extra_weight", TrainConfig.extra_weight) != TrainConfig.extra_weight:
+        raise UsageError("--extra-weight without --extra", "it weights pseudo-labels", "Give --extra FILE")
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
@@ -169,7 +190,7 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
     precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
+    batch_size = asked.batch_size or default_batch_size(data.count_train(0))
     if batch_size < 2 * nproc:
         raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
     return dataclasses.replace(
@@ -181,11 +202,15 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
         weights_sha256=sha256_file(weights) if weights else "",
         data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
         folds_sha256=data.folds.digest,
+        extra_sha256=data.extra_sha256,
     )
 
 
 # Options that `_describe_recipe` always shows in its own format, or that are not part of the recipe.
-_DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads"}
+_DESCRIBED = {
+    "model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads",
+    "extra_weight",
+}  # fmt: skip
 
 
 def _describe_recipe(config: TrainConfig, nproc: int) -> str:
@@ -198,6 +223,8 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
         for item in dataclasses.fields(config)
         if item.metadata.get("flag") and item.name not in _DESCRIBED and getattr(config, item.name) != item.default
     ]
+    if config.extra_sha256:
+        others.append(f"second round with pseudo-labels of weight {config.extra_weight:g}, ")
     return (
         f"training {config.model} from {start} ({config.preset} recipe): {format_count(config.epochs, 'epoch')}, "
         f"batch {config.batch_size}, {config.schedule}, learning rate {config.lr:g}, {''.join(others)}"
@@ -208,7 +235,7 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
 def _continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
     """Read the config and the training data that the parent process has just checked and written."""
     config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
-    return config, read_training(job.data, job.fold_file, job.cache, verified=True)
+    return config, read_training(job.data, job.fold_file, job.cache, verified=True, extra=job.extra)
 
 
 def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) -> tuple[TrainConfig, TrainingData]:
@@ -223,11 +250,14 @@ def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) ->
     config = distributed.from_main(world, own)
     assert config is not None  # rank 0 has one
     if world.local_rank == 0 and not world.is_main:
-        read_training(job.data, job.fold_file, job.cache)
+        read_training(job.data, job.fold_file, job.cache, extra=job.extra)
     distributed.any_rank(world, 0)
-    data = read_training(job.data, job.fold_file, job.cache, verified=True)
-    if data.folds.digest != config.folds_sha256:
-        raise RunError(f"{job.fold_file}: not the fold file of rank 0", "", "Copy the same file to every machine")
+    data = read_training(job.data, job.fold_file, job.cache, verified=True, extra=job.extra)
+    for path, found, needed in (
+        (job.fold_file, data.folds.digest, config.folds_sha256), (job.extra, data.extra_sha256, config.extra_sha256),
+    ):  # fmt: skip
+        if found != needed:
+            raise RunError(f"{path}: not the file of rank 0", "", "Copy the same file to every machine")
     return config, data
 
 
