@@ -89,12 +89,12 @@ def _read_settings(args: argparse.Namespace) -> KernelSettings:
     Raises:
         UsageError: a flag does not fit the job, or has a wrong form.
     """
-    from claris_kaggle.kaggle.kernel_source import KernelSettings
+    from claris_kaggle.kaggle.kernel_source import KernelSettings, require_references
 
     _require_training(args)
     if args.time_limit:
         options._require_session(args.time_limit)
-    options._require_references(args.input, "--input", (2, 3), "owner/slug")
+    require_references(args.input, "--input", (2, 3), "owner/slug")
     options._require_inputs(args)
     return KernelSettings(
         folds=tuple(args.fold),

@@ -7,5 +7,5 @@ Other packages use:
   `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`
 - `weights`: `find_weights`, `finish_fold`, `finished_sha256`, `load_finished`, `load_start`, `load_verified`,
-  `read_weights`, `save_weights`
+  `read_weights`, `require_imagenet`, `save_weights`
 """
