@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
 from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
-from claris_kaggle.kaggle.plan_file import _RunsPlan, _in_run
+from claris_kaggle.kaggle.plan_file import _in_run, _RunsPlan
 
 
 @dataclass(frozen=True, kw_only=True)
