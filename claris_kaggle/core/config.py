@@ -28,7 +28,16 @@ _EQUIVARIANCES = ("none", "p4m")
 # Options of earlier versions with their defaults. A config.json that has them at these values still loads.
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
-_ADDED_OPTIONS = {"lr_head", "layer_decay", "freeze_epochs", "clip_grad", "resolution", "swa_epochs", "swa_lr"}
+_ADDED_OPTIONS = {
+    "lr_head",
+    "layer_decay",
+    "freeze_epochs",
+    "clip_grad",
+    "resolution",
+    "swa_epochs",
+    "swa_lr",
+    "optimizer",
+}
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
 LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
@@ -96,7 +105,10 @@ class TrainConfig:
     )
     freeze_epochs: int = _flag_field(0, "number of initial epochs that train only the classifier", low=0)
     clip_grad: float = _flag_field(0.0, "maximum gradient norm for clipping; 0: no clipping", low=0)
-    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0: plain Adam", low=0, high=10)
+    optimizer: str = _flag_field("adamw", "optimizer, by timm's name: adamw, sgd, lion, lamb and others")
+    weight_decay: float = _flag_field(
+        0.0, "weight decay, decoupled with adamw; 0 with adamw: plain Adam", low=0, high=10
+    )
     geometry: str = _flag_field(
         "d4",
         "augmentation: d4 (flips and 90-degree rotations), or flips with rotations of up to 20 degrees",

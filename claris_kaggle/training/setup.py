@@ -26,6 +26,7 @@ from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
+from claris_kaggle.training.optimizer import _require_optimizer
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
@@ -106,6 +107,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     _choose_folds(folds, job.only)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
+    _require_optimizer(asked.optimizer)
     weights = find_weights(asked.weights, asked.model)
     model = _new_network(asked)  # an unknown name must fail before the data is read
     require_side(model, asked.model, asked.side)
