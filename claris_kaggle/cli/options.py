@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from claris_kaggle.serving.classify import ClassifyJob
 
 # Flags that a kernel passes to `claris train` itself.
-_SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
+_SESSION_SETS = ("data", "folds", "run", "slides", "extra", "fold", "nproc", "cache", "time_limit")
+# Those of them that a file of an input can set.
+_FROM_INPUTS = ("--folds", "--slides", "--extra")
 _LEDGER = Path("submissions") / "ledger.csv"
 
 
@@ -91,11 +93,12 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --weights-from, --slides-from and --folds-from, for training kernels."""
+    """Add --weights-from, --slides-from, --folds-from and --extra-from, for training kernels."""
     files = {
         "weights": "starting weights",
         "slides": "a slide map, to keep each slide in one fold",
         "folds": "a fold file",
+        "extra": "pseudo-labels from claris pseudo, with their JSON beside them",
     }
     for name, what in files.items():
         parser.add_argument(
@@ -176,7 +179,9 @@ def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
     before, after = _parse_train_flags([]), _parse_train_flags(rest)
     taken = ["--" + name.replace("_", "-") for name in _SESSION_SETS if vars(after)[name] != vars(before)[name]]
     if taken:
-        raise UsageError(f"{', '.join(taken)} after --", "the session sets this itself", "Remove it")
+        instead = [f"{flag}-from owner/dataset/file before --" for flag in taken if flag in _FROM_INPUTS]
+        hint = f"Give {' and '.join(instead)}" if instead else "Remove it"
+        raise UsageError(f"{', '.join(taken)} after --", "the session sets this itself", hint)
     apply_preset(read_given_flags(after))
     return tuple(rest)
 
@@ -210,7 +215,7 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
     """
     from claris_kaggle.core.config import apply_preset, read_given_flags
 
-    found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from")}
+    found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from", "extra_from")}
     for name, value in found.items():
         parts = value.split("/")
         if value and (len(parts) < 3 or not all(parts) or {".", ".."} & {*parts}):

@@ -151,7 +151,7 @@ def _require_training(args: argparse.Namespace) -> None:
     from claris_kaggle.core.errors import UsageError
 
     given = ["--fold"] * bool(args.fold) + ["flags after --"] * bool(args.rest)
-    given += [f"--{name}-from" for name in ("weights", "slides", "folds") if vars(args)[f"{name}_from"]]
+    given += [f"--{name}-from" for name in ("weights", "slides", "folds", "extra") if vars(args)[f"{name}_from"]]
     if args.job != "train" and given:
         raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train only", "Remove them")
 

@@ -29,14 +29,16 @@ _EQUIVARIANCES = ("none", "p4m")
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
 _ADDED_OPTIONS = {
-    "lr_head",
-    "layer_decay",
-    "freeze_epochs",
     "clip_grad",
+    "extra_sha256",
+    "extra_weight",
+    "freeze_epochs",
+    "layer_decay",
+    "lr_head",
+    "optimizer",
     "resolution",
     "swa_epochs",
     "swa_lr",
-    "optimizer",
 }
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
@@ -62,6 +64,24 @@ def default_batch_size(patches: int) -> int:
     while size > _LOWEST_BATCH_SIZE and patches < _LEAST_STEPS * size:
         size //= 2
     return size
+
+
+def default_learning_rate(steps: int) -> float:
+    """Return the default peak learning rate for fine-tuning.
+
+    A short training needs large steps; a long one loses less of the initial weights with small ones. 2e-3 was the best
+    peak for 180 steps in `docs/recipes.md`. It decreases with the square root of the number of steps, down to the range
+    of 1e-4 to 1e-3 in which published solutions of this competition train.
+
+    Args:
+        steps: number of training steps in all epochs.
+    Returns:
+        A peak learning rate from 2e-4 to 2e-3.
+
+    >>> default_learning_rate(180), default_learning_rate(13_750)
+    (0.002, 0.00023)
+    """
+    return float(f"{min(2e-3, max(2e-4, 2e-3 * (180 / steps) ** 0.5)):.2g}")
 
 
 def _flag_field(default: _FlagValue, text: str, **limits: object) -> _FlagValue:
@@ -92,7 +112,7 @@ class TrainConfig:
         choices=("auto", *_PRESETS),
     )  # fmt: skip
     epochs: int = _flag_field(6, "number of passes over the training patches", low=1)
-    lr: float = _flag_field(1e-4, "peak learning rate", low=0, high=1)
+    lr: float = _flag_field(1e-4, "peak learning rate; 0: chosen from the number of steps", low=0, high=1)
     schedule: str = _flag_field("onecycle", "learning rate schedule", choices=_SCHEDULES)
     lr_head: float = _flag_field(
         1.0, "factor for the learning rate of the classifier, which starts from random weights", low=0.01, high=1000
@@ -157,6 +177,9 @@ class TrainConfig:
     swa_lr: float = _flag_field(
         0.2, "constant learning rate of the SWA epochs, as a fraction of the peak", low=0.001, high=1
     )
+    extra_weight: float = _flag_field(
+        0.5, "weight of a pseudo-labelled patch of --extra in the loss, relative to a training patch", low=0.01, high=10
+    )
     select: str = _flag_field(
         "last", "epoch whose weights are used: last, or best by validation AUC", choices=_SELECTIONS
     )
@@ -166,6 +189,7 @@ class TrainConfig:
     weights_sha256: str = _recorded_field("SHA-256 of the file of starting weights")
     data_sha256: str = _recorded_field("digest of the training ids and labels")
     folds_sha256: str = _recorded_field("digest of the fold file's content")
+    extra_sha256: str = _recorded_field("digest of the pseudo-labels of a second round; empty for none")
 
     def __post_init__(self) -> None:
         """Validate all fields."""

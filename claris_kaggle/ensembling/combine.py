@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import RunError, name_few
 from claris_kaggle.data.arrays import Columns, Labels, Probabilities
@@ -138,7 +137,7 @@ class _Trial:
     """The nested result of one method.
 
     Attributes:
-        values: float32 [N], combined OOF probabilities, with weights fitted without the patch's fold.
+        values: float [N], combined OOF probabilities, with weights fitted without the patch's fold.
         measured: the AUC of `values` with the data for intervals and comparisons.
         score: the AUC of `values`, compared with that of the plain mean.
     """
@@ -197,13 +196,18 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
         left_out=sorted(remarks) if only_sound else [],
     )
     together = replace(oof, probabilities=trials[taken].values)
-    predictions = TestPredictions(kept[0].test.ids, test.astype(np.float32))
+    predictions = TestPredictions(kept[0].test.ids, test.astype(_common_type([run.test.probabilities for run in kept])))
     return Ensemble(together, predictions, kept[0].slides, trials[taken].measured, evidence)
 
 
-def _stack_columns(columns: Sequence[NDArray[np.float32]]) -> Columns:
+def _stack_columns(columns: Sequence[Probabilities]) -> Columns:
     """Stack M columns of N values to float64 [N, M]."""
     return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
+    """Return float32 if all columns are float32, else float64."""
+    return np.result_type(*(column.dtype for column in columns))
 
 
 def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
@@ -226,8 +230,9 @@ def _try_methods(runs: Sequence[Run], columns: Columns, names: Sequence[str]) ->
     """
     trials: dict[str, _Trial] = {}
     first, oof = runs[0], runs[0].oof
+    kind = _common_type([run.oof.probabilities for run in runs])
     for name in names:
-        values = blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(np.float32)
+        values = blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(kind)
         measured = first.measured if len(runs) == 1 else measure(oof.labels, values, first.slides)
         gain = measured.compare(trials["mean"].measured if trials else measured)
         trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.doubt))

@@ -40,7 +40,7 @@ class KernelSettings(_FileSettings):
         inputs: kernels (owner/slug) whose output is an input.
         datasets, models: further inputs.
         weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs. An input that is
-            not among those is attached as a dataset. `slides_from` and `folds_from` likewise.
+            not among those is attached as a dataset. `slides_from`, `folds_from` and `extra_from` likewise.
     """
 
     folds: tuple[int, ...] = ()

@@ -37,7 +37,7 @@ class Plan(_FileSettings):
         flags: flags for `claris train`.
         time_limit: of each session, such as 11h20m.
         datasets, models: inputs of the training kernels besides the competition.
-        weights_from, slides_from, folds_from: input files, as owner/dataset/file; see `compose_kernel`.
+        weights_from, slides_from, folds_from, extra_from: input files, as owner/dataset/file; see `compose_kernel`.
     """
 
     name: str

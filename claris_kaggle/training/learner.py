@@ -294,9 +294,10 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
         inputs = torch.lerp(inputs.flip(0), inputs, kept)
     with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
         logits = learner.wrapped(inputs).float()
-    total = kept * _sum_loss(learner, logits, batch.labels)
+    total = kept * _sum_loss(learner, logits, batch.labels, batch.weights)
     if kept < 1:
-        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0))
+        weights = None if batch.weights is None else batch.weights.flip(0)
+        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0), weights)
     loss = total * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
@@ -331,11 +332,13 @@ def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     return to_input(images, config.normalise, draws, config.resolution)
 
 
-def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the class-weighted cross-entropy, summed over the patches."""
-    return functional.cross_entropy(
-        logits, labels, weight=learner.class_weights, reduction="sum", label_smoothing=learner.config.label_smoothing
-    )
+def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the class-weighted cross-entropy, times the weight of each patch if given, summed over the patches."""
+    losses = functional.cross_entropy(
+        logits, labels, weight=learner.class_weights, reduction="sum" if weights is None else "none",
+        label_smoothing=learner.config.label_smoothing,
+    )  # fmt: skip
+    return losses if weights is None else (losses * weights).sum()
 
 
 def _count_loss(learner: _Learner, loss: Tensor) -> None:
