@@ -35,6 +35,7 @@ _ADDED_OPTIONS = {
     "freeze_epochs",
     "layer_decay",
     "lr_head",
+    "optimizer",
     "resolution",
     "swa_epochs",
     "swa_lr",
@@ -124,7 +125,10 @@ class TrainConfig:
     )
     freeze_epochs: int = _flag_field(0, "number of initial epochs that train only the classifier", low=0)
     clip_grad: float = _flag_field(0.0, "maximum gradient norm for clipping; 0: no clipping", low=0)
-    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0: plain Adam", low=0, high=10)
+    optimizer: str = _flag_field("adamw", "optimizer, by timm's name: adamw, sgd, lion, lamb and others")
+    weight_decay: float = _flag_field(
+        0.0, "weight decay, decoupled with adamw; 0 with adamw: plain Adam", low=0, high=10
+    )
     geometry: str = _flag_field(
         "d4",
         "augmentation: d4 (flips and 90-degree rotations), or flips with rotations of up to 20 degrees",

@@ -36,6 +36,7 @@ from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
 from claris_kaggle.training.checkpoint import _has_checkpoint
+from claris_kaggle.training.optimizer import _require_optimizer
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
@@ -158,6 +159,7 @@ def _check_network(asked: TrainConfig, *, trained: bool) -> Path | None:
     Raises:
         ClarisError: one of them fails.
     """
+    _require_optimizer(asked.optimizer)
     weights = find_weights(asked.weights, asked.model)
     model = _new_network(asked)
     require_side(model, asked.model, asked.side)
