@@ -126,7 +126,7 @@ def _plan_retry(launch: _Launch, number: int) -> _Round:
 def _rename_round(launch: _Launch, number: int, one: _Round) -> None:
     """Give the round an unused slug. A refused first push can leave an empty kernel under its slug."""
     slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
-    one.ref = f"{launch.user}/{kernel_push.fresh_slug(slug, one.push_token)}"
+    one.ref = f"{launch.user}/{kernel_push._fresh_slug(slug, one.push_token)}"
 
 
 def _train_parts(queue: _Queue) -> None:
@@ -254,7 +254,7 @@ def _push_part(launch: _Launch, part: int) -> None:
     again, one.tried = one.tried, True
     launch.save()
     try:
-        kernel = kernel_push.push_kernel(folder, one.push_token, again=again, optional=inputs)
+        kernel = kernel_push._push_kernel(folder, one.push_token, again=again, optional=inputs)
     except KaggleError as error:
         if error.busy or error.refused:
             _record_refusal(launch, part, error)

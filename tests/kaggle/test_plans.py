@@ -219,7 +219,7 @@ def test_what_a_plan_cannot_have_is_refused_before_anything_is_pushed(
 ) -> None:
     small = tmp_path / "small.toml"
     for run, words in (
-        ('model = "swin_tiny_patch4_window7_224"\nresolution = 60', "does not accept inputs of 60 x 60 pixels"),
+        ('model = "vit_tiny_patch16_224"\nresolution = 40', "does not accept inputs of 40 x 40 pixels"),
         ('model = "densenet12"', "run one: --model is 'densenet12'; unknown timm model"),
         ('model = "tiny"', "run one: --weights imagenet: timm has no ImageNet weights for tiny"),
     ):
@@ -243,6 +243,6 @@ def test_the_plans_of_the_package_fit_into_a_week(name: str, kaggle: FakeKaggle,
 
 
 def test_a_plan_longer_than_a_week_is_said_to_take_more(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "long.toml").write_text(TWO.replace("epochs = 2", "epochs = 200"))
+    (tmp_path / "long.toml").write_text(TWO.replace("epochs = 2", "epochs = 9999"))
     code, shown, _ = call("launch", "first", "--plan", tmp_path / "long.toml", "--dry-run")
     assert code == 0 and "the plan takes 2 weeks" in shown
