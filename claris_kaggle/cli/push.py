@@ -89,12 +89,12 @@ def _read_settings(args: argparse.Namespace) -> KernelSettings:
     Raises:
         UsageError: a flag does not fit the job, or has a wrong form.
     """
-    from claris_kaggle.kaggle.kernel_source import KernelSettings
+    from claris_kaggle.kaggle.kernel_source import KernelSettings, require_references
 
     _require_training(args)
     if args.time_limit:
         options._require_session(args.time_limit)
-    options._require_references(args.input, "--input", (2, 3), "owner/slug")
+    require_references(args.input, "--input", (2, 3), "owner/slug")
     options._require_inputs(args)
     return KernelSettings(
         folds=tuple(args.fold),
@@ -151,7 +151,7 @@ def _require_training(args: argparse.Namespace) -> None:
     from claris_kaggle.core.errors import UsageError
 
     given = ["--fold"] * bool(args.fold) + ["flags after --"] * bool(args.rest)
-    given += [f"--{name}-from" for name in ("weights", "slides", "folds") if vars(args)[f"{name}_from"]]
+    given += [f"--{name}-from" for name in ("weights", "slides", "folds", "extra") if vars(args)[f"{name}_from"]]
     if args.job != "train" and given:
         raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train only", "Remove them")
 

@@ -201,6 +201,11 @@ def _explain_refusal(ref: str, reason: str) -> KaggleError:
     return KaggleError(found, "", hint, busy=busy, refused=not busy, no_version=True)
 
 
+def _is_quota_used(error: KaggleError) -> bool:
+    """Return True if Kaggle refused a push because the GPU hours of the week are used up."""
+    return error.refused and "quota" in error.found.lower()
+
+
 def _is_name_trouble(error: KaggleError) -> bool:
     """Return True if a push under another name may succeed."""
     return error.status == api._CONFLICT or _EMPTY_KERNEL in error.found.lower()

@@ -100,11 +100,12 @@ def find_weights(weights: str, model: str) -> Path | None:
     return _fetch_imagenet(model)
 
 
-def _fetch_imagenet(model: str) -> Path:
-    """Return the file of timm's ImageNet weights, from the local cache or by download."""
-    # Short timeouts: without a network connection the client would otherwise retry for minutes.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
+def require_imagenet(model: str) -> str:
+    """Return the repository of timm's ImageNet weights of a network.
+
+    Raises:
+        UsageError: there is no such network, or it has no such weights.
+    """
     import timm
 
     config = None
@@ -115,17 +116,26 @@ def _fetch_imagenet(model: str) -> Path:
         raise UsageError(
             f"--weights imagenet: timm has no ImageNet weights for {model}", "", "Give --weights none, or a file"
         )
+    return str(config.hf_hub_id)
+
+
+def _fetch_imagenet(model: str) -> Path:
+    """Return the file of timm's ImageNet weights, from the local cache or by download."""
+    # Short timeouts: without a network connection the client would otherwise retry for minutes.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
+    repository = require_imagenet(model)
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     # Hide the client's messages about retries. It sets its own log level on import, so this comes after the import.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
-    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    cached = try_to_load_from_cache(repository, "model.safetensors")
     if isinstance(cached, str):
         return Path(cached)
     log_info(f"downloading the ImageNet weights of {model}")
     try:
-        return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
+        return Path(hf_hub_download(repository, "model.safetensors"))
     except Exception as error:  # without a network the client raises many exception types, depending on its version
         raise ClarisError(
             f"--weights imagenet: the weights of {model} are not cached and could not be downloaded "

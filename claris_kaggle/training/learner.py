@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import Stopped, TrainingError
@@ -45,8 +46,8 @@ def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Return the learning rate of a step.
 
     `onecycle` warms up over the first 30 % of the steps, then decays along a cosine to almost 0 (Smith and Topin 2018).
-    `cosine` decays from the first step (Loshchilov and Hutter 2017). This is a pure function of the step, so the
-    checkpoint needs no scheduler state.
+    `cosine` decays from the first step (Loshchilov and Hutter 2017). The SWA epochs follow at a constant rate. This is
+    a pure function of the step, so the checkpoint needs no scheduler state.
 
     Args:
         step: 0..steps-1, counted over all epochs.
@@ -54,6 +55,10 @@ def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
         config: `lr` is the peak, `schedule` the shape.
     """
     peak = config.lr
+    if config.swa_epochs:
+        steps = steps // config.epochs * (config.epochs - config.swa_epochs)
+        if step >= steps:
+            return peak * config.swa_lr
     if config.schedule == "constant":
         return peak
     place, warm_up = (step + 0.5) / steps, _WARM_UP if config.schedule == "onecycle" else 0.0
@@ -130,6 +135,7 @@ class _Learner:
             from timm.utils import ModelEmaV3
 
             self.average = ModelEmaV3(self.model, decay=self.config.ema, use_warmup=True)
+        self.swa = AveragedModel(self.model) if self.config.swa_epochs else None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.skipped, self.streak = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.kept_buffers: list[Tensor] = []
@@ -138,9 +144,21 @@ class _Learner:
 
     @property
     def predictor(self) -> nn.Module:
-        """The network that predicts: the EMA if it is enabled, else the trained network."""
-        predictor: nn.Module = self.model if self.average is None else self.average.module
+        """The network that predicts: the EMA, or the SWA after the last epoch, if enabled; else the trained network."""
+        averaged = self.swa if self.swa_is_complete else self.average
+        predictor: nn.Module = self.model if averaged is None else averaged.module
         return predictor
+
+    @property
+    def swa_is_complete(self) -> bool:
+        """True if SWA is enabled and the weights of its last epoch are in the average."""
+        return self.swa is not None and int(self.swa.n_averaged) == self.config.swa_epochs
+
+    def add_epoch_to_swa(self) -> None:
+        """Add the weights to the SWA at the end of an SWA epoch, unless a stop came after they were added."""
+        due = self.epoch + 1 - (self.config.epochs - self.config.swa_epochs)
+        if self.swa is not None and int(self.swa.n_averaged) < due:
+            self.swa.update_parameters(self.model)
 
     def check_health(self) -> bool:
         """Return True if training can continue. Restore the running statistics after steps without a finite loss.
@@ -167,6 +185,7 @@ class _Learner:
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
+            "swa": None if self.swa is None else self.swa.state_dict(),
             "taken": self.taken,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -184,6 +203,8 @@ class _Learner:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
+        if self.swa is not None:
+            self.swa.load_state_dict(state["swa"])
         for group in state["optimizer"]["param_groups"]:
             group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
         self.optimizer.load_state_dict(state["optimizer"])
@@ -259,9 +280,10 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
         inputs = torch.lerp(inputs.flip(0), inputs, kept)
     with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
         logits = learner.wrapped(inputs).float()
-    total = kept * _sum_loss(learner, logits, batch.labels)
+    total = kept * _sum_loss(learner, logits, batch.labels, batch.weights)
     if kept < 1:
-        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0))
+        weights = None if batch.weights is None else batch.weights.flip(0)
+        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0), weights)
     loss = total * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
@@ -296,11 +318,13 @@ def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     return to_input(images, config.normalise, draws, config.resolution)
 
 
-def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the class-weighted cross-entropy, summed over the patches."""
-    return functional.cross_entropy(
-        logits, labels, weight=learner.class_weights, reduction="sum", label_smoothing=learner.config.label_smoothing
-    )
+def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the class-weighted cross-entropy, times the weight of each patch if given, summed over the patches."""
+    losses = functional.cross_entropy(
+        logits, labels, weight=learner.class_weights, reduction="sum" if weights is None else "none",
+        label_smoothing=learner.config.label_smoothing,
+    )  # fmt: skip
+    return losses if weights is None else (losses * weights).sum()
 
 
 def _count_loss(learner: _Learner, loss: Tensor) -> None:
@@ -347,6 +371,32 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between
             found = f"stopped by {reason} in epoch {learner.epoch + 1} after step {learner.step}"
             raise Stopped(found, "", "Run the same command to resume")
     return learner.loss_sum.item() / steps
+
+
+def _recompute_statistics(learner: _Learner, network: nn.Module, batches: EpochBatches, workers: int) -> None:
+    """Recompute the running statistics of the batch norms in one pass over the training patches (Izmailov et al. 2018).
+
+    The statistics are means over the batches. Dropout is active, as in training, with the seed of the config.
+
+    Args:
+        learner: sets device, precision and augmentation.
+        network: gets the new statistics; its weights do not change.
+        batches: all steps of an epoch, for a single process.
+        workers: worker processes for data loading; 0 loads in this process.
+    """
+    device, config = learner.world.device, learner.config
+
+    def inputs() -> Iterator[Tensor]:
+        loader = load_in_order(batches, range(len(batches)), workers, pin=device.type == "cuda")
+        for batch in send_ahead(loader, device):
+            yield _augment_batch(learner, batch)
+
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"),
+    ):
+        torch.manual_seed(config.seed)
+        update_bn(inputs(), network)
 
 
 def _average_over_ranks(world: World, value: float) -> float:
