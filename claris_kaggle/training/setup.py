@@ -15,9 +15,9 @@ from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_s
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.models.factory import create_model, own_normalisation, require_side
 from claris_kaggle.models.p4m import require_symmetric
@@ -102,8 +102,10 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     if job.only and stored is None and job.run_dir.root.is_dir():
         _require_no_foreign_files(job.run_dir)
     asked = apply_preset(given) if stored is None else update_config(stored, _without_auto(given))
-    folds = read_folds(job.fold_file)  # fast checks come before slow ones
+    # Fast checks come before slow ones.
+    folds = read_folds(job.fold_file, dict(zip(*_list_labels(job.data), strict=True)))
     _choose_folds(folds, job.only)
+    _report_split(job, folds)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
@@ -123,6 +125,23 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     if stored is None and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
+
+
+def _list_labels(data: DataDir) -> tuple[list[str], list[int]]:
+    """Return the training ids and their labels."""
+    ids, labels = tables.read_labels(data.labels)
+    return ids, labels.tolist()
+
+
+def _report_split(job: TrainJob, folds: Folds) -> None:
+    """Log that the folds are by patch, unless they or the slide map show that each slide is in one fold."""
+    if folds.slides is not None:
+        return
+    path = job.slides or (job.data.slides if job.data.slides.exists() else None)
+    slides = tables.read_slides(path, folds.ids) if path else folds.ids
+    together = len(set(zip(slides, folds.fold.tolist(), strict=True))) == len(set(slides))
+    if path is None or not together:
+        log_info(SPLIT_BY_PATCH)
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
