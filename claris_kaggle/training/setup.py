@@ -23,9 +23,9 @@ from claris_kaggle.core.config import (
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
@@ -116,10 +116,12 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     path = job.run_dir.config
     stored, trained = _read_stored_config(job)
     given = _without_auto(given)
-    folds = read_folds(job.fold_file)  # fast checks come before slow ones
+    # Fast checks come before slow ones.
+    folds = read_folds(job.fold_file, dict(zip(*_list_labels(job.data), strict=True)))
     keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
     asked = update_config(stored, given) if stored is not None and keep else _new_config(given)
     _choose_folds(folds, job.only)
+    _report_split(job, folds)
     _check_extra(job, folds, given, stored if keep else None)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
@@ -205,6 +207,23 @@ def _new_config(given: Mapping[str, object]) -> TrainConfig:
     if "resolution" in given or "crop" in given or not config.resolution:
         return config
     return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
+
+
+def _list_labels(data: DataDir) -> tuple[list[str], list[int]]:
+    """Return the training ids and their labels."""
+    ids, labels = tables.read_labels(data.labels)
+    return ids, labels.tolist()
+
+
+def _report_split(job: TrainJob, folds: Folds) -> None:
+    """Log that the folds are by patch, unless they or the slide map show that each slide is in one fold."""
+    if folds.slides is not None:
+        return
+    path = job.slides or (job.data.slides if job.data.slides.exists() else None)
+    slides = tables.read_slides(path, folds.ids) if path else folds.ids
+    together = len(set(zip(slides, folds.fold.tolist(), strict=True))) == len(set(slides))
+    if path is None or not together:
+        log_info(SPLIT_BY_PATCH)
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
