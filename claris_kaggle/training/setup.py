@@ -114,6 +114,8 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     _check_extra(job, folds, given, stored if keep else None)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
+    _choose_precision_here(asked)
+    _require_batch_size(asked.batch_size, nproc)
     weights = _check_network(asked, trained=trained)
     data = read_training(job.data, job.fold_file, job.cache, extra=job.extra)
     config = _resolve_config(asked, weights, data, nproc)
@@ -232,21 +234,38 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
     Raises:
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
-    precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
     batch_size = asked.batch_size or default_batch_size(data.count_train(0))
-    if batch_size < 2 * nproc:
-        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
+    _require_batch_size(batch_size, nproc)
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
         normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
-        precision=precision,
+        precision=_choose_precision_here(asked),
         threads=asked.threads or _share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",
         data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
         folds_sha256=data.folds.digest,
         extra_sha256=data.extra_sha256,
     )
+
+
+def _choose_precision_here(asked: TrainConfig) -> str:
+    """Return the precision to train with on this machine.
+
+    Raises:
+        UsageError: the precision is not supported here.
+    """
+    return choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _require_batch_size(batch_size: int, nproc: int) -> None:
+    """Raise if a batch has fewer than two patches per process; 0 stands for a size that is not chosen yet.
+
+    Raises:
+        UsageError: the batch size is too small.
+    """
+    if 0 < batch_size < 2 * nproc:
+        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
 
 
 # Options that `_describe_recipe` always shows in its own format, or that are not part of the recipe.
