@@ -44,6 +44,8 @@ def submit_file(
             scored as an error.
     """
     facts = check_submission(path, sample_ids)
+    if facts.tie_remark:
+        log_info(f"{path}: {facts.tie_remark}")
     push_token = f"claris-{facts.sha256[:16]}"
     about = _read_submission_origin(path, facts.sha256)
     known = _find_earlier(push_token, ledger)

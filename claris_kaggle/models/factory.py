@@ -155,6 +155,14 @@ def _cannot_take(name: str, side: int) -> UsageError:
     return UsageError(found, f"its own input size is {own}", f"Give --resolution {own}, or another network")
 
 
+def fixed_side(name: str) -> int:
+    """Return the fixed input size in pixels of the network's published weights, or 0 if they take several sizes."""
+    import timm
+
+    settings = None if name == "tiny" else timm.models.get_pretrained_cfg(name)
+    return settings.input_size[-1] if settings and settings.fixed_input_size else 0
+
+
 def own_normalisation(name: str) -> str:
     """Return the key of `STATISTICS` with the mean and standard deviation of the network's published weights.
 

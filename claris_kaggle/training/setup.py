@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_size, require_same, update_config
+from claris_kaggle.core.config import (
+    TrainConfig,
+    apply_preset,
+    default_batch_size,
+    default_learning_rate,
+    require_same,
+    update_config,
+)
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
@@ -20,7 +28,7 @@ from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.data.pseudo_file import read_pseudo_file
-from claris_kaggle.models.factory import create_model, own_normalisation, require_side, require_trainable
+from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.weights import find_weights, load_start
 from claris_kaggle.runtime import distributed
@@ -28,6 +36,7 @@ from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
 from claris_kaggle.training.checkpoint import _has_checkpoint
+from claris_kaggle.training.optimizer import _require_optimizer
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
@@ -109,7 +118,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     given = _without_auto(given)
     folds = read_folds(job.fold_file)  # fast checks come before slow ones
     keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
-    asked = update_config(stored, given) if stored is not None and keep else apply_preset(given)
+    asked = update_config(stored, given) if stored is not None and keep else _new_config(given)
     _choose_folds(folds, job.only)
     _check_extra(job, folds, given, stored if keep else None)
     if job.slides is not None:
@@ -152,6 +161,7 @@ def _check_network(asked: TrainConfig, *, trained: bool) -> Path | None:
     Raises:
         ClarisError: one of them fails.
     """
+    _require_optimizer(asked.optimizer)
     weights = find_weights(asked.weights, asked.model)
     model = _new_network(asked)
     require_side(model, asked.model, asked.side)
@@ -189,6 +199,14 @@ def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], store
         raise RunError(f"{job.run_dir.config}: a second round with pseudo-labels, and no --extra now", "", hint)
     elif given.get("extra_weight", TrainConfig.extra_weight) != TrainConfig.extra_weight:
         raise UsageError("--extra-weight without --extra", "it weights pseudo-labels", "Give --extra FILE")
+
+
+def _new_config(given: Mapping[str, object]) -> TrainConfig:
+    """Return the config of a new run. A network with a fixed input size gets this size unless another one is given."""
+    config = apply_preset(given)
+    if "resolution" in given or "crop" in given or not config.resolution:
+        return config
+    return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
@@ -234,11 +252,13 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
     Raises:
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
-    batch_size = asked.batch_size or default_batch_size(data.count_train(0))
+    patches = data.count_train(0)
+    batch_size = asked.batch_size or default_batch_size(patches)
     _require_batch_size(batch_size, nproc)
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
+        lr=asked.lr or default_learning_rate(asked.epochs * math.ceil(patches / batch_size)),
         normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
         precision=_choose_precision_here(asked),
         threads=asked.threads or _share_cores(nproc),

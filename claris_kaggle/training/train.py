@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import nn
 
 from claris_kaggle.core.config import TrainConfig, require_same
 from claris_kaggle.core.console import Progress, format_duration, log_info
@@ -39,7 +40,7 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, convert_cudnn_fai
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import torch_settings
 from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
-from claris_kaggle.training.learner import _average_over_ranks, _Diverged, _Learner, _train_epoch
+from claris_kaggle.training.learner import _average_over_ranks, _Diverged, _Learner, _recompute_statistics, _train_epoch
 from claris_kaggle.training.setup import (
     TrainJob,
     _begin_on_machines,
@@ -238,6 +239,8 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
                 loss = _average_over_ranks(world, _train_epoch_in_time(job, learner, trainset, writer, stopper, fold))
                 _save_if_main(learner, writer)  # validation can take longer than the time before a forced kill
                 stopper.tick()
+                _update_swa(job, learner, trainset)
+                stopper.tick()
                 distributed.share_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
                 with Progress(name, len(valid_ids), "images", note=_format_last_auc(learner)) as progress:
@@ -268,13 +271,33 @@ def _make_trainset(data: TrainingData, fold: int, config: TrainConfig) -> TrainS
     return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight), extra)
 
 
-def _epoch_batches(learner: _Learner, trainset: TrainSet) -> EpochBatches:
-    """Return the steps of the current epoch for this rank."""
+def _epoch_batches(learner: _Learner, trainset: TrainSet, *, whole: bool = False) -> EpochBatches:
+    """Return the steps of the current epoch for this rank, or with `whole` for all ranks together."""
     config, world = learner.config, learner.world
     return EpochBatches(
-        trainset, config, epoch=learner.epoch, rank=world.rank, world_size=world.world_size,
+        trainset, config, epoch=learner.epoch,
+        rank=0 if whole else world.rank, world_size=1 if whole else world.world_size,
         turn_here=world.device.type == "cpu",
     )  # fmt: skip
+
+
+def _update_swa(job: TrainJob, learner: _Learner, trainset: TrainSet) -> None:
+    """Add the epoch to the SWA. After the last epoch, recompute the statistics of its batch norms.
+
+    Every rank makes the whole pass with the batches of a single process. So the statistics do not depend on the number
+    of processes, and no rank waits for another.
+    """
+    learner.add_epoch_to_swa()
+    swa = learner.swa
+    if swa is not None and learner.swa_is_complete and _has_batch_norm(swa.module):
+        log_info("recomputing the batch-norm statistics of the averaged weights")
+        batches = _epoch_batches(learner, trainset, whole=True)
+        _recompute_statistics(learner, swa.module, batches, job.rank_workers(learner.world))
+
+
+def _has_batch_norm(network: nn.Module) -> bool:
+    """Return True if the network has batch norms."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
 
 
 def _train_epoch_in_time(
