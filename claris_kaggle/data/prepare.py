@@ -87,8 +87,11 @@ def get_pack(
 def make_packs(data: DataDir, cache: Path, jobs: int = 0) -> list[Pack]:
     """Return the verified packs of the training and test patches."""
     train_ids, _ = tables.read_labels(data.labels)
-    test_ids = tables.read_sample(data.sample)
-    return [get_pack(data, split, ids, cache, jobs=jobs) for split, ids in (("train", train_ids), ("test", test_ids))]
+    splits = {"train": train_ids, "test": tables.read_sample(data.sample)}
+    for split, ids in splits.items():  # missing files of both are found before the first is packed
+        if not pack_folder(cache, split, ids).exists():
+            _require_files(data.patches(split), ids)
+    return [get_pack(data, split, ids, cache, jobs=jobs) for split, ids in splits.items()]
 
 
 def _hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -> list[str]:
