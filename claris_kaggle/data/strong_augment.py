@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from claris_kaggle.data.augment import _GEOMETRY_WORD, STATISTICS
 
 _SHIFT, _SCALE, _DEGREES = 0.0625, (0.5, 1.5), 45
-_ELASTIC, _ELASTIC_SIGMA, _GRID = 40, 6, 0.3  # elastic shifts of about 2 pixels, smooth over 6
+_ELASTIC, _ELASTIC_SIGMA, _GRID_LIMIT = 40, 6, 0.3  # elastic shifts of about 2 pixels, smooth over 6
 _HSV, _BRIGHTNESS, _GAMMA, _CLAHE = 20, 0.2, (80, 120), (1, 2)
 _HOLES, _HOLE_SIDE = (1, 4), (8, 16)
 
@@ -34,7 +34,7 @@ class _StrongAugmentation:
         mirrored = {"border_mode": cv2.BORDER_REFLECT_101, "interpolation": cv2.INTER_LINEAR}
         distortions = [
             albumentations.ElasticTransform(_ELASTIC, _ELASTIC_SIGMA, p=1.0, **mirrored),
-            albumentations.GridDistortion(distort_limit=_GRID, p=1.0, **mirrored),
+            albumentations.GridDistortion(distort_limit=_GRID_LIMIT, p=1.0, **mirrored),
         ]
         contrasts = [
             albumentations.RandomBrightnessContrast(_BRIGHTNESS, _BRIGHTNESS, p=1.0),
