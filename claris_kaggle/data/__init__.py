@@ -9,6 +9,7 @@ Other packages use:
 - `fold_file`: `CLASS_NAMES`, `Folds`, `check_folds`, `count_folds`, `parse_fold_numbers`, `read_folds`,
   `require_together`, `write_folds`
 - `fold_split`: `make_folds`
+- `image_kinds`: `name_image_kind`
 - `integrity`: `Findings`, `check_data`
 - `pack`: `Pack`, `ensure_pack`, `open_pack`, `pack_folder`, `read_verified_patch`
 - `patches`: `CENTRE`, `PATCH_BYTES`, `PATCH_SHAPE`, `SIZE`, `patch_id`, `read_patch`

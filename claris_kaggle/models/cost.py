@@ -203,14 +203,14 @@ def network_cost(
     Raises:
         UsageError: unknown network, or it does not accept inputs of that size.
     """
-    options = {"stem": stem, "tail": tail, "equivariance": equivariance}
+    create = functools.partial(create_model, model, side=side, stem=stem, tail=tail, equivariance=equivariance)
     try:
         with torch.device("meta"):
-            network = create_model(model, side=side, **options)
+            network = create()
         return _count_cost(network, side, precision, "meta")
     except (AssertionError, NotImplementedError, RuntimeError, ValueError):
         pass  # a layer reads values, which tensors on `meta` do not have, or the network does not accept the size
-    network = create_model(model, side=side, **options)
+    network = create()
     require_side(network, model, side)
     return _count_cost(network, side, precision, "cpu")
 
