@@ -221,11 +221,12 @@ def test_an_error_in_a_plan_is_one_line_that_names_the_run(name: str, tmp_path: 
 
 
 def test_what_a_plan_cannot_have_is_refused_before_anything_is_pushed(
-    kaggle: FakeKaggle, call: Call, tmp_path: Path
+    kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     small = tmp_path / "small.toml"
     for run, words in (
-        ('model = "vit_tiny_patch16_224"\nresolution = 40', "does not accept inputs of 40 x 40 pixels"),
+        ('model = "levit_128s"\nresolution = 100', "run one: --model levit_128s does not accept inputs of 100 x 100"),
         ('model = "densenet12"', "run one: --model is 'densenet12'; unknown timm model"),
         ('model = "tiny"', "run one: --weights imagenet: timm has no ImageNet weights for tiny"),
     ):
@@ -249,6 +250,6 @@ def test_the_plans_of_the_package_fit_into_a_week(name: str, kaggle: FakeKaggle,
 
 
 def test_a_plan_longer_than_a_week_is_said_to_take_more(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "long.toml").write_text(TWO.replace("epochs = 2", "epochs = 9999"))
+    (tmp_path / "long.toml").write_text(TWO.replace("epochs = 2", "epochs = 60_000"))
     code, shown, _ = call("launch", "first", "--plan", tmp_path / "long.toml", "--dry-run")
     assert code == 0 and "the plan takes 2 weeks" in shown
