@@ -44,9 +44,8 @@ def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> 
     bundle = _build_bundle()
     assert bundle == _build_bundle() and len(bundle) < 400_000
     names = zipfile.ZipFile(BytesIO(bundle)).namelist()
-    assert all(
-        name.startswith("claris_kaggle/") and name.endswith((".py", ".jinja", ".js", ".typed")) for name in names
-    )
+    kinds = (".py", ".jinja", ".js", ".typed", ".toml")
+    assert all(name.startswith("claris_kaggle/") and name.endswith(kinds) for name in names)
     assert "claris_kaggle/kaggle/session.py" in names and "claris_kaggle/reporting/templates/report.html.jinja" in names
 
 
