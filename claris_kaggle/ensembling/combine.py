@@ -88,6 +88,8 @@ class EnsembleEvidence:
         methods: the nested score of each method that was tried.
         best: name of the run with the highest OOF AUC; empty for a single run.
         against_best: paired comparison of each other run with the best one, by name.
+        members: what each run adds to the plain mean: paired comparison of the mean of all runs with the mean of the
+            other runs, by name. Empty for a single run.
         correlations: Spearman's correlation of the OOF probabilities of each pair of runs, by name.
         remarks: a warning for each suspicious run, by name.
         copies: runs with the same predictions as another run, with the name of that run.
@@ -102,6 +104,7 @@ class EnsembleEvidence:
     methods: dict[str, _MethodScore]
     best: str
     against_best: dict[str, Comparison]
+    members: dict[str, Comparison]
     correlations: dict[str, dict[str, float]]
     remarks: dict[str, str]
     copies: dict[str, str]
@@ -198,6 +201,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
         methods={name: trial.score for name, trial in trials.items()},
         best=best,
         against_best=against_best,
+        members=_compare_without_each(kept, columns, trials["mean"].measured),
         correlations=_describe_correlations(kept),
         remarks=remarks,
         copies=copies,
@@ -279,6 +283,22 @@ def _compare_with_best_run(runs: Sequence[Run]) -> tuple[str, dict[str, Comparis
         for run in sorted(runs, key=lambda run: run.name)
         if run is not best
     }
+
+
+def _compare_without_each(runs: Sequence[Run], columns: Columns, mean: MeasuredAuc) -> dict[str, Comparison]:
+    """Return the comparison of the mean of all runs with the mean of the other runs, for each run, by name.
+
+    Args:
+        runs: the runs.
+        columns: float64 [N, M], the OOF probabilities of the runs.
+        mean: the AUC of the mean of all runs.
+    """
+    found = {}
+    for place, run in enumerate(runs if len(runs) > 1 else []):
+        others = np.delete(columns, place, axis=1)
+        values = blending._fit_blend("mean", run.oof.labels, others).apply(others)
+        found[run.name] = mean.compare(measure(run.oof.labels, values.astype(np.float32), run.slides))
+    return dict(sorted(found.items()))
 
 
 def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:

@@ -66,13 +66,17 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
         archive_folder = aside / "archive"
         archive_folder.mkdir(parents=True, exist_ok=True)
         log_info("downloading the competition's archive, about 7 GB")
-        with _show_growth(archive_folder):
-            api._call_with_retries(
-                api._DOWNLOAD_ALL,
-                deadline=api._DOWNLOAD_DEADLINE,
-                competition=competition,
-                folder=str(archive_folder),
-            )
+        try:
+            with _show_growth(archive_folder):
+                api._call_with_retries(
+                    api._DOWNLOAD_ALL,
+                    deadline=api._DOWNLOAD_DEADLINE,
+                    competition=competition,
+                    folder=str(archive_folder),
+                )
+        finally:
+            if not any(archive_folder.iterdir()):
+                shutil.rmtree(aside)  # nothing has arrived that a second call could resume
         archive = _find_archive(archive_folder)
         _unpack(archive, aside / "files")
         DataDir(aside / "files").require()

@@ -2,8 +2,10 @@
 
 Other packages use:
 
-- `factory`: `create_model`, `fold_batch_norm`, `own_normalisation`, `require_side`, `trained_network`
+- `cost`: `NetworkCost`, `T4_GIGABYTES`, `estimate_hours`, `forward_gflop`, `network_cost`
+- `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `own_normalisation`, `require_side`, `require_trainable`,
+  `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`
 - `weights`: `find_weights`, `finish_fold`, `finished_sha256`, `load_finished`, `load_start`, `load_verified`,
-  `read_weights`, `save_weights`
+  `read_weights`, `require_imagenet`, `save_weights`
 """
