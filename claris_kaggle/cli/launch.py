@@ -136,9 +136,12 @@ def _print_runs(summary: RunsSummary, *, as_json: bool) -> None:
         print(json.dumps(dataclasses.asdict(summary)))
         return
     print(f"plan     {summary.plan}: {summary.description}")
-    head = ("run", "model", "size", "epochs", "folds", "kernels", "hours", "week")
+    head = ("run", "model", "size", "epochs", "folds", "kernels", "GFLOP", "hours", "week")
     rows = [
-        (one.run, one.model, one.resolution, one.epochs, one.folds, len(one.kernels), f"{one.hours:.1f}", one.week())
+        (
+            *(one.run, one.model, one.resolution, one.epochs, one.folds, len(one.kernels)),
+            *(f"{one.gflop:.1f}", f"{one.hours:.1f}", one.week()),
+        )
         for one in summary.runs
     ]
     widths = [max(len(str(row[column])) for row in [head, *rows]) for column in range(len(head))]

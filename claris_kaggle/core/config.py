@@ -20,6 +20,7 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 CUDNN_MODES = ("default", "no-autotune", "contiguous")
 _SCHEDULES = ("onecycle", "cosine", "constant")
 _SELECTIONS = ("last", "best")
+_AUGMENTATIONS = ("none", "light", "strong")
 _GEOMETRIES = ("d4", "flips")
 _NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "none")
 _STEMS = ("pool", "pool4", "no-pool")
@@ -29,12 +30,14 @@ _EQUIVARIANCES = ("none", "p4m")
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
 _ADDED_OPTIONS = {
+    "augment",
     "clip_grad",
     "extra_sha256",
     "extra_weight",
     "freeze_epochs",
     "layer_decay",
     "lr_head",
+    "optimizer",
     "resolution",
     "swa_epochs",
     "swa_lr",
@@ -124,7 +127,16 @@ class TrainConfig:
     )
     freeze_epochs: int = _flag_field(0, "number of initial epochs that train only the classifier", low=0)
     clip_grad: float = _flag_field(0.0, "maximum gradient norm for clipping; 0: no clipping", low=0)
-    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0: plain Adam", low=0, high=10)
+    optimizer: str = _flag_field("adamw", "optimizer, by timm's name: adamw, sgd, lion, lamb and others")
+    weight_decay: float = _flag_field(
+        0.0, "weight decay, decoupled with adamw; 0 with adamw: plain Adam", low=0, high=10
+    )
+    augment: str = _flag_field(
+        "light",
+        "augmentation: none; light (--geometry, --color and --stain only); or strong, which adds scaling, distortion, "
+        "HSV, gamma, CLAHE and holes to them",
+        choices=_AUGMENTATIONS,
+    )
     geometry: str = _flag_field(
         "d4",
         "augmentation: d4 (flips and 90-degree rotations), or flips with rotations of up to 20 degrees",

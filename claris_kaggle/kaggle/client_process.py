@@ -153,6 +153,18 @@ def _call_download_one(api: KaggleApi, competition: str, name: str, folder: str)
     api.competition_download_file(competition, name, path=folder, force=True, quiet=True)
 
 
+def _call_dataset_files(api: KaggleApi, dataset: str) -> list[str]:
+    """Return the names of the dataset's files, at most 200."""
+    answer = api.dataset_list_files(dataset, page_size=200)
+    return [one.name for one in answer.dataset_files or [] if one]
+
+
+def _call_download_dataset_file(api: KaggleApi, dataset: str, name: str, folder: str) -> None:
+    """Fetch one file of the dataset into the folder. The client prints the dataset's address even if quiet."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        api.dataset_download_file(dataset, name, path=folder, force=True, quiet=True)
+
+
 _CLIENT_METHODS: dict[str, Callable[..., object]] = {
     "whoami": _call_whoami,
     "push": _call_push,
@@ -165,6 +177,8 @@ _CLIENT_METHODS: dict[str, Callable[..., object]] = {
     "limits": _call_limits,
     "download_all": _call_download_all,
     "download_one": _call_download_one,
+    "dataset_files": _call_dataset_files,
+    "download_dataset_file": _call_download_dataset_file,
     **_TYPED_METHODS,
 }
 

@@ -19,7 +19,7 @@ from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.evaluation.run_metrics import gather_run
-from claris_kaggle.kaggle import account, api, kernel_output, kernel_push
+from claris_kaggle.kaggle import account, api, kernel_output, kernel_push, preflight
 from claris_kaggle.kaggle.download import fetch_file
 from claris_kaggle.kaggle.kernel_output import (
     _NotListedError,
@@ -78,6 +78,7 @@ def _open_launch(root: Path, plan: Plan, user: str = "") -> _Launch:
         ClarisError: Kaggle refused, or another plan was started under this name.
     """
     launch = _Launch(root, plan, _was_accepted)
+    preflight._check_first_push(launch)
     if not launch.user:
         launch.user = user or api.find_user()
         launch.save()
@@ -126,7 +127,7 @@ def _plan_retry(launch: _Launch, number: int) -> _Round:
 def _rename_round(launch: _Launch, number: int, one: _Round) -> None:
     """Give the round an unused slug. A refused first push can leave an empty kernel under its slug."""
     slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
-    one.ref = f"{launch.user}/{kernel_push.fresh_slug(slug, one.push_token)}"
+    one.ref = f"{launch.user}/{kernel_push._fresh_slug(slug, one.push_token)}"
 
 
 def _train_parts(queue: _Queue) -> None:
@@ -254,7 +255,7 @@ def _push_part(launch: _Launch, part: int) -> None:
     again, one.tried = one.tried, True
     launch.save()
     try:
-        kernel = kernel_push.push_kernel(folder, one.push_token, again=again, optional=inputs)
+        kernel = kernel_push._push_kernel(folder, one.push_token, again=again, optional=inputs)
     except KaggleError as error:
         if error.busy or error.refused:
             _record_refusal(launch, part, error)

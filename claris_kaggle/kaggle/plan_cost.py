@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
-from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
-from claris_kaggle.kaggle.plan_file import _RunsPlan, _in_run
+from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _PACK_HOURS, _WEEKLY_HOURS, Plan, _script_bytes
+from claris_kaggle.kaggle.plan_file import _in_run, _RunsPlan
+
+if TYPE_CHECKING:
+    from claris_kaggle.models.cost import NetworkCost
+
+# The competition's patches, and the views of the sessions' predictions.
+_TRAIN_PATCHES, _TEST_PATCHES, _VIEWS = 220_025, 57_458, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +28,7 @@ class _RunRow:
         run, model, resolution, epochs: of the run.
         folds: number of folds.
         kernels: slugs of its kernels.
+        gflop: of a forward pass for one image, in 1e9 floating-point operations.
         hours: estimated hours on two T4 GPUs.
         weeks: the first and the last week in which it runs, counted from 1.
         inputs: inputs besides the competition.
@@ -31,6 +40,7 @@ class _RunRow:
     epochs: int
     folds: int
     kernels: Sequence[str]
+    gflop: float
     hours: float
     weeks: tuple[int, int]
     inputs: Sequence[str]
@@ -77,22 +87,32 @@ def require_networks(plan: _RunsPlan) -> None:
     Raises:
         UsageError: a network does not; the message names the run.
     """
-    from claris_kaggle.models.factory import create_model, own_normalisation, require_side
+    from claris_kaggle.models.factory import own_normalisation
     from claris_kaggle.models.weights import require_imagenet
 
     for name, run in plan.runs.items():
         config = run.config()
         try:
-            network = create_model(
-                config.model, stem=config.stem, tail=config.tail, equivariance=config.equivariance, side=config.side
-            )
-            require_side(network, config.model, config.side)
+            _cost_of(config)  # one forward pass
             if config.weights == "imagenet":
                 require_imagenet(config.model)
             if config.normalise == "model":
                 own_normalisation(config.model)
         except UsageError as error:
             raise _in_run(error, f"{plan.source}, run {name}") from error
+
+
+def _cost_of(config: TrainConfig) -> NetworkCost:
+    """Return the cost of one image of a network on a T4.
+
+    Raises:
+        UsageError: the network is unknown, or does not accept inputs of that size.
+    """
+    from claris_kaggle.models.cost import network_cost
+
+    precision = "fp16" if config.precision == "auto" else config.precision
+    layers = {"stem": config.stem, "tail": config.tail, "equivariance": config.equivariance}
+    return network_cost(config.model, config.side, precision=precision, **layers)
 
 
 def describe_runs(plan: _RunsPlan) -> RunsSummary:
@@ -127,6 +147,7 @@ def _describe_run_row(name: str, run: Plan, hours: float, weeks: tuple[int, int]
         epochs=config.epochs,
         folds=sum(len(part) or _FOLDS for part in run.parts),
         kernels=[run.slug(number, 0) for number in range(len(run.parts))],
+        gflop=round(_cost_of(config).gflop, 2),
         hours=round(hours, 1),
         weeks=weeks,
         inputs=run.inputs(),
@@ -148,5 +169,12 @@ def _spread_over_weeks(hours: Sequence[float], weekly: float) -> list[tuple[int,
 
 
 def _estimate_run(plan: Plan) -> float:
-    """Return the estimated hours of a run on two T4 GPUs."""
-    return plan.hours()
+    """Return the estimated hours of a run on two T4 GPUs: packing, training, and predictions with eight views."""
+    config = plan.config()
+    return len(plan.parts) * _PACK_HOURS + _cost_of(config).hours(
+        train_patches=_TRAIN_PATCHES,
+        epochs=config.epochs,
+        folds=sum(len(part) or _FOLDS for part in plan.parts),
+        views=_VIEWS,
+        predict_patches=_TEST_PATCHES,
+    )

@@ -6,8 +6,11 @@ Initial weights are timm's ImageNet weights, a local file, or random. Reading a 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -157,7 +160,7 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
     """
     found = _find_tensors(_read_content(path), path)
     matches = _match_names(found, model, _CLASS_COUNT)
-    match = matches[0] if matches else None
+    match = _resize_positions(matches[0], model) if matches else None
     own = model.state_dict()
     head = _find_head(own, _CLASS_COUNT)
     tensors = match.tensors if match else {}
@@ -175,6 +178,21 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
         )
     model.load_state_dict(chosen, strict=False)
     return skipped
+
+
+def _resize_positions(match: _Match, model: nn.Module) -> _Match:
+    """Interpolate position embeddings of another input size, as timm does for its published weights."""
+    own = model.state_dict()
+    other = [key for key, value in match.tensors.items() if not _fits(value, own[key])]
+    # timm keeps the conversion of a file in the module of the network, under this name.
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or not any("pos" in key for key in other):
+        return match
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the memory layout of timm's tensors
+        converted = convert(dict(match.tensors), model)
+    resized = {key: converted.get(key, match.tensors[key]) for key in other if "pos" in key}
+    return dataclasses.replace(match, tensors={**match.tensors, **resized})
 
 
 def _fits(found: Tensor, own: Tensor) -> bool:
