@@ -28,10 +28,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.models.factory import create_model, require_side
 
 # Memory of a T4 that a process can use, in GB.
-T4_GIGABYTES = 15.0
+_T4_GIGABYTES = 15.0
 # Two cards together are taken as 1.8 times as fast as one.
 _SCALING = 1.8
 _T4_SHARE = 320 / 936
@@ -87,7 +88,7 @@ class NetworkCost:
         activations = batch_size * self.saved_megabytes * 1e6 * margin
         return (self.weights * copies + activations) / 1e9 + _FIXED_GIGABYTES
 
-    def largest_batch_size(self, gigabytes: float = T4_GIGABYTES) -> int:
+    def largest_batch_size(self, gigabytes: float = _T4_GIGABYTES) -> int:
         """Return the largest number of images of one process whose training step fits, or 0 if none fits.
 
         Args:
@@ -183,6 +184,25 @@ def estimate_hours(
     )
 
 
+def run_cost(config: TrainConfig, precision: str = "fp16") -> NetworkCost:
+    """Return the cost of one image of the network of a run.
+
+    Args:
+        config: the config of the run.
+        precision: as in `network_cost`; `auto` is fp16, the precision of a T4.
+    Raises:
+        UsageError: unknown network, or it does not accept the input size or an option.
+    """
+    return network_cost(
+        config.model,
+        config.side,
+        precision="fp16" if precision == "auto" else precision,
+        stem=config.stem,
+        tail=config.tail,
+        equivariance=config.equivariance,
+    )
+
+
 @functools.cache
 def network_cost(
     model: str,
@@ -203,14 +223,14 @@ def network_cost(
     Raises:
         UsageError: unknown network, or it does not accept inputs of that size.
     """
-    options = {"stem": stem, "tail": tail, "equivariance": equivariance}
+    create = functools.partial(create_model, model, stem=stem, tail=tail, equivariance=equivariance, side=side)
     try:
         with torch.device("meta"):
-            network = create_model(model, side=side, **options)
+            network = create()
         return _count_cost(network, side, precision, "meta")
     except (AssertionError, NotImplementedError, RuntimeError, ValueError):
         pass  # a layer reads values, which tensors on `meta` do not have, or the network does not accept the size
-    network = create_model(model, side=side, **options)
+    network = create()
     require_side(network, model, side)
     return _count_cost(network, side, precision, "cpu")
 
