@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claris_kaggle.core.config import CUDNN_MODES
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import DataDir, RunDir, default_cache
 
@@ -28,6 +29,26 @@ def _add_data_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="the competition's folder, with train/ and test/"
     )
+
+
+def _add_slides_flag(parser: argparse.ArgumentParser, effect: str) -> None:
+    """Add --slides, the slide map. `_choose_slides` reads it."""
+    parser.add_argument(
+        "--slides",
+        type=Path,
+        metavar="FILE",
+        help=f"slide map with an id and a slide column; {effect}; none: no map [slides.csv in the data folder]",
+    )
+
+
+def _choose_slides(args: argparse.Namespace, data: DataDir) -> Path | None:
+    """Return the slide map of --slides, else the one in the data folder; None without one, and for `none`."""
+    if args.slides is not None:
+        return None if str(args.slides) == "none" and not args.slides.exists() else Path(args.slides)
+    if not data.slides.exists():
+        return None
+    log_info(f"using the slide map {data.slides}")
+    return data.slides
 
 
 def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
@@ -202,9 +223,11 @@ def _require_session(text: str) -> None:
 
 
 def _require_inputs(args: argparse.Namespace) -> None:
-    """Check the references of datasets and models; see `_require_references`."""
-    _require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
-    _require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
+    """Check the references of datasets and models; see `require_references`."""
+    from claris_kaggle.kaggle.kernel_source import require_references
+
+    require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
+    require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
 
 
 def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
@@ -214,13 +237,12 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
         UsageError: a name is not owner/dataset/file, or the flags after -- name other weights.
     """
     from claris_kaggle.core.config import apply_preset, read_given_flags
+    from claris_kaggle.kaggle.kernel_source import require_file_name
 
     found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from", "extra_from")}
     for name, value in found.items():
-        parts = value.split("/")
-        if value and (len(parts) < 3 or not all(parts) or {".", ".."} & {*parts}):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} {value}", "expected a name such as owner/dataset/file")
+        if value:
+            require_file_name(value, "--" + name.replace("_", "-"))
     if found["weights_from"]:
         given = read_given_flags(_parse_train_flags(args.rest))
         if "weights" in given:
@@ -228,20 +250,6 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
             raise UsageError(what, "training starts from only one of them", "Remove one of them")
         apply_preset({**given, "weights": found["weights_from"]})
     return found
-
-
-def _require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:
-    """Check the form of input references. Kaggle runs a kernel without the inputs that it does not find.
-
-    Args:
-        parts: accepted numbers of names in a reference, joined by slashes.
-
-    Raises:
-        UsageError: a reference has another form; the message names the first.
-    """
-    for one in references:
-        if len(one.split("/")) not in parts or not all(one.split("/")):
-            raise UsageError(f"{flag} {one}", f"expected a name such as {example}")
 
 
 def _open_data(args: argparse.Namespace) -> DataDir:

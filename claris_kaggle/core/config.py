@@ -20,6 +20,7 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 CUDNN_MODES = ("default", "no-autotune", "contiguous")
 _SCHEDULES = ("onecycle", "cosine", "constant")
 _SELECTIONS = ("last", "best")
+_AUGMENTATIONS = ("none", "light", "strong")
 _GEOMETRIES = ("d4", "flips")
 _NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "none")
 _STEMS = ("pool", "pool4", "no-pool")
@@ -29,12 +30,14 @@ _EQUIVARIANCES = ("none", "p4m")
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
 _ADDED_OPTIONS = {
+    "augment",
     "clip_grad",
     "extra_sha256",
     "extra_weight",
     "freeze_epochs",
     "layer_decay",
     "lr_head",
+    "optimizer",
     "resolution",
     "swa_epochs",
     "swa_lr",
@@ -65,6 +68,24 @@ def default_batch_size(patches: int) -> int:
     return size
 
 
+def default_learning_rate(steps: int) -> float:
+    """Return the default peak learning rate for fine-tuning.
+
+    A short training needs large steps; a long one loses less of the initial weights with small ones. 2e-3 was the best
+    peak for 180 steps in `docs/recipes.md`. It decreases with the square root of the number of steps, down to the range
+    of 1e-4 to 1e-3 in which published solutions of this competition train.
+
+    Args:
+        steps: number of training steps in all epochs.
+    Returns:
+        A peak learning rate from 2e-4 to 2e-3.
+
+    >>> default_learning_rate(180), default_learning_rate(13_750)
+    (0.002, 0.00023)
+    """
+    return float(f"{min(2e-3, max(2e-4, 2e-3 * (180 / steps) ** 0.5)):.2g}")
+
+
 def _flag_field(default: _FlagValue, text: str, **limits: object) -> _FlagValue:
     """Return a dataclass field that is also a command-line flag; `limits` are choices, low or high."""
     return field(default=default, metadata={"help": text, "flag": True, **limits})
@@ -93,7 +114,7 @@ class TrainConfig:
         choices=("auto", *_PRESETS),
     )  # fmt: skip
     epochs: int = _flag_field(6, "number of passes over the training patches", low=1)
-    lr: float = _flag_field(1e-4, "peak learning rate", low=0, high=1)
+    lr: float = _flag_field(1e-4, "peak learning rate; 0: chosen from the number of steps", low=0, high=1)
     schedule: str = _flag_field("onecycle", "learning rate schedule", choices=_SCHEDULES)
     lr_head: float = _flag_field(
         1.0, "factor for the learning rate of the classifier, which starts from random weights", low=0.01, high=1000
@@ -106,7 +127,16 @@ class TrainConfig:
     )
     freeze_epochs: int = _flag_field(0, "number of initial epochs that train only the classifier", low=0)
     clip_grad: float = _flag_field(0.0, "maximum gradient norm for clipping; 0: no clipping", low=0)
-    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0: plain Adam", low=0, high=10)
+    optimizer: str = _flag_field("adamw", "optimizer, by timm's name: adamw, sgd, lion, lamb and others")
+    weight_decay: float = _flag_field(
+        0.0, "weight decay, decoupled with adamw; 0 with adamw: plain Adam", low=0, high=10
+    )
+    augment: str = _flag_field(
+        "light",
+        "augmentation: none; light (--geometry, --color and --stain only); or strong, which adds scaling, distortion, "
+        "HSV, gamma, CLAHE and holes to them",
+        choices=_AUGMENTATIONS,
+    )
     geometry: str = _flag_field(
         "d4",
         "augmentation: d4 (flips and 90-degree rotations), or flips with rotations of up to 20 degrees",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding, run_check
 from claris_kaggle.core.paths import default_cache
 from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.client_answers import _CompetitionState, _Login
-from claris_kaggle.kaggle.launch_state import Plan, _Launch
+from claris_kaggle.kaggle.launch_state import Plan, _Launch, _sum_hours
 from claris_kaggle.kaggle.machine import _Machine
 from claris_kaggle.kaggle.probe import _describe_image, _Probe, _run_probe, _unexpected_versions
 from claris_kaggle.kaggle.quota import _ask_quota, _describe_quota, _Fit, _judge_plan, _require_quota
@@ -136,16 +135,19 @@ def _describe_probe_machine(machine: _Machine) -> list[Finding]:
     return findings
 
 
-def _prepare_account(launch: _Launch) -> None:
+def _prepare_account(*launches: _Launch) -> None:
     """Log the GPU hours that are left, and whether the parts that are not pushed yet fit into them.
+
+    Args:
+        launches: one or more launches of the same account.
 
     Raises:
         KaggleError: the account has no GPU hours at all, or its token has expired.
     """
-    parts = tuple(launch.plan.parts[part] for part in range(len(launch.rounds)) if launch.needs_push(part))
-    if parts:
-        _require_quota(dataclasses.replace(launch.plan, parts=parts).hours())
-        _suggest_probe(launch.user)
+    hours = _sum_hours([launch.hours_to_push() for launch in launches])
+    if hours != 0:
+        _require_quota(hours)
+        _suggest_probe(launches[0].user)
 
 
 def _suggest_probe(user: str) -> None:

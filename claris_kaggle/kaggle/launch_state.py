@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from claris_kaggle.core.config import TrainConfig, add_config_flags, apply_preset, read_given_flags
-from claris_kaggle.core.errors import ClarisError, RunError, UsageError
+from claris_kaggle.core.errors import ClarisError, KaggleError, RunError, UsageError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle.kernel_output import Kernel
 from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from claris_kaggle.models.cost import NetworkCost
 
 _MOST_SESSIONS = 2
+_STATE_FILE, _PLAN_FILE = "launch.json", "plan.json"
 _FOLDS = 5
 # Numbers of patches, and the views of a session's predictions. `models.cost` estimates the hours from them.
 _TRAIN_PATCHES, _TEST_PATCHES, _SESSION_VIEWS = 220_025, 57_458, 8
@@ -58,12 +59,11 @@ class Plan(_FileSettings):
 
     def hours(self) -> float | None:
         """Return the estimated hours of all kernels on two T4 GPUs, or None if they are not known here."""
-        found = [self.part_hours(number) for number in range(len(self.parts))]
-        return None if None in found else sum(filter(None, found))
+        return _sum_hours([self.part_hours(number) for number in range(len(self.parts))])
 
     def part_hours(self, number: int) -> float | None:
         """Return the estimated hours of the kernel of a part on two T4 GPUs, or None if they are not known here."""
-        config, cost = self._config(), self.cost()
+        config, cost = self.config(), self.cost()
         if cost is None:
             return None
         return _PACK_HOURS + cost.hours(
@@ -80,7 +80,7 @@ class Plan(_FileSettings):
 
         Imports torch, so it is called only where hours are needed.
         """
-        config = self._config()
+        config = self.config()
         try:
             from claris_kaggle.models.cost import run_cost
 
@@ -88,12 +88,16 @@ class Plan(_FileSettings):
         except (ClarisError, ImportError):
             return None
 
-    def _config(self) -> TrainConfig:
+    def config(self) -> TrainConfig:
         """Return the recipe that the sessions train by."""
         parser = argparse.ArgumentParser(add_help=False)
         add_config_flags(parser)
         given = read_given_flags(parser.parse_known_args(self.flags)[0])
         return apply_preset({**given, "weights": self.weights_from} if self.weights_from else given)
+
+    def inputs(self) -> list[str]:
+        """Return all inputs besides the competition."""
+        return [*self.datasets, *self.models, *filter(None, self.named_files.values())]
 
     def slug(self, number: int, round_number: int) -> str:
         """Return the kernel's slug. Every round has its own, so that its output can be the next round's input."""
@@ -161,6 +165,39 @@ class _Round:
         )
 
 
+@dataclass
+class _Queue:
+    """The launches that share Kaggle's limit of sessions, and the state of their pushes.
+
+    Attributes:
+        name: name of the whole launch.
+        launches: in the order in which they start.
+        records: folder of the record of pushes.
+        poll: seconds between two polls.
+        busy: consecutive refusals because of other sessions.
+        hold: no push before this time.
+        renamed: pushes whose slug was not available.
+        used_up: the refusal that said that the week's hours are used up. Nothing is pushed after it.
+    """
+
+    name: str
+    launches: list[_Launch]
+    records: Path
+    poll: float = 60.0
+    busy: int = 0
+    hold: float = 0.0
+    renamed: int = 0
+    used_up: KaggleError | None = None
+
+    def active(self) -> int:
+        """Return the number of sessions that may be running."""
+        return sum(one.active() for one in self.launches)
+
+    def total_hours(self) -> float | None:
+        """Return the estimated GPU hours of all launches, or None if those of one are not known."""
+        return _sum_hours([one.plan.hours() for one in self.launches])
+
+
 class _Launch:
     """The state of a launch, saved to disk after every change.
 
@@ -173,11 +210,8 @@ class _Launch:
     """
 
     def __init__(self, root: Path, plan: Plan, taken: Callable[[_Round], bool] = lambda one: True) -> None:
-        self.root, self.plan, self.path = root, plan, root / "launch.json"
-        self.busy = 0  # consecutive refusals because of other sessions
-        self.hold = 0.0  # no push before this time
-        self.renamed = 0  # pushes whose slug was not available
-        self.poll = 60.0  # seconds between two polls
+        self.root, self.plan, self.path = root, plan, root / _STATE_FILE
+        self.queue = _Queue(plan.name, [self], root.parent)
         self.user = ""
         self.rounds: list[list[_Round]] = [[] for _ in plan.parts]
         if self.path.exists():
@@ -211,6 +245,11 @@ class _Launch:
         """Return True if the part is not complete and no session of it may still be running on Kaggle."""
         rounds = self.rounds[part]
         return not self.complete(part) and not (rounds and rounds[-1].running and rounds[-1].version)
+
+    def hours_to_push(self) -> float | None:
+        """Return the estimated GPU hours of the parts that are not pushed yet: 0 without any, None if unknown."""
+        parts = [part for part in range(len(self.rounds)) if self.needs_push(part)]
+        return _sum_hours([self.plan.part_hours(part) for part in parts])
 
     def active(self) -> int:
         """Return the number of sessions that may be running."""
@@ -266,7 +305,7 @@ class PlanSummary:
 
 def describe_plan(plan: Plan) -> PlanSummary:
     """Return a summary of the plan, without contacting Kaggle."""
-    config, cost = plan._config(), plan.cost()
+    config, cost = plan.config(), plan.cost()
     return PlanSummary(
         kernels=[
             _PlannedKernel(
@@ -278,19 +317,30 @@ def describe_plan(plan: Plan) -> PlanSummary:
         ],
         flags=plan.flags,
         time_limit=plan.time_limit,
-        inputs=[*plan.datasets, *plan.models, *filter(None, plan.named_files.values())],
+        inputs=plan.inputs(),
         at_a_time=min(_MOST_SESSIONS, len(plan.parts)),
         network=f"{config.model} at {config.side} pixels",
         gflop=None if cost is None else cost.gflop,
         estimated_hours=_round_hours(plan.hours()),
-        upload_bytes=len(plan.parts) * (4 * -(-len(_build_bundle()) // 3) + 1000),
+        upload_bytes=len(plan.parts) * _script_bytes(),
         commit=commit_name(),
     )
+
+
+def _sum_hours(hours: Sequence[float | None]) -> float | None:
+    """Return the sum, or None if one of the hours is not known."""
+    known = [one for one in hours if one is not None]
+    return sum(known) if len(known) == len(hours) else None
 
 
 def _round_hours(hours: float | None) -> float | None:
     """Return hours with one decimal, or None if they are unknown."""
     return None if hours is None else round(hours, 1)
+
+
+def _script_bytes() -> int:
+    """Return the approximate size of a kernel's script: the library in base64, and the rest."""
+    return 4 * -(-len(_build_bundle()) // 3) + 1000
 
 
 def require_name(name: str) -> str:

@@ -223,7 +223,7 @@ def network_cost(
     Raises:
         UsageError: unknown network, or it does not accept inputs of that size.
     """
-    create = functools.partial(create_model, model, stem=stem, tail=tail, equivariance=equivariance, side=side)
+    create = functools.partial(create_model, model, side=side, stem=stem, tail=tail, equivariance=equivariance)
     try:
         with torch.device("meta"):
             network = create()

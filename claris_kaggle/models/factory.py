@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.core.config import PATCH_SIZE, TrainConfig
-from claris_kaggle.core.errors import UsageError, name_few
+from claris_kaggle.core.errors import UsageError, first_line, name_few
 from claris_kaggle.data.augment import STATISTICS
 from claris_kaggle.models.densenet import _change_layout
 from claris_kaggle.models.p4m import _share_weights
@@ -125,6 +125,26 @@ def require_side(model: nn.Module, name: str, side: int) -> None:
         model.train(was_training)
 
 
+def require_trainable(model: nn.Module, name: str, side: int) -> None:
+    """Raise an error unless one training step on two patches works: forward, loss and backward.
+
+    The network keeps its gradients and changes its running statistics, so do not use it afterwards.
+
+    Raises:
+        UsageError: the step fails, or the network does not return two logits for each patch.
+    """
+    with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+        try:
+            logits = model.train()(torch.zeros(2, 3, side, side))
+            nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            found = f"--model {name} cannot be trained at {side} x {side} pixels ({first_line(error)})"
+            raise UsageError(found, "", "Give another network") from error
+    if logits.shape != (2, _CLASS_COUNT):
+        found = f"--model {name} returns {tuple(logits.shape)} for two patches"
+        raise UsageError(found, f"expected {(2, _CLASS_COUNT)}", "Give another network")
+
+
 def _cannot_take(name: str, side: int) -> UsageError:
     """Return the error for a network that does not accept inputs of `side` x `side` pixels."""
     import timm
@@ -133,6 +153,14 @@ def _cannot_take(name: str, side: int) -> UsageError:
     own = settings.input_size[-1] if settings else PATCH_SIZE
     found = f"--model {name} does not accept inputs of {side} x {side} pixels"
     return UsageError(found, f"its own input size is {own}", f"Give --resolution {own}, or another network")
+
+
+def fixed_side(name: str) -> int:
+    """Return the fixed input size in pixels of the network's published weights, or 0 if they take several sizes."""
+    import timm
+
+    settings = None if name == "tiny" else timm.models.get_pretrained_cfg(name)
+    return settings.input_size[-1] if settings and settings.fixed_input_size else 0
 
 
 def own_normalisation(name: str) -> str:

@@ -6,9 +6,11 @@ Initial weights are timm's ImageNet weights, a local file, or random. Reading a 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
-import re
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.core.console import log_info
-from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, UsageError, first_line, name_few
+from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, UsageError, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, replace_file, sha256_bytes, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir
 from claris_kaggle.models.factory import _CLASS_COUNT, _require_known
+from claris_kaggle.models.weight_files import _find_tensors, _parse_weights
+from claris_kaggle.models.weight_names import _find_head, _Match, _match_names, _name_relative
 
 _HUB_SECONDS = "10"
 
@@ -70,8 +74,7 @@ def load_verified(path: Path, digest: object, model: nn.Module, hint: str) -> No
     Raises:
         RunError: the weights are damaged, or belong to another network.
     """
-    with explain_disk_errors(path):
-        content = path.read_bytes()
+    content = _read_content(path)
     if sha256_bytes(content) != digest:
         raise RunError(f"{path}: not the weights of the finished fold", "", hint)
     try:
@@ -100,11 +103,12 @@ def find_weights(weights: str, model: str) -> Path | None:
     return _fetch_imagenet(model)
 
 
-def _fetch_imagenet(model: str) -> Path:
-    """Return the file of timm's ImageNet weights, from the local cache or by download."""
-    # Short timeouts: without a network connection the client would otherwise retry for minutes.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
+def require_imagenet(model: str) -> str:
+    """Return the repository of timm's ImageNet weights of a network.
+
+    Raises:
+        UsageError: there is no such network, or it has no such weights.
+    """
     import timm
 
     config = None
@@ -115,17 +119,26 @@ def _fetch_imagenet(model: str) -> Path:
         raise UsageError(
             f"--weights imagenet: timm has no ImageNet weights for {model}", "", "Give --weights none, or a file"
         )
+    return str(config.hf_hub_id)
+
+
+def _fetch_imagenet(model: str) -> Path:
+    """Return the file of timm's ImageNet weights, from the local cache or by download."""
+    # Short timeouts: without a network connection the client would otherwise retry for minutes.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
+    repository = require_imagenet(model)
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     # Hide the client's messages about retries. It sets its own log level on import, so this comes after the import.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
-    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    cached = try_to_load_from_cache(repository, "model.safetensors")
     if isinstance(cached, str):
         return Path(cached)
     log_info(f"downloading the ImageNet weights of {model}")
     try:
-        return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
+        return Path(hf_hub_download(repository, "model.safetensors"))
     except Exception as error:  # without a network the client raises many exception types, depending on its version
         raise ClarisError(
             f"--weights imagenet: the weights of {model} are not cached and could not be downloaded "
@@ -138,57 +151,105 @@ def _fetch_imagenet(model: str) -> Path:
 def load_start(model: nn.Module, path: Path) -> list[str]:
     """Load initial weights into the network. Return the names of the tensors that keep their random values.
 
-    Only the classifier may keep them, if the file has no classifier or one for another number of classes.
+    Only the classifier may keep them, if the file has no classifier or one for another number of classes. The names in
+    the file may have any prefix. Of several networks in a file that fit, averaged weights are preferred.
 
     Raises:
-        DataError: the file is damaged, belongs to another network, or is not a weight file.
+        DataError: the file is damaged, belongs to another network, has values that are not finite, or is not a weight
+            file.
     """
-    found = {_timm_layer_name(key): value for key, value in read_weights(path).items()}
+    found = _find_tensors(_read_content(path), path)
+    matches = _match_names(found, model, _CLASS_COUNT)
+    match = _resize_positions(matches[0], model) if matches else None
     own = model.state_dict()
-    head = {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (_CLASS_COUNT,)}
-    skipped = sorted(key for key in head if key not in found or found[key].shape != own[key].shape)
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(key for key in own if key not in found and key not in head | counters)
-    wrong = sorted(key for key in own if key in found and key not in head and found[key].shape != own[key].shape)
-    if missing or wrong:
-        what = f"{len(missing)} layers missing, {len(wrong)} with another shape ({name_few(missing + wrong)})"
-        raise DataError(f"{path}: {what}", "expected weights of the same network", "Check --model and --weights")
-    model.load_state_dict({key: found[key] for key in own if key in found and key not in skipped}, strict=False)
+    head = _find_head(own, _CLASS_COUNT)
+    tensors = match.tensors if match else {}
+    skipped = sorted(key for key in head if key not in tensors or not _fits(tensors[key], own[key]))
+    _require_same_network(path, found, own, match, head)
+    same = {key: value for key, value in tensors.items() if key not in skipped and value.shape == own[key].shape}
+    chosen = {key: value.to(own[key].dtype) for key, value in same.items()}
+    _require_finite(path, chosen)
+    if match and len(matches) > 1:
+        labels = name_few(one.label or "the top" for one in matches[1:])
+        log_info(f"{path}: several networks fit; taking {match.label or 'the top'}, not {labels}")
+    if match and match.others:
+        log_info(
+            f"{path}: {format_count(len(match.others), 'tensor')} of other parts left out ({name_few(match.others)})"
+        )
+    model.load_state_dict(chosen, strict=False)
     return skipped
 
 
-def _timm_layer_name(key: str) -> str:
-    """Convert a tensor name of DataParallel, DDP or older torchvision files to timm's name."""
-    key = re.sub(r"^(module\.|model\.)+", "", key)
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
+def _resize_positions(match: _Match, model: nn.Module) -> _Match:
+    """Interpolate position embeddings of another input size, as timm does for its published weights."""
+    own = model.state_dict()
+    other = [key for key, value in match.tensors.items() if not _fits(value, own[key])]
+    # timm keeps the conversion of a file in the module of the network, under this name.
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or not any("pos" in key for key in other):
+        return match
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the memory layout of timm's tensors
+        converted = convert(dict(match.tensors), model)
+    resized = {key: converted.get(key, match.tensors[key]) for key in other if "pos" in key}
+    return dataclasses.replace(match, tensors={**match.tensors, **resized})
+
+
+def _fits(found: Tensor, own: Tensor) -> bool:
+    """Return True if the two have the same shape and are both floating point, or both not."""
+    return found.shape == own.shape and found.is_floating_point() == own.is_floating_point()
+
+
+def _require_same_network(
+    path: Path, found: Mapping[str, dict[str, Tensor]], own: Mapping[str, Tensor], match: _Match | None, head: set[str]
+) -> None:
+    """Raise an error unless the file has the tensors of the network's body, and no more layers.
+
+    Raises:
+        DataError: tensors are missing, of another shape, or surplus. The hint names the network that the file fits.
+    """
+    tensors = match.tensors if match else {}
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(key for key in own if key not in tensors and key not in head | counters)
+    body = [key for key in own if key in tensors and key not in head | counters]
+    wrong = sorted(key for key in body if not _fits(tensors[key], own[key]))
+    if missing or wrong:
+        what = f"{len(missing)} layers missing, {len(wrong)} with another shape ({name_few(missing + wrong)})"
+    elif match and match.deeper:
+        what = f"{format_count(len(match.deeper), 'tensor')} that the network does not have ({name_few(match.deeper)})"
+    else:
+        return
+    relative = _name_relative(found, _CLASS_COUNT)
+    hint = f"The file looks like {relative}: give --model {relative}, or other --weights" if relative else ""
+    raise DataError(f"{path}: {what}", "expected weights of the same network", hint or "Check --model and --weights")
+
+
+def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise an error if a tensor has NaN or infinite values.
+
+    Raises:
+        DataError: names the first such tensors.
+    """
+    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        found = f"{path}: {format_count(len(broken), 'tensor')} with NaN or infinite values ({name_few(broken)})"
+        raise DataError(found, "expected finite weights", "Take an earlier checkpoint, or download the file again")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a .safetensors or .pth file by name. Never executes code from the file.
+    """Return the tensors in a weight file by name. Never executes code from the file.
 
     Raises:
         DataError: the file is damaged, or is not a weight file.
     """
+    return _parse_weights(_read_content(path), path)
+
+
+def _read_content(path: Path) -> bytes:
+    """Return the bytes of the file.
+
+    Raises:
+        DiskError: the file does not exist or cannot be read.
+    """
     with explain_disk_errors(path):
-        content = path.read_bytes()
-    return _parse_weights(content, path)
-
-
-def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
-    """Return the tensors in the bytes of a .safetensors or .pth file. `source` names the file in messages."""
-    import io
-
-    import safetensors.torch
-
-    try:
-        if content[:2] == b"PK" or content[:1] == b"\x80":
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state.get("model", state))
-        else:
-            state = safetensors.torch.load(content)
-        if not state or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError("no tensors by name")
-        return dict(state)
-    except Exception as error:  # both readers raise many exception types on damaged files
-        found = f"{source}: no readable weights ({first_line(error)})"
-        raise DataError(found, "expected a complete .safetensors or .pth file") from error
+        return path.read_bytes()

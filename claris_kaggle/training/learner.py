@@ -24,6 +24,7 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
 from claris_kaggle.runtime.distributed import World, any_rank, first_text
 from claris_kaggle.runtime.loading import load_in_order, send_ahead
 from claris_kaggle.runtime.precision import DTYPES
+from claris_kaggle.training.optimizer import _create_optimizer
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -89,8 +90,9 @@ class _Learner:
         skipped, streak: total and consecutive steps without a finite loss, int64 on the device. Such steps change no
             weight.
         kept_buffers: the running statistics at the last health check.
-        looked_at, moved, moved_at: at the last health check, `skipped` and the optimizer's step count; and the value of
-            `taken` when that count last changed.
+        updates: number of calls of the optimizer's step in this process.
+        looked_at, moved, moved_at: at the last health check, `skipped` and the number of weight updates; and the value
+            of `taken` when that number last changed.
         seconds: time spent in this epoch so far.
         history: one row for each finished epoch.
     """
@@ -110,8 +112,9 @@ class _Learner:
         """Move the network to the device, and create the optimizer, the gradient scaler and the DDP wrapper."""
         device = self.world.device
         move_network(self.model, device, self.cudnn)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.config), lr=0.0, fused=fused)
+        self.optimizer = _create_optimizer(_parameter_groups(self.model, self.config), self.config, device)
+        self.updates = 0
+        self.optimizer.register_step_post_hook(self.count_update)
         self.body = _body_parameters(self.model) if self.config.freeze_epochs else []
         # Only fp16 needs loss scaling. For fp32 and bf16, a scaler at scale 1 skips steps with non-finite gradients.
         scaling = self.config.precision == "fp16"
@@ -124,7 +127,7 @@ class _Learner:
             # The running statistics of rank 0 are saved. `share_buffers` sends them to all ranks before prediction.
             self.wrapped = DistributedDataParallel(
                 self.model,
-                device_ids=[device] if fused else None,
+                device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
                 **unsynced,
             )
@@ -174,10 +177,20 @@ class _Learner:
         else:
             self.kept_buffers = [one.clone() for one in buffers]
         self.looked_at = skipped
-        moved = next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
+        moved = self.count_updates()
         if moved != self.moved:  # the scaler skips steps whose gradients are not finite
             self.moved, self.moved_at = moved, self.taken
         return int(self.streak) < _MOST_SKIPPED and self.taken - self.moved_at < _MOST_UNMOVED
+
+    def count_update(self, *_: object) -> None:
+        """Count a call of the optimizer's step. The scaler omits the call if gradients are not finite."""
+        self.updates += 1
+
+    def count_updates(self) -> float:
+        """Return a number that grows with each weight update. A fused optimizer is always called, and counts itself."""
+        if self.optimizer.defaults.get("fused"):
+            return next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
+        return self.updates
 
     def state(self) -> dict[str, object]:
         """Return everything that `restore` needs, as tensors and plain values."""
@@ -206,7 +219,8 @@ class _Learner:
         if self.swa is not None:
             self.swa.load_state_dict(state["swa"])
         for group in state["optimizer"]["param_groups"]:
-            group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
+            if "fused" in group:
+                group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
@@ -313,8 +327,9 @@ def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     """Return the input of the network after augmentation with the batch's random draws: float32 [B, 3, S, S]."""
     config = learner.config
     images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
-    images = change_stain(images, batch.stains) if config.stain else images
-    draws = batch.colors if config.color else None
+    augmented = config.augment != "none"
+    images = change_stain(images, batch.stains) if config.stain and augmented else images
+    draws = batch.colors if config.color and augmented else None
     return to_input(images, config.normalise, draws, config.resolution)
 
 

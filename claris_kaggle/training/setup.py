@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +12,32 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_size, require_same, update_config
+from claris_kaggle.core.config import (
+    TrainConfig,
+    apply_preset,
+    default_batch_size,
+    default_learning_rate,
+    require_same,
+    update_config,
+)
 from claris_kaggle.core.console import format_duration, log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.models.cost import run_cost
-from claris_kaggle.models.factory import create_model, own_normalisation, require_side
+from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
 from claris_kaggle.models.p4m import require_symmetric
-from claris_kaggle.models.weights import find_weights
+from claris_kaggle.models.weights import find_weights, load_start
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
+from claris_kaggle.training.checkpoint import _has_checkpoint
+from claris_kaggle.training.optimizer import _require_optimizer
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
@@ -92,6 +102,9 @@ def _share_cores(nproc: int) -> int:
 def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[TrainConfig, TrainingData]:
     """Check all inputs, and write the config of a new run or compare it with the stored one on resume.
 
+    The config is written only after the weights are loaded, the network has made a training step, and the data are
+    read. Without a checkpoint, a stored config binds nobody: it is replaced.
+
     Args:
         job: the inputs and the options of the execution.
         given: the config options that the caller set.
@@ -102,33 +115,76 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
         ClarisError: an option or an input is invalid, or the config differs from the stored one.
     """
     path = job.run_dir.config
-    stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
-    if job.only and stored is None and job.run_dir.root.is_dir():
-        _require_no_foreign_files(job.run_dir)
-    asked = apply_preset(given) if stored is None else update_config(stored, _without_auto(given))
-    folds = read_folds(job.fold_file)  # fast checks come before slow ones
+    stored, trained = _read_stored_config(job)
+    given = _without_auto(given)
+    # Fast checks come before slow ones.
+    folds = read_folds(job.fold_file, dict(zip(*_list_labels(job.data), strict=True)))
+    keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
+    asked = update_config(stored, given) if stored is not None and keep else new_config(given)
     _choose_folds(folds, job.only)
-    _check_extra(job, folds, given, stored)
+    _report_split(job, folds)
+    _check_extra(job, folds, given, stored if keep else None)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
+    _choose_precision_here(asked)
+    _require_batch_size(asked.batch_size, nproc)
     weights = find_weights(asked.weights, asked.model)
-    model = _new_network(asked)  # an unknown name must fail before the data is read
+    if not trained:
+        check_network(asked, weights)
+    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra)
+    config = _resolve_config(asked, weights, data, nproc)
+    if stored is not None and trained:
+        require_same(stored, config, path)
+    else:
+        _claim_folder(job, config, data, stored)
+    log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(_choose_folds(folds, job.only)))}")
+    _warn_of_memory(config, nproc)
+    if not (stored and trained) and "precision" not in given:
+        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    return config, data
+
+
+def _read_stored_config(job: TrainJob) -> tuple[TrainConfig | None, bool]:
+    """Return the config in the folder, None without one; and True if there is a checkpoint or a finished fold."""
+    path = job.run_dir.config
+    folds = job.run_dir.fold_dirs().values()
+    trained = any(one.weights_manifest.exists() or _has_checkpoint(one.checkpoint) for one in folds)
+    if path.exists():
+        return TrainConfig.from_json(read_json(path), path), trained
+    if job.only and job.run_dir.root.is_dir():
+        _require_no_foreign_files(job.run_dir)
+    return None, trained
+
+
+def check_network(asked: TrainConfig, weights: Path | None) -> None:
+    """Check that optimizer and network exist, and that the network takes its input size, its weights and a step.
+
+    Args:
+        asked: the config; values that depend on data may be automatic.
+        weights: file of the initial weights; None for random weights, or to skip them.
+    Raises:
+        ClarisError: one of them fails.
+    """
+    _require_optimizer(asked.optimizer)
+    model = _new_network(asked)
     require_side(model, asked.model, asked.side)
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
-    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra)
-    config = _resolve_config(asked, weights, data, nproc)
-    if stored is not None:
-        require_same(stored, config, path)
-    else:
+    if asked.normalise == "model":
+        own_normalisation(asked.model)
+    if weights is not None:
+        load_start(model, weights)
+    require_trainable(model, asked.model, asked.side)
+
+
+def _claim_folder(job: TrainJob, config: TrainConfig, data: TrainingData, stored: TrainConfig | None) -> None:
+    """Write the config and the folds to the folder of a run in which nothing is trained yet."""
+    if stored is None:
         _suggest_preset(config, len(data.folds.ids))
-        write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
-        write_json(path, config.to_json())
-    log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(_choose_folds(folds, job.only)))}")
-    _warn_of_memory(config, nproc)
-    if stored is None and "precision" not in given:
-        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    return config, data
+    elif stored != config:
+        log_info(f"{job.run_dir.config}: nothing was trained with it; replaced by the config of this command")
+    write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
+    write_json(job.run_dir.config, config.to_json())
 
 
 def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], stored: TrainConfig | None) -> None:
@@ -146,6 +202,35 @@ def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], store
         raise RunError(f"{job.run_dir.config}: a second round with pseudo-labels, and no --extra now", "", hint)
     elif given.get("extra_weight", TrainConfig.extra_weight) != TrainConfig.extra_weight:
         raise UsageError("--extra-weight without --extra", "it weights pseudo-labels", "Give --extra FILE")
+
+
+def new_config(given: Mapping[str, object]) -> TrainConfig:
+    """Return the config of a new run. A network with a fixed input size gets this size unless another one is given.
+
+    Raises:
+        UsageError: as in `apply_preset`.
+    """
+    config = apply_preset(given)
+    if "resolution" in given or "crop" in given or not config.resolution:
+        return config
+    return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
+
+
+def _list_labels(data: DataDir) -> tuple[list[str], list[int]]:
+    """Return the training ids and their labels."""
+    ids, labels = tables.read_labels(data.labels)
+    return ids, labels.tolist()
+
+
+def _report_split(job: TrainJob, folds: Folds) -> None:
+    """Log that the folds are by patch, unless they or the slide map show that each slide is in one fold."""
+    if folds.slides is not None:
+        return
+    path = job.slides or (job.data.slides if job.data.slides.exists() else None)
+    slides = tables.read_slides(path, folds.ids) if path else folds.ids
+    together = len(set(zip(slides, folds.fold.tolist(), strict=True))) == len(set(slides))
+    if path is None or not together:
+        log_info(SPLIT_BY_PATCH)
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
@@ -191,15 +276,15 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
     Raises:
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
-    precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    batch_size = asked.batch_size or _fitting_batch_size(asked, data.count_train(0), nproc)
-    if batch_size < 2 * nproc:
-        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
+    patches = data.count_train(0)
+    batch_size = asked.batch_size or _fitting_batch_size(asked, patches, nproc)
+    _require_batch_size(batch_size, nproc)
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
+        lr=asked.lr or default_learning_rate(asked.epochs * math.ceil(patches / batch_size)),
         normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
-        precision=precision,
+        precision=_choose_precision_here(asked),
         threads=asked.threads or _share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",
         data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
@@ -252,6 +337,25 @@ def _describe_cost(config: TrainConfig, data: TrainingData, folds: int) -> str:
         train_patches=patches, epochs=config.epochs, folds=folds, views=0, predict_patches=0, all_folds=k
     )
     return f"{cost.gflop:.3g} GFLOP an image, about {format_duration(3600 * hours)} on two T4s (estimated)"
+
+
+def _choose_precision_here(asked: TrainConfig) -> str:
+    """Return the precision to train with on this machine.
+
+    Raises:
+        UsageError: the precision is not supported here.
+    """
+    return choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _require_batch_size(batch_size: int, nproc: int) -> None:
+    """Raise if a batch has fewer than two patches per process; 0 stands for a size that is not chosen yet.
+
+    Raises:
+        UsageError: the batch size is too small.
+    """
+    if 0 < batch_size < 2 * nproc:
+        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
 
 
 # Options that `_describe_recipe` always shows in its own format, or that are not part of the recipe.
