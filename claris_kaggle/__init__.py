@@ -59,6 +59,10 @@ if TYPE_CHECKING:
     from claris_kaggle.inference.predict import PredictJob as PredictJob
     from claris_kaggle.inference.predict import predict_run as predict_run
     from claris_kaggle.inference.tta import average_views as average_views
+    from claris_kaggle.models.cost import NetworkCost as NetworkCost
+    from claris_kaggle.models.cost import estimate_hours as estimate_hours
+    from claris_kaggle.models.cost import forward_gflop as forward_gflop
+    from claris_kaggle.models.cost import network_cost as network_cost
     from claris_kaggle.models.factory import create_model as create_model
     from claris_kaggle.reporting.report import write_report as write_report
     from claris_kaggle.serving.classify import Classification as Classification
@@ -84,6 +88,7 @@ PUBLIC = {
     "FoldModels": "inference.fold_models",
     "Folds": "data.fold_file",
     "Metrics": "evaluation.metrics",
+    "NetworkCost": "models.cost",
     "Oof": "evaluation.predictions",
     "OverallMetrics": "evaluation.run_metrics",
     "Pack": "data.pack",
@@ -108,14 +113,17 @@ PUBLIC = {
     "decode_image": "serving.images",
     "ensemble_runs": "ensembling.ensemble_runs",
     "ensure_pack": "data.pack",
+    "estimate_hours": "models.cost",
     "explain": "inference.evidence",
     "export_run": "serving.export",
+    "forward_gflop": "models.cost",
     "generate": "data.synthetic",
     "load_run": "ensembling.runs",
     "load_trained": "inference.fold_models",
     "make_fold_file": "data.prepare",
     "make_folds": "data.fold_split",
     "make_pseudo_labels": "ensembling.pseudo_labels",
+    "network_cost": "models.cost",
     "predict_run": "inference.predict",
     "read_folds": "data.fold_file",
     "read_labels": "data.tables",

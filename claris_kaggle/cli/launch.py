@@ -169,12 +169,30 @@ def _print_plan(summary: PlanSummary, *, as_json: bool) -> None:
         print(json.dumps(dataclasses.asdict(summary)))
         return
     for kernel in summary.kernels:
-        print(f"push     {kernel.slug}: folds {' '.join(map(str, kernel.folds))}, {kernel.machine}")
+        hours = "" if kernel.hours is None else f", about {kernel.hours} h"
+        print(f"push     {kernel.slug}: folds {' '.join(map(str, kernel.folds))}, {kernel.machine}{hours}")
     flags = " ".join(summary.flags) or "default recipe"
     print(f"train    {flags}, time limit {summary.time_limit}")
     print(f"inputs   {', '.join(['the competition', *summary.inputs])}")
     print(f"parallel {summary.at_a_time}; then {', '.join(summary.then)}")
-    print(
-        f"hours    about {summary.estimated_hours} on two T4s (estimated); the quota is {summary.weekly_hours:g} a week"
-    )
+    print(f"hours    {_describe_hours(summary)}")
     print(f"upload   {summary.upload_bytes:,} bytes, the library at {summary.commit}")
+
+
+def _describe_hours(summary: PlanSummary) -> str:
+    """Return the estimated hours beside the limits of a session and of a week, as text."""
+    from math import ceil
+
+    from claris_kaggle.core.time_limit import parse_duration
+    from claris_kaggle.kaggle.kernel_push import LONGEST_SESSION_TEXT
+
+    hours = [kernel.hours for kernel in summary.kernels if kernel.hours is not None]
+    if summary.estimated_hours is None:
+        return f"not known for {summary.network} on this machine; the quota is {summary.weekly_hours:g} a week"
+    sessions = sum(max(1, ceil(3600 * one / parse_duration(summary.time_limit))) for one in hours)
+    weeks = " (several weeks)" if summary.estimated_hours > summary.weekly_hours else ""
+    return (
+        f"about {summary.estimated_hours} on two T4s (estimated) for {summary.network}, {summary.gflop:.3g} GFLOP an "
+        f"image; {sessions} session{'s' if sessions > 1 else ''} of at most {summary.time_limit} (Kaggle's limit is "
+        f"{LONGEST_SESSION_TEXT}); the quota is {summary.weekly_hours:g} a week{weeks}"
+    )

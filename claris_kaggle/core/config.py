@@ -107,7 +107,7 @@ class TrainConfig:
     model: str = _flag_field("densenet121", "timm model name, or `tiny` for quick trials")
     weights: str = _flag_field("imagenet", "initial weights: imagenet, none (random), or a file (.safetensors, .pth)")
     batch_size: int = _flag_field(
-        0, "global batch size (over all processes); 0: 128, or less for small data sets", low=0
+        0, "global batch size (over all processes); 0: 128, or less for small data sets and to fit a T4's memory", low=0
     )
     preset: str = _flag_field(
         "auto", "sets the defaults of the options below; auto: pretrained, or scratch with --weights none",

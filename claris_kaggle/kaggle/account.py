@@ -13,7 +13,7 @@ from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding, run_check
 from claris_kaggle.core.paths import default_cache
 from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.client_answers import _CompetitionState, _Login
-from claris_kaggle.kaggle.launch_state import Plan, _Launch
+from claris_kaggle.kaggle.launch_state import Plan, _Launch, _sum_hours
 from claris_kaggle.kaggle.machine import _Machine
 from claris_kaggle.kaggle.probe import _describe_image, _Probe, _run_probe, _unexpected_versions
 from claris_kaggle.kaggle.quota import _ask_quota, _describe_quota, _Fit, _judge_plan, _require_quota
@@ -144,8 +144,8 @@ def _prepare_account(*launches: _Launch) -> None:
     Raises:
         KaggleError: the account has no GPU hours at all, or its token has expired.
     """
-    hours = sum(launch.hours_to_push() for launch in launches)
-    if hours:
+    hours = _sum_hours([launch.hours_to_push() for launch in launches])
+    if hours != 0:
         _require_quota(hours)
         _suggest_probe(launches[0].user)
 

@@ -197,8 +197,10 @@ def _describe_wait(queue: _Queue, reader: _ProgressReader) -> str:
     running = [rounds[-1] for rounds in parts if rounds and rounds[-1].running and rounds[-1].version]
     times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
     spent = sum((one.ended or now) - one.began for rounds in parts for one in rounds if one.version)
-    left = (3600 * queue.total_hours() - spent) / max(len(running), 1)
+    hours = queue.total_hours()
+    left = (3600 * (hours or 0.0) - spent) / max(len(running), 1)
     guess = f"about {format_duration(left)} left" if left > 0 else "longer than estimated"
+    guess = "time left unknown" if hours is None else guess
     return f"{queue.name}: {times or 'waiting for a free session'}; {guess}"
 
 

@@ -10,22 +10,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from claris_kaggle.core.config import TrainConfig, add_config_flags, apply_preset, read_given_flags
-from claris_kaggle.core.errors import KaggleError, RunError, UsageError
+from claris_kaggle.core.errors import ClarisError, KaggleError, RunError, UsageError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle.kernel_output import Kernel
 from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name
 from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
 from claris_kaggle.kaggle.session_inputs import _FileSettings
 
+if TYPE_CHECKING:
+    from claris_kaggle.models.cost import NetworkCost
+
 _MOST_SESSIONS = 2
 _STATE_FILE, _PLAN_FILE = "launch.json", "plan.json"
 _FOLDS = 5
-# Estimates, not measured on Kaggle yet: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
-# images/s expected of two T4s, plus OOF and test with eight views at 4,600 to 9,200.
-_EPOCH_HOURS, _PREDICT_HOURS, _PACK_HOURS, _WEEKLY_HOURS = 0.025, 0.04, 0.15, 30.0
+# Numbers of patches, and the views of a session's predictions. `models.cost` estimates the hours from them.
+_TRAIN_PATCHES, _TEST_PATCHES, _SESSION_VIEWS = 220_025, 57_458, 8
+# Hours to start a session and pack the patches, an estimate; and Kaggle's GPU hours a week.
+_PACK_HOURS, _WEEKLY_HOURS = 0.15, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +57,36 @@ class Plan(_FileSettings):
         folds = self.parts[number]
         return "all" if not folds else "fold" + "-".join(map(str, folds))
 
-    def hours(self) -> float:
-        """Return the estimated hours on two T4 GPUs."""
-        epochs = self.config().epochs
-        trained = sum(len(part) or _FOLDS for part in self.parts)
-        return trained * (epochs * _EPOCH_HOURS + _PREDICT_HOURS) + len(self.parts) * _PACK_HOURS
+    def hours(self) -> float | None:
+        """Return the estimated hours of all kernels on two T4 GPUs, or None if they are not known here."""
+        return _sum_hours([self.part_hours(number) for number in range(len(self.parts))])
+
+    def part_hours(self, number: int) -> float | None:
+        """Return the estimated hours of the kernel of a part on two T4 GPUs, or None if they are not known here."""
+        config, cost = self.config(), self.cost()
+        if cost is None:
+            return None
+        return _PACK_HOURS + cost.hours(
+            train_patches=_TRAIN_PATCHES,
+            epochs=config.epochs,
+            folds=len(self.parts[number]) or _FOLDS,
+            views=_SESSION_VIEWS,
+            predict_patches=_TEST_PATCHES,
+            all_folds=_FOLDS,
+        )
+
+    def cost(self) -> NetworkCost | None:
+        """Return the cost of the network, or None if this machine does not know the network, or has no torch or timm.
+
+        Imports torch, so it is called only where hours are needed.
+        """
+        config = self.config()
+        try:
+            from claris_kaggle.models.cost import run_cost
+
+            return run_cost(config, config.precision)
+        except (ClarisError, ImportError):
+            return None
 
     def config(self) -> TrainConfig:
         """Return the recipe that the sessions train by."""
@@ -144,7 +173,6 @@ class _Queue:
         name: name of the whole launch.
         launches: in the order in which they start.
         records: folder of the record of pushes.
-        hours: returns the estimated GPU hours of a plan.
         poll: seconds between two polls.
         busy: consecutive refusals because of other sessions.
         hold: no push before this time.
@@ -155,7 +183,6 @@ class _Queue:
     name: str
     launches: list[_Launch]
     records: Path
-    hours: Callable[[Plan], float] = Plan.hours
     poll: float = 60.0
     busy: int = 0
     hold: float = 0.0
@@ -166,9 +193,9 @@ class _Queue:
         """Return the number of sessions that may be running."""
         return sum(one.active() for one in self.launches)
 
-    def total_hours(self) -> float:
-        """Return the estimated GPU hours of all launches."""
-        return sum(self.hours(one.plan) for one in self.launches)
+    def total_hours(self) -> float | None:
+        """Return the estimated GPU hours of all launches, or None if those of one are not known."""
+        return _sum_hours([one.plan.hours() for one in self.launches])
 
 
 class _Launch:
@@ -219,10 +246,10 @@ class _Launch:
         rounds = self.rounds[part]
         return not self.complete(part) and not (rounds and rounds[-1].running and rounds[-1].version)
 
-    def hours_to_push(self) -> float:
-        """Return the estimated GPU hours of the parts that are not pushed yet; 0 if there are none."""
-        parts = tuple(self.plan.parts[part] for part in range(len(self.rounds)) if self.needs_push(part))
-        return self.queue.hours(dataclasses.replace(self.plan, parts=parts)) if parts else 0.0
+    def hours_to_push(self) -> float | None:
+        """Return the estimated GPU hours of the parts that are not pushed yet: 0 without any, None if unknown."""
+        parts = [part for part in range(len(self.rounds)) if self.needs_push(part)]
+        return _sum_hours([self.plan.part_hours(part) for part in parts])
 
     def active(self) -> int:
         """Return the number of sessions that may be running."""
@@ -236,11 +263,12 @@ def _plan_to_json(plan: Plan) -> dict[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class _PlannedKernel:
-    """A training kernel of a plan."""
+    """A training kernel of a plan. `hours` is an estimate, None if unknown; its sessions resume one another."""
 
     slug: str
     folds: Sequence[int]
     machine: str = "GPU T4 x2"
+    hours: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +281,9 @@ class PlanSummary:
         inputs: all inputs besides the competition.
         at_a_time: number of sessions that run at the same time.
         then: the steps after training.
-        estimated_hours: hours on two T4 GPUs.
+        network: name and input size of the network.
+        gflop: of a forward pass for one image; None if unknown.
+        estimated_hours: hours on two T4 GPUs; None if unknown.
         weekly_hours: GPU hours that Kaggle gives in a week.
         upload_bytes: size of all scripts.
         commit: of the library.
@@ -265,7 +295,9 @@ class PlanSummary:
     inputs: Sequence[str]
     at_a_time: int
     then: Sequence[str] = ("pull", "ensemble here", "submit", "wait for the score", "ledger")
-    estimated_hours: float
+    network: str
+    gflop: float | None
+    estimated_hours: float | None
     weekly_hours: float = _WEEKLY_HOURS
     upload_bytes: int
     commit: str
@@ -273,19 +305,37 @@ class PlanSummary:
 
 def describe_plan(plan: Plan) -> PlanSummary:
     """Return a summary of the plan, without contacting Kaggle."""
+    config, cost = plan.config(), plan.cost()
     return PlanSummary(
         kernels=[
-            _PlannedKernel(slug=plan.slug(number, 0), folds=part or tuple(range(_FOLDS)))
+            _PlannedKernel(
+                slug=plan.slug(number, 0),
+                folds=part or tuple(range(_FOLDS)),
+                hours=_round_hours(plan.part_hours(number)),
+            )
             for number, part in enumerate(plan.parts)
         ],
         flags=plan.flags,
         time_limit=plan.time_limit,
         inputs=plan.inputs(),
         at_a_time=min(_MOST_SESSIONS, len(plan.parts)),
-        estimated_hours=round(plan.hours(), 1),
+        network=f"{config.model} at {config.side} pixels",
+        gflop=None if cost is None else cost.gflop,
+        estimated_hours=_round_hours(plan.hours()),
         upload_bytes=len(plan.parts) * _script_bytes(),
         commit=commit_name(),
     )
+
+
+def _sum_hours(hours: Sequence[float | None]) -> float | None:
+    """Return the sum, or None if one of the hours is not known."""
+    known = [one for one in hours if one is not None]
+    return sum(known) if len(known) == len(hours) else None
+
+
+def _round_hours(hours: float | None) -> float | None:
+    """Return hours with one decimal, or None if they are unknown."""
+    return None if hours is None else round(hours, 1)
 
 
 def _script_bytes() -> int:

@@ -5,19 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
-from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _PACK_HOURS, _WEEKLY_HOURS, Plan, _script_bytes
+from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
 from claris_kaggle.kaggle.plan_file import _in_run, _RunsPlan
-
-if TYPE_CHECKING:
-    from claris_kaggle.models.cost import NetworkCost
-
-# The competition's patches, and the views of the sessions' predictions.
-_TRAIN_PATCHES, _TEST_PATCHES, _VIEWS = 220_025, 57_458, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +79,14 @@ def require_networks(plan: _RunsPlan) -> None:
     Raises:
         UsageError: a network does not; the message names the run.
     """
+    from claris_kaggle.models.cost import run_cost
     from claris_kaggle.models.factory import own_normalisation
     from claris_kaggle.models.weights import require_imagenet
 
     for name, run in plan.runs.items():
         config = run.config()
         try:
-            _cost_of(config)  # one forward pass
+            run_cost(config, config.precision)  # one forward pass
             if config.weights == "imagenet":
                 require_imagenet(config.model)
             if config.normalise == "model":
@@ -102,22 +95,9 @@ def require_networks(plan: _RunsPlan) -> None:
             raise _in_run(error, f"{plan.source}, run {name}") from error
 
 
-def _cost_of(config: TrainConfig) -> NetworkCost:
-    """Return the cost of one image of a network on a T4.
-
-    Raises:
-        UsageError: the network is unknown, or does not accept inputs of that size.
-    """
-    from claris_kaggle.models.cost import network_cost
-
-    precision = "fp16" if config.precision == "auto" else config.precision
-    layers = {"stem": config.stem, "tail": config.tail, "equivariance": config.equivariance}
-    return network_cost(config.model, config.side, precision=precision, **layers)
-
-
 def describe_runs(plan: _RunsPlan) -> RunsSummary:
     """Return a summary of the plan, without contacting Kaggle."""
-    hours = [_estimate_run(run) for run in plan.runs.values()]
+    hours = [run.hours() or 0.0 for run in plan.runs.values()]  # known: `require_networks` has counted them
     weeks = _spread_over_weeks(hours, _WEEKLY_HOURS)
     kernels = sum(len(run.parts) for run in plan.runs.values())
     rows = [
@@ -147,7 +127,7 @@ def _describe_run_row(name: str, run: Plan, hours: float, weeks: tuple[int, int]
         epochs=config.epochs,
         folds=sum(len(part) or _FOLDS for part in run.parts),
         kernels=[run.slug(number, 0) for number in range(len(run.parts))],
-        gflop=round(_cost_of(config).gflop, 2),
+        gflop=round(cost.gflop, 2) if (cost := run.cost()) else 0.0,
         hours=round(hours, 1),
         weeks=weeks,
         inputs=run.inputs(),
@@ -166,15 +146,3 @@ def _spread_over_weeks(hours: Sequence[float], weekly: float) -> list[tuple[int,
         start += needed
         weeks.append((first, max(first, math.ceil(start / weekly - 1e-9))))
     return weeks
-
-
-def _estimate_run(plan: Plan) -> float:
-    """Return the estimated hours of a run on two T4 GPUs: packing, training, and predictions with eight views."""
-    config = plan.config()
-    return len(plan.parts) * _PACK_HOURS + _cost_of(config).hours(
-        train_patches=_TRAIN_PATCHES,
-        epochs=config.epochs,
-        folds=sum(len(part) or _FOLDS for part in plan.parts),
-        views=_VIEWS,
-        predict_patches=_TEST_PATCHES,
-    )

@@ -24,7 +24,6 @@ from claris_kaggle.ensembling.ensemble_runs import EnsembleResult, ensemble_runs
 from claris_kaggle.kaggle import account, api
 from claris_kaggle.kaggle.launch import _fetch_sample, _gather_parts, _open_launch, _train_parts
 from claris_kaggle.kaggle.launch_state import _PLAN_FILE, _STATE_FILE, _Queue
-from claris_kaggle.kaggle.plan_cost import _estimate_run
 from claris_kaggle.kaggle.plan_file import _ENSEMBLE, _SESSIONS, _RunsPlan
 from claris_kaggle.kaggle.submit import submit_file
 
@@ -91,7 +90,7 @@ def _open_queue(plan: _RunsPlan, root: Path, poll: float) -> _Queue:
         ClarisError: Kaggle refused, or a run was started with other options.
     """
     user = ""
-    queue = _Queue(plan.name, [], root.parent, hours=_estimate_run, poll=poll)
+    queue = _Queue(plan.name, [], root.parent, poll=poll)
     for name, run in plan.runs.items():
         launch = _open_launch(root / _SESSIONS / name, run, user)
         user, launch.queue = launch.user, queue

@@ -65,11 +65,11 @@ def _ask_quota() -> _GpuQuota | None:
     return _parse_quota(api._call_with_retries(api._QUOTA))
 
 
-def _require_quota(hours: float) -> None:
+def _require_quota(hours: float | None) -> None:
     """Log the account's GPU hours, and whether a plan fits into them. If Kaggle does not answer, the plan goes ahead.
 
     Args:
-        hours: estimated hours of the sessions to push.
+        hours: estimated hours of the sessions to push; None if unknown.
     Raises:
         KaggleError: the account has no GPU hours at all, or its token has expired.
     """
@@ -120,27 +120,27 @@ def _describe_renewal(quota: _GpuQuota) -> str:
     return f"{quota.renews:%a %Y-%m-%d %H:%M} UTC" if quota.renews else "at an unknown time"
 
 
-def _judge_plan(quota: _GpuQuota | None, hours: float) -> _Verdict:
+def _judge_plan(quota: _GpuQuota | None, hours: float | None) -> _Verdict:
     """Compare a plan with the week's quota.
 
     Args:
         quota: of the account; None if Kaggle gives none.
-        hours: estimated hours of the plan's sessions.
+        hours: estimated hours of the plan's sessions; None if unknown.
     """
+    plan = f"the plan takes about {hours:.1f} h" if hours is not None else "the plan's hours are not known"
     if quota is None:
-        return _Verdict(fit=_Fit.FITS, text=f"Kaggle returned no GPU hours; the plan takes about {hours:.1f} h")
-    plan = f"the plan takes about {hours:.1f} h"
+        return _Verdict(fit=_Fit.FITS, text=f"Kaggle returned no GPU hours; {plan}")
     if quota.allowed <= 0:
         hint = f"Kaggle gives GPUs after the phone number is verified at {api._SETTINGS_PAGE}"
         text = f"this account has 0 GPU hours: {hint}"
         return _Verdict(fit=_Fit.NEVER, text=text)
-    if hours > quota.allowed:
+    if hours is not None and hours > quota.allowed:
         text = f"{plan}, and a week has {quota.allowed:g} h: the launch takes several weeks; or train fewer folds"
         return _Verdict(fit=_Fit.WEEKS, text=text)
     if quota.free <= 0:
         wait = "a running session ends, or the quota resets" if quota.reserved else "the quota resets"
         return _Verdict(fit=_Fit.WAITS, text=f"{plan}, but no hours are left: Kaggle starts no session until {wait}")
-    if hours > quota.free:
+    if hours is not None and hours > quota.free:
         text = f"{plan}, and {quota.free:.1f} h are free: sessions may have to wait until {_describe_renewal(quota)}"
         return _Verdict(fit=_Fit.WAITS, text=text)
     return _Verdict(fit=_Fit.FITS, text=f"{plan}, and {quota.free:.1f} h are free")

@@ -2,7 +2,7 @@
 
 Other packages use:
 
-- `cost`: `NetworkCost`, `T4_GIGABYTES`, `estimate_hours`, `forward_gflop`, `network_cost`
+- `cost`: `NetworkCost`, `estimate_hours`, `forward_gflop`, `network_cost`, `run_cost`
 - `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `own_normalisation`, `require_side`, `require_trainable`,
   `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`

@@ -28,10 +28,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.models.factory import create_model, require_side
 
 # Memory of a T4 that a process can use, in GB.
-T4_GIGABYTES = 15.0
+_T4_GIGABYTES = 15.0
 # Two cards together are taken as 1.8 times as fast as one.
 _SCALING = 1.8
 _T4_SHARE = 320 / 936
@@ -87,7 +88,7 @@ class NetworkCost:
         activations = batch_size * self.saved_megabytes * 1e6 * margin
         return (self.weights * copies + activations) / 1e9 + _FIXED_GIGABYTES
 
-    def largest_batch_size(self, gigabytes: float = T4_GIGABYTES) -> int:
+    def largest_batch_size(self, gigabytes: float = _T4_GIGABYTES) -> int:
         """Return the largest number of images of one process whose training step fits, or 0 if none fits.
 
         Args:
@@ -180,6 +181,25 @@ def estimate_hours(
     cost = network_cost(model, side, precision=precision, stem=stem, tail=tail)
     return cost.hours(
         train_patches=train_patches, epochs=epochs, folds=folds, views=views, predict_patches=predict_patches
+    )
+
+
+def run_cost(config: TrainConfig, precision: str = "fp16") -> NetworkCost:
+    """Return the cost of one image of the network of a run.
+
+    Args:
+        config: the config of the run.
+        precision: as in `network_cost`; `auto` is fp16, the precision of a T4.
+    Raises:
+        UsageError: unknown network, or it does not accept the input size or an option.
+    """
+    return network_cost(
+        config.model,
+        config.side,
+        precision="fp16" if precision == "auto" else precision,
+        stem=config.stem,
+        tail=config.tail,
+        equivariance=config.equivariance,
     )
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from claris_kaggle.core.errors import TableError
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.console import format_duration
+from claris_kaggle.core.errors import ClarisError, TableError
 from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.core.paths import DataDir, RunDir, require_suffix
 from claris_kaggle.data import tables
@@ -119,6 +121,7 @@ class _Origin:
         slide_count: number of slides.
         seconds: training time of all folds.
         rate: training rate in images per second.
+        cost: the estimated cost of the network and the run on two T4s, as text; empty if unknown.
     """
 
     config: Mapping[str, object]
@@ -132,6 +135,7 @@ class _Origin:
     slide_count: int | None
     seconds: float | None
     rate: float | None
+    cost: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +363,25 @@ def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataF
         slide_count=len(set(run.slides)) if run.slides else None,
         seconds=sum(float(table["seconds"].sum()) for table in histories.values()) if histories else None,
         rate=_mean_rate(list(histories.values())) if histories else None,
+        cost=_describe_run_cost(about.config, run, metrics.get("views")) if about.config else "",
     )
+
+
+def _describe_run_cost(found: Mapping[str, object], run: Run, views: object) -> str:
+    """Return the estimated cost of the network and the run on two T4s as text, or an empty text if it is not known."""
+    from claris_kaggle.models.cost import run_cost
+
+    try:
+        config = TrainConfig.from_json(found, run.name)
+        cost = run_cost(config)
+    except ClarisError:  # the run of another version, or a network that is not known here
+        return ""
+    folds = len(np.unique(run.oof.fold))
+    hours = cost.hours(
+        train_patches=len(run.oof.ids), epochs=config.epochs, folds=folds, views=views if isinstance(views, int) else 1,
+        predict_patches=len(run.test.ids), all_folds=folds,
+    )  # fmt: skip
+    return f"{cost.gflop:.3g} GFLOP an image; about {format_duration(3600 * hours)} on two T4s (estimated)"
 
 
 def _compare_sections(runs: Sequence[Run], sections: Sequence[_Section]) -> _ComparedRuns:

@@ -20,7 +20,7 @@ from claris_kaggle.core.config import (
     require_same,
     update_config,
 )
-from claris_kaggle.core.console import log_info
+from claris_kaggle.core.console import format_duration, log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
 from claris_kaggle.core.paths import DataDir, RunDir
@@ -28,6 +28,7 @@ from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.data.pseudo_file import read_pseudo_file
+from claris_kaggle.models.cost import run_cost
 from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.weights import find_weights, load_start
@@ -136,7 +137,8 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
         require_same(stored, config, path)
     else:
         _claim_folder(job, config, data, stored)
-    log_info(_describe_recipe(config, nproc))
+    log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(_choose_folds(folds, job.only)))}")
+    _warn_of_memory(config, nproc)
     if not (stored and trained) and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
@@ -275,7 +277,7 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
     patches = data.count_train(0)
-    batch_size = asked.batch_size or default_batch_size(patches)
+    batch_size = asked.batch_size or _fitting_batch_size(asked, patches, nproc)
     _require_batch_size(batch_size, nproc)
     return dataclasses.replace(
         asked,
@@ -289,6 +291,52 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
         folds_sha256=data.folds.digest,
         extra_sha256=data.extra_sha256,
     )
+
+
+def _fitting_batch_size(asked: TrainConfig, patches: int, nproc: int) -> int:
+    """Return the default batch size: `default_batch_size`, halved until each process fits the memory of a T4.
+
+    The limit is that of a T4 on every machine, so that the same command gives the same config everywhere.
+
+    Args:
+        asked: the config, before its automatic values are filled in.
+        patches: number of training patches of a fold.
+        nproc: number of processes over all machines.
+    """
+    size = default_batch_size(patches)
+    largest = nproc * run_cost(asked, asked.precision).largest_batch_size()
+    while size > largest and size >= 4 * nproc:
+        size //= 2
+    return size
+
+
+def _warn_of_memory(config: TrainConfig, nproc: int) -> None:
+    """Log a warning if a step surely needs more memory than the GPU has: even without the safety margin."""
+    card = _card_gigabytes()
+    if card is None:
+        return
+    cost, own = run_cost(config, config.precision), -(-config.batch_size // nproc)
+    needed = cost.step_gigabytes(own, ema=bool(config.ema or config.swa_epochs), margin=1.0)
+    if needed > card:
+        log_info(
+            f"--batch-size {config.batch_size} needs about {needed:.1f} GB per GPU, and this one has {card:.1f} GB; "
+            f"at most {nproc * cost.largest_batch_size(card)} should fit"
+        )
+
+
+def _card_gigabytes() -> float | None:
+    """Return the memory of the GPU in 1e9 bytes, or None without a GPU."""
+    return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
+
+
+def _describe_cost(config: TrainConfig, data: TrainingData, folds: int) -> str:
+    """Return the GFLOP per image and the estimated time to train that number of folds on two T4s, as text."""
+    cost, k = run_cost(config), data.folds.k
+    patches = data.count_train(0) * k // (k - 1)
+    hours = cost.hours(
+        train_patches=patches, epochs=config.epochs, folds=folds, views=0, predict_patches=0, all_folds=k
+    )
+    return f"{cost.gflop:.3g} GFLOP an image, about {format_duration(3600 * hours)} on two T4s (estimated)"
 
 
 def _choose_precision_here(asked: TrainConfig) -> str:

@@ -379,8 +379,28 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     plan = json.loads(shown)
     assert code == 0 and len(plan["kernels"]) == 5 and plan["at_a_time"] == 2 and kaggle.seen == []
     assert plan["upload_bytes"] < 5_000_000
+    assert plan["estimated_hours"] == pytest.approx(sum(one["hours"] for one in plan["kernels"]), abs=0.3)
     for name in ("First", "a/b", "", "x" * 30, "a-", "a--b"):
         assert call("launch", name, "--dry-run")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--", "--model", "tiny"],
+            "on two T4s (estimated) for tiny at 96 pixels, 0.000581 GFLOP an image; 1 session of",
+        ),
+        (
+            ["--time-limit", "1h", "--epochs", "20000", "--", "--model", "tiny"],
+            "10 sessions of at most 1h (Kaggle's limit is 12h)",
+        ),
+        (["--", "--model", "no-such-net", "--resolution", "128"], "not known for no-such-net at 128 pixels"),
+    ],
+)
+def test_a_dry_run_says_what_it_costs(call: Call, flags: list[object], words: str) -> None:
+    code, shown, said = call("launch", "first", "--dry-run", *flags)
+    assert code == 0 and words in shown, said
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,11 @@ def hours(used: float, reserved: float, allowed: float = 30.0) -> _GpuQuota:
         (hours(0, 0), 30.5, _Fit.WEEKS, "a week has 30 h"),
         (hours(0, 0, 0), 1.0, _Fit.NEVER, "verified at https://www.kaggle.com/settings"),
         (None, 1.0, _Fit.FITS, "returned no GPU hours"),
+        (hours(20, 0), None, _Fit.FITS, "the plan's hours are not known, and 10.0 h are free"),
     ],
 )
 def test_a_plan_fits_where_the_hours_neither_used_nor_reserved_cover_it(
-    found: _GpuQuota | None, needed: float, fit: _Fit, words: str
+    found: _GpuQuota | None, needed: float | None, fit: _Fit, words: str
 ) -> None:
     verdict = _judge_plan(found, needed)
     assert verdict.fit is fit and words in verdict.text
@@ -112,7 +113,7 @@ def test_only_what_is_still_to_be_pushed_needs_hours(
 ) -> None:
     plan = Plan(name="first", parts=((0,), (1,), (2,)))
     begun = _Launch(tmp_path / "first", plan)
-    one = Plan(name="first", parts=((2,),)).hours()
+    one = Plan(name="first", parts=((2,),)).hours() or 0.0
     begun.rounds[0] = [_Round(push_token="a", ref="me/a", version=1, outcome="complete")]
     begun.rounds[1] = [_Round(push_token="b", ref="me/b", version=1)]
     _prepare_account(begun)
@@ -154,9 +155,13 @@ def test_a_failed_call_names_what_was_asked(kaggle: FakeKaggle) -> None:
 
 def test_the_hours_of_a_plan_follow_from_the_recipe_that_its_sessions_train_by() -> None:
     def hours(*flags: str, weights_from: str = "") -> float:
-        return Plan(name="first", flags=flags, weights_from=weights_from).hours()
+        found = Plan(name="first", flags=flags, weights_from=weights_from).hours()
+        assert found is not None
+        return found
 
     assert hours("--epochs=8") == hours("--epochs", "8") > hours("--epochs", "7")
     assert hours() == hours("--epochs", "6")
-    assert hours("--weights", "none") == hours("--epochs", "20") == hours("--weights", "none", "--epochs", "20")
+    assert hours("--weights", "none") == hours("--weights", "none", "--epochs", "20", "--stem", "pool4")
+    assert hours("--weights", "none") < hours("--epochs", "20")  # the scratch recipe has a cheaper first pooling
+    assert Plan(name="first", flags=("--model", "no-such-net")).hours() is None
     assert hours(weights_from="me/weights/densenet.pth") == hours()

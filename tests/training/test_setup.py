@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from claris_kaggle.core.presets import _preset_for
 from claris_kaggle.data.augment import to_input
 from claris_kaggle.data.prepare import check_fold_file, make_fold_file
 from claris_kaggle.inference.forward import _view_logits
+from claris_kaggle.models.cost import NetworkCost
 from claris_kaggle.models.factory import create_model, require_trainable
+from claris_kaggle.training import setup
 from claris_kaggle.training.learner import _learning_rate
 from tests.conftest import TINY, contents
 from tests.support.runs import places
@@ -315,3 +318,26 @@ def test_a_preset_sets_what_was_not_typed_and_is_kept(
     assert {name: config[name] for name in scratch} == scratch
     # to type what was the default is to type nothing new
     assert main(["train", *where, "--folds", str(fold_file), *TINY, "--fold", "0", "--preset", "auto"]) == 0
+
+
+def test_the_default_batch_size_fits_the_memory_of_a_t4_on_every_machine() -> None:
+    cost = NetworkCost(gflop=17.0, saved_megabytes=250.0, weights=50_000_000, precision="fp16")
+    with mock.patch.object(setup, "run_cost", return_value=cost):
+        sizes = [setup._fitting_batch_size(TrainConfig(), 176_020, nproc) for nproc in (1, 2, 4)]
+        assert sizes == [32, 64, 128]
+        assert all(
+            size <= nproc * cost.largest_batch_size() < 2 * size for size, nproc in zip(sizes, (1, 2), strict=False)
+        )
+        assert setup._fitting_batch_size(TrainConfig(), 960, 2) == 32
+    assert setup._fitting_batch_size(TrainConfig(model="tiny"), 176_020, 1) == 128
+
+
+def test_a_batch_that_surely_does_not_fit_is_said_and_not_refused(
+    call: Call, where: list[object], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "_card_gigabytes", lambda: 0.7)
+    code, _, said = call(*where)
+    assert code == 0 and "--batch-size 32 needs about 0.8 GB per GPU, and this one has 0.7 GB; at most" in said
+    assert "0.000581 GFLOP an image, about 0 s on two T4s (estimated)" in said
+    monkeypatch.setattr(setup, "_card_gigabytes", lambda: 8.0)
+    assert "per GPU" not in call(*where)[2]
