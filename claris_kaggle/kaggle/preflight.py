@@ -150,7 +150,7 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
     Raises:
         ClarisError: a table has an error, or does not match another.
     """
-    split = _check_split(copies["folds_from"]) if "folds_from" in copies else None
+    split = _read_split(copies["folds_from"]) if "folds_from" in copies else None
     if "slides_from" in copies:
         path = copies["slides_from"]
         ids = split.ids if split else tables.read_labels(_FETCHED.labels)[0] if _FETCHED.labels.is_file() else []
@@ -162,7 +162,7 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
     return split
 
 
-def _check_split(path: Path) -> Folds:
+def _read_split(path: Path) -> Folds:
     """Return the folds in the file, checked against the training labels if they are at hand.
 
     Raises:

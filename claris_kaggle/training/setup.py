@@ -23,10 +23,10 @@ from claris_kaggle.core.config import (
 from claris_kaggle.core.console import format_duration, log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds, require_together, write_folds
-from claris_kaggle.data.prepare import TrainingData, read_training
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, require_together, write_folds
+from claris_kaggle.data.prepare import TrainingData, read_training, read_training_folds
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.models.cost import run_cost
 from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
@@ -118,7 +118,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     stored, trained = _read_stored_config(job)
     given = _without_auto(given)
     # Fast checks come before slow ones.
-    folds = read_folds(job.fold_file, dict(zip(*_list_labels(job.data), strict=True)))
+    folds = read_training_folds(job.data, job.fold_file)
     keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
     asked = update_config(stored, given) if stored is not None and keep else new_config(given)
     _choose_folds(folds, job.only)
@@ -214,12 +214,6 @@ def new_config(given: Mapping[str, object]) -> TrainConfig:
     if "resolution" in given or "crop" in given or not config.resolution:
         return config
     return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
-
-
-def _list_labels(data: DataDir) -> tuple[list[str], list[int]]:
-    """Return the training ids and their labels."""
-    ids, labels = tables.read_labels(data.labels)
-    return ids, labels.tolist()
 
 
 def _report_split(job: TrainJob, folds: Folds) -> None:
