@@ -31,7 +31,7 @@ _SESSION_GPUS = 2
 _SESSION_FOLDS = 5
 # Where `claris fetch` puts the competition's files.
 _FETCHED = DataDir(Path("data"))
-_NO_WEIGHTS = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
+_OTHER_SUFFIXES = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
 _SPLIT_BY_SLIDE = "Split again with claris folds --slides FILE"
 
 
@@ -119,7 +119,7 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
         raise UsageError(f"--batch-size is {config.batch_size}", expected, "Give a larger one")
     if config.extra_weight != TrainConfig.extra_weight and not files.extra_from:
         raise UsageError("--extra-weight without --extra-from", "it weights pseudo-labels", "Give --extra-from")
-    if files.weights_from.lower().endswith(_NO_WEIGHTS):
+    if files.weights_from.lower().endswith(_OTHER_SUFFIXES):
         found = f"--weights-from {files.weights_from}: not a weight file by its name"
         raise UsageError(found, "expected .safetensors or .pth", "Unpack or convert it")
     if config.weights == "imagenet":
@@ -150,7 +150,7 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
     Raises:
         ClarisError: a table has an error, or does not match another.
     """
-    split = _read_split(copies["folds_from"]) if "folds_from" in copies else None
+    split = _read_split_copy(copies["folds_from"]) if "folds_from" in copies else None
     if "slides_from" in copies:
         path = copies["slides_from"]
         ids = split.ids if split else tables.read_labels(_FETCHED.labels)[0] if _FETCHED.labels.is_file() else []
@@ -162,7 +162,7 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
     return split
 
 
-def _read_split(path: Path) -> Folds:
+def _read_split_copy(path: Path) -> Folds:
     """Return the folds in the file, checked against the training labels if they are at hand.
 
     Raises:
