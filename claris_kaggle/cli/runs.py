@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from claris_kaggle.ensembling.run_list import RunSummary
 
 HELP = "list the runs of a folder, best first"
-_HEADER = ("", "OOF AUC", "interval", "public", "private", "folds", "hours", "model", "recipe", "state", "run")
-_ROW = "{:<2}{:<9}{:<18}{:<9}{:<9}{:<8}{:<7}{:<16} {:<12} {:<17} {}"
+_RUN_HEADER = ("", "OOF AUC", "interval", "public", "private", "folds", "hours", "model", "recipe", "state", "run")
+_RUN_ROW = "{:<2}{:<9}{:<18}{:<9}{:<9}{:<8}{:<7}{:<16} {:<12} {:<17} {}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     if not found:
         log_info(f"{args.folder}: no runs in this folder")
         return
-    print(_ROW.format(*_HEADER))
+    print(_RUN_ROW.format(*_RUN_HEADER))
     for one in found:
         print(_format_run(one, marked=one.name == best))
     for one in found:
@@ -64,4 +64,4 @@ def _format_run(one: RunSummary, *, marked: bool) -> str:
     folds = f"{one.folds_finished}/{'?' if one.folds_total is None else one.folds_total}"
     hours = "-" if one.hours is None else f"{one.hours:.1f}"
     mark, about = "*" if marked else "", (one.model or "-", one.preset or "-", one.state, one.name)
-    return _ROW.format(mark, scores[0], interval, *scores[1:], folds, hours, *about)
+    return _RUN_ROW.format(mark, scores[0], interval, *scores[1:], folds, hours, *about)

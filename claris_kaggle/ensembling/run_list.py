@@ -86,9 +86,14 @@ def _read_run(run_dir: RunDir) -> RunSummary:
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
     finished = len(run_dir.finished_folds())
-    total = len(metrics["folds"]) if metrics else _count_folds(run_dir)
+    total = len(metrics["folds"]) if metrics else _read_fold_count(run_dir)
     state = "predicted" if metrics else "not predicted" if finished == total else "unfinished"
-    about = {"model": config.model, "preset": config.preset, "folds_finished": finished, "folds_total": total}
+    about: dict[str, Any] = {
+        "model": config.model,
+        "preset": config.preset,
+        "folds_finished": finished,
+        "folds_total": total,
+    }
     return RunSummary(
         name=run_dir.root.name, state=state, hours=_sum_hours(run_dir), **about, **_read_auc(metrics.get("overall", {}))
     )
@@ -112,7 +117,7 @@ def _read_auc(overall: Mapping[str, Any]) -> dict[str, Any]:
     return {"oof_auc": float(overall["auc"]), "oof_interval": (low, high)}
 
 
-def _count_folds(run_dir: RunDir) -> int | None:
+def _read_fold_count(run_dir: RunDir) -> int | None:
     """Return the number of folds of an unfinished run; None without a fold file."""
     return read_folds(run_dir.folds).k if run_dir.folds.exists() else None
 

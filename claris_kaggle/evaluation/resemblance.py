@@ -128,8 +128,9 @@ def _gradient(grey: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _fit_normal(features: Columns) -> tuple[Columns, Columns, float]:
     """Return mean, inverse covariance, and the quantile of the distances."""
-    mean = features.mean(axis=0)
-    precision = np.linalg.inv(np.cov(features.T) + _RIDGE * np.eye(features.shape[1]))
+    mean: Columns = features.mean(axis=0)
+    covariance = np.cov(features.T) + _RIDGE * np.eye(features.shape[1])
+    precision: Columns = np.linalg.inv(covariance).astype(np.float64)
     return mean, precision, float(np.quantile(_distances(features, mean, precision), _QUANTILE))
 
 

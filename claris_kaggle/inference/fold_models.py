@@ -156,11 +156,11 @@ def _read_fold_aucs(folds: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     return {int(one["fold"]): float(one["auc"]) for one in folds if one.get("auc") is not None}
 
 
-_Metrics = tuple[Mapping[str, object], Mapping[int, float]]
+_OofFigures = tuple[Mapping[str, object], Mapping[int, float]]
 _VerifiedWeights = dict[int, tuple[Path, object]]
 
 
-def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, _Metrics, _VerifiedWeights]:
+def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, _OofFigures, _VerifiedWeights]:
     """Return the config and metrics of a run, and the weight files of its finished folds with their SHA-256.
 
     Raises:
@@ -176,7 +176,7 @@ def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, _Metrics, _Verified
     return config, metrics, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in manifests.items()}
 
 
-def _read_export(export: ExportDir) -> tuple[TrainConfig, _Metrics, _VerifiedWeights]:
+def _read_export(export: ExportDir) -> tuple[TrainConfig, _OofFigures, _VerifiedWeights]:
     """Return the same of an export. Verifies all its files except the weights, which are verified when loaded.
 
     Raises:

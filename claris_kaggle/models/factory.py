@@ -208,7 +208,7 @@ def fold_every_batch_norm(model: nn.Module) -> nn.Module:
             continue
         conv, norm = modules[str(before.target)], modules[str(node.target)]
         once = calls[node.target] == calls[before.target] == 1
-        if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
             folded.set_submodule(str(node.target), _fold_pair(conv, norm))
     return folded
 
@@ -217,6 +217,7 @@ def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
     """Fold the norm into the convolution, in place. Return the activation of timm's norm layers, else an identity."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+    assert norm.running_mean is not None and norm.running_var is not None  # false only without running statistics
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )

@@ -7,7 +7,7 @@ labels, each window stands for its centre 32 x 32 pixels, so an image is maligna
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from claris_kaggle.inference.tta import require_views
 from claris_kaggle.serving.images import _MAX_PIXELS, _crop_window, _read_image, _window_starts
 
 NOTICE = "For research use only. Not for diagnosis."
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Part = TypeVar("_Part")
+_Computed = TypeVar("_Computed")
 FAST_STRIDE = 64  # of --fast; the centres of the windows then cover a quarter of the area
 # The batch size for patches of several files.
 _TOGETHER = 32
@@ -296,7 +297,9 @@ def _predict_windows(
     return np.concatenate(parts)
 
 
-def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
+def _in_threads(
+    work: Callable[[_Part], _Computed], items: Sequence[_Part], threads: int
+) -> Generator[_Computed, None, None]:
     """Yield the result of `work` for each item in order, computed by threads that use one processor each.
 
     Closing the iterator cancels the items that have not started, and restores the number of threads of torch.
