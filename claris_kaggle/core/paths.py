@@ -174,6 +174,11 @@ class RunDir(_Folder):
         return self.root / "metrics.json"
 
     @property
+    def statistics(self) -> Path:
+        """The colour and texture statistics of the training patches, written by predict."""
+        return self.root / "image_statistics.json"
+
+    @property
     def lock(self) -> Path:
         """The lock file, held by the one process that writes to the run."""
         return self.root / ".lock"
@@ -218,6 +223,11 @@ class ExportDir(_Folder):
     def facts(self) -> Path:
         """The facts of the export: folds, thresholds, temperature, out-of-fold metrics and versions."""
         return self.root / "export.json"
+
+    @property
+    def statistics(self) -> Path:
+        """The colour and texture statistics of the training patches; absent if the run has none."""
+        return self.root / "image_statistics.json"
 
     @property
     def card(self) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from collections import Counter
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from claris_kaggle.core.config import PATCH_SIZE, TrainConfig
@@ -14,9 +15,6 @@ from claris_kaggle.core.errors import UsageError, first_line, name_few
 from claris_kaggle.data.augment import STATISTICS
 from claris_kaggle.models.densenet import _change_layout
 from claris_kaggle.models.p4m import _share_weights
-
-if TYPE_CHECKING:
-    from timm.layers import BatchNormAct2d
 
 _CLASS_COUNT = 2
 
@@ -211,13 +209,46 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded
 
 
-def _fold_pair(conv: nn.Conv2d, norm: BatchNormAct2d) -> nn.Module:
-    """Fold the norm into the convolution, in place. Return the activation that is part of timm's norm layer."""
+class _NormTracer(torch.fx.Tracer):
+    """A tracer that keeps every batch norm as one node, also those of timm with an activation."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """Return True if the module is one node of the graph."""
+        return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
+
+
+def fold_every_batch_norm(model: nn.Module) -> nn.Module:
+    """Return a copy for inference in which each batch norm directly after a convolution is folded into it.
+
+    Unlike `fold_batch_norm` this covers every network that torch.fx can trace, such as ResNets. The logits differ in
+    the last digits of float32. A network that cannot be traced is returned as `fold_batch_norm` returns it.
+    """
+    folded = fold_batch_norm(model)
+    try:
+        nodes = list(_NormTracer().trace(folded).nodes)
+    except Exception:  # torch.fx raises different types for control flow that depends on the values
+        return folded
+    modules = dict(folded.named_modules())
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    for node in nodes:
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        conv, norm = modules[str(before.target)], modules[str(node.target)]
+        once = calls[node.target] == calls[before.target] == 1
+        if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            folded.set_submodule(str(node.target), _fold_pair(conv, norm))
+    return folded
+
+
+def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
+    """Fold the norm into the convolution, in place. Return the activation of timm's norm layers, else an identity."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+    assert norm.running_mean is not None and norm.running_var is not None  # false only without running statistics
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
     conv.to(memory_format=torch.channels_last)
-    activation: nn.Module = norm.act
+    activation: nn.Module = getattr(norm, "act", None) or nn.Identity()
     return activation

@@ -63,6 +63,8 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
             _copy_verified(run_dir.fold(fold).weights, export.weights(fold), digest)
         write_json(export.config, config.to_json())
         write_json(export.facts, facts)
+        if run_dir.statistics.exists():
+            write_json(export.statistics, read_json(run_dir.statistics))
         write_text(export.card, _render_card(config, facts))
         if onnx:
             trained = load_trained(run_dir.root, device=torch.device("cpu"))
