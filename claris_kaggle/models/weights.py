@@ -6,22 +6,20 @@ Initial weights are timm's ImageNet weights, a local file, or random. Reading a 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from claris_kaggle.core.console import log_info
-from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, UsageError, first_line, name_few
+from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, first_line, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, replace_file, sha256_bytes, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir
-from claris_kaggle.models.factory import _CLASS_COUNT, _require_known
-
-_HUB_SECONDS = "10"
+from claris_kaggle.models.factory import _CLASS_COUNT
+from claris_kaggle.models.pooling import _pooling_weights
+from claris_kaggle.models.sources import _find_published
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -84,10 +82,10 @@ def find_weights(weights: str, model: str) -> Path | None:
     """Return the file of the initial weights, or None for random weights.
 
     Args:
-        weights: `none`, `imagenet` (downloaded, or from the local cache) or a path.
-        model: timm's name of the network, or `tiny`.
+        weights: `none`, `imagenet` (the published weights: downloaded, or from the local cache or folder) or a path.
+        model: name of the network, as in `create_model`.
     Raises:
-        UsageError: the file does not exist, or timm has no ImageNet weights for this network.
+        UsageError: the file does not exist, or there are no published weights of this network.
         ClarisError: the weights are not in the local cache and cannot be downloaded.
     """
     if weights == "none":
@@ -97,64 +95,66 @@ def find_weights(weights: str, model: str) -> Path | None:
         if not path.is_file():
             raise UsageError(f"--weights is {weights}: no such file", "expected imagenet, none or a file")
         return path
-    return _fetch_imagenet(model)
-
-
-def _fetch_imagenet(model: str) -> Path:
-    """Return the file of timm's ImageNet weights, from the local cache or by download."""
-    # Short timeouts: without a network connection the client would otherwise retry for minutes.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
-    import timm
-
-    config = None
-    if model != "tiny":
-        _require_known(model)
-        config = timm.models.get_pretrained_cfg(model)
-    if config is None or not config.hf_hub_id:
-        raise UsageError(
-            f"--weights imagenet: timm has no ImageNet weights for {model}", "", "Give --weights none, or a file"
-        )
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    # Hide the client's messages about retries. It sets its own log level on import, so this comes after the import.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
-    if isinstance(cached, str):
-        return Path(cached)
-    log_info(f"downloading the ImageNet weights of {model}")
-    try:
-        return Path(hf_hub_download(config.hf_hub_id, "model.safetensors"))
-    except Exception as error:  # without a network the client raises many exception types, depending on its version
-        raise ClarisError(
-            f"--weights imagenet: the weights of {model} are not cached and could not be downloaded "
-            f"({type(error).__name__})",
-            "",
-            "Use --weights none to train from scratch, or --weights FILE with downloaded weights",
-        ) from error
+    return _find_published(model)
 
 
 def load_start(model: nn.Module, path: Path) -> list[str]:
     """Load initial weights into the network. Return the names of the tensors that keep their random values.
 
-    Only the classifier may keep them, if the file has no classifier or one for another number of classes.
+    Only the classifier may keep them, if the file has no classifier or one for another number of classes. The exponent
+    of GeM keeps its initial value if the file has none. Position embeddings are interpolated to the input size.
 
     Raises:
         DataError: the file is damaged, belongs to another network, or is not a weight file.
     """
     found = {_timm_layer_name(key): value for key, value in read_weights(path).items()}
     own = model.state_dict()
+    found = _rename_last_norm(found, own)
     head = {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (_CLASS_COUNT,)}
+    optional = head | _pooling_weights(model) | {key for key in own if key.endswith("num_batches_tracked")}
+    missing, wrong = _misfits(found, own, optional)
+    if missing or wrong:
+        found = _convert_weights(model, found)
+        missing, wrong = _misfits(found, own, optional)
     skipped = sorted(key for key in head if key not in found or found[key].shape != own[key].shape)
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(key for key in own if key not in found and key not in head | counters)
-    wrong = sorted(key for key in own if key in found and key not in head and found[key].shape != own[key].shape)
     if missing or wrong:
         what = f"{len(missing)} layers missing, {len(wrong)} with another shape ({name_few(missing + wrong)})"
         raise DataError(f"{path}: {what}", "expected weights of the same network", "Check --model and --weights")
     model.load_state_dict({key: found[key] for key in own if key in found and key not in skipped}, strict=False)
     return skipped
+
+
+def _rename_last_norm(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with the name that the last norm of a vision transformer has in this network.
+
+    It is `norm` before the pooling of the class token, and `fc_norm` after other poolings.
+    """
+    for old, new in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
+        if f"{new}weight" in own.keys() - found.keys() and f"{old}weight" in found.keys() - own.keys():
+            found = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in found.items()}
+    return found
+
+
+def _misfits(found: dict[str, Tensor], own: dict[str, Tensor], optional: set[str]) -> tuple[list[str], list[str]]:
+    """Return the tensors of the network that the file lacks, and those that it has in another shape."""
+    needed = [key for key in own if key not in optional]
+    missing = sorted(key for key in needed if key not in found)
+    return missing, sorted(key for key in needed if key in found and found[key].shape != own[key].shape)
+
+
+def _convert_weights(model: nn.Module, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights after timm's own conversion for this network; unchanged if it has none or it fails.
+
+    timm names this function `checkpoint_filter_fn` in all its modules. It renames tensors of older files, and
+    interpolates position embeddings to the input size of the network.
+    """
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return found
+    try:
+        return dict(convert(dict(found), model))
+    except Exception:  # weights of another network fail in many ways; the caller names the tensors that do not fit
+        return found
 
 
 def _timm_layer_name(key: str) -> str:

@@ -21,6 +21,7 @@ from claris_kaggle.data.fold_file import Folds, read_folds, require_together, wr
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.models.factory import create_model, own_normalisation, require_side
 from claris_kaggle.models.p4m import require_symmetric
+from claris_kaggle.models.sources import canonical_name, read_architecture
 from claris_kaggle.models.weights import find_weights
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
@@ -101,14 +102,16 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
     if job.only and stored is None and job.run_dir.root.is_dir():
         _require_no_foreign_files(job.run_dir)
-    asked = apply_preset(given) if stored is None else update_config(stored, _without_auto(given))
+    asked = _choose_network(
+        apply_preset(given) if stored is None else update_config(stored, _without_auto(given)), stored
+    )
     folds = read_folds(job.fold_file)  # fast checks come before slow ones
     _choose_folds(folds, job.only)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
     weights = find_weights(asked.weights, asked.model)
     model = _new_network(asked)  # an unknown name must fail before the data is read
-    require_side(model, asked.model, asked.side)
+    require_side(model, asked.model, asked.side, asked.architecture)
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
     data = read_training(job.data, job.fold_file, job.cache)
@@ -123,6 +126,20 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     if stored is None and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
+
+
+def _choose_network(asked: TrainConfig, stored: TrainConfig | None) -> TrainConfig:
+    """Return the config with the full name of its network and the architecture of a repository or folder.
+
+    A run that resumes keeps its stored architecture, and needs neither folder nor network connection for it.
+
+    Raises:
+        ClarisError: there is no such repository or folder, or it has no network of timm.
+    """
+    name = canonical_name(asked.model)
+    if stored is not None and name == stored.model:
+        return dataclasses.replace(asked, model=name, architecture=stored.architecture)
+    return dataclasses.replace(asked, model=name, architecture=read_architecture(name))
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
@@ -147,7 +164,15 @@ def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     """
     seed = config.seed * 1000 + fold
     return create_model(
-        config.model, seed, stem=config.stem, tail=config.tail, equivariance=config.equivariance, side=config.side
+        config.model,
+        seed,
+        stem=config.stem,
+        tail=config.tail,
+        equivariance=config.equivariance,
+        side=config.side,
+        global_pool=config.global_pool,
+        dropout=config.dropout,
+        architecture=config.architecture,
     )
 
 
@@ -190,9 +215,8 @@ _DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "sched
 
 def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     """Return a one-line summary of the recipe, including the options that differ from the defaults."""
-    start = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
-        config.weights, f"weights of {config.weights}"
-    )
+    published = "its published weights" if config.architecture else "ImageNet weights"
+    start = {"imagenet": published, "none": "random weights"}.get(config.weights, f"weights of {config.weights}")
     others = [
         f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
         for item in dataclasses.fields(config)
