@@ -2,8 +2,8 @@
 
 Other packages use:
 
-- `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`, `add_config_flags`,
-  `apply_preset`, `default_batch_size`, `read_given_flags`, `require_same`, `update_config`
+- `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`,
+  `add_config_flags`, `apply_preset`, `default_batch_size`, `read_given_flags`, `require_same`, `update_config`
 - `console`: `LOGGER`, `Progress`, `Waiting`, `format_duration`, `is_speaker`, `log_info`, `messages_on_stderr`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
   `OversizeError`, `PatchError`, `RunError`, `Stopped`, `TableError`, `TrainingError`, `UsageError`,
