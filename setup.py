@@ -28,6 +28,7 @@ setup(
     package_dir={"claris_kaggle.kernel_scripts": "kernels"},
     package_data={
         "claris_kaggle": ["py.typed"],
+        "claris_kaggle.kaggle": ["plans/*.toml"],
         "claris_kaggle.reporting.templates": ["*.jinja", "*.js"],
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },

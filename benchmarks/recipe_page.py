@@ -1,4 +1,4 @@
-"""What `benchmarks.recipes` and `benchmarks.views` found, as table, plot and page."""
+"""What `benchmarks.recipes`, `benchmarks.views` and `benchmarks.pretrained` found, as table, plot and page."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from claris_kaggle.evaluation.metrics import _accuracy, auc
 
 PAGE = ROOT / "docs" / "recipes.md"
 TRAINED_ON = 960  # patches of the sample in an epoch of one fold
+PRETRAINED = KEPT / "pretrained-holdout.json"
 PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
 
 
@@ -121,6 +122,19 @@ def views_table() -> list[str]:
     return lines if figures else ["Not measured yet."]
 
 
+def pretrained_table() -> list[str]:
+    """A row for each recipe with ImageNet weights that `benchmarks.pretrained` measured, best first."""
+    rows = json.loads(PRETRAINED.read_text("utf-8")) if PRETRAINED.exists() else []
+    lines = ["| recipe | options | AUC | accuracy | AUC difference to `before` (95 %) | seeds |", "| --- " * 6 + "|"]
+    for row in sorted(rows, key=lambda one: -np.mean(one["auc"])):
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in row["changes"].items())
+        difference = row.get("AUC of the seeds' mean over the base's, 95 %")
+        gain = "{:+.4f} ({:+.4f} to {:+.4f})".format(*difference) if difference else ""
+        scores = f"{np.mean(row['auc']):.4f} | {np.mean(row['accuracy']):.4f}"
+        lines.append(f"| {row['name']} | `--preset {row['preset']} {options}` | {scores} | {gain} | {row['seeds']} |")
+    return lines if rows else ["Not measured yet."]
+
+
 def draw(found: dict[str, Gains]) -> None:
     """The differences with their intervals, as a picture."""
     import matplotlib
@@ -143,8 +157,9 @@ def write_page(out: Path) -> None:
     units, labels = read_units(), read_folds(out / "folds.csv").labels
     text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
     found = all_gains(units, labels)
-    for push_token, lines in (("{table}", table(units, labels, found)), ("{views}", views_table())):
-        text = text.replace(push_token, "\n".join(lines))
+    tables = {"{table}": table(units, labels, found), "{views}": views_table(), "{pretrained}": pretrained_table()}
+    for place, lines in tables.items():
+        text = text.replace(place, "\n".join(lines))
     PAGE.write_text(text, "utf-8")
     draw(found)
     print(PAGE.relative_to(ROOT))

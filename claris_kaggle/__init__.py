@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from claris_kaggle.ensembling.combine import combine as combine
     from claris_kaggle.ensembling.ensemble_runs import EnsembleResult as EnsembleResult
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs as ensemble_runs
+    from claris_kaggle.ensembling.pseudo_labels import PseudoSummary as PseudoSummary
+    from claris_kaggle.ensembling.pseudo_labels import make_pseudo_labels as make_pseudo_labels
     from claris_kaggle.ensembling.runs import Run as Run
     from claris_kaggle.ensembling.runs import load_run as load_run
     from claris_kaggle.ensembling.submission_file import SubmissionSummary as SubmissionSummary
@@ -86,6 +88,7 @@ PUBLIC = {
     "OverallMetrics": "evaluation.run_metrics",
     "Pack": "data.pack",
     "PredictJob": "inference.predict",
+    "PseudoSummary": "ensembling.pseudo_labels",
     "Run": "ensembling.runs",
     "RunDir": "core.paths",
     "SubmissionSummary": "ensembling.submission_file",
@@ -112,6 +115,7 @@ PUBLIC = {
     "load_trained": "inference.fold_models",
     "make_fold_file": "data.prepare",
     "make_folds": "data.fold_split",
+    "make_pseudo_labels": "ensembling.pseudo_labels",
     "predict_run": "inference.predict",
     "read_folds": "data.fold_file",
     "read_labels": "data.tables",

@@ -6,11 +6,13 @@ example:
   claris launch first --dry-run
   claris launch first
   claris launch second --per-fold --epochs 8 -- --seed 1
+  claris launch gold --plan gold --dry-run
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from claris_kaggle.cli import options
 
 if TYPE_CHECKING:
     from claris_kaggle.kaggle.launch_state import PlanSummary
+    from claris_kaggle.kaggle.plan_cost import RunsSummary
 
 HELP = "train, predict, ensemble and submit on Kaggle with one command"
 
@@ -25,6 +28,12 @@ HELP = "train, predict, ensemble and submit on Kaggle with one command"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("name", metavar="NAME", help="name of the run; kernel names contain it")
+    parser.add_argument(
+        "--plan",
+        default="",
+        metavar="PLAN",
+        help="several runs and their ensemble: starter, silver, gold, or a TOML file",
+    )
     parser.add_argument("--per-fold", action="store_true", help="one kernel per fold [one for all folds]")
     parser.add_argument("--epochs", type=options._parse_count, metavar="N", help="number of epochs [from the recipe]")
     parser.add_argument(
@@ -42,13 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Launch or resume the entry, and print the ledger's line; with --dry-run, print the plan."""
-    import json
-
     from claris_kaggle.kaggle.launch import run_launch
     from claris_kaggle.kaggle.launch_state import Plan, describe_plan, require_name
 
     options._require_session(args.time_limit)
     options._require_inputs(args)
+    if args.plan:
+        _run_plan(args)
+        return
     chosen = [] if args.epochs is None else ["--epochs", str(args.epochs)]
     plan = Plan(
         name=require_name(args.name),
@@ -63,13 +73,91 @@ def run(args: argparse.Namespace) -> None:
         _print_plan(describe_plan(plan), as_json=args.json)
         return
     entry = run_launch(plan, args.runs / plan.name, args.ledger, poll=args.poll)
-    if args.json:
+    _print_entry(plan.name, entry, as_json=args.json)
+
+
+def _run_plan(args: argparse.Namespace) -> None:
+    """Launch or resume a plan of several runs, and print the ledger's line; with --dry-run, print the plan.
+
+    Raises:
+        UsageError: the plan is invalid, or a flag is given that the plan sets for each run.
+    """
+    from claris_kaggle.core.errors import UsageError
+    from claris_kaggle.kaggle.launch_state import Plan, require_name
+    from claris_kaggle.kaggle.plan_cost import describe_runs, require_networks
+    from claris_kaggle.kaggle.plan_file import read_plan
+    from claris_kaggle.kaggle.plan_launch import run_plan
+
+    given = {
+        "--per-fold": args.per_fold,
+        "--epochs": args.epochs is not None,
+        "--weights-from": args.weights_from,
+        "flags after --": args.rest,
+    }
+    taken = [name for name, value in given.items() if value]
+    if taken:
+        hint = "Write them into a plan file of your own; docs/kaggle.md describes it"
+        raise UsageError(f"{' and '.join(taken)} with --plan", "the plan sets them for each run", hint)
+    common = Plan(
+        name=require_name(args.name),
+        parts=((),),
+        flags=(),
+        time_limit=args.time_limit,
+        datasets=tuple(args.dataset),
+        models=tuple(args.model_input),
+        **options._read_named_files(args),
+    )
+    plan = read_plan(args.plan, common)
+    require_networks(plan)
+    if args.dry_run:
+        _print_runs(describe_runs(plan), as_json=args.json)
+        return
+    entry = run_plan(plan, args.runs / plan.name, args.ledger, poll=args.poll)
+    _print_entry(plan.name, entry, as_json=args.json)
+
+
+def _print_entry(name: str, entry: Mapping[str, str], *, as_json: bool) -> None:
+    """Print the ledger's line of a launch."""
+    import json
+
+    if as_json:
         print(json.dumps(entry))
-    else:
-        scores = (
-            f"OOF AUC {entry['oof_auc']}, public {entry.get('public') or '?'}, private {entry.get('private') or '?'}"
+        return
+    scores = f"OOF AUC {entry['oof_auc']}, public {entry.get('public') or '?'}, private {entry.get('private') or '?'}"
+    print(f"{name}: submission {entry['ref']} {entry['status'].lower()}, {scores}")
+
+
+def _print_runs(summary: RunsSummary, *, as_json: bool) -> None:
+    """Print the plan of several runs as a table."""
+    import dataclasses
+    import json
+
+    if as_json:
+        print(json.dumps(dataclasses.asdict(summary)))
+        return
+    print(f"plan     {summary.plan}: {summary.description}")
+    head = ("run", "model", "size", "epochs", "folds", "kernels", "GFLOP", "hours", "week")
+    rows = [
+        (
+            *(one.run, one.model, one.resolution, one.epochs, one.folds, len(one.kernels)),
+            *(f"{one.gflop:.1f}", f"{one.hours:.1f}", one.week()),
         )
-        print(f"{plan.name}: submission {entry['ref']} {entry['status'].lower()}, {scores}")
+        for one in summary.runs
+    ]
+    widths = [max(len(str(row[column])) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        texts = (f"{row[column]:<{widths[column]}}" for column in range(2))
+        numbers = (f"{row[column]:>{widths[column]}}" for column in range(2, len(head)))
+        print("  ".join(["", *texts, *numbers]).rstrip())
+    inputs = dict.fromkeys(name for one in summary.runs for name in one.inputs)
+    print(f"inputs   {', '.join(['the competition', *inputs])}")
+    print(f"parallel {summary.at_a_time}; time limit {summary.time_limit}; then {', '.join(summary.then)}")
+    weeks = "fits into one week" if summary.weeks == 1 else f"takes {summary.weeks} weeks"
+    print(
+        f"hours    about {summary.estimated_hours} on two T4s (estimated); the quota is {summary.weekly_hours:g} a "
+        f"week: the plan {weeks}"
+    )
+    print(f"upload   {summary.upload_bytes:,} bytes, the library at {summary.commit}")
 
 
 def _print_plan(summary: PlanSummary, *, as_json: bool) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from claris_kaggle.serving.classify import ClassifyJob
 
 # Flags that a kernel passes to `claris train` itself.
-_SESSION_SETS = ("data", "folds", "run", "slides", "fold", "nproc", "cache", "time_limit")
+_SESSION_SETS = ("data", "folds", "run", "slides", "extra", "fold", "nproc", "cache", "time_limit")
+# Those of them that a file of an input can set.
+_FROM_INPUTS = ("--folds", "--slides", "--extra")
 _LEDGER = Path("submissions") / "ledger.csv"
 
 
@@ -91,11 +93,12 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --weights-from, --slides-from and --folds-from, for training kernels."""
+    """Add --weights-from, --slides-from, --folds-from and --extra-from, for training kernels."""
     files = {
         "weights": "starting weights",
         "slides": "a slide map, to keep each slide in one fold",
         "folds": "a fold file",
+        "extra": "pseudo-labels from claris pseudo, with their JSON beside them",
     }
     for name, what in files.items():
         parser.add_argument(
@@ -176,7 +179,9 @@ def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
     before, after = _parse_train_flags([]), _parse_train_flags(rest)
     taken = ["--" + name.replace("_", "-") for name in _SESSION_SETS if vars(after)[name] != vars(before)[name]]
     if taken:
-        raise UsageError(f"{', '.join(taken)} after --", "the session sets this itself", "Remove it")
+        instead = [f"{flag}-from owner/dataset/file before --" for flag in taken if flag in _FROM_INPUTS]
+        hint = f"Give {' and '.join(instead)}" if instead else "Remove it"
+        raise UsageError(f"{', '.join(taken)} after --", "the session sets this itself", hint)
     apply_preset(read_given_flags(after))
     return tuple(rest)
 
@@ -197,9 +202,11 @@ def _require_session(text: str) -> None:
 
 
 def _require_inputs(args: argparse.Namespace) -> None:
-    """Check the references of datasets and models; see `_require_references`."""
-    _require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
-    _require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
+    """Check the references of datasets and models; see `require_references`."""
+    from claris_kaggle.kaggle.kernel_source import require_references
+
+    require_references(args.dataset, "--dataset", (2, 3), "owner/slug")
+    require_references(args.model_input, "--model-input", (5,), "owner/model/framework/variation/version")
 
 
 def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
@@ -209,13 +216,12 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
         UsageError: a name is not owner/dataset/file, or the flags after -- name other weights.
     """
     from claris_kaggle.core.config import apply_preset, read_given_flags
+    from claris_kaggle.kaggle.kernel_source import require_file_name
 
-    found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from")}
+    found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from", "extra_from")}
     for name, value in found.items():
-        parts = value.split("/")
-        if value and (len(parts) < 3 or not all(parts) or {".", ".."} & {*parts}):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} {value}", "expected a name such as owner/dataset/file")
+        if value:
+            require_file_name(value, "--" + name.replace("_", "-"))
     if found["weights_from"]:
         given = read_given_flags(_parse_train_flags(args.rest))
         if "weights" in given:
@@ -223,20 +229,6 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
             raise UsageError(what, "training starts from only one of them", "Remove one of them")
         apply_preset({**given, "weights": found["weights_from"]})
     return found
-
-
-def _require_references(references: Sequence[str], flag: str, parts: Sequence[int], example: str) -> None:
-    """Check the form of input references. Kaggle runs a kernel without the inputs that it does not find.
-
-    Args:
-        parts: accepted numbers of names in a reference, joined by slashes.
-
-    Raises:
-        UsageError: a reference has another form; the message names the first.
-    """
-    for one in references:
-        if len(one.split("/")) not in parts or not all(one.split("/")):
-            raise UsageError(f"{flag} {one}", f"expected a name such as {example}")
 
 
 def _open_data(args: argparse.Namespace) -> DataDir:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from claris_kaggle.cli import options
 
 if TYPE_CHECKING:
-    from claris_kaggle.kaggle.kernel_output import Kernel
     from claris_kaggle.kaggle.kernel_source import KernelSettings
 
 HELP = "push a kernel to Kaggle"
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     again = bool(push_token)
     if not again:
         push_token = kernel_push.new_push_token(slug)
-        ref = _choose_kernel_name(args, base, push_token)
+        ref = kernel_push.choose_kernel_name(args.record, base, push_token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.build_only or Path(temporary)
         kernel_source.compose_kernel(
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
-        kernel = _push_and_record(folder, kernel, base, args.record, again=again)
+        kernel = kernel_push.push_recorded(folder, kernel, base, args.record, again=again)
     kernel_push.record_push(args.record, kernel, job=args.job, base=base)
     facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
     print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
@@ -89,12 +88,12 @@ def _read_settings(args: argparse.Namespace) -> KernelSettings:
     Raises:
         UsageError: a flag does not fit the job, or has a wrong form.
     """
-    from claris_kaggle.kaggle.kernel_source import KernelSettings
+    from claris_kaggle.kaggle.kernel_source import KernelSettings, require_references
 
     _require_training(args)
     if args.time_limit:
         options._require_session(args.time_limit)
-    options._require_references(args.input, "--input", (2, 3), "owner/slug")
+    require_references(args.input, "--input", (2, 3), "owner/slug")
     options._require_inputs(args)
     return KernelSettings(
         folds=tuple(args.fold),
@@ -107,41 +106,6 @@ def _read_settings(args: argparse.Namespace) -> KernelSettings:
     )
 
 
-def _choose_kernel_name(args: argparse.Namespace, asked: str, push_token: str) -> str:
-    """Return the kernel's owner/slug: the requested one, or another if a refused push left that one empty."""
-    from claris_kaggle.core.console import log_info
-    from claris_kaggle.kaggle import kernel_push
-
-    if asked not in kernel_push.read_empty_kernels(args.record) or kernel_push.has_version(args.record, asked):
-        return asked
-    pushes = kernel_push.read_pushes(args.record)
-    taken = [one.kernel.ref for one in pushes if one.base == asked and one.kernel.version]
-    user, slug = asked.split("/")
-    ref = taken[-1] if taken else f"{user}/{kernel_push.fresh_slug(slug, push_token)}"
-    log_info(f"{asked}: a refused push may have left an empty kernel of this name; using {ref}")
-    return ref
-
-
-def _push_and_record(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool) -> Kernel:
-    """Push the kernel, and return its version. A refused push is removed from the record.
-
-    Args:
-        asked: the requested name, without an added suffix.
-    Raises:
-        KaggleError: refused, or not confirmed.
-    """
-    from claris_kaggle.core.errors import KaggleError
-    from claris_kaggle.kaggle import kernel_push
-
-    try:
-        return kernel_push.push_kernel(folder, kernel.push_token, again=again)
-    except KaggleError as error:
-        if error.refused or error.busy:
-            empty = error.no_version and not kernel_push.has_version(record, kernel.ref)
-            kernel_push.delete_push(record, kernel.push_token, empty=asked if empty else "")
-        raise
-
-
 def _require_training(args: argparse.Namespace) -> None:
     """Reject training flags for the other kernels, which would ignore them.
 
@@ -151,7 +115,7 @@ def _require_training(args: argparse.Namespace) -> None:
     from claris_kaggle.core.errors import UsageError
 
     given = ["--fold"] * bool(args.fold) + ["flags after --"] * bool(args.rest)
-    given += [f"--{name}-from" for name in ("weights", "slides", "folds") if vars(args)[f"{name}_from"]]
+    given += [f"--{name}-from" for name in ("weights", "slides", "folds", "extra") if vars(args)[f"{name}_from"]]
     if args.job != "train" and given:
         raise UsageError(f"{' and '.join(given)} for {args.job}", "they are for train only", "Remove them")
 

@@ -61,9 +61,10 @@ def run(args: argparse.Namespace) -> None:
         return
     spread = f"{facts.min:.4g} to {facts.max:.4g}, mean {facts.mean:.4g}"
     order = "" if facts.sample_order else ", not in the sample's order (Kaggle joins by id)"
-    print(f"{path}: {facts.rows:,} rows, {spread}{order}: valid")
-    if facts.distinct == 2 < facts.rows:
-        log_info(f"{path}: only two distinct values; submit probabilities, which give a higher AUC than classes")
+    tied = f", but {facts.tied:,} rows are tied" if facts.tie_remark else ""
+    print(f"{path}: {facts.rows:,} rows, {spread}{order}: valid{tied}")
+    if facts.tie_remark:
+        log_info(f"{path}: {facts.tie_remark}")
 
 
 def _print_comparison(args: argparse.Namespace) -> None:

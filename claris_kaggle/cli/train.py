@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="slide map (a CSV with columns id,wsi); fails if a slide is in more than one fold",
     )
+    parser.add_argument(
+        "--extra", type=Path, metavar="FILE", help="pseudo-labels for a second round, see claris pseudo [none]"
+    )
     parser.add_argument("--fold", type=int, nargs="+", default=[], metavar="K", help="folds to train [all]")
     options._add_process_flags(parser)
     options._add_cache_flag(parser)
@@ -68,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
         run_dir=options._open_run(args.run),
         cache=options._choose_cache_dir(args),
         slides=args.slides,
+        extra=args.extra,
         only=tuple(args.fold),
         nproc=args.nproc,
         workers=args.workers,

@@ -35,14 +35,19 @@ _STATISTICS_TEXT = ",".join([_NUMBER] * 3) + "/" + ",".join([rf"(?=[0-9.]*[1-9])
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
 _ADDED_OPTIONS = {
-    "lr_head",
-    "layer_decay",
-    "freeze_epochs",
-    "clip_grad",
-    "resolution",
-    "global_pool",
-    "dropout",
     "architecture",
+    "clip_grad",
+    "dropout",
+    "extra_sha256",
+    "extra_weight",
+    "freeze_epochs",
+    "global_pool",
+    "layer_decay",
+    "lr_head",
+    "optimizer",
+    "resolution",
+    "swa_epochs",
+    "swa_lr",
 }
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
@@ -68,6 +73,24 @@ def default_batch_size(patches: int) -> int:
     while size > _LOWEST_BATCH_SIZE and patches < _LEAST_STEPS * size:
         size //= 2
     return size
+
+
+def default_learning_rate(steps: int) -> float:
+    """Return the default peak learning rate for fine-tuning.
+
+    A short training needs large steps; a long one loses less of the initial weights with small ones. 2e-3 was the best
+    peak for 180 steps in `docs/recipes.md`. It decreases with the square root of the number of steps, down to the range
+    of 1e-4 to 1e-3 in which published solutions of this competition train.
+
+    Args:
+        steps: number of training steps in all epochs.
+    Returns:
+        A peak learning rate from 2e-4 to 2e-3.
+
+    >>> default_learning_rate(180), default_learning_rate(13_750)
+    (0.002, 0.00023)
+    """
+    return float(f"{min(2e-3, max(2e-4, 2e-3 * (180 / steps) ** 0.5)):.2g}")
 
 
 def _flag_field(default: _FlagValue, text: str, **limits: object) -> _FlagValue:
@@ -106,7 +129,7 @@ class TrainConfig:
         choices=("auto", *_PRESETS),
     )  # fmt: skip
     epochs: int = _flag_field(6, "number of passes over the training patches", low=1)
-    lr: float = _flag_field(1e-4, "peak learning rate", low=0, high=1)
+    lr: float = _flag_field(1e-4, "peak learning rate; 0: chosen from the number of steps", low=0, high=1)
     schedule: str = _flag_field("onecycle", "learning rate schedule", choices=_SCHEDULES)
     lr_head: float = _flag_field(
         1.0, "factor for the learning rate of the classifier, which starts from random weights", low=0.01, high=1000
@@ -119,7 +142,10 @@ class TrainConfig:
     )
     freeze_epochs: int = _flag_field(0, "number of initial epochs that train only the classifier", low=0)
     clip_grad: float = _flag_field(0.0, "maximum gradient norm for clipping; 0: no clipping", low=0)
-    weight_decay: float = _flag_field(0.0, "decoupled weight decay (AdamW); 0: plain Adam", low=0, high=10)
+    optimizer: str = _flag_field("adamw", "optimizer, by timm's name: adamw, sgd, lion, lamb and others")
+    weight_decay: float = _flag_field(
+        0.0, "weight decay, decoupled with adamw; 0 with adamw: plain Adam", low=0, high=10
+    )
     geometry: str = _flag_field(
         "d4",
         "augmentation: d4 (flips and 90-degree rotations), or flips with rotations of up to 20 degrees",
@@ -166,6 +192,18 @@ class TrainConfig:
         0.0, "decay of the EMA of the weights, which is used for prediction; lower in the first steps; 0: no EMA",
         low=0, high=1,
     )  # fmt: skip
+    swa_epochs: int = _flag_field(
+        0,
+        "number of epochs after the schedule whose weights are averaged for prediction (SWA); 0: no SWA",
+        low=0,
+    )
+    # 0.1 to 0.5 in the experiments of Izmailov et al. 2018 (github.com/timgaripov/swa)
+    swa_lr: float = _flag_field(
+        0.2, "constant learning rate of the SWA epochs, as a fraction of the peak", low=0.001, high=1
+    )
+    extra_weight: float = _flag_field(
+        0.5, "weight of a pseudo-labelled patch of --extra in the loss, relative to a training patch", low=0.01, high=10
+    )
     select: str = _flag_field(
         "last", "epoch whose weights are used: last, or best by validation AUC", choices=_SELECTIONS
     )
@@ -176,6 +214,7 @@ class TrainConfig:
     weights_sha256: str = _recorded_field("SHA-256 of the file of starting weights")
     data_sha256: str = _recorded_field("digest of the training ids and labels")
     folds_sha256: str = _recorded_field("digest of the fold file's content")
+    extra_sha256: str = _recorded_field("digest of the pseudo-labels of a second round; empty for none")
 
     def __post_init__(self) -> None:
         """Validate all fields."""
@@ -259,10 +298,30 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.freeze_epochs >= config.epochs:
         found = f"--freeze-epochs is {config.freeze_epochs} and --epochs {config.epochs}"
         raise UsageError(found, "at least one epoch must train all layers", "Give fewer --freeze-epochs")
+    if config.swa_epochs:
+        _check_swa(config)
     if config.equivariance != "none" and config.weights != "none":
         found = f"--equivariance {config.equivariance} with --weights {config.weights}"
         hint = "Give --weights none, or --equivariance none"
         raise UsageError(found, "shared weights can only be trained from scratch", hint)
+
+
+def _check_swa(config: TrainConfig) -> None:
+    """Reject options that are incompatible with SWA.
+
+    Raises:
+        UsageError: names the flags.
+    """
+    found = f"--swa-epochs is {config.swa_epochs}"
+    if config.freeze_epochs + config.swa_epochs >= config.epochs:
+        found = f"{found} and --epochs {config.epochs}"
+        raise UsageError(found, "the schedule needs at least one epoch before them", "Give fewer --swa-epochs")
+    if config.ema:
+        raise UsageError(
+            f"{found} with --ema {config.ema}", "expected one kind of average", "Give --ema 0 or --swa-epochs 0"
+        )
+    if config.select != "last":
+        raise UsageError(f"{found} with --select {config.select}", "the average is complete after the last epoch")
 
 
 def _check_value(item: dataclasses.Field[object], value: Any) -> None:

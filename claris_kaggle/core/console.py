@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -24,6 +25,7 @@ _LINE_EVERY = 30.0
 # about 250 lines in twelve hours.
 _AGE_SHARE = 1 / 60
 _START_TIME = time.monotonic()
+_SILENCE_LOCK = threading.Lock()
 
 
 class _StderrHandler(logging.Handler):
@@ -54,6 +56,28 @@ def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(kept[0])
         LOGGER.propagate = kept[1]
+
+
+@contextlib.contextmanager
+def silence_native_code() -> Iterator[None]:
+    """Discard what C libraries, such as libtiff, write to the process's stderr within the context.
+
+    One thread at a time: a second one would restore the discarding stderr of the first.
+    """
+    with _SILENCE_LOCK:
+        try:
+            kept = os.dup(2)
+        except OSError:  # stderr is closed
+            yield
+            return
+        discard = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(discard, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(discard)
 
 
 def _shows_progress() -> bool:

@@ -15,7 +15,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +208,8 @@ def sha256_file(path: Path) -> str:
 def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file within the context; the operating system releases it when this process dies.
 
-    A second file next to it names the holder, because a locked file cannot be read on Windows.
+    A second file next to it names the holder, because a locked file cannot be read on Windows. If the context ends with
+    an error and nothing was written to a folder that was created for the lock, that folder is removed.
 
     Args:
         path: the lock file; its folder is created if needed.
@@ -220,6 +221,8 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     from filelock import FileLock, Timeout  # late import: takes 50 ms, and `claris --help` needs no lock
 
     holder = path.with_name(f"{path.name}.holder")
+    created = [] if wait else [one for one in (path.parent, *path.parent.parents) if not os.path.lexists(one)]
+    failed = True
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)
@@ -236,11 +239,23 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", "utf-8")
         yield
+        failed = False
     finally:
         with contextlib.suppress(OSError):  # on Windows, while another process has it open
             holder.unlink()
         _HELD_LOCKS.discard(lock)
         lock.release()
+        if failed:
+            _remove_unused_folders(path, created)
+
+
+def _remove_unused_folders(lock: Path, folders: Sequence[Path]) -> None:
+    """Remove the lock file and the folders that were created for it, innermost first, if they hold nothing else."""
+    with contextlib.suppress(OSError):
+        if folders and set(folders[0].iterdir()) <= {lock}:
+            lock.unlink(missing_ok=True)
+            for folder in folders:
+                folder.rmdir()
 
 
 def _read_holder(path: Path) -> str:

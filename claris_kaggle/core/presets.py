@@ -30,8 +30,18 @@ _PRESETS: dict[str, dict[str, object]] = {
         "color": 0.3,
         "normalise": "patches",
     },
-    # ImageNet weights need fine-tuning only, with the mean and standard deviation of their training.
-    "pretrained": {"lr": 1e-4, "color": 1.0, "normalise": "imagenet"},
+    # Published weights, fine-tuned as in the published solutions with a private score of 0.975 or more: enlarged
+    # patches, ten epochs or more, averaged weights. The peak follows from the number of steps. The EMA warms up with
+    # the steps, so that one decay suits 300 steps and 14,000.
+    "pretrained": {
+        "epochs": 10,
+        "resolution": 192,
+        "lr": 0.0,
+        "weight_decay": 0.05,
+        "ema": 0.999,
+        "color": 0.5,
+        "normalise": "model",
+    },
 }
 
 

@@ -28,7 +28,8 @@ class Batch(NamedTuple):
         turns: int64 [B], symmetries that the device must apply; empty if none.
         labels: int64 [B].
         colors, stains: float32 [B, 6], random values of the colour and stain augmentation.
-        total_weight: sum of the class weights of the whole step, over all ranks.
+        total_weight: sum of the class weights of the whole step, times the weights of its patches, over all ranks.
+        weights: float32 [B], weight of each patch in the loss besides its class weight; None if all are 1.
     """
 
     images: Tensor
@@ -37,10 +38,12 @@ class Batch(NamedTuple):
     colors: Tensor
     stains: Tensor
     total_weight: float
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on the device; the copy from pinned memory is asynchronous."""
-        return Batch._make((*(part.to(device, non_blocking=True) for part in self[:5]), self.total_weight))
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Batch._make((*(part.to(device, non_blocking=True) for part in self[:5]), self.total_weight, weights))
 
 
 class _Block(NamedTuple):
@@ -68,6 +71,23 @@ def _split_evenly(total: int, size: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
+class ExtraPatches:
+    """Patches of another pack that a fold also trains on.
+
+    Attributes:
+        pack: contains at least `ids`.
+        ids: sorted ids of the patches.
+        labels: int64 [N], in the order of `ids`.
+        weight: weight of each of them in the loss, relative to a training patch.
+    """
+
+    pack: Pack
+    ids: list[str]
+    labels: NDArray[np.int64]
+    weight: float
+
+
+@dataclass(frozen=True)
 class TrainSet:
     """The training data of a fold.
 
@@ -76,12 +96,18 @@ class TrainSet:
         ids: sorted ids of the training patches.
         labels: int64 [N], in the order of `ids`.
         class_weights: weights of label 0 and label 1 in the loss.
+        extra: patches of another pack that are also trained on; None for none.
     """
 
     pack: Pack
     ids: list[str]
     labels: NDArray[np.int64]
     class_weights: tuple[float, float] = (1.0, 1.0)
+    extra: ExtraPatches | None = None
+
+    def __len__(self) -> int:
+        """Return the number of patches of an epoch, with the extra ones."""
+        return len(self.ids) + (len(self.extra.ids) if self.extra else 0)
 
 
 class EpochBatches(Dataset[Batch]):
@@ -108,10 +134,14 @@ class EpochBatches(Dataset[Batch]):
     ) -> None:
         self.trainset, self.config, self.rank, self.world_size = trainset, config, rank, world_size
         self.turn_here = turn_here or config.geometry != "d4"
-        self.words = _draw_words(config.seed, epoch, trainset.ids)
+        extra = trainset.extra
+        self.words = _draw_words(config.seed, epoch, trainset.ids + (extra.ids if extra else []))
         self.order = np.argsort(self.words[:, _ORDER_WORD], kind="stable")
-        self.rows = trainset.pack.rows(trainset.ids)
-        self.steps = _split_evenly(len(trainset.ids), config.batch_size)
+        self.rows, self.labels = trainset.pack.rows(trainset.ids), trainset.labels
+        if extra:
+            self.rows = np.concatenate([self.rows, extra.pack.rows(extra.ids)])
+            self.labels = np.concatenate([self.labels, extra.labels])
+        self.steps = _split_evenly(len(trainset), config.batch_size)
         # Created here, so that loader processes do not import albumentations in every epoch.
         self.geometry = _Geometry(config.geometry, config.crop, turn=self.turn_here)
 
@@ -124,18 +154,37 @@ class EpochBatches(Dataset[Batch]):
         begin, end = self.steps[step]
         whole = self.order[begin:end]
         mine = whole[self.rank :: self.world_size]
-        pixels = self.trainset.pack.pixels[self.rows[mine]]
+        pixels = self._read_pixels(mine)
         words = self.words[mine]
-        labels = self.trainset.labels
-        weights = np.array(self.trainset.class_weights)
+        labels, extra = self.labels, self.trainset.extra
+        total = np.array(self.trainset.class_weights)[labels[whole]]
+        if extra:
+            total = total * np.where(self._is_extra(whole), extra.weight, 1.0)
+        weights = np.where(self._is_extra(mine), extra.weight, 1.0) if extra else None
         return Batch(
             torch.from_numpy(self.geometry(pixels, words)),
             torch.from_numpy(_turn_numbers(words)[: 0 if self.turn_here else None]),
             torch.from_numpy(labels[mine]),
             torch.from_numpy(_color_draws(words, self.config.color)),
             torch.from_numpy(_stain_draws(words, self.config.stain)),
-            float(weights[labels[whole]].sum()),
+            float(total.sum()),
+            None if weights is None else torch.from_numpy(weights.astype(np.float32)),
         )
+
+    def _is_extra(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return True for each place of an extra patch."""
+        return places >= len(self.trainset.ids)
+
+    def _read_pixels(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the patches at these places, uint8 [B, 96, 96, 3]."""
+        pack, extra = self.trainset.pack, self.trainset.extra
+        if extra is None:
+            return pack.pixels[self.rows[places]]
+        there = self._is_extra(places)
+        pixels = np.empty((len(places), *pack.pixels.shape[1:]), dtype=np.uint8)
+        for where, source in ((~there, pack), (there, extra.pack)):
+            pixels[where] = source.pixels[self.rows[places[where]]]
+        return pixels
 
 
 class PredictionBlocks(Dataset[_Block]):

@@ -17,18 +17,37 @@ from claris_kaggle.data.fold_split import make_folds
 from claris_kaggle.data.pack import Pack, _require_files, ensure_pack, open_pack, pack_folder
 from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import patch_id, read_patch
+from claris_kaggle.data.pseudo_file import _PseudoLabels, read_pseudo_file
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training patches with their labels and folds, checked against each other."""
+    """The training patches with their labels and folds, checked against each other.
+
+    Attributes:
+        folds: labels and folds of the training patches.
+        pack: the training patches.
+        pseudo: pseudo-labels of test patches; None for none.
+        test_pack: the test patches; None without pseudo-labels.
+    """
 
     folds: Folds
     pack: Pack
+    pseudo: _PseudoLabels | None = None
+    test_pack: Pack | None = None
+
+    @property
+    def extra_sha256(self) -> str:
+        """The SHA-256 of the pseudo-labels; empty for none."""
+        return self.pseudo.digest if self.pseudo else ""
+
+    def count_train(self, fold: int) -> int:
+        """Return the number of patches that fold number `fold` trains on, with its pseudo-labelled ones."""
+        return len(self.folds.train_rows(fold)) + (len(self.pseudo.rows(fold)) if self.pseudo else 0)
 
 
 def read_training(
-    data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False
+    data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False, extra: Path | None = None
 ) -> TrainingData:
     """Return labels, folds and pack of the training patches; create the pack if it does not exist.
 
@@ -38,13 +57,22 @@ def read_training(
         cache: folder of packs.
         jobs: number of reading processes; 0 uses one per core if there are many patches.
         verified: True opens the pack without verifying it, because another process has just done so.
+        extra: file of pseudo-labels; adds them and the pack of the test patches.
     Raises:
-        ClarisError: a table or patch has an error, or the fold file belongs to other data.
+        ClarisError: a table or patch has an error, or the fold file or the pseudo-labels belong to other data.
     """
     ids, labels = tables.read_labels(data.labels)
     folds = fold_files.read_folds(fold_file)
     fold_files.check_folds(folds, ids, labels, fold_file)
-    return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
+    if extra is None:
+        return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
+    test_ids = tables.read_sample(data.sample)
+    pseudo = read_pseudo_file(extra, folds, test_ids)
+    packs = [
+        get_pack(data, split, names, cache, jobs=jobs, verified=verified)
+        for split, names in (("train", ids), ("test", test_ids))
+    ]
+    return TrainingData(folds, packs[0], pseudo, packs[1])
 
 
 def get_pack(

@@ -181,12 +181,12 @@ def _empty_if_missing(text: str) -> str:
 
 
 def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDArray[np.float64]:
-    """Return the probabilities, float64 [N] in 0..1.
+    """Return the probabilities, float64 [N] in 0..1, each the number that is nearest to its text.
 
     Raises:
         TableError: a value is missing, not a number, NaN, infinite or out of range; the message says which.
     """
-    values = pd.to_numeric(pd.Series(texts, dtype=str), errors="coerce").to_numpy(np.float64)
+    values = np.array([_parse_number(text) for text in texts], dtype=np.float64)
     lowered = [text.strip().lower() for text in texts]
     empty = np.array([text == "" for text in lowered])
     nan = np.array([text in _MISSING_TEXTS for text in lowered])
@@ -202,6 +202,14 @@ def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDA
             found = f"{path}: {format_count(len(rows), 'probability', 'probabilities')} {kind} ({named})"
             raise TableError(found, "each must be a number from 0 to 1", hint)
     return values
+
+
+def _parse_number(text: str) -> float:
+    """Return the number, or NaN. The parser of pandas is off by one unit in the last place for some texts."""
+    try:
+        return float("nan") if "_" in text else float(text)
+    except ValueError:
+        return float("nan")
 
 
 def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, source: object, hint: str = "") -> None:
@@ -234,7 +242,7 @@ def digest_rows(ids: Sequence[str], *columns: Iterable[object]) -> str:
 
 
 def write_table(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
-    """Write the columns atomically as CSV; a float32 is written as the shortest text that round-trips."""
+    """Write the columns atomically as CSV; numbers are written as the shortest text that round-trips."""
     texts = {
         name: values.astype(str) if isinstance(values, np.ndarray) else [str(value) for value in values]
         for name, values in columns.items()

@@ -7,6 +7,7 @@ Other packages use:
 - `ensemble_runs`: `EnsembleResult`, `describe_run`, `ensemble_runs`
 - `ledger`: `Agreement`, `LedgerEntry`, `MIN_SCORED`, `describe_agreement`, `read_ledger`, `record_submission`,
   `sort_best_first`
+- `pseudo_labels`: `PseudoSummary`, `make_pseudo_labels`
 - `runs`: `Run`, `label_runs`, `load_run`
 - `submission_file`: `SubmissionSummary`, `check_submission`, `write_submission`
 """

@@ -76,7 +76,8 @@ def _to_space(columns: Columns, space: str) -> Columns:
     if space == "logit":
         from scipy.special import logit
 
-        return np.asarray(logit(clip_probabilities(columns)))
+        single = bool((columns.astype(np.float32) == columns).all())
+        return np.asarray(logit(clip_probabilities(columns, 2.0**-24 if single else 2.0**-53)))
     if space == "rank":
         from scipy.stats import rankdata
 

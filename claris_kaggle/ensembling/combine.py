@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import RunError, name_few
 from claris_kaggle.data.arrays import Columns, Labels, Probabilities
@@ -84,6 +83,8 @@ class EnsembleEvidence:
         methods: the nested score of each method that was tried.
         best: name of the run with the highest OOF AUC; empty for a single run.
         against_best: paired comparison of each other run with the best one, by name.
+        members: what each run adds to the plain mean: paired comparison of the mean of all runs with the mean of the
+            other runs, by name. Empty for a single run.
         correlations: Spearman's correlation of the OOF probabilities of each pair of runs, by name.
         remarks: a warning for each suspicious run, by name.
         copies: runs with the same predictions as another run, with the name of that run.
@@ -98,6 +99,7 @@ class EnsembleEvidence:
     methods: dict[str, _MethodScore]
     best: str
     against_best: dict[str, Comparison]
+    members: dict[str, Comparison]
     correlations: dict[str, dict[str, float]]
     remarks: dict[str, str]
     copies: dict[str, str]
@@ -138,7 +140,7 @@ class _Trial:
     """The nested result of one method.
 
     Attributes:
-        values: float32 [N], combined OOF probabilities, with weights fitted without the patch's fold.
+        values: float [N], combined OOF probabilities, with weights fitted without the patch's fold.
         measured: the AUC of `values` with the data for intervals and comparisons.
         score: the AUC of `values`, compared with that of the plain mean.
     """
@@ -191,19 +193,25 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
         methods={name: trial.score for name, trial in trials.items()},
         best=best,
         against_best=against_best,
+        members=_compare_without_each(kept, columns, trials["mean"].measured),
         correlations=_describe_correlations(kept),
         remarks=remarks,
         copies=copies,
         left_out=sorted(remarks) if only_sound else [],
     )
     together = replace(oof, probabilities=trials[taken].values)
-    predictions = TestPredictions(kept[0].test.ids, test.astype(np.float32))
+    predictions = TestPredictions(kept[0].test.ids, test.astype(_common_type([run.test.probabilities for run in kept])))
     return Ensemble(together, predictions, kept[0].slides, trials[taken].measured, evidence)
 
 
-def _stack_columns(columns: Sequence[NDArray[np.float32]]) -> Columns:
+def _stack_columns(columns: Sequence[Probabilities]) -> Columns:
     """Stack M columns of N values to float64 [N, M]."""
     return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
+    """Return float32 if all columns are float32, else float64."""
+    return np.result_type(*(column.dtype for column in columns))
 
 
 def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
@@ -226,8 +234,9 @@ def _try_methods(runs: Sequence[Run], columns: Columns, names: Sequence[str]) ->
     """
     trials: dict[str, _Trial] = {}
     first, oof = runs[0], runs[0].oof
+    kind = _common_type([run.oof.probabilities for run in runs])
     for name in names:
-        values = blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(np.float32)
+        values = blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(kind)
         measured = first.measured if len(runs) == 1 else measure(oof.labels, values, first.slides)
         gain = measured.compare(trials["mean"].measured if trials else measured)
         trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.doubt))
@@ -250,6 +259,22 @@ def _compare_with_best_run(runs: Sequence[Run]) -> tuple[str, dict[str, Comparis
         for run in sorted(runs, key=lambda run: run.name)
         if run is not best
     }
+
+
+def _compare_without_each(runs: Sequence[Run], columns: Columns, mean: MeasuredAuc) -> dict[str, Comparison]:
+    """Return the comparison of the mean of all runs with the mean of the other runs, for each run, by name.
+
+    Args:
+        runs: the runs.
+        columns: float64 [N, M], the OOF probabilities of the runs.
+        mean: the AUC of the mean of all runs.
+    """
+    found = {}
+    for place, run in enumerate(runs if len(runs) > 1 else []):
+        others = np.delete(columns, place, axis=1)
+        values = blending._fit_blend("mean", run.oof.labels, others).apply(others)
+        found[run.name] = mean.compare(measure(run.oof.labels, values.astype(np.float32), run.slides))
+    return dict(sorted(found.items()))
 
 
 def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:

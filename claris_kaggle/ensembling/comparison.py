@@ -67,6 +67,7 @@ class _BlendGain:
         best: name of the run with the highest OOF AUC.
         mean: OOF AUC of the mean of the runs.
         gain: paired comparison of `mean` with the best run.
+        members: paired comparison of `mean` with the mean of the other runs, for each run, by name.
         remarks: warnings about runs and their files.
     """
 
@@ -74,6 +75,7 @@ class _BlendGain:
     best: str
     mean: float
     gain: Comparison
+    members: dict[str, Comparison]
     remarks: list[str]
 
 
@@ -282,6 +284,7 @@ def _expect_blend(runs: Sequence[Run]) -> _BlendGain:
         best=best.name,
         mean=auc(best.oof.labels, together.oof.probabilities),
         gain=together.measured.compare(best.measured),
+        members=together.evidence.members,
         remarks=[f"{name}: {text}" for name, text in together.evidence.remarks.items()],
     )
 

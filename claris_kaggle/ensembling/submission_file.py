@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import TableError
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import TableError, format_count
 from claris_kaggle.core.files import replace_file, sha256_file, write_json
 from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
@@ -17,6 +18,12 @@ from claris_kaggle.evaluation.predictions import TestPredictions
 from claris_kaggle.version import __version__
 
 _SUBMISSION_COLUMNS = ("id", "label")
+# Ties are reported from this share of the rows on.
+_MOST_TIED = 0.01
+# Values with at most this many decimals count as rounded.
+_FEW_DECIMALS = 6
+# With at least this many rows per distinct value, the values are called few.
+_MANY_PER_VALUE = 20
 _SUBMISSION_HINT = "Create it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
 
 
@@ -66,6 +73,8 @@ class SubmissionSummary:
         rows: number of rows.
         min, max, mean: of the values.
         distinct: number of distinct values.
+        tied: number of rows that share their value with another row. Kaggle cannot rank them among each other.
+        tie_remark: how many rows are tied and the likely cause, if at least 1 % of the rows are tied; else empty.
         sample_order: True if the ids have the order of the sample. Kaggle joins by id, so any order is allowed.
         sha256: SHA-256 of the file.
     """
@@ -75,6 +84,8 @@ class SubmissionSummary:
     max: float
     mean: float
     distinct: int
+    tied: int
+    tie_remark: str
     sample_order: bool
     sha256: str
 
@@ -98,15 +109,57 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
         raise TableError(
             found, "a constant column scores 0.5", "Check the predictions; it may be the sample submission"
         )
+    counts = np.unique(one.values, return_counts=True)[1]
+    tied = int(counts[counts > 1].sum())
     return SubmissionSummary(
         rows=len(one.ids),
         min=float(one.values.min()),
         max=float(one.values.max()),
         mean=float(one.values.mean()),
-        distinct=len(np.unique(one.values)),
+        distinct=len(counts),
+        tied=tied,
+        tie_remark=_explain_ties(one.values, tied) if tied >= _MOST_TIED * len(one.values) else "",
         sample_order=one.ids == list(sample_ids),
         sha256=sha256_file(path),
     )
+
+
+def _explain_ties(values: NDArray[np.float64], tied: int) -> str:
+    """Return how many rows share their value with another row, and the likely cause."""
+    found = f"{tied:,} of {len(values):,} rows ({tied / len(values):.1%}) share their value with another row"
+    return f"{found}, so Kaggle cannot rank them: {_find_tie_cause(values)}"
+
+
+def _find_tie_cause(values: NDArray[np.float64]) -> str:
+    """Return the likely cause of equal values: classes, rounding, half precision or values cut off at both ends."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) == 2:
+        return "only two distinct values; submit probabilities, which give a higher AUC than classes"
+    decimals = next((digits for digits in range(_FEW_DECIMALS + 1) if (values.round(digits) == values).all()), None)
+    if decimals is not None:
+        return f"the values are rounded to {format_count(decimals, 'decimal')}; write them with all digits"
+    ends = f"{int((values == 0).sum()):,} are exactly 0 and {int((values == 1).sum()):,} exactly 1"
+    if kind := _find_short_type(values):
+        return f"every value is a number in {kind} ({ends}); apply the sigmoid or softmax in float32 or float64"
+    if values.min() == 0 or values.max() == 1:
+        return f"{ends}, from rounding or clipping; apply the sigmoid or softmax in float64, and do not clip"
+    low, high = int(counts[0]), int(counts[-1])
+    few = _MANY_PER_VALUE * len(distinct) <= len(values)
+    if not few and low + high > 2 and 2 * (low + high) >= counts[counts > 1].sum():
+        found = f"{low:,} are {distinct[0]:.6g} and {high:,} are {distinct[-1]:.6g}, the smallest and largest value"
+        return f"{found}; the values may be clipped"
+    return f"there are only {len(distinct):,} distinct values"
+
+
+def _find_short_type(values: NDArray[np.float64]) -> str:
+    """Return the name of the 16-bit floating-point type that holds all values; empty if there is none."""
+    single = values.astype(np.float32)
+    half = single.astype(np.float16)
+    if (half.astype(np.float32) == single).all() or (half.astype(str).astype(np.float64) == values).all():
+        return "half precision (fp16)"
+    if not (single.view(np.uint32) & 0xFFFF).any():
+        return "half precision (bf16)"
+    return ""
 
 
 def write_submission(
@@ -130,11 +183,13 @@ def write_submission(
         test.ids, sample_ids, path, "sample_submission.csv", "Run claris predict again with this --data folder"
     )
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
-    values = np.array([value_of[name] for name in sample_ids], dtype=np.float32)
+    values = np.array([value_of[name] for name in sample_ids], dtype=test.probabilities.dtype)
     # Both files are complete before either gets its final name.
     with replace_file(path.with_suffix(".json")) as beside, replace_file(path) as draft:
         tables.write_table(draft, dict(zip(_SUBMISSION_COLUMNS, (list(sample_ids), values), strict=True)))
         facts = check_submission(draft, sample_ids, called=path)
         record = {**asdict(facts), **about, "versions": {"claris_kaggle": __version__}}
         write_json(beside, record)
+    if facts.tie_remark:
+        log_info(f"{path}: {facts.tie_remark}")
     return record

@@ -77,24 +77,26 @@ def fit_temperature(labels: Labels, probabilities: NDArray[np.floating]) -> floa
 
 
 def apply_temperature(probabilities: NDArray[np.floating], temperature: float) -> Probabilities:
-    """Return the probabilities with logits divided by the temperature, as float32.
+    """Return the probabilities with logits divided by the temperature, as float64 if they are, else as float32.
 
     The order does not change, and different probabilities stay different.
     """
     from scipy.special import expit, logit
 
+    kind = np.float64 if np.asarray(probabilities).dtype == np.float64 else np.float32
     values, places = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
-    scaled = expit(logit(values) / temperature).astype(np.float32)
+    scaled = expit(logit(values) / temperature).astype(kind)
     return _separate_ties(scaled)[places.reshape(np.shape(probabilities))]
 
 
-def _separate_ties(values: Probabilities) -> Probabilities:
-    """Return ascending values in 0..1 with equal values moved to the next unused float32."""
+def _separate_ties(values: NDArray[np.float32] | NDArray[np.float64]) -> Probabilities:
+    """Return ascending values in 0..1 with equal values moved to the next unused number of their type."""
     rows = np.arange(len(values))
     # The bits of non-negative floats, read as integers, have the same order as the floats, without gaps.
-    bits = np.maximum.accumulate(values.view(np.int32) - rows) + rows
-    highest = np.float32(1).view(np.int32) - rows[::-1]
-    return np.minimum(bits, highest).astype(np.int32).view(np.float32)
+    whole = np.int64 if values.dtype == np.float64 else np.int32
+    bits = np.maximum.accumulate(values.view(whole).astype(np.int64) - rows) + rows
+    highest = int(np.ones(1, values.dtype).view(whole)[0]) - rows[::-1]
+    return np.minimum(bits, highest).astype(whole).view(values.dtype)
 
 
 def nested_temperature(labels: Labels, probabilities: NDArray[np.floating], fold: NDArray[np.int64]) -> Probabilities:
@@ -105,9 +107,10 @@ def nested_temperature(labels: Labels, probabilities: NDArray[np.floating], fold
         probabilities: float [N] in 0..1.
         fold: int64 [N], the fold of each patch.
     Returns:
-        float32 [N]; the order within a fold is unchanged, the order between folds may change.
+        [N] of the type of `apply_temperature`; the order within a fold is unchanged, the order between folds may
+        change.
     """
-    values = np.asarray(probabilities, dtype=np.float32)
+    values: Probabilities = np.asarray(probabilities)
     scaled = values.copy()
     for number in np.unique(fold) if len(np.unique(fold)) > 1 else []:
         inside = fold == number

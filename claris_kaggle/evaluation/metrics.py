@@ -100,9 +100,12 @@ def log_loss(labels: Labels, probabilities: Probabilities) -> float:
     return float(mean_log_loss(labels, clip_probabilities(probabilities), labels=[0, 1]))
 
 
-def clip_probabilities(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the probabilities as float64, clipped to 2^-24 .. 1 - 2^-24, so that their logarithms are finite."""
-    return np.clip(np.asarray(probabilities, dtype=np.float64), 2.0**-24, 1 - 2.0**-24)
+def clip_probabilities(probabilities: NDArray[np.floating], smallest: float = 2.0**-24) -> NDArray[np.float64]:
+    """Return the probabilities as float64, clipped to `smallest` .. 1 - `smallest`, so that logarithms are finite.
+
+    The default is the distance of 1 to the next smaller float32; that of float64 is 2^-53.
+    """
+    return np.clip(np.asarray(probabilities, dtype=np.float64), smallest, 1 - smallest)
 
 
 def _brier(labels: Labels, probabilities: Probabilities) -> float:

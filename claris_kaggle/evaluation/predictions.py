@@ -31,7 +31,7 @@ class Oof:
         ids: sorted patch ids.
         labels: int8 [N] of 0 and 1.
         fold: int64 [N], the fold of each patch.
-        probabilities: float32 [N] of label 1, in 0..1.
+        probabilities: float [N] of label 1, in 0..1; see `_narrow`.
     """
 
     ids: list[str]
@@ -46,7 +46,7 @@ class TestPredictions:
 
     Attributes:
         ids: sorted patch ids.
-        probabilities: float32 [N] of label 1, in 0..1.
+        probabilities: float [N] of label 1, in 0..1; see `_narrow`.
     """
 
     __test__ = False  # not a test class for pytest
@@ -58,7 +58,7 @@ class TestPredictions:
 def write_oof(path: Path, ids: Sequence[str], labels: Labels, fold: int, probabilities: Probabilities) -> None:
     """Write the `oof.csv` of one fold, sorted by id."""
     numbers = np.full(len(ids), fold, dtype=np.int64)
-    write_run_oof(path, Oof(list(ids), np.asarray(labels), numbers, np.asarray(probabilities, dtype=np.float32)))
+    write_run_oof(path, Oof(list(ids), np.asarray(labels), numbers, np.asarray(probabilities)))
 
 
 def write_run_oof(path: Path, oof: Oof) -> None:
@@ -71,7 +71,7 @@ def write_run_oof(path: Path, oof: Oof) -> None:
 def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> None:
     """Write test predictions to `path`, sorted by id."""
     order = tables.sort_order(ids)
-    values = np.asarray(probabilities, dtype=np.float32)[order]
+    values = np.asarray(probabilities)[order]
     tables.write_table(path, dict(zip(_TEST_COLUMNS, ([ids[row] for row in order], values), strict=True)))
 
 
@@ -86,9 +86,7 @@ def read_oof(path: Path) -> Oof:
     ids, order = _sort_checked_ids(frame["id"].tolist(), path)
     labels = tables.parse_labels(frame["label"].tolist(), path)
     fold = parse_fold_numbers(frame["fold"].tolist(), path, _PREDICTIONS_HINT)
-    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT).astype(
-        np.float32
-    )
+    probabilities = _narrow(tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT))
     return Oof(ids, labels[order], fold[order], probabilities[order])
 
 
@@ -101,10 +99,18 @@ def read_test(path: Path) -> TestPredictions:
     """
     frame = tables.read_table(path, _TEST_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
     ids, order = _sort_checked_ids(frame["id"].tolist(), path)
-    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT).astype(
-        np.float32
-    )
+    probabilities = _narrow(tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT))
     return TestPredictions(ids, probabilities[order])
+
+
+def _narrow(values: NDArray[np.float64]) -> Probabilities:
+    """Return the values as float32 if their shortest texts are the same numbers, else unchanged.
+
+    The predictions of this package are float32. Those of other tools may be float64: as float32, different values near
+    1 would become equal, and the AUC would change.
+    """
+    single = values.astype(np.float32)
+    return single if np.array_equal(single.astype(str).astype(np.float64), values) else values
 
 
 def _sort_checked_ids(ids: Sequence[str], path: Path) -> tuple[list[str], NDArray[np.int64]]:

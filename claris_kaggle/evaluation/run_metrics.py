@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from claris_kaggle.core.files import write_json
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import DataError, DiskError, name_few
+from claris_kaggle.core.files import read_json, write_json
+from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.data.fold_file import Folds
 from claris_kaggle.evaluation import metrics
 from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
@@ -145,6 +149,24 @@ def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:
     return sorted(rows, key=lambda row: (-row.log_loss, row.slide))
 
 
+def _report_mixed_folds(fold_dirs: Mapping[int, FoldDir]) -> None:
+    """Log if the folds were predicted with different views, precision or input settings."""
+    stored: dict[int, dict[str, Any]] = {}
+    for number, fold_dir in fold_dirs.items():
+        with contextlib.suppress(DataError, DiskError):
+            stored[number] = read_json(fold_dir.predictions_manifest)
+    known: dict[str, object] = next(
+        (one["input"] for one in stored.values() if one.get("input")), {}
+    )  # older files do not name it
+    ways: dict[str, list[int]] = {}
+    for number, one in stored.items():
+        settings = ", ".join(f"{name} {value}" for name, value in one.get("input", known).items())
+        ways.setdefault(f"{one.get('views')} views in {one.get('precision')}, {settings}", []).append(number)
+    if len(ways) > 1:
+        named = "; ".join(f"fold {name_few(numbers)} with {way}" for way, numbers in ways.items())
+        log_info(f"the folds were predicted in different ways ({named}); predict again to make them comparable")
+
+
 def gather_run(
     run_dir: RunDir, folds: Folds, test_ids: Sequence[str], about: Mapping[str, object]
 ) -> dict[str, object]:
@@ -162,6 +184,7 @@ def gather_run(
         TableError: a file has an error, or belongs to another fold file.
     """
     fold_dirs = {number: run_dir.fold(number) for number in range(folds.k)}
+    _report_mixed_folds(fold_dirs)
     oof = _collect_oof({number: one.oof for number, one in fold_dirs.items()}, folds)
     test = _collect_test({number: one.test for number, one in fold_dirs.items()}, test_ids)
     write_run_oof(run_dir.oof, oof)

@@ -177,7 +177,7 @@ def _predict_folds(
     move_network(model, world.device, job.cudnn)
     precision = distributed.from_main(world, _kept_precision(job, config.precision, finished))
     for fold in finished:
-        if not distributed.from_main(world, _is_predicted(job, fold, precision)):
+        if not distributed.from_main(world, _is_predicted(job, replace(config, precision=precision), fold)):
             with convert_cudnn_failures(f"fold {fold}", job.cudnn):
                 _predict_fold(job, config, data, fold, model, world, stopper)
 
@@ -193,28 +193,33 @@ def _kept_precision(job: PredictJob, precision: str, finished: list[int]) -> str
     return found.pop() if len(found) == 1 and not job.precision else precision
 
 
-def _is_predicted(job: PredictJob, fold: int, precision: str) -> bool:
-    """Return True if the fold has intact prediction files for the same weights, views, precision and test patches."""
+def _is_predicted(job: PredictJob, config: TrainConfig, fold: int) -> bool:
+    """Return True if the fold has intact prediction files made from the same weights, settings and test patches."""
     fold_dir = job.run_dir.fold(fold)
     with contextlib.suppress(DataError, DiskError):
-        if read_json(fold_dir.predictions_manifest) == _make_predictions_manifest(job, fold_dir, precision):
+        needed = _make_predictions_manifest(job, fold_dir, config)
+        stored = read_json(fold_dir.predictions_manifest)
+        if {"input": needed["input"], **stored} == needed:  # older files do not name the input
             log_info(f"fold {fold}: already predicted")
             return True
     return False
 
 
-def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, precision: str) -> dict[str, object]:
-    """Return the inputs of the fold's two prediction files, and the SHA-256 of the files.
+def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, config: TrainConfig) -> dict[str, object]:
+    """Return all that the fold's two prediction files depend on, and the SHA-256 of the files.
 
     Args:
-        precision: of the arithmetic that was used.
+        job: the inputs.
+        fold_dir: the fold.
+        config: the config of the run, with the precision of the arithmetic that was used.
     Raises:
         DiskError: one of the files does not exist.
     """
     return {
         "weights_sha256": finished_sha256(fold_dir),
         "views": job.views,
-        "precision": precision,
+        "precision": config.precision,
+        "input": {"crop": config.crop, "resolution": config.resolution, "normalise": config.normalise},
         "test_sha256": tables.digest_rows(tables.read_sample(job.data.sample)),
         "files": {path.name: sha256_file(path) for path in (fold_dir.oof, fold_dir.test)},
     }
@@ -264,7 +269,7 @@ def _predict_fold(
         fold_dir.predictions_manifest.unlink(missing_ok=True)
         predictions.write_oof(fold_dir.oof, valid_ids, data.folds.labels[rows], fold, oof)
         predictions.write_test(fold_dir.test, data.test.ids, test)
-        write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir, config.precision))
+        write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir, config))
     log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} per second, {progress.note}")
 
 

@@ -7,11 +7,14 @@ Other packages use:
 - `download`: `fetch_data`, `fetch_file`
 - `kernel_output`: `ENDED`, `Kernel`, `NOT_LISTED`, `explain_failed_session`, `explain_session_end`, `kernel_status`,
   `pull_with_retries`, `session_log`
-- `kernel_push`: `LONGEST_SESSION_TEXT`, `delete_push`, `find_pending_push`, `find_recorded_push`, `fresh_slug`,
-  `has_version`, `new_push_token`, `push_kernel`, `read_empty_kernels`, `read_pushes`, `record_push`
-- `kernel_source`: `KernelSettings`, `commit_name`, `compose_kernel`
+- `kernel_push`: `LONGEST_SESSION_TEXT`, `choose_kernel_name`, `find_pending_push`, `find_recorded_push`,
+  `new_push_token`, `push_recorded`, `record_push`
+- `kernel_source`: `KernelSettings`, `commit_name`, `compose_kernel`, `require_file_name`, `require_references`
 - `launch`: `run_launch`
 - `launch_state`: `Plan`, `PlanSummary`, `describe_plan`, `require_name`
+- `plan_cost`: `RunsSummary`, `describe_runs`, `require_networks`
+- `plan_file`: `read_plan`
+- `plan_launch`: `run_plan`
 - `session`: `FAILED`, `run_session`
 - `session_progress`: `follow_session`
 - `submit`: `LONGEST_WAIT`, `submit_file`

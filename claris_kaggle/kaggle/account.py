@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,16 +135,19 @@ def _describe_probe_machine(machine: _Machine) -> list[Finding]:
     return findings
 
 
-def _prepare_account(launch: _Launch) -> None:
+def _prepare_account(*launches: _Launch) -> None:
     """Log the GPU hours that are left, and whether the parts that are not pushed yet fit into them.
+
+    Args:
+        launches: one or more launches of the same account.
 
     Raises:
         KaggleError: the account has no GPU hours at all, or its token has expired.
     """
-    parts = tuple(launch.plan.parts[part] for part in range(len(launch.rounds)) if launch.needs_push(part))
-    if parts:
-        _require_quota(dataclasses.replace(launch.plan, parts=parts).hours())
-        _suggest_probe(launch.user)
+    hours = sum(launch.hours_to_push() for launch in launches)
+    if hours:
+        _require_quota(hours)
+        _suggest_probe(launches[0].user)
 
 
 def _suggest_probe(user: str) -> None:

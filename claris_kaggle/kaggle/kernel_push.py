@@ -58,16 +58,16 @@ def new_push_token(name: str) -> str:
     return f"{name}-{secrets.token_hex(6)}"
 
 
-def fresh_slug(slug: str, push_token: str) -> str:
+def _fresh_slug(slug: str, push_token: str) -> str:
     """Return an unused slug: the given one and the end of the push token.
 
-    >>> fresh_slug("claris-train", "claris-train-0123456789ab")
+    >>> _fresh_slug("claris-train", "claris-train-0123456789ab")
     'claris-train-89ab'
     """
     return f"{slug[: _LONGEST_SLUG - 5].rstrip('-')}-{push_token[-4:]}"
 
 
-def push_kernel(folder: Path, push_token: str, *, again: bool = False, optional: Sequence[str] = ()) -> Kernel:
+def _push_kernel(folder: Path, push_token: str, *, again: bool = False, optional: Sequence[str] = ()) -> Kernel:
     """Push the composed kernel, and return the version that Kaggle created.
 
     Args:
@@ -201,6 +201,11 @@ def _explain_refusal(ref: str, reason: str) -> KaggleError:
     return KaggleError(found, "", hint, busy=busy, refused=not busy, no_version=True)
 
 
+def _is_quota_used(error: KaggleError) -> bool:
+    """Return True if Kaggle refused a push because the GPU hours of the week are used up."""
+    return error.refused and "quota" in error.found.lower()
+
+
 def _is_name_trouble(error: KaggleError) -> bool:
     """Return True if a push under another name may succeed."""
     return error.status == api._CONFLICT or _EMPTY_KERNEL in error.found.lower()
@@ -275,10 +280,10 @@ def record_push(path: Path, kernel: Kernel, **about: object) -> None:
     entry = {**kernel.to_json(), **about}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         known = [one for one in _read_entries(path) if one["mark"] != kernel.push_token]
-        write_json(path, {"kernels": [*known, entry], "empty": read_empty_kernels(path)})
+        write_json(path, {"kernels": [*known, entry], "empty": _read_empty_kernels(path)})
 
 
-def delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
+def _delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
     """Remove a refused push from the record.
 
     Args:
@@ -288,7 +293,7 @@ def delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
     """
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         known = [one for one in _read_entries(path) if one["mark"] != push_token]
-        write_json(path, {"kernels": known, "empty": sorted({*read_empty_kernels(path), *([empty] if empty else [])})})
+        write_json(path, {"kernels": known, "empty": sorted({*_read_empty_kernels(path), *([empty] if empty else [])})})
 
 
 def _read_entries(path: Path) -> list[dict[str, object]]:
@@ -296,24 +301,62 @@ def _read_entries(path: Path) -> list[dict[str, object]]:
     return list(read_json(path)["kernels"]) if path.exists() else []
 
 
-def read_pushes(path: Path) -> Sequence[_RecordedPush]:
+def _read_pushes(path: Path) -> Sequence[_RecordedPush]:
     """Return the recorded pushes, newest last. Version 0 means that Kaggle has not confirmed the push."""
     return [_RecordedPush.from_json(one) for one in _read_entries(path)]
 
 
-def read_empty_kernels(path: Path) -> Sequence[str]:
+def _read_empty_kernels(path: Path) -> Sequence[str]:
     """Return the kernels (owner/slug) that a refused first push may have left empty."""
     return list(read_json(path).get("empty", [])) if path.exists() else []
 
 
-def has_version(path: Path, ref: str) -> bool:
+def _has_version(path: Path, ref: str) -> bool:
     """Return True if the record has a confirmed push of this kernel."""
-    return any(one.kernel.ref == ref and one.kernel.version for one in read_pushes(path))
+    return any(one.kernel.ref == ref and one.kernel.version for one in _read_pushes(path))
+
+
+def choose_kernel_name(record: Path, asked: str, push_token: str) -> str:
+    """Return the kernel's owner/slug: the requested one, or another if a refused push left that one empty.
+
+    Args:
+        record: the record of pushes.
+        asked: the requested owner/slug.
+        push_token: of the push.
+    """
+    if asked not in _read_empty_kernels(record) or _has_version(record, asked):
+        return asked
+    taken = [one.kernel.ref for one in _read_pushes(record) if one.base == asked and one.kernel.version]
+    user, slug = asked.split("/")
+    ref = taken[-1] if taken else f"{user}/{_fresh_slug(slug, push_token)}"
+    log_info(f"{asked}: a refused push may have left an empty kernel of this name; using {ref}")
+    return ref
+
+
+def push_recorded(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool) -> Kernel:
+    """Push a kernel that is in the record, and return its version. A refused push is removed from the record.
+
+    Args:
+        folder: holds the script and its metadata.
+        kernel: as recorded before the push.
+        asked: the requested name, without an added suffix.
+        record: the record of pushes.
+        again: as in `_push_kernel`.
+    Raises:
+        KaggleError: refused, or not confirmed.
+    """
+    try:
+        return _push_kernel(folder, kernel.push_token, again=again)
+    except KaggleError as error:
+        if error.refused or error.busy:
+            empty = error.no_version and not _has_version(record, kernel.ref)
+            _delete_push(record, kernel.push_token, empty=asked if empty else "")
+        raise
 
 
 def find_pending_push(path: Path, asked: Mapping[str, object]) -> tuple[str, str]:
     """Return push token and name of the newest push if it is unconfirmed and asked for the same; else empty strings."""
-    fitting = [one for one in read_pushes(path) if asked["ref"] in (one.kernel.ref, one.asked.get("ref"))]
+    fitting = [one for one in _read_pushes(path) if asked["ref"] in (one.kernel.ref, one.asked.get("ref"))]
     same = bool(fitting) and not fitting[-1].kernel.version and fitting[-1].asked == asked
     return (fitting[-1].kernel.push_token, fitting[-1].kernel.ref) if same else ("", "")
 
@@ -324,7 +367,7 @@ def find_recorded_push(path: Path, ref: str = "") -> Kernel:
     Raises:
         UsageError: there is none, or it did not reach Kaggle.
     """
-    fitting = [one for one in read_pushes(path) if ref in ("", one.kernel.ref, one.kernel.ref.split("/")[-1])]
+    fitting = [one for one in _read_pushes(path) if ref in ("", one.kernel.ref, one.kernel.ref.split("/")[-1])]
     if not fitting:
         what = f"no push of {ref}" if ref else "no push"
         hint = "Give the --record of that push, or push first: claris push train"

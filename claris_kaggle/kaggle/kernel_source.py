@@ -40,7 +40,7 @@ class KernelSettings(_FileSettings):
         inputs: kernels (owner/slug) whose output is an input.
         datasets, models: further inputs.
         weights_from: starting weights as owner/dataset/file, or a file of one of the other inputs. An input that is
-            not among those is attached as a dataset. `slides_from` and `folds_from` likewise.
+            not among those is attached as a dataset. `slides_from`, `folds_from` and `extra_from` likewise.
     """
 
     folds: tuple[int, ...] = ()
@@ -54,6 +54,37 @@ class KernelSettings(_FileSettings):
         """Return the settings as they read back from JSON."""
         values = asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def require_references(references: Sequence[str], label: str, parts: Sequence[int], example: str) -> None:
+    """Check the form of input references. Kaggle runs a kernel without the inputs that it does not find.
+
+    Args:
+        references: of datasets, kernels or models.
+        label: names their origin in messages.
+        parts: accepted numbers of names in a reference, joined by slashes.
+        example: of a reference.
+
+    Raises:
+        UsageError: a reference has another form; the message names the first.
+    """
+    for one in references:
+        if len(one.split("/")) not in parts or not all(one.split("/")):
+            raise UsageError(f"{label} {one}", f"expected a name such as {example}")
+
+
+def require_file_name(name: str, label: str) -> None:
+    """Check the form of the name of an input file.
+
+    Args:
+        name: of the file.
+        label: names its origin in messages.
+    Raises:
+        UsageError: it is not owner/dataset/file.
+    """
+    parts = name.split("/")
+    if len(parts) < 3 or not all(parts) or {".", ".."} & {*parts}:
+        raise UsageError(f"{label} {name}", "expected a name such as owner/dataset/file")
 
 
 def _find_templates() -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from claris_kaggle.core.console import Waiting, format_duration, log_info
-from claris_kaggle.core.errors import KaggleError
+from claris_kaggle.core.errors import KaggleError, RunError
 from claris_kaggle.core.files import hold_lock, read_json
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
@@ -29,7 +29,7 @@ from claris_kaggle.kaggle.kernel_output import (
 )
 from claris_kaggle.kaggle.kernel_push import new_push_token
 from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
-from claris_kaggle.kaggle.launch_state import _MOST_SESSIONS, Plan, _Launch, _Round
+from claris_kaggle.kaggle.launch_state import _MOST_SESSIONS, _PLAN_FILE, Plan, _Launch, _Queue, _Round
 from claris_kaggle.kaggle.manifest import _merge_runs
 from claris_kaggle.kaggle.session import _STOPPED, FAILED
 from claris_kaggle.kaggle.session_progress import _ProgressReader
@@ -56,17 +56,34 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
         ClarisError: a session failed, Kaggle refused, or another plan was started under this name.
     """
     with hold_lock(root / ".lock"):
-        launch = _Launch(root, plan, _was_accepted)
-        launch.poll = poll
-        if not launch.user:
-            launch.user = api.find_user()
-            launch.save()
-        _remove_partial_pulls(root)
-        _schedule_retries(launch)
+        if (root / _PLAN_FILE).exists():
+            source = read_json(root / _PLAN_FILE)["plan"]
+            raise RunError(f"{root}: started with --plan {source}", "", "Give the same --plan, or another NAME")
+        launch = _open_launch(root, plan)
+        launch.queue.poll = poll
         account._prepare_account(launch)
-        _train_parts(launch, poll)
+        _train_parts(launch.queue)
         submission, sample_ids = _build_submission(launch)
         return submit_file(submission, sample_ids, ledger, poll=min(poll, 30.0))
+
+
+def _open_launch(root: Path, plan: Plan, user: str = "") -> _Launch:
+    """Return the launch in this folder, ready to continue: failed sessions have their next round.
+
+    Args:
+        root: folder of the launch.
+        plan: what to launch.
+        user: name of the account; empty to ask Kaggle at the first start.
+    Raises:
+        ClarisError: Kaggle refused, or another plan was started under this name.
+    """
+    launch = _Launch(root, plan, _was_accepted)
+    if not launch.user:
+        launch.user = user or api.find_user()
+        launch.save()
+    _remove_partial_pulls(root)
+    _schedule_retries(launch)
+    return launch
 
 
 def _remove_partial_pulls(root: Path) -> None:
@@ -109,38 +126,45 @@ def _plan_retry(launch: _Launch, number: int) -> _Round:
 def _rename_round(launch: _Launch, number: int, one: _Round) -> None:
     """Give the round an unused slug. A refused first push can leave an empty kernel under its slug."""
     slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
-    one.ref = f"{launch.user}/{kernel_push.fresh_slug(slug, one.push_token)}"
+    one.ref = f"{launch.user}/{kernel_push._fresh_slug(slug, one.push_token)}"
 
 
-def _train_parts(launch: _Launch, poll: float) -> None:
+def _train_parts(queue: _Queue) -> None:
     """Push the training kernels, two at a time, until every part is complete and pulled.
 
     Raises:
-        KaggleError: a session failed. The other parts are trained first.
+        KaggleError: a session failed, or the week's hours are used up. The other sessions are pulled first.
     """
-    failed: dict[int, KaggleError] = {}
+    failed: dict[tuple[str, int], KaggleError] = {}
     shown, reader = "", _ProgressReader()
 
-    def left() -> list[int]:
-        return [part for part in range(len(launch.rounds)) if part not in failed and not launch.complete(part)]
+    def left() -> list[tuple[_Launch, int]]:
+        parts = [(launch, part) for launch in queue.launches for part in range(len(launch.rounds))]
+        return [
+            (launch, part)
+            for launch, part in parts
+            if (launch.plan.name, part) not in failed and not launch.complete(part)
+            if not (queue.used_up and launch.needs_push(part))
+        ]
 
     with Waiting() as waiting:
         while left():
-            for part in left():
+            for launch, part in left():
                 error = _step_part_with_retries(launch, part)
                 if error is not None:
-                    failed[part] = error
-            table = _format_status(launch)
+                    failed[launch.plan.name, part] = error
+            table = "\n".join(map(_format_status, queue.launches))
             if table != shown:
                 log_info(table)
                 shown = table
             if left():
-                waiting.show(_describe_wait(launch, reader))
-                time.sleep(poll)
-    for error in list(failed.values())[1:]:
+                waiting.show(_describe_wait(queue, reader))
+                time.sleep(queue.poll)
+    errors = [*filter(None, [queue.used_up]), *failed.values()]
+    for error in errors[1:]:
         log_info(error.found)
-    if failed:
-        raise next(iter(failed.values()))
+    if errors:
+        raise errors[0]
 
 
 def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
@@ -157,21 +181,24 @@ def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
         one = launch.rounds[part][-1]
         if one.version and one.outcome == FAILED:
             return error
+        if len(launch.queue.launches) > 1 and kernel_push._is_quota_used(error):
+            launch.queue.used_up = error
+            return None
         if not error.passing or time.time() - one.began > _PATIENCE:
             raise
         log_info(f"{one.ref}: {error.found}; checking again later")
     return None
 
 
-def _describe_wait(launch: _Launch, reader: _ProgressReader) -> str:
+def _describe_wait(queue: _Queue, reader: _ProgressReader) -> str:
     """Return the progress of the running sessions from their logs, and the estimated time left for the plan."""
-    now = time.time()
-    running = [rounds[-1] for rounds in launch.rounds if rounds and rounds[-1].running and rounds[-1].version]
+    now, parts = time.time(), [rounds for launch in queue.launches for rounds in launch.rounds]
+    running = [rounds[-1] for rounds in parts if rounds and rounds[-1].running and rounds[-1].version]
     times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
-    spent = sum((one.ended or now) - one.began for rounds in launch.rounds for one in rounds if one.version)
-    left = (3600 * launch.plan.hours() - spent) / max(len(running), 1)
+    spent = sum((one.ended or now) - one.began for rounds in parts for one in rounds if one.version)
+    left = (3600 * queue.total_hours() - spent) / max(len(running), 1)
     guess = f"about {format_duration(left)} left" if left > 0 else "longer than estimated"
-    return f"{launch.plan.name}: {times or 'waiting for a free session'}; {guess}"
+    return f"{queue.name}: {times or 'waiting for a free session'}; {guess}"
 
 
 def _format_aucs(folder: Path) -> str:
@@ -190,7 +217,7 @@ def _step_part(launch: _Launch, part: int) -> None:
     if launch.complete(part):
         return
     if not rounds or not rounds[-1].running:
-        if launch.active() >= _MOST_SESSIONS:
+        if launch.queue.active() >= _MOST_SESSIONS or launch.queue.used_up:
             return
         if len(rounds) >= _MOST_ROUNDS:
             raise KaggleError(f"{rounds[-1].ref}: not finished after {len(rounds)} sessions", "", "See its log")
@@ -209,7 +236,7 @@ def _push_part(launch: _Launch, part: int) -> None:
         KaggleError: refused, or accepted without one of its inputs. The round has then failed.
     """
     one, plan = launch.rounds[part][-1], launch.plan
-    if time.time() < launch.hold:
+    if time.time() < launch.queue.hold or launch.queue.used_up:
         return
     slug = one.ref.split("/")[1]
     folder = launch.root / "kernels" / slug
@@ -227,32 +254,32 @@ def _push_part(launch: _Launch, part: int) -> None:
     again, one.tried = one.tried, True
     launch.save()
     try:
-        kernel = kernel_push.push_kernel(folder, one.push_token, again=again, optional=inputs)
+        kernel = kernel_push._push_kernel(folder, one.push_token, again=again, optional=inputs)
     except KaggleError as error:
         if error.busy or error.refused:
             _record_refusal(launch, part, error)
         if (error.busy or error.refused) and one.running:
             return  # to be pushed again
         raise
-    kernel_push.record_push(launch.root.parent / kernel_push._PUSH_RECORD, kernel, job="train")
+    kernel_push.record_push(launch.queue.records / kernel_push._PUSH_RECORD, kernel, job="train")
     one.version, one.began, one.limit = kernel.version, time.time(), kernel.limit
-    launch.busy, launch.hold = 0, 0.0
+    launch.queue.busy, launch.queue.hold = 0, 0.0
     launch.save()
 
 
 def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
     """Record that the round's push was refused. A temporary refusal is retried later, any other ends the round."""
-    one = launch.rounds[part][-1]
+    one, queue = launch.rounds[part][-1], launch.queue
     known = any(other.version for other in launch.rounds[part] if other.ref == one.ref)
     one.empty = error.no_version and not known
-    if kernel_push._is_name_trouble(error) and launch.renamed < _MOST_NAMES:
-        launch.renamed += 1
+    if kernel_push._is_name_trouble(error) and queue.renamed < _MOST_NAMES:
+        queue.renamed += 1
         one.push_token, one.tried = new_push_token(launch.plan.name), False
         _rename_round(launch, part, one)
         log_info(f"{error.found}; using the name {one.ref}")
     elif error.busy and time.time() - one.began <= _PATIENCE:
-        pause = min(launch.poll * 2**launch.busy, _LONGEST_HOLD)
-        launch.busy, launch.hold = launch.busy + 1, time.time() + pause
+        pause = min(queue.poll * 2**queue.busy, _LONGEST_HOLD)
+        queue.busy, queue.hold = queue.busy + 1, time.time() + pause
         log_info(f"{one.ref}: {error.found}; pushing again in {format_duration(pause)}")
         # A version that was saved all the same never runs: it must not be found by its push token.
         one.push_token, one.tried = new_push_token(launch.plan.name), False
@@ -273,7 +300,7 @@ def _poll_session(launch: _Launch, part: int) -> None:
     one.status, message = kernel_status(one.kernel())
     if one.status in kernel_output.ENDED:
         one.ended, one.looks = one.ended or time.time(), one.looks + 1
-        launch.hold = 0.0  # a session is free
+        launch.queue.hold = 0.0  # a session is free
         launch.save()
         if one.status == "COMPLETE":
             _pull_complete(launch, part)
@@ -349,18 +376,33 @@ def _count_views(run_dir: RunDir) -> object:
     return read_json(manifest).get("views") if manifest.exists() else None
 
 
+def _fetch_sample(root: Path) -> tuple[DataDir, Sequence[str]]:
+    """Return the folder with the sample submission, downloaded once, and the ids in it."""
+    data = DataDir(root / "sample")
+    if not data.sample.exists():
+        fetch_file(data.sample.name, data.root)
+    return data, tables.read_sample(data.sample)
+
+
+def _gather_parts(launch: _Launch, run_dir: RunDir, sample_ids: Sequence[str]) -> None:
+    """Merge the pulled parts of a launch into one run with the predictions and metrics of all its folds.
+
+    Raises:
+        ClarisError: the parts belong to different runs, or lack predictions.
+    """
+    _merge_runs([RunDir(launch.folder(part) / "run") for part in range(len(launch.plan.parts))], run_dir)
+    gather_run(run_dir, read_folds(run_dir.folds), sample_ids, {"views": _count_views(run_dir)})
+
+
 def _build_submission(launch: _Launch) -> tuple[Path, Sequence[str]]:
     """Merge the parts into one run, write its checked submission, and return its path and the sample's ids.
 
     Raises:
         ClarisError: the parts belong to different runs, or the predictions are not a valid submission.
     """
-    run_dir, data = RunDir(launch.root / "run"), DataDir(launch.root / "sample")
-    _merge_runs([RunDir(launch.folder(part) / "run") for part in range(len(launch.plan.parts))], run_dir)
-    if not data.sample.exists():
-        fetch_file(data.sample.name, data.root)
-    sample_ids = tables.read_sample(data.sample)
-    gather_run(run_dir, read_folds(run_dir.folds), sample_ids, {"views": _count_views(run_dir)})
+    run_dir = RunDir(launch.root / "run")
+    data, sample_ids = _fetch_sample(launch.root)
+    _gather_parts(launch, run_dir, sample_ids)
     submission = launch.root / "submission.csv"
     result = ensemble_runs([run_dir], data, submission)
     log_info(f"{submission}: OOF AUC {result.oof.auc:.4f}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from claris_kaggle.core.config import TrainConfig, add_config_flags, apply_preset, read_given_flags
-from claris_kaggle.core.errors import RunError, UsageError
+from claris_kaggle.core.errors import KaggleError, RunError, UsageError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle.kernel_output import Kernel
 from claris_kaggle.kaggle.kernel_source import _build_bundle, commit_name
@@ -21,6 +21,7 @@ from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
 from claris_kaggle.kaggle.session_inputs import _FileSettings
 
 _MOST_SESSIONS = 2
+_STATE_FILE, _PLAN_FILE = "launch.json", "plan.json"
 _FOLDS = 5
 # Estimates, not measured on Kaggle yet: an epoch of 176,020 patches at the middle of the 1,450 to 2,900
 # images/s expected of two T4s, plus OOF and test with eight views at 4,600 to 9,200.
@@ -37,7 +38,7 @@ class Plan(_FileSettings):
         flags: flags for `claris train`.
         time_limit: of each session, such as 11h20m.
         datasets, models: inputs of the training kernels besides the competition.
-        weights_from, slides_from, folds_from: input files, as owner/dataset/file; see `compose_kernel`.
+        weights_from, slides_from, folds_from, extra_from: input files, as owner/dataset/file; see `compose_kernel`.
     """
 
     name: str
@@ -54,16 +55,20 @@ class Plan(_FileSettings):
 
     def hours(self) -> float:
         """Return the estimated hours on two T4 GPUs."""
-        epochs = self._config().epochs
+        epochs = self.config().epochs
         trained = sum(len(part) or _FOLDS for part in self.parts)
         return trained * (epochs * _EPOCH_HOURS + _PREDICT_HOURS) + len(self.parts) * _PACK_HOURS
 
-    def _config(self) -> TrainConfig:
+    def config(self) -> TrainConfig:
         """Return the recipe that the sessions train by."""
         parser = argparse.ArgumentParser(add_help=False)
         add_config_flags(parser)
         given = read_given_flags(parser.parse_known_args(self.flags)[0])
         return apply_preset({**given, "weights": self.weights_from} if self.weights_from else given)
+
+    def inputs(self) -> list[str]:
+        """Return all inputs besides the competition."""
+        return [*self.datasets, *self.models, *filter(None, self.named_files.values())]
 
     def slug(self, number: int, round_number: int) -> str:
         """Return the kernel's slug. Every round has its own, so that its output can be the next round's input."""
@@ -131,6 +136,41 @@ class _Round:
         )
 
 
+@dataclass
+class _Queue:
+    """The launches that share Kaggle's limit of sessions, and the state of their pushes.
+
+    Attributes:
+        name: name of the whole launch.
+        launches: in the order in which they start.
+        records: folder of the record of pushes.
+        hours: returns the estimated GPU hours of a plan.
+        poll: seconds between two polls.
+        busy: consecutive refusals because of other sessions.
+        hold: no push before this time.
+        renamed: pushes whose slug was not available.
+        used_up: the refusal that said that the week's hours are used up. Nothing is pushed after it.
+    """
+
+    name: str
+    launches: list[_Launch]
+    records: Path
+    hours: Callable[[Plan], float] = Plan.hours
+    poll: float = 60.0
+    busy: int = 0
+    hold: float = 0.0
+    renamed: int = 0
+    used_up: KaggleError | None = None
+
+    def active(self) -> int:
+        """Return the number of sessions that may be running."""
+        return sum(one.active() for one in self.launches)
+
+    def total_hours(self) -> float:
+        """Return the estimated GPU hours of all launches."""
+        return sum(self.hours(one.plan) for one in self.launches)
+
+
 class _Launch:
     """The state of a launch, saved to disk after every change.
 
@@ -143,11 +183,8 @@ class _Launch:
     """
 
     def __init__(self, root: Path, plan: Plan, taken: Callable[[_Round], bool] = lambda one: True) -> None:
-        self.root, self.plan, self.path = root, plan, root / "launch.json"
-        self.busy = 0  # consecutive refusals because of other sessions
-        self.hold = 0.0  # no push before this time
-        self.renamed = 0  # pushes whose slug was not available
-        self.poll = 60.0  # seconds between two polls
+        self.root, self.plan, self.path = root, plan, root / _STATE_FILE
+        self.queue = _Queue(plan.name, [self], root.parent)
         self.user = ""
         self.rounds: list[list[_Round]] = [[] for _ in plan.parts]
         if self.path.exists():
@@ -181,6 +218,11 @@ class _Launch:
         """Return True if the part is not complete and no session of it may still be running on Kaggle."""
         rounds = self.rounds[part]
         return not self.complete(part) and not (rounds and rounds[-1].running and rounds[-1].version)
+
+    def hours_to_push(self) -> float:
+        """Return the estimated GPU hours of the parts that are not pushed yet; 0 if there are none."""
+        parts = tuple(self.plan.parts[part] for part in range(len(self.rounds)) if self.needs_push(part))
+        return self.queue.hours(dataclasses.replace(self.plan, parts=parts)) if parts else 0.0
 
     def active(self) -> int:
         """Return the number of sessions that may be running."""
@@ -238,12 +280,17 @@ def describe_plan(plan: Plan) -> PlanSummary:
         ],
         flags=plan.flags,
         time_limit=plan.time_limit,
-        inputs=[*plan.datasets, *plan.models, *filter(None, plan.named_files.values())],
+        inputs=plan.inputs(),
         at_a_time=min(_MOST_SESSIONS, len(plan.parts)),
         estimated_hours=round(plan.hours(), 1),
-        upload_bytes=len(plan.parts) * (4 * -(-len(_build_bundle()) // 3) + 1000),
+        upload_bytes=len(plan.parts) * _script_bytes(),
         commit=commit_name(),
     )
+
+
+def _script_bytes() -> int:
+    """Return the approximate size of a kernel's script: the library in base64, and the rest."""
+    return 4 * -(-len(_build_bundle()) // 3) + 1000
 
 
 def require_name(name: str) -> str:

@@ -114,7 +114,7 @@ def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
     log_info(f"pushing the private kernel {ref}; it is deleted at the end")
     with _timed(probe, "push") as done:
         probe.ref = ref  # from here on there may be a kernel to delete
-        kernel = kernel_push.push_kernel(folder / "script", push_token)
+        kernel = kernel_push._push_kernel(folder / "script", push_token)
         done(f"version {kernel.version}")
     with _timed(probe, "status") as done:
         done(_wait_for_end(kernel, poll))

@@ -50,7 +50,7 @@ class _Settings(_FileSettings):
         folds: numbers of the folds to train; empty for all.
         flags: flags for `claris train`.
         gpus: number of GPUs of the session.
-        weights_from, slides_from, folds_from: input files, as owner/dataset/file; see `compose_kernel`.
+        weights_from, slides_from, folds_from, extra_from: input files, as owner/dataset/file; see `compose_kernel`.
     """
 
     job: str
@@ -253,10 +253,11 @@ def _run_train_job(session: _Session, settings: _Settings) -> str:
         fold_file = session.temporary / "folds.csv"
         _run_required_claris("folds", *packs, "--out", fold_file, *slides)
     weights = ["--weights", named.weights] if named.weights else []
+    extra = ["--extra", named.extra] if named.extra else []
     folds = ["--fold", *settings.folds] if settings.folds else []
     code = _run_watched(
         session, settings, "train", *packs, "--folds", fold_file, "--run", run_dir.root, "--nproc", processes,
-        "--time-limit", session.left(), "--rates", *folds, *slides, *settings.flags, *weights,
+        "--time-limit", session.left(), "--rates", *folds, *slides, *extra, *settings.flags, *weights,
     )  # fmt: skip
     if code == 3:
         return _STOPPED

@@ -18,7 +18,7 @@ _SEARCHED_DEPTH = 8
 _MOUNTS: tuple[tuple[str, ...], ...] = (("datasets",), ("notebooks",), ("models",), ())
 _DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
 _LISTED = 12
-_LIKELY = ("*.safetensors", "*.pth", "slides.csv", "patch_id_wsi*.csv", "folds.csv")
+_LIKELY = ("*.safetensors", "*.pth", "slides.csv", "patch_id_wsi*.csv", "folds.csv", "pseudo*.csv")
 
 
 def _walk_inputs(root: Path) -> list[tuple[Path, set[str]]]:
@@ -51,6 +51,7 @@ class _NamedFiles:
     weights: Path | None = None
     slides: Path | None = None
     folds: Path | None = None
+    extra: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +59,30 @@ class _FileSettings:
     """The settings that name the only files that a session reads from its inputs.
 
     Attributes:
-        weights_from, slides_from, folds_from: starting weights, slide map and fold file as owner/dataset/file, or a
-            file of another input; empty for none.
+        weights_from, slides_from, folds_from, extra_from: starting weights, slide map, fold file and pseudo-labels as
+            owner/dataset/file, or a file of another input; empty for none.
     """
 
     weights_from: str = ""
     slides_from: str = ""
     folds_from: str = ""
+    extra_from: str = ""
 
     @property
     def named_files(self) -> dict[str, str]:
-        """The values of the three settings, by their names."""
-        return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from")}
+        """The values of the four settings, by their names."""
+        return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from", "extra_from")}
 
 
-def _find_named_files(root: Path, *, weights_from: str, slides_from: str, folds_from: str) -> _NamedFiles:
+def _find_named_files(
+    root: Path, *, weights_from: str, slides_from: str, folds_from: str, extra_from: str = ""
+) -> _NamedFiles:
     """Return the input files that the settings of these names name; None for an empty setting.
 
     Raises:
         RunError: one of them is not among the inputs; the message lists what is there.
     """
-    names = {"weights": weights_from, "slides": slides_from, "folds": folds_from}
+    names = {"weights": weights_from, "slides": slides_from, "folds": folds_from, "extra": extra_from}
     return _NamedFiles(**{kind: _find_named(root, name, f"--{kind}-from") for kind, name in names.items() if name})
 
 
@@ -136,7 +140,7 @@ def _find_unnamed(root: Path, data: DataDir, named: _NamedFiles) -> list[Path]:
     """Return the weights, slide maps and fold files among the inputs that no setting names. They stay unused."""
     walked = _walk_inputs(root)
     outputs = [data.root, *(folder for folder, names in walked if _MANIFEST in names)]
-    used = (named.weights, named.slides, named.folds)
+    used = (named.weights, named.slides, named.folds, named.extra)
     return [
         folder / name
         for folder, names in walked

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from claris_kaggle.core.console import Waiting, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError, name_few
@@ -43,6 +44,8 @@ def submit_file(
             scored as an error.
     """
     facts = check_submission(path, sample_ids)
+    if facts.tie_remark:
+        log_info(f"{path}: {facts.tie_remark}")
     push_token = f"claris-{facts.sha256[:16]}"
     about = _read_submission_origin(path, facts.sha256)
     known = _find_earlier(push_token, ledger)
@@ -150,13 +153,19 @@ def _read_submission_origin(path: Path, sha256: str) -> dict[str, str]:
     known = read_json(beside) if beside.exists() else {}
     if known.get("sha256") != sha256:
         known = {}
-    runs, commit = " ".join(sorted(known.get("runs", {}))), commit_name()
+    runs, commit = " ".join(sorted(map(_mark_second_round, known.get("runs", {}).items()))), commit_name()
     oof = known.get("oof", {})
     figures = [oof.get("auc"), *oof.get("auc_interval", [None, None])]
     score, low, high = ("" if value is None else f"{value:.5f}" for value in figures)
     text = f"{runs or path.name} at {commit}" + (f", OOF AUC {score}" if score else "")
     oof_figures = {"oof_auc": score, "oof_low": low, "oof_high": high}
     return {"runs": runs, "commit": commit, **oof_figures, "text": text[:400]}
+
+
+def _mark_second_round(run: tuple[str, Mapping[str, Any]]) -> str:
+    """Return the name of a run, marked if it was trained with pseudo-labels."""
+    name, origin = run
+    return f"{name} (second round with pseudo-labels)" if (origin.get("config") or {}).get("extra_sha256") else name
 
 
 def _wait_for_score(

@@ -2,10 +2,13 @@
 
 Other packages use:
 
-- `factory`: `create_model`, `fold_batch_norm`, `own_normalisation`, `require_side`, `trained_network`
+- `catalogue`: `list_networks`
+- `cost`: `NetworkCost`, `T4_GIGABYTES`, `estimate_hours`, `forward_gflop`, `network_cost`
+- `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `own_normalisation`, `require_side`, `require_trainable`,
+  `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`
 - `pooling`: `GeM`, `LEAST_VALUE`
-- `sources`: `canonical_name`, `portable_name`, `read_architecture`
+- `sources`: `canonical_name`, `portable_name`, `read_architecture`, `require_imagenet`
 - `weights`: `find_weights`, `finish_fold`, `finished_sha256`, `load_finished`, `load_start`, `load_verified`,
   `read_weights`, `save_weights`
 """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.core.config import PATCH_SIZE, POOLINGS, TrainConfig
-from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.errors import UsageError, first_line
 from claris_kaggle.data.augment import STATISTICS
 from claris_kaggle.models.densenet import _change_layout
 from claris_kaggle.models.p4m import _share_weights
@@ -217,6 +217,26 @@ def _accepts(model: nn.Module, side: int) -> bool:
     return True
 
 
+def require_trainable(model: nn.Module, name: str, side: int) -> None:
+    """Raise an error unless one training step on two patches works: forward, loss and backward.
+
+    The network keeps its gradients and changes its running statistics, so do not use it afterwards.
+
+    Raises:
+        UsageError: the step fails, or the network does not return two logits for each patch.
+    """
+    with torch.random.fork_rng(devices=[]):  # dropout draws random numbers
+        try:
+            logits = model.train()(torch.zeros(2, 3, side, side))
+            nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            found = f"--model {name} cannot be trained at {side} x {side} pixels ({first_line(error)})"
+            raise UsageError(found, "", "Give another network") from error
+    if logits.shape != (2, _CLASS_COUNT):
+        found = f"--model {name} returns {tuple(logits.shape)} for two patches"
+        raise UsageError(found, f"expected {(2, _CLASS_COUNT)}", "Give another network")
+
+
 def _cannot_take(name: str, architecture: _Architecture, side: int) -> UsageError:
     """Return the error for a network that does not accept inputs of `side` x `side` pixels."""
     found = f"--model {name} does not accept inputs of {side} x {side} pixels"
@@ -244,6 +264,12 @@ def _cannot_pool(name: str, architecture: _Architecture, side: int, global_pool:
     return UsageError(
         f"--model {name} with --global-pool {global_pool}", takes, "Give one of these, or no --global-pool"
     )
+
+
+def fixed_side(name: str) -> int:
+    """Return the fixed input size in pixels of the network's published weights, or 0 if they take several sizes."""
+    settings = _pretrained_settings(name)
+    return settings.input_size[-1] if settings and settings.fixed_input_size else 0
 
 
 def own_normalisation(name: str) -> str:

@@ -128,11 +128,7 @@ def _find_published(model: str) -> Path:
         if not path.is_file():
             raise UsageError(f"{path}: no such file", "expected the weights of the network", "Give --weights FILE")
         return path
-    repository = model.removeprefix(_HUB) if model.startswith(_HUB) else _repository_of(model)
-    if not repository:
-        raise UsageError(
-            f"--weights imagenet: timm has no ImageNet weights for {model}", "", "Give --weights none, or a file"
-        )
+    repository = require_imagenet(model)
     cached = _find_cached(repository, _WEIGHTS_NAME)
     if cached:
         return cached
@@ -148,15 +144,25 @@ def _find_published(model: str) -> Path:
         ) from error
 
 
-def _repository_of(model: str) -> str:
-    """Return the repository of timm's published weights; empty if there are none."""
+def require_imagenet(model: str) -> str:
+    """Return the repository of the published weights of a network.
+
+    Raises:
+        UsageError: there is no such network, or it has no published weights in a repository.
+    """
     import timm
 
-    if model == "tiny":
-        return ""
-    _require_known(model)
-    settings = timm.models.get_pretrained_cfg(model)
-    return (settings.hf_hub_id or "") if settings else ""
+    if model.startswith(_HUB):
+        return model.removeprefix(_HUB)
+    settings = None
+    if model != "tiny" and not _is_source(model):
+        _require_known(model)
+        settings = timm.models.get_pretrained_cfg(model)
+    if settings is None or not settings.hf_hub_id:
+        raise UsageError(
+            f"--weights imagenet: timm has no ImageNet weights for {model}", "", "Give --weights none, or a file"
+        )
+    return str(settings.hf_hub_id)
 
 
 def _find_cached(repository: str, file: str = _WEIGHTS_NAME) -> Path | None:

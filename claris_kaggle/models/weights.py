@@ -6,7 +6,6 @@ Initial weights are timm's ImageNet weights, a local file, or random. Reading a 
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, first_line, name_few
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, replace_file, sha256_bytes, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir
 from claris_kaggle.models.factory import _CLASS_COUNT
 from claris_kaggle.models.pooling import _pooling_weights
 from claris_kaggle.models.sources import _find_published
+from claris_kaggle.models.weight_files import _find_tensors, _parse_weights
+from claris_kaggle.models.weight_names import _find_head, _Match, _match_names, _name_relative
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -68,8 +70,7 @@ def load_verified(path: Path, digest: object, model: nn.Module, hint: str) -> No
     Raises:
         RunError: the weights are damaged, or belong to another network.
     """
-    with explain_disk_errors(path):
-        content = path.read_bytes()
+    content = _read_content(path)
     if sha256_bytes(content) != digest:
         raise RunError(f"{path}: not the weights of the finished fold", "", hint)
     try:
@@ -101,94 +102,112 @@ def find_weights(weights: str, model: str) -> Path | None:
 def load_start(model: nn.Module, path: Path) -> list[str]:
     """Load initial weights into the network. Return the names of the tensors that keep their random values.
 
-    Only the classifier may keep them, if the file has no classifier or one for another number of classes. The exponent
+    Only the classifier may keep them, if the file has no classifier or one for another number of classes. The names in
+    the file may have any prefix. Of several networks in a file that fit, averaged weights are preferred. The exponent
     of GeM keeps its initial value if the file has none. Position embeddings are interpolated to the input size.
 
     Raises:
-        DataError: the file is damaged, belongs to another network, or is not a weight file.
+        DataError: the file is damaged, belongs to another network, has values that are not finite, or is not a weight
+            file.
     """
-    found = {_timm_layer_name(key): value for key, value in read_weights(path).items()}
+    places = _find_tensors(_read_content(path), path)
+    found = {place: _adapt_tensors(model, tensors) for place, tensors in places.items()}
+    matches = _match_names(found, model, _CLASS_COUNT)
+    match = matches[0] if matches else None
     own = model.state_dict()
-    found = _rename_last_norm(found, own)
-    head = {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (_CLASS_COUNT,)}
-    optional = head | _pooling_weights(model) | {key for key in own if key.endswith("num_batches_tracked")}
-    missing, wrong = _misfits(found, own, optional)
-    if missing or wrong:
-        found = _convert_weights(model, found)
-        missing, wrong = _misfits(found, own, optional)
-    skipped = sorted(key for key in head if key not in found or found[key].shape != own[key].shape)
-    if missing or wrong:
-        what = f"{len(missing)} layers missing, {len(wrong)} with another shape ({name_few(missing + wrong)})"
-        raise DataError(f"{path}: {what}", "expected weights of the same network", "Check --model and --weights")
-    model.load_state_dict({key: found[key] for key in own if key in found and key not in skipped}, strict=False)
+    head = _find_head(own, _CLASS_COUNT)
+    tensors = match.tensors if match else {}
+    skipped = sorted(key for key in head if key not in tensors or not _fits(tensors[key], own[key]))
+    _require_same_network(path, found, own, match, head | _pooling_weights(model))
+    same = {key: value for key, value in tensors.items() if key not in skipped and value.shape == own[key].shape}
+    chosen = {key: value.to(own[key].dtype) for key, value in same.items()}
+    _require_finite(path, chosen)
+    if match and len(matches) > 1:
+        labels = name_few(one.label or "the top" for one in matches[1:])
+        log_info(f"{path}: several networks fit; taking {match.label or 'the top'}, not {labels}")
+    if match and match.others:
+        log_info(
+            f"{path}: {format_count(len(match.others), 'tensor')} of other parts left out ({name_few(match.others)})"
+        )
+    model.load_state_dict(chosen, strict=False)
     return skipped
 
 
-def _rename_last_norm(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with the name that the last norm of a vision transformer has in this network.
+def _adapt_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file, converted for this network's pooling and input size if both have the same names.
 
-    It is `norm` before the pooling of the class token, and `fc_norm` after other poolings.
+    The last norm of a vision transformer is `norm` before the pooling of the class token, and `fc_norm` after other
+    poolings. timm interpolates position embeddings in `checkpoint_filter_fn`, which each of its modules may have.
     """
+    own = model.state_dict()
     for old, new in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
-        if f"{new}weight" in own.keys() - found.keys() and f"{old}weight" in found.keys() - own.keys():
-            found = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in found.items()}
-    return found
-
-
-def _misfits(found: dict[str, Tensor], own: dict[str, Tensor], optional: set[str]) -> tuple[list[str], list[str]]:
-    """Return the tensors of the network that the file lacks, and those that it has in another shape."""
-    needed = [key for key in own if key not in optional]
-    missing = sorted(key for key in needed if key not in found)
-    return missing, sorted(key for key in needed if key in found and found[key].shape != own[key].shape)
-
-
-def _convert_weights(model: nn.Module, found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights after timm's own conversion for this network; unchanged if it has none or it fails.
-
-    timm names this function `checkpoint_filter_fn` in all its modules. It renames tensors of older files, and
-    interpolates position embeddings to the input size of the network.
-    """
+        if f"{new}weight" in own.keys() - tensors.keys() and f"{old}weight" in tensors.keys() - own.keys():
+            tensors = {new + key[len(old) :] if key.startswith(old) else key: one for key, one in tensors.items()}
+    body = [key for key in own if key in tensors and key not in _find_head(own, _CLASS_COUNT)]
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return found
+    if convert is None or all(tensors[key].shape == own[key].shape for key in body):
+        return tensors
     try:
-        return dict(convert(dict(found), model))
+        return dict(convert(dict(tensors), model))
     except Exception:  # weights of another network fail in many ways; the caller names the tensors that do not fit
-        return found
+        return tensors
 
 
-def _timm_layer_name(key: str) -> str:
-    """Convert a tensor name of DataParallel, DDP or older torchvision files to timm's name."""
-    key = re.sub(r"^(module\.|model\.)+", "", key)
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
+def _fits(found: Tensor, own: Tensor) -> bool:
+    """Return True if the two have the same shape and are both floating point, or both not."""
+    return found.shape == own.shape and found.is_floating_point() == own.is_floating_point()
+
+
+def _require_same_network(
+    path: Path, found: Mapping[str, dict[str, Tensor]], own: Mapping[str, Tensor], match: _Match | None, head: set[str]
+) -> None:
+    """Raise an error unless the file has the tensors of the network's body, and no more layers.
+
+    Raises:
+        DataError: tensors are missing, of another shape, or surplus. The hint names the network that the file fits.
+    """
+    tensors = match.tensors if match else {}
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(key for key in own if key not in tensors and key not in head | counters)
+    body = [key for key in own if key in tensors and key not in head | counters]
+    wrong = sorted(key for key in body if not _fits(tensors[key], own[key]))
+    if missing or wrong:
+        what = f"{len(missing)} layers missing, {len(wrong)} with another shape ({name_few(missing + wrong)})"
+    elif match and match.deeper:
+        what = f"{format_count(len(match.deeper), 'tensor')} that the network does not have ({name_few(match.deeper)})"
+    else:
+        return
+    relative = _name_relative(found, _CLASS_COUNT)
+    hint = f"The file looks like {relative}: give --model {relative}, or other --weights" if relative else ""
+    raise DataError(f"{path}: {what}", "expected weights of the same network", hint or "Check --model and --weights")
+
+
+def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise an error if a tensor has NaN or infinite values.
+
+    Raises:
+        DataError: names the first such tensors.
+    """
+    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        found = f"{path}: {format_count(len(broken), 'tensor')} with NaN or infinite values ({name_few(broken)})"
+        raise DataError(found, "expected finite weights", "Take an earlier checkpoint, or download the file again")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a .safetensors or .pth file by name. Never executes code from the file.
+    """Return the tensors in a weight file by name. Never executes code from the file.
 
     Raises:
         DataError: the file is damaged, or is not a weight file.
     """
+    return _parse_weights(_read_content(path), path)
+
+
+def _read_content(path: Path) -> bytes:
+    """Return the bytes of the file.
+
+    Raises:
+        DiskError: the file does not exist or cannot be read.
+    """
     with explain_disk_errors(path):
-        content = path.read_bytes()
-    return _parse_weights(content, path)
-
-
-def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
-    """Return the tensors in the bytes of a .safetensors or .pth file. `source` names the file in messages."""
-    import io
-
-    import safetensors.torch
-
-    try:
-        if content[:2] == b"PK" or content[:1] == b"\x80":
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state.get("model", state))
-        else:
-            state = safetensors.torch.load(content)
-        if not state or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError("no tensors by name")
-        return dict(state)
-    except Exception as error:  # both readers raise many exception types on damaged files
-        found = f"{source}: no readable weights ({first_line(error)})"
-        raise DataError(found, "expected a complete .safetensors or .pth file") from error
+        return path.read_bytes()

@@ -370,6 +370,7 @@ def _compare_configs(configs: Mapping[str, Mapping[str, object]]) -> _ConfigTabl
     """Return the names of the runs that have a config, and the fields that differ, with one value per run."""
     fields = dict.fromkeys(name for config in configs.values() for name in config if not name.endswith("_sha256"))
     values = {field: [config.get(field, "–") for config in configs.values()] for field in fields}
+    values["pseudo-labels"] = ["yes" if config.get("extra_sha256") else "no" for config in configs.values()]
     return _ConfigTable(list(configs), {name: row for name, row in values.items() if row != row[:1] * len(row)})
 
 

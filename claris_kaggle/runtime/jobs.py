@@ -15,7 +15,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE
 
 _PATH_TYPES: dict[str, type[DataDir] | type[RunDir] | type[Path]] = {
-    "data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path
+    "data": DataDir, "run_dir": RunDir, "fold_file": Path, "cache": Path, "slides": Path, "extra": Path
 }  # fmt: skip
 
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from claris_kaggle.core.console import silence_native_code
 from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, first_line
 from claris_kaggle.core.files import explain_disk_errors, is_folder
 from claris_kaggle.data.arrays import Pixels
-from claris_kaggle.data.patches import SIZE
+from claris_kaggle.data.image_kinds import name_image_kind
+from claris_kaggle.data.patches import CENTRE, SIZE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +31,9 @@ _MAX_PIXELS = 25_000_000
 # The largest file for a number of pixels: four channels of 16 bits, and space for metadata.
 _BYTES_A_PIXEL, _DECODE_SPARE_BYTES = 8, 1 << 20
 _WHITE = 255
+# A 16-bit image whose upper eight bits are all below this uses at most 14 bits: a camera's values that nothing scaled.
+_WIDE_BITS, _LEAST_WIDE_MAXIMUM = 16, 64
+_TIFF_BITS, _TIFF_MAXIMUM = 258, 281
 # Pillow's image modes with a defined conversion to RGB, and names of some other modes for messages.
 _ACCEPTED_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
 _MODE_NAMES = {"1": "black and white", "L": "grey", "LA": "greyscale with transparency", "I": "grey", "F": "grey"}
@@ -70,8 +75,8 @@ def _read_image(path: Path, max_pixels: int = _MAX_PIXELS) -> Pixels:
 def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) -> Pixels:
     """Decode a TIFF, PNG or JPEG file to uint8 [H, W, 3] RGB of at least 96 x 96 pixels.
 
-    Palettes are converted to RGB, transparent images are composited on white, and 16-bit channels are reduced to their
-    upper eight bits. Sizes are checked before decoding.
+    Palettes are converted to RGB, and transparent parts are composited on white. 16-bit channels are reduced to the
+    upper eight of their used bits: all bits, or those that the file states. Sizes are checked before decoding.
 
     Args:
         content: the bytes of the file.
@@ -79,8 +84,9 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
         max_pixels: the largest allowed width x height.
     Raises:
         OversizeError: the file or the image is too large.
-        PatchError: the image is too small, greyscale or in an unsupported colour mode, has several frames, is cut
-            off or damaged, or is not a TIFF, PNG or JPEG.
+        PatchError: the image is too small, greyscale or in an unsupported colour mode, has several frames, is mostly
+            transparent, leaves the upper bits of its 16-bit channels empty, is cut off or damaged, or is not a TIFF,
+            PNG or JPEG.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -91,16 +97,28 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
             warnings.simplefilter("ignore")  # Pillow warns about metadata; faults that matter raise below
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 _require_fit(image, name, max_pixels)
-                return _to_rgb(image)
+                bits = _stated_bits(image, content)
+                with silence_native_code() if image.format == "TIFF" else contextlib.nullcontext():
+                    pixels = _to_rgb(image, name)
+                    return pixels if bits is None else _use_stated_bits(pixels, content, name, bits)
     except PatchError:
         raise
     except UnidentifiedImageError as error:
-        raise PatchError(f"{name}: not a readable image", "expected a TIFF, PNG or JPEG file") from error
+        raise _not_readable(content, name) from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, first_line(error), max_pixels) from error
     except Exception as error:  # Pillow's decoders raise many types on damaged files
-        found = f"{name}: damaged or cut off ({first_line(error)})"
+        kind = name_image_kind(content)
+        found = f"{name}: damaged or cut off ({kind or first_line(error)})"
         raise PatchError(found, "expected a complete TIFF, PNG or JPEG file", "Download or save it again") from error
+
+
+def _not_readable(content: bytes, name: object) -> PatchError:
+    """Return the error for a file that Pillow does not identify. The message names its kind, if known."""
+    kind = name_image_kind(content)
+    hint = "Save it as TIFF, PNG or JPEG with 8 bits per channel" if kind else ""
+    found = f"{name}: not a readable image{f' ({kind})' if kind else ''}"
+    return PatchError(found, "expected a TIFF, PNG or JPEG file", hint)
 
 
 @contextlib.contextmanager
@@ -147,16 +165,81 @@ def _too_large(name: object, found: str, max_pixels: int) -> OversizeError:
     return OversizeError(f"{name}: {found}", expected, "Cut it into pieces, or raise --max-pixels")
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-    """Decode the whole image to uint8 [H, W, 3]. Transparent images are composited on white."""
+def _to_rgb(image: Image.Image, name: object) -> Pixels:
+    """Decode the whole image to uint8 [H, W, 3]. Transparent parts are composited on white.
+
+    Raises:
+        PatchError: the image is mostly transparent.
+    """
     from PIL import Image
 
     if image.mode in ("P", "PA") or (image.mode == "RGB" and "transparency" in image.info):
         image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
     if image.mode in ("RGBA", "RGBa"):
         image = image.convert("RGBA")
+        _require_opaque(np.asarray(image.getchannel("A")), name)
         image = Image.alpha_composite(Image.new("RGBA", image.size, (_WHITE,) * 4), image)
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _require_opaque(opacity: NDArray[np.uint8], name: object) -> None:
+    """Reject an image that would mostly be judged as white: more than half of it, or of a patch's centre.
+
+    Args:
+        opacity: uint8 [H, W], 255 where the image is opaque.
+        name: name of the image, for messages.
+    Raises:
+        PatchError: the image is mostly transparent.
+    """
+    share = float(opacity.mean()) / _WHITE
+    where = ""
+    if opacity.shape == (SIZE, SIZE):
+        begin = (SIZE - CENTRE) // 2
+        centre = float(opacity[begin : begin + CENTRE, begin : begin + CENTRE].mean()) / _WHITE
+        share, where = (centre, " in the centre") if centre < min(share, 0.5) else (share, where)
+    if share < 0.5:
+        found = f"{name}: {1 - share:.0%} transparent{where}"
+        raise PatchError(found, "expected opaque pixels", "Save it without transparency, or cut out the opaque part")
+
+
+def _stated_bits(image: Image.Image, content: bytes) -> int | None:
+    """Return the used bits per channel that a 16-bit file states, or 16; None for an image of 8 bits per channel.
+
+    A PNG states them in its sBIT chunk, a TIFF in the tag MaxSampleValue.
+    """
+    if image.format == "PNG" and content[24:25] == b"\x10":
+        place = content[: content.find(b"IDAT")].find(b"sBIT")
+        return content[place + 4] if 0 < place < len(content) - 4 else _WIDE_BITS
+    tags = getattr(image, "tag_v2", {})
+    if image.format != "TIFF" or _WIDE_BITS not in tags.get(_TIFF_BITS, ()):
+        return None
+    most = tags.get(_TIFF_MAXIMUM, 0)
+    return max(map(int, most if isinstance(most, tuple) else (most,))).bit_length() or _WIDE_BITS
+
+
+def _use_stated_bits(pixels: Pixels, content: bytes, name: object, bits: int) -> Pixels:
+    """Return the pixels of a 16-bit image, scaled by its used bits.
+
+    Args:
+        pixels: uint8 [H, W, 3], the upper eight of 16 bits.
+        content: the bytes of the file.
+        name: name of the image, for messages.
+        bits: the used bits that the file states; 16 if it states none.
+    Raises:
+        PatchError: the upper bits are empty, and the file does not state how many are used.
+    """
+    if int(pixels.max()) >= _LEAST_WIDE_MAXIMUM:
+        return pixels
+    import cv2
+
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    wide = np.zeros((1, 1, 3), np.uint16) if decoded is None else np.asarray(decoded)
+    most = int(wide[..., :3].max()) if wide.dtype == np.uint16 else 0
+    if 8 <= bits < _WIDE_BITS and 0 < most < 1 << bits and wide.shape[2] == 3:
+        return np.ascontiguousarray((wide[..., ::-1] >> (bits - 8)).astype(np.uint8))
+    found = f"{name}: 16 bits per channel, and the highest value is {most:,} ({most.bit_length()} bits used)"
+    hint = "Scale its values to the whole range, or save it with 8 bits per channel"
+    raise PatchError(found, f"expected values up to {(1 << _WIDE_BITS) - 1:,}", hint)
 
 
 def _crop_window(pixels: Pixels, top: int, left: int) -> Pixels:

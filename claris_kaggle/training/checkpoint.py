@@ -120,6 +120,11 @@ def _load_checkpoint(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def _has_checkpoint(path: Path) -> bool:
+    """Return True if there is a checkpoint or a previous one, damaged or not."""
+    return path.exists() or _previous_path(path).exists()
+
+
 def is_whole_checkpoint(path: Path) -> bool:
     """Return True if the file exists and its SHA-256 matches."""
     content = path.read_bytes() if path.is_file() else b""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import Stopped, TrainingError
@@ -24,6 +25,7 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
 from claris_kaggle.runtime.distributed import World, any_rank, first_text
 from claris_kaggle.runtime.loading import load_in_order, send_ahead
 from claris_kaggle.runtime.precision import DTYPES
+from claris_kaggle.training.optimizer import _create_optimizer
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -46,8 +48,8 @@ def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Return the learning rate of a step.
 
     `onecycle` warms up over the first 30 % of the steps, then decays along a cosine to almost 0 (Smith and Topin 2018).
-    `cosine` decays from the first step (Loshchilov and Hutter 2017). This is a pure function of the step, so the
-    checkpoint needs no scheduler state.
+    `cosine` decays from the first step (Loshchilov and Hutter 2017). The SWA epochs follow at a constant rate. This is
+    a pure function of the step, so the checkpoint needs no scheduler state.
 
     Args:
         step: 0..steps-1, counted over all epochs.
@@ -55,6 +57,10 @@ def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
         config: `lr` is the peak, `schedule` the shape.
     """
     peak = config.lr
+    if config.swa_epochs:
+        steps = steps // config.epochs * (config.epochs - config.swa_epochs)
+        if step >= steps:
+            return peak * config.swa_lr
     if config.schedule == "constant":
         return peak
     place, warm_up = (step + 0.5) / steps, _WARM_UP if config.schedule == "onecycle" else 0.0
@@ -85,8 +91,9 @@ class _Learner:
         skipped, streak: total and consecutive steps without a finite loss, int64 on the device. Such steps change no
             weight.
         kept_buffers: the running statistics at the last health check.
-        looked_at, moved, moved_at: at the last health check, `skipped` and the optimizer's step count; and the value of
-            `taken` when that count last changed.
+        updates: number of calls of the optimizer's step in this process.
+        looked_at, moved, moved_at: at the last health check, `skipped` and the number of weight updates; and the value
+            of `taken` when that number last changed.
         seconds: time spent in this epoch so far.
         history: one row for each finished epoch.
     """
@@ -106,8 +113,9 @@ class _Learner:
         """Move the network to the device, and create the optimizer, the gradient scaler and the DDP wrapper."""
         device = self.world.device
         move_network(self.model, device, self.cudnn)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.config), lr=0.0, fused=fused)
+        self.optimizer = _create_optimizer(_parameter_groups(self.model, self.config), self.config, device)
+        self.updates = 0
+        self.optimizer.register_step_post_hook(self.count_update)
         self.body = _body_parameters(self.model) if self.config.freeze_epochs else []
         # Only fp16 needs loss scaling. For fp32 and bf16, a scaler at scale 1 skips steps with non-finite gradients.
         scaling = self.config.precision == "fp16"
@@ -120,7 +128,7 @@ class _Learner:
             # The running statistics of rank 0 are saved. `share_buffers` sends them to all ranks before prediction.
             self.wrapped = DistributedDataParallel(
                 self.model,
-                device_ids=[device] if fused else None,
+                device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
                 **unsynced,
             )
@@ -131,6 +139,7 @@ class _Learner:
             from timm.utils import ModelEmaV3
 
             self.average = ModelEmaV3(self.model, decay=self.config.ema, use_warmup=True)
+        self.swa = AveragedModel(self.model) if self.config.swa_epochs else None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.skipped, self.streak = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
         self.kept_buffers: list[Tensor] = []
@@ -139,9 +148,21 @@ class _Learner:
 
     @property
     def predictor(self) -> nn.Module:
-        """The network that predicts: the EMA if it is enabled, else the trained network."""
-        predictor: nn.Module = self.model if self.average is None else self.average.module
+        """The network that predicts: the EMA, or the SWA after the last epoch, if enabled; else the trained network."""
+        averaged = self.swa if self.swa_is_complete else self.average
+        predictor: nn.Module = self.model if averaged is None else averaged.module
         return predictor
+
+    @property
+    def swa_is_complete(self) -> bool:
+        """True if SWA is enabled and the weights of its last epoch are in the average."""
+        return self.swa is not None and int(self.swa.n_averaged) == self.config.swa_epochs
+
+    def add_epoch_to_swa(self) -> None:
+        """Add the weights to the SWA at the end of an SWA epoch, unless a stop came after they were added."""
+        due = self.epoch + 1 - (self.config.epochs - self.config.swa_epochs)
+        if self.swa is not None and int(self.swa.n_averaged) < due:
+            self.swa.update_parameters(self.model)
 
     def check_health(self) -> bool:
         """Return True if training can continue. Restore the running statistics after steps without a finite loss.
@@ -157,10 +178,20 @@ class _Learner:
         else:
             self.kept_buffers = [one.clone() for one in buffers]
         self.looked_at = skipped
-        moved = next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
+        moved = self.count_updates()
         if moved != self.moved:  # the scaler skips steps whose gradients are not finite
             self.moved, self.moved_at = moved, self.taken
         return int(self.streak) < _MOST_SKIPPED and self.taken - self.moved_at < _MOST_UNMOVED
+
+    def count_update(self, *_: object) -> None:
+        """Count a call of the optimizer's step. The scaler omits the call if gradients are not finite."""
+        self.updates += 1
+
+    def count_updates(self) -> float:
+        """Return a number that grows with each weight update. A fused optimizer is always called, and counts itself."""
+        if self.optimizer.defaults.get("fused"):
+            return next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
+        return self.updates
 
     def state(self) -> dict[str, object]:
         """Return everything that `restore` needs, as tensors and plain values."""
@@ -168,6 +199,7 @@ class _Learner:
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
+            "swa": None if self.swa is None else self.swa.state_dict(),
             "taken": self.taken,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -185,8 +217,11 @@ class _Learner:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
+        if self.swa is not None:
+            self.swa.load_state_dict(state["swa"])
         for group in state["optimizer"]["param_groups"]:
-            group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
+            if "fused" in group:
+                group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
@@ -263,9 +298,10 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
         torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"),
     ):
         logits = learner.wrapped(inputs).float()
-    total = kept * _sum_loss(learner, logits, batch.labels)
+    total = kept * _sum_loss(learner, logits, batch.labels, batch.weights)
     if kept < 1:
-        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0))
+        weights = None if batch.weights is None else batch.weights.flip(0)
+        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0), weights)
     loss = total * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
@@ -310,11 +346,13 @@ def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     return to_input(images, config.normalise, draws, config.resolution)
 
 
-def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the class-weighted cross-entropy, summed over the patches."""
-    return functional.cross_entropy(
-        logits, labels, weight=learner.class_weights, reduction="sum", label_smoothing=learner.config.label_smoothing
-    )
+def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the class-weighted cross-entropy, times the weight of each patch if given, summed over the patches."""
+    losses = functional.cross_entropy(
+        logits, labels, weight=learner.class_weights, reduction="sum" if weights is None else "none",
+        label_smoothing=learner.config.label_smoothing,
+    )  # fmt: skip
+    return losses if weights is None else (losses * weights).sum()
 
 
 def _count_loss(learner: _Learner, loss: Tensor) -> None:
@@ -361,6 +399,32 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between
             found = f"stopped by {reason} in epoch {learner.epoch + 1} after step {learner.step}"
             raise Stopped(found, "", "Run the same command to resume")
     return learner.loss_sum.item() / steps
+
+
+def _recompute_statistics(learner: _Learner, network: nn.Module, batches: EpochBatches, workers: int) -> None:
+    """Recompute the running statistics of the batch norms in one pass over the training patches (Izmailov et al. 2018).
+
+    The statistics are means over the batches. Dropout is active, as in training, with the seed of the config.
+
+    Args:
+        learner: sets device, precision and augmentation.
+        network: gets the new statistics; its weights do not change.
+        batches: all steps of an epoch, for a single process.
+        workers: worker processes for data loading; 0 loads in this process.
+    """
+    device, config = learner.world.device, learner.config
+
+    def inputs() -> Iterator[Tensor]:
+        loader = load_in_order(batches, range(len(batches)), workers, pin=device.type == "cuda")
+        for batch in send_ahead(loader, device):
+            yield _augment_batch(learner, batch)
+
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"),
+    ):
+        torch.manual_seed(config.seed)
+        update_bn(inputs(), network)
 
 
 def _average_over_ranks(world: World, value: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from claris_kaggle.core.config import TrainConfig, apply_preset, default_batch_size, require_same, update_config
+from claris_kaggle.core.config import (
+    TrainConfig,
+    apply_preset,
+    default_batch_size,
+    default_learning_rate,
+    require_same,
+    update_config,
+)
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
@@ -19,14 +27,17 @@ from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
-from claris_kaggle.models.factory import create_model, own_normalisation, require_side
+from claris_kaggle.data.pseudo_file import read_pseudo_file
+from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.sources import canonical_name, read_architecture
-from claris_kaggle.models.weights import find_weights
+from claris_kaggle.models.weights import find_weights, load_start
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
 from claris_kaggle.runtime.precision import choose_precision, suggest_precision
+from claris_kaggle.training.checkpoint import _has_checkpoint
+from claris_kaggle.training.optimizer import _require_optimizer
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
@@ -42,6 +53,7 @@ class TrainJob(Job):
         fold_file: the fold file.
         run_dir: folder of the run.
         cache: folder of the packed patches.
+        extra: file of pseudo-labels from `claris pseudo`, on which each fold trains too; None for none.
         slides: slide map. If given, folds in which a slide is in both training and validation are rejected.
         only: fold numbers to train; empty for all.
         nproc: number of processes on this machine; 0 means one per GPU, or one process without a GPU.
@@ -56,6 +68,7 @@ class TrainJob(Job):
 
     fold_file: Path
     slides: Path | None = None
+    extra: Path | None = None
     only: tuple[int, ...] = ()
     workers: int | None = None
     checkpoint_minutes: float = 10.0
@@ -89,6 +102,9 @@ def _share_cores(nproc: int) -> int:
 def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[TrainConfig, TrainingData]:
     """Check all inputs, and write the config of a new run or compare it with the stored one on resume.
 
+    The config is written only after the weights are loaded, the network has made a training step, and the data are
+    read. Without a checkpoint, a stored config binds nobody: it is replaced.
+
     Args:
         job: the inputs and the options of the execution.
         given: the config options that the caller set.
@@ -99,36 +115,101 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
         ClarisError: an option or an input is invalid, or the config differs from the stored one.
     """
     path = job.run_dir.config
-    stored = TrainConfig.from_json(read_json(path), path) if path.exists() else None
-    if job.only and stored is None and job.run_dir.root.is_dir():
-        _require_no_foreign_files(job.run_dir)
-    asked = _choose_network(
-        apply_preset(given) if stored is None else update_config(stored, _without_auto(given)), stored
-    )
+    stored, trained = _read_stored_config(job)
+    given = _without_auto(given)
     folds = read_folds(job.fold_file)  # fast checks come before slow ones
+    keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
+    kept = stored if keep else None
+    asked = _new_config(given) if kept is None else _choose_network(update_config(kept, given), kept)
     _choose_folds(folds, job.only)
+    _check_extra(job, folds, given, kept)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
-    weights = find_weights(asked.weights, asked.model)
-    model = _new_network(asked)  # an unknown name must fail before the data is read
-    require_side(model, asked.model, asked.side, asked.architecture)
-    if asked.equivariance != "none":
-        require_symmetric(model, asked.side)
-    data = read_training(job.data, job.fold_file, job.cache)
+    weights = _check_network(asked, trained=trained)
+    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra)
     config = _resolve_config(asked, weights, data, nproc)
-    if stored is not None:
+    if stored is not None and trained:
         require_same(stored, config, path)
     else:
-        _suggest_preset(config, len(data.folds.ids))
-        write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
-        write_json(path, config.to_json())
+        _claim_folder(job, config, data, stored)
     log_info(_describe_recipe(config, nproc))
-    if stored is None and "precision" not in given:
+    if not (stored and trained) and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
     return config, data
 
 
-def _choose_network(asked: TrainConfig, stored: TrainConfig | None) -> TrainConfig:
+def _read_stored_config(job: TrainJob) -> tuple[TrainConfig | None, bool]:
+    """Return the config in the folder, None without one; and True if there is a checkpoint or a finished fold."""
+    path = job.run_dir.config
+    folds = job.run_dir.fold_dirs().values()
+    trained = any(one.weights_manifest.exists() or _has_checkpoint(one.checkpoint) for one in folds)
+    if path.exists():
+        return TrainConfig.from_json(read_json(path), path), trained
+    if job.only and job.run_dir.root.is_dir():
+        _require_no_foreign_files(job.run_dir)
+    return None, trained
+
+
+def _check_network(asked: TrainConfig, *, trained: bool) -> Path | None:
+    """Check that the network exists, takes its input size and can be trained, and that its initial weights load.
+
+    Args:
+        asked: names the network, its input size and its weights.
+        trained: the run has a checkpoint, so the weights have been loaded and a step has been made.
+    Returns:
+        The file of the initial weights; None for random weights.
+    Raises:
+        ClarisError: one of them fails.
+    """
+    _require_optimizer(asked.optimizer)
+    weights = find_weights(asked.weights, asked.model)
+    model = _new_network(asked)
+    require_side(model, asked.model, asked.side, asked.architecture)
+    if asked.equivariance != "none":
+        require_symmetric(model, asked.side)
+    if not trained:
+        if weights is not None:
+            load_start(model, weights)
+        require_trainable(model, asked.model, asked.side)
+    return weights
+
+
+def _claim_folder(job: TrainJob, config: TrainConfig, data: TrainingData, stored: TrainConfig | None) -> None:
+    """Write the config and the folds to the folder of a run in which nothing is trained yet."""
+    if stored is None:
+        _suggest_preset(config, len(data.folds.ids))
+    elif stored != config:
+        log_info(f"{job.run_dir.config}: nothing was trained with it; replaced by the config of this command")
+    write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
+    write_json(job.run_dir.config, config.to_json())
+
+
+def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], stored: TrainConfig | None) -> None:
+    """Check the file of pseudo-labels, and that a run that had one has it again.
+
+    Raises:
+        UsageError: there is a weight of pseudo-labels, but no pseudo-labels.
+        RunError: the run was started with pseudo-labels.
+        ClarisError: the file is invalid.
+    """
+    if job.extra is not None:
+        read_pseudo_file(job.extra, folds, tables.read_sample(job.data.sample))
+    elif stored is not None and stored.extra_sha256:
+        hint = "Give the same file with --extra"
+        raise RunError(f"{job.run_dir.config}: a second round with pseudo-labels, and no --extra now", "", hint)
+    elif given.get("extra_weight", TrainConfig.extra_weight) != TrainConfig.extra_weight:
+        raise UsageError("--extra-weight without --extra", "it weights pseudo-labels", "Give --extra FILE")
+
+
+def _new_config(given: Mapping[str, object]) -> TrainConfig:
+    """Return the config of a new run. A network with a fixed input size gets this size unless another one is given."""
+    config = _choose_network(apply_preset(given))
+    if "resolution" in given or "crop" in given or not config.resolution:
+        return config
+    return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
+
+
+def _choose_network(asked: TrainConfig, stored: TrainConfig | None = None) -> TrainConfig:
     """Return the config with the full name of its network and the architecture of a repository or folder.
 
     A run that resumes keeps its stored architecture, and needs neither folder nor network connection for it.
@@ -194,23 +275,29 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
     precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    batch_size = asked.batch_size or default_batch_size(len(data.folds.train_rows(0)))
+    patches = data.count_train(0)
+    batch_size = asked.batch_size or default_batch_size(patches)
     if batch_size < 2 * nproc:
         raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
+        lr=asked.lr or default_learning_rate(asked.epochs * math.ceil(patches / batch_size)),
         normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
         precision=precision,
         threads=asked.threads or _share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",
         data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
         folds_sha256=data.folds.digest,
+        extra_sha256=data.extra_sha256,
     )
 
 
 # Options that `_describe_recipe` always shows in its own format, or that are not part of the recipe.
-_DESCRIBED = {"model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads"}
+_DESCRIBED = {
+    "model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads",
+    "extra_weight",
+}  # fmt: skip
 
 
 def _describe_recipe(config: TrainConfig, nproc: int) -> str:
@@ -222,6 +309,8 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
         for item in dataclasses.fields(config)
         if item.metadata.get("flag") and item.name not in _DESCRIBED and getattr(config, item.name) != item.default
     ]
+    if config.extra_sha256:
+        others.append(f"second round with pseudo-labels of weight {config.extra_weight:g}, ")
     return (
         f"training {config.model} from {start} ({config.preset} recipe): {format_count(config.epochs, 'epoch')}, "
         f"batch {config.batch_size}, {config.schedule}, learning rate {config.lr:g}, {''.join(others)}"
@@ -232,7 +321,7 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
 def _continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
     """Read the config and the training data that the parent process has just checked and written."""
     config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
-    return config, read_training(job.data, job.fold_file, job.cache, verified=True)
+    return config, read_training(job.data, job.fold_file, job.cache, verified=True, extra=job.extra)
 
 
 def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) -> tuple[TrainConfig, TrainingData]:
@@ -247,11 +336,14 @@ def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) ->
     config = distributed.from_main(world, own)
     assert config is not None  # rank 0 has one
     if world.local_rank == 0 and not world.is_main:
-        read_training(job.data, job.fold_file, job.cache)
+        read_training(job.data, job.fold_file, job.cache, extra=job.extra)
     distributed.any_rank(world, 0)
-    data = read_training(job.data, job.fold_file, job.cache, verified=True)
-    if data.folds.digest != config.folds_sha256:
-        raise RunError(f"{job.fold_file}: not the fold file of rank 0", "", "Copy the same file to every machine")
+    data = read_training(job.data, job.fold_file, job.cache, verified=True, extra=job.extra)
+    for path, found, needed in (
+        (job.fold_file, data.folds.digest, config.folds_sha256), (job.extra, data.extra_sha256, config.extra_sha256),
+    ):  # fmt: skip
+        if found != needed:
+            raise RunError(f"{path}: not the file of rank 0", "", "Copy the same file to every machine")
     return config, data
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import nn
 
 from claris_kaggle.core.config import TrainConfig, require_same
 from claris_kaggle.core.console import Progress, format_duration, log_info
@@ -22,7 +22,7 @@ from claris_kaggle.core.files import hold_lock
 from claris_kaggle.core.paths import FoldDir
 from claris_kaggle.core.time_limit import Stopper
 from claris_kaggle.data import tables
-from claris_kaggle.data.batches import EpochBatches, TrainSet
+from claris_kaggle.data.batches import EpochBatches, ExtraPatches, TrainSet
 from claris_kaggle.data.prepare import TrainingData
 from claris_kaggle.evaluation.metrics import Metrics, summary
 from claris_kaggle.inference.forward import predict_ids
@@ -40,7 +40,7 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, convert_cudnn_fai
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import torch_settings
 from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
-from claris_kaggle.training.learner import _average_over_ranks, _Diverged, _Learner, _train_epoch
+from claris_kaggle.training.learner import _average_over_ranks, _Diverged, _Learner, _recompute_statistics, _train_epoch
 from claris_kaggle.training.setup import (
     TrainJob,
     _begin_on_machines,
@@ -157,7 +157,7 @@ def _train_fold(
 
 def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> None:
     """Measure and log the throughput with a temporary network."""
-    trainset = _make_trainset(data, data.folds.train_rows(fold), config)
+    trainset = _make_trainset(data, fold, config)
     learner = _create_learner(job, config, fold, world)
     _log_throughput(learner, _epoch_batches(learner, trainset), job.rank_workers(world))
 
@@ -229,7 +229,7 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
         Stopped: time limit or signal. The state is on disk.
     """
     config, world, fold_dir = learner.config, learner.world, job.run_dir.fold(fold)
-    trainset = _make_trainset(data, data.folds.train_rows(fold), config)
+    trainset = _make_trainset(data, fold, config)
     valid_rows = data.folds.valid_rows(fold)
     valid_ids = [data.folds.ids[row] for row in valid_rows]
     workers = job.rank_workers(world)
@@ -238,6 +238,8 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
             while learner.epoch < config.epochs:
                 loss = _average_over_ranks(world, _train_epoch_in_time(job, learner, trainset, writer, stopper, fold))
                 _save_if_main(learner, writer)  # validation can take longer than the time before a forced kill
+                stopper.tick()
+                _update_swa(job, learner, trainset)
                 stopper.tick()
                 distributed.share_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
@@ -250,7 +252,7 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
                 if not np.isfinite(probabilities).all():
                     raise _Diverged(f"epoch {learner.epoch + 1}: predictions are NaN or infinite", "", _LOWER_LR)
                 figures = summary(data.folds.labels[valid_rows], probabilities)
-                _end_epoch(learner, fold_dir, fold, loss, len(trainset.ids), figures)
+                _end_epoch(learner, fold_dir, fold, loss, len(trainset), figures)
                 _save_if_main(learner, writer)
         except Stopped:
             _save_if_main(learner, writer)
@@ -259,19 +261,43 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
             raise
 
 
-def _make_trainset(data: TrainingData, rows: NDArray[np.int64], config: TrainConfig) -> TrainSet:
-    """Return the training set of the given rows of the fold file."""
+def _make_trainset(data: TrainingData, fold: int, config: TrainConfig) -> TrainSet:
+    """Return the training patches of the fold, with the test patches that have a pseudo-label for this fold."""
+    rows, pseudo, extra = data.folds.train_rows(fold), data.pseudo, None
+    if pseudo and data.test_pack and len(found := pseudo.rows(fold)):
+        names = [pseudo.ids[row] for row in found]
+        extra = ExtraPatches(data.test_pack, names, pseudo.labels[found].astype(np.int64), config.extra_weight)
     ids = [data.folds.ids[row] for row in rows]
-    return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight))
+    return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight), extra)
 
 
-def _epoch_batches(learner: _Learner, trainset: TrainSet) -> EpochBatches:
-    """Return the steps of the current epoch for this rank."""
+def _epoch_batches(learner: _Learner, trainset: TrainSet, *, whole: bool = False) -> EpochBatches:
+    """Return the steps of the current epoch for this rank, or with `whole` for all ranks together."""
     config, world = learner.config, learner.world
     return EpochBatches(
-        trainset, config, epoch=learner.epoch, rank=world.rank, world_size=world.world_size,
+        trainset, config, epoch=learner.epoch,
+        rank=0 if whole else world.rank, world_size=1 if whole else world.world_size,
         turn_here=world.device.type == "cpu",
     )  # fmt: skip
+
+
+def _update_swa(job: TrainJob, learner: _Learner, trainset: TrainSet) -> None:
+    """Add the epoch to the SWA. After the last epoch, recompute the statistics of its batch norms.
+
+    Every rank makes the whole pass with the batches of a single process. So the statistics do not depend on the number
+    of processes, and no rank waits for another.
+    """
+    learner.add_epoch_to_swa()
+    swa = learner.swa
+    if swa is not None and learner.swa_is_complete and _has_batch_norm(swa.module):
+        log_info("recomputing the batch-norm statistics of the averaged weights")
+        batches = _epoch_batches(learner, trainset, whole=True)
+        _recompute_statistics(learner, swa.module, batches, job.rank_workers(learner.world))
+
+
+def _has_batch_norm(network: nn.Module) -> bool:
+    """Return True if the network has batch norms."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
 
 
 def _train_epoch_in_time(
@@ -287,7 +313,7 @@ def _train_epoch_in_time(
     """
     config, world = learner.config, learner.world
     batches = _epoch_batches(learner, trainset)
-    before, total = learner.seconds, len(trainset.ids)
+    before, total = learner.seconds, len(trainset)
     saved = start = time.monotonic()
     name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}"
     done = int(total * learner.step / len(batches))

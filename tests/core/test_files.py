@@ -86,6 +86,22 @@ def test_a_second_holder_is_told_who_holds_the_lock(tmp_path: Path) -> None:
         pass
 
 
+def test_a_failure_leaves_no_folder_that_only_the_lock_made(tmp_path: Path) -> None:
+    def fail(folder: Path, write: bool) -> None:
+        with pytest.raises(ValueError, match="failed"), files.hold_lock(folder / ".lock"):
+            if write:
+                files.write_text(folder / "kept", "text")
+            raise ValueError("failed")
+
+    fail(tmp_path / "runs" / "new", write=False)
+    assert not (tmp_path / "runs").exists()
+    fail(tmp_path / "runs" / "new", write=True)
+    assert (tmp_path / "runs" / "new" / "kept").exists()
+    (tmp_path / "own").mkdir()
+    fail(tmp_path / "own", write=False)
+    assert (tmp_path / "own").is_dir()
+
+
 def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
     program = (
         "import os, sys\nfrom pathlib import Path\nfrom claris_kaggle.core.files import hold_lock\n"

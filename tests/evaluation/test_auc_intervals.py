@@ -231,9 +231,11 @@ def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
 )
 @settings(max_examples=300, deadline=None)
 def test_a_temperature_neither_swaps_nor_merges_ranks(values: list[float], temperature: float) -> None:
-    found = calibration.apply_temperature(np.array(values), temperature)
-    assert found.dtype == np.float32 and 0 <= found.min() <= found.max() <= 1
-    assert np.array_equal(stats.rankdata(found), stats.rankdata(values))
+    for kind in (np.float32, np.float64):
+        column = np.array(values, dtype=kind)
+        found = calibration.apply_temperature(column, temperature)
+        assert found.dtype == kind and 0 <= found.min() <= found.max() <= 1
+        assert np.array_equal(stats.rankdata(found), stats.rankdata(column))
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))

@@ -285,7 +285,7 @@ def test_a_refusal_for_the_weeks_quota_says_when_to_go_on(kaggle: FakeKaggle, ca
     reason = "Maximum weekly GPU quota of 30.00 hours reached."
     kaggle.answers["kernels.KernelsApiService/SaveKernel"] = {"error": reason}
     code, _, said = call("push", "train", "--record", tmp_path / "kernels.json")
-    assert code == 1 and "quota resets" in said and kernel_push.read_pushes(tmp_path / "kernels.json") == []
+    assert code == 1 and "quota resets" in said and kernel_push._read_pushes(tmp_path / "kernels.json") == []
 
 
 def test_an_address_that_has_expired_is_asked_for_anew(

@@ -20,7 +20,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import api, launch
 from claris_kaggle.kaggle.kernel_output import Kernel, _pull_kernel
-from claris_kaggle.kaggle.kernel_push import new_push_token, push_kernel
+from claris_kaggle.kaggle.kernel_push import _push_kernel, new_push_token
 from claris_kaggle.kaggle.kernel_source import KernelSettings, _build_bundle, commit_name, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan
 from tests.conftest import ROOT, contents, environment, make_archive, run_files
@@ -37,7 +37,7 @@ def compose(folder: Path, push_token: str = "mark-1", **named: object) -> str:
 
 def push(folder: Path, push_token: str = "mark-1") -> Kernel:
     compose(folder, push_token)
-    return push_kernel(folder, push_token)
+    return _push_kernel(folder, push_token)
 
 
 def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> None:

@@ -111,7 +111,7 @@ def test_a_push_without_a_version_stays_recorded_and_is_found_by_the_same_comman
     trained.stale, trained.faults["SaveKernel"] = 100, [LOST["nothing in it"]]
     code, _, said = call(*words)
     assert code == 1 and "has no version number" in said and "Run the same command again" in said
-    assert [one.kernel.version for one in kernel_push.read_pushes(tmp_path / "kernels.json")] == [0]
+    assert [one.kernel.version for one in kernel_push._read_pushes(tmp_path / "kernels.json")] == [0]
     trained.kernels["me/claris-train"][0].stale = LOOKS
     assert call(*words)[1] == "me/claris-train version 1\n" and trained.count("SaveKernel") == 1
 

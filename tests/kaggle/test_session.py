@@ -422,16 +422,20 @@ def test_a_named_input_that_is_missing_is_said_before_anything_is_done(generated
 def test_named_files_are_in_the_settings_and_their_datasets_are_attached(call: Call, tmp_path: Path) -> None:
     command = ["push", "train", "--build-only", tmp_path / "kernel", "--user", "me"]
     flags = ["--dataset", "me/slides/2", "--weights-from", "me/w/a.pth", "--slides-from", "me/slides/map.csv"]
+    flags += ["--extra-from", "me/round/pseudo.csv"]
     code, _, said = call(*command, *flags)
     assert code == 0, said
     metadata = json.loads((tmp_path / "kernel/kernel-metadata.json").read_text())
-    assert metadata["dataset_sources"] == ["me/slides/2", "me/w"]
+    assert metadata["dataset_sources"] == ["me/slides/2", "me/w", "me/round"]
     line = next(one for one in (tmp_path / "kernel/train.py").read_text().splitlines() if one.startswith("SETTINGS"))
     settings = ast.literal_eval(line.removeprefix("SETTINGS = "))
     wanted = {"weights_from": "me/w/a.pth", "slides_from": "me/slides/map.csv", "folds_from": ""}
+    wanted["extra_from"] = "me/round/pseudo.csv"
     assert {name: settings[name] for name in wanted} == wanted
     code, shown, _ = call("launch", "first", "--dry-run", "--json", *flags)
-    assert code == 0 and json.loads(shown)["inputs"] == ["me/slides/2", "me/w/a.pth", "me/slides/map.csv"]
+    assert code == 0 and json.loads(shown)["inputs"] == [
+        "me/slides/2", "me/w/a.pth", "me/slides/map.csv", "me/round/pseudo.csv",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ GREY = Image.fromarray(PIXELS[:, :, 0])
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not a readable image; expected a TIFF, PNG or JPEG file"),
+        (b"", r"not a readable image \(an empty file\); expected a TIFF, PNG or JPEG file"),
         (b"<html>not found</html>", "not a readable image"),
         (saved(Image.fromarray(PIXELS), "GIF"), "not a readable image"),
         (saved(Image.fromarray(PIXELS), "BMP"), "not a readable image"),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from claris_kaggle.__main__ import _exit_process
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
-from claris_kaggle.data.batches import EpochBatches, TrainSet
+from claris_kaggle.data.batches import EpochBatches, ExtraPatches, TrainSet
 from claris_kaggle.data.prepare import get_pack
-from claris_kaggle.data.tables import read_labels
+from claris_kaggle.data.tables import read_labels, read_sample
 from claris_kaggle.runtime.distributed import join_world
 from claris_kaggle.training.learner import _average_over_ranks, _Learner, _train_epoch
 
@@ -22,6 +23,8 @@ def main(root: str, cache: str, out: str) -> None:
     data = DataDir(Path(root))
     ids, labels = read_labels(data.labels)
     pack = get_pack(data, "train", ids, Path(cache), verified=True)
+    others = get_pack(data, "test", read_sample(data.sample), Path(cache), verified=True)
+    extra = ExtraPatches(others, others.ids[::2], np.arange(len(others.ids[::2])) % 2, 0.5)
     config = TrainConfig(
         model="tiny", weights="none", epochs=1, batch_size=50, lr=1e-3, precision="fp32", threads=1,
         class_weight=1.5, color=1.0,
@@ -34,7 +37,7 @@ def main(root: str, cache: str, out: str) -> None:
     with join_world() as world:
         learner = _Learner(config, world, model)
         batches = EpochBatches(
-            TrainSet(pack, ids, labels.astype("int64"), (1.0, 1.5)), config, epoch=0, rank=world.rank,
+            TrainSet(pack, ids, labels.astype("int64"), (1.0, 1.5), extra), config, epoch=0, rank=world.rank,
             world_size=world.world_size,
         )  # fmt: skip
         loss = _average_over_ranks(world, _train_epoch(learner, batches, 0, lambda rows: ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -23,6 +24,8 @@ from tests.support.runs import (
     wait_for_line,
     weights_of,
 )
+
+FINE_TUNING = ("--epochs", "3", "--swa-epochs", "1", "--freeze-epochs", "1", "--layer-decay", "0.8", "--ema", "0")
 
 
 def test_killed_training_ends_with_the_same_bytes(
@@ -140,9 +143,10 @@ def test_a_rank_that_is_killed_ends_the_others_soon_and_is_said_once(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [(), FINE_TUNING], ids=["plain", "swa"])
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_twenty_random_kills_change_no_byte(
-    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, nproc: int
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, nproc: int, options: tuple[str, ...]
 ) -> None:
     generator = random.Random(nproc)
     results = []
@@ -150,10 +154,12 @@ def test_twenty_random_kills_change_no_byte(
     for name, kills in (("unbroken", 0), ("killed", 8)):
         where = [*places(generated, cache, tmp_path / name), "--nproc", str(nproc)]
         often = ["--checkpoint-minutes", "0.0005"] if kills else []
-        made += run_through_kills(["train", *where, "--folds", fold_file, *TINY, *often], kills, generator, 0.5)
+        recipe = ["--folds", fold_file, *TINY, *options]
+        made += run_through_kills(["train", *where, *recipe, *often], kills, generator, 0.5)
         made += run_through_kills(["predict", *where], kills // 2, generator, 0.2)
         results.append(predictions_of(tmp_path / name))
-    print(f"{nproc} processes: survived {made} kills of {made}")
+    digests = [hashlib.sha256(b"".join(one.values())).hexdigest() for one in results]
+    print(f"{nproc} processes: survived {made} kills of {made}; SHA-256 of the predictions {digests}")
     assert made >= 10
     assert results[0] == results[1] and len(results[0]) == 8
 

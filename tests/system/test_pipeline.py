@@ -13,8 +13,10 @@ import torch
 from claris_kaggle.cli.main import main
 from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.data.tables import read_labels, read_sample
 from claris_kaggle.evaluation.predictions import read_oof, read_test
+from claris_kaggle.evaluation.run_metrics import gather_run
 from claris_kaggle.inference.fold_models import load_trained, predict_ensemble
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import finish_fold, load_finished, save_weights
@@ -136,6 +138,33 @@ def test_folds_of_a_run_are_predicted_in_one_precision(
     code, _, said = call(*arguments)
     assert code == 0 and "already predicted" not in said, "fold 1 is predicted in fp32, so all others are too"
     assert precisions() == {"fp32"} and predictions_of(run.root) == predictions_of(finished.root)
+
+
+def test_predictions_of_another_input_are_made_again_and_a_mixture_is_named(
+    call: Call,
+    finished: RunDir,
+    generated: DataDir,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDir(copy_run(finished, tmp_path / "run"))
+    arguments = ["predict", *places(generated, cache, run.root), "--nproc", "1", "--views", "1"]
+    assert call(*arguments)[0] == 0
+    ours = run.oof.read_bytes()
+    stored = json.loads(run.config.read_text())
+    run.config.write_text(json.dumps({**stored, "normalise": "imagenet"}))
+    code, _, said = call(*arguments)
+    assert code == 0 and "already predicted" not in said and run.oof.read_bytes() != ours
+    manifest = json.loads(run.fold(1).predictions_manifest.read_text())
+    assert manifest["input"]["normalise"] == "imagenet"
+    del manifest["input"]
+    run.fold(1).predictions_manifest.write_text(json.dumps(manifest))
+    code, _, said = call(*arguments)
+    assert code == 0 and said.count("already predicted") == 3, "a manifest without the input is of an older version"
+    run.fold(1).predictions_manifest.write_text(json.dumps({**manifest, "views": 4}))
+    gather_run(run, read_folds(run.folds), read_sample(generated.sample), {})
+    assert "in different ways (fold 0, 2 with 1 views in fp32, crop 96, " in capsys.readouterr().err
 
 
 def test_the_precision_of_bf16_trains_and_predicts(

@@ -20,7 +20,7 @@ from claris_kaggle.core.presets import _preset_for
 from claris_kaggle.data.augment import to_input
 from claris_kaggle.data.prepare import check_fold_file, make_fold_file
 from claris_kaggle.inference.forward import _view_logits
-from claris_kaggle.models.factory import create_model
+from claris_kaggle.models.factory import create_model, require_trainable
 from claris_kaggle.training.learner import _learning_rate
 from tests.conftest import TINY, contents
 from tests.support.runs import places
@@ -106,15 +106,70 @@ def test_a_second_process_is_told_who_holds_the_run(call: Call, where: list[obje
         (["--precision", "fp16"], 2, "there is no GPU here"),
         (["--model", "resnet"], 2, "unknown timm model"),
         (["--batch-size", 1], 2, "--batch-size is 1"),
+        (["--weights", "other"], 1, "expected weights of the same network"),
+        (["--weights", "text"], 1, "no readable weights"),
+        (["--folds", "nowhere.csv"], 1, "nowhere.csv: file not found"),
+        (["--nproc", 2, "--batch-size", 3], 2, "two per process"),
     ],
 )
 def test_wrong_use_is_one_line_and_begins_nothing(
     call: Call, where: list[object], tmp_path: Path, flags: list[object], code: int, words: str
 ) -> None:
-    where[where.index("--run") + 1] = tmp_path / "new"
+    where[where.index("--run") + 1] = tmp_path / "new" / "run"
+    if flags[0] == "--weights" and flags[1] != "nowhere.pth":
+        flags = ["--weights", tmp_path / "weights.pth"]
+        other = {"conv.weight": torch.zeros(3)} if words.startswith("expected") else "text"
+        torch.save(other, tmp_path / "weights.pth")
     found, _, said = call(*where, *TINY, *flags)
     assert found == code and words in one_line(said)
-    assert not (tmp_path / "new" / "config.json").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_config_without_a_checkpoint_binds_nobody(
+    call: Call, where: list[object], finished: RunDir, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "claimed")
+    run.root.mkdir()
+    for path in (finished.config, finished.folds, finished.folds.with_suffix(".json")):
+        shutil.copy(path, run.root)
+    where[where.index("--run") + 1] = run.root
+    code, _, said = call(*where, *TINY, "--epochs", 1, "--lr", 0.5, "--fold", 2)
+    assert code == 0 and "nothing was trained with it; replaced" in said
+    assert (read_json(run.config)["epochs"], read_json(run.config)["lr"]) == (1, 0.5)
+    code, _, said = call(*where, "--lr", 0.1, "--fold", 2)
+    assert code == 1 and "lr: 0.5 in the run, 0.1 now" in one_line(said)
+
+
+def test_a_bare_command_goes_on_with_the_config_of_a_run_without_a_checkpoint(
+    call: Call, where: list[object], finished: RunDir, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "claimed")
+    run.root.mkdir()
+    for path in (finished.config, finished.folds, finished.folds.with_suffix(".json")):
+        shutil.copy(path, run.root)
+    where[where.index("--run") + 1] = run.root
+    code, _, said = call(*where, "--fold", 2)
+    assert code == 0 and "replaced" not in said
+    assert run.config.read_bytes() == finished.config.read_bytes()
+    assert run.fold(2).weights.read_bytes() == finished.fold(2).weights.read_bytes()
+
+
+def test_a_network_that_cannot_make_a_training_step_is_refused() -> None:
+    class Frozen(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2, 3))[:, None].expand(-1, 2)
+
+    class Three(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.mean((2, 3)))
+
+    with pytest.raises(UsageError, match=r"--model x cannot be trained at 96 x 96 pixels \("):
+        require_trainable(Frozen(), "x", 96)
+    with pytest.raises(UsageError, match=r"--model x returns \(2, 3\) for two patches; expected \(2, 2\)"):
+        require_trainable(Three(3, 3), "x", 96)
+    before = torch.get_rng_state()
+    require_trainable(create_model("tiny"), "tiny", 96)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_ends_the_same(

@@ -1,0 +1,57 @@
+"""Write pseudo-labels: the test patches that the networks of each fold label with confidence, for a second round.
+
+Fold k of the second round trains only on what fold k's networks predicted, so its OOF predictions stay out-of-fold.
+Several runs must share one fold file, and are averaged fold by fold.
+
+example:
+  claris pseudo runs/first --data data --out pseudo.csv
+  claris train --data data --folds folds/five.csv --run runs/second --extra pseudo.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from claris_kaggle.cli import options
+
+HELP = "write pseudo-labels of test patches for a second round of training"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the competition's folder; only sample_submission.csv is read",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file to write")
+    parser.add_argument(
+        "--confidence", type=float, default=0.99, metavar="P",
+        help="lowest probability of a label, above 0.5 and at most 1 [0.99]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--balance", action="store_true", help="keep equally many patches of both classes, the most confident"
+    )
+    options._add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the file, and print the number of patches of each fold and class."""
+    import json
+
+    from claris_kaggle.core.paths import DataDir
+    from claris_kaggle.ensembling.pseudo_labels import make_pseudo_labels
+
+    runs = [options._open_run(path) for path in args.runs]
+    found = make_pseudo_labels(runs, DataDir(args.data), args.out, confidence=args.confidence, balanced=args.balance)
+    if args.json:
+        print(json.dumps(found.to_json()))
+        return
+    print("fold  benign  malignant")
+    for one in found.folds:
+        print(f"{one.fold:<4}  {one.benign:>6,}  {one.malignant:>9,}")
+    print(f"{found.file}: of {found.test_patches:,} test patches")

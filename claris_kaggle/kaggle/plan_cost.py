@@ -1,0 +1,180 @@
+"""Check the networks of a plan of several runs, and estimate its GPU hours and weeks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import UsageError
+from claris_kaggle.kaggle.kernel_source import commit_name
+from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _PACK_HOURS, _WEEKLY_HOURS, Plan, _script_bytes
+from claris_kaggle.kaggle.plan_file import _in_run, _RunsPlan
+
+if TYPE_CHECKING:
+    from claris_kaggle.models.cost import NetworkCost
+
+# The competition's patches, and the views of the sessions' predictions.
+_TRAIN_PATCHES, _TEST_PATCHES, _VIEWS = 220_025, 57_458, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunRow:
+    """A run in the summary of a plan.
+
+    Attributes:
+        run, model, resolution, epochs: of the run.
+        folds: number of folds.
+        kernels: slugs of its kernels.
+        gflop: of a forward pass for one image, in 1e9 floating-point operations.
+        hours: estimated hours on two T4 GPUs.
+        weeks: the first and the last week in which it runs, counted from 1.
+        inputs: inputs besides the competition.
+    """
+
+    run: str
+    model: str
+    resolution: int
+    epochs: int
+    folds: int
+    kernels: Sequence[str]
+    gflop: float
+    hours: float
+    weeks: tuple[int, int]
+    inputs: Sequence[str]
+
+    def week(self) -> str:
+        """Return the weeks as text, for example `1` or `1-2`."""
+        first, last = self.weeks
+        return str(first) if first == last else f"{first}-{last}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsSummary:
+    """A summary of a plan of several runs, in the order of the output of `claris launch --plan --dry-run --json`.
+
+    Attributes:
+        plan, description: of the plan.
+        runs: its runs.
+        time_limit: of each session.
+        at_a_time: number of sessions that run at the same time.
+        then: the steps after training.
+        estimated_hours: hours on two T4 GPUs.
+        weekly_hours: GPU hours that Kaggle gives in a week.
+        weeks: number of weeks that the plan takes.
+        upload_bytes: size of all scripts.
+        commit: of the library.
+    """
+
+    plan: str
+    description: str
+    runs: Sequence[_RunRow]
+    time_limit: str
+    at_a_time: int
+    then: Sequence[str] = ("pull", "ensemble here", "submit", "wait for the score", "ledger", "report")
+    estimated_hours: float
+    weekly_hours: float = _WEEKLY_HOURS
+    weeks: int
+    upload_bytes: int
+    commit: str
+
+
+def require_networks(plan: _RunsPlan) -> None:
+    """Check that each network of the plan exists, accepts its inputs, and has the weights that it starts from.
+
+    Raises:
+        UsageError: a network does not; the message names the run.
+    """
+    from claris_kaggle.models.factory import own_normalisation
+    from claris_kaggle.models.sources import require_imagenet
+
+    for name, run in plan.runs.items():
+        config = run.config()
+        try:
+            _cost_of(config)  # one forward pass
+            if config.weights == "imagenet":
+                require_imagenet(config.model)
+            if config.normalise == "model":
+                own_normalisation(config.model)
+        except UsageError as error:
+            raise _in_run(error, f"{plan.source}, run {name}") from error
+
+
+def _cost_of(config: TrainConfig) -> NetworkCost:
+    """Return the cost of one image of a network on a T4.
+
+    Raises:
+        UsageError: the network is unknown, or does not accept inputs of that size.
+    """
+    from claris_kaggle.models.cost import network_cost
+
+    precision = "fp16" if config.precision == "auto" else config.precision
+    layers = {"stem": config.stem, "tail": config.tail, "equivariance": config.equivariance}
+    return network_cost(config.model, config.side, precision=precision, **layers)
+
+
+def describe_runs(plan: _RunsPlan) -> RunsSummary:
+    """Return a summary of the plan, without contacting Kaggle."""
+    hours = [_estimate_run(run) for run in plan.runs.values()]
+    weeks = _spread_over_weeks(hours, _WEEKLY_HOURS)
+    kernels = sum(len(run.parts) for run in plan.runs.values())
+    rows = [
+        _describe_run_row(name, run, needed, span)
+        for (name, run), needed, span in zip(plan.runs.items(), hours, weeks, strict=True)
+    ]
+    return RunsSummary(
+        plan=plan.source,
+        description=plan.description,
+        runs=rows,
+        time_limit=next(iter(plan.runs.values())).time_limit,
+        at_a_time=min(_MOST_SESSIONS, kernels),
+        estimated_hours=round(sum(hours), 1),
+        weeks=weeks[-1][1],
+        upload_bytes=kernels * _script_bytes(),
+        commit=commit_name(),
+    )
+
+
+def _describe_run_row(name: str, run: Plan, hours: float, weeks: tuple[int, int]) -> _RunRow:
+    """Return the row of a run."""
+    config = run.config()
+    return _RunRow(
+        run=name,
+        model=config.model,
+        resolution=config.side,
+        epochs=config.epochs,
+        folds=sum(len(part) or _FOLDS for part in run.parts),
+        kernels=[run.slug(number, 0) for number in range(len(run.parts))],
+        gflop=round(_cost_of(config).gflop, 2),
+        hours=round(hours, 1),
+        weeks=weeks,
+        inputs=run.inputs(),
+    )
+
+
+def _spread_over_weeks(hours: Sequence[float], weekly: float) -> list[tuple[int, int]]:
+    """Return the first and the last week of each run, if the runs use the hours of each week one after the other.
+
+    >>> _spread_over_weeks([10.0, 20.0, 5.0, 40.0], 30.0)
+    [(1, 1), (1, 1), (2, 2), (2, 3)]
+    """
+    weeks, start = [], 0.0
+    for needed in hours:
+        first = int(start // weekly) + 1
+        start += needed
+        weeks.append((first, max(first, math.ceil(start / weekly - 1e-9))))
+    return weeks
+
+
+def _estimate_run(plan: Plan) -> float:
+    """Return the estimated hours of a run on two T4 GPUs: packing, training, and predictions with eight views."""
+    config = plan.config()
+    return len(plan.parts) * _PACK_HOURS + _cost_of(config).hours(
+        train_patches=_TRAIN_PATCHES,
+        epochs=config.epochs,
+        folds=sum(len(part) or _FOLDS for part in plan.parts),
+        views=_VIEWS,
+        predict_patches=_TEST_PATCHES,
+    )

@@ -1,0 +1,346 @@
+"""Read the tensors in a weight file, whatever framework wrote it. Never executes code from the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from claris_kaggle.core.errors import DataError, format_count, name_few
+
+_WEIGHT_FILE = "expected a complete .safetensors or .pth file"
+_AGAIN = "Download or copy it again"
+_UNPACK = "Unpack it, then give the file inside"
+_ITSELF = "Download the file itself, not its page"
+_CONVERT = "Convert it to PyTorch, or give other weights"
+_SAVE_AGAIN = (
+    "Save it again where it was made: python -c \"import torch; m = torch.load('{0}', weights_only=False); "
+    "torch.save({1}.state_dict(), 'weights.pth')\""
+)
+_SAVE_TENSORS = (
+    "Save it again where it was made: python -c \"import torch; m = torch.load('{0}', weights_only=False); "
+    "torch.save(m, 'weights.pth')\""
+)
+_SAVE_SCRIPT = (
+    "Save its tensors: python -c \"import torch; torch.save(torch.jit.load('{0}').state_dict(), 'weights.pth')\""
+)
+# First bytes of files that are often given as weights, with their name and what to do.
+_OTHER_KINDS = {
+    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "Run git lfs pull, or download the file"),
+    b"\x89HDF\r\n\x1a\n": ("HDF5, a file of Keras or TensorFlow", _CONVERT),
+    b"\x93NUMPY": ("a NumPy array", _CONVERT),
+    b"\x08\x01\x12": ("a TensorFlow SavedModel", _CONVERT),
+    b"GGUF": ("a GGUF file", _CONVERT),
+    b"MATLAB": ("a MATLAB file", _CONVERT),
+    b"\x1f\x8b": ("compressed with gzip", _UNPACK),
+    b"BZh": ("compressed with bzip2", _UNPACK),
+    b"\xfd7zXZ": ("compressed with xz", _UNPACK),
+    b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
+    b"Rar!": ("a RAR archive", _UNPACK),
+    b"%PDF": ("a PDF document", _ITSELF),
+    b"\x89PNG": ("a PNG image", "Check the path"),
+    b"\xff\xd8\xff": ("a JPEG image", "Check the path"),
+    b"II*\0": ("a TIFF image", "Check the path"),
+}
+_WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".pkl")
+# Parts of a checkpoint that hold tensors but no weights.
+_NOT_WEIGHTS = re.compile(r"(^|_)opt(im\w*)?(_|$)|sched|scaler|(^|_)amp(_|$)|rng|random|loader|metric|history|callback")
+_MAX_DEPTH, _MAX_SEQUENCE = 3, 16
+# Modules and functions that no weight file needs. A file that names one would run code when it is unpickled.
+_CODE_MODULES = ("os", "posix", "nt", "sys", "subprocess", "runpy", "importlib", "ctypes", "socket", "shutil", "pty")
+_CODE_FUNCTIONS = ("builtins.eval", "builtins.exec", "builtins.__import__", "builtins.compile", "builtins.open")
+
+
+class _Inert(dict[object, object]):
+    """Stands for every object of a pickle that is not a tensor. Holds its state and executes nothing."""
+
+    path = ""
+    state: object = None
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Return a number for this object alone: some checkpoints use objects as keys."""
+        return id(self)
+
+    def __new__(cls, *_: object, **__: object) -> _Inert:
+        """Accept the arguments of any class, and ignore them."""
+        return dict.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        """Accept the arguments of any class, and ignore them."""
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """Keep the state of the object that this one stands for."""
+        self.state = state
+
+    def is_network(self) -> bool:
+        """Return True if this stands for a whole network (torch.nn.Module)."""
+        return isinstance(self.state, Mapping) and "_modules" in self.state
+
+
+class _InertDict(_Inert):
+    """Stands for an object of a subclass of dict: a plain dict that keeps the items."""
+
+    def __new__(cls, *_: object, **__: object) -> OrderedDict[object, object]:  # type: ignore[misc]
+        """Return a dict without the arguments."""
+        return OrderedDict()
+
+
+def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
+    """Return the tensors in the bytes of a weight file by name, or the first of several dicts of tensors.
+
+    Raises:
+        DataError: as in `_find_tensors`.
+    """
+    return next(iter(_find_tensors(content, source).values()))
+
+
+def _find_tensors(content: bytes, source: object) -> dict[str, dict[str, Tensor]]:
+    """Return every dict of tensors in the bytes of a weight file, by its place in the file, such as `state_dict`.
+
+    Args:
+        content: the bytes of the file.
+        source: names the file in messages.
+    Raises:
+        DataError: the file is damaged, or is not a weight file. The message says what it is.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about old formats; faults that matter raise
+            loaded = _load_any(content, source)
+            found = {place: tensors for place, tensors in _walk(loaded, "", 0) if tensors}
+    except DataError:
+        raise
+    except Exception as error:  # both readers raise many exception types on damaged files
+        raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _AGAIN) from error
+    if not found:
+        raise _describe_tensorless(loaded, source)
+    return found
+
+
+def _unreadable(source: object, what: str, hint: str) -> DataError:
+    """Return the error for a file without readable weights."""
+    return DataError(f"{source}: no readable weights ({what})", _WEIGHT_FILE, hint)
+
+
+def _refuse(source: object, what: str, hint: str) -> NoReturn:
+    """Raise the error for a file without readable weights."""
+    raise _unreadable(source, what, hint)
+
+
+def _load_any(content: bytes, source: object) -> object:
+    """Return the content of a safetensors file or of a file that torch.save wrote.
+
+    Raises:
+        DataError: the file is of another kind.
+    """
+    if content[8:9] == b"{" and content[:2] != b"PK":
+        return _load_safetensors(content, source)
+    _refuse_other_kinds(content, source)
+    if content[:2] == b"PK":
+        _require_torch_archive(content, source)
+    return _load_pickle(content, source)
+
+
+def _load_safetensors(content: bytes, source: object) -> dict[str, Tensor]:
+    """Return the tensors in the bytes of a safetensors file.
+
+    Raises:
+        DataError: the file is cut off.
+    """
+    import safetensors.torch
+
+    begin = 8 + int.from_bytes(content[:8], "little")
+    if begin > len(content):
+        _refuse(source, f"cut off: {len(content):,} bytes of at least {begin:,}", _AGAIN)
+    header = json.loads(content[8:begin])
+    size = begin + max((one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"), default=0)
+    if size > len(content):
+        _refuse(source, f"cut off: {len(content):,} of {size:,} bytes", _AGAIN)
+    return safetensors.torch.load(content)
+
+
+def _refuse_other_kinds(content: bytes, source: object) -> None:
+    """Raise an error that names the kind of a file that is neither safetensors nor a pickle.
+
+    Raises:
+        DataError: the file is of another kind.
+    """
+    if not content.strip(b"\0"):
+        _refuse(source, "an empty file" if not content else "only zero bytes, an incomplete download", _AGAIN)
+    start = content[:400].removeprefix(b"\xef\xbb\xbf").lstrip()
+    for magic, (what, hint) in _OTHER_KINDS.items():
+        if content.startswith(magic):
+            _refuse(source, what, hint)
+    if start[:1] == b"<" and re.match(rb"<(!doctype|html|head|body|\?xml|!--|error)", start, re.IGNORECASE):
+        _refuse(source, "a web page, not the file itself", _ITSELF)
+    if start[:1] in (b"{", b"["):
+        index = b"weight_map" in content[:1_000_000]
+        what = "the index of weights in several files" if index else "a JSON file"
+        _refuse(source, what, "Join the files into one" if index else "Give the file of the weights")
+    if content[4:8] == b"TFL3":
+        _refuse(source, "a TensorFlow Lite file", _CONVERT)
+    if content[:1] == b"\x08" and 1 <= content[1] <= 30 and content[2] in b"\x12\x1a\x3a\x42":
+        _refuse(source, "an ONNX file", "Give the weights of the network that it was made from")
+    if content[257:262] == b"ustar":
+        _refuse(source, "a tar archive", _UNPACK)
+    if content[:1] != b"\x80" and content[:2] != b"PK":
+        text = start.split(b"\n")[0][:40].decode("ascii", "replace")
+        _refuse(source, f"text: {text!r}" if text.isprintable() and text.isascii() else "an unknown format", _AGAIN)
+
+
+def _require_torch_archive(content: bytes, source: object) -> None:
+    """Raise an error unless the ZIP archive was written by torch.save.
+
+    Raises:
+        DataError: the archive is cut off, or is of another kind.
+    """
+    try:
+        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _AGAIN) from error
+    ends = {name.rsplit("/", 1)[-1] for name in names}
+    if "data.pkl" in ends:
+        if "constants.pkl" in ends or any("/code/" in f"/{name}" for name in names):
+            _refuse(source, "a TorchScript archive", _SAVE_SCRIPT.format(_file_name(source)))
+        return
+    if any(name.endswith(".npy") for name in ends):
+        _refuse(source, "an archive of NumPy arrays", _CONVERT)
+    if any(name.endswith((".h5", ".keras")) for name in ends):
+        _refuse(source, "a Keras archive", _CONVERT)
+    if "serialized_exported_program.json" in ends or "archive_format" in ends:
+        _refuse(source, "a program of torch.export", "Save the state_dict of the network instead")
+    inside = next((name for name in names if name.endswith(_WEIGHT_SUFFIXES)), "")
+    _refuse(source, f"a ZIP archive{f' with {inside} in it' if inside else ''}", _UNPACK)
+
+
+def _load_pickle(content: bytes, source: object) -> object:
+    """Return the content of a file that torch.save wrote. Objects other than tensors become inert stand-ins.
+
+    Raises:
+        DataError: the pickle would run code, or has a form that torch does not read without running code.
+    """
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        names, newest = _scan_pickle(content)
+        code = sorted(name for name in names if name.split(".")[0] in _CODE_MODULES or name in _CODE_FUNCTIONS)
+        if code:
+            hint = "Do not open it with another tool. Take weights from a source that you trust"
+            raise _unreadable(source, f"opening it would run {code[0]}", hint) from error
+        if newest > 2:
+            hint = _SAVE_TENSORS.format(_file_name(source))
+            raise _unreadable(source, f"pickle protocol {newest}, which torch does not read safely", hint) from error
+        if "torch.storage._load_from_bytes" in names or "Invalid magic number" in str(error):
+            hint = _SAVE_TENSORS.replace("torch.load('{0}', weights_only=False)", "pickle.load(open('{0}', 'rb'))")
+            hint = hint.replace("import torch", "import pickle, torch").format(_file_name(source))
+            raise _unreadable(source, "a plain pickle, not written by torch.save", hint) from error
+        return _load_with_stand_ins(content, source, names)
+
+
+def _load_with_stand_ins(content: bytes, source: object, names: set[str]) -> object:
+    """Return the content of a file that torch.save wrote, with an inert object for each object of these classes.
+
+    torch sets items only of plain dicts, so a class that turns out to be a dict is replaced by one.
+
+    Raises:
+        DataError: torch does not read the file in this way either.
+    """
+    dicts: set[str] = set()
+    while True:
+        stand_ins: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+            (type(f"<{name}>", (_InertDict if name in dicts else _Inert,), {"path": name}), name)
+            for name in sorted(names)
+        ]
+        try:
+            with torch.serialization.safe_globals(stand_ins):  # torch's own safe names keep their meaning
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = {name for name in names - dicts if f"<{name}>" in str(error)}
+            dicts |= found
+            if not found:
+                what = f"objects of other programs that torch does not read safely: {name_few(sorted(names))}"
+                raise _unreadable(source, what, _SAVE_TENSORS.format(_file_name(source))) from error
+
+
+def _scan_pickle(content: bytes) -> tuple[set[str], int]:
+    """Return the names of all classes and functions that a file of torch.save needs, and its pickle protocol."""
+    from torch._utils import IMPORT_MAPPING, NAME_MAPPING
+
+    names: set[str] = set()
+    newest = 0
+    for operation, argument in _pickle_operations(content):
+        if operation == "PROTO":
+            newest = max(newest, int(str(argument)))
+        if operation in ("GLOBAL", "INST"):
+            module, name = str(argument).split(" ", 1)
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            names.add(f"{module}.{name}")
+        if operation == "STACK_GLOBAL":
+            newest = max(newest, 4)
+    return names, newest
+
+
+def _pickle_operations(content: bytes) -> Iterator[tuple[str, object]]:
+    """Yield the operations of the pickles in a file of torch.save: one in an archive, else up to five in turn."""
+    if content[:2] == b"PK":
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        stream = io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl"))))
+    else:
+        stream = io.BytesIO(content)
+    for _ in range(5):
+        try:
+            yield from ((operation.name, argument) for operation, argument, _ in pickletools.genops(stream))
+        except ValueError:  # the end, or the bytes of the tensors
+            return
+
+
+def _walk(loaded: object, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the place and the tensors of each dict that has tensors, without those of optimizers."""
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(loaded, Mapping) and not (isinstance(loaded, _Inert) and loaded.is_network()):
+        inside = {str(key): value for key, value in loaded.items()}
+        yield place, {key: value.detach() for key, value in inside.items() if isinstance(value, Tensor)}
+    elif isinstance(loaded, list | tuple) and len(loaded) <= _MAX_SEQUENCE:
+        inside = {str(number): value for number, value in enumerate(loaded)}
+    else:
+        return
+    for key, value in inside.items():
+        if not _NOT_WEIGHTS.search(key.lower()):
+            yield from _walk(value, f"{place}.{key}" if place else key, depth + 1)
+
+
+def _describe_tensorless(loaded: object, source: object) -> DataError:
+    """Return the error for a file of torch.save without a dict of tensors."""
+    parts = {"m": loaded}
+    if isinstance(loaded, Mapping):
+        parts |= {f"m['{key}']": value for key, value in loaded.items() if isinstance(key, str)}
+    for code, part in parts.items():
+        if isinstance(part, _Inert) and part.is_network():
+            what = f"a whole pickled network of class {part.path}, not a dict of tensors"
+            return _unreadable(source, what, _SAVE_AGAIN.format(_file_name(source), code))
+    if isinstance(loaded, _Inert):
+        hint = _SAVE_AGAIN.format(_file_name(source), "m.model")
+        return _unreadable(source, f"a pickled object of class {loaded.path}, not a dict of tensors", hint)
+    if isinstance(loaded, Tensor):
+        return _unreadable(source, "one tensor without a name", "Give a file with all tensors of the network by name")
+    keys = list(map(str, loaded)) if isinstance(loaded, Mapping) else []
+    what = f"no tensors by name, only {format_count(len(keys), 'other value')}: {', '.join(keys)[:60]}" if keys else ""
+    return _unreadable(source, what or "no tensors by name", "Give a file with all tensors of the network by name")
+
+
+def _file_name(source: object) -> str:
+    """Return the name of the file without its folder, for a command."""
+    return Path(str(source)).name.replace("'", "").replace('"', "")

@@ -1,0 +1,189 @@
+"""Match the tensor names in a file with those of a network: prefixes, other names of layers, and leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# Names of averaged weights, which are preferred as in timm, and of the slow copies that MoCo and BYOL do not publish.
+_AVERAGED = re.compile(r"(^|[._])(ema|teacher|averaged|swa)([._]|$)")
+_SLOW_COPY = re.compile(r"(^|[._])(momentum\w*|encoder_k|key_encoder|target\w*|student)([._]|$)")
+# First parts of names that belong to the head of another task, in any network.
+_HEAD_NAMES = re.compile(
+    r"(fc\w*|heads?\w*|classifier\w*|last_linear|logits|aux\w*|proj\w*|pred\w*|prototypes|mlp|queue\w*|decoder\w*)$",
+    re.IGNORECASE,
+)
+# Last parts of names that hold no weights: counters, results of profilers, and constants of attention layers.
+_NO_WEIGHTS = ("num_batches_tracked", "total_ops", "total_params", "relative_position_index", "attn_mask", "n_averaged")
+# Networks that the weights of another network are compared with, and their number of tensors without counters.
+_COMMON_NETWORKS = {
+    "resnet18": 102, "resnet34": 182, "resnet50": 267, "resnet101": 522, "resnet152": 777,
+    "wide_resnet50_2": 267, "resnext50_32x4d": 267,
+    "densenet121": 606, "densenet169": 846, "densenet201": 1006, "densenet161": 806,
+    "convnext_nano": 146, "convnext_tiny": 182, "convnext_small": 344, "convnext_base": 344,
+    "efficientnet_b0": 311, "efficientnet_b1": 439, "efficientnet_b2": 439, "efficientnet_b3": 496,
+    "efficientnet_b4": 610, "mobilenetv3_large_100": 266,
+    "vit_tiny_patch16_224": 152, "vit_small_patch16_224": 152, "vit_base_patch16_224": 152,
+    "swin_tiny_patch4_window7_224": 173, "swin_small_patch4_window7_224": 329,
+    "vgg11": 22, "vgg13": 26, "vgg16": 32, "vgg19": 38,
+}  # fmt: skip
+_HEAD_TENSORS = 12  # at most, in a file with another head
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The tensors of a file under the names of a network.
+
+    Attributes:
+        place: the place of the dict in the file, such as `state_dict`.
+        prefix: the part before the network's names, such as `module.`.
+        tensors: the matched tensors by the network's names.
+        deeper: names of tensors inside the network's own layers that the network does not have.
+        others: names of tensors of other parts, such as a decoder.
+    """
+
+    place: str
+    prefix: str
+    tensors: dict[str, Tensor]
+    deeper: list[str]
+    others: list[str]
+
+    @property
+    def label(self) -> str:
+        """The place and the prefix as one text; empty for plain names at the top of the file."""
+        return f"{self.place}.{self.prefix}".strip(".")
+
+
+def _find_head(own: Mapping[str, Tensor], classes: int) -> set[str]:
+    """Return the names of the classifier's tensors."""
+    return {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (classes,)}
+
+
+def _match_names(found: Mapping[str, Mapping[str, Tensor]], model: nn.Module, classes: int) -> list[_Match]:
+    """Return the matches with the highest number of tensors, the preferred one first.
+
+    Args:
+        found: the dicts of tensors in a file, by their place.
+        model: the network.
+        classes: number of classes of the network.
+    """
+    matches = [
+        _match_alias(place, {_modern_name(key): value for key, value in tensors.items()}, prefix, alias, head)
+        for head in [_find_head(model.state_dict(), classes)]
+        for place, tensors in found.items()
+        for alias in _aliases(model, head)
+        for prefix in _best_prefixes(tensors, alias)
+    ]
+    most = max((len(one.tensors) for one in matches), default=0)
+    best: dict[str, _Match] = {}
+    for one in matches:
+        if len(one.tensors) == most:
+            best.setdefault(one.label, one)  # the first naming that fits
+    return sorted(best.values(), key=lambda one: (-_preference(one.label), len(one.deeper), len(one.prefix)))
+
+
+def _preference(label: str) -> int:
+    """Return the rank of a network among equal ones in a file: averaged weights first, slow copies last."""
+    return 2 if _AVERAGED.search(label.lower()) else 0 if _SLOW_COPY.search(label.lower()) else 1
+
+
+def _modern_name(key: str) -> str:
+    """Convert a tensor name of older torchvision files to today's name."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
+
+
+def _aliases(model: nn.Module, head: set[str]) -> list[dict[str, str]]:
+    """Return the network's tensor names by the names that other programs give them, for each way of naming.
+
+    A body that was built as nn.Sequential of the network's children has numbers instead of names (fastai, TIAToolbox).
+    A network that was saved as its `features` alone has no such first part.
+    """
+    names = list(model.state_dict())
+    aliases = [{name: name for name in names}, _number_children(model, names, "")]
+    containers = {name.split(".")[0] for name in names if name not in head}
+    if len(containers) == 1:
+        (container,) = containers
+        start = f"{container}."
+        aliases.append({name.removeprefix(start): name for name in names})
+        numbered = _number_children(getattr(model, container), [one.removeprefix(start) for one in names], start)
+        aliases.append({alias: name for alias, name in numbered.items() if name in set(names)})
+    return [alias for number, alias in enumerate(aliases) if alias not in aliases[:number]]
+
+
+def _number_children(module: nn.Module, names: list[str], start: str) -> dict[str, str]:
+    """Return the names, after `start`, by the same names with the number of the first layer instead of its name."""
+    numbers = {name: str(number) for number, (name, _) in enumerate(module.named_children())}
+    split = [name.split(".", 1) for name in names]
+    return {".".join([numbers.get(first, first), *rest]): start + ".".join([first, *rest]) for first, *rest in split}
+
+
+def _best_prefixes(tensors: Mapping[str, Tensor], alias: Mapping[str, str]) -> list[str]:
+    """Return the prefixes under which the highest number of names is in the file."""
+    counts: Counter[str] = Counter()
+    for key in map(_modern_name, tensors):
+        parts = key.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in alias:
+                counts["".join(f"{part}." for part in parts[:cut])] += 1
+    most = max(counts.values(), default=0)
+    return [prefix for prefix, count in counts.items() if count == most]
+
+
+def _match_alias(
+    place: str, tensors: Mapping[str, Tensor], prefix: str, alias: Mapping[str, str], head: set[str]
+) -> _Match:
+    """Return the match of one naming and one prefix, with the leftovers sorted into two kinds."""
+    inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    taken = {alias[key]: value for key, value in inside.items() if key in alias}
+    tops = {key.split(".")[0] for key, name in alias.items() if name not in head}
+    heads = {key.split(".")[0] for key, name in alias.items() if name in head}
+    series = {re.sub(r"\d+", "#", top) for top in tops}
+    deeper: list[str] = []
+    others: list[str] = []
+    for key in inside.keys() - alias.keys():
+        first = key.split(".")[0]
+        if key.rsplit(".", 1)[-1] in _NO_WEIGHTS or first in heads or _is_other_head(first, tops):
+            continue
+        (deeper if first in tops or re.sub(r"\d+", "#", first) in series else others).append(key)
+    order = {key: number for number, key in enumerate(inside)}
+    return _Match(place, prefix, taken, sorted(deeper, key=order.__getitem__), sorted(others, key=order.__getitem__))
+
+
+def _is_other_head(first: str, tops: set[str]) -> bool:
+    """Return True if the first part of a name is that of a head, and of no layer of the network."""
+    return first not in tops and bool(_HEAD_NAMES.match(first))
+
+
+def _name_relative(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> str:
+    """Return timm's name of a common network that the tensors in the file fit; empty if there is none."""
+    sizes = [sum(not key.endswith(_NO_WEIGHTS) for key in tensors) for tensors in found.values()]
+    for name, size in _COMMON_NETWORKS.items():
+        # A file may hold a network twice. Creating only networks of the right size saves seconds.
+        if all(abs(one // copies - size) > _HEAD_TENSORS for one in sizes for copies in (1, 2)):
+            continue
+        model = _outline(name, classes)
+        best = _match_names(found, model, classes)[:1]
+        own = model.state_dict()
+        needed = {key for key in own if not key.endswith(_NO_WEIGHTS)} - _find_head(own, classes)
+        for match in best:
+            fits = all(key in match.tensors and match.tensors[key].shape == own[key].shape for key in needed)
+            if fits and not match.deeper:
+                return name
+    return ""
+
+
+@functools.lru_cache(maxsize=len(_COMMON_NETWORKS))
+def _outline(name: str, classes: int) -> nn.Module:
+    """Return the network without values: tensors on the meta device."""
+    import timm
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.device("meta"))
+        return timm.create_model(name, pretrained=False, num_classes=classes)
