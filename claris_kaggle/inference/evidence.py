@@ -76,7 +76,7 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
     device = next(model.parameters()).device
     size = block_size(device)
     with torch.inference_mode():
-        head = _find_head(model)
+        head = _find_linear_head(model)
         blocks = [
             _explain_block(model, head, torch.tensor(images[start : start + size], device=device), config, views)
             for start in range(0, len(images), size)
@@ -167,7 +167,7 @@ def _class_difference(classes: Tensor) -> Tensor:
     return classes[1].double() - classes[0].double()
 
 
-def _find_head(model: nn.Module) -> _Head | None:
+def _find_linear_head(model: nn.Module) -> _Head | None:
     """Return the head of the network if it is a global pooling and one linear layer; else None.
 
     Tests this with a random feature map instead of relying on the name of the network.

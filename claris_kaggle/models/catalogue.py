@@ -19,7 +19,7 @@ _SUITABLE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkFacts:
+class _NetworkFacts:
     """One network at one input size.
 
     Attributes:
@@ -41,7 +41,7 @@ class NetworkFacts:
     cached: bool
 
 
-def list_networks(pattern: str = "", side: int = 224) -> list[NetworkFacts]:
+def list_networks(pattern: str = "", side: int = 224) -> list[_NetworkFacts]:
     """Return the networks that suit this task, or all of timm's whose name has the pattern.
 
     Computes no values: each network is created and called on tensors without data.
@@ -66,7 +66,7 @@ def list_networks(pattern: str = "", side: int = 224) -> list[NetworkFacts]:
     return rows
 
 
-def _describe_network(name: str, side: int) -> NetworkFacts:
+def _describe_network(name: str, side: int) -> _NetworkFacts:
     """Return the facts of one network."""
     settings = _pretrained_settings(name)
     weights = (settings.hf_hub_id or "") if settings else ""
@@ -74,7 +74,7 @@ def _describe_network(name: str, side: int) -> NetworkFacts:
         cost = network_cost(name, side, precision="fp32")
     except UsageError:
         cost = None
-    return NetworkFacts(
+    return _NetworkFacts(
         name=name,
         accepted=cost is not None,
         megaweights=None if cost is None else cost.weights / 1e6,

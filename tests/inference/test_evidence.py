@@ -15,7 +15,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DataError, UsageError
 from claris_kaggle.data.d4 import view, view_back
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.inference.evidence import Evidence, _find_head, centre_share, explain
+from claris_kaggle.inference.evidence import Evidence, _find_linear_head, centre_share, explain
 from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 from claris_kaggle.runtime.distributed import World
@@ -160,7 +160,7 @@ def test_the_split_knows_the_layout_and_pooling_of_timms_networks(name: str, poo
 def test_a_network_with_another_end_has_probabilities_and_no_map(name: str, has: bool) -> None:
     model = create_model(name).eval()
     with torch.inference_mode():
-        assert (_find_head(model) is not None) == has
+        assert (_find_linear_head(model) is not None) == has
     if name == "mobilenetv3_small_050":
         found = explain(model, patches(1), PLAIN, views=1)
         assert found.maps is None and found.bias == 0 and 0 <= found.probabilities[0] <= 1
