@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from claris_kaggle.core.config import PATCH_SIZE
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.core.paths import DataDir, RunDir
@@ -16,7 +17,9 @@ from claris_kaggle.data.synthetic import generate
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.evaluation import metrics, predictions
 from claris_kaggle.inference.predict import PredictJob, predict_run
+from claris_kaggle.models.factory import create_model, require_side, require_trainable
 from claris_kaggle.reporting.report import write_report
+from claris_kaggle.runtime.distributed import choose_nproc
 from claris_kaggle.training.setup import TrainJob
 from claris_kaggle.training.train import train_run
 
@@ -53,15 +56,12 @@ def run_demo(
         ClarisError: a stage failed.
     """
     out = out.absolute()
+    _check_options(model, nproc)
     data = DataDir(generate(out / "data", train=train, test=test, slides=slides, seed=seed))
     slide_map, fold_file, cache = data.root / "slides.csv", out / "folds.csv", out / "cache"
     run_dir = RunDir(out / "run")
     log_info(f"1 of 7, check: {train} synthetic training and {test} test patches")
-    findings = check_data(data, slide_map)
-    if findings.faults:
-        raise DataError(
-            findings.faults[0], "expected the synthetic patches of the demo", f"Remove {out} and run it again"
-        )
+    _require_sound(data, slide_map, out)
     log_info("2 of 7, pack: every patch decoded once and verified against its SHA-1 id")
     make_packs(data, cache)
     log_info("3 of 7, folds: five, by slide")
@@ -82,6 +82,30 @@ def run_demo(
         "report": str(report),
         "run": str(run_dir.root),
     }
+
+
+def _check_options(model: str, nproc: int) -> None:
+    """Check the network and the number of processes before anything is written.
+
+    Raises:
+        UsageError: the network is unknown or cannot be trained, or this machine cannot run so many processes.
+    """
+    network = create_model(model)
+    require_side(network, model, PATCH_SIZE)
+    require_trainable(network, model, PATCH_SIZE)
+    choose_nproc(nproc)
+
+
+def _require_sound(data: DataDir, slide_map: Path, out: Path) -> None:
+    """Check the generated files.
+
+    Raises:
+        DataError: one of them was changed.
+    """
+    findings = check_data(data, slide_map)
+    if findings.faults:
+        hint = f"Remove {out} and run it again"
+        raise DataError(findings.faults[0], "expected the synthetic patches of the demo", hint)
 
 
 def _score_test(run_dir: RunDir, data: DataDir) -> dict[str, Any]:

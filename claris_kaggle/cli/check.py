@@ -9,7 +9,6 @@ example:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from claris_kaggle.cli import options
 
@@ -19,7 +18,7 @@ HELP = "check the competition's files"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     options._add_data_flag(parser)
-    parser.add_argument("--slides", type=Path, metavar="FILE", help="slide map: a CSV with columns id,wsi")
+    options._add_slides_flag(parser, "it is checked, too")
     parser.add_argument(
         "--jobs",
         type=options._parse_count,
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from claris_kaggle.core.errors import format_count
     from claris_kaggle.data.integrity import check_data
 
-    findings = check_data(data, args.slides, args.jobs)
+    findings = check_data(data, options._choose_slides(args, data), args.jobs)
     if args.json:
         print(json.dumps(findings.to_json()))
         return 1 if findings.faults else 0

@@ -2,7 +2,8 @@
 
 Several runs must share one fold file. Weights are scored only on folds that they were not fitted on.
 A run may also be a folder that contains only oof.csv
-(id,label,fold,probability) and test.csv (id,probability), from any other tool.
+(id,label,fold,probability) and test.csv (id,probability), from any other tool. Other column names are read, too.
+Without a fold column, oof.csv is one holdout, which has its own score.
 
 example:
   claris ensemble runs/first --data data --out submission.csv
@@ -40,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate", action="store_true", help="apply temperature scaling, fitted on the OOF predictions"
     )
+    parser.add_argument(
+        "--common-ids",
+        action="store_true",
+        help="use only the OOF patches that all runs have",
+    )
     parser.add_argument("--save-run", type=Path, metavar="DIR", help="save the ensemble as a run in this folder")
     options._add_json_flag(parser)
 
@@ -54,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     keep = options._open_run(args.save_run) if args.save_run else None
     result = ensemble_runs(
         [options._open_run(path) for path in args.runs], data, args.out, method=args.method,
-        only_sound=args.only_sound, calibrate=args.calibrate, keep=keep,
+        only_sound=args.only_sound, calibrate=args.calibrate, common_ids=args.common_ids, keep=keep,
     )  # fmt: skip
     evidence = result.ensemble
     _report_evidence(evidence)
@@ -62,20 +68,21 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(result.to_json()))
         return
     for name, figures in result.runs.items():
-        print(f"{name}: {_format_figures(figures)}{_format_gap(evidence.against_best.get(name), evidence.best)}")
+        kind = "holdout" if name in result.holdouts else "OOF"
+        print(f"{name}: {_format_figures(figures, kind)}{_format_gap(evidence.against_best.get(name), evidence.best)}")
     if len(evidence.weights) > 1:
         _print_methods(evidence)
     if len(result.runs) > 1:
-        print(f"ensemble: {_format_figures(result.oof)}")
+        print(f"ensemble: {_format_figures(result.oof, 'holdout' if result.holdouts else 'OOF')}")
     if evidence.calibration:
         _print_calibration(evidence.calibration)
     print(result.submission)
 
 
-def _format_figures(figures: OverallMetrics) -> str:
-    """Return AUC with its interval and accuracy, in one line."""
+def _format_figures(figures: OverallMetrics, kind: str) -> str:
+    """Return AUC with its interval and accuracy, in one line. `kind` is OOF or holdout."""
     low, high = figures.auc_interval
-    return f"OOF AUC {figures.auc:.4f} ({low:.4f} to {high:.4f}), accuracy {figures.accuracy:.4f}"
+    return f"{kind} AUC {figures.auc:.4f} ({low:.4f} to {high:.4f}), accuracy {figures.accuracy:.4f}"
 
 
 def _format_gap(gap: Comparison | None, best: str) -> str:

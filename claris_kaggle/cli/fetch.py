@@ -1,9 +1,12 @@
 """Fetch the competition's files through the Kaggle API; an interrupted download is resumed.
 
 Needs a Kaggle token. Accept the competition's rules on its web page first.
+With --slides, also stores a slide map as slides.csv in the folder, where the other commands find it.
 
 example:
   claris fetch --out data
+  claris fetch --out data --slides owner/dataset
+  claris fetch --out data --slides patch_id_wsi.csv
 """
 
 from __future__ import annotations
@@ -17,11 +20,18 @@ HELP = "download the competition's files from Kaggle"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="folder to create [data]")
+    parser.add_argument(
+        "--slides",
+        metavar="REF",
+        help="slide map: a Kaggle dataset as owner/dataset or owner/dataset/file, or a file [none]",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Fetch the files, and print the folder."""
-    from claris_kaggle.kaggle.download import fetch_data
+    from claris_kaggle.kaggle.download import fetch_data, fetch_slides
 
-    fetch_data(args.out.absolute())
+    data = fetch_data(args.out.absolute())
+    if args.slides:
+        fetch_slides(args.slides, data)
     print(args.out)

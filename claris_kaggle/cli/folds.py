@@ -1,6 +1,7 @@
 """Split the training patches into stratified folds, or check a fold file.
 
-With --slides (a CSV with columns id,wsi) each slide is in exactly one fold. Duplicates are always in the same fold.
+With a slide map (--slides, or slides.csv in the data folder) each slide is in exactly one fold. Duplicates are always
+in the same fold.
 
 example:
   claris folds --data data --out folds/five.csv
@@ -26,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
     what.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
-    parser.add_argument(
-        "--slides", type=Path, metavar="FILE", help="slide map: a CSV with columns id,wsi [split by patch]"
-    )
+    options._add_slides_flag(parser, "each slide is in one fold")
     parser.add_argument("--k", type=int, metavar="K", help="number of folds [5]")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the split [0]")
     parser.add_argument("--force", action="store_true", help="replace an existing fold file with other folds")
@@ -54,15 +53,18 @@ def run(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from claris_kaggle.data.fold_file import count_folds
+    from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, count_folds
     from claris_kaggle.data.prepare import check_fold_file, make_fold_file
 
     cache = options._choose_cache_dir(args)
+    slides = options._choose_slides(args, data)
+    if slides is None and not args.check:
+        log_info(SPLIT_BY_PATCH)
     if args.check:
-        folds = check_fold_file(data, args.check, slides=args.slides, cache=cache)
+        folds = check_fold_file(data, args.check, slides=slides, cache=cache)
     else:
         folds = make_fold_file(
-            data, args.out, slides=args.slides, k=5 if args.k is None else args.k, seed=args.seed or 0, cache=cache,
+            data, args.out, slides=slides, k=5 if args.k is None else args.k, seed=args.seed or 0, cache=cache,
             force=args.force,
         )  # fmt: skip
     rows = [asdict(one) for one in count_folds(folds)]
@@ -74,8 +76,3 @@ def run(args: argparse.Namespace) -> None:
     for row in rows:
         shown = "fold {fold}: {patches:,} patches, {malignant:,} malignant ({share:.1%})"
         print((shown + ", {groups:,} slides" * grouped).format(**row))
-    if not grouped:
-        log_info(
-            "split by patch: scores will be optimistic, because patches from one slide are similar; "
-            "--slides FILE keeps each slide in one fold"
-        )

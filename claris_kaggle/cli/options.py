@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claris_kaggle.core.config import CUDNN_MODES
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import DataDir, RunDir, default_cache
 
@@ -28,6 +29,26 @@ def _add_data_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="the competition's folder, with train/ and test/"
     )
+
+
+def _add_slides_flag(parser: argparse.ArgumentParser, effect: str) -> None:
+    """Add --slides, the slide map. `_choose_slides` reads it."""
+    parser.add_argument(
+        "--slides",
+        type=Path,
+        metavar="FILE",
+        help=f"slide map with an id and a slide column; {effect}; none: no map [slides.csv in the data folder]",
+    )
+
+
+def _choose_slides(args: argparse.Namespace, data: DataDir) -> Path | None:
+    """Return the slide map of --slides, else the one in the data folder; None without one, and for `none`."""
+    if args.slides is not None:
+        return None if str(args.slides) == "none" and not args.slides.exists() else Path(args.slides)
+    if not data.slides.exists():
+        return None
+    log_info(f"using the slide map {data.slides}")
+    return data.slides
 
 
 def _add_cache_flag(parser: argparse.ArgumentParser) -> None:

@@ -51,10 +51,11 @@ def run(args: argparse.Namespace) -> None:
     import tempfile
     import time
 
-    from claris_kaggle.kaggle import kernel_push, kernel_source
+    from claris_kaggle.kaggle import kernel_push, kernel_source, preflight
     from claris_kaggle.kaggle.kernel_output import Kernel
 
     settings = _read_settings(args)
+    preflight.check_session(args.job, settings)
     user, slug = _choose_owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
     base = f"{user}/{slug}"

@@ -21,6 +21,7 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 CUDNN_MODES = ("default", "no-autotune", "contiguous")
 _SCHEDULES = ("onecycle", "cosine", "constant")
 _SELECTIONS = ("last", "best")
+_AUGMENTATIONS = ("none", "light", "strong")
 _GEOMETRIES = ("d4", "flips")
 _NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "none")
 _STEMS = ("pool", "pool4", "no-pool")
@@ -36,6 +37,7 @@ _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix":
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
 _ADDED_OPTIONS = {
     "architecture",
+    "augment",
     "clip_grad",
     "dropout",
     "extra_sha256",
@@ -145,6 +147,12 @@ class TrainConfig:
     optimizer: str = _flag_field("adamw", "optimizer, by timm's name: adamw, sgd, lion, lamb and others")
     weight_decay: float = _flag_field(
         0.0, "weight decay, decoupled with adamw; 0 with adamw: plain Adam", low=0, high=10
+    )
+    augment: str = _flag_field(
+        "light",
+        "augmentation: none; light (--geometry, --color and --stain only); or strong, which adds scaling, distortion, "
+        "HSV, gamma, CLAHE and holes to them",
+        choices=_AUGMENTATIONS,
     )
     geometry: str = _flag_field(
         "d4",

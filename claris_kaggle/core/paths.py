@@ -29,7 +29,7 @@ class _Folder:
 
 @dataclass(frozen=True)
 class DataDir(_Folder):
-    """The competition's folder. It is never modified.
+    """The competition's folder. Its files are never modified.
 
     Attributes:
         root: the folder with train/, test/, train_labels.csv and sample_submission.csv.
@@ -44,6 +44,11 @@ class DataDir(_Folder):
     def sample(self) -> Path:
         """The sample submission, with the test ids in the order of a submission: id,label."""
         return self.root / "sample_submission.csv"
+
+    @property
+    def slides(self) -> Path:
+        """The slide map: id,wsi. Not one of the competition's files; `claris fetch --slides` adds it."""
+        return self.root / "slides.csv"
 
     def patches(self, split: str) -> Path:
         """Return the folder of TIFF files of a split, `train` or `test`."""

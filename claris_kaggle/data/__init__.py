@@ -6,16 +6,18 @@ Other packages use:
 - `augment`: `STATISTICS`, `change_stain`, `crop_centre`, `to_input`
 - `batches`: `Batch`, `EpochBatches`, `ExtraPatches`, `PredictionBlocks`, `TrainSet`
 - `d4`: `turn_on_device`, `view`, `view_back`
-- `fold_file`: `CLASS_NAMES`, `Folds`, `check_folds`, `count_folds`, `parse_fold_numbers`, `read_folds`,
-  `require_together`, `write_folds`
+- `fold_file`: `CLASS_NAMES`, `FOLD_NAMES`, `Folds`, `LABEL_NAMES`, `SPLIT_BY_PATCH`, `check_folds`, `count_folds`,
+  `parse_fold_numbers`, `read_folds`, `require_together`, `write_folds`
 - `fold_split`: `make_folds`
 - `image_kinds`: `name_image_kind`
+- `foreign_tables`: `ForeignTable`, `clean_ids`, `has_header`, `list_columns`, `open_table`, `report_form`
 - `integrity`: `Findings`, `check_data`
 - `pack`: `Pack`, `ensure_pack`, `open_pack`, `pack_folder`, `read_verified_patch`
 - `patches`: `CENTRE`, `PATCH_BYTES`, `PATCH_SHAPE`, `SIZE`, `patch_id`, `read_patch`
 - `prepare`: `TrainingData`, `check_fold_file`, `get_pack`, `make_fold_file`, `make_packs`, `read_training`
 - `pseudo_file`: `PSEUDO_COLUMNS`, `read_pseudo_file`, `require_test_ids`, `sort_pseudo_labels`, `write_pseudo_file`
 - `synthetic`: `generate`
-- `tables`: `digest_rows`, `parse_labels`, `parse_probabilities`, `read_labels`, `read_sample`, `read_slides`,
-  `read_table`, `require_equal_ids`, `require_ids`, `require_unique`, `sort_order`, `write_table`
+- `tables`: `LOGIT_HINT`, `digest_rows`, `match_slides`, `parse_labels`, `parse_probabilities`, `read_labels`,
+  `read_sample`, `read_slides`, `read_table`, `require_equal_ids`, `require_ids`, `require_unique`, `sort_order`,
+  `write_table`
 """

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.augment import _ORDER_WORD, _color_draws, _draw_words, _Geometry, _stain_draws, _turn_numbers
 from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.strong_augment import _StrongAugmentation
 
 
 class Batch(NamedTuple):
@@ -133,7 +134,9 @@ class EpochBatches(Dataset[Batch]):
         turn_here: bool = True,
     ) -> None:
         self.trainset, self.config, self.rank, self.world_size = trainset, config, rank, world_size
-        self.turn_here = turn_here or config.geometry != "d4"
+        turns = config.augment != "none"
+        self.turn_here = turns and (turn_here or config.geometry != "d4")
+        self.turn_later = turns and not self.turn_here
         extra = trainset.extra
         self.words = _draw_words(config.seed, epoch, trainset.ids + (extra.ids if extra else []))
         self.order = np.argsort(self.words[:, _ORDER_WORD], kind="stable")
@@ -144,6 +147,7 @@ class EpochBatches(Dataset[Batch]):
         self.steps = _split_evenly(len(trainset), config.batch_size)
         # Created here, so that loader processes do not import albumentations in every epoch.
         self.geometry = _Geometry(config.geometry, config.crop, turn=self.turn_here)
+        self.strong = _StrongAugmentation() if config.augment == "strong" else None
 
     def __len__(self) -> int:
         """Return the number of steps, the same for every rank."""
@@ -156,6 +160,8 @@ class EpochBatches(Dataset[Batch]):
         mine = whole[self.rank :: self.world_size]
         pixels = self._read_pixels(mine)
         words = self.words[mine]
+        if self.strong is not None:
+            pixels = self.strong(pixels, words)
         labels, extra = self.labels, self.trainset.extra
         total = np.array(self.trainset.class_weights)[labels[whole]]
         if extra:
@@ -163,7 +169,7 @@ class EpochBatches(Dataset[Batch]):
         weights = np.where(self._is_extra(mine), extra.weight, 1.0) if extra else None
         return Batch(
             torch.from_numpy(self.geometry(pixels, words)),
-            torch.from_numpy(_turn_numbers(words)[: 0 if self.turn_here else None]),
+            torch.from_numpy(_turn_numbers(words)[: None if self.turn_later else 0]),
             torch.from_numpy(labels[mine]),
             torch.from_numpy(_color_draws(words, self.config.color)),
             torch.from_numpy(_stain_draws(words, self.config.stain)),

@@ -18,12 +18,25 @@ from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels
+from claris_kaggle.data.foreign_tables import _SLIDE_NAMES, clean_ids, has_header, list_columns, open_table, report_form
 from claris_kaggle.version import __version__
 
 CLASS_NAMES = ("benign", "malignant")
+# Published scores of this competition: public notebooks of the same network with folds by patch and by slide, and the
+# private leaderboard.
+SPLIT_BY_PATCH = (
+    "folds by patch put patches of one slide on both sides, so the OOF AUC is too high (published: 0.996 by patch, "
+    "0.967 by slide, 0.97 on the leaderboard); claris fetch --slides REF stores a slide map in the data folder"
+)
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Without a JSON file, groups count as slides from this mean number of patches on.
 _SLIDE_SIZE = 2
+FOLD_NAMES = ("fold", "kfold", "fold_id", "folds", "k_fold", "fold_no", "fold_number", "fold_num", "cv_fold", "cv")
+LABEL_NAMES = (
+    "label", "target", "labels", "targets", "y", "y_true", "true", "truth", "ground_truth", "gt", "class", "is_tumor",
+    "has_tumor",
+)  # fmt: skip
+_FOREIGN_FOLD_HINT = "Correct that in the file, or make folds in another file: claris folds --data DIR --out NEW.csv"
 _FOLD_FILE_HINT = "Create it again: claris folds --data DIR --out {}"
 
 
@@ -194,31 +207,104 @@ def _read_about(path: Path, folds: Folds) -> dict[str, object]:
     return about if about.get("folds_sha256") == folds.digest else {}
 
 
-def read_folds(path: Path) -> Folds:
+def read_folds(path: Path, known: Mapping[str, int] | None = None) -> Folds:
     """Return the folds in the file `path`, sorted by id.
 
+    A file of another tool may have other column names and more columns, no groups (each patch is its own group), and
+    folds that are numbered from 1.
+
+    Args:
+        path: the fold file.
+        known: the label of each id, for a file without labels.
     Raises:
         TableError: the file is cut off, has a wrong header or invalid values, or a group is in two folds.
         DataError: a fold lacks a class.
         DiskError: the file does not exist.
     """
-    hint = _FOLD_FILE_HINT.format(path)
-    frame = tables.read_table(path, _FOLD_COLUMNS, hint=hint, ended=True)
-    ids = frame["id"].tolist()
+    hint = _choose_hint(path)
+    ids, texts, groups, numbers = _read_fold_columns(path, hint)
     tables.require_ids(ids, path, hint)
     tables.require_unique(ids, path, hint)
-    labels = tables.parse_labels(frame["label"].tolist(), path)
-    fold = parse_fold_numbers(frame["fold"].tolist(), path, hint)
-    numbers = np.unique(fold).tolist()
-    if numbers != list(range(len(numbers))) or len(numbers) < 2:
-        raise TableError(f"{path}: folds {name_few(numbers)}", "expected at least two folds, numbered from 0", hint)
+    if texts is None:
+        texts = _look_up_labels(ids, known, path)
+    labels = tables.parse_labels(texts, path)
+    fold = _number_from_zero(parse_fold_numbers(numbers, path, hint), path)
     order = tables.sort_order(ids)
-    groups = frame["group"].tolist()
     folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
     require_together(folds, folds.groups, "group", path, hint)
     _require_classes_in_folds(folds, path, hint)
     by_slide = _read_about(path, folds).get("by_slide")
     return replace(folds, by_slide=by_slide if isinstance(by_slide, bool) else None)
+
+
+def _choose_hint(path: Path) -> str:
+    """Return what to do about a faulty fold file: one of this package can be created again, another is corrected."""
+    about = Path(path).with_suffix(".json")
+    if has_header(path, _FOLD_COLUMNS) and (about.exists() or not Path(path).stat().st_size):
+        return _FOLD_FILE_HINT.format(path)
+    return _FOREIGN_FOLD_HINT
+
+
+def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | None, list[str], list[str]]:
+    """Return the columns of a fold file: ids, labels (None without), groups and fold numbers.
+
+    Raises:
+        TableError: the file is not a complete table, or has no column of ids or folds.
+    """
+    if has_header(path, _FOLD_COLUMNS):
+        frame = tables.read_table(path, _FOLD_COLUMNS, hint=hint, ended=True)
+        return frame["id"].tolist(), frame["label"].tolist(), frame["group"].tolist(), frame["fold"].tolist()
+    table = open_table(path, hint)
+    id_column, fold = table.find_ids(), table.find_column(FOLD_NAMES)
+    if id_column is None or fold is None:
+        missing = "id" if id_column is None else f"fold (or {', '.join(FOLD_NAMES[1:4])})"
+        raise TableError(f"{path}: {list_columns(table)}", f"expected a column {missing}", "Rename that column")
+    if not table.ended:
+        raise TableError(f"{path}: cut off: the last line has no line break", "", hint)
+    ids = clean_ids(table.columns[id_column])
+    label = table.find_column([name for name in LABEL_NAMES if name != id_column])
+    group = table.find_column([name for name in _SLIDE_NAMES if table.find_column([name]) not in (id_column, fold)])
+    notes = [f"read {fold} as the fold"]
+    notes.append(f"{group} as the group" if group else "there is no group column, so each patch is a group of its own")
+    report_form(Path(path), ", ".join(notes))
+    groups = [text or name for text, name in zip(table.columns[group], ids, strict=True)] if group else ids
+    numbers = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.columns[fold]]
+    return ids, table.columns[label] if label else None, groups, numbers
+
+
+def _look_up_labels(ids: Sequence[str], known: Mapping[str, int] | None, path: Path) -> list[str]:
+    """Return the label of each id, as text.
+
+    Raises:
+        TableError: there are no known labels, or an id has none.
+    """
+    if known is None:
+        raise TableError(f"{path}: no label column", "", "Add the label of each patch, from train_labels.csv")
+    missing = [name for name in ids if name not in known]
+    if missing:
+        found = f"{path}: {format_count(len(missing), 'id')} not in train_labels.csv ({name_few(missing)})"
+        raise TableError(found, "", _FOREIGN_FOLD_HINT)
+    return [str(known[name]) for name in ids]
+
+
+def _number_from_zero(fold: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
+    """Return the fold numbers, counted from 0. Numbers from 1 on are changed, and this is logged.
+
+    Raises:
+        TableError: there is a single fold, or a number without patches.
+    """
+    numbers = np.unique(fold).tolist()
+    first = min(numbers[0], 1)
+    if len(numbers) < 2:
+        raise TableError(f"{path}: a single fold ({numbers[0]})", "expected at least two folds", _FOREIGN_FOLD_HINT)
+    if numbers != list(range(first, first + len(numbers))):
+        empty = sorted(set(range(first, numbers[-1])) - set(numbers))
+        found = f"{path}: folds {name_few(numbers)}: fold {name_few(empty)} has no patches"
+        hint = f"Number the folds in the file from 0 to {len(numbers) - 1}, without gaps"
+        raise TableError(found, "expected at least one patch of each fold", hint)
+    if first:
+        report_form(Path(path), f"the folds 1 to {numbers[-1]} are read as 0 to {numbers[-1] - 1}")
+    return fold - first
 
 
 def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[np.int64]:
@@ -277,14 +363,14 @@ def check_folds(
     Raises:
         TableError: ids or labels differ, or a slide or exact duplicates are in two folds.
     """
-    hint = _FOLD_FILE_HINT.format(path)
+    hint = _choose_hint(path)
     tables.require_equal_ids(folds.ids, ids, path, "train_labels.csv", hint)
     differ = [name for name, old, new in zip(ids, folds.labels, labels, strict=True) if old != new]
     if differ:
         found = f"{path}: {format_count(len(differ), 'label')} different from train_labels.csv ({name_few(differ)})"
         raise TableError(found, "", hint)
     if slides is not None:
-        require_together(folds, slides, "slide", path, hint + " --slides FILE")
+        require_together(folds, slides, "slide", path, hint.replace("--out", "--slides FILE --out"))
     if contents is not None:
         first: dict[str, str] = {}
         for name, content in zip(ids, contents, strict=True):

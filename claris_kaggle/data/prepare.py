@@ -62,7 +62,7 @@ def read_training(
         ClarisError: a table or patch has an error, or the fold file or the pseudo-labels belong to other data.
     """
     ids, labels = tables.read_labels(data.labels)
-    folds = fold_files.read_folds(fold_file)
+    folds = fold_files.read_folds(fold_file, dict(zip(ids, labels.tolist(), strict=True)))
     fold_files.check_folds(folds, ids, labels, fold_file)
     if extra is None:
         return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
@@ -87,8 +87,11 @@ def get_pack(
 def make_packs(data: DataDir, cache: Path, jobs: int = 0) -> list[Pack]:
     """Return the verified packs of the training and test patches."""
     train_ids, _ = tables.read_labels(data.labels)
-    test_ids = tables.read_sample(data.sample)
-    return [get_pack(data, split, ids, cache, jobs=jobs) for split, ids in (("train", train_ids), ("test", test_ids))]
+    splits = {"train": train_ids, "test": tables.read_sample(data.sample)}
+    for split, ids in splits.items():  # missing files of both are found before the first is packed
+        if not pack_folder(cache, split, ids).exists():
+            _require_files(data.patches(split), ids)
+    return [get_pack(data, split, ids, cache, jobs=jobs) for split, ids in splits.items()]
 
 
 def _hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -> list[str]:
@@ -151,8 +154,9 @@ def check_fold_file(data: DataDir, path: Path, *, slides: Path | None = None, ca
         ClarisError: the file has an error, belongs to other data, or has a slide or duplicates in two folds.
     """
     ids, labels = tables.read_labels(data.labels)
-    folds = fold_files.read_folds(path)
+    folds = fold_files.read_folds(path, dict(zip(ids, labels.tolist(), strict=True)))
     groups = tables.read_slides(slides, ids) if slides else None
-    fold_files.check_folds(folds, ids, labels, path, slides=groups, contents=_find_contents(data, ids, cache))
+    fold_files.check_folds(folds, ids, labels, path, slides=groups)
+    fold_files.check_folds(folds, ids, labels, path, contents=_find_contents(data, ids, cache))
     log_info(f"{path}: {format_count(len(ids), 'patch', 'patches')} in {folds.k} folds")
     return folds

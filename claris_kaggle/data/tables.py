@@ -18,6 +18,15 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import TableError, first_line, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, sha256_bytes, write_text
+from claris_kaggle.data.foreign_tables import (
+    _SLIDE_NAMES,
+    ForeignTable,
+    _count_ids,
+    clean_ids,
+    list_columns,
+    open_table,
+    report_form,
+)
 
 # First bytes of files that are not plain CSV although they may be named so.
 _ARCHIVE_MAGIC = {
@@ -26,10 +35,14 @@ _ARCHIVE_MAGIC = {
     b"\xff\xfe": "text in UTF-16",
 }
 
-_SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "group")
 _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 # Texts that other tools write for missing values, in lower case.
 _MISSING_TEXTS = ("nan", "na", "null", "none", "<na>")
+# Texts that slide maps have instead of a slide, in lower case.
+_NO_SLIDE_TEXTS = ("", "unknown", "-1", "-1.0", "-", "?", "n/a", "missing", "no slide")
+# More values outside 0..1 than this share are probably logits.
+_FEW_OUTSIDE = 0.05
+LOGIT_HINT = "Convert logits to probabilities: 1 / (1 + exp(-logit)); softmax for two columns"
 _LABEL_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _TABLE_HINT = "Download the file again"
 
@@ -147,37 +160,67 @@ def read_sample(path: Path) -> list[str]:
 
 
 def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
-    """Return the slide of each id, in the order of `ids`. The file may contain more ids.
+    """Return the slide of each id, in the order of `ids`. An id without a slide is a slide of its own, under its id.
 
-    The slide column is named wsi, slide, slide_id or group. Missing values count as no slide.
+    The file may have any form that `open_table` reads, more ids, and ids with folders and file extensions. The slide
+    column is named wsi, slide, slide_id, case, patient or group, for example.
 
     Raises:
-        TableError: there is no slide column, ids are repeated, or an id has no slide.
+        TableError: there is no slide column, an id has two slides, no id is known, or the file is cut off.
     """
-    with explain_disk_errors(path), path.open("rb") as stream:
-        header = _split_header(_decode_csv(stream.readline(), path, ""))
-    column = next((name for name in _SLIDE_COLUMNS if name in header), None)
+    slide_of, notes = match_slides(path, ids)
+    if notes:
+        report_form(Path(path), "; ".join(notes))
+    return [slide_of.get(name, name) for name in ids]
+
+
+def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the slide of each id that has one in the file, and remarks on the others.
+
+    Raises:
+        TableError: as in `read_slides`.
+    """
+    table = open_table(path)
+    names, slides = _choose_slide_columns(table, ids)
+    known = {name.lower(): name for name in ids}
+    names = [known.get(name.lower(), name) for name in names]
+    slides = ["" if text.lower() in (*_MISSING_TEXTS, *_NO_SLIDE_TEXTS) else text for text in slides]
+    if len(set(zip(names, slides, strict=True))) > len(set(names)):
+        require_unique(names, path, "Keep one row of each id", values=slides)
+    slide_of = {name: slide for name, slide in zip(names, slides, strict=True) if slide and name.lower() in known}
+    alone = [name for name in ids if name not in slide_of]
+    if len(alone) == len(ids):
+        found = f"{path}: no training id with a slide (first row {names[0][:60]},{slides[0][:40]})"
+        raise TableError(found, "expected the ids of train_labels.csv", "Give the slide map of this competition")
+    if alone and not table.ended:
+        what = f"{path}: cut off: the last line has no line break, and {format_count(len(alone), 'id')} are missing"
+        raise TableError(what, "", "Get the file again; if it is complete, add a line break at its end")
+    notes = []
+    if alone:
+        notes.append(f"{_count_ids(alone, 'training id')} without a slide; each is treated as a slide of its own")
+    if extra := len(set(names).difference(ids)):
+        notes.append(f"{format_count(extra, 'other id')} ignored")
+    return slide_of, notes
+
+
+def _choose_slide_columns(table: ForeignTable, ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the cleaned ids and the slides of the rows.
+
+    Raises:
+        TableError: there is no id column or no slide column.
+    """
+    column = table.find_ids([*ids, *(name.upper() for name in ids)])
+    found = f"{table.path}: {list_columns(table)}"
     if column is None:
-        what = f"{path}: the columns are {','.join(header)[:80]}"
-        raise TableError(what, f"expected id and one of {', '.join(_SLIDE_COLUMNS)}", "Rename the slide column")
-    frame = read_table(path, ["id", column], others=True)
-    names = frame["id"].tolist()
-    slides = [_empty_if_missing(text.strip()) for text in frame[column].tolist()]
-    require_ids(names, path)
-    require_unique(names, path, "Remove the repeated rows", values=slides)
-    slide_of = dict(zip(names, slides, strict=True))
-    missing = [name for name in ids if not slide_of.get(name)]
-    if missing:
-        found = f"{path}: {format_count(len(missing), 'training id')} without a slide ({name_few(missing)})"
         raise TableError(
-            found, "each training id needs a slide", "Add the missing ids to the slide map, or split without --slides"
+            found, "expected a column of patch ids", "Add a header such as id,wsi, or rename the id column"
         )
-    return [slide_of[name] for name in ids]
-
-
-def _empty_if_missing(text: str) -> str:
-    """Return the text, or an empty text if it stands for a missing value."""
-    return "" if text.lower() in _MISSING_TEXTS else text
+    others = [name for name in _SLIDE_NAMES if table.find_column([name]) != column]
+    slide = table.find_column(others)
+    if slide is None:
+        expected = f"expected id and one of {', '.join(_SLIDE_NAMES[:3])}, case, patient, group"
+        raise TableError(found, expected, "Rename the slide column")
+    return clean_ids(table.columns[column]), table.columns[slide]
 
 
 def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDArray[np.float64]:
@@ -200,7 +243,8 @@ def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDA
         if len(rows):
             named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in rows.tolist())
             found = f"{path}: {format_count(len(rows), 'probability', 'probabilities')} {kind} ({named})"
-            raise TableError(found, "each must be a number from 0 to 1", hint)
+            logits = kind.startswith("outside") and len(rows) > _FEW_OUTSIDE * len(texts)
+            raise TableError(found, "each must be a number from 0 to 1", LOGIT_HINT if logits else hint)
     return values
 
 

@@ -233,6 +233,8 @@ def _explain_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
     At least two patches of each class must remain outside every fold.
     """
     malignant = np.asarray(labels) == 1
+    if len(np.unique(fold)) == 1:
+        return "the predictions are of one holdout, without folds or a slide map (claris fetch --slides)"
     for number in np.unique(fold).tolist():
         outside = malignant[fold != number]
         if min(outside.sum(), len(outside) - outside.sum()) < 2:
@@ -248,7 +250,9 @@ def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> Non
     """
     if _BLEND_METHODS[name].fit is not None and (found := _explain_unfittable(labels, fold)):
         raise RunError(
-            found, f"--method {name} fits its weights on those patches", "Use --method mean, or runs with all folds"
+            found,
+            f"--method {name} fits its weights on those patches",
+            "Use --method mean, or runs with all folds",
         )
 
 

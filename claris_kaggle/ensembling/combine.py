@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import RunError, name_few
+from claris_kaggle.core.errors import DataError, RunError, UsageError, name_few
 from claris_kaggle.data.arrays import Columns, Labels, Probabilities
+from claris_kaggle.data.fold_split import make_folds
 from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.runs import (
     Run,
@@ -29,6 +32,7 @@ from claris_kaggle.evaluation.calibration import (
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions
 
 # One-sided significance level: a method is used only if the p-value of its gain over the mean is below this.
+_HOLDOUT_GROUPS = 5
 _MOST_DOUBT = 0.05
 
 
@@ -124,6 +128,7 @@ class Ensemble:
         oof: OOF predictions. The weights for a patch were fitted without its fold.
         test: test predictions, with weights fitted on all folds.
         slides: as in `Run`.
+        groups: int64 [N], the groups that weights and temperature were scored without: folds, or slides.
         measured: the AUC of `oof` with the data for intervals and comparisons.
         evidence: the method, its weights, the score of each method, correlations and warnings.
     """
@@ -133,6 +138,7 @@ class Ensemble:
     slides: list[str] | None
     measured: MeasuredAuc
     evidence: EnsembleEvidence
+    groups: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,8 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
         )
     oof = kept[0].oof
     columns = _stack_columns([run.oof.probabilities for run in kept])
-    trials = _try_methods(kept, columns, _choose_trials(method, oof, len(kept)))
+    groups = _scoring_groups(kept[0])
+    trials = _try_methods(kept, columns, _choose_trials(method, oof, len(kept), groups), groups)
     taken = _choose_method(trials)
     space = blending._BLEND_METHODS[taken].space
     blend = blending._fit_blend(taken, oof.labels, blending._to_space(columns, space))
@@ -201,7 +208,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     )
     together = replace(oof, probabilities=trials[taken].values)
     predictions = TestPredictions(kept[0].test.ids, test.astype(_common_type([run.test.probabilities for run in kept])))
-    return Ensemble(together, predictions, kept[0].slides, trials[taken].measured, evidence)
+    return Ensemble(together, predictions, kept[0].slides, trials[taken].measured, evidence, groups)
 
 
 def _stack_columns(columns: Sequence[Probabilities]) -> Columns:
@@ -214,29 +221,45 @@ def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
     return np.result_type(*(column.dtype for column in columns))
 
 
-def _choose_trials(method: str, oof: Oof, runs: int) -> list[str]:
+def _scoring_groups(run: Run) -> NDArray[np.int64]:
+    """Return the group of each patch, int64 [N]: its weights are fitted on the patches outside the group.
+
+    The groups are the folds. A holdout has no folds; its groups are whole slides, or a single group if they are unknown
+    or too few.
+    """
+    if run.is_holdout and run.slides is not None:
+        oof, slides = run.oof, run.slides
+        with contextlib.suppress(UsageError, DataError):
+            return make_folds(oof.ids, oof.labels, k=min(_HOLDOUT_GROUPS, len(set(slides))), slides=slides).fold
+    return run.oof.fold
+
+
+def _choose_trials(method: str, oof: Oof, runs: int, groups: NDArray[np.int64]) -> list[str]:
     """Return the methods to try: the mean and `method`, or for `auto` every method that can be fitted."""
     if runs == 1:
         return ["mean"]
     if method != "auto":
         return sorted({"mean", method}, key=list(blending._BLEND_METHODS).index)
-    fittable = not blending._explain_unfittable(oof.labels, oof.fold)
+    fittable = not blending._explain_unfittable(oof.labels, groups)
     return [name for name in blending._BLEND_METHODS if fittable or name not in blending._FITTED_METHODS]
 
 
-def _try_methods(runs: Sequence[Run], columns: Columns, names: Sequence[str]) -> dict[str, _Trial]:
+def _try_methods(
+    runs: Sequence[Run], columns: Columns, names: Sequence[str], groups: NDArray[np.int64]
+) -> dict[str, _Trial]:
     """Return the nested result of each method, compared with the plain mean.
 
     Args:
         runs: the runs, all with the same slides or without.
         columns: float64 [N, M], the OOF probabilities of the runs.
         names: the methods, the mean first.
+        groups: int64 [N], as `_scoring_groups` returns them.
     """
     trials: dict[str, _Trial] = {}
     first, oof = runs[0], runs[0].oof
     kind = _common_type([run.oof.probabilities for run in runs])
     for name in names:
-        values = blending._nested_predictions(name, oof.labels, columns, oof.fold).astype(kind)
+        values = blending._nested_predictions(name, oof.labels, columns, groups).astype(kind)
         measured = first.measured if len(runs) == 1 else measure(oof.labels, values, first.slides)
         gain = measured.compare(trials["mean"].measured if trials else measured)
         trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.doubt))
@@ -297,7 +320,7 @@ def _calibrate_ensemble(together: Ensemble) -> Ensemble:
     """
     oof, test = together.oof, together.test
     temperature = fit_temperature(oof.labels, oof.probabilities)
-    scaled = nested_temperature(oof.labels, oof.probabilities, oof.fold)
+    scaled = nested_temperature(oof.labels, oof.probabilities, together.groups)
     before, after = (_calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
     applied = after.log_loss < before.log_loss
     found = CalibrationEvidence(temperature, before, after, applied)
@@ -310,6 +333,7 @@ def _calibrate_ensemble(together: Ensemble) -> Ensemble:
         together.slides,
         measure(oof.labels, scaled, together.slides),
         evidence,
+        together.groups,
     )
 
 

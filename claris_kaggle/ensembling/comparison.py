@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.ensembling.combine import combine
+from claris_kaggle.ensembling.combine import Ensemble, combine
 from claris_kaggle.ensembling.runs import Run, _correlate_ranks, _load_runs, _share_slides
 from claris_kaggle.ensembling.submission_file import _read_submission, _Submission
 from claris_kaggle.evaluation.auc_intervals import Comparison
@@ -67,7 +67,6 @@ class _BlendGain:
         best: name of the run with the highest OOF AUC.
         mean: OOF AUC of the mean of the runs.
         gain: paired comparison of `mean` with the best run.
-        members: paired comparison of `mean` with the mean of the other runs, for each run, by name.
         remarks: warnings about runs and their files.
     """
 
@@ -75,7 +74,6 @@ class _BlendGain:
     best: str
     mean: float
     gain: Comparison
-    members: dict[str, Comparison]
     remarks: list[str]
 
 
@@ -123,12 +121,14 @@ class RunComparison:
         best: name of the run with the highest OOF AUC.
         rows: comparison of each other run with the best one.
         blend: the gain of the mean of all runs; None if they cannot be combined.
+        members: what each run adds to the mean, by name, as in `EnsembleEvidence`.
         apart: why they cannot be combined; else empty.
     """
 
     best: str
     rows: list[_RunDifference]
     blend: _BlendGain | None
+    members: dict[str, Comparison]
     apart: str
 
 
@@ -162,7 +162,7 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
 def _compare_blend(files: Sequence[_Submission], run_dirs: Sequence[RunDir]) -> _BlendGain:
     """Return the gain of the mean of the runs, with remarks on files that do not match their run."""
     runs = _load_runs(run_dirs)
-    found = _expect_blend(runs)
+    found = _expect_blend(runs, combine(runs))
     return replace(found, remarks=[*found.remarks, *_find_mismatched_files(files, runs)])
 
 
@@ -274,9 +274,8 @@ def _best_shift(a: NDArray[np.float64], b: NDArray[np.float64], sign: int = 1) -
     return (shift if shift <= len(a) // 2 else shift - len(a)), float(found[shift])
 
 
-def _expect_blend(runs: Sequence[Run]) -> _BlendGain:
+def _expect_blend(runs: Sequence[Run], together: Ensemble) -> _BlendGain:
     """Compare the OOF AUC of the runs' mean with the best run. The runs have the same slides or none."""
-    together = combine(runs)
     each = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
     best = max(runs, key=lambda run: each[run.name])
     return _BlendGain(
@@ -284,7 +283,6 @@ def _expect_blend(runs: Sequence[Run]) -> _BlendGain:
         best=best.name,
         mean=auc(best.oof.labels, together.oof.probabilities),
         gain=together.measured.compare(best.measured),
-        members=together.evidence.members,
         remarks=[f"{name}: {text}" for name, text in together.evidence.remarks.items()],
     )
 
@@ -308,12 +306,14 @@ def compare_runs(runs: Sequence[Run]) -> RunComparison:
     """
     runs = _share_slides(runs)
     best = max(runs, key=lambda run: auc(run.oof.labels, run.oof.probabilities))
-    blend, apart = None, ""
+    blend, members, apart = None, {}, ""
     try:
-        blend = _expect_blend(runs)
+        together = combine(runs)
+        blend, members = _expect_blend(runs, together), together.evidence.members
     except RunError as error:
         apart = error.found
-    return RunComparison(best.name, [_compare_with(best, run) for run in runs if run is not best], blend, apart)
+    rows = [_compare_with(best, run) for run in runs if run is not best]
+    return RunComparison(best.name, rows, blend, members, apart)
 
 
 def _compare_with(best: Run, run: Run) -> _RunDifference:

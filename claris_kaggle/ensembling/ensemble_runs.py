@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError
 from claris_kaggle.core.files import read_json, sha256_file, write_json
 from claris_kaggle.core.paths import DataDir, RunDir, require_replaceable
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import Folds, write_folds
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, write_folds
 from claris_kaggle.ensembling import combine
 from claris_kaggle.ensembling import runs as runs_module
 from claris_kaggle.ensembling.blending import _require_method
@@ -52,6 +52,7 @@ class EnsembleResult:
         runs: OOF metrics of each run, by name.
         oof: OOF metrics of the ensemble, with weights fitted on other folds.
         ensemble: why the runs were combined in this way.
+        holdouts: names of the runs whose predictions are of one holdout, without folds.
     """
 
     submission: Path
@@ -59,6 +60,7 @@ class EnsembleResult:
     runs: dict[str, OverallMetrics]
     oof: OverallMetrics
     ensemble: combine.EnsembleEvidence
+    holdouts: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
         """Return all fields as JSON values."""
@@ -68,6 +70,7 @@ class EnsembleResult:
             "runs": {name: one.to_json() for name, one in self.runs.items()},
             "oof": self.oof.to_json(),
             "ensemble": self.ensemble.to_json(),
+            "holdouts": self.holdouts,
         }
 
 
@@ -79,6 +82,7 @@ def ensemble_runs(
     method: str = "mean",
     only_sound: bool = False,
     calibrate: bool = False,
+    common_ids: bool = False,
     keep: RunDir | None = None,
 ) -> EnsembleResult:
     """Combine runs and write a checked submission.
@@ -91,6 +95,7 @@ def ensemble_runs(
         only_sound: exclude runs that get a warning, as in `combine`.
         calibrate: scale the probabilities by a temperature that is fitted on the OOF predictions. Ranks, and so the
             AUC of each fold, do not change.
+        common_ids: use only the OOF patches that all runs have.
         keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`. It can be used like any other run.
     Returns:
         The path of the submission, and the metrics and weights of the runs.
@@ -103,7 +108,7 @@ def ensemble_runs(
     if keep:
         _require_free(keep, run_dirs)
     sample_ids = tables.read_sample(data.sample)
-    runs = runs_module._load_runs(run_dirs)
+    runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids), data.slides)
     first = runs[0]
     tables.require_equal_ids(
         first.test.ids, sample_ids, run_dirs[0].test, data.sample.name, "Run claris predict with this --data folder"
@@ -127,6 +132,7 @@ def ensemble_runs(
         runs={run.name: run_metrics(run.oof, run.slides, run.measured).overall for run in runs},
         oof=figures.overall,
         ensemble=together.evidence,
+        holdouts=[run.name for run in runs if run.is_holdout],
     )
 
 
@@ -149,12 +155,16 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
     Raises:
         RunError: the OOF patches of a run are not training patches, or have different labels.
     """
+    if not all(run.by_slide for run in runs):
+        log_info(SPLIT_BY_PATCH)
     without_folds = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
     if without_folds:
         own = "its own" if len(without_folds) == 1 else "their own"
         log_info(
             f"{name_few(without_folds)}: no fold file of {own}; cannot verify that the predictions are out-of-fold"
         )
+    for run in (one for one in runs if one.is_holdout):
+        log_info(f"{run.name}: a holdout of {len(run.oof.ids):,} patches, without folds; the score is for those only")
     if runs[0].slides is None:
         log_info("no slide ids: intervals assume independent patches and may be too narrow")
     if not data.labels.exists():

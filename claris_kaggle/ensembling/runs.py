@@ -6,17 +6,20 @@ a training patch of another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.core.files import sha256_bytes
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.fold_file import Folds, read_folds
+from claris_kaggle.data.tables import read_slides
 from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
 
@@ -48,6 +51,18 @@ class Run:
     folds: Folds | None = None
 
     @cached_property
+    def is_holdout(self) -> bool:
+        """True if all predictions are of one fold: a single holdout, or a file without fold numbers."""
+        return bool(self.oof.fold.min() == self.oof.fold.max())
+
+    @cached_property
+    def by_slide(self) -> bool:
+        """True if the slides are known and each is in one fold."""
+        if self.slides is None:
+            return False
+        return len(set(zip(self.slides, self.oof.fold.tolist(), strict=True))) == len(set(self.slides))
+
+    @cached_property
     def measured(self) -> MeasuredAuc:
         """The OOF AUC with the data for intervals and comparisons, computed at the first use.
 
@@ -76,31 +91,99 @@ def load_run(run_dir: RunDir) -> Run:
         raise TableError(found, "a score needs at least two of each")
     if not run_dir.folds.exists():
         return Run(run_dir.root.name, oof, test)
-    folds = read_folds(run_dir.folds)
+    folds = read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
+    if oof.ids == folds.ids and (oof.fold.min() == oof.fold.max() or _is_same_partition(oof.fold, folds.fold)):
+        oof = replace(oof, fold=folds.fold)
     check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
     return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
 
 
-def _load_runs(run_dirs: Sequence[RunDir]) -> list[Run]:
+def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
+    """Return True if both put the same patches together, under any numbers."""
+    pairs = len(set(zip(one.tolist(), other.tolist(), strict=True)))
+    return pairs == len(np.unique(one)) == len(np.unique(other))
+
+
+def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[Run]:
     """Load runs with distinct names, ready to be combined. Slides of one run are used for all.
 
     Only the first run that has a fold file keeps its content.
 
+    Args:
+        run_dirs: the runs.
+        common_ids: keep only the OOF patches that all runs have, and log how many each run loses.
     Raises:
         UsageError: a run is given twice.
         RunError: the runs have different folds, labels or test patches.
         ClarisError: as in `load_run`.
     """
     runs: list[Run] = []
-    for name, run_dir in zip(label_runs(run_dirs), run_dirs, strict=True):
-        run = replace(load_run(run_dir), name=name)
+    named = zip(label_runs(run_dirs), run_dirs, strict=True)
+    loaded: Iterable[Run] = (replace(load_run(run_dir), name=name) for name, run_dir in named)
+    for run in _keep_common(list(loaded)) if common_ids else loaded:
         _require_comparable([*runs[:1], run])
         # All runs share one list of ids. Separate lists of twenty runs would take most of the memory.
         first = runs[0] if runs else run
         oof, test = replace(run.oof, ids=first.oof.ids), replace(run.test, ids=first.test.ids)
         folds = None if any(one.folds for one in runs) else run.folds
         runs.append(replace(run, oof=oof, test=test, folds=folds))
-    return _share_slides(runs)
+    return _share_folds(_share_slides(runs))
+
+
+def _keep_common(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with the OOF patches that all of them have. With a holdout among them, none has folds.
+
+    Raises:
+        RunError: they share too few patches.
+    """
+    shared = sorted(set.intersection(*(set(run.oof.ids) for run in runs)))
+    kept = []
+    for run in runs:
+        rows = np.searchsorted(np.array(run.oof.ids), np.array(shared)) if shared else np.array([], dtype=np.int64)
+        malignant = int(run.oof.labels[rows].sum())
+        if not 2 <= malignant <= len(shared) - 2:
+            found = f"{format_count(len(shared), 'OOF id')} in all runs, {malignant:,} of them malignant"
+            raise RunError(found, "a score needs at least two patches of each class", "Remove the run that differs")
+        if len(shared) < len(run.oof.ids):
+            lost = sorted(set(run.oof.ids).difference(shared))
+            counts = f"{len(shared):,} of {len(run.oof.ids):,} ids are in all runs"
+            log_info(f"{run.name}: {counts}; not used: {name_few(lost)}")
+        kept.append(_select_rows(run, rows) if len(shared) < len(run.oof.ids) else run)
+    largest = max(len(run.oof.ids) for run in runs)
+    if any(run.is_holdout and len(run.oof.ids) < largest for run in runs):
+        return [replace(run, oof=replace(run.oof, fold=np.zeros_like(run.oof.fold)), folds=None) for run in kept]
+    return kept
+
+
+def _select_rows(run: Run, rows: NDArray[np.int64]) -> Run:
+    """Return the run with some of its OOF patches. It keeps its fold file if every fold has patches of both classes."""
+    oof = run.oof
+    ids, labels, fold = [oof.ids[row] for row in rows], oof.labels[rows], oof.fold[rows]
+    slides = [run.slides[row] for row in rows] if run.slides else None
+    folds = run.folds and replace(
+        run.folds, ids=ids, labels=labels, groups=[run.folds.groups[row] for row in rows], fold=fold
+    )
+    if folds and any(len(np.unique(labels[fold == number])) < 2 for number in range(run.folds.k if run.folds else 0)):
+        folds = None
+    return replace(run, oof=Oof(ids, labels, fold, oof.probabilities[rows]), slides=slides, folds=folds)
+
+
+def _share_folds(runs: Sequence[Run]) -> list[Run]:
+    """Give all runs the same fold numbers: those of the first run that has folds.
+
+    Numbers of the same partition may differ between runs. A run without fold numbers takes those of the others if it
+    has all their patches, and this is logged.
+    """
+    leader = next((run for run in runs if not run.is_holdout), None)
+    if leader is None:
+        return list(runs)
+    if unknown := [run.name for run in runs if run.is_holdout]:
+        log_info(f"{name_few(unknown)}: no fold numbers; weights are scored by the folds of {leader.name}")
+    same = [np.array_equal(run.oof.fold, leader.oof.fold) for run in runs]
+    return [
+        run if equal else replace(run, oof=replace(run.oof, fold=leader.oof.fold))
+        for run, equal in zip(runs, same, strict=True)
+    ]
 
 
 def _share_slides(runs: Sequence[Run]) -> list[Run]:
@@ -113,6 +196,17 @@ def _share_slides(runs: Sequence[Run]) -> list[Run]:
         slides = next((one.slides for one in runs if one.slides and one.oof.ids == run.oof.ids), None)
         shared.append(run if run.slides == slides else replace(run, slides=slides))
     return shared
+
+
+def add_slides(runs: Sequence[Run], slide_map: Path) -> list[Run]:
+    """Give each run the slides in the file if no run knows them and the file exists.
+
+    Raises:
+        TableError: the file is not a slide map of these patches.
+    """
+    if any(run.slides for run in runs) or not slide_map.exists():
+        return list(runs)
+    return [replace(run, slides=read_slides(slide_map, run.oof.ids)) for run in runs]
 
 
 def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:
@@ -145,7 +239,9 @@ def _require_comparable(runs: Sequence[Run]) -> None:
         faults = _explain_incomparable(first, run)
         if faults:
             found = f"{first.name} and {run.name} cannot be combined: {', '.join(faults)}"
-            raise RunError(found, "expected runs over the same data and fold file", "Remove one of them")
+            shared = len(set(first.oof.ids).intersection(run.oof.ids)) if first.oof.ids != run.oof.ids else 0
+            hint = f"Use --common-ids to combine them on the {shared:,} training ids that both have" if shared else ""
+            raise RunError(found, "expected runs over the same data and fold file", hint or "Remove one of them")
 
 
 def _explain_incomparable(first: Run, run: Run) -> list[str]:
@@ -156,8 +252,10 @@ def _explain_incomparable(first: Run, run: Run) -> list[str]:
             differ = sorted(set(mine) ^ set(yours))
             faults.append(f"{format_count(len(differ), noun + ' id')} in one of them only ({name_few(differ)})")
     if not faults:
-        pairs = {"labels": (first.oof.labels, run.oof.labels), "folds": (first.oof.fold, run.oof.fold)}
-        faults = [f"other {what}" for what, (mine, yours) in pairs.items() if np.any(mine != yours)]
+        if np.any(first.oof.labels != run.oof.labels):
+            faults.append("other labels")
+        if not (first.is_holdout or run.is_holdout or _is_same_partition(first.oof.fold, run.oof.fold)):
+            faults.append("other folds")
     return faults
 
 

@@ -6,6 +6,7 @@ dropped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,31 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, TableError, format_count, name_few
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels, Probabilities
-from claris_kaggle.data.fold_file import Folds, parse_fold_numbers
+from claris_kaggle.data.fold_file import FOLD_NAMES, LABEL_NAMES, Folds, parse_fold_numbers
+from claris_kaggle.data.foreign_tables import (
+    ForeignTable,
+    clean_ids,
+    has_header,
+    list_columns,
+    open_table,
+    report_form,
+)
+from claris_kaggle.data.tables import LOGIT_HINT
 
 _OOF_COLUMNS = ("id", "label", "fold", "probability")
 _TEST_COLUMNS = ("id", "probability")
+_PROBABILITY_NAMES = (
+    "probability", "pred", "prob", "prediction", "predictions", "preds", "probabilities", "proba", "probs", "oof",
+    "oof_pred", "oof_preds", "oof_prob", "oof_prediction", "score", "scores", "p", "y_pred", "y_prob", "y_hat",
+    "y_score", "pred_prob", "p_malignant", "malignant", "tumor", "positive", "prob_1", "pred_1", "proba_1", "p1", "p_1",
+    "class_1", "1",
+)  # fmt: skip
+_SOFTMAX_PAIRS = (
+    *((f"{name}{sign}0", f"{name}{sign}1") for name in ("prob", "pred", "proba", "p", "class") for sign in ("_", "")),
+    ("0", "1"), ("benign", "malignant"), ("normal", "tumor"), ("no_tumor", "tumor"), ("negative", "positive"),
+)  # fmt: skip
+# The columns of a softmax in half precision add up to 1 with this error.
+_SOFTMAX_ERROR = 2e-3
 _PREDICTIONS_HINT = "Create it again with claris predict, or with the tool that wrote it"
 
 
@@ -78,15 +100,21 @@ def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> 
 def read_oof(path: Path) -> Oof:
     """Return the OOF predictions in the file `path`, of one fold or all folds.
 
+    A file of another tool may have other column names, more columns, and no folds; then all patches are in fold 0.
+
     Raises:
         TableError: the file is cut off, or has a wrong header, repeated ids or invalid values.
         DiskError: the file does not exist.
     """
-    frame = tables.read_table(path, _OOF_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
-    ids, order = _sort_checked_ids(frame["id"].tolist(), path)
-    labels = tables.parse_labels(frame["label"].tolist(), path)
-    fold = parse_fold_numbers(frame["fold"].tolist(), path, _PREDICTIONS_HINT)
-    probabilities = _narrow(tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT))
+    if has_header(path, _OOF_COLUMNS):
+        frame = tables.read_table(path, _OOF_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
+        columns = [frame[name].tolist() for name in _OOF_COLUMNS]
+    else:
+        columns = _read_foreign_oof(path)
+    ids, order = _sort_checked_ids(columns[0], path)
+    labels = tables.parse_labels(columns[1], path)
+    fold = parse_fold_numbers(columns[2], path, _PREDICTIONS_HINT)
+    probabilities = _narrow(tables.parse_probabilities(columns[3], path, _PREDICTIONS_HINT))
     return Oof(ids, labels[order], fold[order], probabilities[order])
 
 
@@ -97,10 +125,86 @@ def read_test(path: Path) -> TestPredictions:
         TableError: the file is cut off, or has a wrong header, repeated ids or invalid values.
         DiskError: the file does not exist.
     """
-    frame = tables.read_table(path, _TEST_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
-    ids, order = _sort_checked_ids(frame["id"].tolist(), path)
-    probabilities = _narrow(tables.parse_probabilities(frame["probability"].tolist(), path, _PREDICTIONS_HINT))
+    if has_header(path, _TEST_COLUMNS):
+        frame = tables.read_table(path, _TEST_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
+        names, texts = frame["id"].tolist(), frame["probability"].tolist()
+    else:
+        table, names = _open_predictions(path)
+        texts = _choose_probabilities(table, [*_PROBABILITY_NAMES, *LABEL_NAMES])
+    ids, order = _sort_checked_ids(names, path)
+    probabilities = _narrow(tables.parse_probabilities(texts, path, _PREDICTIONS_HINT))
     return TestPredictions(ids, probabilities[order])
+
+
+def _open_predictions(path: Path) -> tuple[ForeignTable, list[str]]:
+    """Return the table of predictions of another tool, and its ids.
+
+    Raises:
+        TableError: the file is not a complete table, or has no ids.
+    """
+    table = open_table(path, _PREDICTIONS_HINT)
+    column = table.find_ids()
+    if column is None:
+        raise TableError(f"{path}: {list_columns(table)}", "expected a column id", "Rename the column of patch ids")
+    if not table.ended:
+        raise TableError(f"{path}: cut off: the last line has no line break", "", _PREDICTIONS_HINT)
+    return table, clean_ids(table.columns[column])
+
+
+def _read_foreign_oof(path: Path) -> list[list[str]]:
+    """Return the columns of `_OOF_COLUMNS` in a file of another tool.
+
+    Raises:
+        TableError: the file is not a complete table, or a column is missing.
+    """
+    table, ids = _open_predictions(path)
+    label, fold = table.find_column(LABEL_NAMES), table.find_column(FOLD_NAMES)
+    if label is None:
+        expected = "expected a column label (or target) of 0 and 1"
+        raise TableError(f"{path}: {list_columns(table)}", expected, "Add the labels of train_labels.csv")
+    values = _choose_probabilities(table, _PROBABILITY_NAMES)
+    folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.columns[fold]] if fold else ["0"] * len(ids)
+    return [ids, table.numbers(label), folds, values]
+
+
+def _choose_probabilities(table: ForeignTable, names: Sequence[str]) -> list[str]:
+    """Return the texts of the probabilities of label 1: the second of two softmax columns, or the column so named.
+
+    Raises:
+        TableError: there is no such column, or several that differ.
+    """
+    found = f"{table.path}: {list_columns(table)}"
+    for pair in _SOFTMAX_PAIRS:
+        benign, malignant = (table.find_column([name]) for name in pair)
+        if benign is not None and malignant is not None:
+            _require_softmax(table, benign, malignant)
+            report_form(table.path, f"read {malignant} of {benign},{malignant} as the probability of malignant")
+            return table.numbers(malignant)
+    columns = list(dict.fromkeys(name for one in names if (name := table.find_column([one])) is not None))
+    soft = [name for name in columns if not set(table.numbers(name)) <= {"0", "1", "0.0", "1.0"}] or columns
+    soft = soft[:1] if len({tuple(table.columns[name]) for name in soft}) == 1 else soft
+    if len(soft) == 1:
+        report_form(table.path, f"read {soft[0]} as the probability of malignant")
+        return table.numbers(soft[0])
+    if soft:
+        raise TableError(f"{found}: {name_few(soft)} may be the probability", "expected one of them", "Keep one")
+    hint = LOGIT_HINT if table.find_column(("logit", "logits")) else "Name the column with the predictions probability"
+    raise TableError(found, f"expected {', '.join(_PROBABILITY_NAMES[:4])} or the like", hint)
+
+
+def _require_softmax(table: ForeignTable, benign: str, malignant: str) -> None:
+    """Check that two columns add up to 1 in each row.
+
+    Raises:
+        TableError: they do not, so they may be logits or independent probabilities.
+    """
+    columns = [
+        tables.parse_probabilities(table.numbers(name), table.path, _PREDICTIONS_HINT) for name in (benign, malignant)
+    ]
+    wrong = int((np.abs(columns[0] + columns[1] - 1) > _SOFTMAX_ERROR).sum())
+    if wrong:
+        found = f"{table.path}: {benign} and {malignant} do not add up to 1 in {format_count(wrong, 'row')}"
+        raise TableError(found, "expected the probabilities of both classes", "Keep only the probability of malignant")
 
 
 def _narrow(values: NDArray[np.float64]) -> Probabilities:

@@ -61,7 +61,7 @@ class _Call(Generic[_T]):
         method: its name in `client_process`.
         task: what Kaggle is asked to do, as in "Kaggle refused to ...".
         parse: returns the answer from its JSON: from the values of an object by their names, or from another value.
-        of: kernel or competition: names the page to look at when Kaggle refuses; empty for neither.
+        of: kernel, competition or dataset: names the page to look at when Kaggle refuses; empty for neither.
     """
 
     method: str
@@ -88,6 +88,10 @@ _DELETE = _Call("delete", "delete the kernel", str)
 _STATUS_OF_LABEL = _Call("status_of_label", "return the status of the session", str)
 _DOWNLOAD_ALL = _Call("download_all", "return the competition's files", lambda nothing: None, of="competition")
 _DOWNLOAD_ONE = _Call("download_one", "return a file of the competition", lambda nothing: None, of="competition")
+_DATASET_FILES = _Call("dataset_files", "list the files of the dataset", list[str], of="dataset")
+_DOWNLOAD_DATASET_FILE = _Call(
+    "download_dataset_file", "return a file of the dataset", lambda nothing: None, of="dataset"
+)
 
 
 def _rules_page(competition: str = _COMPETITION) -> str:
@@ -184,11 +188,16 @@ def _explain_403(call: _Call[_T], arguments: Mapping[str, object]) -> str:
         where = _format_page(arguments)
         reasons = "the kernel does not exist, is private in another account, or is outside the token's scope"
         return f"Check the name{where}: {reasons} ({_SETTINGS_PAGE})"
+    if call.of == "dataset":
+        where = _format_page(arguments)
+        return f"Check the name{where}: the dataset does not exist or is private in another account"
     return f"Check the token's scope and the phone number at {_SETTINGS_PAGE}"
 
 
 def _format_page(arguments: Mapping[str, object]) -> str:
-    """Return ` at ` and the page of the kernel in the arguments; an empty string for other calls."""
+    """Return ` at ` and the page of the kernel or dataset in the arguments; an empty string for other calls."""
+    if arguments.get("dataset"):
+        return f" at {_SITE}/datasets/{arguments['dataset']}"
     return f" at {_CODE_PAGE}/{arguments['ref']}" if arguments.get("ref") else ""
 
 

@@ -32,6 +32,7 @@ from claris_kaggle.kaggle.client_answers import (
     _SubmitAnswer,
 )
 from claris_kaggle.kaggle.client_calls import _TYPED_METHODS
+from claris_kaggle.kaggle.token_files import _explain_token_files
 from claris_kaggle.kaggle.wire_log import _record_requests
 
 if TYPE_CHECKING:
@@ -152,6 +153,18 @@ def _call_download_one(api: KaggleApi, competition: str, name: str, folder: str)
     api.competition_download_file(competition, name, path=folder, force=True, quiet=True)
 
 
+def _call_dataset_files(api: KaggleApi, dataset: str) -> list[str]:
+    """Return the names of the dataset's files, at most 200."""
+    answer = api.dataset_list_files(dataset, page_size=200)
+    return [one.name for one in answer.dataset_files or [] if one]
+
+
+def _call_download_dataset_file(api: KaggleApi, dataset: str, name: str, folder: str) -> None:
+    """Fetch one file of the dataset into the folder. The client prints the dataset's address even if quiet."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        api.dataset_download_file(dataset, name, path=folder, force=True, quiet=True)
+
+
 _CLIENT_METHODS: dict[str, Callable[..., object]] = {
     "whoami": _call_whoami,
     "push": _call_push,
@@ -164,6 +177,8 @@ _CLIENT_METHODS: dict[str, Callable[..., object]] = {
     "limits": _call_limits,
     "download_all": _call_download_all,
     "download_one": _call_download_one,
+    "dataset_files": _call_dataset_files,
+    "download_dataset_file": _call_download_dataset_file,
     **_TYPED_METHODS,
 }
 
@@ -183,10 +198,10 @@ def _try_method(method: str, arguments: Mapping[str, object]) -> object:
         _record_requests()
         api = _log_in()
         if api is None:
-            return _CallFailure(kind="login", text="no Kaggle token was found, or it was not accepted")
+            return _CallFailure(kind="login", text=_explain_login())
         return _CLIENT_METHODS[method](api, **arguments)
     except requests.HTTPError as error:
-        return _describe_answer(error.response, error)
+        return _describe_refusal(error.response, error)
     except (requests.JSONDecodeError, json.JSONDecodeError):
         return _CallFailure(kind="network", text="the answer was no JSON")
     except (requests.RequestException, ConnectionError) as error:
@@ -196,10 +211,24 @@ def _try_method(method: str, arguments: Mapping[str, object]) -> object:
     except (Exception, SystemExit) as error:
         cause = error.__context__
         if isinstance(error, ValueError) and isinstance(cause, requests.HTTPError):
-            return _describe_answer(cause.response, cause)  # 401 and 403, which the client rewords
+            return _describe_refusal(cause.response, cause)  # 401 and 403, which the client rewords
         if _is_empty_answer(error):
             return _CallFailure(kind="network", text="an answer without content")
         return _CallFailure(kind="client", text=f"{type(error).__name__}: {error}")
+
+
+def _explain_login() -> str:
+    """Return why there is no login, with the fault of the token file if one is known."""
+    fault = _explain_token_files()
+    return f"no Kaggle token was accepted: {fault}" if fault else "no Kaggle token was found, or it was not accepted"
+
+
+def _describe_refusal(response: Response | None, error: Exception) -> _CallFailure:
+    """Return an error response, or the fault of the token file if Kaggle refused the token."""
+    fault = _explain_token_files() if response is not None and response.status_code == 401 else ""
+    if fault:
+        return _CallFailure(kind="login", text=f"Kaggle refused the token: {fault}")
+    return _describe_answer(response, error)
 
 
 def _is_empty_answer(error: BaseException) -> bool:

@@ -1,9 +1,11 @@
-"""Fetch the competition's files: a single one, or all as one archive that is unpacked completely or not at all."""
+"""Fetch the competition's files: a single one, or all as one archive that is unpacked completely or not at
+all. Also fetches a slide map."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import shutil
 import tempfile
 import threading
@@ -14,12 +16,24 @@ from pathlib import Path
 
 from claris_kaggle.core import platforms
 from claris_kaggle.core.console import Progress, Waiting, log_info
-from claris_kaggle.core.errors import ClarisError, DataError, DiskError, KaggleError, UsageError, first_line
+from claris_kaggle.core.errors import (
+    ClarisError,
+    DataError,
+    DiskError,
+    KaggleError,
+    UsageError,
+    first_line,
+    format_count,
+    name_few,
+)
 from claris_kaggle.core.files import explain_disk_errors, hold_lock, write_bytes
-from claris_kaggle.core.paths import DataDir
+from claris_kaggle.core.paths import DataDir, require_replaceable
+from claris_kaggle.data import tables
 from claris_kaggle.kaggle import api
 
 _ARCHIVE_SPARE_BYTES = 1 << 28
+_SLIDE_COLUMNS = ("id", "wsi")
+_TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".csv.zip", ".zip", ".gz")
 
 
 def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
@@ -52,13 +66,17 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
         archive_folder = aside / "archive"
         archive_folder.mkdir(parents=True, exist_ok=True)
         log_info("downloading the competition's archive, about 7 GB")
-        with _show_growth(archive_folder):
-            api._call_with_retries(
-                api._DOWNLOAD_ALL,
-                deadline=api._DOWNLOAD_DEADLINE,
-                competition=competition,
-                folder=str(archive_folder),
-            )
+        try:
+            with _show_growth(archive_folder):
+                api._call_with_retries(
+                    api._DOWNLOAD_ALL,
+                    deadline=api._DOWNLOAD_DEADLINE,
+                    competition=competition,
+                    folder=str(archive_folder),
+                )
+        finally:
+            if not any(archive_folder.iterdir()):
+                shutil.rmtree(aside)  # nothing has arrived that a second call could resume
         archive = _find_archive(archive_folder)
         _unpack(archive, aside / "files")
         DataDir(aside / "files").require()
@@ -161,24 +179,85 @@ def fetch_file(name: str, folder: Path, competition: str = api._COMPETITION) -> 
         KaggleError: refused, or the response was not that file in every attempt.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / name, api._retry_attempt(lambda: _fetch_content(name, folder, competition)))
+    content = api._retry_attempt(lambda: _fetch_content(name, folder, api._DOWNLOAD_ONE, competition=competition))
+    write_bytes(folder / name, content)
     return folder / name
 
 
-def _fetch_content(name: str, folder: Path, competition: str) -> bytes:
-    """Return the bytes of one of the competition's files.
+def fetch_slides(reference: str, data: DataDir) -> Path:
+    """Store a slide map in the competition's folder, after a check against the training ids, and return its path.
+
+    The stored map has the columns id,wsi and the training ids that have a slide. Commands find it there.
+
+    Args:
+        reference: a file, or a Kaggle dataset as owner/dataset or owner/dataset/file.
+        data: the competition's folder.
+    Raises:
+        UsageError: the reference is neither, or the folder has another file of that name.
+        TableError: the file is not a slide map of the training ids.
+        KaggleError: refused, there is no such file, or the dataset has several tables.
+    """
+    ids, _ = tables.read_labels(data.labels)
+    require_replaceable(data.slides, _SLIDE_COLUMNS)
+    with tempfile.TemporaryDirectory() as aside:
+        path = Path(reference)
+        if not path.is_file():
+            path = _fetch_dataset_file(reference, Path(aside))
+        slide_of, notes = tables.match_slides(path, ids)
+    names = [name for name in ids if name in slide_of]
+    slides = [slide_of[name] for name in names]
+    tables.write_table(data.slides, dict(zip(_SLIDE_COLUMNS, (names, slides), strict=True)))
+    stored = f"{format_count(len(set(slides)), 'slide')} of {format_count(len(names), 'patch', 'patches')}"
+    log_info(f"{data.slides}: {'; '.join([stored, *notes])}")
+    return data.slides
+
+
+def _fetch_dataset_file(reference: str, folder: Path) -> Path:
+    """Fetch the table that `reference` names into the folder, and return its path.
+
+    Raises:
+        UsageError: the reference is not owner/dataset or owner/dataset/file.
+        KaggleError: refused, or the dataset does not have exactly one table and none is named.
+    """
+    owner, _, rest = reference.strip("/").partition("/")
+    slug, _, name = rest.partition("/")
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", part) for part in (owner, slug)) or ".." in name.split("/"):
+        found = f"--slides {reference}: no such file, and not the name of a dataset"
+        raise UsageError(found, "expected a file, owner/dataset or owner/dataset/file")
+    dataset = f"{owner}/{slug}"
+    if not name:
+        names = api._call_with_retries(api._DATASET_FILES, dataset=dataset)
+        found_names = [one for one in names if one.lower().endswith(_TABLE_ENDINGS)]
+        likely = [one for one in found_names if re.search(r"slide|wsi", one.lower())]
+        if len(found_names) != 1 and len(likely) != 1:
+            what = f"the dataset {dataset} has {name_few(found_names or names or ['no files'])}"
+            raise KaggleError(what, "expected one table", f"Name the file: --slides {dataset}/FILE")
+        name = (found_names if len(found_names) == 1 else likely)[0]
+    log_info(f"fetching {dataset}/{name}")
+    content = api._retry_attempt(lambda: _fetch_content(name, folder, api._DOWNLOAD_DATASET_FILE, dataset=dataset))
+    path = folder / Path(name).name
+    write_bytes(path, content)
+    return path
+
+
+def _fetch_content(name: str, folder: Path, call: api._Call[None], **arguments: str) -> bytes:
+    """Return the bytes of the file that the call fetches into a folder.
 
     Raises:
         KaggleError: refused, or the response is not that file, which may be temporary.
     """
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
-        api._call_once(api._DOWNLOAD_ONE, deadline=api._PUSH_DEADLINE, competition=competition, name=name, folder=aside)
-        fetched = sorted(path for path in Path(aside).iterdir() if path.is_file())
+        api._call_once(call, deadline=api._PUSH_DEADLINE, name=name, folder=aside, **arguments)
+        fetched = sorted(path for path in Path(aside).rglob("*") if path.is_file())
         if len(fetched) != 1:
             raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "expected one", "Run it again")
         if zipfile.is_zipfile(fetched[0]):
             with zipfile.ZipFile(fetched[0]) as archive:
-                content = archive.read(name) if name in archive.namelist() else b""
+                held = {Path(one).name: one for one in archive.namelist()}
+                # A name that is not in the archive: the file is an archive itself, or Kaggle sent another one.
+                content = archive.read(held[Path(name).name]) if Path(name).name in held else b""
+                if not content and name.endswith(".zip"):
+                    content = fetched[0].read_bytes()
         else:
             content = fetched[0].read_bytes()
     if not content or content.lstrip()[:1] == b"<":

@@ -19,7 +19,7 @@ from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.evaluation.run_metrics import gather_run
-from claris_kaggle.kaggle import account, api, kernel_output, kernel_push
+from claris_kaggle.kaggle import account, api, kernel_output, kernel_push, preflight
 from claris_kaggle.kaggle.download import fetch_file
 from claris_kaggle.kaggle.kernel_output import (
     _NotListedError,
@@ -78,6 +78,7 @@ def _open_launch(root: Path, plan: Plan, user: str = "") -> _Launch:
         ClarisError: Kaggle refused, or another plan was started under this name.
     """
     launch = _Launch(root, plan, _was_accepted)
+    preflight._check_first_push(launch)
     if not launch.user:
         launch.user = user or api.find_user()
         launch.save()

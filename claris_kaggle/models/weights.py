@@ -6,7 +6,9 @@ Initial weights are timm's ImageNet weights, a local file, or random. Reading a 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -111,9 +113,9 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
             file.
     """
     places = _find_tensors(_read_content(path), path)
-    found = {place: _adapt_tensors(model, tensors) for place, tensors in places.items()}
+    found = {place: _rename_last_norm(model, tensors) for place, tensors in places.items()}
     matches = _match_names(found, model, _CLASS_COUNT)
-    match = matches[0] if matches else None
+    match = _resize_positions(matches[0], model) if matches else None
     own = model.state_dict()
     head = _find_head(own, _CLASS_COUNT)
     tensors = match.tensors if match else {}
@@ -133,24 +135,31 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
     return skipped
 
 
-def _adapt_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file, converted for this network's pooling and input size if both have the same names.
+def _rename_last_norm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file with this network's name of the last norm of a vision transformer.
 
-    The last norm of a vision transformer is `norm` before the pooling of the class token, and `fc_norm` after other
-    poolings. timm interpolates position embeddings in `checkpoint_filter_fn`, which each of its modules may have.
+    It is `norm` before the pooling of the class token, and `fc_norm` after other poolings.
     """
     own = model.state_dict()
     for old, new in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
         if f"{new}weight" in own.keys() - tensors.keys() and f"{old}weight" in tensors.keys() - own.keys():
             tensors = {new + key[len(old) :] if key.startswith(old) else key: one for key, one in tensors.items()}
-    body = [key for key in own if key in tensors and key not in _find_head(own, _CLASS_COUNT)]
+    return tensors
+
+
+def _resize_positions(match: _Match, model: nn.Module) -> _Match:
+    """Interpolate position embeddings of another input size, as timm does for its published weights."""
+    own = model.state_dict()
+    other = [key for key, value in match.tensors.items() if not _fits(value, own[key])]
+    # timm keeps the conversion of a file in the module of the network, under this name.
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None or all(tensors[key].shape == own[key].shape for key in body):
-        return tensors
-    try:
-        return dict(convert(dict(tensors), model))
-    except Exception:  # weights of another network fail in many ways; the caller names the tensors that do not fit
-        return tensors
+    if convert is None or not any("pos" in key for key in other):
+        return match
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the memory layout of timm's tensors
+        converted = convert(dict(match.tensors), model)
+    resized = {key: converted.get(key, match.tensors[key]) for key in other if "pos" in key}
+    return dataclasses.replace(match, tensors={**match.tensors, **resized})
 
 
 def _fits(found: Tensor, own: Tensor) -> bool:

@@ -18,10 +18,11 @@ from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.core.paths import DataDir, RunDir, require_suffix
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import THRESHOLD
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH
 from claris_kaggle.ensembling.comparison import RunComparison, compare_runs
 from claris_kaggle.ensembling.ensemble_runs import describe_run
 from claris_kaggle.ensembling.ledger import Agreement, LedgerEntry, describe_agreement, read_ledger, sort_best_first
-from claris_kaggle.ensembling.runs import Run, label_runs, load_run
+from claris_kaggle.ensembling.runs import Run, add_slides, label_runs, load_run
 from claris_kaggle.evaluation.run_metrics import FoldMetrics, OverallMetrics, SlideMetrics, run_metrics, slide_metrics
 from claris_kaggle.reporting import charts, gallery
 from claris_kaggle.reporting.templates import render_template
@@ -141,6 +142,7 @@ class _Section:
         name: name of the run.
         typed: path of the run as typed in a shell.
         anchor: the ids of the parts of the section start with this.
+        holdout: True if the predictions are of one holdout, without folds.
         overall, folds, confusion: metrics.
         learning, roc, precision, calibration, spread: charts.
         slides: the table of slides; None if they are unknown.
@@ -151,6 +153,7 @@ class _Section:
     name: str
     typed: str
     anchor: str
+    holdout: bool
     overall: OverallMetrics
     folds: list[_FoldRow]
     confusion: _Confusion
@@ -214,6 +217,8 @@ def write_report(
     require_suffix(out, ".html", ".htm")
     names = label_runs(run_dirs)
     runs = [replace(load_run(run_dir), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
+    if data is not None:
+        runs = add_slides(runs, data.slides)
     sections = [
         _describe_section(run, run_dir, f"run{number}", data, cache)
         for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1)
@@ -225,6 +230,7 @@ def write_report(
         comparison=_compare_sections(runs, sections) if len(runs) > 1 else None,
         ledger=_LedgerTable(sort_best_first(lines), describe_agreement(lines)) if lines else None,
         versions=_find_versions(),
+        caution="" if all(run.by_slide for run in runs) else SPLIT_BY_PATCH,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
     )
@@ -242,6 +248,7 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         name=run.name,
         typed=_format_typed_path(run_dir.root),
         anchor=anchor,
+        holdout=run.is_holdout,
         overall=found.overall,
         folds=[_describe_fold(run, one, histories.get(one.fold)) for one in found.folds],
         confusion=_count_confusion(run),

@@ -3,6 +3,6 @@
 Other packages use:
 
 - `checkpoint`: `is_whole_checkpoint`
-- `setup`: `TrainJob`
+- `setup`: `TrainJob`, `check_network`, `new_config`
 - `train`: `train_run`
 """

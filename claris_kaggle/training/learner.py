@@ -341,8 +341,9 @@ def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     """Return the input of the network after augmentation with the batch's random draws: float32 [B, 3, S, S]."""
     config = learner.config
     images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
-    images = change_stain(images, batch.stains) if config.stain else images
-    draws = batch.colors if config.color else None
+    augmented = config.augment != "none"
+    images = change_stain(images, batch.stains) if config.stain and augmented else images
+    draws = batch.colors if config.color and augmented else None
     return to_input(images, config.normalise, draws, config.resolution)
 
 

@@ -23,9 +23,9 @@ from claris_kaggle.core.config import (
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import Folds, read_folds, require_together, write_folds
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
@@ -117,15 +117,21 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     path = job.run_dir.config
     stored, trained = _read_stored_config(job)
     given = _without_auto(given)
-    folds = read_folds(job.fold_file)  # fast checks come before slow ones
+    # Fast checks come before slow ones.
+    folds = read_folds(job.fold_file, dict(zip(*_list_labels(job.data), strict=True)))
     keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
     kept = stored if keep else None
-    asked = _new_config(given) if kept is None else _choose_network(update_config(kept, given), kept)
+    asked = new_config(given) if kept is None else _choose_network(update_config(kept, given), kept)
     _choose_folds(folds, job.only)
+    _report_split(job, folds)
     _check_extra(job, folds, given, kept)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
-    weights = _check_network(asked, trained=trained)
+    _choose_precision_here(asked)
+    _require_batch_size(asked.batch_size, nproc)
+    weights = find_weights(asked.weights, asked.model)
+    if not trained:
+        check_network(asked, weights)
     data = read_training(job.data, job.fold_file, job.cache, extra=job.extra)
     config = _resolve_config(asked, weights, data, nproc)
     if stored is not None and trained:
@@ -150,28 +156,25 @@ def _read_stored_config(job: TrainJob) -> tuple[TrainConfig | None, bool]:
     return None, trained
 
 
-def _check_network(asked: TrainConfig, *, trained: bool) -> Path | None:
-    """Check that the network exists, takes its input size and can be trained, and that its initial weights load.
+def check_network(asked: TrainConfig, weights: Path | None) -> None:
+    """Check that optimizer and network exist, and that the network takes its input size, its weights and a step.
 
     Args:
-        asked: names the network, its input size and its weights.
-        trained: the run has a checkpoint, so the weights have been loaded and a step has been made.
-    Returns:
-        The file of the initial weights; None for random weights.
+        asked: the config; values that depend on data may be automatic.
+        weights: file of the initial weights; None for random weights, or to skip them.
     Raises:
         ClarisError: one of them fails.
     """
     _require_optimizer(asked.optimizer)
-    weights = find_weights(asked.weights, asked.model)
     model = _new_network(asked)
     require_side(model, asked.model, asked.side, asked.architecture)
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
-    if not trained:
-        if weights is not None:
-            load_start(model, weights)
-        require_trainable(model, asked.model, asked.side)
-    return weights
+    if asked.normalise == "model":
+        own_normalisation(asked.model)
+    if weights is not None:
+        load_start(model, weights)
+    require_trainable(model, asked.model, asked.side)
 
 
 def _claim_folder(job: TrainJob, config: TrainConfig, data: TrainingData, stored: TrainConfig | None) -> None:
@@ -201,8 +204,13 @@ def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], store
         raise UsageError("--extra-weight without --extra", "it weights pseudo-labels", "Give --extra FILE")
 
 
-def _new_config(given: Mapping[str, object]) -> TrainConfig:
-    """Return the config of a new run. A network with a fixed input size gets this size unless another one is given."""
+def new_config(given: Mapping[str, object]) -> TrainConfig:
+    """Return the config of a new run. A network with a fixed input size gets this size unless another one is given.
+
+    Raises:
+        UsageError: as in `apply_preset`.
+        ClarisError: as in `_choose_network`.
+    """
     config = _choose_network(apply_preset(given))
     if "resolution" in given or "crop" in given or not config.resolution:
         return config
@@ -221,6 +229,23 @@ def _choose_network(asked: TrainConfig, stored: TrainConfig | None = None) -> Tr
     if stored is not None and name == stored.model:
         return dataclasses.replace(asked, model=name, architecture=stored.architecture)
     return dataclasses.replace(asked, model=name, architecture=read_architecture(name))
+
+
+def _list_labels(data: DataDir) -> tuple[list[str], list[int]]:
+    """Return the training ids and their labels."""
+    ids, labels = tables.read_labels(data.labels)
+    return ids, labels.tolist()
+
+
+def _report_split(job: TrainJob, folds: Folds) -> None:
+    """Log that the folds are by patch, unless they or the slide map show that each slide is in one fold."""
+    if folds.slides is not None:
+        return
+    path = job.slides or (job.data.slides if job.data.slides.exists() else None)
+    slides = tables.read_slides(path, folds.ids) if path else folds.ids
+    together = len(set(zip(slides, folds.fold.tolist(), strict=True))) == len(set(slides))
+    if path is None or not together:
+        log_info(SPLIT_BY_PATCH)
 
 
 def _without_auto(given: dict[str, object]) -> dict[str, object]:
@@ -274,23 +299,40 @@ def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData
     Raises:
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
-    precision = choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
     patches = data.count_train(0)
     batch_size = asked.batch_size or default_batch_size(patches)
-    if batch_size < 2 * nproc:
-        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
+    _require_batch_size(batch_size, nproc)
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
         lr=asked.lr or default_learning_rate(asked.epochs * math.ceil(patches / batch_size)),
         normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
-        precision=precision,
+        precision=_choose_precision_here(asked),
         threads=asked.threads or _share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else "",
         data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
         folds_sha256=data.folds.digest,
         extra_sha256=data.extra_sha256,
     )
+
+
+def _choose_precision_here(asked: TrainConfig) -> str:
+    """Return the precision to train with on this machine.
+
+    Raises:
+        UsageError: the precision is not supported here.
+    """
+    return choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _require_batch_size(batch_size: int, nproc: int) -> None:
+    """Raise if a batch has fewer than two patches per process; 0 stands for a size that is not chosen yet.
+
+    Raises:
+        UsageError: the batch size is too small.
+    """
+    if 0 < batch_size < 2 * nproc:
+        raise UsageError(f"--batch-size is {batch_size}", f"at least {2 * nproc} are needed, two per process")
 
 
 # Options that `_describe_recipe` always shows in its own format, or that are not part of the recipe.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.batches import EpochBatches, PredictionBlocks, TrainSet, _split_evenly
+from claris_kaggle.data.d4 import turn_on_device
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels
@@ -34,14 +37,18 @@ def trainset(generated: DataDir, cache: object) -> TrainSet:
     return TrainSet(get_pack(generated, "train", ids, cache), ids, labels.astype(np.int64))  # type: ignore[arg-type]
 
 
-def batches(trainset: TrainSet, *, epoch: int = 0, rank: int = 0, world_size: int = 1) -> EpochBatches:
-    return EpochBatches(trainset, CONFIG, epoch=epoch, rank=rank, world_size=world_size)
+def batches(
+    trainset: TrainSet, *, epoch: int = 0, rank: int = 0, world_size: int = 1, augment: str = "light"
+) -> EpochBatches:
+    config = dataclasses.replace(CONFIG, augment=augment)
+    return EpochBatches(trainset, config, epoch=epoch, rank=rank, world_size=world_size)
 
 
-def test_the_ranks_together_take_each_patch_once_and_what_one_process_takes(trainset: TrainSet) -> None:
-    whole = batches(trainset)
+@pytest.mark.parametrize("augment", ["light", "strong"])
+def test_the_ranks_together_take_each_patch_once_and_what_one_process_takes(trainset: TrainSet, augment: str) -> None:
+    whole = batches(trainset, augment=augment)
     for world_size in (2, 3):
-        parts = [batches(trainset, rank=rank, world_size=world_size) for rank in range(world_size)]
+        parts = [batches(trainset, rank=rank, world_size=world_size, augment=augment) for rank in range(world_size)]
         for step in range(len(whole)):
             one = whole[step]
             many = [part[step] for part in parts]
@@ -52,10 +59,29 @@ def test_the_ranks_together_take_each_patch_once_and_what_one_process_takes(trai
     assert sum(len(whole[step].labels) for step in range(len(whole))) == len(trainset.ids)
 
 
-def test_loader_workers_change_nothing(trainset: TrainSet) -> None:
-    plain = list(load_in_order(batches(trainset), range(5), 0, pin=False))
-    for one, other in zip(plain, load_in_order(batches(trainset), range(5), 2, pin=False), strict=True):
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # more than this machine's cores
+@pytest.mark.parametrize(("augment", "workers"), [("light", 2), ("strong", 4)])
+def test_loader_workers_change_nothing(trainset: TrainSet, augment: str, workers: int) -> None:
+    steps = batches(trainset, augment=augment)
+    plain = list(load_in_order(steps, range(5), 0, pin=False))
+    for one, other in zip(plain, load_in_order(steps, range(5), workers, pin=False), strict=True):
         assert all(torch.equal(left, right) for left, right in zip(one[:5], other[:5], strict=True))
+
+
+def test_no_augmentation_leaves_the_pixels_and_nothing_to_the_device(trainset: TrainSet) -> None:
+    steps = batches(trainset, augment="none")
+    batch = steps[0]
+    begin, end = steps.steps[0]
+    assert np.array_equal(batch.images.numpy(), trainset.pack.pixels[steps.rows[steps.order[begin:end]]])
+    assert len(batch.turns) == 0
+
+
+def test_strong_augmentation_is_the_same_whether_the_host_or_the_device_turns(trainset: TrainSet) -> None:
+    config = dataclasses.replace(CONFIG, augment="strong")
+    here, later = (
+        EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=turn)[0] for turn in (True, False)
+    )
+    assert torch.equal(here.images, turn_on_device(later.images, later.turns))
 
 
 def test_an_epoch_can_begin_at_any_step(trainset: TrainSet) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,90 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from claris_kaggle.core.errors import TableError
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.fold_file import read_folds
+from claris_kaggle.data.tables import read_slides
+from claris_kaggle.ensembling.combine import _scoring_groups
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.ensembling.runs import load_run
 from claris_kaggle.ensembling.submission_file import check_submission, write_submission
 from claris_kaggle.evaluation.predictions import TestPredictions, read_oof, read_test, write_run_oof, write_test
-from tests.support.handmade import FOLD, IDS, LABELS, TEST_IDS, TEST_LABELS, TESTS, TOTAL, make_run, put, put_data
+from tests.support.handmade import (
+    FOLD,
+    IDS,
+    LABELS,
+    SLIDES,
+    TEST_IDS,
+    TEST_LABELS,
+    TESTS,
+    TOTAL,
+    make_run,
+    predict,
+    put,
+    put_data,
+    put_with_slides,
+)
+
+H = [f"{number:040x}" for number in (10, 11, 12)]
+PLAIN = f"id,wsi\n{H[0]},s1\n{H[1]},s1\n{H[2]},s2\n"
+SLIDE_MAPS = {
+    "patch_id and slide_id": PLAIN.replace("id,wsi", "patch_id,slide_id").encode(),
+    "image_id and case": PLAIN.replace("id,wsi", "image_id,case").encode(),
+    "Image ID and Patient ID": PLAIN.replace("id,wsi", "Image ID,Patient ID").encode(),
+    "file names": re.sub(r"([0-9a-f]{40})", r"train/\1.tif", PLAIN).encode(),
+    "folders of Windows": re.sub(r"([0-9a-f]{40})", r"C:\\data\\\1.TIF", PLAIN).encode(),
+    "upper-case ids": re.sub(r"([0-9a-f]{40})", lambda one: one[1].upper(), PLAIN).encode(),
+    "semicolons": PLAIN.replace(",", ";").encode(),
+    "tabs": PLAIN.replace(",", "\t").encode(),
+    "a byte-order mark": b"\xef\xbb\xbf" + PLAIN.encode(),
+    "UTF-16, as Excel writes it": PLAIN.replace(",", "\t").encode("utf-16"),
+    "line ends of an old Macintosh": PLAIN.replace("\n", "\r").encode(),
+    "line ends of Windows": PLAIN.replace("\n", "\r\n").encode(),
+    "no line break at the end": PLAIN.rstrip().encode(),
+    "gzip": gzip.compress(PLAIN.encode()),
+    "quotes": PLAIN.replace(",", '","').replace("\n", '"\n"').join(['"', '"']).removesuffix('""').encode(),
+    "an index column": "".join(f"{n - 1 if n else ''},{line}\n" for n, line in enumerate(PLAIN.split())).encode(),
+    "a counter named id": b"id,patch,wsi\n"
+    + "".join(f"{n},{line}\n" for n, line in enumerate(PLAIN.split()[1:])).encode(),
+    "more columns": PLAIN.replace("\n", ",x\n").replace("wsi,x", "wsi,center").encode(),
+    "repeated rows that agree": PLAIN.encode() + PLAIN.split()[1].encode() + b"\n",
+    "more ids": PLAIN.encode() + b"f" * 40 + b",s9\n",
+}
+
+
+def zip_of(**files: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name.replace("__", "/") + ".csv", text)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", SLIDE_MAPS)
+def test_a_published_slide_map_is_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_bytes(SLIDE_MAPS[name])
+    assert read_slides(tmp_path / "map.csv", H) == ["s1", "s1", "s2"]
+
+
+def test_a_slide_map_in_an_archive_is_read(tmp_path: Path) -> None:
+    (tmp_path / "map.zip").write_bytes(zip_of(data__map=PLAIN, MACOSX__=""))
+    with pytest.raises(TableError, match=r"an archive of data/map.csv, MACOSX/.csv|an archive of"):
+        (tmp_path / "two.zip").write_bytes(zip_of(one=PLAIN, two=PLAIN))
+        read_slides(tmp_path / "two.zip", H)
+    assert read_slides(tmp_path / "map.zip", H) == ["s1", "s1", "s2"]
+
+
+@pytest.mark.parametrize("gap", ["", "unknown", "-1", "nan", "NA", "None", "Unknown", '""', "-1.0", "row"])
+def test_patches_without_a_slide_stand_alone_and_are_counted(
+    gap: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PLAIN.replace(f"{H[0]},s1", f"{H[0]},{gap}") if gap != "row" else PLAIN.replace(f"{H[0]},s1\n", "")
+    (tmp_path / "map.csv").write_text(text + "f" * 40 + ",s7\n")
+    assert read_slides(tmp_path / "map.csv", H) == [H[0], "s1", "s2"]
+    said = capsys.readouterr().err
+    assert f"1 training id ({H[0]}) without a slide; each is treated as a slide of its own; 1 other id ignored" in said
+
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -79,6 +160,229 @@ def test_float32_predictions_are_read_and_written_as_before(tmp_path: Path) -> N
     write_run_oof(place.oof, oof)
     write_test(place.test, test.ids, test.probabilities)
     assert (place.oof.read_bytes(), place.test.read_bytes()) == before
+
+
+ROWS = list(zip(IDS, LABELS.tolist(), FOLD.tolist(), strict=True))
+
+
+def table(header: str, rows: list[tuple[object, ...]], sign: str = ",") -> str:
+    return header.replace(",", sign) + "\n" + "".join(sign.join(map(str, row)) + "\n" for row in rows)
+
+
+FOLD_FILES = {
+    "kfold without groups": (table("id,label,kfold", ROWS), "read kfold as the fold, there is no group column"),
+    "fold_id without labels": (table("id,fold_id", [(i, f) for i, _, f in ROWS]), "read fold_id as the fold"),
+    "more columns and slides": (
+        table("id,label,wsi,width,fold", [(i, y, f"s{n % 20}", 96, f) for n, (i, y, f) in enumerate(ROWS)]),
+        "read fold as the fold, wsi as the group",
+    ),
+    "an index column": (table(",id,label,fold", [(n, *row) for n, row in enumerate(ROWS)]), "read fold as the fold"),
+    "numbered from 1": (table("id,label,fold", [(i, y, f + 1) for i, y, f in ROWS]), "1 to 5 are read as 0 to 4"),
+    "numbered from 1 with our columns": (
+        table("id,label,group,fold", [(i, y, i, f + 1) for i, y, f in ROWS]),
+        "1 to 5 are read as 0 to 4",
+    ),
+    "semicolons": (table("id,label,fold", ROWS, ";"), "read fold as the fold"),
+    "tabs and file names": (table("image_id,target,fold", [(f"{i}.tif", y, f) for i, y, f in ROWS], "\t"), "read fold"),
+    "line ends of an old Macintosh": (table("id,label,fold", ROWS).replace("\n", "\r"), "read fold as the fold"),
+    "names of folds": (table("id,label,fold", [(i, y, f"fold_{f}") for i, y, f in ROWS]), "read fold as the fold"),
+    "floats": (table("id,label,fold", [(i, y, f"{f}.0") for i, y, f in ROWS]), "read fold as the fold"),
+}
+
+
+@pytest.mark.parametrize("name", FOLD_FILES)
+def test_a_published_fold_file_is_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, words = FOLD_FILES[name]
+    (tmp_path / "f.csv").write_text(text, newline="")
+    folds = read_folds(tmp_path / "f.csv", dict(zip(IDS, LABELS.tolist(), strict=True)))
+    assert folds.ids == IDS and folds.fold.tolist() == FOLD.tolist() and folds.labels.tolist() == LABELS.tolist()
+    assert words in capsys.readouterr().err
+
+
+BAD_FOLD_FILES = {
+    "an empty fold": (
+        table("id,label,fold", [(i, y, f + (f > 2)) for i, y, f in ROWS]),
+        "folds 0, 1, 2 and 2 more: fold 3 has no patches; expected at least one patch of each fold. "
+        "Number the folds in the file from 0 to 4, without gaps",
+    ),
+    "a single fold": (table("id,label,fold", [(i, y, 0) for i, y, _ in ROWS]), "a single fold (0)"),
+    "test rows": (table("id,label,fold", [(i, y, f - 1) for i, y, f in ROWS]), "120 invalid fold numbers ('-1' in"),
+    "no folds": (table("id,label,cluster", ROWS), "expected a column fold (or kfold, fold_id, folds). Rename that"),
+    "no labels": (table("id,fold", [(i, f) for i, _, f in ROWS]), "no label column. Add the label of each patch"),
+    "cut off": (table("id,label,kfold", ROWS)[:-1], "the last line has no line break. Correct that in the file"),
+    "a slide on both sides": (
+        table("id,label,wsi,fold", [(i, y, "s1", f) for i, y, f in ROWS]), "1 group in more than one fold (s1)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_FOLD_FILES)
+def test_a_faulty_fold_file_of_another_tool_is_refused_and_never_replaced(name: str, tmp_path: Path) -> None:
+    text, words = BAD_FOLD_FILES[name]
+    (tmp_path / "f.csv").write_text(text)
+    with pytest.raises(TableError) as caught:
+        read_folds(tmp_path / "f.csv")
+    assert words in str(caught.value) and f"--out {tmp_path}" not in str(caught.value)
+
+
+def test_folds_of_another_tool_are_checked_against_the_data(call: Call, data: DataDir, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(table("id,kfold", [(i, f) for i, _, f in ROWS[1:]]))
+    code, _, said = call("folds", "--data", data.root, "--check", tmp_path / "f.csv")
+    assert code == 1 and f"1 id of train_labels.csv missing ({IDS[0]})" in said and "folds --data DIR --out NEW" in said
+
+
+P = predict(LABELS, 7).astype(float).round(5).tolist()
+OOF_ROWS = [(*row, p) for row, p in zip(ROWS, P, strict=True)]
+OOF_FILES = {
+    "pred and target": table("id,target,fold,pred", OOF_ROWS),
+    "prob and kfold from 1": table("image_id,label,kfold,prob", [(i, y, f + 1, p) for i, y, f, p in OOF_ROWS]),
+    "extra columns in another order": table("fold,pred,x,y_true,id", [(f, p, 9, y, i) for i, y, f, p in OOF_ROWS]),
+    "an index column and .tif": table(
+        ",id,label,fold,prediction", [(n, f"{i}.tif", y, f, p) for n, (i, y, f, p) in enumerate(OOF_ROWS)]
+    ),
+    "softmax": table("id,label,fold,prob_0,prob_1", [(i, y, f, 1 - p, p) for i, y, f, p in OOF_ROWS]),
+    "softmax with names": table("id,label,fold,benign,malignant", [(i, y, f, 1 - p, p) for i, y, f, p in OOF_ROWS]),
+    "classes beside probabilities": table(
+        "id,label,fold,pred,prob", [(i, y, f, int(p > 0.5), p) for i, y, f, p in OOF_ROWS]
+    ),
+    "semicolons and decimal commas": table(
+        "id,label,fold,prob", [(i, y, f, str(p).replace(".", ",")) for i, y, f, p in OOF_ROWS], ";"
+    ),
+    "labels as floats": table("id,label,fold,pred", [(i, f"{y}.0", f, p) for i, y, f, p in OOF_ROWS]),
+}
+
+
+@pytest.mark.parametrize("name", OOF_FILES)
+def test_published_oof_predictions_are_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "oof.csv").write_text(OOF_FILES[name])
+    oof = read_oof(tmp_path / "oof.csv")
+    assert oof.ids == IDS and oof.labels.tolist() == LABELS.tolist()
+    assert oof.probabilities.astype(str).astype(float).tolist() == pytest.approx(P, abs=1e-15)
+    assert (oof.fold - oof.fold.min()).tolist() == FOLD.tolist()
+    assert "as the probability of malignant" in capsys.readouterr().err
+
+
+BAD_OOF_FILES = {
+    "logits": (
+        table("id,label,fold,pred", [(*row[:3], 9 * row[3] - 4) for row in OOF_ROWS]),
+        "outside 0 to 1 .*; each must be a number from 0 to 1. Convert logits to probabilities",
+    ),
+    "logits by name": (table("id,label,fold,logit", OOF_ROWS), "expected probability, pred, .*Convert logits"),
+    "logits of two classes": (
+        table("id,label,fold,pred_0,pred_1", [(i, y, f, -3 * p, 3 * p) for i, y, f, p in OOF_ROWS]),
+        "600 probabilities outside 0 to 1 .*softmax for two columns",
+    ),
+    "two sigmoids": (
+        table("id,label,fold,p0,p1", [(i, y, f, p / 2, p) for i, y, f, p in OOF_ROWS]),
+        "p0 and p1 do not add up to 1 in .*Keep only the probability of malignant",
+    ),
+    "two candidates": (
+        table("id,label,fold,pred,prob", [(i, y, f, p / 2, p) for i, y, f, p in OOF_ROWS]),
+        "pred, prob may be the probability; expected one of them. Keep one",
+    ),
+    "no labels": (table("id,pred", [(i, p) for i, _, _, p in OOF_ROWS]), "expected a column label .*Add the labels"),
+    "cut off": (table("id,target,fold,pred", OOF_ROWS)[:-1], "cut off: the last line has no line break"),
+    "no ids": (table("number,label,fold,pred", [(1, *row[1:]) for row in OOF_ROWS]), "expected a column id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_OOF_FILES)
+def test_oof_predictions_that_are_no_probabilities_are_refused(name: str, tmp_path: Path) -> None:
+    text, words = BAD_OOF_FILES[name]
+    (tmp_path / "oof.csv").write_text(text)
+    with pytest.raises(TableError, match=words):
+        read_oof(tmp_path / "oof.csv")
+
+
+@pytest.mark.parametrize("header", ["id,label", "id,prediction", "image_id,target", "Id,Pred"])
+def test_published_test_predictions_are_read(header: str, tmp_path: Path) -> None:
+    values = predict(TEST_LABELS, 8).astype(float).round(5).tolist()
+    (tmp_path / "test.csv").write_text(table(header, [(f"{i}.tif", p) for i, p in zip(TEST_IDS, values, strict=True)]))
+    assert read_test(tmp_path / "test.csv").probabilities.astype(str).astype(float).tolist() == values
+
+
+def put_foreign(folder: Path, name: str, header: str, rows: list[tuple[object, ...]], seed: int = 7) -> RunDir:
+    """A run of another tool, whose OOF file has this header."""
+    place = put(folder, make_run(name, seed))
+    place.oof.write_text(table(header, rows))
+    return place
+
+
+def test_runs_with_the_same_partition_under_other_numbers_are_combined(data: DataDir, tmp_path: Path) -> None:
+    turned = [(i, y, (7 - f) % 5 + 1, p) for i, y, f, p in OOF_ROWS]
+    places = [put(tmp_path, make_run("ours", 3)), put_foreign(tmp_path, "theirs", "id,label,kfold,pred", turned)]
+    results = [ensemble_runs(order, data, tmp_path / "s.csv", method="auto") for order in (places, places[::-1])]
+    same = put_foreign(tmp_path, "same", "id,label,kfold,pred", OOF_ROWS)
+    plain = ensemble_runs([places[0], same], data, tmp_path / "s.csv", method="auto")
+    assert results[0].oof.auc == results[1].oof.auc == plain.oof.auc
+
+
+def test_a_fold_file_beside_predictions_gives_them_their_folds(data: DataDir, tmp_path: Path) -> None:
+    place = put_foreign(tmp_path, "theirs", "id,label,pred", [(i, y, p) for i, y, _, p in OOF_ROWS])
+    place.folds.write_text(table("id,kfold", [(i, f + 1) for i, _, f in ROWS]))
+    assert load_run(place).oof.fold.tolist() == FOLD.tolist()
+    assert ensemble_runs([place], data, tmp_path / "s.csv").holdouts == []
+
+
+def test_predictions_without_folds_take_those_of_another_run(call: Call, data: DataDir, tmp_path: Path) -> None:
+    ours = put(tmp_path, make_run("ours", 3))
+    theirs = put_foreign(tmp_path, "theirs", "id,label,pred", [(i, y, p) for i, y, _, p in OOF_ROWS])
+    out = ["--data", data.root, "--out", tmp_path / "s.csv"]
+    code, shown, said = call("ensemble", theirs.root, ours.root, *out, "--method", "stack")
+    assert code == 0 and "theirs: no fold numbers; weights are scored by the folds of ours" in said
+    assert "stack   nested OOF AUC" in shown
+
+
+def test_runs_that_lack_a_few_ids_are_joined_on_request(call: Call, data: DataDir, tmp_path: Path) -> None:
+    ours = put_with_slides(tmp_path, make_run("ours", 3))
+    theirs = put_foreign(tmp_path, "theirs", "id,label,fold,pred", OOF_ROWS[2:])
+    where = ["ensemble", ours.root, theirs.root, "--data", data.root, "--out", tmp_path / "s.csv"]
+    code, _, said = call(*where)
+    assert code == 1 and "2 training ids in one of them only" in said
+    assert "Use --common-ids to combine them on the 598 training ids that both have" in said
+    code, shown, said = call(*where, "--common-ids", "--save-run", tmp_path / "kept", "--json")
+    assert code == 0 and f"ours: 598 of 600 ids are in all runs; not used: {IDS[0]}, {IDS[1]}" in said
+    assert {one["patches"] for one in json.loads(shown)["runs"].values()} == {598}
+    kept = load_run(RunDir(tmp_path / "kept"))
+    assert len(kept.oof.ids) == 598 and kept.slides == SLIDES[2:]
+    strangers = put_foreign(
+        tmp_path, "strangers", "id,label,fold,pred", [(f"f{i[1:]}", *more) for i, *more in OOF_ROWS]
+    )
+    code, _, said = call("ensemble", ours.root, strangers.root, *where[3:], "--common-ids")
+    assert code == 1 and "0 OOF ids in all runs" in said
+
+
+HELD = [(i, y, p) for n, (i, y, _, p) in enumerate(OOF_ROWS) if n % 20 < 6]  # six whole slides
+
+
+def test_a_holdout_is_accepted_and_scored_for_what_it_is(call: Call, data: DataDir, tmp_path: Path) -> None:
+    place = put_foreign(tmp_path, "held", "id,label,pred", HELD)
+    code, shown, said = call("ensemble", place.root, "--data", data.root, "--out", tmp_path / "s.csv")
+    assert code == 0 and "held: a holdout of 180 patches, without folds" in said
+    exact = roc_auc_score([y for _, y, _ in HELD], [p for *_, p in HELD])
+    assert shown.startswith(f"held: holdout AUC {exact:.4f} (")
+    assert call("report", place.root, "--out", tmp_path / "r.html")[0] == 0
+    assert "AUC of one holdout, without folds" in (tmp_path / "r.html").read_text()
+
+
+def test_weights_on_a_holdout_are_scored_by_leaving_out_slides_or_refused(
+    call: Call, data: DataDir, tmp_path: Path
+) -> None:
+    held, ours = put_foreign(tmp_path, "held", "id,label,pred", HELD), put(tmp_path, make_run("ours", 3))
+    where = ["ensemble", held.root, ours.root, "--data", data.root, "--out", tmp_path / "s.csv"]
+    code, _, said = call(*where)
+    assert code == 1 and "Use --common-ids to combine them on the 180 training ids" in said
+    code, shown, said = call(*where, "--common-ids")
+    assert code == 0 and "ensemble: holdout AUC" in shown and "holdout of 180 patches" in said
+    code, _, said = call(*where, "--common-ids", "--method", "stack")
+    assert code == 1 and "one holdout, without folds or a slide map" in said and "Use --method mean" in said
+    assert call(*where, "--common-ids", "--method", "auto")[0] == 0
+    data.slides.write_text(table("id,wsi", list(zip(IDS, SLIDES, strict=True))))
+    code, shown, said = call(*where, "--common-ids", "--method", "stack", "--calibrate")
+    assert code == 0 and "stack   nested OOF AUC" in shown
+    runs = [replace(make_run("x", 3), slides=SLIDES)]
+    groups = _scoring_groups(replace(runs[0], oof=replace(runs[0].oof, fold=np.zeros(TOTAL, np.int64))))
+    assert len(set(groups)) == 5 and len(set(zip(SLIDES, groups, strict=True))) == 20
 
 
 SPREAD = 1 / (1 + np.exp(-np.random.default_rng(3).normal(0, 6, TESTS)))  # as sure as a trained network

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from claris_kaggle.core.errors import ClarisError, DiskError, TableError
-from claris_kaggle.data import tables
+from claris_kaggle.data import foreign_tables, tables
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 
@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         tables.read_labels(tmp_path / "nothing.csv")
 
 
-@pytest.mark.parametrize("column", tables._SLIDE_COLUMNS)
+@pytest.mark.parametrize("column", foreign_tables._SLIDE_NAMES)
 def test_slides_are_joined_by_id_whatever_their_order(tmp_path: Path, column: str) -> None:
     (tmp_path / "s.csv").write_text(f"number,id,{column}\n0,b,camelyon_2\n1,x,other\n2,a,camelyon_1\n")
     assert tables.read_slides(tmp_path / "s.csv", ["a", "b"]) == ["camelyon_1", "camelyon_2"]
@@ -104,11 +104,13 @@ def test_a_slide_maps_header_may_be_quoted_or_spaced(tmp_path: Path, header: str
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        *((f"id,wsi\na,s1\nb,{gap}\n", "1 training id without a slide (b)") for gap in ("NA", "nan", "None", '""')),
-        ("id,wsi\na,s1\n", "1 training id without a slide (b)"),
-        ("id,wsi\na,s1\nb,\n", "1 training id without a slide (b)"),
+        ("id,wsi\nc,s1\nd,s1\n", "no training id with a slide (first row c,s1)"),
+        ("id,wsi\na,\nb,unknown\n", "no training id with a slide"),
+        ("id,wsi\na,s1", "cut off: the last line has no line break, and 1 id are missing"),
         ("id,wsi\na,s1\nb,s1\na,s2\n", "1 repeated id (a), 1 of them with different values"),
-        ("id,where\na,s1\n", "one of wsi, slide, slide_id, group"),
+        ("id,where\na,s1\n", "one of wsi, slide, slide_id, case, patient, group"),
+        ("id,wsi\na,s1\nb\n", "line 3 has too few values"),
+        ("<!DOCTYPE html>\n<html>\n", "a web page"),
     ],
 )
 def test_a_faulty_slide_map_is_named_with_its_fault(tmp_path: Path, text: str, words: str) -> None:

@@ -162,6 +162,16 @@ def test_each_run_is_held_against_the_best_one() -> None:
     assert gaps["run1"]["best"] == gaps["run2"]["best"] == "run0"
 
 
+def test_what_a_run_adds_is_the_mean_with_it_against_the_mean_without_it() -> None:
+    runs = make_runs(14)
+    found = combine(runs, "stack").evidence
+    assert [*found.members] == ["run0", "run1", "run2"]
+    for place, run in enumerate(runs):
+        others = combine([one for one in runs if one is not run])
+        assert found.members[run.name] == combine(runs).measured.compare(others.measured), place
+    assert combine(runs[:1]).evidence.members == {}
+
+
 def test_one_run_or_one_fold_leaves_nothing_to_weigh() -> None:
     run = make_runs(10)[0]
     assert list(combine([run], "auto").evidence.methods) == ["mean"]

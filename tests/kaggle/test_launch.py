@@ -44,9 +44,8 @@ def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> 
     bundle = _build_bundle()
     assert bundle == _build_bundle() and len(bundle) < 400_000
     names = zipfile.ZipFile(BytesIO(bundle)).namelist()
-    assert all(
-        name.startswith("claris_kaggle/") and name.endswith((".py", ".jinja", ".js", ".typed")) for name in names
-    )
+    kinds = (".py", ".jinja", ".js", ".typed", ".toml")
+    assert all(name.startswith("claris_kaggle/") and name.endswith(kinds) for name in names)
     assert "claris_kaggle/kaggle/session.py" in names and "claris_kaggle/reporting/templates/report.html.jinja" in names
 
 
@@ -515,6 +514,68 @@ def test_the_competitions_files_are_fetched_whole(
     requests = len(kaggle.seen)
     assert call("fetch", "--out", tmp_path / "data")[0] == 0 and len(kaggle.seen) == requests
     assert not list(tmp_path.glob(".data.fetching"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> DataDir:
+    from claris_kaggle.data.synthetic import generate
+
+    data = DataDir(generate(tmp_path / "data", train=20, test=4, slides=5))
+    data.slides.rename(tmp_path / "map.csv")
+    return data
+
+
+@pytest.mark.parametrize(
+    ("reference", "packed"),
+    [("me/maps", ""), ("me/maps/map.csv", ""), ("me/maps/a/map.csv", ""), ("me/maps/map.csv", "zip"), ("FILE", "")],
+)
+@pytest.mark.usefixtures("quick")
+def test_a_slide_map_is_fetched_checked_and_found_by_folds(
+    reference: str, packed: str, kaggle: FakeKaggle, small: DataDir, call: Call, tmp_path: Path
+) -> None:
+    content = (tmp_path / "map.csv").read_bytes().replace(b"id,wsi", b"patch_id,slide_id") + b"f" * 40 + b",s1\n"
+    name = reference.removeprefix("me/maps/") if reference.count("/") > 1 else "map.csv"
+    kaggle.datasets["me/maps"] = {name: zipped("map.csv", content) if packed else content, "README.md": b"notes"}
+    (tmp_path / "map.csv").write_bytes(content)
+    given = tmp_path / "map.csv" if reference == "FILE" else reference
+    code, shown, said = call("fetch", "--out", small.root, "--slides", given)
+    assert (code, shown) == (0, f"{small.root}\n"), said
+    assert "5 slides of 20 patches; 1 other id ignored" in said
+    assert small.slides.read_text().startswith("id,wsi\n")
+    code, shown, said = call("folds", "--data", small.root, "--out", tmp_path / "f.csv", "--k", 2)
+    assert code == 0 and f"using the slide map {small.slides}" in said and "slides" in shown and "0.996" not in said
+    before = small.slides.read_bytes()
+    assert call("fetch", "--out", small.root, "--slides", given)[0] == 0 and small.slides.read_bytes() == before
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w") as target:
+        target.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_slide_map_that_cannot_be_fetched_says_why(
+    kaggle: FakeKaggle, small: DataDir, call: Call, tmp_path: Path
+) -> None:
+    kaggle.datasets["me/two"] = {"a.csv": b"id,wsi\n", "b.csv": b"id,wsi\n"}
+    kaggle.datasets["me/other"] = {"slides.csv": b"id,wsi\n" + b"f" * 40 + b",s1\n"}
+    faults = {
+        "me/missing": (1, "Permission 'datasets.get' was denied"),
+        "me/two": (1, "the dataset me/two has a.csv, b.csv; expected one table. Name the file: --slides me/two/FILE"),
+        "me/two/c.csv": (1, "404"),
+        "me/other": (1, "no training id with a slide"),
+        "nothing.csv": (2, "--slides nothing.csv: no such file, and not the name of a dataset"),
+        "../../etc": (2, "no such file, and not the name of a dataset"),
+    }
+    for reference, (expected, words) in faults.items():
+        code, _, said = call("fetch", "--out", small.root, "--slides", reference)
+        assert code == expected and words in said and said.rstrip().count("\n") <= 2, said
+    assert not small.slides.exists()
+    code, _, said = call("folds", "--data", small.root, "--out", tmp_path / "f.csv", "--k", 2)
+    assert code == 0 and said.splitlines()[0].startswith("folds by patch put patches of one slide on both sides")
+    assert said.count("0.996") == 1
 
 
 def test_a_long_fetch_tells_how_far_it_is(

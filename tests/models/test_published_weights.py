@@ -323,3 +323,18 @@ def test_what_is_no_weight_file_is_named_in_one_line(
         read_weights(tmp_path / "w.pth")
     assert "\n" not in str(caught.value) and "\033" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the conversion in timm
+@pytest.mark.parametrize("name", ["test_vit", "test_vit_relpos"])
+def test_position_embeddings_are_resized_to_another_input_size_as_timm_does(tmp_path: Path, name: str) -> None:
+    side = timm.models.get_pretrained_cfg(name).input_size[-1]
+    there = timm.create_model(name, num_classes=2)
+    safetensors.torch.save_file(there.state_dict(), tmp_path / "w.safetensors")
+    model = create_model(name, side=side - 64)
+    assert load_start(model, tmp_path / "w.safetensors") == []
+    source = {"file": str(tmp_path / "w.safetensors"), "num_classes": 2}
+    expected = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=source, num_classes=2, img_size=side - 64
+    ).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.support.kaggle_double.competition_service import COMPETITION, CompetitionService
+from tests.support.kaggle_double.dataset_service import DatasetService
 from tests.support.kaggle_double.faults import Fault, flat_error, nested_error
 from tests.support.kaggle_double.kernel_service import KernelService
 from tests.support.kaggle_double.wire import Refused, check_answer, check_request
@@ -20,12 +21,13 @@ LOG_STREAM = "kernels/logs/stream/"
 LOOKS = ("GetKernel", "ListSubmissions")
 
 
-class FakeKaggle(KernelService, CompetitionService):
+class FakeKaggle(KernelService, CompetitionService, DatasetService):
     """The state and the behaviour of the server."""
 
     def __init__(self) -> None:
         KernelService.__init__(self)
         CompetitionService.__init__(self)
+        DatasetService.__init__(self)
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.authorizations: set[str] = set()
         self.faults: dict[str, list[Fault]] = defaultdict(list)
@@ -95,6 +97,12 @@ class FakeKaggle(KernelService, CompetitionService):
 
     def redirect(self, method: str, body: dict[str, Any]) -> str:
         """Where a download is redirected to; an empty text for other requests."""
+        if method == "DownloadDataset":
+            files = self.dataset_files(body)
+            if body["fileName"] not in files:
+                raise Refused(404, "Not found")
+            name = urllib.parse.quote(body["fileName"], safe="")
+            return f"{self.url}/datasets/{body['ownerSlug']}/{body['datasetSlug']}/{name}"
         if method not in ("DownloadDataFile", "DownloadDataFiles"):
             return ""
         self.require_entry(body)
@@ -106,6 +114,8 @@ class FakeKaggle(KernelService, CompetitionService):
         parts = urllib.parse.urlsplit(path).path.strip("/").split("/")
         if parts[0] == "data":
             return self.data.get(urllib.parse.unquote(parts[1]))
+        if parts[0] == "datasets":
+            return self.datasets[f"{parts[1]}/{parts[2]}"].get(urllib.parse.unquote(parts[3]))
         if parts[0] == "files":
             versions = self.kernels.get(f"{parts[1]}/{parts[2]}", [])
             return versions[int(parts[3]) - 1].files.get(urllib.parse.unquote(parts[4]))

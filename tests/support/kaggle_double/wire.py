@@ -7,6 +7,7 @@ import typing
 from typing import Any
 
 from kagglesdk.competitions.services.competition_api_service import CompetitionApiClient
+from kagglesdk.datasets.services.dataset_api_service import DatasetApiClient
 from kagglesdk.kaggle_object import KaggleObject, ListSerializer, PredefinedSerializer
 from kagglesdk.kernels.services.kernels_api_service import KernelsApiClient
 from kagglesdk.security.services.oauth_service import OAuthClient
@@ -14,6 +15,7 @@ from kagglesdk.security.services.oauth_service import OAuthClient
 SERVICES: dict[str, type] = {
     "kernels.KernelsApiService": KernelsApiClient,
     "competitions.CompetitionApiService": CompetitionApiClient,
+    "datasets.DatasetApiService": DatasetApiClient,
     "security.OAuthService": OAuthClient,
 }
 # The fields without which a request means nothing (CLIENT: each is always set by the client's calls).
@@ -30,6 +32,8 @@ REQUIRED = {
     "GetCompetition": ("competitionName",),
     "DownloadDataFile": ("competitionName", "fileName"),
     "DownloadDataFiles": ("competitionName",),
+    "ListDatasetFiles": ("ownerSlug", "datasetSlug"),
+    "DownloadDataset": ("ownerSlug", "datasetSlug", "fileName"),
     "IntrospectToken": ("token",),
 }
 

@@ -1,0 +1,205 @@
+"""Read tables as other tools write them: other separators, line ends, encodings, archives and column names."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import TableError, first_line, format_count, name_few
+from claris_kaggle.core.files import explain_disk_errors
+
+# Names of columns in lower case, the usual name first.
+_ID_NAMES = (
+    "id", "patch_id", "image_id", "img_id", "image", "image_name", "img", "name", "file", "filename", "file_name",
+    "fname", "path", "patch",
+)  # fmt: skip
+_SLIDE_NAMES = (
+    "wsi", "slide", "slide_id", "wsi_id", "wsi_name", "slide_name", "case", "case_id", "patient", "patient_id", "group",
+    "group_id", "groups",
+)  # fmt: skip
+_SEPARATORS = ",;\t|"
+_PATCH_ID = re.compile(r"[0-9a-f]{40}")
+_ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
+_ZIP_MAGIC, _GZIP_MAGIC, _UTF16_MAGIC = b"PK\x03\x04", b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class ForeignTable:
+    """A table of text, with its columns as the file names them.
+
+    Attributes:
+        path: the file.
+        columns: the texts of each column, by its name without surrounding spaces.
+        decimal_comma: True if numbers may have a decimal comma, because columns are not separated by commas.
+        ended: True if the last line has a line break.
+    """
+
+    path: Path
+    columns: Mapping[str, list[str]]
+    decimal_comma: bool
+    ended: bool
+
+    def find_column(self, names: Sequence[str]) -> str | None:
+        """Return the column with the first of these names that the file has, in any case; None without one."""
+        folded: dict[str, str] = {}
+        for name in self.columns:
+            folded.setdefault(re.sub(r"[\s-]+", "_", name.lower()), name)
+        return next((folded[name] for name in names if name in folded), None)
+
+    def find_ids(self, known: Sequence[str] = ()) -> str | None:
+        """Return the column of patch ids; None without one.
+
+        Args:
+            known: ids; the column with most of them is taken. Without them, a column of SHA-1 texts, or one with a
+                usual name.
+        """
+        named = [name for name in (self.find_column([one]) for one in _ID_NAMES) if name is not None]
+        candidates = [*named, *(name for name in self.columns if name not in named)]
+        wanted = set(known)
+
+        def count(name: str) -> int:
+            ids = clean_ids(self.columns[name])
+            return len(wanted.intersection(ids)) if wanted else sum(map(bool, map(_PATCH_ID.fullmatch, ids)))
+
+        best = max(candidates, key=count, default=None)
+        return best if best is not None and count(best) else next(iter(named), None)
+
+    def numbers(self, name: str) -> list[str]:
+        """Return the texts of a column of numbers, with decimal points."""
+        texts = self.columns[name]
+        return [text.replace(",", ".") for text in texts] if self.decimal_comma else texts
+
+
+def has_header(path: Path, columns: Sequence[str]) -> bool:
+    """Return True if the first line of the file is exactly these names, separated by commas.
+
+    Raises:
+        DiskError: the file does not exist or is not readable.
+    """
+    with explain_disk_errors(path), Path(path).open("rb") as stream:
+        return stream.readline(1000).rstrip(b"\r\n") == ",".join(columns).encode()
+
+
+def clean_ids(texts: Sequence[str]) -> list[str]:
+    """Return the ids without folders and file extensions."""
+    return [_clean_id(text) for text in texts]
+
+
+def _clean_id(text: str) -> str:
+    """Return the id without folder and file extension."""
+    name = re.split(r"[/\\]", text.strip())[-1]
+    ending = PurePosixPath(name).suffix
+    return name[: -len(ending)] if ending.lower() in _ENDINGS else name
+
+
+def open_table(path: Path, hint: str = "") -> ForeignTable:
+    """Read a table that is separated by commas, semicolons, tabs or bars, as plain text, in a zip or gzip file.
+
+    Args:
+        path: the file.
+        hint: what the user can do about a wrong file.
+    Raises:
+        TableError: the file is not a table, or rows have different lengths.
+        DiskError: the file does not exist or is not readable.
+    """
+    with explain_disk_errors(path):
+        content = Path(path).read_bytes()
+    text = _decode(_unpack_table(content, path), path, hint)
+    ended = text.endswith(("\n", "\r"))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    header = next((line for line in text.split("\n") if line.strip()), "")
+    separator = max(_SEPARATORS, key=header.count)
+    try:
+        # Strict only to find a quote that is never closed: spaces after a quote are allowed.
+        unclosed = text.count('"') % 2 == 1
+        rows = list(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=unclosed))
+    except csv.Error as error:
+        raise TableError(f"{path}: not a complete table ({error})", "", hint) from error
+    filled = [(number, row) for number, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
+    if not filled:
+        raise TableError(f"{path}: empty", "", hint)
+    names = [name.strip() for name in filled[0][1]]
+    wrong = next(((number, row) for number, row in filled if len(row) != len(names)), None)
+    if wrong is not None:
+        what = "too few" if len(wrong[1]) < len(names) else "too many"
+        raise TableError(f"{path}: line {wrong[0]} has {what} values", f"expected {','.join(names)[:80]}", hint)
+    if len(set(names)) < len(names):
+        raise TableError(f"{path}: two columns have the same name ({','.join(names)[:80]})", "", "Rename one of them")
+    if len(filled) < 2:
+        raise TableError(f"{path}: no rows", "", hint)
+    cells = zip(*(row for _, row in filled[1:]), strict=True)
+    columns = {name: [cell.strip() for cell in column] for name, column in zip(names, cells, strict=True)}
+    return ForeignTable(Path(path), columns, separator != ",", ended)
+
+
+def _unpack_table(content: bytes, path: Path) -> bytes:
+    """Return the content of the only table in a zip or gzip file; other content is returned as it is.
+
+    Raises:
+        TableError: the archive is damaged, or does not hold exactly one table.
+    """
+    try:
+        if content.startswith(_GZIP_MAGIC):
+            return gzip.decompress(content)
+        if not content.startswith(_ZIP_MAGIC):
+            return content
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = [name for name in archive.namelist() if _is_table_name(name)]
+            if len(names) == 1:
+                return archive.read(names[0])
+            held = name_few(names or archive.namelist())
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise TableError(f"{path}: damaged archive ({first_line(error)})", "", "Fetch or pack it again") from error
+    raise TableError(f"{path}: an archive of {held}", "expected one CSV file in it", "Unpack the table that you mean")
+
+
+def _is_table_name(name: str) -> bool:
+    """Return True if the name in an archive is that of a text table, and not of a folder or a file of macOS."""
+    base = PurePosixPath(name).name
+    return base.lower().endswith((".csv", ".tsv", ".txt")) and not base.startswith(".") and "__MACOSX" not in name
+
+
+def _decode(content: bytes, path: Path, hint: str) -> str:
+    """Return the text of a table in UTF-8 or UTF-16, without a byte-order mark.
+
+    Raises:
+        TableError: the content is empty or not text.
+    """
+    if not content.strip():
+        raise TableError(f"{path}: empty", "", hint)
+    try:
+        text = content.decode("utf-16" if content.startswith(_UTF16_MAGIC) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", hint) from error
+    if "\0" in text:
+        raise TableError(f"{path}: corrupted: zero bytes from offset {text.index(chr(0)):,} on", "", hint)
+    if text.lstrip().lower().startswith(("<!doctype", "<html")):
+        raise TableError(f"{path}: a web page", "expected a table", "Download the file itself, not its page")
+    if not text.strip():
+        raise TableError(f"{path}: empty", "", hint)
+    return text
+
+
+def list_columns(table: ForeignTable) -> str:
+    """Return the names of the columns, for a message."""
+    return f"the columns are {','.join(table.columns)[:80]}"
+
+
+@functools.cache
+def report_form(path: Path, text: str) -> None:
+    """Log once how a file of another form was read."""
+    log_info(f"{path}: {text}")
+
+
+def _count_ids(names: Sequence[str], noun: str = "id") -> str:
+    """Return the number of ids with the first ones, for a message."""
+    return f"{format_count(len(names), noun)} ({name_few(names)})"

@@ -1,0 +1,190 @@
+"""Check on this machine, before the first push, what a session would refuse on Kaggle.
+
+The network makes a training step here. Tables and weights are checked if a copy of them is in the current folder, under
+the name or the path that a `--…-from` flag names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from claris_kaggle.core.config import TrainConfig, add_config_flags, read_given_flags
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import ClarisError, UsageError
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data import tables
+from claris_kaggle.data.fold_file import Folds, check_folds, read_folds, require_together
+from claris_kaggle.data.pseudo_file import read_pseudo_file
+from claris_kaggle.kaggle.kernel_source import KernelSettings
+from claris_kaggle.kaggle.session_inputs import _FileSettings
+
+if TYPE_CHECKING:
+    from claris_kaggle.kaggle.launch_state import _Launch
+
+# A session has two T4 GPUs. A step needs two patches for each of them.
+_SESSION_GPUS = 2
+# Folds of a session that is given no fold file.
+_SESSION_FOLDS = 5
+# Where `claris fetch` puts the competition's files.
+_FETCHED = DataDir(Path("data"))
+_NO_WEIGHTS = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
+_SPLIT_BY_SLIDE = "Split again with claris folds --slides FILE"
+
+
+def check_session(job: str, settings: KernelSettings) -> None:
+    """Raise an error if a session with these settings would fail at its start.
+
+    Args:
+        job: train, predict or ensemble.
+        settings: the settings of the kernel.
+    Raises:
+        UsageError: a setting is wrong; the message names the flag.
+        ClarisError: a copy of a named file in the current folder is not what the session needs.
+    """
+    if job == "train":
+        _check_training(settings, settings.flags, settings.folds, resumed=bool(settings.inputs))
+    elif not (settings.inputs or settings.datasets or settings.models):
+        found = f"push {job} without --input: the session has no run"
+        raise UsageError(found, "expected the output of training kernels", "Give --input owner/slug")
+
+
+def _check_first_push(launch: _Launch) -> None:
+    """Check the sessions of a launch as `check_session` does, unless one of them may have been pushed.
+
+    Raises:
+        ClarisError: as in `check_session`.
+    """
+    plan = launch.plan
+    if not any(one.tried or one.version for part in launch.rounds for one in part):
+        _check_training(plan, plan.flags, [fold for part in plan.parts for fold in part])
+
+
+def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[int], *, resumed: bool = False) -> None:
+    """Check the recipe of training sessions, their folds, and the copies of their files.
+
+    Args:
+        files: the settings that name files.
+        flags: flags for `claris train`.
+        folds: the fold numbers to train; empty for all.
+        resumed: the session may take its folds from an earlier run.
+    Raises:
+        ClarisError: as in `check_session`.
+    """
+    from claris_kaggle.training.setup import new_config
+
+    parser = argparse.ArgumentParser(add_help=False)
+    add_config_flags(parser)
+    given = read_given_flags(parser.parse_known_args(flags)[0])
+    config = new_config({**given, "weights": files.weights_from} if files.weights_from else given)
+    copies = {name: path for name, value in files.named_files.items() if (path := _find_copy(value))}
+    _check_recipe(config, files)
+    try:
+        split = _check_tables(copies)
+        k = split.k if split else 0 if files.folds_from or resumed else _SESSION_FOLDS
+        _require_folds(folds, k, copies.get("folds_from", "the default fold file"))
+        weights = copies.get("weights_from")
+        _check_network_once(config, weights)
+    except ClarisError as error:
+        if not any(error.found.startswith(str(path)) for path in copies.values()):
+            raise
+        hint = f"{error.hint}. Or rename it, if it is not a copy of the file on Kaggle".removeprefix(". ")
+        raise type(error)(error.found, error.expected, hint) from error
+    if copies:
+        log_info(f"checked before the push: {', '.join(map(str, copies.values()))}")
+
+
+def _find_copy(name: str) -> Path | None:
+    """Return the copy of owner/dataset/file in the current folder; None if there is none."""
+    parts = name.split("/")
+    places = [Path(*parts), Path(*parts[1:]), Path(parts[-1])] if len(parts) >= 3 else []
+    return next((path for path in places if path.is_file()), None)
+
+
+def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
+    """Check the options that a machine with two T4 GPUs would refuse, and files that are on this machine only.
+
+    Raises:
+        UsageError: names the flag.
+    """
+    from claris_kaggle.models.sources import require_imagenet
+
+    if config.precision == "bf16":
+        raise UsageError("--precision is bf16, which a T4 does not support", "", "Give fp16, or leave it out")
+    if 0 < config.batch_size < 2 * _SESSION_GPUS:
+        expected = f"a session with {_SESSION_GPUS} GPUs needs at least {2 * _SESSION_GPUS}"
+        raise UsageError(f"--batch-size is {config.batch_size}", expected, "Give a larger one")
+    if config.extra_weight != TrainConfig.extra_weight and not files.extra_from:
+        raise UsageError("--extra-weight without --extra-from", "it weights pseudo-labels", "Give --extra-from")
+    if files.weights_from.lower().endswith(_NO_WEIGHTS):
+        found = f"--weights-from {files.weights_from}: not a weight file by its name"
+        raise UsageError(found, "expected .safetensors or .pth", "Unpack or convert it")
+    if config.model.startswith("local-dir:"):
+        raise UsageError(
+            f"--model is {config.model}, a folder that a session does not have", "", "Give hf-hub:OWNER/NAME"
+        )
+    if config.weights == "imagenet":
+        require_imagenet(config.model)
+    elif config.weights != "none" and not files.weights_from and not config.weights.startswith("/kaggle/"):
+        found = f"--weights is {config.weights}, a file that a session does not have"
+        raise UsageError(found, "", "Put it into a dataset, and give --weights-from owner/dataset/file")
+
+
+def _require_folds(folds: Sequence[int], k: int, source: object) -> None:
+    """Raise if one of the fold numbers is not below `k`; 0 stands for an unknown number of folds.
+
+    Raises:
+        UsageError: names the first such fold.
+    """
+    wrong = [fold for fold in folds if 0 < k <= fold]
+    if wrong:
+        raise UsageError(f"there is no fold {wrong[0]}", f"{source} has folds 0 to {k - 1}", "Give other folds")
+
+
+def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
+    """Check the copies of fold file, slide map and pseudo-labels against each other.
+
+    Args:
+        copies: the copies by the names of their settings.
+    Returns:
+        The folds; None without a copy of the fold file.
+    Raises:
+        ClarisError: a table has an error, or does not match another.
+    """
+    split = _check_split(copies["folds_from"]) if "folds_from" in copies else None
+    if "slides_from" in copies:
+        path = copies["slides_from"]
+        ids = split.ids if split else tables.read_labels(_FETCHED.labels)[0] if _FETCHED.labels.is_file() else []
+        slides = tables.read_slides(path, ids)
+        if split:
+            require_together(split, slides, "slide", copies["folds_from"], _SPLIT_BY_SLIDE)
+    if "extra_from" in copies and split and _FETCHED.sample.is_file():
+        read_pseudo_file(copies["extra_from"], split, tables.read_sample(_FETCHED.sample))
+    return split
+
+
+def _check_split(path: Path) -> Folds:
+    """Return the folds in the file, checked against the training labels if they are at hand.
+
+    Raises:
+        ClarisError: the file has an error, or belongs to other data.
+    """
+    split = read_folds(path)
+    if _FETCHED.labels.is_file():
+        check_folds(split, *tables.read_labels(_FETCHED.labels), path)
+    return split
+
+
+@functools.cache
+def _check_network_once(config: TrainConfig, weights: Path | None) -> None:
+    """Check that the network of a config can be trained from these weights. The runs of a plan may share a network.
+
+    Raises:
+        ClarisError: it cannot.
+    """
+    from claris_kaggle.training.setup import check_network
+
+    check_network(config, weights)

@@ -1,0 +1,84 @@
+"""A command that fails on its inputs leaves no folder behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle.core.errors import KaggleError
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.kaggle import api
+from tests.conftest import TINY
+from tests.support.world import one_line
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with nothing in it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("export UNFINISHED --out new/export", "fold 1 not finished"),
+        ("export RUN --out new/export --views 3", "--views is 3"),
+        ("report UNFINISHED --out new/report.html", "no oof.csv there"),
+        ("report RUN --out new/report.txt", "wrong file type"),
+        ("ensemble RUN --data DATA --out new/s.csv --save-run RUN", "one of the runs to combine"),
+        ("ensemble RUN UNFINISHED --data DATA --out new/s.csv --save-run new/run", "no oof.csv there"),
+        ("predict --data DATA --run new/run", "no such folder"),
+        ("pack --data BAD --cache new/cache", "1 file missing"),
+        ("folds --data DATA --out new/f.csv --k 1 --cache new/cache", "--k is 1"),
+        ("demo --out new/demo --model nonsense", "unknown timm model"),
+        ("demo --out new/demo --train 3", "expected at least 5 slides"),
+        ("fetch --out new/data", "no token"),
+        ("launch first --runs new/runs", "no token"),
+        ("pull me/kernel --out new/output", "no push of me/kernel is recorded"),
+        ("push train --record new/kernels.json", "no token"),
+        ("push train --build-only new/kernel --user me --slug x", "invalid kernel name"),
+        ("train --data DATA --folds FOLDS --run new/run --cache new/cache TINY --precision fp16", "no GPU here"),
+    ],
+)
+def test_a_command_that_fails_on_its_inputs_leaves_no_folder(
+    call: Call,
+    finished: RunDir,
+    generated: DataDir,
+    fold_file: Path,
+    here: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    words: str,
+) -> None:
+    def refuse(*arguments: object, **named: object) -> None:
+        raise KaggleError("no token", "", "Log in")
+
+    for name in ("_call_once", "_call_with_retries"):
+        monkeypatch.setattr(api, name, refuse)
+    run, bad = tmp_path / "unfinished", tmp_path / "bad"
+    if "UNFINISHED" in command:
+        shutil.copytree(finished.root, run)
+        RunDir(run).fold(1).weights_manifest.unlink()
+        RunDir(run).oof.unlink()
+    if "BAD" in command:
+        bad.mkdir()
+        for path in generated.root.iterdir():
+            (bad / path.name).symlink_to(path)
+        (bad / "sample_submission.csv").unlink()
+        (bad / "sample_submission.csv").write_text("id,label\nx,0\n")
+    values = {"RUN": finished.root, "UNFINISHED": run, "DATA": generated.root, "BAD": bad, "FOLDS": fold_file}
+    arguments = [
+        part for word in command.split() for part in (TINY if word == "TINY" else [str(values.get(word, word))])
+    ]
+    code, _, said = call(*arguments)
+    assert code in (1, 2) and words in one_line(said)
+    assert [path.name for path in here.iterdir()] == []

@@ -1,0 +1,101 @@
+"""Token files as browsers and editors leave them: the fault is named, and no part of the content is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle.core.findings import BAD
+from claris_kaggle.kaggle import account
+from claris_kaggle.kaggle.token_files import _explain_token_files
+
+USER, KEY = "ada-lovelace", "0123456789abcdef" * 2
+GOOD = json.dumps({"username": USER, "key": KEY})
+TOKEN = "KGAT_0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder with .kaggle, and no variables of Kaggle."""
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".kaggle").mkdir()
+    return tmp_path
+
+
+def dumped(**values: object) -> bytes:
+    return json.dumps(values).encode()
+
+
+# name: (path below the home folder, content or None for a folder, words of the message)
+FAULTY: dict[str, tuple[str, bytes | None, str]] = {
+    "BOM": (".kaggle/kaggle.json", GOOD.encode("utf-8-sig"), "kaggle.json begins with a byte-order mark; save it as"),
+    "UTF-16": (".kaggle/kaggle.json", GOOD.encode("utf-16"), "kaggle.json is text in UTF-16; save it as UTF-8"),
+    "UTF-16 without BOM": (".kaggle/kaggle.json", GOOD.encode("utf-16-be"), "is text in UTF-16"),
+    "Latin-1": (".kaggle/kaggle.json", GOOD.replace("ada", "\xe4da").encode("latin-1"), "is not UTF-8 text"),
+    "smart quotes": (".kaggle/kaggle.json", GOOD.replace('"', "\u201d").encode(), "typographic quotes"),
+    "single quotes": (".kaggle/kaggle.json", GOOD.replace('"', "'").encode(), "single quotes; JSON needs double"),
+    "empty": (".kaggle/kaggle.json", b"", "kaggle.json is empty"),
+    "a folder": (".kaggle/kaggle.json", None, "kaggle.json is a folder; a file of that name is needed"),
+    "cut off": (".kaggle/kaggle.json", GOOD[:-3].encode(), "is not complete JSON; download the file again"),
+    "a page": (".kaggle/kaggle.json", b"<html>Sign in</html>", "is a web page"),
+    "a list": (".kaggle/kaggle.json", f'["{USER}"]'.encode(), "holds a list"),
+    "no key": (".kaggle/kaggle.json", dumped(username=USER), "kaggle.json has no key"),
+    "no username": (".kaggle/kaggle.json", dumped(key=KEY), "kaggle.json has no username"),
+    "neither": (".kaggle/kaggle.json", b"{}", "kaggle.json has no username and no key"),
+    "null": (".kaggle/kaggle.json", dumped(username=USER, key=None), "kaggle.json has no key"),
+    "capitals": (".kaggle/kaggle.json", dumped(Username=USER, key=KEY), "no username (names are in small letters"),
+    "swapped": (".kaggle/kaggle.json", dumped(username=KEY, key=USER), "username and key are swapped"),
+    "a line break": (".kaggle/kaggle.json", dumped(username=USER, key=f"{KEY}\n"), "spaces or line breaks"),
+    "an address": (".kaggle/kaggle.json", dumped(username="ada@example.org", key=KEY), "is an e-mail address"),
+    "a token": (".kaggle/kaggle.json", TOKEN.encode(), "holds an API token, which belongs into ~/.kaggle/access_token"),
+    "as .txt": (".kaggle/kaggle.json.txt", GOOD.encode(), "kaggle.json.txt is not read; it belongs at"),
+    "second download": (".kaggle/kaggle (1).json", GOOD.encode(), "kaggle (1).json is not read; it belongs at"),
+    "in the downloads": ("Downloads/kaggle.json", GOOD.encode(), "Downloads/kaggle.json is not read; it belongs at"),
+    "at home": ("kaggle.json", GOOD.encode(), "kaggle.json is not read; it belongs at"),
+    "access token with JSON": (".kaggle/access_token", GOOD.encode(), "access_token holds JSON"),
+    "access token with BOM": (".kaggle/access_token", TOKEN.encode("utf-8-sig"), "byte-order mark"),
+    "access token in UTF-16": (".kaggle/access_token", TOKEN.encode("utf-16"), "access_token is text in UTF-16"),
+    "access token in quotes": (".kaggle/access_token", f'"{TOKEN}"'.encode(), "access_token has quotes"),
+    "access token as a command": (".kaggle/access_token", f"export A={TOKEN}".encode(), "more than the token"),
+    "access token empty": (".kaggle/access_token", b"\n", "access_token is empty"),
+    "access token a folder": (".kaggle/access_token", None, "access_token is a folder"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_the_fault_of_a_token_file_is_named_and_its_content_is_not_shown(home: Path, name: str) -> None:
+    place, content, words = FAULTY[name]
+    path = home / place
+    path.parent.mkdir(exist_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    found = _explain_token_files()
+    assert words in found and "\n" not in found
+    for secret in (KEY, USER, TOKEN, "example.org", KEY[:8]):
+        assert secret not in found.replace(str(home), "")
+
+
+def test_good_tokens_and_none_at_all_have_no_fault(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _explain_token_files() == ""
+    (home / ".kaggle/kaggle.json").write_text(GOOD)
+    assert _explain_token_files() == ""
+    (home / ".kaggle/access_token").write_text(TOKEN + "\n")
+    assert _explain_token_files() == ""
+    monkeypatch.setenv("KAGGLE_USERNAME", USER)
+    (home / ".kaggle/access_token").unlink()
+    (home / ".kaggle/kaggle.json").unlink()
+    assert _explain_token_files() == "KAGGLE_USERNAME is set, and KAGGLE_KEY is not"
+
+
+def test_the_clients_login_names_the_fault(home: Path) -> None:
+    (home / ".kaggle/kaggle.json").write_bytes(GOOD.encode("utf-16"))
+    finding = account.check_account()[0]
+    assert finding.state == BAD and "kaggle.json is text in UTF-16; save it as UTF-8" in finding.found
+    assert KEY not in str(finding) and USER not in str(finding)
