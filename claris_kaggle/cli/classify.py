@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Classify every image. Faulty images are reported, and the command then fails at its end."""
+    from claris_kaggle.inference.evidence import NO_MAP
     from claris_kaggle.serving.classify import classify_files
     from claris_kaggle.serving.images import list_images
     from claris_kaggle.serving.page import render_section
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
             continue
         if not args.json and not answers:
             print(_ROW.format(*_HEADER))
+        if found.map is None and not answers:
+            log_info(NO_MAP)
         answers.append(found.to_json())
         if args.html:
             sections.append(render_section(found, trained.config.crop))

@@ -110,7 +110,7 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
     Raises:
         UsageError: names the flag.
     """
-    from claris_kaggle.models.weights import require_imagenet
+    from claris_kaggle.models.sources import require_imagenet
 
     if config.precision == "bf16":
         raise UsageError("--precision is bf16, which a T4 does not support", "", "Give fp16, or leave it out")
@@ -122,6 +122,10 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
     if files.weights_from.lower().endswith(_OTHER_SUFFIXES):
         found = f"--weights-from {files.weights_from}: not a weight file by its name"
         raise UsageError(found, "expected .safetensors or .pth", "Unpack or convert it")
+    if config.model.startswith("local-dir:"):
+        raise UsageError(
+            f"--model is {config.model}, a folder that a session does not have", "", "Give hf-hub:OWNER/NAME"
+        )
     if config.weights == "imagenet":
         require_imagenet(config.model)
     elif config.weights != "none" and not files.weights_from and not config.weights.startswith("/kaggle/"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from claris_kaggle.core.files import write_text
 from claris_kaggle.core.paths import require_suffix
+from claris_kaggle.inference.evidence import NO_MAP
 from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.reporting import templates
 from claris_kaggle.reporting.pictures import draw_heat, draw_map, jpeg_uri
@@ -75,7 +76,13 @@ def _render_page(
         template: the name of the template: the default, or one that extends it.
         more: further values for `template`.
     """
-    about = {"notice": NOTICE, "trained": trained, "auc": trained.figure("auc"), "version": __version__}
+    about = {
+        "notice": NOTICE,
+        "no_map": NO_MAP,
+        "trained": trained,
+        "auc": trained.figure("auc"),
+        "version": __version__,
+    }
     return templates.render_template(template, images=sections, faults=faults, **about, **more)
 
 
