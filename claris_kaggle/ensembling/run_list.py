@@ -74,14 +74,14 @@ def _summarize(run_dir: RunDir) -> RunSummary:
     """Return the line of one run, without scores."""
     name = run_dir.root.name
     try:
-        return _read_run(run_dir) if run_dir.config.exists() else _read_foreign(run_dir)
+        return _summarise_run(run_dir) if run_dir.config.exists() else _read_foreign(run_dir)
     except (ClarisError, OSError) as error:
         return RunSummary(name=name, problem=" ".join(str(error).split()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return RunSummary(name=name, problem=f"a file of the run has wrong content ({type(error).__name__}: {error})")
 
 
-def _read_run(run_dir: RunDir) -> RunSummary:
+def _summarise_run(run_dir: RunDir) -> RunSummary:
     """Return the line of a run of this package."""
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
@@ -95,7 +95,11 @@ def _read_run(run_dir: RunDir) -> RunSummary:
         "folds_total": total,
     }
     return RunSummary(
-        name=run_dir.root.name, state=state, hours=_sum_hours(run_dir), **about, **_read_auc(metrics.get("overall", {}))
+        name=run_dir.root.name,
+        state=state,
+        hours=_sum_training_hours(run_dir),
+        **about,
+        **_read_auc(metrics.get("overall", {})),
     )
 
 
@@ -122,7 +126,7 @@ def _read_fold_count(run_dir: RunDir) -> int | None:
     return read_folds(run_dir.folds).k if run_dir.folds.exists() else None
 
 
-def _sum_hours(run_dir: RunDir) -> float | None:
+def _sum_training_hours(run_dir: RunDir) -> float | None:
     """Return the training time in the histories of all folds; None without a history."""
     seconds = []
     for fold_dir in run_dir.fold_dirs().values():
