@@ -123,9 +123,8 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
         found = f"--weights-from {files.weights_from}: not a weight file by its name"
         raise UsageError(found, "expected .safetensors or .pth", "Unpack or convert it")
     if config.model.startswith("local-dir:"):
-        raise UsageError(
-            f"--model is {config.model}, a folder that a session does not have", "", "Give hf-hub:OWNER/NAME"
-        )
+        found = f"--model is {config.model}, a folder that a session does not have"
+        raise UsageError(found, "", "Give hf-hub:OWNER/NAME, or a name of timm")
     if config.weights == "imagenet":
         require_imagenet(config.model)
     elif config.weights != "none" and not files.weights_from and not config.weights.startswith("/kaggle/"):

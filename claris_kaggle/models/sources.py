@@ -179,11 +179,13 @@ def _download(repository: str, file: str) -> Path:
     # Short timeouts: without a network connection the client would otherwise retry for minutes.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     # Hide the client's messages about retries. It sets its own log level on import, so this comes after the import.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     name, _, revision = repository.partition("@")
+    # Fails at once without a connection or repository. The download itself retries for half a minute.
+    get_hf_file_metadata(hf_hub_url(name, file, revision=revision or None), timeout=float(_HUB_SECONDS))
     return Path(hf_hub_download(name, file, revision=revision or None))
 
 
