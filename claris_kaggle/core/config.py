@@ -372,7 +372,7 @@ def _describe_default(item: dataclasses.Field[object]) -> str:
 
     >>> fields = {item.name: item for item in dataclasses.fields(TrainConfig)}
     >>> _describe_default(fields["seed"]), _describe_default(fields["epochs"])
-    ('0', '6; scratch: 20')
+    ('0', '6; scratch: 20; pretrained: 10')
     """
     by_preset = {name: values.get(item.name, item.default) for name, values in _PRESETS.items()}
     others = [f"{name}: {value}" for name, value in by_preset.items() if value != item.default]

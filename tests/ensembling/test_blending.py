@@ -180,7 +180,7 @@ def test_one_run_or_one_fold_leaves_nothing_to_weigh() -> None:
     ]
     assert set(combine(one_fold, "auto").evidence.methods) == {"mean", "logit", "rank"}
     assert combine(one_fold, "rank").evidence.asked == "rank"
-    with pytest.raises(RunError, match=r"outside fold 0; --method stack fits its weights on those patches"):
+    with pytest.raises(RunError, match=r"of one holdout, .*; --method stack fits its weights on those patches"):
         combine(one_fold, "stack")
 
 
@@ -189,8 +189,8 @@ def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
     fold = np.where(labels == 1, 0, FOLD)
     fold[np.flatnonzero(labels)[0]] = 1
     oof = Oof(IDS, labels, fold, columns_of(0)[1][:, 0].astype(np.float32))
-    assert _choose_trials("auto", oof, 3) == ["mean", "logit", "rank"]
-    assert _choose_trials("auto", Oof(IDS, labels, FOLD, oof.probabilities), 3) == list(_BLEND_METHODS)
+    assert _choose_trials("auto", oof, 3, oof.fold) == ["mean", "logit", "rank"]
+    assert _choose_trials("auto", Oof(IDS, labels, FOLD, oof.probabilities), 3, FOLD) == list(_BLEND_METHODS)
     with pytest.raises(RunError, match="fewer than two benign or two malignant patches outside fold 0"):
         _nested_predictions("auc", labels, columns_of(0)[1], fold)
 

@@ -42,7 +42,7 @@ def push(folder: Path, push_token: str = "mark-1") -> Kernel:
 
 def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> None:
     bundle = _build_bundle()
-    assert bundle == _build_bundle() and len(bundle) < 400_000
+    assert bundle == _build_bundle() and len(bundle) < 500_000
     names = zipfile.ZipFile(BytesIO(bundle)).namelist()
     kinds = (".py", ".jinja", ".js", ".typed", ".toml")
     assert all(name.startswith("claris_kaggle/") and name.endswith(kinds) for name in names)
@@ -389,10 +389,10 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     [
         (
             ["--", "--model", "tiny"],
-            "on two T4s (estimated) for tiny at 96 pixels, 0.000581 GFLOP an image; 1 session of",
+            "on two T4s (estimated) for tiny at 192 pixels, 0.00232 GFLOP an image; 1 session of",
         ),
         (
-            ["--time-limit", "1h", "--epochs", "20000", "--", "--model", "tiny"],
+            ["--time-limit", "1h", "--epochs", "5000", "--", "--model", "tiny"],
             "10 sessions of at most 1h (Kaggle's limit is 12h)",
         ),
         (["--", "--model", "no-such-net", "--resolution", "128"], "not known for no-such-net at 128 pixels"),

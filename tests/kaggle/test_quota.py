@@ -160,7 +160,7 @@ def test_the_hours_of_a_plan_follow_from_the_recipe_that_its_sessions_train_by()
         return found
 
     assert hours("--epochs=8") == hours("--epochs", "8") > hours("--epochs", "7")
-    assert hours() == hours("--epochs", "6")
+    assert hours() == hours("--epochs", "10")
     assert hours("--weights", "none") == hours("--weights", "none", "--epochs", "20", "--stem", "pool4")
     assert hours("--weights", "none") < hours("--epochs", "20")  # the scratch recipe has a cheaper first pooling
     assert Plan(name="first", flags=("--model", "no-such-net")).hours() is None
