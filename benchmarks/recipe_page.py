@@ -18,7 +18,7 @@ from claris_kaggle.evaluation.metrics import _accuracy, auc
 
 PAGE = ROOT / "docs" / "recipes.md"
 TRAINED_ON = 960  # patches of the sample in an epoch of one fold
-PRETRAINED = KEPT / "pretrained-holdout.json"
+PRETRAINED = KEPT / "imagenet" / "pretrained-holdout.json"
 PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
 
 

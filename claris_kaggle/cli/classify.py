@@ -2,11 +2,14 @@
 
 Reads TIFF, PNG and JPEG. Images larger than 96 x 96 pixels are classified with a sliding window of that size and are
 malignant if at least one window is. The networks are trained only on tissue at about 1 micrometre per pixel (10x).
+The verdict is "uncertain", with the reason, if folds or views lie on both sides of the threshold, if the patch has no
+tissue, or if its colour and texture do not resemble the training patches.
 A file that cannot be read is reported, the others are still classified, and the exit code is 1.
 
 example:
   claris classify --run runs/first patch.tif
   claris classify --run runs/first slide.png folder --html answers.html
+  claris classify --run runs/first slides --recursive --fast --csv answers.csv
 """
 
 from __future__ import annotations
@@ -35,19 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of image files")
     options._add_run_flag(parser)
     options._add_classify_flags(parser, max_pixels=25_000_000)
+    parser.add_argument("--recursive", action="store_true", help="also search the subfolders of folders")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a CSV file with one row per image")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page with images")
     options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Classify every image. Faulty images are reported, and the command then fails at its end."""
+    from claris_kaggle.inference.evidence import NO_MAP
     from claris_kaggle.serving.classify import classify_files
     from claris_kaggle.serving.images import list_images
     from claris_kaggle.serving.page import render_section
 
     if args.html:
         require_suffix(args.html, ".html", ".htm")
-    paths = list_images(args.images)
+    if args.csv:
+        require_suffix(args.csv, ".csv")
+    paths = list_images(args.images, recursive=args.recursive)
     trained, job = options._load_classifier(args)
     answers: list[Mapping[str, object]] = []
     sections, faults = [], []
@@ -59,33 +67,42 @@ def run(args: argparse.Namespace) -> None:
             continue
         if not args.json and not answers:
             print(_ROW.format(*_HEADER))
+        if found.map is None and not answers:
+            log_info(NO_MAP)
         answers.append(found.to_json())
         if args.html:
             sections.append(render_section(found, trained.config.crop))
         if not args.json:
             print(_format_row(found), flush=True)
-    _write_results(args, trained, answers, sections, faults)
+    _write_results(args, trained, job.views, answers, sections, faults)
 
 
 def _format_row(found: Classification) -> str:
     """Return the table row of an image."""
+    from claris_kaggle.data.arrays import THRESHOLD
+
     name = found.name
     if found.heat is not None:
         place = f"highest {found.left} px from the left, {found.top} px from the top"
         name += f" ({found.malignant_windows:.1%} of {found.heat.probabilities.size:,} windows malignant; {place})"
+    if found.threshold != THRESHOLD:
+        name += f" (threshold {found.threshold:.3f})"
+    if found.reasons:
+        name += f" (uncertain: {'; '.join(found.reasons)})"
     ranges = ["{:.3f} to {:.3f}".format(*ends) for ends in (found.fold_range, found.view_range)]
     share = "-" if found.centre_share is None else f"{found.centre_share:.0%}"
-    return _ROW.format(f"{found.probability:.4f}", found.verdict, *ranges, share, name)
+    return _ROW.format(f"{found.probability:.4f}", found.answer, *ranges, share, name)
 
 
 def _write_results(
     args: argparse.Namespace,
     trained: FoldModels,
+    views: int,
     answers: list[Mapping[str, object]],
     sections: list[Mapping[str, object]],
     faults: list[ClarisError],
 ) -> None:
-    """Write the HTML page, print the JSON result or the notice, and report faulty images.
+    """Write the HTML page and the CSV file, print the JSON result or the notice, and report faulty images.
 
     Raises:
         ClarisError: some images, or the only one, could not be classified.
@@ -93,13 +110,15 @@ def _write_results(
     import json
 
     from claris_kaggle.serving.classify import NOTICE
-    from claris_kaggle.serving.page import all_as_json, write_page
+    from claris_kaggle.serving.page import all_as_json, write_page, write_rows
 
     messages = [str(fault) for fault in faults]
     if args.html:
         write_page(args.html, sections, messages, trained)
+    if args.csv:
+        write_rows(args.csv, answers)
     if args.json:
-        print(json.dumps(all_as_json(trained, args.views, answers, messages)))
+        print(json.dumps(all_as_json(trained, views, answers, messages)))
     elif answers:
         print(NOTICE)
     if len(answers) + len(faults) == 1 and faults:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     options._require_session(args.time_limit)
     options._require_inputs(args)
     if args.plan:
-        _run_plan(args)
+        _launch_plan(args)
         return
     chosen = [] if args.epochs is None else ["--epochs", str(args.epochs)]
     plan = Plan(
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     _print_entry(plan.name, entry, as_json=args.json)
 
 
-def _run_plan(args: argparse.Namespace) -> None:
+def _launch_plan(args: argparse.Namespace) -> None:
     """Launch or resume a plan of several runs, and print the ledger's line; with --dry-run, print the plan.
 
     Raises:

@@ -24,7 +24,8 @@ from claris_kaggle.version import __version__
 # In the order of a competition. Each is a module here with `HELP`, `add_arguments` and `run`.
 _COMMANDS = (
     "demo", "doctor", "fetch", "check", "pack", "folds", "train", "predict", "pseudo", "ensemble", "submission",
-    "report", "classify", "serve", "export", "launch", "push", "status", "pull", "submit", "ledger", "completion",
+    "report", "classify", "serve", "export", "launch", "push", "status", "pull", "submit", "ledger", "runs", "models",
+    "completion",
 )  # fmt: skip
 # These commands pass the flags after -- to `claris train`.
 _COMMANDS_WITH_REST = ("push", "launch")

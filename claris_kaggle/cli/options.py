@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _SESSION_SETS = ("data", "folds", "run", "slides", "extra", "fold", "nproc", "cache", "time_limit")
 # Those of them that a file of an input can set.
 _FROM_INPUTS = ("--folds", "--slides", "--extra")
+_NO_STATISTICS = (
+    "{} has no image_statistics.json, so images are not compared with its training patches. Run claris predict on the "
+    "run to add it"
+)
 _LEDGER = Path("submissions") / "ledger.csv"
 
 
@@ -70,7 +74,14 @@ def _add_run_flag(parser: argparse.ArgumentParser) -> None:
 
 def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> None:
     """Add the flags of image classification, which `_load_classifier` reads."""
-    parser.add_argument("--views", type=int, default=8, metavar="V", help="test-time augmentation views: 1, 4 or 8 [8]")
+    parser.add_argument(
+        "--views", type=int, metavar="V", help="test-time augmentation views: 1, 4 or 8 [8; with --fast 1]"
+    )
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="less accurate: only the fold with the highest OOF AUC, one view, and a stride of 64 pixels",
+    )
     parser.add_argument(
         "--threshold",
         default="0.5",
@@ -80,9 +91,8 @@ def _add_classify_flags(parser: argparse.ArgumentParser, max_pixels: int) -> Non
     parser.add_argument(
         "--stride",
         type=int,
-        default=32,
         metavar="N",
-        help="stride of the sliding window in pixels, for images larger than a patch [32]",
+        help="stride of the sliding window in pixels, for images larger than a patch [32; with --fast 64]",
     )
     parser.add_argument(
         "--max-pixels",
@@ -270,10 +280,18 @@ def _choose_cache_dir(args: argparse.Namespace) -> Path:
 def _load_classifier(args: argparse.Namespace) -> tuple[FoldModels, ClassifyJob]:
     """Return the networks of --run and the settings of the classification. Checks the flags before it reads weights."""
     from claris_kaggle.inference.fold_models import load_trained
-    from claris_kaggle.serving.classify import ClassifyJob
+    from claris_kaggle.serving.classify import FAST_STRIDE, ClassifyJob
 
-    job = ClassifyJob(views=args.views, stride=args.stride, max_pixels=args.max_pixels)
+    job = ClassifyJob(max_pixels=args.max_pixels)
+    if args.fast:
+        job = replace(job, views=1, stride=FAST_STRIDE)
+    given = {name: getattr(args, name) for name in ("views", "stride") if getattr(args, name) is not None}
+    job = replace(job, **given)
     trained = load_trained(args.run)
+    if trained.statistics is None:
+        log_info(_NO_STATISTICS.format(trained.name))
+    if args.fast:
+        trained = trained.only_best_fold()
     return trained, replace(job, threshold=_choose_threshold(args.threshold, trained))
 
 

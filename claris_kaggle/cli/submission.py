@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from claris_kaggle.cli import options
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.paths import DataDir
 
 if TYPE_CHECKING:
     from claris_kaggle.ensembling.comparison import SubmissionPair
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("action", choices=["check", "compare"], help="what to do")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="submission file; two or more for compare")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="check: the competition's folder")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="check: the folder with sample_submission.csv")
     parser.add_argument(
         "--runs",
         type=Path,
@@ -47,7 +48,10 @@ def run(args: argparse.Namespace) -> None:
     if args.data is None or len(args.files) != 1:
         found = "no --data" if args.data is None else f"{len(args.files)} files"
         raise UsageError(found, "check needs one file and --data DIR", "Use submission compare for several")
-    data = options._open_data(args)
+    data = DataDir(args.data)
+    if not data.sample.exists():
+        found = f"{args.data}: no {data.sample.name} there"
+        raise UsageError(found, "expected the folder with the sample submission", "Give that folder as --data DIR")
     import json
     from dataclasses import asdict
 

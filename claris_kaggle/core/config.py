@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -26,15 +27,23 @@ _NORMALISATIONS = ("model", "patches", "imagenet", "inception", "clip", "dpn", "
 _STEMS = ("pool", "pool4", "no-pool")
 _TAILS = ("pool", "no-pool")
 _EQUIVARIANCES = ("none", "p4m")
+# Global pooling by timm's names, and generalised mean pooling; empty: the network's own.
+POOLINGS = ("avg", "max", "avgmax", "catavgmax", "gem")
+# Mean and standard deviation of a network whose values have no name: `0.5,0.5,0.5/0.25,0.25,0.25`.
+_NUMBER = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"
+_STATISTICS_TEXT = ",".join([_NUMBER] * 3) + "/" + ",".join([rf"(?=[0-9.]*[1-9]){_NUMBER}"] * 3)
 # Options of earlier versions with their defaults. A config.json that has them at these values still loads.
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
 # Options that were added later. A config.json without them is from before, and has them at their defaults.
 _ADDED_OPTIONS = {
+    "architecture",
     "augment",
     "clip_grad",
+    "dropout",
     "extra_sha256",
     "extra_weight",
     "freeze_epochs",
+    "global_pool",
     "layer_decay",
     "lr_head",
     "optimizer",
@@ -104,8 +113,16 @@ class TrainConfig:
         UsageError: a value is not allowed for its field; the message names the flag.
     """
 
-    model: str = _flag_field("densenet121", "timm model name, or `tiny` for quick trials")
-    weights: str = _flag_field("imagenet", "initial weights: imagenet, none (random), or a file (.safetensors, .pth)")
+    model: str = _flag_field(
+        "densenet121",
+        "timm model name, hf-hub:OWNER/NAME, a folder in timm's format (config.json, model.safetensors), or `tiny` "
+        "for quick trials",
+    )
+    weights: str = _flag_field(
+        "imagenet",
+        "initial weights: imagenet (the published weights of the network), none (random), or a file "
+        "(.safetensors, .pth)",
+    )
     batch_size: int = _flag_field(
         0, "global batch size (over all processes); 0: 128, or less for small data sets and to fit a T4's memory", low=0
     )
@@ -145,8 +162,8 @@ class TrainConfig:
     color: float = _flag_field(0.0, "strength of the colour augmentation; 0: none", low=0, high=4)
     stain: float = _flag_field(0.0, "strength of the H&E stain augmentation in optical density; 0: none", low=0, high=1)
     normalise: str = _flag_field(
-        "patches", "channel mean and standard deviation; model: those of the network's ImageNet weights",
-        choices=_NORMALISATIONS,
+        "patches", "channel mean and standard deviation; model: those of the network's published weights",
+        choices=_NORMALISATIONS, pattern=_STATISTICS_TEXT,
     )  # fmt: skip
     crop: int = _flag_field(PATCH_SIZE, "side of the centre crop in pixels", low=LEAST_SIDE, high=PATCH_SIZE)
     resolution: int = _flag_field(
@@ -167,6 +184,13 @@ class TrainConfig:
         "none", "p4m: share weights among the eight symmetries of the square; needs --weights none and --crop 93",
         choices=_EQUIVARIANCES,
     )  # fmt: skip
+    global_pool: str = _flag_field(
+        "", "global pooling before the classifier; gem: generalised mean; empty: the network's own",
+        choices=("", *POOLINGS),
+    )  # fmt: skip
+    dropout: float = _flag_field(
+        0.0, "dropout before the classifier (timm's drop_rate); 0: the network's own", low=0, high=0.9
+    )
     class_weight: float = _flag_field(
         1.0, "weight of malignant patches in the loss, relative to benign ones", low=0.01, high=100
     )
@@ -194,6 +218,7 @@ class TrainConfig:
     precision: str = _flag_field("auto", "precision; auto: fp16 on a GPU, fp32 on a CPU", choices=PRECISIONS)
     seed: int = _flag_field(0, "seed of all random numbers", low=0, high=2**31 - 1)
     threads: int = _flag_field(0, "CPU threads per process; 0: number of cores / number of processes", low=0)
+    architecture: str = _recorded_field("JSON text of a network from hf-hub or a folder: timm's name and arguments")
     weights_sha256: str = _recorded_field("SHA-256 of the file of starting weights")
     data_sha256: str = _recorded_field("digest of the training ids and labels")
     folds_sha256: str = _recorded_field("digest of the fold file's content")
@@ -318,7 +343,8 @@ def _check_value(item: dataclasses.Field[object], value: Any) -> None:
     kinds: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(item.type), (str,))
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise UsageError(f"{flag} is {value!r}", f"expected {kinds[-1].__name__}")
-    if "choices" in limits and value not in limits["choices"]:
+    free = "pattern" in limits and re.fullmatch(limits["pattern"], str(value))
+    if "choices" in limits and value not in limits["choices"] and not free:
         raise UsageError(f"{flag} is {value!r}", "it must be one of " + ", ".join(limits["choices"]))
     if "low" in limits and not limits["low"] <= value <= limits.get("high", 1e9):
         span = f"from {limits['low']} to {limits['high']}" if "high" in limits else f"at least {limits['low']}"

@@ -11,6 +11,10 @@ from pathlib import Path
 from claris_kaggle.core.errors import DataError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json
 
+_COMPETITION_FOLDER = "the competition's folder has train/, test/, train_labels.csv and sample_submission.csv"
+_TABLES_AND_FOLDERS = 4
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+
 
 @dataclass(frozen=True)
 class _Folder:
@@ -60,15 +64,35 @@ class DataDir(_Folder):
         Raises:
             UsageError: one of them is missing.
         """
-        needed = [self.labels, self.sample, self.patches("train"), self.patches("test")]
-        missing = [path.name for path in needed if not path.exists()]
+        if not self.root.is_dir():
+            there = self.root.exists()
+            archive = self.root.name.lower().endswith(_ARCHIVE_SUFFIXES)
+            what = ("an archive" if archive else "a file") if there else "no such folder"
+            hint = "Unpack it, then give the folder" if there and archive else "Give that folder as --data DIR"
+            raise UsageError(f"{self.root}: {what}", _COMPETITION_FOLDER, hint)
+        missing = self._missing()
         if missing:
-            raise UsageError(
-                f"{self.root}: no {', '.join(missing)} there",
-                "the competition's folder has train/, test/, train_labels.csv and sample_submission.csv",
-                "Give that folder as --data DIR",
-            )
+            found = f"{self.root}: no {', '.join(missing)} there"
+            raise UsageError(found, _COMPETITION_FOLDER, self._suggest_folder(missing))
         return self
+
+    def _missing(self) -> list[str]:
+        """Return the names of the tables and folders that do not exist."""
+        folders = [self.patches("train"), self.patches("test")]
+        missing = [path.name for path in (self.labels, self.sample) if not path.exists()]
+        return missing + [path.name for path in folders if not path.is_dir()]
+
+    def _suggest_folder(self, missing: Sequence[str]) -> str:
+        """Return what to do about missing files: another folder that has them, or archives to unpack."""
+        around = [self.root.resolve().parent, *sorted(path for path in self.root.glob("*/") if path.is_dir())]
+        other = next((path for path in around if not DataDir(path)._missing()), None)
+        if other:
+            return f"Give --data {other}"
+        archives = sorted(path.name for path in self.root.iterdir() if path.name.lower().endswith(_ARCHIVE_SUFFIXES))
+        parts = [name for name in archives if name.split(".")[0] in {one.split(".")[0] for one in missing}]
+        if parts or len(missing) == _TABLES_AND_FOLDERS:
+            archives = parts or archives
+        return f"Unpack {name_few(archives)} there" if archives else "Give that folder as --data DIR"
 
 
 @dataclass(frozen=True)
@@ -150,6 +174,11 @@ class RunDir(_Folder):
         return self.root / "metrics.json"
 
     @property
+    def statistics(self) -> Path:
+        """The colour and texture statistics of the training patches, written by predict."""
+        return self.root / "image_statistics.json"
+
+    @property
     def lock(self) -> Path:
         """The lock file, held by the one process that writes to the run."""
         return self.root / ".lock"
@@ -194,6 +223,11 @@ class ExportDir(_Folder):
     def facts(self) -> Path:
         """The facts of the export: folds, thresholds, temperature, out-of-fold metrics and versions."""
         return self.root / "export.json"
+
+    @property
+    def statistics(self) -> Path:
+        """The colour and texture statistics of the training patches; absent if the run has none."""
+        return self.root / "image_statistics.json"
 
     @property
     def card(self) -> Path:

@@ -14,7 +14,8 @@ Other packages use:
 - `integrity`: `Findings`, `check_data`
 - `pack`: `Pack`, `ensure_pack`, `open_pack`, `pack_folder`, `read_verified_patch`
 - `patches`: `CENTRE`, `PATCH_BYTES`, `PATCH_SHAPE`, `SIZE`, `patch_id`, `read_patch`
-- `prepare`: `TrainingData`, `check_fold_file`, `get_pack`, `make_fold_file`, `make_packs`, `read_training`
+- `prepare`: `TrainingData`, `check_fold_file`, `get_pack`, `make_fold_file`, `make_packs`,
+  `read_training`, `read_training_folds`
 - `pseudo_file`: `PSEUDO_COLUMNS`, `read_pseudo_file`, `require_test_ids`, `sort_pseudo_labels`, `write_pseudo_file`
 - `synthetic`: `generate`
 - `tables`: `LOGIT_HINT`, `digest_rows`, `match_slides`, `parse_labels`, `parse_probabilities`, `read_labels`,

@@ -24,9 +24,10 @@ from claris_kaggle.data.patches import SIZE
 # Without this, albumentations looks for a new version online at import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+_Channels = tuple[float, float, float]
 # Channel mean and standard deviation in 0..1: of the competition's training patches, and of the inputs of published
 # weights, named as in timm (timm.data.constants).
-STATISTICS = {
+STATISTICS: dict[str, tuple[_Channels, _Channels]] = {
     "patches": ((0.7059, 0.5504, 0.6995), (0.2374, 0.2816, 0.2150)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -157,6 +158,19 @@ def crop_centre(images: Tensor, crop: int) -> Tensor:
     return images[:, begin : begin + crop, begin : begin + crop]
 
 
+@functools.cache
+def _channel_statistics(normalise: str) -> tuple[_Channels, _Channels]:
+    """Return the channel mean and standard deviation: those of a key of `STATISTICS`, or numbers as text.
+
+    >>> _channel_statistics("0.5,0.5,0.5/0.25,0.25,0.25")
+    ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    """
+    if normalise in STATISTICS:
+        return STATISTICS[normalise]
+    mean, deviation = ([float(number) for number in part.split(",")] for part in normalise.split("/"))
+    return (mean[0], mean[1], mean[2]), (deviation[0], deviation[1], deviation[2])
+
+
 def _color_maps(draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return the affine colour map of each patch: x becomes matrix @ x + offset, with x in 0..1.
 
@@ -183,13 +197,13 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
 
     Args:
         images: uint8 or float [B, H, W, 3] in 0..255 on the device.
-        normalise: mean and standard deviation, a key of `STATISTICS`.
+        normalise: mean and standard deviation: a key of `STATISTICS`, or numbers such as `0.5,0.5,0.5/0.2,0.2,0.2`.
         draws: float32 [B, 6] from `_color_draws`, or None.
         resolution: side of the result: bilinear enlargement, or area averaging to a smaller size; 0 keeps the size.
     Returns:
         float32 [B, 3, H, W] in channels-last memory; H and W are `resolution` if it is set.
     """
-    mean, deviation = (_cached_tensor(values, images.device) for values in STATISTICS[normalise])
+    mean, deviation = (_cached_tensor(values, images.device) for values in _channel_statistics(normalise))
     flat = images.reshape(images.shape[0], -1, 3).float()
     if draws is None:
         shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))

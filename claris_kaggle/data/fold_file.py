@@ -228,7 +228,7 @@ def read_folds(path: Path, known: Mapping[str, int] | None = None) -> Folds:
     if texts is None:
         texts = _look_up_labels(ids, known, path)
     labels = tables.parse_labels(texts, path)
-    fold = _number_from_zero(parse_fold_numbers(numbers, path, hint), path)
+    fold = _number_from_zero(parse_fold_numbers(numbers, path, hint), path, hint)
     order = tables.sort_order(ids)
     folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
     require_together(folds, folds.groups, "group", path, hint)
@@ -240,6 +240,8 @@ def read_folds(path: Path, known: Mapping[str, int] | None = None) -> Folds:
 def _choose_hint(path: Path) -> str:
     """Return what to do about a faulty fold file: one of this package can be created again, another is corrected."""
     about = Path(path).with_suffix(".json")
+    if not Path(path).exists():
+        return _FOLD_FILE_HINT.format(path)
     if has_header(path, _FOLD_COLUMNS) and (about.exists() or not Path(path).stat().st_size):
         return _FOLD_FILE_HINT.format(path)
     return _FOREIGN_FOLD_HINT
@@ -287,7 +289,7 @@ def _look_up_labels(ids: Sequence[str], known: Mapping[str, int] | None, path: P
     return [str(known[name]) for name in ids]
 
 
-def _number_from_zero(fold: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
+def _number_from_zero(fold: NDArray[np.int64], path: Path, hint: str) -> NDArray[np.int64]:
     """Return the fold numbers, counted from 0. Numbers from 1 on are changed, and this is logged.
 
     Raises:
@@ -296,12 +298,14 @@ def _number_from_zero(fold: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
     numbers = np.unique(fold).tolist()
     first = min(numbers[0], 1)
     if len(numbers) < 2:
-        raise TableError(f"{path}: a single fold ({numbers[0]})", "expected at least two folds", _FOREIGN_FOLD_HINT)
+        raise TableError(f"{path}: a single fold ({numbers[0]})", "expected at least two folds", hint)
     if numbers != list(range(first, first + len(numbers))):
         empty = sorted(set(range(first, numbers[-1])) - set(numbers))
         found = f"{path}: folds {name_few(numbers)}: fold {name_few(empty)} has no patches"
-        hint = f"Number the folds in the file from 0 to {len(numbers) - 1}, without gaps"
-        raise TableError(found, "expected at least one patch of each fold", hint)
+        renumber = f"Number the folds in the file from 0 to {len(numbers) - 1}, without gaps"
+        raise TableError(
+            found, "expected at least one patch of each fold", renumber if hint == _FOREIGN_FOLD_HINT else hint
+        )
     if first:
         report_form(Path(path), f"the folds 1 to {numbers[-1]} are read as 0 to {numbers[-1] - 1}")
     return fold - first

@@ -16,6 +16,7 @@ from claris_kaggle.core.console import Progress, log_info
 from claris_kaggle.core.errors import PatchError, format_count, name_few
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import tables
+from claris_kaggle.data.folder_layout import _explain_layout
 from claris_kaggle.data.pack import _list_patches
 from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import patch_id, read_patch
@@ -94,6 +95,8 @@ def _check_split(data: DataDir, split: str, ids: Sequence[str], findings: Findin
     table = data.labels.name if split == "train" else data.sample.name
     if missing:
         findings.faults.append(f"{split}: {format_count(len(missing), 'file')} missing ({name_few(missing)})")
+        layout = _explain_layout(source, missing)
+        findings.faults += [f"{split}: {layout}"] if layout else []
     if surplus:
         findings.faults.append(
             f"{split}: {format_count(len(surplus), 'file')} without a row in {table} ({name_few(surplus)})"

@@ -29,6 +29,7 @@ from claris_kaggle.core.files import (
     write_json,
     write_text,
 )
+from claris_kaggle.data.folder_layout import _explain_layout
 from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import PATCH_BYTES, PATCH_SHAPE, patch_id, read_patch
 
@@ -233,9 +234,9 @@ def read_verified_patch(source: Path, name: str) -> NDArray[np.uint8]:
 
 
 def _list_patches(source: Path) -> set[str]:
-    """Return the ids of all `.tif` files in the folder."""
+    """Return the ids of all `.tif` files in the folder, without hidden ones such as the `._` files of macOS."""
     with explain_disk_errors(source), os.scandir(source) as entries:
-        return {entry.name[:-4] for entry in entries if entry.name.endswith(".tif")}
+        return {entry.name[:-4] for entry in entries if entry.name.endswith(".tif") and entry.name[0] != "."}
 
 
 def _require_files(source: Path, ids: Sequence[str]) -> None:
@@ -254,7 +255,9 @@ def _require_files(source: Path, ids: Sequence[str]) -> None:
         faults.append(f"{format_count(len(surplus), 'file')} without a row in the table ({name_few(surplus)})")
     if faults:
         expected = "each id needs one file, and each file one row"
-        raise PatchError(f"{source}: {', '.join(faults)}", expected, "Download the data again, or fix the table")
+        layout = _explain_layout(source, missing) if missing else ""
+        hint = f"{layout[0].upper()}{layout[1:]}" if layout else "Download the data again, or fix the table"
+        raise PatchError(f"{source}: {', '.join(faults)}", expected, hint)
 
 
 def _require_space(folder: Path, needed: int) -> None:

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from claris_kaggle.core import config
+from claris_kaggle.core.console import silence_native_code
 from claris_kaggle.core.errors import PatchError, first_line
 from claris_kaggle.core.files import explain_os_error
 from claris_kaggle.data.arrays import Pixels
+from claris_kaggle.data.image_kinds import name_image_kind
 
 SIZE, CENTRE = config.PATCH_SIZE, config.CENTRE_SIZE
 PATCH_SHAPE = (SIZE, SIZE, 3)
@@ -67,12 +69,12 @@ def _decode_tiff(content: bytes, name: object) -> Pixels:
 
 def _decode_with_pillow(content: bytes, name: object) -> Pixels:
     """Return the same as `_decode_tiff`, for every image format of Pillow."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(io.BytesIO(content)) as image:
+            with silence_native_code(), Image.open(io.BytesIO(content)) as image:
                 if image.size != (SIZE, SIZE) or image.mode != "RGB":
                     width, height = image.size
                     found = f"{name}: {width} x {height} pixels of mode {image.mode}"
@@ -81,7 +83,8 @@ def _decode_with_pillow(content: bytes, name: object) -> Pixels:
     except PatchError:
         raise
     except Exception as error:  # Pillow raises various errors for damaged files
-        found = f"{name}: damaged or cut off ({len(content):,} bytes; {first_line(error)})"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        found = f"{name}: damaged or cut off ({len(content):,} bytes; {name_image_kind(content) or reason})"
         raise PatchError(found, "expected a complete TIFF of 96 x 96 RGB pixels", _TIFF_HINT) from error
 
 

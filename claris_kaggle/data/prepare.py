@@ -61,9 +61,8 @@ def read_training(
     Raises:
         ClarisError: a table or patch has an error, or the fold file or the pseudo-labels belong to other data.
     """
-    ids, labels = tables.read_labels(data.labels)
-    folds = fold_files.read_folds(fold_file, dict(zip(ids, labels.tolist(), strict=True)))
-    fold_files.check_folds(folds, ids, labels, fold_file)
+    folds = read_training_folds(data, fold_file)
+    ids = folds.ids
     if extra is None:
         return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
     test_ids = tables.read_sample(data.sample)
@@ -73,6 +72,21 @@ def read_training(
         for split, names in (("train", ids), ("test", test_ids))
     ]
     return TrainingData(folds, packs[0], pseudo, packs[1])
+
+
+def read_training_folds(data: DataDir, fold_file: Path) -> Folds:
+    """Return the folds in the file after checking that they are those of the training labels.
+
+    Args:
+        data: the competition's folder; only `train_labels.csv` is read.
+        fold_file: the fold file.
+    Raises:
+        ClarisError: a table has an error, or the fold file belongs to other data.
+    """
+    ids, labels = tables.read_labels(data.labels)
+    folds = fold_files.read_folds(fold_file, dict(zip(ids, labels.tolist(), strict=True)))
+    fold_files.check_folds(folds, ids, labels, fold_file)
+    return folds
 
 
 def get_pack(

@@ -45,7 +45,13 @@ class _StrongAugmentation:
         self.pipeline = albumentations.Compose(
             [
                 albumentations.Affine(
-                    scale=_SCALE, translate_percent=(-_SHIFT, _SHIFT), rotate=(-_DEGREES, _DEGREES), p=0.5, **mirrored
+                    # One factor for both axes, as in the published shift-scale-rotate.
+                    scale=_SCALE,
+                    translate_percent=(-_SHIFT, _SHIFT),
+                    rotate=(-_DEGREES, _DEGREES),
+                    keep_ratio=True,
+                    p=0.5,
+                    **mirrored,
                 ),
                 albumentations.OneOf(distortions, p=0.3),
                 albumentations.HueSaturationValue(_HSV, _HSV, _HSV, p=0.3),

@@ -8,6 +8,7 @@ Other packages use:
 - `ledger`: `Agreement`, `LedgerEntry`, `MIN_SCORED`, `describe_agreement`, `read_ledger`, `record_submission`,
   `sort_best_first`
 - `pseudo_labels`: `PseudoSummary`, `make_pseudo_labels`
+- `run_list`: `RunSummary`, `list_runs`
 - `runs`: `Run`, `add_slides`, `label_runs`, `load_run`
 - `submission_file`: `SubmissionSummary`, `check_submission`, `write_submission`
 """

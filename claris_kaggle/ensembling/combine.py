@@ -19,6 +19,7 @@ from claris_kaggle.ensembling.runs import (
     _drop_copies,
     _examine_runs,
     _require_comparable,
+    _share_folds,
     _share_slides,
 )
 from claris_kaggle.evaluation import metrics
@@ -174,7 +175,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     """
     blending._require_method(method)
     _require_comparable(runs)
-    runs = _share_slides(runs)
+    runs = _share_folds(_share_slides(runs))
     remarks = _examine_runs(runs)
     kept, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
     if not kept:

@@ -109,10 +109,8 @@ def ensemble_runs(
         _require_free(keep, run_dirs)
     sample_ids = tables.read_sample(data.sample)
     runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids), data.slides)
-    first = runs[0]
-    tables.require_equal_ids(
-        first.test.ids, sample_ids, run_dirs[0].test, data.sample.name, "Run claris predict with this --data folder"
-    )
+    hint = "Run claris predict with this --data folder"
+    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].test, data.sample.name, hint)
     _report_unchecked(runs, run_dirs, data)
     together = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:

@@ -67,6 +67,8 @@ def make_pseudo_labels(
         out: the CSV to write.
         confidence: above 0.5, at most 1.
         balanced: keep equally many patches of both classes in each fold, the most confident.
+    Returns:
+        The number of pseudo-labels of each fold.
     Raises:
         UsageError: the confidence is out of range, or a run is given twice.
         RunError: a run lacks predictions or has other folds, or no patch reaches the confidence.

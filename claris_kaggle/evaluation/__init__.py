@@ -7,5 +7,6 @@ Other packages use:
 - `metrics`: `Metrics`, `auc`, `clip_probabilities`, `log_loss`, `summary`
 - `predictions`: `Oof`, `TestPredictions`, `check_oof`, `read_oof`, `read_test`, `write_oof`, `write_run_oof`,
   `write_test`
+- `resemblance`: `PatchStatistics`, `has_tissue`
 - `run_metrics`: `FoldMetrics`, `OverallMetrics`, `SlideMetrics`, `gather_run`, `run_metrics`, `slide_metrics`
 """

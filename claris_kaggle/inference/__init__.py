@@ -2,7 +2,7 @@
 
 Other packages use:
 
-- `evidence`: `Evidence`, `Float32Array`, `centre_share`, `explain`
+- `evidence`: `Evidence`, `Float32Array`, `NO_MAP`, `centre_share`, `explain`
 - `fold_models`: `EXPORT_FORMAT`, `EnsemblePrediction`, `FoldModels`, `Trained`, `load_trained`, `predict_ensemble`,
   `sums_text`
 - `forward`: `block_size`, `predict_ids`

@@ -4,11 +4,16 @@ A DenseNet ends in a mean over its last feature map and one linear layer. Both a
 minus benign logit) are the sum of one contribution per cell and a bias. This is the class activation map of Zhou et
 al. 2016, here without a remainder. A contribution belongs to the position of its cell. The receptive field of the cell
 is larger, because earlier layers use neighbouring pixels.
+
+Other poolings have an exact split too. A maximum belongs to the cell that has it, and in a generalised mean each cell
+has the share of its power. Heads with a normalisation or attention between the map and the linear layer have none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,8 +27,9 @@ from claris_kaggle.data.d4 import view_back
 from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE
 from claris_kaggle.inference.forward import _through_views, _view_logits, block_size
 from claris_kaggle.inference.tta import average_views, require_views
+from claris_kaggle.models.pooling import LEAST_VALUE, GeM
 
-_NO_MAP = "no evidence map: this network does not end in global average pooling and one linear layer"
+NO_MAP = "no evidence map: the head of this network is not only a global pooling and one linear layer"
 Float32Array = NDArray[np.float32]
 
 
@@ -38,7 +44,7 @@ class Evidence:
         maps: float32 [B, h, w] in nats, rows from the top, columns from the left, the mean over the views after each
             is rotated and flipped back. `maps.sum((1, 2)) + bias` equals the log-odds. Values above 0 support
             malignant. The cells divide the centre crop that the network sees (`config.crop`) evenly. None if the
-            network has no such split (`_NO_MAP`).
+            network has no such split (`NO_MAP`).
         bias: constant term of the log-odds in nats; 0 without a map.
     """
 
@@ -70,9 +76,9 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
     device = next(model.parameters()).device
     size = block_size(device)
     with torch.inference_mode():
-        last = _linear_head(model)
+        head = _find_linear_head(model)
         blocks = [
-            _explain_block(model, last, torch.tensor(images[start : start + size], device=device), config, views)
+            _explain_block(model, head, torch.tensor(images[start : start + size], device=device), config, views)
             for start in range(0, len(images), size)
         ]
         logits = torch.cat([block for block, _ in blocks], dim=1)
@@ -80,16 +86,32 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
             probabilities=average_views(logits).cpu().numpy(),
             view_probabilities=logits.double().softmax(dim=2)[:, :, 1].float().cpu().numpy(),
             log_odds=(logits[:, :, 1] - logits[:, :, 0]).mean(dim=0).cpu().numpy(),
-            maps=None if last is None else torch.cat([maps for _, maps in blocks]).float().cpu().numpy(),
-            bias=0.0 if last is None else float(_class_difference(last.bias)),
+            maps=None if head is None else torch.cat([maps for _, maps in blocks]).float().cpu().numpy(),
+            bias=0.0 if head is None else float(_class_difference(head.last.bias)),
         )
 
 
+@dataclass(frozen=True)
+class _Head:
+    """A head that splits exactly.
+
+    Attributes:
+        last: the linear layer.
+        split: from float64 [B, C, h, w] to the contributions of each cell to the pooled values, [B, F, h, w]. F is the
+            number of inputs of `last`.
+        channels_last: the feature map of the network is [B, h, w, C].
+    """
+
+    last: nn.Linear
+    split: Callable[[Tensor], Tensor]
+    channels_last: bool
+
+
 def _explain_block(
-    model: nn.Module, last: nn.Linear | None, images: Tensor, config: TrainConfig, views: int
+    model: nn.Module, head: _Head | None, images: Tensor, config: TrainConfig, views: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits [V, B, 2] of one block of patches and their maps [B, h, w]: empty if `last` is None."""
-    if last is None:
+    """Return the logits [V, B, 2] of one block of patches and their maps [B, h, w]: empty if `head` is None."""
+    if head is None:
         return _view_logits(model, images, config, views), torch.empty(0)
 
     def forward(inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,14 +121,45 @@ def _explain_block(
     logits, maps = [], []
     for number, (answer, features) in enumerate(_through_views(forward, images, config, views)):
         logits.append(answer.float())
-        maps.append(view_back(_split_log_odds(features, last), number))
+        maps.append(view_back(_split_log_odds(features, head), number))
     return torch.stack(logits), torch.stack(maps).mean(dim=0)
 
 
-def _split_log_odds(features: Tensor, last: nn.Linear) -> Tensor:
-    """Return the contribution of each cell of `features`, float [B, C, h, w], to the log-odds: float64 [B, h, w]."""
-    cells = features.shape[2] * features.shape[3]
-    return torch.einsum("bchw,c->bhw", features.double(), _class_difference(last.weight)) / cells
+def _split_log_odds(features: Tensor, head: _Head) -> Tensor:
+    """Return the contribution of each cell of the feature map to the log-odds, float64 [B, h, w]."""
+    cells = features.permute(0, 3, 1, 2) if head.channels_last else features
+    return torch.einsum("bchw,c->bhw", head.split(cells.double()), _class_difference(head.last.weight))
+
+
+def _split_mean(features: Tensor) -> Tensor:
+    """Return the contribution of each cell to the mean over all cells."""
+    return features / (features.shape[2] * features.shape[3])
+
+
+def _split_maximum(features: Tensor) -> Tensor:
+    """Return the contribution of each cell to the maximum: all of it is of the first cell that has this value."""
+    flat = features.flatten(2)
+    place = flat.argmax(dim=2, keepdim=True)
+    return torch.zeros_like(flat).scatter(2, place, flat.gather(2, place)).reshape(features.shape)
+
+
+def _split_power_mean(features: Tensor, exponent: Tensor) -> Tensor:
+    """Return the contribution of each cell to the generalised mean: its share of the sum of the powers."""
+    powers = features.clamp(min=LEAST_VALUE).pow(exponent)
+    total = powers.sum(dim=(2, 3), keepdim=True)
+    return powers / total * (total / (features.shape[2] * features.shape[3])).pow(1 / exponent)
+
+
+def _find_splits(model: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    """Return the splits of the poolings that a head may have. They are tried in this order."""
+    splits = [
+        _split_mean,
+        _split_maximum,
+        lambda features: (_split_mean(features) + _split_maximum(features)) / 2,
+        lambda features: torch.cat([_split_mean(features), _split_maximum(features)], dim=1),
+    ]
+    powers = [part for part in model.modules() if isinstance(part, GeM)]
+    return [partial(_split_power_mean, exponent=powers[0].p.double())] if powers else splits
 
 
 def _class_difference(classes: Tensor) -> Tensor:
@@ -114,23 +167,31 @@ def _class_difference(classes: Tensor) -> Tensor:
     return classes[1].double() - classes[0].double()
 
 
-def _linear_head(model: nn.Module) -> nn.Linear | None:
-    """Return the last layer if the head is a mean over the feature map and this linear layer; else None.
+def _find_linear_head(model: nn.Module) -> _Head | None:
+    """Return the head of the network if it is a global pooling and one linear layer; else None.
 
     Tests this with a random feature map instead of relying on the name of the network.
     """
-    classifier, head = getattr(model, "get_classifier", None), getattr(model, "forward_head", None)
+    classifier, forward_head = getattr(model, "get_classifier", None), getattr(model, "forward_head", None)
     last = classifier() if classifier else None
-    if head is None or not isinstance(last, nn.Linear):
+    if forward_head is None or not isinstance(last, nn.Linear):
         return None
+    channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+    channels = getattr(model, "num_features", last.in_features)
     generator = torch.Generator().manual_seed(0)
-    grid = torch.randn(1, last.in_features, 3, 3, generator=generator).to(last.weight)
+    grid = torch.randn(2, channels, 3, 3, generator=generator).to(last.weight)
     try:
-        found = head(grid)
+        found = forward_head(grid.permute(0, 2, 3, 1) if channels_last else grid)
     except (RuntimeError, ValueError, IndexError, AssertionError):  # other kinds of heads
         return None
-    needed = last(grid.mean(dim=(2, 3)))
-    return last if found.shape == needed.shape and torch.allclose(found, needed, rtol=1e-3, atol=1e-4) else None
+    for split in _find_splits(model):
+        pooled = split(grid.double()).sum(dim=(2, 3)).to(last.weight)
+        if pooled.shape[1] != last.in_features:
+            continue
+        needed = last(pooled)
+        if found.shape == needed.shape and torch.allclose(found, needed, rtol=1e-3, atol=1e-4):
+            return _Head(last, split, channels_last)
+    return None
 
 
 def centre_share(maps: Float32Array, crop: int) -> Float32Array:

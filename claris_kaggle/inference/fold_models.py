@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from claris_kaggle.core.errors import DataError, RunError, TrainingError
 from claris_kaggle.core.files import explain_disk_errors, read_json, sha256_file
 from claris_kaggle.core.paths import ExportDir, RunDir
 from claris_kaggle.data.arrays import Pixels
+from claris_kaggle.evaluation.resemblance import PatchStatistics
 from claris_kaggle.inference.evidence import Float32Array, explain
-from claris_kaggle.models.factory import fold_batch_norm, trained_network
+from claris_kaggle.models.factory import fold_every_batch_norm, trained_network
 from claris_kaggle.models.weights import load_verified
 from claris_kaggle.runtime.precision import usable_precision
 
@@ -36,12 +38,21 @@ class FoldModels:
         config: config of the run, with a precision that this device supports.
         models: the network of each fold number, ready for inference.
         figures: out-of-fold metrics of the run, as `overall` in `metrics.json`; empty if there are none yet.
+        fold_aucs: out-of-fold AUC of each fold that has one.
+        statistics: colour and texture of the training patches; None if the run has none yet.
     """
 
     name: str
     config: TrainConfig
     models: dict[int, nn.Module]
     figures: Mapping[str, object]
+    fold_aucs: Mapping[int, float] = field(default_factory=dict)
+    statistics: PatchStatistics | None = None
+
+    def only_best_fold(self) -> FoldModels:
+        """Return a copy with one fold: the highest out-of-fold AUC, or the first if the AUCs are unknown."""
+        best = max(self.models, key=lambda fold: (self.fold_aucs.get(fold, -1.0), -fold))
+        return dataclasses.replace(self, models={best: self.models[best]})
 
     def figure(self, name: str) -> float | None:
         """Return the metric of that name, such as `auc`, `best_threshold` or `temperature`; None if it is unknown."""
@@ -116,10 +127,10 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     export, run_dir = ExportDir(folder), RunDir(folder)
     if export.sums.exists():
-        config, figures, sealed = _read_export(export)
+        config, metrics, sealed = _read_export(export)
         hint = "Copy the export again"
     elif run_dir.config.exists():
-        config, figures, sealed = _read_trained_run(run_dir)
+        config, metrics, sealed = _read_trained_run(run_dir)
         hint = "Remove the model.json in its folder, then run claris train again"
     else:
         expected = "expected the folder of a run, or of claris export"
@@ -128,30 +139,44 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
     models = {}
     for fold, (path, digest) in sealed.items():
         load_verified(path, digest, model, hint)
-        models[fold] = fold_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        models[fold] = fold_every_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
-    return FoldModels(folder.absolute().name, config, models, figures)
+    figures, aucs = metrics
+    statistics = _read_statistics(export.statistics)
+    return FoldModels(folder.absolute().name, config, models, figures, aucs, statistics)
 
 
+def _read_statistics(path: Path) -> PatchStatistics | None:
+    """Return the statistics of the training patches; None if there is no file. Run and export use the same name."""
+    return PatchStatistics.from_json(read_json(path), path) if path.exists() else None
+
+
+def _read_fold_aucs(folds: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Return the AUC of each fold that has one."""
+    return {int(one["fold"]): float(one["auc"]) for one in folds if one.get("auc") is not None}
+
+
+_OofFigures = tuple[Mapping[str, object], Mapping[int, float]]
 _VerifiedWeights = dict[int, tuple[Path, object]]
 
 
-def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, Mapping[str, object], _VerifiedWeights]:
+def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, _OofFigures, _VerifiedWeights]:
     """Return the config and metrics of a run, and the weight files of its finished folds with their SHA-256.
 
     Raises:
         RunError: no fold is finished.
     """
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
-    figures = read_json(run_dir.metrics).get("overall") if run_dir.metrics.exists() else None
+    content = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
+    metrics = content.get("overall") or {}, _read_fold_aucs(content.get("folds") or [])
     folds = run_dir.finished_folds()
     if not folds:
         raise RunError(f"{run_dir.root}: no finished fold", "", "Run claris train until a fold is finished")
     manifests = {fold: read_json(run_dir.fold(fold).weights_manifest).get("weights_sha256") for fold in folds}
-    return config, figures or {}, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in manifests.items()}
+    return config, metrics, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in manifests.items()}
 
 
-def _read_export(export: ExportDir) -> tuple[TrainConfig, Mapping[str, object], _VerifiedWeights]:
+def _read_export(export: ExportDir) -> tuple[TrainConfig, _OofFigures, _VerifiedWeights]:
     """Return the same of an export. Verifies all its files except the weights, which are verified when loaded.
 
     Raises:
@@ -170,7 +195,8 @@ def _read_export(export: ExportDir) -> tuple[TrainConfig, Mapping[str, object], 
         )
     paths = {int(fold): export.weights(int(fold)) for fold in facts["folds"]}
     config = TrainConfig.from_json(read_json(export.config), export.config)
-    return config, facts["oof"], {fold: (path, sums.get(path.name)) for fold, path in paths.items()}
+    metrics = facts["oof"], _read_fold_aucs(facts.get("oof_folds") or [])
+    return config, metrics, {fold: (path, sums.get(path.name)) for fold, path in paths.items()}
 
 
 def sums_text(sums: dict[str, str]) -> str:

@@ -26,6 +26,7 @@ from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.prepare import get_pack, read_training
 from claris_kaggle.evaluation import predictions, run_metrics
 from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.evaluation.resemblance import PatchStatistics
 from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.inference.tta import require_views
 from claris_kaggle.models.factory import fold_batch_norm, trained_network
@@ -35,6 +36,8 @@ from claris_kaggle.runtime.cudnn_fallback import convert_cudnn_failures, move_ne
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job, torch_settings
 from claris_kaggle.runtime.precision import suggest_precision, usable_precision
+
+_STATISTICS_PATCHES = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +276,19 @@ def _predict_fold(
     log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} per second, {progress.note}")
 
 
+def _fit_statistics(data: _PredictData) -> PatchStatistics:
+    """Return the colour and texture statistics of at most `_STATISTICS_PATCHES` training patches."""
+    ids = data.folds.ids  # sorted SHA-1 values, so any regular choice is random
+    rows = np.linspace(0, len(ids) - 1, min(len(ids), _STATISTICS_PATCHES)).astype(np.int64)
+    pixels = data.train.pixels[data.train.rows([ids[row] for row in rows])]
+    return PatchStatistics.fit(pixels, data.folds.fold[rows].astype(np.int64))
+
+
 def _finalize_run(job: PredictJob, data: _PredictData) -> dict[str, Any]:
-    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from the files of its folds. Return the metrics."""
+    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from the files of its folds, and its statistics.
+
+    Returns:
+        The metrics.
+    """
+    write_json(job.run_dir.statistics, _fit_statistics(data).to_json())
     return run_metrics.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})

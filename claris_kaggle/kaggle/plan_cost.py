@@ -81,7 +81,7 @@ def require_networks(plan: _RunsPlan) -> None:
     """
     from claris_kaggle.models.cost import run_cost
     from claris_kaggle.models.factory import own_normalisation
-    from claris_kaggle.models.weights import require_imagenet
+    from claris_kaggle.models.sources import require_imagenet
 
     for name, run in plan.runs.items():
         config = run.config()

@@ -31,7 +31,7 @@ _SESSION_GPUS = 2
 _SESSION_FOLDS = 5
 # Where `claris fetch` puts the competition's files.
 _FETCHED = DataDir(Path("data"))
-_NO_WEIGHTS = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
+_OTHER_SUFFIXES = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
 _SPLIT_BY_SLIDE = "Split again with claris folds --slides FILE"
 
 
@@ -110,7 +110,7 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
     Raises:
         UsageError: names the flag.
     """
-    from claris_kaggle.models.weights import require_imagenet
+    from claris_kaggle.models.sources import require_imagenet
 
     if config.precision == "bf16":
         raise UsageError("--precision is bf16, which a T4 does not support", "", "Give fp16, or leave it out")
@@ -119,9 +119,12 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
         raise UsageError(f"--batch-size is {config.batch_size}", expected, "Give a larger one")
     if config.extra_weight != TrainConfig.extra_weight and not files.extra_from:
         raise UsageError("--extra-weight without --extra-from", "it weights pseudo-labels", "Give --extra-from")
-    if files.weights_from.lower().endswith(_NO_WEIGHTS):
+    if files.weights_from.lower().endswith(_OTHER_SUFFIXES):
         found = f"--weights-from {files.weights_from}: not a weight file by its name"
         raise UsageError(found, "expected .safetensors or .pth", "Unpack or convert it")
+    if config.model.startswith("local-dir:"):
+        found = f"--model is {config.model}, a folder that a session does not have"
+        raise UsageError(found, "", "Give hf-hub:OWNER/NAME, or a name of timm")
     if config.weights == "imagenet":
         require_imagenet(config.model)
     elif config.weights != "none" and not files.weights_from and not config.weights.startswith("/kaggle/"):
@@ -150,7 +153,7 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
     Raises:
         ClarisError: a table has an error, or does not match another.
     """
-    split = _check_split(copies["folds_from"]) if "folds_from" in copies else None
+    split = _read_split_copy(copies["folds_from"]) if "folds_from" in copies else None
     if "slides_from" in copies:
         path = copies["slides_from"]
         ids = split.ids if split else tables.read_labels(_FETCHED.labels)[0] if _FETCHED.labels.is_file() else []
@@ -162,7 +165,7 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
     return split
 
 
-def _check_split(path: Path) -> Folds:
+def _read_split_copy(path: Path) -> Folds:
     """Return the folds in the file, checked against the training labels if they are at hand.
 
     Raises:

@@ -2,10 +2,14 @@
 
 Other packages use:
 
+- `catalogue`: `list_networks`
 - `cost`: `NetworkCost`, `estimate_hours`, `forward_gflop`, `network_cost`, `run_cost`
-- `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `own_normalisation`, `require_side`, `require_trainable`,
+- `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `fold_every_batch_norm`, `own_normalisation`,
+  `require_side`, `require_trainable`,
   `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`
+- `pooling`: `GeM`, `LEAST_VALUE`
+- `sources`: `canonical_name`, `portable_name`, `read_architecture`, `require_imagenet`
 - `weights`: `find_weights`, `finish_fold`, `finished_sha256`, `load_finished`, `load_start`, `load_verified`,
-  `read_weights`, `require_imagenet`, `save_weights`
+  `read_weights`, `save_weights`
 """

@@ -1,30 +1,38 @@
-"""Create networks by name, and read their settings: input size and normalisation."""
+"""Create networks by name, with their layers, input size and normalisation."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from collections import Counter
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-from claris_kaggle.core.config import PATCH_SIZE, TrainConfig
-from claris_kaggle.core.errors import UsageError, first_line, name_few
+from claris_kaggle.core.config import PATCH_SIZE, POOLINGS, TrainConfig
+from claris_kaggle.core.errors import UsageError, first_line
 from claris_kaggle.data.augment import STATISTICS
 from claris_kaggle.models.densenet import _change_layout
 from claris_kaggle.models.p4m import _share_weights
-
-if TYPE_CHECKING:
-    from timm.layers import BatchNormAct2d
+from claris_kaggle.models.pooling import _GEM, _insert_gem, _timm_pooling, _tiny_pooling
+from claris_kaggle.models.sources import _Architecture, _parse_architecture, _pretrained_settings
 
 _CLASS_COUNT = 2
+# Errors of timm for arguments and inputs that a network does not take.
+_CREATION_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+_FORWARD_ERRORS = (AssertionError, IndexError, RuntimeError, ValueError)
+# Input sizes that are tried, to name those that a network accepts.
+_SIDES = (64, 96, 128, 160, 192, 224, 256, 384)
 
 
 class _TinyNet(nn.Sequential):
     """A network of 1,450 weights with batch norm and global pooling, for quick trials and tests."""
 
-    def __init__(self) -> None:
+    num_features = 16  # channels of the last feature map, named as in timm
+
+    def __init__(self, global_pool: str = "", dropout: float = 0.0) -> None:
+        pool, factor = _tiny_pooling(global_pool)
         super().__init__(
             nn.Conv2d(3, 8, 3, stride=4, padding=1, bias=False),
             nn.BatchNorm2d(8),
@@ -32,9 +40,9 @@ class _TinyNet(nn.Sequential):
             nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(16),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(16, _CLASS_COUNT),
+            pool,
+            nn.Sequential(nn.Flatten(), nn.Dropout(dropout)) if dropout else nn.Flatten(),
+            nn.Linear(16 * factor, _CLASS_COUNT),
         )
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -62,67 +70,149 @@ def create_model(
     tail: str = "pool",
     equivariance: str = "none",
     side: int = PATCH_SIZE,
+    global_pool: str = "",
+    dropout: float = 0.0,
+    architecture: str = "",
 ) -> nn.Module:
     """Create a network with random weights. Its logits are float [B, 2].
 
     The weights depend only on the name, the seed and the layers.
 
     Args:
-        name: timm's name of the network, or `tiny`.
+        name: timm's name of the network, `hf-hub:owner/name`, `local-dir:folder`, or `tiny`.
         seed: seed of the random weights.
         stem: `no-pool` removes the first pooling of a DenseNet, `pool4` makes it coarser.
         tail: `no-pool` removes the last pooling between blocks of a DenseNet.
         equivariance: `p4m` shares weights among eight orientations during training. `p4m.untie_weights` returns the
             plain network.
         side: input size in pixels, for networks with a fixed input size, such as most vision transformers.
+        global_pool: pooling before the classifier, one of `POOLINGS`; empty for the network's own.
+        dropout: dropout rate before the classifier during training; 0 for the network's own.
+        architecture: from `sources.read_architecture`: neither folder nor network connection are then needed.
     Raises:
-        UsageError: unknown timm model (the message suggests similar names), a layer that the options need is missing,
-            or the network does not accept inputs of that size.
+        UsageError: unknown network (the message suggests similar names), a layer that the options need is missing,
+            or the network does not accept inputs of that size or that pooling.
+        ClarisError: the architecture is not in the local cache and cannot be downloaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _TinyNet() if name == "tiny" else _create_timm_model(name, side)
+        if name == "tiny":
+            model: nn.Module = _TinyNet(global_pool, dropout)
+        else:
+            model = _create_timm_model(name, _parse_architecture(name, architecture), side, global_pool, dropout)
     _change_layout(model, stem=stem, tail=tail)
     return _share_weights(model) if equivariance == "p4m" else model
 
 
 def trained_network(config: TrainConfig) -> nn.Module:
     """Return a network, with random weights, that the weights of the run's finished folds fit."""
-    return create_model(config.model, stem=config.stem, tail=config.tail, side=config.side)
+    return create_model(
+        config.model,
+        stem=config.stem,
+        tail=config.tail,
+        side=config.side,
+        global_pool=config.global_pool,
+        architecture=config.architecture,
+    )
 
 
-def _create_timm_model(name: str, side: int) -> nn.Module:
+def _create_timm_model(
+    name: str, architecture: _Architecture, side: int, global_pool: str = "", dropout: float = 0.0
+) -> nn.Module:
     """Return timm's network for two classes. Its random weights come from torch's global generator.
 
     Raises:
-        UsageError: unknown timm model, or the network cannot be created for inputs of that size.
+        UsageError: the network cannot be created for inputs of that size, or with that pooling or dropout.
     """
+    parts: list[dict[str, object]] = [
+        {"drop_rate": dropout} if dropout else {},
+        {"global_pool": _timm_pooling(global_pool)} if global_pool else {},
+        _size_argument(architecture, side),
+    ]
+    try:
+        model = _create_from_timm(architecture, *parts)
+        if global_pool == _GEM:
+            _insert_gem(model)
+        return model
+    except _CREATION_ERRORS as error:
+        if dropout and _can_create(architecture, *parts[1:]):
+            expected = "this network has no dropout before its classifier"
+            raise UsageError(f"--dropout is {dropout:g}", expected, "Give --dropout 0, or another network") from error
+        if global_pool and _can_create(architecture, *parts[2:]):
+            raise _cannot_pool(name, architecture, side, global_pool) from error
+        raise _cannot_take(name, architecture, side) from error
+
+
+def _size_argument(architecture: _Architecture, side: int) -> dict[str, object]:
+    """Return timm's argument for the input size; empty for networks that take any size or already have this one."""
     import timm
 
-    _require_known(name)
-    settings = timm.models.get_pretrained_cfg(name)
+    settings = timm.models.get_pretrained_cfg(architecture.name)
     if settings is None or not settings.fixed_input_size:
-        return timm.create_model(name, pretrained=False, num_classes=_CLASS_COUNT)
+        return {}
+    own = architecture.arguments.get("img_size", settings.input_size[-1])
+    return {} if own in (side, [side, side]) else {"img_size": side}
+
+
+def _create_from_timm(architecture: _Architecture, *parts: dict[str, object]) -> nn.Module:
+    """Return timm's network for two classes with the arguments of the architecture and of all `parts`."""
+    import timm
+
+    arguments = dict(architecture.arguments)
+    for part in parts:
+        arguments |= part
+    model: nn.Module = timm.create_model(architecture.name, pretrained=False, num_classes=_CLASS_COUNT, **arguments)
+    return model
+
+
+def _can_create(architecture: _Architecture, *parts: dict[str, object]) -> bool:
+    """Return True if timm can create the network with these arguments. Allocates no memory for its weights."""
     try:
-        return timm.create_model(name, pretrained=False, num_classes=_CLASS_COUNT, img_size=side)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise _cannot_take(name, side) from error
+        with torch.device("meta"):
+            _create_from_timm(architecture, *parts)
+    except _CREATION_ERRORS:
+        return False
+    return True
 
 
-def require_side(model: nn.Module, name: str, side: int) -> None:
+def _can_pool(architecture: _Architecture, size: dict[str, object], kind: str) -> bool:
+    """Return True if the head of the network takes that pooling."""
+    try:
+        with torch.device("meta"):
+            model = _create_from_timm(architecture, size, {"global_pool": _timm_pooling(kind)})
+            if kind == _GEM:
+                _insert_gem(model)
+    except _CREATION_ERRORS:
+        return False
+    return True
+
+
+def require_side(model: nn.Module, name: str, side: int, architecture: str = "") -> None:
     """Raise an error unless one forward pass with inputs of `side` x `side` pixels works.
 
+    Args:
+        model: the network.
+        name: its name, as in `create_model`.
+        side: input size in pixels.
+        architecture: as in `create_model`.
     Raises:
-        UsageError: the forward pass fails. The message names the input size of the network's published weights.
+        UsageError: the forward pass fails. The message names input sizes that the network accepts.
     """
-    was_training = model.training
+    if not _accepts(model, side):
+        raise _cannot_take(name, _parse_architecture(name, architecture), side)
+
+
+def _accepts(model: nn.Module, side: int) -> bool:
+    """Return True if one forward pass with inputs of `side` x `side` pixels works."""
+    was_training, device = model.training, next(model.parameters()).device
     try:
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, side, side))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise _cannot_take(name, side) from error
+            model.eval()(torch.zeros(1, 3, side, side, device=device))
+    except _FORWARD_ERRORS:
+        return False
     finally:
         model.train(was_training)
+    return True
 
 
 def require_trainable(model: nn.Module, name: str, side: int) -> None:
@@ -145,56 +235,60 @@ def require_trainable(model: nn.Module, name: str, side: int) -> None:
         raise UsageError(found, f"expected {(2, _CLASS_COUNT)}", "Give another network")
 
 
-def _cannot_take(name: str, side: int) -> UsageError:
+def _cannot_take(name: str, architecture: _Architecture, side: int) -> UsageError:
     """Return the error for a network that does not accept inputs of `side` x `side` pixels."""
-    import timm
-
-    settings = timm.models.get_pretrained_cfg(name)
-    own = settings.input_size[-1] if settings else PATCH_SIZE
     found = f"--model {name} does not accept inputs of {side} x {side} pixels"
-    return UsageError(found, f"its own input size is {own}", f"Give --resolution {own}, or another network")
+    sides = [one for one in _SIDES if one != side and _can_use_side(architecture, one)]
+    if not sides:
+        return UsageError(found, f"it accepts none of {', '.join(map(str, _SIDES))}", "Give another network")
+    own = min(sides, key=lambda one: abs(one - side))
+    return UsageError(found, f"it accepts {', '.join(map(str, sides))}", f"Give --resolution {own}, or another network")
+
+
+def _can_use_side(architecture: _Architecture, side: int) -> bool:
+    """Return True if the network can be created for inputs of this size and accepts them. Computes no values."""
+    try:
+        with torch.device("meta"):
+            return _accepts(_create_from_timm(architecture, _size_argument(architecture, side)), side)
+    except _CREATION_ERRORS:
+        return False
+
+
+def _cannot_pool(name: str, architecture: _Architecture, side: int, global_pool: str) -> UsageError:
+    """Return the error for a network whose head does not take that pooling."""
+    size = _size_argument(architecture, side)
+    kinds = [kind for kind in POOLINGS if _can_pool(architecture, size, kind)]
+    takes = f"its head takes {', '.join(kinds)}" if kinds else "its head has no pooling to choose"
+    return UsageError(
+        f"--model {name} with --global-pool {global_pool}", takes, "Give one of these, or no --global-pool"
+    )
 
 
 def fixed_side(name: str) -> int:
     """Return the fixed input size in pixels of the network's published weights, or 0 if they take several sizes."""
-    import timm
-
-    settings = None if name == "tiny" else timm.models.get_pretrained_cfg(name)
+    settings = _pretrained_settings(name)
     return settings.input_size[-1] if settings and settings.fixed_input_size else 0
 
 
 def own_normalisation(name: str) -> str:
-    """Return the key of `STATISTICS` with the mean and standard deviation of the network's published weights.
+    """Return the mean and standard deviation of the network's published weights, as a value of `--normalise`.
 
-    `tiny` and networks without published weights use `patches`.
+    That is a key of `STATISTICS` if one has these values, else the numbers as text. `tiny` and networks without
+    published weights use `patches`.
 
     Raises:
-        UsageError: no entry of `STATISTICS` has these values.
+        UsageError: the values are not of three channels, or a deviation is 0.
     """
-    import timm
-
-    settings = None if name == "tiny" else timm.models.get_pretrained_cfg(name)
+    settings = _pretrained_settings(name)
     if settings is None:
         return "patches"
+    found = f"--normalise model: {name} has mean {settings.mean} and deviation {settings.std}"
+    if len(settings.mean) != 3 or len(settings.std) != 3 or min(settings.std) <= 0:
+        raise UsageError(found, "expected three channels", f"Give --normalise {', '.join(STATISTICS)}")
     for key, (mean, deviation) in STATISTICS.items():
         if np.allclose(settings.mean, mean, atol=1e-3) and np.allclose(settings.std, deviation, atol=1e-3):
             return key
-    found = f"--normalise model: {name} has mean {settings.mean} and deviation {settings.std}"
-    raise UsageError(found, "no name for these values", f"Give --normalise {', '.join(STATISTICS)}")
-
-
-def _require_known(name: str) -> None:
-    """Raise an error if timm has no network of that name.
-
-    Raises:
-        UsageError: unknown timm model. The message suggests similar names.
-    """
-    import timm
-
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0][:8]}*")
-        known = f"similar names: {name_few(near)}" if near else "try densenet121"
-        raise UsageError(f"--model is {name!r}", "unknown timm model", known[0].upper() + known[1:])
+    return "/".join(",".join(repr(float(number)) for number in part) for part in (settings.mean, settings.std))
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -211,13 +305,46 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return folded
 
 
-def _fold_pair(conv: nn.Conv2d, norm: BatchNormAct2d) -> nn.Module:
-    """Fold the norm into the convolution, in place. Return the activation that is part of timm's norm layer."""
+class _NormTracer(torch.fx.Tracer):
+    """A tracer that keeps every batch norm as one node, also those of timm with an activation."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """Return True if the module is one node of the graph."""
+        return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
+
+
+def fold_every_batch_norm(model: nn.Module) -> nn.Module:
+    """Return a copy for inference in which each batch norm directly after a convolution is folded into it.
+
+    Unlike `fold_batch_norm` this covers every network that torch.fx can trace, such as ResNets. The logits differ in
+    the last digits of float32. A network that cannot be traced is returned as `fold_batch_norm` returns it.
+    """
+    folded = fold_batch_norm(model)
+    try:
+        nodes = list(_NormTracer().trace(folded).nodes)
+    except Exception:  # torch.fx raises different types for control flow that depends on the values
+        return folded
+    modules = dict(folded.named_modules())
+    calls = Counter(node.target for node in nodes if node.op == "call_module")
+    for node in nodes:
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        conv, norm = modules[str(before.target)], modules[str(node.target)]
+        once = calls[node.target] == calls[before.target] == 1
+        if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            folded.set_submodule(str(node.target), _fold_pair(conv, norm))
+    return folded
+
+
+def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
+    """Fold the norm into the convolution, in place. Return the activation of timm's norm layers, else an identity."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+    assert norm.running_mean is not None and norm.running_var is not None  # false only without running statistics
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
     conv.to(memory_format=torch.channels_last)
-    activation: nn.Module = norm.act
+    activation: nn.Module = getattr(norm, "act", None) or nn.Identity()
     return activation

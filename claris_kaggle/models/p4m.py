@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from claris_kaggle.core.config import LEAST_SIDE
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.d4 import view
+from claris_kaggle.models.pooling import GeM
 
 _GROUP_ORDER = 8  # number of symmetries of the square
 _P4M_HINT = "Give --equivariance none, or a DenseNet"
@@ -95,7 +96,7 @@ def _share_weights(model: nn.Module) -> nn.Module:
     """
     for name, part in list(model.named_modules()):
         own = list(part.parameters(recurse=False))
-        if not own:
+        if not own or isinstance(part, GeM):  # its exponent is the same for all orientations
             continue
         first = isinstance(part, nn.Conv2d) and part.in_channels == 3
         if not _can_share(part, first):

@@ -21,7 +21,14 @@ _HEAD_NAMES = re.compile(
     re.IGNORECASE,
 )
 # Last parts of names that hold no weights: counters, results of profilers, and constants of attention layers.
-_NO_WEIGHTS = ("num_batches_tracked", "total_ops", "total_params", "relative_position_index", "attn_mask", "n_averaged")
+_NO_WEIGHT_ENDINGS = (
+    "num_batches_tracked",
+    "total_ops",
+    "total_params",
+    "relative_position_index",
+    "attn_mask",
+    "n_averaged",
+)
 # Networks that the weights of another network are compared with, and their number of tensors without counters.
 _COMMON_NETWORKS = {
     "resnet18": 102, "resnet34": 182, "resnet50": 267, "resnet101": 522, "resnet152": 777,
@@ -149,7 +156,7 @@ def _match_alias(
     others: list[str] = []
     for key in inside.keys() - alias.keys():
         first = key.split(".")[0]
-        if key.rsplit(".", 1)[-1] in _NO_WEIGHTS or first in heads or _is_other_head(first, tops):
+        if key.rsplit(".", 1)[-1] in _NO_WEIGHT_ENDINGS or first in heads or _is_other_head(first, tops):
             continue
         (deeper if first in tops or re.sub(r"\d+", "#", first) in series else others).append(key)
     order = {key: number for number, key in enumerate(inside)}
@@ -163,7 +170,7 @@ def _is_other_head(first: str, tops: set[str]) -> bool:
 
 def _name_relative(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> str:
     """Return timm's name of a common network that the tensors in the file fit; empty if there is none."""
-    sizes = [sum(not key.endswith(_NO_WEIGHTS) for key in tensors) for tensors in found.values()]
+    sizes = [sum(not key.endswith(_NO_WEIGHT_ENDINGS) for key in tensors) for tensors in found.values()]
     for name, size in _COMMON_NETWORKS.items():
         # A file may hold a network twice. Creating only networks of the right size saves seconds.
         if all(abs(one // copies - size) > _HEAD_TENSORS for one in sizes for copies in (1, 2)):
@@ -171,7 +178,7 @@ def _name_relative(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> s
         model = _outline(name, classes)
         best = _match_names(found, model, classes)[:1]
         own = model.state_dict()
-        needed = {key for key in own if not key.endswith(_NO_WEIGHTS)} - _find_head(own, classes)
+        needed = {key for key in own if not key.endswith(_NO_WEIGHT_ENDINGS)} - _find_head(own, classes)
         for match in best:
             fits = all(key in match.tensors and match.tensors[key].shape == own[key].shape for key in needed)
             if fits and not match.deeper:

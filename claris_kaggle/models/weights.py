@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
-import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -18,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from claris_kaggle.core.console import log_info
-from claris_kaggle.core.errors import ClarisError, DataError, DiskError, RunError, UsageError, format_count, name_few
+from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, replace_file, sha256_bytes, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir
-from claris_kaggle.models.factory import _CLASS_COUNT, _require_known
+from claris_kaggle.models.factory import _CLASS_COUNT
+from claris_kaggle.models.pooling import _pooling_weights
+from claris_kaggle.models.sources import _find_published
 from claris_kaggle.models.weight_files import _find_tensors, _parse_weights
 from claris_kaggle.models.weight_names import _find_head, _Match, _match_names, _name_relative
-
-_HUB_SECONDS = "10"
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -87,10 +85,10 @@ def find_weights(weights: str, model: str) -> Path | None:
     """Return the file of the initial weights, or None for random weights.
 
     Args:
-        weights: `none`, `imagenet` (downloaded, or from the local cache) or a path.
-        model: timm's name of the network, or `tiny`.
+        weights: `none`, `imagenet` (the published weights: downloaded, or from the local cache or folder) or a path.
+        model: name of the network, as in `create_model`.
     Raises:
-        UsageError: the file does not exist, or timm has no ImageNet weights for this network.
+        UsageError: the file does not exist, or there are no published weights of this network.
         ClarisError: the weights are not in the local cache and cannot be downloaded.
     """
     if weights == "none":
@@ -100,72 +98,29 @@ def find_weights(weights: str, model: str) -> Path | None:
         if not path.is_file():
             raise UsageError(f"--weights is {weights}: no such file", "expected imagenet, none or a file")
         return path
-    return _fetch_imagenet(model)
-
-
-def require_imagenet(model: str) -> str:
-    """Return the repository of timm's ImageNet weights of a network.
-
-    Raises:
-        UsageError: there is no such network, or it has no such weights.
-    """
-    import timm
-
-    config = None
-    if model != "tiny":
-        _require_known(model)
-        config = timm.models.get_pretrained_cfg(model)
-    if config is None or not config.hf_hub_id:
-        raise UsageError(
-            f"--weights imagenet: timm has no ImageNet weights for {model}", "", "Give --weights none, or a file"
-        )
-    return str(config.hf_hub_id)
-
-
-def _fetch_imagenet(model: str) -> Path:
-    """Return the file of timm's ImageNet weights, from the local cache or by download."""
-    # Short timeouts: without a network connection the client would otherwise retry for minutes.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
-    repository = require_imagenet(model)
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    # Hide the client's messages about retries. It sets its own log level on import, so this comes after the import.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-    cached = try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        return Path(cached)
-    log_info(f"downloading the ImageNet weights of {model}")
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # without a network the client raises many exception types, depending on its version
-        raise ClarisError(
-            f"--weights imagenet: the weights of {model} are not cached and could not be downloaded "
-            f"({type(error).__name__})",
-            "",
-            "Use --weights none to train from scratch, or --weights FILE with downloaded weights",
-        ) from error
+    return _find_published(model)
 
 
 def load_start(model: nn.Module, path: Path) -> list[str]:
     """Load initial weights into the network. Return the names of the tensors that keep their random values.
 
     Only the classifier may keep them, if the file has no classifier or one for another number of classes. The names in
-    the file may have any prefix. Of several networks in a file that fit, averaged weights are preferred.
+    the file may have any prefix. Of several networks in a file that fit, averaged weights are preferred. The exponent
+    of GeM keeps its initial value if the file has none. Position embeddings are interpolated to the input size.
 
     Raises:
         DataError: the file is damaged, belongs to another network, has values that are not finite, or is not a weight
             file.
     """
-    found = _find_tensors(_read_content(path), path)
+    places = _find_tensors(_read_content(path), path)
+    found = {place: _rename_last_norm(model, tensors) for place, tensors in places.items()}
     matches = _match_names(found, model, _CLASS_COUNT)
     match = _resize_positions(matches[0], model) if matches else None
     own = model.state_dict()
     head = _find_head(own, _CLASS_COUNT)
     tensors = match.tensors if match else {}
     skipped = sorted(key for key in head if key not in tensors or not _fits(tensors[key], own[key]))
-    _require_same_network(path, found, own, match, head)
+    _require_same_network(path, found, own, match, head | _pooling_weights(model))
     same = {key: value for key, value in tensors.items() if key not in skipped and value.shape == own[key].shape}
     chosen = {key: value.to(own[key].dtype) for key, value in same.items()}
     _require_finite(path, chosen)
@@ -178,6 +133,18 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
         )
     model.load_state_dict(chosen, strict=False)
     return skipped
+
+
+def _rename_last_norm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file with this network's name of the last norm of a vision transformer.
+
+    It is `norm` before the pooling of the class token, and `fc_norm` after other poolings.
+    """
+    own = model.state_dict()
+    for old, new in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
+        if f"{new}weight" in own.keys() - tensors.keys() and f"{old}weight" in tensors.keys() - own.keys():
+            tensors = {new + key[len(old) :] if key.startswith(old) else key: one for key, one in tensors.items()}
+    return tensors
 
 
 def _resize_positions(match: _Match, model: nn.Module) -> _Match:

@@ -21,6 +21,7 @@ from claris_kaggle.reporting.pictures import _BENIGN_COLOR, _MALIGNANT_COLOR, _p
 
 _SHOWN_PATCHES = 6
 _VIEWS = 8
+_NOTHING_SHOWN = "No views and no map"
 # Opacity of a map where its evidence is strongest. The grey patch shows through the rest.
 _MAP_OPACITY = 0.8
 _Reader = Callable[[Sequence[str]], Pixels]
@@ -138,10 +139,10 @@ def _explain_all(specimens: Sequence[_Specimen], run_dir: RunDir, reader: _Reade
     """Add views and evidence maps to specimens, computed with the weights of the fold that held them out.
 
     Returns:
-        The specimens, and the reasons why some have no views and no map.
+        The specimens, and the reasons why some have no views or no map.
     """
     if not run_dir.config.exists():
-        return list(specimens), [f"{run_dir.root.name} has no config and no weights of its own"]
+        return list(specimens), [f"{_NOTHING_SHOWN}: {run_dir.root.name} has no config and no weights of its own"]
     explained: dict[str, _Specimen] = {}
     reasons = []
     for fold in sorted({one.fold for one in specimens}):
@@ -149,7 +150,11 @@ def _explain_all(specimens: Sequence[_Specimen], run_dir: RunDir, reader: _Reade
         try:
             explained.update(_explain_fold(mine, run_dir, fold, reader))
         except ClarisError as error:
-            reasons.append(error.found)
+            reasons.append(f"{_NOTHING_SHOWN}: {error.found}")
+    if any(not one.map for one in explained.values()):
+        from claris_kaggle.inference.evidence import NO_MAP
+
+        reasons.append(NO_MAP.capitalize())
     return [explained.get(one.id, one) for one in specimens], reasons
 
 

@@ -3,9 +3,9 @@
 Other packages use:
 
 - `app`: `listen`, `serve`
-- `classify`: `Classification`, `ClassifyJob`, `NOTICE`, `classify_files`, `classify_image`
+- `classify`: `Classification`, `ClassifyJob`, `FAST_STRIDE`, `NOTICE`, `classify_files`, `classify_image`
 - `export`: `export_run`
 - `http`: `bracketed`, `is_loopback`
 - `images`: `decode_image`, `list_images`
-- `page`: `all_as_json`, `render_section`, `write_page`
+- `page`: `all_as_json`, `render_section`, `write_page`, `write_rows`
 """

@@ -6,11 +6,15 @@ labels, each window stands for its centre 32 x 32 pixels, so an image is maligna
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from claris_kaggle.core.console import Progress
@@ -18,6 +22,7 @@ from claris_kaggle.core.errors import ClarisError, UsageError, escape_unprintabl
 from claris_kaggle.data.arrays import THRESHOLD, Pixels
 from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE, SIZE
 from claris_kaggle.evaluation.calibration import apply_temperature
+from claris_kaggle.evaluation.resemblance import has_tissue
 from claris_kaggle.inference.evidence import Float32Array, centre_share
 from claris_kaggle.inference.fold_models import EnsemblePrediction, FoldModels, predict_ensemble
 from claris_kaggle.inference.forward import block_size
@@ -25,6 +30,9 @@ from claris_kaggle.inference.tta import require_views
 from claris_kaggle.serving.images import _MAX_PIXELS, _crop_window, _read_image, _window_starts
 
 NOTICE = "For research use only. Not for diagnosis."
+_Part = TypeVar("_Part")
+_Computed = TypeVar("_Computed")
+FAST_STRIDE = 64  # of --fast; the centres of the windows then cover a quarter of the area
 # The batch size for patches of several files.
 _TOGETHER = 32
 _MAX_WINDOWS = 100_000
@@ -82,6 +90,40 @@ class _Heat:
 
 
 @dataclass(frozen=True)
+class _Resemblance:
+    """Comparison of a patch with the training patches.
+
+    Attributes:
+        tissue: False if the patch is only background.
+        distance: distance of its colour and texture from the training patches; None if their statistics are unknown.
+        limit: the largest distance of a patch that resembles them; None if it is unknown.
+    """
+
+    tissue: bool
+    distance: float | None
+    limit: float | None
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons to doubt the prediction."""
+        if not self.tissue:
+            return ["no tissue: the patch is only background"]
+        if self.distance is None or self.limit is None or self.distance <= self.limit:
+            return []
+        return [
+            "the patch does not resemble the training patches in colour and texture "
+            f"(distance {self.distance:.1f}, limit {self.limit:.1f})"
+        ]
+
+
+def _compare_patch(trained: FoldModels, patch: Pixels) -> _Resemblance:
+    """Compare a patch, uint8 [96, 96, 3], with the training patches."""
+    statistics = trained.statistics
+    distance = None if statistics is None else float(statistics.distances(patch[None])[0])
+    return _Resemblance(bool(has_tissue(patch[None])[0]), distance, None if statistics is None else statistics.limit)
+
+
+@dataclass(frozen=True)
 class Classification:
     """The classification of one image. For a larger image, it is about the window with the highest probability.
 
@@ -99,6 +141,7 @@ class Classification:
         bias: the part of the log-odds that is the same for every patch, in nats, as in `Evidence`; 0 without a map.
         centre_share: share of the map in the centre 32 x 32 pixels, 0..1; None without a map.
         heat: the probabilities of all windows; None for an image of one patch.
+        resemblance: comparison of the classified patch with the training patches.
     """
 
     name: str
@@ -115,11 +158,34 @@ class Classification:
     bias: float
     centre_share: float | None
     heat: _Heat | None = None
+    resemblance: _Resemblance | None = None
 
     @property
     def verdict(self) -> str:
         """The string `malignant` if the probability reaches the threshold, else `benign`."""
         return "malignant" if self.probability >= self.threshold else "benign"
+
+    @property
+    def answer(self) -> str:
+        """The string `uncertain` if there is a reason for doubt, else the verdict."""
+        return "uncertain" if self.reasons else self.verdict
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons for doubt, as sentences without a full stop; empty if there is none."""
+        parts = {"fold": list(self.fold_probabilities.values()), "view": self.view_probabilities}
+        found = [] if self.resemblance is None else self.resemblance.reasons
+        return [*found, *(text for unit, values in parts.items() if (text := self._describe_split(unit, values)))]
+
+    def _describe_split(self, unit: str, values: Sequence[float]) -> str:
+        """Return a sentence about values on both sides of the threshold; empty if all are on one side."""
+        above = sum(value >= self.threshold for value in values)
+        if above in (0, len(values)):
+            return ""
+        return (
+            f"{above} of {len(values)} {unit}s say malignant, the others benign ({min(values):.3f} to "
+            f"{max(values):.3f}, threshold {self.threshold:.3f})"
+        )
 
     @property
     def patch(self) -> Pixels:
@@ -148,6 +214,8 @@ class Classification:
             "width": self.pixels.shape[1],
             "height": self.pixels.shape[0],
             "verdict": self.verdict,
+            "answer": self.answer,
+            "reasons": self.reasons,
             "probability": self.probability,
             "calibrated": self.calibrated,
             "threshold": self.threshold,
@@ -159,6 +227,7 @@ class Classification:
             "bias": self.bias,
             "map": None if self.map is None else self.map.tolist(),
             "centre_share": self.centre_share,
+            "resemblance": None if self.resemblance is None else vars(self.resemblance),
             "windows": None if self.heat is None else {"malignant": self.malignant_windows, **self.heat.to_json()},
         }
 
@@ -207,14 +276,43 @@ def classify_image(
 def _predict_windows(
     trained: FoldModels, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, after: Callable[[int], None]
 ) -> Float32Array:
-    """Return the probability of the window at each (top, left) in `places`, float32 [len(places)]."""
+    """Return the probability of the window at each (top, left) in `places`, float32 [len(places)].
+
+    On a CPU each thread computes its own blocks, because threads that share one operation wait for each other.
+    """
     device = next(next(iter(trained.models.values())).parameters()).device
-    size, parts = block_size(device), []
-    for begin in range(0, len(places), size):
-        windows = np.stack([_crop_window(pixels, *place) for place in places[begin : begin + size]])
-        parts.append(predict_ensemble(trained, windows, views=views).probabilities)
-        after(len(windows))
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    size = min(block_size(device), -(-len(places) // threads))
+    blocks = [places[begin : begin + size] for begin in range(0, len(places), size)]
+
+    def predict(block: Sequence[tuple[int, int]]) -> Float32Array:
+        windows = np.stack([_crop_window(pixels, *place) for place in block])
+        return predict_ensemble(trained, windows, views=views).probabilities
+
+    parts = []
+    with contextlib.closing(_in_threads(predict, blocks, threads)) as results:
+        for part in results:
+            parts.append(part)
+            after(len(part))
     return np.concatenate(parts)
+
+
+def _in_threads(
+    work: Callable[[_Part], _Computed], items: Sequence[_Part], threads: int
+) -> Generator[_Computed, None, None]:
+    """Yield the result of `work` for each item in order, computed by threads that use one processor each.
+
+    Closing the iterator cancels the items that have not started, and restores the number of threads of torch.
+    """
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads, "windows", torch.set_num_threads, (1,))
+    try:
+        yield from (turn.result() for turn in [pool.submit(work, item) for item in items])
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # torch gives the last setting to new threads
 
 
 def _classify_patches(
@@ -293,4 +391,5 @@ def _make_classification(
         bias=prediction.bias,
         centre_share=None if parts is None else float(centre_share(parts[None], trained.config.crop)[0]),
         heat=heat,
+        resemblance=_compare_patch(trained, _crop_window(pixels, *place)),
     )

@@ -25,6 +25,7 @@ from claris_kaggle.ensembling.runs import load_run
 from claris_kaggle.evaluation.run_metrics import run_metrics
 from claris_kaggle.inference.fold_models import EXPORT_FORMAT, load_trained, sums_text
 from claris_kaggle.inference.tta import require_views
+from claris_kaggle.models.sources import portable_name
 from claris_kaggle.models.weights import finished_sha256
 from claris_kaggle.reporting.templates import render_template
 from claris_kaggle.serving.classify import NOTICE
@@ -63,6 +64,8 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
             _copy_verified(run_dir.fold(fold).weights, export.weights(fold), digest)
         write_json(export.config, config.to_json())
         write_json(export.facts, facts)
+        if run_dir.statistics.exists():
+            write_json(export.statistics, read_json(run_dir.statistics))
         write_text(export.card, _render_card(config, facts))
         if onnx:
             trained = load_trained(run_dir.root, device=torch.device("cpu"))
@@ -102,7 +105,7 @@ def _predicted_with(run_dir: RunDir, fold: int) -> object:
 
 def _make_portable(config: TrainConfig) -> TrainConfig:
     """Return the config without local paths."""
-    return dataclasses.replace(config, weights=Path(config.weights).name or "none")
+    return dataclasses.replace(config, model=portable_name(config.model), weights=Path(config.weights).name or "none")
 
 
 def _export_facts(run_dir: RunDir, folds: list[int], onnx_views: int | None) -> dict[str, object]:

@@ -39,8 +39,12 @@ _ACCEPTED_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
 _MODE_NAMES = {"1": "black and white", "L": "grey", "LA": "greyscale with transparency", "I": "grey", "F": "grey"}
 
 
-def list_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files in `paths`, and for each folder the image files in it, sorted by name. Skips subfolders.
+def list_images(paths: Sequence[Path], *, recursive: bool = False) -> list[Path]:
+    """Return the files in `paths`, and for each folder the image files in it, sorted by name.
+
+    Args:
+        paths: files and folders.
+        recursive: also list the subfolders of each folder.
 
     Raises:
         UsageError: a folder has no images, or a path is a URL.
@@ -53,9 +57,12 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         with explain_disk_errors(path):
-            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in _SUFFIXES and one.name[0] != ".")
+            every = path.rglob("*") if recursive else path.iterdir()
+            inside = sorted(one for one in every if one.suffix.lower() in _SUFFIXES and one.name[0] != ".")
         if not inside:
-            raise UsageError(f"{path}: no image in this folder", f"expected files ending in {', '.join(_SUFFIXES)}")
+            hint = "" if recursive else "Give --recursive to search its subfolders"
+            expected = f"expected files ending in {', '.join(_SUFFIXES)}"
+            raise UsageError(f"{path}: no image in this folder", expected, hint)
         found += inside
     return found
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from claris_kaggle.core.files import write_text
 from claris_kaggle.core.paths import require_suffix
+from claris_kaggle.inference.evidence import NO_MAP
 from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.reporting import templates
 from claris_kaggle.reporting.pictures import draw_heat, draw_map, jpeg_uri
@@ -14,6 +19,10 @@ from claris_kaggle.serving.classify import NOTICE, Classification
 from claris_kaggle.version import __version__
 
 _CLASSIFY_TEMPLATE = "classify.html.jinja"
+_ROW_COLUMNS = (
+    "name", "answer", "verdict", "probability", "calibrated", "threshold", "fold_low", "fold_high", "view_low",
+    "view_high", "width", "height", "top", "left", "malignant_windows", "reasons",
+)  # fmt: skip
 
 
 def all_as_json(
@@ -67,12 +76,54 @@ def _render_page(
         template: the name of the template: the default, or one that extends it.
         more: further values for `template`.
     """
-    about = {"notice": NOTICE, "trained": trained, "auc": trained.figure("auc"), "version": __version__}
+    about = {
+        "notice": NOTICE,
+        "no_map": NO_MAP,
+        "trained": trained,
+        "auc": trained.figure("auc"),
+        "version": __version__,
+    }
     return templates.render_template(template, images=sections, faults=faults, **about, **more)
 
 
 def write_page(
     path: Path, sections: Sequence[Mapping[str, object]], faults: Sequence[str], trained: FoldModels
 ) -> None:
-    """Write the page to `path` atomically."""
-    write_text(require_suffix(path, ".html", ".htm"), _render_page(sections, faults, trained))
+    """Write the page to `path` atomically. Names are relative to the common folder, because pages are shared."""
+    folder = _common_folder([str(section["name"]) for section in sections])
+    named = [{**section, "name": str(section["name"]).removeprefix(folder)} for section in sections]
+    told = [fault.removeprefix(folder) for fault in faults]
+    write_text(require_suffix(path, ".html", ".htm"), _render_page(named, told, trained))
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """Return the longest folder that all names begin with, with the separator at its end; empty if there is none.
+
+    >>> _common_folder(["scans/a/1.tif", "scans/b/1.tif"]), _common_folder(["1.tif"])
+    ('scans/', '')
+    """
+    same = os.path.commonprefix([name[: name.rfind(os.sep) + 1] for name in names])
+    return same[: same.rfind(os.sep) + 1]
+
+
+def write_rows(path: Path, images: Sequence[Mapping[str, object]]) -> None:
+    """Write one row per image to a CSV file, atomically.
+
+    Args:
+        path: the file, whose name ends in .csv.
+        images: values from `Classification.to_json`.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_ROW_COLUMNS)
+    writer.writerows(_row_of(image) for image in images)
+    write_text(require_suffix(path, ".csv"), stream.getvalue())
+
+
+def _row_of(image: Mapping[str, Any]) -> list[object]:
+    """Return the cells of an image; an unknown value is empty."""
+    folds, views, windows = image["folds"].values(), image["views"], image["windows"]
+    ranges = {"fold_low": min(folds), "fold_high": max(folds), "view_low": min(views), "view_high": max(views)}
+    more = {"malignant_windows": windows and windows["malignant"], "reasons": "; ".join(image["reasons"])}
+    cells = {**image, **ranges, **more}
+    return ["" if cells[name] is None else cells[name] for name in _ROW_COLUMNS]

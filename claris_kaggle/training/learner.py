@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -292,7 +293,10 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     if config.mixup:
         kept = _mixup_share(config.seed, learner.taken, config.mixup)
         inputs = torch.lerp(inputs.flip(0), inputs, kept)
-    with torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
+    with (
+        _step_generator(learner),
+        torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"),
+    ):
         logits = learner.wrapped(inputs).float()
     total = kept * _sum_loss(learner, logits, batch.labels, batch.weights)
     if kept < 1:
@@ -313,6 +317,16 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     if learner.average is not None:
         learner.average.update(learner.model, step=learner.taken)
     _count_loss(learner, loss.detach())
+
+
+@contextlib.contextmanager
+def _step_generator(learner: _Learner) -> Iterator[None]:
+    """Seed torch's generators for dropout by seed, step and rank, so that a resumed run draws the same masks."""
+    device = learner.world.device
+    seed = np.random.SeedSequence((learner.config.seed, learner.taken, 1, learner.world.rank)).generate_state(1)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(seed[0]))
+        yield
 
 
 def _mixup_share(seed: int, step: int, strength: float) -> float:

@@ -23,14 +23,15 @@ from claris_kaggle.core.config import (
 from claris_kaggle.core.console import format_duration, log_info
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds, require_together, write_folds
-from claris_kaggle.data.prepare import TrainingData, read_training
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, require_together, write_folds
+from claris_kaggle.data.prepare import TrainingData, read_training, read_training_folds
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.models.cost import run_cost
 from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
 from claris_kaggle.models.p4m import require_symmetric
+from claris_kaggle.models.sources import canonical_name, read_architecture
 from claris_kaggle.models.weights import find_weights, load_start
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
@@ -118,12 +119,13 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     stored, trained = _read_stored_config(job)
     given = _without_auto(given)
     # Fast checks come before slow ones.
-    folds = read_folds(job.fold_file, dict(zip(*_list_labels(job.data), strict=True)))
+    folds = read_training_folds(job.data, job.fold_file)
     keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
-    asked = update_config(stored, given) if stored is not None and keep else new_config(given)
+    kept = stored if keep else None
+    asked = new_config(given) if kept is None else _choose_network(update_config(kept, given), kept)
     _choose_folds(folds, job.only)
     _report_split(job, folds)
-    _check_extra(job, folds, given, stored if keep else None)
+    _check_extra(job, folds, given, kept)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
     _choose_precision_here(asked)
@@ -167,7 +169,7 @@ def check_network(asked: TrainConfig, weights: Path | None) -> None:
     """
     _require_optimizer(asked.optimizer)
     model = _new_network(asked)
-    require_side(model, asked.model, asked.side)
+    require_side(model, asked.model, asked.side, asked.architecture)
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
     if asked.normalise == "model":
@@ -209,17 +211,26 @@ def new_config(given: Mapping[str, object]) -> TrainConfig:
 
     Raises:
         UsageError: as in `apply_preset`.
+        ClarisError: as in `_choose_network`.
     """
-    config = apply_preset(given)
+    config = _choose_network(apply_preset(given))
     if "resolution" in given or "crop" in given or not config.resolution:
         return config
     return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
 
 
-def _list_labels(data: DataDir) -> tuple[list[str], list[int]]:
-    """Return the training ids and their labels."""
-    ids, labels = tables.read_labels(data.labels)
-    return ids, labels.tolist()
+def _choose_network(asked: TrainConfig, stored: TrainConfig | None = None) -> TrainConfig:
+    """Return the config with the full name of its network and the architecture of a repository or folder.
+
+    A run that resumes keeps its stored architecture, and needs neither folder nor network connection for it.
+
+    Raises:
+        ClarisError: there is no such repository or folder, or it has no network of timm.
+    """
+    name = canonical_name(asked.model)
+    if stored is not None and name == stored.model:
+        return dataclasses.replace(asked, model=name, architecture=stored.architecture)
+    return dataclasses.replace(asked, model=name, architecture=read_architecture(name))
 
 
 def _report_split(job: TrainJob, folds: Folds) -> None:
@@ -255,7 +266,15 @@ def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     """
     seed = config.seed * 1000 + fold
     return create_model(
-        config.model, seed, stem=config.stem, tail=config.tail, equivariance=config.equivariance, side=config.side
+        config.model,
+        seed,
+        stem=config.stem,
+        tail=config.tail,
+        equivariance=config.equivariance,
+        side=config.side,
+        global_pool=config.global_pool,
+        dropout=config.dropout,
+        architecture=config.architecture,
     )
 
 
@@ -367,9 +386,8 @@ _DESCRIBED = {
 
 def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     """Return a one-line summary of the recipe, including the options that differ from the defaults."""
-    start = {"imagenet": "ImageNet weights", "none": "random weights"}.get(
-        config.weights, f"weights of {config.weights}"
-    )
+    published = "its published weights" if config.architecture else "ImageNet weights"
+    start = {"imagenet": published, "none": "random weights"}.get(config.weights, f"weights of {config.weights}")
     others = [
         f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
         for item in dataclasses.fields(config)

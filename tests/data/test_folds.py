@@ -201,10 +201,13 @@ def change(text: str, old: str, new: str) -> str:
     [
         (lambda text: text[:-3], "cut off"),
         (lambda text: text[: len(text) // 2], "cut off|too few"),
-        (lambda text: change(text, "id,label,group,fold", "id,label,fold"), "the header is"),
-        (lambda text: text.replace(",2\n", ",7\n"), "folds 0, 1, 7"),
+        (lambda text: change(text, "id,label,group,fold", "id,label,fold"), "line 2 has too many values"),
+        (lambda text: text.replace(",2\n", ",7\n"), "folds 0, 1, 7: fold 2, 3, 4 and 2 more has no patches"),
         (lambda text: text.replace(",2\n", ",x\n"), "invalid fold number"),
-        (lambda text: text.replace(",2\n", ",1\n").replace(",1\n", ",0\n"), "folds 0; expected at least two"),
+        (
+            lambda text: text.replace(",2\n", ",1\n").replace(",1\n", ",0\n"),
+            r"a single fold \(0\); expected at least two",
+        ),
         (lambda text: text + text.splitlines()[1] + "\n", "repeated id"),
     ],
 )

@@ -424,6 +424,15 @@ def test_a_few_ties_are_no_matter(call: Call, data: DataDir, tmp_path: Path) -> 
     assert code == 0 and shown.rstrip().endswith(": valid") and said == ""
 
 
+def test_a_submission_check_needs_the_sample_submission_alone(call: Call, data: DataDir, tmp_path: Path) -> None:
+    write_submission(tmp_path / "s.csv", TestPredictions(TEST_IDS, SPREAD), TEST_IDS, {})
+    (tmp_path / "alone").mkdir()
+    code, _, said = call("submission", "check", tmp_path / "s.csv", "--data", tmp_path / "alone")
+    assert code == 2 and "alone: no sample_submission.csv there" in said
+    data.sample.rename(tmp_path / "alone" / data.sample.name)
+    assert call("submission", "check", tmp_path / "s.csv", "--data", tmp_path / "alone")[0] == 0
+
+
 def test_an_ensemble_says_that_its_rows_are_tied(call: Call, data: DataDir, tmp_path: Path) -> None:
     run = make_run("rounded", 3)
     place = put(tmp_path, replace(run, test=replace(run.test, probabilities=run.test.probabilities.round(2))))

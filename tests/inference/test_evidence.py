@@ -15,7 +15,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DataError, UsageError
 from claris_kaggle.data.d4 import view, view_back
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.inference.evidence import Evidence, _linear_head, centre_share, explain
+from claris_kaggle.inference.evidence import Evidence, _find_linear_head, centre_share, explain
 from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import create_model, fold_batch_norm
 from claris_kaggle.runtime.distributed import World
@@ -34,7 +34,7 @@ def restless(model: torch.nn.Module) -> torch.nn.Module:
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(part.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
-        elif isinstance(part, torch.nn.Linear):
+        elif isinstance(part, torch.nn.Linear) and part.bias is not None:
             torch.nn.init.normal_(part.bias)
     return model.eval()
 
@@ -137,13 +137,30 @@ def test_a_part_stands_where_its_pixels_are_in_every_view(place: tuple[int, int]
     assert np.unravel_index(np.abs(eight[0] - np.median(eight[0])).argmax(), (3, 3)) == place
 
 
+@pytest.mark.parametrize("pool", ["max", "avgmax", "catavgmax", "gem"])
+def test_other_poolings_split_exactly_too(pool: str) -> None:
+    model, images = restless(create_model("tiny", global_pool=pool)), patches(3)
+    found = explain(model, images, PLAIN)
+    check_sum(found, model, images, PLAIN, 8)
+    assert found.maps is not None
+    mean = explain(restless(create_model("tiny")), images, PLAIN)
+    assert mean.maps is not None and not np.allclose(found.maps, mean.maps, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "pool"), [("test_resnet", "gem"), ("swin_tiny_patch4_window7_224", "")])
+def test_the_split_knows_the_layout_and_pooling_of_timms_networks(name: str, pool: str) -> None:
+    model, images = restless(create_model(name, global_pool=pool)), patches(2)
+    check_sum(explain(model, images, PLAIN, views=4), model, images, PLAIN, 4)
+
+
 @pytest.mark.parametrize(
-    ("name", "has"), [("resnet18", True), ("mobilenetv3_small_050", False), ("vit_tiny_patch16_224", False)]
+    ("name", "has"),
+    [("resnet18", True), ("test_convnext", False), ("test_vit", False), ("mobilenetv3_small_050", False)],
 )
 def test_a_network_with_another_end_has_probabilities_and_no_map(name: str, has: bool) -> None:
     model = create_model(name).eval()
     with torch.inference_mode():
-        assert (_linear_head(model) is not None) == has
+        assert (_find_linear_head(model) is not None) == has
     if name == "mobilenetv3_small_050":
         found = explain(model, patches(1), PLAIN, views=1)
         assert found.maps is None and found.bias == 0 and 0 <= found.probabilities[0] <= 1

@@ -12,7 +12,7 @@ import torch
 
 from claris_kaggle.core.config import _ADDED_OPTIONS, TrainConfig, apply_preset, require_same
 from claris_kaggle.core.errors import ClarisError, DataError, RunError, UsageError
-from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.models.factory import create_model, fold_batch_norm, fold_every_batch_norm
 from claris_kaggle.models.weights import find_weights, load_start, read_weights
 from claris_kaggle.training.checkpoint import _load_checkpoint, _previous_path, _serialize, _write_checkpoint
 
@@ -195,3 +195,18 @@ def test_folded_batch_norms_give_the_same_logits() -> None:
         torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
     left = [sum(isinstance(part, torch.nn.BatchNorm2d) for part in one.modules()) for one in (model, folded)]
     assert left == [121, 62]
+
+
+@pytest.mark.parametrize(("name", "before", "left"), [("resnet18", 20, 0), ("tiny", 2, 0)])
+def test_every_norm_after_a_convolution_is_folded(name: str, before: int, left: int) -> None:
+    model = create_model(name, seed=1).eval()
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(part.running_mean, 0.0, 0.1)
+            torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
+    folded = fold_every_batch_norm(model)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-5)
+    counts = [sum(isinstance(part, torch.nn.BatchNorm2d) for part in one.modules()) for one in (model, folded)]
+    assert counts == [before, left]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.models.weight_names import _COMMON_NETWORKS, _NO_WEIGHTS
+from claris_kaggle.models.weight_names import _COMMON_NETWORKS, _NO_WEIGHT_ENDINGS
 from claris_kaggle.models.weights import load_start, read_weights
 
 State = dict[str, Tensor]
@@ -225,7 +225,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) ->
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg19"])
 def test_the_listed_number_of_tensors_is_that_of_the_network(name: str) -> None:
-    assert sum(not one.endswith(_NO_WEIGHTS) for one in outline(name).state_dict()) == _COMMON_NETWORKS[name]
+    assert sum(not one.endswith(_NO_WEIGHT_ENDINGS) for one in outline(name).state_dict()) == _COMMON_NETWORKS[name]
 
 
 def test_integers_are_no_weights(tmp_path: Path) -> None:

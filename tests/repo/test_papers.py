@@ -28,7 +28,7 @@ TINY = ["--model", "tiny", "--weights", "none", "--epochs", "1", "--threads", "1
 RUN = {
     "check": [], "pack": [], "folds": ["--force"], "train": TINY, "predict": ["--nproc", "1"], "ensemble": [],
     "submission": [], "report": [], "launch": ["--dry-run"], "push": ["--build-only", "kernel", "--user", "me"],
-    "ledger": [], "completion": [],
+    "ledger": [], "runs": [], "completion": [],
 }  # fmt: skip
 STANDS_FOR = {"DIR": "data", "RUN": "runs/first", "RUN_DIR": "runs/first", "YOUR_NAME": "me"}
 OTHERS = {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--help", "--version", "--debug"}

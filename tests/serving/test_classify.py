@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
@@ -93,9 +94,11 @@ def test_the_verb_prints_a_row_an_image_and_that_it_is_no_diagnosis(
     assert code == 0 and said == ""
     header, first, second, last = shown.splitlines()
     assert header.split() == ["probability", "verdict", "folds", "views", "centre", "image"]
-    assert re.fullmatch(rf"0\.\d{{4}} +(benign|malignant) +[\d.]+ to [\d.]+ +[\d.]+ to [\d.]+ +\d+% +{patch}", first)
+    assert re.fullmatch(
+        rf"0\.\d{{4}} +(benign|malignant|uncertain) +[\d.]+ to [\d.]+ +[\d.]+ to [\d.]+ +\d+% +{patch}.*", first
+    )
     assert re.search(
-        r"scan\.png \([\d.]+% of 40 windows malignant; highest \d+ px from the left, \d+ px from the top\)$", second
+        r"scan\.png \([\d.]+% of 40 windows malignant; highest \d+ px from the left, \d+ px from the top\)", second
     )
     assert last == NOTICE
 
@@ -111,8 +114,9 @@ def test_json_and_page_say_the_same_and_hold_all_they_need(
     first = found["images"][0]
     assert first["width"] == 295 and first["windows"]["lefts"][-1] == 199 and len(first["map"]) == 12
     text = page.read_text()
-    assert text.count(NOTICE) == 2 and text.count("<section>") == 71
-    assert "<script" not in text and not re.search(r"(src|href)=\"(?!data:)", text)
+    assert text.count(NOTICE) == 2 and text.count("<section id=") == 71
+    assert "Overview" in text and str(tmp_path) not in text and str(generated.root) not in text
+    assert "<script" not in text and not re.search(r"(src|href)=\"(?!data:|#image-)", text)
     assert text.count("<img ") == text.count(' alt="') == 1 + 2 * 71
     assert f"{first['probability']:.3f}" in text
 
@@ -126,7 +130,7 @@ def test_a_faulty_file_is_named_and_the_others_are_done(
     Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
     names = [patches[0], tmp_path / "cut.tif", patches[1], tmp_path / "page.png", tmp_path / "no.png", patches[2]]
     code, shown, said = call("classify", "--run", finished.root, *names, "--views", 1)
-    assert code == 1 and [row.split()[-1] for row in shown.splitlines()[1:-1]] == list(map(str, patches))
+    assert code == 1 and [row.split()[9] for row in shown.splitlines()[1:-1]] == list(map(str, patches))
     assert (
         "cut.tif: damaged or cut off" in said
         and "page.png: not a readable image" in said
@@ -266,3 +270,74 @@ def test_a_process_of_its_own_answers_too(finished: RunDir, generated: DataDir) 
     test = read_test(finished.test)
     np.testing.assert_allclose([answers[name] for name in test.ids], test.probabilities, rtol=0, atol=1e-6)
     assert len(answers) == 70
+
+
+def test_subfolders_csv_and_the_fast_way(
+    call: Call, finished: RunDir, generated: DataDir, scan: Path, tmp_path: Path
+) -> None:
+    deeper = tmp_path / "scans" / "deeper"
+    deeper.mkdir(parents=True)
+    shutil.copy(scan, deeper)
+    shutil.copy(sorted(generated.patches("test").iterdir())[0], deeper.parent)
+    rows, page = tmp_path / "answers.csv", tmp_path / "answers.html"
+    flags = ["--recursive", "--fast", "--csv", rows, "--html", page, "--json"]
+    code, shown, _ = call("classify", "--run", finished.root, deeper.parent, *flags)
+    found = json.loads(shown)
+    aucs = {one["fold"]: one["auc"] for one in json.loads(finished.metrics.read_text())["folds"]}
+    assert (
+        code == 0 and found["run"]["views"] == 1 and found["run"]["folds"] == [max(aucs, key=lambda fold: aucs[fold])]
+    )
+    assert len(found["images"]) == 2
+    large = next(one for one in found["images"] if one["windows"])
+    assert large["windows"]["lefts"] == [0, 64, 128, 192, 199]
+    for row, one in zip(rows_of(rows), found["images"], strict=True):
+        assert row["name"] == one["name"] and row["answer"] == one["answer"]
+        assert float(row["probability"]) == one["probability"] and row["reasons"] == "; ".join(one["reasons"])
+    assert ">deeper/scan.png</a>" in page.read_text() and str(tmp_path) not in page.read_text()
+    code, shown, _ = call("classify", "--run", finished.root, scan, "--fast", "--stride", 96, "--views", 4, "--json")
+    again = json.loads(shown)
+    assert again["run"]["views"] == 4 and again["images"][0]["windows"]["lefts"] == [0, 96, 192, 199]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_folds_or_views_on_both_sides_of_the_threshold_are_uncertain(trained: FoldModels, generated: DataDir) -> None:
+    pixels = read_patch(sorted(generated.patches("test").iterdir())[0])
+    found = classify_image(trained, pixels)
+    middle = (min(found.fold_probabilities.values()) + max(found.fold_probabilities.values())) / 2
+    split = classify_image(trained, pixels, job=ClassifyJob(threshold=middle))
+    above = sum(value >= middle for value in split.fold_probabilities.values())
+    assert split.answer == "uncertain" and split.verdict in ("benign", "malignant") and 0 < above < 3
+    assert any(one.startswith(f"{above} of 3 folds say malignant, the others benign") for one in split.reasons)
+    clear = classify_image(trained, pixels, job=ClassifyJob(threshold=0.001))
+    assert (clear.answer, clear.verdict, clear.reasons) == ("malignant", "malignant", [])
+
+
+def test_what_does_not_resemble_the_training_patches_is_uncertain(trained: FoldModels, generated: DataDir) -> None:
+    patch = read_patch(sorted(generated.patches("test").iterdir())[0])
+    ramp = np.linspace(0, 255, 96)
+    gradient = np.stack([np.tile(ramp, (96, 1)), np.tile(ramp[:, None], (1, 96)), np.full((96, 96), 120)], axis=2)
+    noise = np.random.default_rng(0).integers(0, 256, patch.shape, dtype=np.uint8)
+    job = ClassifyJob(views=1, threshold=0.0001)
+    for pixels in (noise, gradient.astype(np.uint8), 255 - patch):
+        (reason,) = classify_image(trained, pixels, job=job).reasons
+        assert reason.startswith("the patch does not resemble the training patches in colour and texture")
+    white = classify_image(trained, np.full_like(patch, 250), job=job)
+    assert white.answer == "uncertain" and white.reasons == ["no tissue: the patch is only background"]
+    assert classify_image(trained, patch, job=job).answer == "malignant"
+
+
+def test_a_run_without_statistics_says_so_once(
+    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    run = RunDir(shutil.copytree(finished.root, tmp_path / "run"))
+    run.statistics.unlink()
+    code, shown, said = call("classify", "--run", run.root, generated.patches("test"), "--views", 1, "--json")
+    assert code == 0 and said.count("no image_statistics.json") == 1
+    assert {one["resemblance"]["distance"] for one in json.loads(shown)["images"]} == {None}
+    run.statistics.write_text("{}")
+    code, _, said = call("classify", "--run", run.root, generated.patches("test"))
+    assert code == 1 and "image_statistics.json: damaged or of another format" in said and said.count("\n") == 1

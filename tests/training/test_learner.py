@@ -109,3 +109,20 @@ def test_a_fold_goes_back_to_its_checkpoint_once_and_ends_the_same(
     assert main(arguments) == 0
     assert "returning to the last checkpoint" in capsys.readouterr().err
     assert (tmp_path / "run/fold0/model.safetensors").read_bytes() == finished.fold(0).weights.read_bytes()
+
+
+def test_dropout_is_the_same_after_a_resume(trainset: TrainSet) -> None:
+    config = dataclasses.replace(new_learner().config, dropout=0.5)
+    batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1)
+
+    def new() -> _Learner:
+        return _Learner(config, ALONE, create_model("tiny", dropout=config.dropout))
+
+    whole, stopped, resumed = new(), new(), new()
+    _train_epoch(whole, batches, 0, lambda rows: "")
+    with pytest.raises(Stopped):
+        _train_epoch(stopped, batches, 0, lambda rows: "a test" if stopped.step == 2 else "")
+    resumed.restore(stopped.state())
+    torch.rand(7)  # a new process has another state
+    _train_epoch(resumed, batches, 0, lambda rows: "")
+    assert all(torch.equal(value, resumed.model.state_dict()[key]) for key, value in whole.model.state_dict().items())

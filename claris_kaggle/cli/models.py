@@ -1,0 +1,45 @@
+"""List networks that suit this task: size, cost at an input size, normalisation, and published weights.
+
+PATTERN searches all networks of timm. Any of them is a value of `claris train --model`.
+
+example:
+  claris models
+  claris models convnext --resolution 192
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from claris_kaggle.cli import options
+
+HELP = "list networks that suit this task, with size, cost and weights"
+_LINE = "{:<28}{:>9}{:>9}  {:<10}{:<12}{:<8}{}"
+_TITLES = ("network", "M weights", "GFLOP", "accepted", "normalise", "cached", "published weights")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="part of a name, or with *")
+    parser.add_argument(
+        "--resolution", type=options._parse_count, default=224, metavar="N", help="input size in pixels [224]"
+    )
+    options._add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table."""
+    import json
+    from dataclasses import asdict
+
+    from claris_kaggle.models.catalogue import list_networks
+
+    rows = list_networks(args.pattern, args.resolution)
+    if args.json:
+        print(json.dumps({"resolution": args.resolution, "networks": list(map(asdict, rows))}))
+        return
+    print(_LINE.format(*_TITLES))
+    for row in rows:
+        figures = ["-" if value is None else f"{value:.1f}" for value in (row.megaweights, row.gflop)]
+        words = ["yes" if value else "no" for value in (row.accepted, row.cached)]
+        print(_LINE.format(row.name, *figures, words[0], row.normalisation, words[1], row.weights or "-"))

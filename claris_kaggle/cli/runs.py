@@ -1,0 +1,67 @@
+"""List the runs of a folder, best OOF AUC first: model, recipe, folds, AUC with interval, scores and training hours.
+
+The best run is marked with *. Public and private scores are those of submissions of the run alone, from the ledger.
+Unfinished and damaged runs are listed with their state.
+
+example:
+  claris runs
+  claris runs runs --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from claris_kaggle.cli import options
+from claris_kaggle.core.console import log_info
+
+if TYPE_CHECKING:
+    from claris_kaggle.ensembling.run_list import RunSummary
+
+HELP = "list the runs of a folder, best first"
+_RUN_HEADER = ("", "OOF AUC", "interval", "public", "private", "folds", "hours", "model", "recipe", "state", "run")
+_RUN_ROW = "{:<2}{:<9}{:<18}{:<9}{:<9}{:<8}{:<7}{:<16} {:<12} {:<17} {}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="folder that contains the runs [runs]"
+    )
+    options._add_ledger_flag(parser)
+    options._add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the list."""
+    import json
+
+    from claris_kaggle.ensembling.ledger import read_ledger
+    from claris_kaggle.ensembling.run_list import list_runs
+
+    found = list_runs(args.folder, read_ledger(args.ledger))
+    best = found[0].name if found and found[0].oof_auc is not None else None
+    if args.json:
+        print(json.dumps({"best": best, "runs": [one.to_json() for one in found]}))
+        return
+    if not found:
+        log_info(f"{args.folder}: no runs in this folder")
+        return
+    print(_RUN_ROW.format(*_RUN_HEADER))
+    for one in found:
+        print(_format_run(one, marked=one.name == best))
+    for one in found:
+        if one.problem:
+            log_info(f"{one.name}: {one.problem}")
+
+
+def _format_run(one: RunSummary, *, marked: bool) -> str:
+    """Return the table row of a run."""
+    scores = ["-" if value is None else f"{value:.4f}" for value in (one.oof_auc, one.public, one.private)]
+    interval = "-" if one.oof_interval is None else "{:.4f} to {:.4f}".format(*one.oof_interval)
+    folds = f"{one.folds_finished}/{'?' if one.folds_total is None else one.folds_total}"
+    hours = "-" if one.hours is None else f"{one.hours:.1f}"
+    mark, about = "*" if marked else "", (one.model or "-", one.preset or "-", one.state, one.name)
+    return _RUN_ROW.format(mark, scores[0], interval, *scores[1:], folds, hours, *about)

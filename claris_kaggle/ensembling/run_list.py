@@ -1,0 +1,146 @@
+"""List the runs of a folder with recipe, finished folds, OOF AUC, leaderboard scores and training time."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import ClarisError, UsageError
+from claris_kaggle.core.files import explain_disk_errors, read_json
+from claris_kaggle.core.paths import RunDir
+from claris_kaggle.data.fold_file import read_folds
+from claris_kaggle.ensembling.ledger import LedgerEntry, _parse_score
+from claris_kaggle.ensembling.runs import load_run
+from claris_kaggle.evaluation.run_metrics import run_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A line of the list of runs. A value is None if it is unknown.
+
+    Attributes:
+        name: name of the run's folder.
+        state: `predicted`, `not predicted`, `unfinished`, `predictions only` (of another tool) or `damaged`.
+        problem: why the run is damaged; else empty.
+        model, preset: network and recipe.
+        folds_finished, folds_total: number of folds.
+        oof_auc, oof_interval: the pooled OOF AUC and its 95 % interval.
+        public, private: the highest scores of submissions of this run alone, from the ledger.
+        hours: training time of all folds.
+    """
+
+    name: str
+    state: str = "damaged"
+    problem: str = ""
+    model: str | None = None
+    preset: str | None = None
+    folds_finished: int = 0
+    folds_total: int | None = None
+    oof_auc: float | None = None
+    oof_interval: tuple[float, float] | None = None
+    public: float | None = None
+    private: float | None = None
+    hours: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as JSON values."""
+        return asdict(self)
+
+
+def list_runs(folder: Path, ledger: Sequence[LedgerEntry] = ()) -> list[RunSummary]:
+    """Return the runs in `folder`, sorted by OOF AUC, highest first. Runs without an AUC are last, by name.
+
+    A damaged run is listed as such and raises no error.
+
+    Args:
+        folder: the folder that contains the folders of the runs.
+        ledger: entries of the ledger, for public and private scores.
+    Raises:
+        UsageError: `folder` does not exist or is not a folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", "expected the folder that contains the runs")
+    with explain_disk_errors(folder):
+        places = {path.parent for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")}
+    found = [_with_scores(_summarize(RunDir(place)), ledger) for place in places]
+    return sorted(found, key=lambda run: (run.oof_auc is None, -(run.oof_auc or 0), run.name))
+
+
+def _summarize(run_dir: RunDir) -> RunSummary:
+    """Return the line of one run, without scores."""
+    name = run_dir.root.name
+    try:
+        return _summarise_run(run_dir) if run_dir.config.exists() else _read_foreign(run_dir)
+    except (ClarisError, OSError) as error:
+        return RunSummary(name=name, problem=" ".join(str(error).split()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return RunSummary(name=name, problem=f"a file of the run has wrong content ({type(error).__name__}: {error})")
+
+
+def _summarise_run(run_dir: RunDir) -> RunSummary:
+    """Return the line of a run of this package."""
+    config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
+    metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
+    finished = len(run_dir.finished_folds())
+    total = len(metrics["folds"]) if metrics else _read_fold_count(run_dir)
+    state = "predicted" if metrics else "not predicted" if finished == total else "unfinished"
+    about: dict[str, Any] = {
+        "model": config.model,
+        "preset": config.preset,
+        "folds_finished": finished,
+        "folds_total": total,
+    }
+    return RunSummary(
+        name=run_dir.root.name,
+        state=state,
+        hours=_sum_training_hours(run_dir),
+        **about,
+        **_read_auc(metrics.get("overall", {})),
+    )
+
+
+def _read_foreign(run_dir: RunDir) -> RunSummary:
+    """Return the line of predictions of another tool."""
+    run = load_run(run_dir)
+    metrics = run_metrics(run.oof, run.slides)
+    total, found = len(metrics.folds), _read_auc(metrics.overall.to_json())
+    return RunSummary(
+        name=run_dir.root.name, state="predictions only", folds_finished=total, folds_total=total, **found
+    )
+
+
+def _read_auc(overall: Mapping[str, Any]) -> dict[str, Any]:
+    """Return OOF AUC and interval of the overall metrics; empty if there are none."""
+    if not overall:
+        return {}
+    low, high = map(float, overall["auc_interval"])
+    return {"oof_auc": float(overall["auc"]), "oof_interval": (low, high)}
+
+
+def _read_fold_count(run_dir: RunDir) -> int | None:
+    """Return the number of folds of an unfinished run; None without a fold file."""
+    return read_folds(run_dir.folds).k if run_dir.folds.exists() else None
+
+
+def _sum_training_hours(run_dir: RunDir) -> float | None:
+    """Return the training time in the histories of all folds; None without a history."""
+    seconds = []
+    for fold_dir in run_dir.fold_dirs().values():
+        if fold_dir.history.exists():
+            with fold_dir.history.open(newline="", encoding="utf-8") as stream:
+                seconds += [float(row["seconds"]) for row in csv.DictReader(stream)]
+    return sum(seconds) / 3600 if seconds else None
+
+
+def _with_scores(run: RunSummary, ledger: Sequence[LedgerEntry]) -> RunSummary:
+    """Return the line with the highest scores of submissions of this run alone."""
+    best = {
+        score: max((_parse_score(getattr(entry, score)) for entry in ledger if entry.runs == run.name), default=-1.0)
+        for score in ("public", "private")
+    }
+    public, private = (value if value >= 0 else None for value in best.values())
+    return replace(run, public=public, private=private)

@@ -1,0 +1,119 @@
+"""The competition's files as people unpack and convert them: hidden files are no patches, the rest is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from claris_kaggle.core.errors import PatchError, UsageError
+from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.integrity import check_data
+from claris_kaggle.data.pack import ensure_pack
+from claris_kaggle.data.synthetic import generate
+from claris_kaggle.data.tables import read_labels
+from claris_kaggle.serving.images import list_images
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate(tmp_path_factory.mktemp("original") / "data", train=20, test=4, slides=5)
+
+
+@pytest.fixture
+def data(tmp_path: Path, original: Path) -> DataDir:
+    return DataDir(shutil.copytree(original, tmp_path / "data"))
+
+
+def test_hidden_files_of_macos_and_windows_are_no_patches(data: DataDir, tmp_path: Path) -> None:
+    folder = data.patches("train")
+    for path in list(folder.glob("*.tif")):
+        (folder / f"._{path.name}").write_bytes(b"\0\x05\x16\x07")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._.DS_Store"):
+        (folder / name).write_bytes(b"x")
+    assert check_data(data).faults == []
+    assert len(ensure_pack(folder, read_labels(data.labels)[0], tmp_path / "cache").ids) == 20
+    assert len(list_images([folder])) == 20
+
+
+def nest(folder: Path, names: Callable[[Path], str]) -> None:
+    """Move each patch to the place below its folder that `names` tells."""
+    for path in sorted(folder.glob("*.tif")):
+        target = folder / names(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+
+
+def convert(folder: Path, suffix: str) -> None:
+    """Save each patch in another format."""
+    for path in sorted(folder.glob("*.tif")):
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink()
+
+
+# name: (what somebody did to the folder of patches, words of the message)
+LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "nested": (
+        lambda folder: nest(folder, lambda path: f"train/{path.name}"), "the files are in train/train: move them"
+    ),
+    "classes": (
+        lambda folder: nest(folder, lambda path: f"{int(path.name[0] > '7')}/{path.name}"),
+        "the files are in train/0, train/1: move them",
+    ),
+    "classes below": (
+        lambda folder: nest(folder, lambda path: f"train/{'benign' if path.name[0] > '7' else 'x'}/{path.name}"),
+        "the files are in train/train/benign, train/train/x",
+    ),
+    "capital suffix": (
+        lambda folder: nest(folder, lambda path: f"{path.stem}.TIF"), "the files end in .TIF, not in .tif: rename them"
+    ),
+    "tiff": (lambda folder: nest(folder, lambda path: f"{path.stem}.tiff"), "end in .tiff, not in .tif: rename them"),
+    "png": (lambda folder: convert(folder, ".png"), "end in .png, not in .tif: convert them to uncompressed TIFF"),
+    "jpeg": (lambda folder: convert(folder, ".jpg"), "end in .jpg, not in .tif: lossy compression changed"),
+    "capital ids": (
+        lambda folder: nest(folder, lambda path: f"{path.stem.upper()}.tif"), "in other letters than the ids: rename"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_where_the_patches_are_is_said(data: DataDir, tmp_path: Path, name: str) -> None:
+    change, words = LAYOUTS[name]
+    change(data.patches("train"))
+    assert any(words in fault for fault in check_data(data).faults)
+    with pytest.raises(PatchError) as caught:
+        ensure_pack(data.patches("train"), read_labels(data.labels)[0], tmp_path / "cache")
+    assert words[1:] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_patches_that_are_nowhere_are_downloaded_again(data: DataDir, tmp_path: Path) -> None:
+    sorted(data.patches("train").glob("*.tif"))[0].unlink()
+    with pytest.raises(PatchError, match="1 file missing .*Download the data again"):
+        ensure_pack(data.patches("train"), read_labels(data.labels)[0], tmp_path / "cache")
+
+
+def test_what_was_given_as_the_folder_is_named(data: DataDir, tmp_path: Path) -> None:
+    (tmp_path / "data.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "outer").mkdir()
+    shutil.move(data.root, tmp_path / "outer" / "data")
+    inner = tmp_path / "outer" / "data"
+    for path, words in (
+        (tmp_path / "nowhere", "nowhere: no such folder; .*Give that folder as --data DIR"),
+        (inner / "train_labels.csv", "train_labels.csv: a file; the competition's folder has"),
+        (tmp_path / "data.zip", "data.zip: an archive; .*Unpack it, then give the folder"),
+        (tmp_path / "outer", f"outer: no .* there; .*Give --data {inner}"),
+        (inner / "train", f"train: no .* there; .*Give --data {inner}"),
+        (tmp_path, "no train_labels.csv, sample_submission.csv, train, test there; .*Unpack data.zip there"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            DataDir(path).require()
+    shutil.rmtree(inner / "test")
+    (inner / "test.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(UsageError, match="data: no test there; .*Unpack test.zip there"):
+        DataDir(inner).require()
+    (inner / "test").write_text("x")
+    with pytest.raises(UsageError, match="data: no test there"):
+        DataDir(inner).require()

@@ -1,0 +1,69 @@
+"""Every run of a folder is listed, the best first, whatever state it is in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.paths import RunDir
+from claris_kaggle.ensembling.ledger import LedgerEntry, record_submission
+from claris_kaggle.ensembling.run_list import list_runs
+from tests.support.handmade import make_run, put
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def folder(finished: RunDir, tmp_path: Path) -> Path:
+    runs = tmp_path / "runs"
+    for name in ("done", "unfinished", "damaged", "odd"):
+        shutil.copytree(finished.root, runs / name)
+    unfinished = RunDir(runs / "unfinished")
+    unfinished.metrics.unlink()
+    unfinished.fold(2).weights_manifest.unlink()
+    RunDir(runs / "damaged").config.write_text("{")
+    RunDir(runs / "odd").metrics.write_text('{"folds": 3}')
+    put(runs, make_run("other", 1, 0.2))
+    (runs / "notes").mkdir()
+    return runs
+
+
+def test_runs_are_sorted_and_damaged_ones_are_listed(call: Call, folder: Path, finished: RunDir) -> None:
+    overall = json.loads(finished.metrics.read_text())["overall"]
+    entries = [LedgerEntry(ref="1", runs="done", public="0.95"), LedgerEntry(ref="2", runs="done other", public="0.97")]
+    found = {run.name: run for run in list_runs(folder, entries)}
+    assert list(found)[0] == "other" and list(found)[2:] == ["damaged", "odd", "unfinished"]
+    states = {name: run.state for name, run in found.items()}
+    assert states == {
+        "other": "predictions only", "done": "predicted", "damaged": "damaged", "odd": "damaged",
+        "unfinished": "unfinished",
+    }  # fmt: skip
+    done = found["done"]
+    assert (done.oof_auc, done.oof_interval) == (overall["auc"], tuple(overall["auc_interval"]))
+    assert (done.model, done.folds_finished, done.folds_total, done.public, done.private) == ("tiny", 3, 3, 0.95, None)
+    assert done.hours is not None and 0 < done.hours < 1
+    assert (found["unfinished"].folds_finished, found["unfinished"].folds_total) == (2, 3)
+    for entry in entries:
+        record_submission(folder / "ledger.csv", entry)
+    code, shown, said = call("runs", folder, "--ledger", folder / "ledger.csv")
+    header, *rows = shown.splitlines()
+    assert code == 0 and header.split()[0] == "OOF" and len(rows) == 5
+    assert [row.split()[-1] for row in rows] == list(found) and [row[0] for row in rows] == ["*", " ", " ", " ", " "]
+    assert "damaged: " in said and "odd: " in said and "Traceback" not in said
+    code, shown, _ = call("runs", folder, "--ledger", folder / "ledger.csv", "--json")
+    content = json.loads(shown)
+    assert code == 0 and content["best"] == "other" and [one["name"] for one in content["runs"]] == list(found)
+
+
+def test_an_empty_or_missing_folder_is_one_line(call: Call, tmp_path: Path) -> None:
+    code, shown, said = call("runs", tmp_path, "--ledger", tmp_path / "no.csv")
+    assert (code, shown) == (0, "") and "no runs in this folder" in said
+    code, _, said = call("runs", tmp_path / "none")
+    assert code == 2 and said.count("\n") == 1 and "no such folder" in said
+    with pytest.raises(UsageError):
+        list_runs(tmp_path / "none")

@@ -1,0 +1,81 @@
+"""Global pooling and dropout of any network: created, loaded, refused, and the same after a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.errors import UsageError
+from claris_kaggle.models.factory import create_model, fold_batch_norm, require_side, trained_network
+from claris_kaggle.models.p4m import untie_weights
+from claris_kaggle.models.pooling import GeM
+from claris_kaggle.models.weights import load_start
+
+IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+
+
+def test_gem_is_a_mean_at_exponent_one_and_nears_the_maximum_above() -> None:
+    features, pool = torch.rand(2, 4, 3, 3), GeM()
+    for exponent, needed in ((1.0, features.mean((2, 3))), (200.0, features.amax((2, 3)))):
+        torch.nn.init.constant_(pool.p, exponent)
+        torch.testing.assert_close(pool(features)[:, :, 0, 0], needed, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax", "gem"])
+@pytest.mark.parametrize("name", ["tiny", "test_resnet"])
+def test_published_weights_fit_every_pooling(name: str, pool: str, tmp_path: Path) -> None:
+    source = create_model(name, seed=1)
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
+    model = create_model(name, seed=2, global_pool=pool, dropout=0.5).eval()
+    load_start(model, tmp_path / "w.safetensors")
+    own, theirs = model.state_dict(), source.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in theirs.items() if value.ndim == 4)
+    with torch.inference_mode():
+        pooled = [network.eval()(IMAGES) for network in (model, source)]
+    assert pooled[0].shape == (2, 2) and torch.equal(*pooled) == (pool == "avg")
+
+
+def test_the_exponent_of_gem_is_learned_and_saved() -> None:
+    model = create_model("tiny", global_pool="gem")
+    model(IMAGES).sum().backward()
+    assert float(model.get_parameter("6.p").grad) != 0
+    config = TrainConfig(model="tiny", weights="none", global_pool="gem")
+    trained_network(config).load_state_dict(model.state_dict())
+
+
+def test_a_densenet_folds_its_batch_norms_with_another_pooling() -> None:
+    model = create_model("densenet121", global_pool="gem").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(fold_batch_norm(model)(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_shared_weights_stay_symmetric_with_every_pooling() -> None:
+    images = torch.nn.functional.interpolate(IMAGES, (61, 61))
+    for pool in ("catavgmax", "gem"):
+        plain = untie_weights(create_model("densenet121", equivariance="p4m", global_pool=pool)).eval()
+        with torch.inference_mode():
+            torch.testing.assert_close(plain(images.rot90(1, (2, 3))), plain(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "words"),
+    [
+        ("test_vit", "gem", "its head takes avg, max, avgmax"),
+        ("test_convnext", "catavgmax", "its head takes avg, max, avgmax, gem"),
+    ],
+)
+def test_a_pooling_that_a_head_does_not_take_is_refused_with_those_that_it_takes(
+    name: str, pool: str, words: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--model {name} with --global-pool {pool}; {words}\\."):
+        create_model(name, global_pool=pool)
+
+
+def test_a_size_that_a_network_does_not_take_is_refused_with_those_that_it_takes() -> None:
+    model = create_model("test_vit", side=100)
+    with pytest.raises(UsageError, match=r"100 x 100 pixels; it accepts 64, 96, 128, .*Give --resolution 96"):
+        require_side(model, "test_vit", 100)

@@ -1,0 +1,174 @@
+"""Images as microscopes and programs write them: judged by their true values, or named and refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from claris_kaggle.core.errors import PatchError
+from claris_kaggle.data.patches import read_patch
+from claris_kaggle.serving.images import decode_image
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+IMAGE = Image.fromarray(PIXELS)
+Tag = tuple[int, int, list[int]]
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def tiff(
+    values: NDArray[np.generic],
+    *,
+    compression: int = 1,
+    sample_format: int = 1,
+    colours: int = 2,
+    more: tuple[Tag, ...] = (),
+) -> bytes:
+    """A TIFF of one strip, by hand: sample formats that Pillow does not write."""
+    height, width, samples = values.shape
+    raw = values.tobytes()
+    tags = sorted(
+        [
+            (256, 4, [width]), (257, 4, [height]), (258, 3, [values.itemsize * 8] * samples), (259, 3, [compression]),
+            (262, 3, [colours]), (273, 4, [8]), (277, 3, [samples]), (278, 4, [height]), (279, 4, [len(raw)]),
+            (339, 3, [sample_format] * samples), *more,
+        ]
+    )  # fmt: skip
+    place, directory, beyond = 8 + len(raw), struct.pack("<H", len(tags)), b""
+    for number, kind, numbers in tags:
+        value = struct.pack(f"<{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
+        if len(value) > 4:
+            where = struct.pack("<I", place + 2 + 12 * len(tags) + 4 + len(beyond))
+            beyond, value = beyond + value, where
+        directory += struct.pack("<HHI", number, kind, len(numbers)) + value.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<I", place) + raw + directory + bytes(4) + beyond
+
+
+def png16(values: NDArray[np.uint16], *, used: int = 0) -> bytes:
+    """A PNG of 16 bits per channel, with the chunk that states the used bits."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    stated = chunk(b"sBIT", bytes([used] * 3)) if used else b""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + stated + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+WIDE = PIXELS.astype("<u2")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_empty_upper_bits_are_not_judged_as_black(bits: int) -> None:
+    values = WIDE << (bits - 8)
+    for content in (tiff(values), png16(values)):
+        with pytest.raises(
+            PatchError, match=rf"16 bits per channel, and the highest value is [\d,]+ \({bits} bits used"
+        ):
+            decode_image(content, "scan")
+    stated = (tiff(values, more=((281, 3, [(1 << bits) - 1] * 3),)), png16(values, used=bits))
+    for content in stated:
+        assert np.array_equal(decode_image(content, "scan"), PIXELS)
+
+
+def test_sixteen_used_bits_are_reduced_to_the_upper_eight() -> None:
+    for content in (tiff(WIDE * 257), png16(WIDE * 257), tiff(WIDE * 256, more=((281, 3, [65535] * 3),))):
+        assert np.array_equal(decode_image(content, "scan"), PIXELS)
+
+
+def test_black_of_sixteen_bits_is_not_called_benign() -> None:
+    with pytest.raises(PatchError, match=r"the highest value is 0 \(0 bits used\)"):
+        decode_image(tiff(WIDE * 0), "scan")
+
+
+def with_opacity(opacity: NDArray[np.uint8]) -> bytes:
+    return saved(Image.fromarray(np.dstack([PIXELS, opacity])), "PNG")
+
+
+def test_transparent_images_are_not_judged_as_white() -> None:
+    nothing = np.zeros((96, 96), np.uint8)
+    rim = np.full((96, 96), 255, np.uint8)
+    rim[32:64, 32:64] = 0
+    palette = IMAGE.quantize(1)
+    for content, words in (
+        (with_opacity(nothing), "100% transparent; expected opaque pixels"),
+        (with_opacity(nothing + 50), "80% transparent"),
+        (with_opacity(rim), "100% transparent in the centre"),
+        (saved(palette, "PNG", transparency=0), "100% transparent"),
+        (tiff(np.dstack([PIXELS, nothing]), more=((338, 3, [2]),)), "100% transparent"),
+    ):
+        with pytest.raises(PatchError, match=words):
+            decode_image(content, "scan")
+    assert np.array_equal(decode_image(with_opacity(nothing + 255), "scan"), PIXELS)
+
+
+def damaged(content: bytes) -> bytes:
+    """The file with flipped bytes in its pixels."""
+    changed = bytearray(content)
+    for place in range(500, len(changed) - 600, 997):
+        changed[place] ^= 0x5A
+    return bytes(changed)
+
+
+# name: (file, words of the message)
+NAMED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "JPEG 2000": (lambda: saved(IMAGE, "JPEG2000"), r"not a readable image \(JPEG 2000\).*8 bits per channel"),
+    "WebP": (lambda: saved(IMAGE, "WEBP"), r"not a readable image \(WebP\)"),
+    "GIF": (lambda: saved(IMAGE, "GIF"), r"\(GIF\)"),
+    "BMP": (lambda: saved(IMAGE, "BMP"), r"\(BMP\)"),
+    "HEIC": (lambda: b"\0\0\0\x18ftypheic" + bytes(100), r"\(HEIC\)"),
+    "DICOM": (lambda: bytes(1) + bytes(127) + b"DICM" + bytes(50), r"\(DICOM\)"),
+    "web page": (lambda: b"<!doctype html><html></html>", r"\(a web page\)"),
+    "LFS pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\n", r"\(a Git LFS pointer"),
+    "empty": (lambda: b"", r"\(an empty file\)"),
+    "zeros": (lambda: bytes(30000), r"\(only zero bytes\)"),
+    "cut TIFF": (lambda: saved(IMAGE, "TIFF", compression="tiff_lzw")[:5000], "cut off or damaged"),
+    "JPEG 2000 in TIFF": (lambda: tiff(PIXELS, compression=33005), "TIFF with JPEG 2000 compression"),
+    "WebP in TIFF": (lambda: tiff(PIXELS, compression=50001), "TIFF with WebP compression"),
+    "JPEG XL in TIFF": (lambda: tiff(PIXELS, compression=50002), "TIFF with JPEG XL compression"),
+    "float32": (
+        lambda: tiff((PIXELS / 255).astype("<f4"), sample_format=3), "TIFF with floating-point samples of 32 bits"
+    ),
+    "float64": (lambda: tiff((PIXELS / 255).astype("<f8"), sample_format=3), "floating-point samples of 64 bits"),
+    "int8": (lambda: tiff(PIXELS.astype("i1"), sample_format=2), "TIFF with signed integer samples of 8 bits"),
+    "int16": (lambda: tiff(PIXELS.astype("<i2"), sample_format=2), "signed integer samples of 16 bits"),
+    "uint32": (lambda: tiff(PIXELS.astype("<u4")), "TIFF with samples of 32 bits"),
+    "Lab": (lambda: tiff(PIXELS, colours=8), "colours of mode LAB"),
+    "CMYK": (lambda: saved(IMAGE.convert("CMYK"), "JPEG"), "colours of mode CMYK"),
+    "one bit": (lambda: saved(IMAGE.convert("1"), "TIFF"), "black and white of mode 1"),
+    "pages": (lambda: saved(IMAGE, "TIFF", save_all=True, append_images=[IMAGE]), "several images in one file"),
+    "damaged LZW": (lambda: damaged(saved(IMAGE, "TIFF", compression="tiff_lzw")), "damaged or cut off"),
+    "damaged Deflate": (lambda: damaged(saved(IMAGE, "TIFF", compression="tiff_adobe_deflate")), "damaged or cut off"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_is_not_read_is_named_and_no_library_prints(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    make, words = NAMED[name]
+    content = make()
+    capfd.readouterr()
+    with pytest.raises(PatchError, match=f"scan: .*{words}") as caught:
+        decode_image(content, "scan")
+    assert "\n" not in str(caught.value) and "0x" not in str(caught.value)
+    (tmp_path / "scan.tif").write_bytes(content)
+    if name not in ("JPEG 2000", "WebP", "BMP", "GIF", "pages"):  # Pillow reads these; their id proves the pixels
+        with pytest.raises(PatchError) as caught:
+            read_patch(tmp_path / "scan.tif")
+        assert "\n" not in str(caught.value) and "0x" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
