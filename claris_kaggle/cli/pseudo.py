@@ -5,7 +5,7 @@ Several runs must share one fold file, and are averaged fold by fold.
 
 example:
   claris pseudo runs/first --data data --out pseudo.csv
-  claris train --data data --folds folds/five.csv --run runs/second --extra pseudo.csv
+  claris train --data data --folds folds/five.csv --run runs/round2 --extra pseudo.csv
 """
 
 from __future__ import annotations

@@ -388,11 +388,11 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     ("flags", "words"),
     [
         (
-            ["--", "--model", "tiny"],
-            "on two T4s (estimated) for tiny at 192 pixels, 0.00232 GFLOP an image; 1 session of",
+            ["--", "--model", "tiny", "--resolution", "96"],
+            "on two T4s (estimated) for tiny at 96 pixels, 0.000581 GFLOP an image; 1 session of",
         ),
         (
-            ["--time-limit", "1h", "--epochs", "5000", "--", "--model", "tiny"],
+            ["--time-limit", "1h", "--epochs", "20000", "--", "--model", "tiny", "--resolution", "96"],
             "10 sessions of at most 1h (Kaggle's limit is 12h)",
         ),
         (["--", "--model", "no-such-net", "--resolution", "128"], "not known for no-such-net at 128 pixels"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from claris_kaggle.core import console
+from claris_kaggle.core.config import apply_preset
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api, launch, quota
 from claris_kaggle.kaggle.account import _prepare_account
@@ -160,8 +161,8 @@ def test_the_hours_of_a_plan_follow_from_the_recipe_that_its_sessions_train_by()
         return found
 
     assert hours("--epochs=8") == hours("--epochs", "8") > hours("--epochs", "7")
-    assert hours() == hours("--epochs", "10")
+    assert hours() == hours("--epochs", str(apply_preset({}).epochs)) > hours("--resolution", "96")
     assert hours("--weights", "none") == hours("--weights", "none", "--epochs", "20", "--stem", "pool4")
-    assert hours("--weights", "none") < hours("--epochs", "20")  # the scratch recipe has a cheaper first pooling
+    assert hours("--weights", "none") < hours("--weights", "none", "--stem", "pool")  # it has a cheaper first pooling
     assert Plan(name="first", flags=("--model", "no-such-net")).hours() is None
     assert hours(weights_from="me/weights/densenet.pth") == hours()

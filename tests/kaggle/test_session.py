@@ -266,7 +266,7 @@ def test_a_failed_session_ends_well_where_something_is_worth_keeping(
     assert path.exists() == (code == 0)
     if code == 0:
         manifest = json.loads(path.read_text())
-        assert manifest["status"] == "failed" and "nowhere: no train" in manifest["message"]
+        assert manifest["status"] == "failed" and "nowhere: no such folder" in manifest["message"]
         assert list(manifest["files"]) == [f"run/fold0/{kept}"]
 
 

@@ -370,3 +370,8 @@ def test_one_fold_has_no_spread_between_folds(finished: RunDir) -> None:
     assert run_metrics(oof).overall.fold_auc_std is None
     section = _describe_section(replace(run, oof=oof), finished, "run1", None, None)
     assert section.overall.fold_auc_mean == section.folds[0].auc
+
+
+def test_the_page_says_what_the_run_costs(finished: RunDir, tmp_path: Path) -> None:
+    page = write_report([finished], tmp_path / "page.html").read_text("utf-8")
+    assert "0.000581 GFLOP an image; about" in page and "on two T4s (estimated)" in page
