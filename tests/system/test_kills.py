@@ -143,8 +143,7 @@ def test_a_rank_that_is_killed_ends_the_others_soon_and_is_said_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), FINE_TUNING], ids=["plain", "swa"])
-@pytest.mark.parametrize("nproc", [1, 2])
+@pytest.mark.parametrize(("nproc", "options"), [(1, ()), (2, ()), (2, FINE_TUNING)], ids=["1", "2", "2-swa"])
 def test_twenty_random_kills_change_no_byte(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, nproc: int, options: tuple[str, ...]
 ) -> None:
