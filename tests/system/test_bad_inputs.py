@@ -109,7 +109,7 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, int, str]] = {
     "run test predictions cut off": (lambda p: cut(p.run.test), "report", 1, "test.csv"),
     "run predictions with NaN": (lambda p: to_nan(p.run.oof), "ensemble", 1, "1 probability NaN"),
     "run predictions of other folds": (
-        lambda p: p.run.oof.write_text(merge_column(p.run.oof.read_text())),
+        lambda p: p.run.oof.write_text(move_one(p.run.oof.read_text())),
         "ensemble", 1, "different from the fold file",
     ),
     "submission cut off": (lambda p: cut(p.submission), "submission", 1, "submission.csv"),
@@ -127,9 +127,9 @@ def swap_folds(text: str) -> str:
     return text.replace(",0\n", ",x\n").replace(",1\n", ",0\n").replace(",x\n", ",1\n")
 
 
-def merge_column(text: str) -> str:
-    """Fold 0 becomes part of fold 1 in an OOF file."""
-    return text.replace(",0,0.", ",1,0.")
+def move_one(text: str) -> str:
+    """One patch of fold 0 is in fold 1 in an OOF file."""
+    return text.replace(",0,0.", ",1,0.", 1)
 
 
 @pytest.mark.parametrize("name", FAULTS)
