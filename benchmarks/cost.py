@@ -67,7 +67,7 @@ def ratios_to_published() -> str:
 
 def real_megabytes(name: str, side: int, batch: int) -> float:
     """The activations that a real step on the CPU keeps for its backward pass, in MB an image."""
-    model: nn.Module = create_model(name).train()
+    model: nn.Module = create_model(name, side=side).train()
     known = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}
     kept: dict[int, Tensor] = {}
 

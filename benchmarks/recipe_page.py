@@ -1,4 +1,4 @@
-"""What `benchmarks.recipes`, `benchmarks.views` and `benchmarks.pretrained` found, as table, plot and page."""
+"""Tables, plot and page of the results of `benchmarks.recipes`, `benchmarks.views` and `benchmarks.pretrained`."""
 
 from __future__ import annotations
 

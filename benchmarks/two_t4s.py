@@ -1,4 +1,4 @@
-"""What two T4s should take for the whole competition: an estimate of `models.cost`, not measured.
+"""Estimate the hours of two T4s for the whole competition with `models.cost`. Nothing is measured.
 
 python -m benchmarks.two_t4s
 """
@@ -43,7 +43,7 @@ def prediction() -> dict[str, str]:
 
 
 def assumptions() -> str:
-    """What the estimate rests on."""
+    """Return the assumptions of the estimate."""
     cost = network_cost(MODEL, SIDE)
     return (
         f"The estimate for two T4s takes {cost.training_rate():,.0f} training and {cost.prediction_rate():,.0f} "

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.config import PATCH_SIZE
+from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.core.paths import DataDir, RunDir
@@ -17,10 +17,9 @@ from claris_kaggle.data.synthetic import generate
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.evaluation import metrics, predictions
 from claris_kaggle.inference.predict import PredictJob, predict_run
-from claris_kaggle.models.factory import create_model, require_side, require_trainable
 from claris_kaggle.reporting.report import write_report
 from claris_kaggle.runtime.distributed import choose_nproc
-from claris_kaggle.training.setup import TrainJob
+from claris_kaggle.training.setup import TrainJob, check_network
 from claris_kaggle.training.train import train_run
 
 # A few epochs with small batches are enough to learn the synthetic patches, within two minutes on two cores.
@@ -90,9 +89,7 @@ def _check_options(model: str, nproc: int) -> None:
     Raises:
         UsageError: the network is unknown or cannot be trained, or this machine cannot run so many processes.
     """
-    network = create_model(model)
-    require_side(network, model, PATCH_SIZE)
-    require_trainable(network, model, PATCH_SIZE)
+    check_network(TrainConfig(model=model, weights="none"), None)
     choose_nproc(nproc)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -401,6 +401,19 @@ def read_given_flags(args: argparse.Namespace) -> dict[str, object]:
     """Return the config fields that were given on the command line."""
     names = {item.name for item in dataclasses.fields(TrainConfig)}
     return {name: value for name, value in vars(args).items() if name in names}
+
+
+def parse_config_flags(words: Sequence[str], weights: str = "") -> dict[str, object]:
+    """Return the config fields in the flags of `claris train`; other flags are ignored.
+
+    Args:
+        words: the flags as typed.
+        weights: the initial weights, if they are given in another way; empty to take those of the flags.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_config_flags(parser)
+    given = read_given_flags(parser.parse_known_args(words)[0])
+    return {**given, "weights": weights} if weights else given
 
 
 def apply_preset(given: Mapping[str, object]) -> TrainConfig:

@@ -47,8 +47,9 @@ class TrainingData:
 
 
 def read_training(
-    data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False, extra: Path | None = None
-) -> TrainingData:
+    data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False, extra: Path | None = None,
+    folds: Folds | None = None,
+) -> TrainingData:  # fmt: skip
     """Return labels, folds and pack of the training patches; create the pack if it does not exist.
 
     Args:
@@ -57,11 +58,12 @@ def read_training(
         cache: folder of packs.
         jobs: number of reading processes; 0 uses one per core if there are many patches.
         verified: True opens the pack without verifying it, because another process has just done so.
+        folds: result of `read_training_folds` for this file, if it was read already.
         extra: file of pseudo-labels; adds them and the pack of the test patches.
     Raises:
         ClarisError: a table or patch has an error, or the fold file or the pseudo-labels belong to other data.
     """
-    folds = read_training_folds(data, fold_file)
+    folds = folds or read_training_folds(data, fold_file)
     ids = folds.ids
     if extra is None:
         return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
@@ -167,10 +169,10 @@ def check_fold_file(data: DataDir, path: Path, *, slides: Path | None = None, ca
     Raises:
         ClarisError: the file has an error, belongs to other data, or has a slide or duplicates in two folds.
     """
-    ids, labels = tables.read_labels(data.labels)
-    folds = fold_files.read_folds(path, dict(zip(ids, labels.tolist(), strict=True)))
-    groups = tables.read_slides(slides, ids) if slides else None
-    fold_files.check_folds(folds, ids, labels, path, slides=groups)
+    folds = read_training_folds(data, path)
+    ids, labels = folds.ids, folds.labels
+    if slides:
+        fold_files.check_folds(folds, ids, labels, path, slides=tables.read_slides(slides, ids))
     fold_files.check_folds(folds, ids, labels, path, contents=_find_contents(data, ids, cache))
     log_info(f"{path}: {format_count(len(ids), 'patch', 'patches')} in {folds.k} folds")
     return folds

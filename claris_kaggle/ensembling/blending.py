@@ -250,9 +250,7 @@ def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> Non
     """
     if _BLEND_METHODS[name].fit is not None and (found := _explain_unfittable(labels, fold)):
         raise RunError(
-            found,
-            f"--method {name} fits its weights on those patches",
-            "Use --method mean, or runs with all folds",
+            found, f"--method {name} fits its weights on those patches", "Use --method mean, or runs with all folds"
         )
 
 

@@ -32,8 +32,8 @@ from claris_kaggle.evaluation.calibration import (
 )
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions
 
+_HOLDOUT_GROUPS = 5  # groups of whole slides that weights of a holdout are scored without
 # One-sided significance level: a method is used only if the p-value of its gain over the mean is below this.
-_HOLDOUT_GROUPS = 5
 _MOST_DOUBT = 0.05
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import re
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from claris_kaggle.core.config import TrainConfig, add_config_flags, apply_preset, read_given_flags
+from claris_kaggle.core.config import TrainConfig, apply_preset, parse_config_flags
 from claris_kaggle.core.errors import ClarisError, KaggleError, RunError, UsageError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle.kernel_output import Kernel
@@ -90,10 +89,7 @@ class Plan(_FileSettings):
 
     def config(self) -> TrainConfig:
         """Return the recipe that the sessions train by."""
-        parser = argparse.ArgumentParser(add_help=False)
-        add_config_flags(parser)
-        given = read_given_flags(parser.parse_known_args(self.flags)[0])
-        return apply_preset({**given, "weights": self.weights_from} if self.weights_from else given)
+        return apply_preset(parse_config_flags(self.flags, self.weights_from))
 
     def inputs(self) -> list[str]:
         """Return all inputs besides the competition."""

@@ -6,18 +6,18 @@ the name or the path that a `--…-from` flag names.
 
 from __future__ import annotations
 
-import argparse
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from claris_kaggle.core.config import TrainConfig, add_config_flags, read_given_flags
+from claris_kaggle.core.config import TrainConfig, parse_config_flags
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import ClarisError, UsageError
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import Folds, check_folds, read_folds, require_together
+from claris_kaggle.data.fold_file import Folds, read_folds, require_together
+from claris_kaggle.data.prepare import read_training_folds
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.kaggle.kernel_source import KernelSettings
 from claris_kaggle.kaggle.session_inputs import _FileSettings
@@ -76,10 +76,7 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
     """
     from claris_kaggle.training.setup import new_config
 
-    parser = argparse.ArgumentParser(add_help=False)
-    add_config_flags(parser)
-    given = read_given_flags(parser.parse_known_args(flags)[0])
-    config = new_config({**given, "weights": files.weights_from} if files.weights_from else given)
+    config = new_config(parse_config_flags(flags, files.weights_from))
     copies = {name: path for name, value in files.named_files.items() if (path := _find_copy(value))}
     _check_recipe(config, files)
     try:
@@ -171,10 +168,7 @@ def _read_split_copy(path: Path) -> Folds:
     Raises:
         ClarisError: the file has an error, or belongs to other data.
     """
-    split = read_folds(path)
-    if _FETCHED.labels.is_file():
-        check_folds(split, *tables.read_labels(_FETCHED.labels), path)
-    return split
+    return read_training_folds(_FETCHED, path) if _FETCHED.labels.is_file() else read_folds(path)
 
 
 @functools.cache

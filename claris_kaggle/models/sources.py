@@ -27,7 +27,7 @@ _HUB_SECONDS = "10"
 
 @dataclass(frozen=True)
 class _Architecture:
-    """What timm needs to create a network.
+    """The arguments with which timm creates a network.
 
     Attributes:
         name: timm's name of the architecture.

@@ -123,7 +123,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
     kept = stored if keep else None
     asked = new_config(given) if kept is None else _choose_network(update_config(kept, given), kept)
-    _choose_folds(folds, job.only)
+    chosen = _choose_folds(folds, job.only)
     _report_split(job, folds)
     _check_extra(job, folds, given, kept)
     if job.slides is not None:
@@ -133,13 +133,13 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     weights = find_weights(asked.weights, asked.model)
     if not trained:
         check_network(asked, weights)
-    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra)
+    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra, folds=folds)
     config = _resolve_config(asked, weights, data, nproc)
     if stored is not None and trained:
         require_same(stored, config, path)
     else:
         _claim_folder(job, config, data, stored)
-    log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(_choose_folds(folds, job.only)))}")
+    log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(chosen))}")
     _warn_of_memory(config, nproc)
     if not (stored and trained) and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")

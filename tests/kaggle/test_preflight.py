@@ -1,4 +1,4 @@
-"""What a session would refuse in its first minute is refused here, before anything is sent to Kaggle."""
+"""Check on this machine, before anything is sent to Kaggle, what a session would refuse in its first minute."""
 
 from __future__ import annotations
 

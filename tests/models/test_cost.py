@@ -1,4 +1,4 @@
-"""What a network costs: operations, memory of a training step, and hours of two T4s."""
+"""The cost of a network: operations, memory of a training step, and hours of two T4s."""
 
 from __future__ import annotations
 
@@ -8,38 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.cost import real_megabytes
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.models.cost import NetworkCost, estimate_hours, forward_gflop, network_cost, run_cost
-from claris_kaggle.models.factory import create_model
 
 COMPETITION = {"train_patches": 220_025, "folds": 5, "views": 8, "predict_patches": 57_458}
 # Images per second of timm's benchmarks on an RTX 3090 (fp16, channels-last, 224 pixels), as `models.cost` names them.
 RESNET50 = 1218.01, 3676.35
 
 
-def saved_bytes(name: str, side: int, batch: int) -> int:
-    """Return the bytes that a real training pass on the CPU keeps for its backward pass, without the weights."""
-    model = create_model(name, side=side).train()
-    known = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(torch.rand(batch, 3, side, side)).sum()
-    del loss
-    return sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in known)
-
-
 @pytest.mark.parametrize("name", ["tiny", "test_resnet", "test_efficientnet", "test_convnext"])
 def test_the_activations_are_those_of_a_real_step(name: str) -> None:
-    real = saved_bytes(name, 64, 16) / 16 / 1e6
+    real = real_megabytes(name, 64, 16)
     assert network_cost(name, 64, precision="fp32").saved_megabytes == pytest.approx(real, rel=0.02)
 
 

@@ -244,7 +244,7 @@ def archive(names: Mapping[str, bytes]) -> bytes:
 
 
 def saved(content: object, **options: Any) -> bytes:
-    """What torch.save writes."""
+    """Return the bytes that torch.save writes."""
     stream = io.BytesIO()
     torch.save(content, stream, **options)
     return stream.getvalue()

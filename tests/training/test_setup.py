@@ -128,33 +128,33 @@ def test_wrong_use_is_one_line_and_begins_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_config_without_a_checkpoint_binds_nobody(
-    call: Call, where: list[object], finished: RunDir, tmp_path: Path
-) -> None:
+@pytest.fixture
+def claimed(finished: RunDir, tmp_path: Path) -> RunDir:
+    """A run folder with config and folds, in which nothing is trained."""
     run = RunDir(tmp_path / "claimed")
     run.root.mkdir()
     for path in (finished.config, finished.folds, finished.folds.with_suffix(".json")):
         shutil.copy(path, run.root)
-    where[where.index("--run") + 1] = run.root
+    return run
+
+
+def test_a_config_without_a_checkpoint_binds_nobody(call: Call, where: list[object], claimed: RunDir) -> None:
+    where[where.index("--run") + 1] = claimed.root
     code, _, said = call(*where, *TINY, "--epochs", 1, "--lr", 0.5, "--fold", 2)
     assert code == 0 and "nothing was trained with it; replaced" in said
-    assert (read_json(run.config)["epochs"], read_json(run.config)["lr"]) == (1, 0.5)
+    assert (read_json(claimed.config)["epochs"], read_json(claimed.config)["lr"]) == (1, 0.5)
     code, _, said = call(*where, "--lr", 0.1, "--fold", 2)
     assert code == 1 and "lr: 0.5 in the run, 0.1 now" in one_line(said)
 
 
 def test_a_bare_command_goes_on_with_the_config_of_a_run_without_a_checkpoint(
-    call: Call, where: list[object], finished: RunDir, tmp_path: Path
+    call: Call, where: list[object], finished: RunDir, claimed: RunDir
 ) -> None:
-    run = RunDir(tmp_path / "claimed")
-    run.root.mkdir()
-    for path in (finished.config, finished.folds, finished.folds.with_suffix(".json")):
-        shutil.copy(path, run.root)
-    where[where.index("--run") + 1] = run.root
+    where[where.index("--run") + 1] = claimed.root
     code, _, said = call(*where, "--fold", 2)
     assert code == 0 and "replaced" not in said
-    assert run.config.read_bytes() == finished.config.read_bytes()
-    assert run.fold(2).weights.read_bytes() == finished.fold(2).weights.read_bytes()
+    assert claimed.config.read_bytes() == finished.config.read_bytes()
+    assert claimed.fold(2).weights.read_bytes() == finished.fold(2).weights.read_bytes()
 
 
 def test_a_network_that_cannot_make_a_training_step_is_refused() -> None:
