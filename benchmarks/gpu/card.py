@@ -101,7 +101,7 @@ def host_batch(size: int) -> Batch:
     """Return a batch of noise on the host."""
     images = torch.randint(0, 256, (size, *PATCH_SHAPE), dtype=torch.uint8)
     numbers, draws = torch.arange(size), torch.zeros(size, 6)
-    return Batch._make((*(pinned(part) for part in (images, numbers % 8, numbers % 2, draws, draws)), float(size)))
+    return Batch(images, numbers % 8, numbers % 2, draws, draws, float(size)).map(pinned)
 
 
 def noise_pack(rows: int) -> Pack:

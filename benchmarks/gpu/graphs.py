@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch import Tensor
 
+import claris_kaggle.training.learner
 from claris_kaggle.data.batches import Batch
 from claris_kaggle.training.learner import _Learner, _parameter_groups, _train_step
 
@@ -68,8 +71,10 @@ def capture_step(learner: _Learner, batch: Batch, lr: float) -> Callable[[Batch]
     learner.optimizer = torch.optim.AdamW(
         _parameter_groups(learner.model, learner.config), lr=rate, fused=True, capturable=True
     )
-    static = Batch._make((*(part.to(device).clone() for part in batch[:5]), batch.total_weight))
-    replay = record(lambda: _train_step(learner, static, rate))  # type: ignore[arg-type]
+    static = batch.map(lambda part: part.to(device).clone())
+    # CUDA allows no seeding of generators while it records. These networks have no dropout.
+    with mock.patch.object(claris_kaggle.training.learner, "_step_generator", lambda learner: contextlib.nullcontext()):
+        replay = record(lambda: _train_step(learner, static, rate))  # type: ignore[arg-type]
 
     def run(batch: Batch) -> None:
         for kept, part in zip(static[:5], batch[:5], strict=True):

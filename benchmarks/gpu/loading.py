@@ -138,7 +138,7 @@ def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable
     order = torch.from_numpy(batches.order).to(DEVICE)
 
     def batch_at(begin: int, end: int) -> Batch:
-        return Batch._make((*(part[order[begin:end]] for part in parts), float(end - begin)))
+        return Batch(*parts, float(end - begin)).map(lambda part: part[order[begin:end]])
 
     def eager(batch: Batch) -> None:
         _train_step(learner, batch, LR)

@@ -5,9 +5,9 @@ The rows of a step and rank depend on ids, seed, epoch and world size only, neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +43,14 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on the device; the copy from pinned memory is asynchronous."""
-        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
-        return Batch._make((*(part.to(device, non_blocking=True) for part in self[:5]), self.total_weight, weights))
+        return self.map(lambda part: part.to(device, non_blocking=True))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with the function applied to each of its tensors."""
+        changed: dict[str, Any] = {
+            name: function(part) for name, part in self._asdict().items() if isinstance(part, Tensor)
+        }
+        return self._replace(**changed)
 
 
 class _Block(NamedTuple):

@@ -172,7 +172,7 @@ def test_blocks_are_copied_on_a_stream_of_their_own_and_arrive_whole(monkeypatch
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_step_waits_for_nothing_that_the_device_has_still_to_compute(precision: str) -> None:
     learner = learner_of(precision, stain=0.1)
-    loaded = [Batch._make((*(part.pin_memory() for part in batch_of(seed=seed)[:5]), 16.0)) for seed in range(4)]
+    loaded = [batch_of(seed=seed).map(torch.Tensor.pin_memory) for seed in range(4)]
     _train_step(learner, loaded[0], LR)  # constants are sent once
     torch.cuda.set_sync_debug_mode("error")
     try:
