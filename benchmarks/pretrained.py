@@ -41,7 +41,10 @@ KEPT, RUNS = ROOT / "docs" / "recipes" / "imagenet", ROOT / "benchmark-runs"
 LITE0, LITE1, DENSENET = "tf_efficientnet_lite0", "tf_efficientnet_lite1", "densenet121"
 BASE = "before"  # the row that others are compared with
 # All values are written out, so that a row keeps its meaning when the preset changes.
-BEFORE = {"epochs": 6, "lr": 1e-4, "color": 1.0, "normalise": "imagenet", "ema": 0.0, "weight_decay": 0.0}
+BEFORE = {
+    "epochs": 6, "lr": 1e-4, "color": 1.0, "normalise": "imagenet", "ema": 0.0, "weight_decay": 0.0, "batch_size": 32,
+    "resolution": 96,
+}  # fmt: skip
 TUNED = {**BEFORE, "lr": 2e-3, "ema": 0.99, "weight_decay": 0.05, "color": 0.5, "normalise": "model"}
 
 
