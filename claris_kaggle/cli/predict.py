@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
     data = options._open_data(args)
     import json
 
-    from claris_kaggle.core.console import is_speaker
+    from claris_kaggle.core.console import is_speaker, log_info
+    from claris_kaggle.evaluation.run_metrics import explain_pooling
     from claris_kaggle.inference.predict import PredictJob, predict_run
 
     job = PredictJob(
@@ -65,3 +66,5 @@ def run(args: argparse.Namespace) -> None:
         return
     for row in [*metrics["folds"], {"fold": "all", **metrics["overall"]}]:
         print("fold {fold:<4} AUC {auc:.4f}  accuracy {accuracy:.4f}  log loss {log_loss:.4f}".format(**row))
+    if remark := explain_pooling(metrics["overall"]["auc"], metrics["overall"]["fold_auc_mean"]):
+        log_info(remark)

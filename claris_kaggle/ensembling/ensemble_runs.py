@@ -93,8 +93,8 @@ def ensemble_runs(
         out: the CSV to write.
         method: `mean`, `logit`, `rank`, `logloss`, `auc`, `greedy`, `stack` or `auto`, as in `combine`.
         only_sound: exclude runs that get a warning, as in `combine`.
-        calibrate: scale the probabilities by a temperature that is fitted on the OOF predictions. Ranks, and so the
-            AUC of each fold, do not change.
+        calibrate: scale the probabilities by one temperature that is fitted on the OOF predictions. Ranks, and so the
+            AUC, do not change.
         common_ids: use only the OOF patches that all runs have.
         keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`. It can be used like any other run.
     Returns:

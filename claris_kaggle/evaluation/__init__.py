@@ -8,5 +8,6 @@ Other packages use:
 - `predictions`: `Oof`, `TestPredictions`, `check_oof`, `read_oof`, `read_test`, `write_oof`, `write_run_oof`,
   `write_test`
 - `resemblance`: `PatchStatistics`, `has_tissue`
-- `run_metrics`: `FoldMetrics`, `OverallMetrics`, `SlideMetrics`, `gather_run`, `run_metrics`, `slide_metrics`
+- `run_metrics`: `FoldMetrics`, `OverallMetrics`, `SlideMetrics`, `explain_pooling`, `gather_run`,
+  `run_metrics`, `slide_metrics`
 """
