@@ -54,6 +54,11 @@ class DataDir(_Folder):
         """The slide map: id,wsi. Not one of the competition's files; `claris fetch --slides` adds it."""
         return self.root / "slides.csv"
 
+    @property
+    def generated(self) -> Path:
+        """The mark of synthetic patches: a JSON file that `generate` writes. The competition's folder has none."""
+        return self.root / "generated.json"
+
     def patches(self, split: str) -> Path:
         """Return the folder of TIFF files of a split, `train` or `test`."""
         return self.root / split

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from claris_kaggle.core.config import generated_mark
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, name_few
 from claris_kaggle.core.files import read_json, sha256_file, write_json
@@ -19,7 +20,9 @@ from claris_kaggle.ensembling import runs as runs_module
 from claris_kaggle.ensembling.blending import _require_method
 from claris_kaggle.ensembling.submission_file import _SUBMISSION_COLUMNS, write_submission
 from claris_kaggle.evaluation.predictions import write_run_oof, write_test
-from claris_kaggle.evaluation.run_metrics import OverallMetrics, run_metrics, slide_metrics
+from claris_kaggle.evaluation.run_metrics import OverallMetrics, is_generated_run, run_metrics, slide_metrics
+
+_PREDICT_HINT = "Run claris predict with this --data folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +112,7 @@ def ensemble_runs(
         _require_free(keep, run_dirs)
     sample_ids = tables.read_sample(data.sample)
     runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids), data.slides)
-    hint = "Run claris predict with this --data folder"
-    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].test, data.sample.name, hint)
+    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].test, data.sample.name, _PREDICT_HINT)
     _report_unchecked(runs, run_dirs, data)
     together = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:
@@ -122,7 +124,8 @@ def ensemble_runs(
     about = {"method": together.evidence.method, "oof": figures.overall.to_json(), "runs": origin, **evidence}
     write_submission(out, together.test, sample_ids, about)
     if keep:
-        content = {**evidence, **figures.to_json(slide_metrics(together.oof, together.slides))}
+        mark = generated_mark(data.generated.exists() or any(map(is_generated_run, run_dirs)))
+        content = {**mark, **evidence, **figures.to_json(slide_metrics(together.oof, together.slides))}
         _keep_run(keep, together, content, next((run.folds for run in runs if run.folds), None))
     return EnsembleResult(
         submission=out,

@@ -9,5 +9,5 @@ Other packages use:
   `write_test`
 - `resemblance`: `PatchStatistics`, `has_tissue`
 - `run_metrics`: `FoldMetrics`, `OverallMetrics`, `SlideMetrics`, `explain_pooling`, `gather_run`,
-  `run_metrics`, `slide_metrics`
+  `is_generated_run`, `run_metrics`, `slide_metrics`
 """

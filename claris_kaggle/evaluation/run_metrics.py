@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from claris_kaggle.core.config import is_generated
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, name_few
 from claris_kaggle.core.files import read_json, write_json
@@ -152,6 +153,11 @@ def explain_pooling(pooled: float, fold_mean: float | None) -> str:
         "network, and pooling compares patches of different folds, whose scales can differ. Test predictions that "
         "are means over all folds are not affected"
     )
+
+
+def is_generated_run(run_dir: RunDir) -> bool:
+    """Return True if the config or the metrics of the run say that its patches are synthetic."""
+    return any(is_generated(read_json(path)) for path in (run_dir.config, run_dir.metrics) if path.exists())
 
 
 def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:
