@@ -73,6 +73,8 @@ setup(
             "pre-commit>=3.8",
             "ttach>=0.0.3",
             "build>=1.2",
+            "nbclient>=0.10",  # runs the notebooks of examples/
+            "ipykernel>=6.29",
             "pdoc>=15",
             "playwright>=1.40",
             "axe-playwright-python>=0.1.4",

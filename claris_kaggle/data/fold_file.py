@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError, DiskError, RunError, TableError, format_count, name_few
 from claris_kaggle.core.files import read_json, write_json
+from claris_kaggle.core.notebook import html_table
 from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels
@@ -73,6 +74,12 @@ class Folds:
         """The slide of each patch; None if the groups are not slides, as in a split by patch."""
         large = len(set(self.groups)) * _SLIDE_SIZE <= len(self.ids)
         return self.groups if (large if self.by_slide is None else self.by_slide) else None
+
+    def _repr_html_(self) -> str:
+        """Return the counts of each fold as a table for notebooks."""
+        columns = ("patches", "benign", "malignant", "share", "groups")
+        rows = {f"fold {one.fold}": [getattr(one, name) for name in columns] for one in count_folds(self)}
+        return html_table(rows, columns)
 
     def train_rows(self, fold: int) -> NDArray[np.int64]:
         """Return the training rows of fold number `fold`, ascending."""

@@ -12,6 +12,7 @@ from claris_kaggle.core.config import generated_mark
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, name_few
 from claris_kaggle.core.files import read_json, sha256_file, write_json
+from claris_kaggle.core.notebook import html_table
 from claris_kaggle.core.paths import DataDir, RunDir, require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, write_folds
@@ -64,6 +65,16 @@ class EnsembleResult:
     oof: OverallMetrics
     ensemble: combine.EnsembleEvidence
     holdouts: list[str] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        """Return the OOF metrics of the runs and of the ensemble as a table for notebooks."""
+        columns = ("AUC", "interval of 95 %", "accuracy", "log loss")
+        named = {**self.runs, f"ensemble ({self.method})": self.oof}
+        rows = {
+            name: [one.auc, "{:.4f} to {:.4f}".format(*one.auc_interval), one.accuracy, one.log_loss]
+            for name, one in named.items()
+        }
+        return html_table(rows, columns)
 
     def to_json(self) -> dict[str, object]:
         """Return all fields as JSON values."""

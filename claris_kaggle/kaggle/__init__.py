@@ -16,6 +16,7 @@ Other packages use:
 - `plan_file`: `read_plan`
 - `plan_launch`: `run_plan`
 - `preflight`: `check_session`
+- `session_inputs`: `find_data`
 - `session`: `FAILED`, `run_session`
 - `session_progress`: `follow_session`
 - `submit`: `LONGEST_WAIT`, `submit_file`
