@@ -2,7 +2,8 @@
 
 Several runs must share one fold file. Weights are scored only on folds that they were not fitted on.
 A run may also be a folder that contains only oof.csv
-(id,label,fold,probability) and test.csv (id,probability), from any other tool. Other column names are read, too.
+(id,label,fold,probability) and test.csv (id,probability) or submission.csv, from any other tool. Usual other column
+names are read, too, and --columns names unusual ones.
 Without a fold column, oof.csv is one holdout, which has its own score.
 
 example:
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use only the OOF patches that all runs have",
     )
+    parser.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        default="",
+        help="columns of other tools' predictions, for example target=label,pred=probability [usual names]",
+    )
     parser.add_argument("--save-run", type=Path, metavar="DIR", help="save the ensemble as a run in this folder")
     options._add_json_flag(parser)
 
@@ -60,11 +67,14 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
+    from claris_kaggle.evaluation.predictions import parse_columns
 
+    columns = parse_columns(args.columns) if args.columns else None
     keep = options._open_run(args.save_run) if args.save_run else None
     result = ensemble_runs(
         [options._open_run(path) for path in args.runs], data, args.out, method=args.method,
-        only_sound=args.only_sound, calibrate=args.calibrate, common_ids=args.common_ids, keep=keep,
+        only_sound=args.only_sound, calibrate=args.calibrate, common_ids=args.common_ids, columns=columns,
+        keep=keep,
     )  # fmt: skip
     evidence = result.ensemble
     _report_evidence(evidence)
@@ -85,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
     if evidence.calibration:
         _print_calibration(evidence.calibration)
     print(result.submission)
+    options._suggest_next("submit", args.out, "--data", args.data)
 
 
 def _format_figures(figures: OverallMetrics, kind: str) -> str:

@@ -174,6 +174,12 @@ class RunDir(_Folder):
         return self.root / "test.csv"
 
     @property
+    def predicted_test(self) -> Path:
+        """The file of test probabilities: `test.csv`, or `submission.csv` where another tool wrote only this."""
+        submission = self.root / "submission.csv"
+        return submission if submission.exists() and not self.test.exists() else self.test
+
+    @property
     def metrics(self) -> Path:
         """The metrics (AUC, accuracy, log loss), per fold and overall."""
         return self.root / "metrics.json"

@@ -97,6 +97,7 @@ def ensemble_runs(
     only_sound: bool = False,
     calibrate: bool = False,
     common_ids: bool = False,
+    columns: Mapping[str, str] | None = None,
     keep: RunDir | None = None,
 ) -> EnsembleResult:
     """Combine runs and write a checked submission.
@@ -110,6 +111,7 @@ def ensemble_runs(
         calibrate: scale the probabilities by one temperature that is fitted on the OOF predictions. Ranks, and so the
             AUC, do not change.
         common_ids: use only the OOF patches that all runs have.
+        columns: columns of other tools' predictions, as from `parse_columns`.
         keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`. It can be used like any other run.
     Returns:
         The path of the submission, and the metrics and weights of the runs.
@@ -118,12 +120,10 @@ def ensemble_runs(
             or `keep` holds other files.
     """
     _require_method(method)
-    require_replaceable(out, _SUBMISSION_COLUMNS)
-    if keep:
-        _require_free(keep, run_dirs)
+    _require_places(run_dirs, out, keep)
     sample_ids = tables.read_sample(data.sample)
-    runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids), data.slides)
-    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].test, data.sample.name, _PREDICT_HINT)
+    runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids, columns=columns), data.slides)
+    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].predicted_test, data.sample.name, _PREDICT_HINT)
     _report_unchecked(runs, run_dirs, data)
     together = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:
@@ -146,6 +146,17 @@ def ensemble_runs(
         ensemble=together.evidence,
         holdouts=[run.name for run in runs if run.is_holdout],
     )
+
+
+def _require_places(run_dirs: Sequence[RunDir], out: Path, keep: RunDir | None) -> None:
+    """Reject outputs that would replace files of another kind.
+
+    Raises:
+        UsageError: as in `require_replaceable` and `_require_free`.
+    """
+    require_replaceable(out, _SUBMISSION_COLUMNS)
+    if keep:
+        _require_free(keep, run_dirs)
 
 
 def _require_variety(together: combine.Ensemble) -> None:
@@ -243,7 +254,7 @@ def describe_run(run_dir: RunDir) -> _RunOrigin:
     }
     return _RunOrigin(
         oof_sha256=sha256_file(run_dir.oof),
-        test_sha256=sha256_file(run_dir.test),
+        test_sha256=sha256_file(run_dir.predicted_test),
         config=read_json(run_dir.config) if run_dir.config.exists() else None,
         weights_sha256=weights,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,28 @@ def test_a_run_of_an_earlier_version_predicts_classifies_and_exports(
         code, shown, _ = call("classify", "--run", place, patch, "--json", "--html", tmp_path / "page.html")
         assert code == 0 and json.loads(shown)["images"][0]["probability"] == pytest.approx(known[patch.stem], abs=1e-5)
         assert "trained on synthetic" not in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_single_finished_fold_is_a_submission_and_each_command_names_the_next(
+    call: Call, old_data: DataDir, tmp_path: Path
+) -> None:
+    run, known = put_old_run(OLD_RUNS[-1], tmp_path / "run")
+    shutil.rmtree(run.fold(1).root)
+    places = ["--data", old_data.root, "--cache", tmp_path / "cache"]
+    out = ["--data", old_data.root, "--out", tmp_path / "s.csv"]
+    alone = f"claris ensemble {run.fold(0).root} --data DIR --out FILE"
+    code, _, said = call("ensemble", run.root, *out)
+    assert code == 1 and f"fold 0 alone: claris predict --data DIR --run {run.root}, then {alone}" in said
+    code, _, said = call("predict", *places, "--run", run.root)
+    assert (
+        code == 0 and f"alone: claris ensemble {run.fold(0).root} --data {old_data.root} --out submission.csv" in said
+    )
+    assert f"fold 0 alone: {alone}" in call("ensemble", run.root, *out)[2]
+    code, _, said = call("ensemble", run.fold(0).root, *out)
+    assert code == 0 and f"next: claris submit {tmp_path / 's.csv'} --data {old_data.root}" in said
+    code, _, said = call("folds", "--data", old_data.root, "--out", tmp_path / "f.csv", "--k", 2)
+    assert f"next: claris train --data {old_data.root} --folds {tmp_path / 'f.csv'} --run runs/first" in said
+    assert f"next: claris folds --data {old_data.root} " in call("pack", *places)[2]
 
 
 def test_every_format_has_a_run() -> None:
