@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from claris_kaggle.cli import options
+
 HELP = "download the competition's files from Kaggle"
 
 
@@ -35,3 +37,4 @@ def run(args: argparse.Namespace) -> None:
     if args.slides:
         fetch_slides(args.slides, data)
     print(args.out)
+    options._suggest_next("folds", "--data", args.out, "--out", "folds/five.csv")

@@ -6,7 +6,7 @@ a training patch of another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,19 +72,22 @@ class Run:
         return measure(self.oof.labels, self.oof.probabilities, self.slides)
 
 
-def load_run(run_dir: RunDir) -> Run:
+def load_run(run_dir: RunDir, columns: Mapping[str, str] | None = None) -> Run:
     """Return the predictions of the run in `run_dir`. Checks them against its fold file, if it has one.
 
+    Args:
+        run_dir: the run, or a folder with `oof.csv` and `test.csv` (or `submission.csv`) of another tool.
+        columns: as in `read_oof`.
     Raises:
         RunError: the run is not predicted yet.
         TableError: a file is invalid, belongs to a different fold file, or has fewer than two patches of a class.
     """
-    missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
+    missing = [path.name for path in (run_dir.oof, run_dir.predicted_test) if not path.exists()]
     if missing:
         found = run_dir.lacks(" and ".join(missing))
         expected = "expected the predictions of all its folds"
-        raise RunError(found, expected, "Run claris train until all folds are finished, then claris predict")
-    oof, test = read_oof(run_dir.oof), read_test(run_dir.test)
+        raise RunError(found, expected, _suggest_single_fold(run_dir))
+    oof, test = read_oof(run_dir.oof, columns), read_test(run_dir.predicted_test, columns)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
         found = f"{run_dir.oof}: {malignant:,} malignant and {len(oof.ids) - malignant:,} benign patches"
@@ -98,13 +101,29 @@ def load_run(run_dir: RunDir) -> Run:
     return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
 
 
+def _suggest_single_fold(run_dir: RunDir) -> str:
+    """Return what to do about a run without predictions of all folds: also how to submit the folds that are done."""
+    hint = "Run claris train until all folds are finished, then claris predict"
+    done = run_dir.finished_folds()
+    if not done:
+        return hint
+    first = run_dir.fold(done[0])
+    ready = first.oof.exists() and first.test.exists()
+    before = "" if ready else f"claris predict --data DIR --run {run_dir.root}, then "
+    return (
+        f"{hint}. For a submission of fold {done[0]} alone: {before}claris ensemble {first.root} --data DIR --out FILE"
+    )
+
+
 def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
     """Return True if both put the same patches together, under any numbers."""
     pairs = len(set(zip(one.tolist(), other.tolist(), strict=True)))
     return pairs == len(np.unique(one)) == len(np.unique(other))
 
 
-def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[Run]:
+def _load_runs(
+    run_dirs: Sequence[RunDir], *, common_ids: bool = False, columns: Mapping[str, str] | None = None
+) -> list[Run]:
     """Load runs with distinct names, ready to be combined. Slides of one run are used for all.
 
     Only the first run that has a fold file keeps its content.
@@ -112,6 +131,7 @@ def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[
     Args:
         run_dirs: the runs.
         common_ids: keep only the OOF patches that all runs have, and log how many each run loses.
+        columns: as in `read_oof`.
     Raises:
         UsageError: a run is given twice.
         RunError: the runs have different folds, labels or test patches.
@@ -119,7 +139,7 @@ def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[
     """
     runs: list[Run] = []
     named = zip(label_runs(run_dirs), run_dirs, strict=True)
-    loaded: Iterable[Run] = (replace(load_run(run_dir), name=name) for name, run_dir in named)
+    loaded: Iterable[Run] = (replace(load_run(run_dir, columns), name=name) for name, run_dir in named)
     for run in _keep_common(list(loaded)) if common_ids else loaded:
         _require_comparable([*runs[:1], run])
         # All runs share one list of ids. Separate lists of twenty runs would take most of the memory.

@@ -25,7 +25,14 @@ from claris_kaggle.ensembling.comparison import RunComparison, compare_runs
 from claris_kaggle.ensembling.ensemble_runs import describe_run
 from claris_kaggle.ensembling.ledger import Agreement, LedgerEntry, describe_agreement, read_ledger, sort_best_first
 from claris_kaggle.ensembling.runs import Run, add_slides, label_runs, load_run
-from claris_kaggle.evaluation.run_metrics import FoldMetrics, OverallMetrics, SlideMetrics, run_metrics, slide_metrics
+from claris_kaggle.evaluation.run_metrics import (
+    FoldMetrics,
+    OverallMetrics,
+    SlideMetrics,
+    is_generated_run,
+    run_metrics,
+    slide_metrics,
+)
 from claris_kaggle.reporting import charts, gallery
 from claris_kaggle.reporting.templates import render_template
 from claris_kaggle.version import __version__
@@ -242,6 +249,7 @@ def write_report(
         ledger=_LedgerTable(sort_best_first(lines), describe_agreement(lines)) if lines else None,
         versions=_find_versions(),
         caution="" if all(run.by_slide for run in runs) else SPLIT_BY_PATCH,
+        generated=any(map(is_generated_run, run_dirs)) or (data is not None and data.generated.exists()),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
     )

@@ -186,7 +186,7 @@ def _claim_folder(job: TrainJob, config: TrainConfig, data: TrainingData, stored
     elif stored != config:
         log_info(f"{job.run_dir.config}: nothing was trained with it; replaced by the config of this command")
     write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
-    write_json(job.run_dir.config, config.to_json())
+    write_json(job.run_dir.config, config.to_file(generated=job.data.generated.exists()))
 
 
 def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], stored: TrainConfig | None) -> None:

@@ -352,6 +352,26 @@ def test_runs_that_lack_a_few_ids_are_joined_on_request(call: Call, data: DataDi
     assert code == 1 and "0 OOF ids in all runs" in said
 
 
+def test_columns_of_any_name_are_read_where_they_are_named(call: Call, data: DataDir, tmp_path: Path) -> None:
+    place = put_foreign(tmp_path, "odd", "id,dx,fold,stage2,score", [(*row[:3], row[3], 0.5) for row in OOF_ROWS])
+    place.test.write_text(place.test.read_text().replace("probability", "stage2"))
+    where = ["ensemble", place.root, "--data", data.root, "--out", tmp_path / "s.csv"]
+    code, _, said = call(*where)
+    assert code == 1 and "expected a column label (or target)" in said
+    code, shown, _ = call(*where, "--columns", "dx=label,stage2=probability")
+    exact = roc_auc_score([row[1] for row in OOF_ROWS], [row[3] for row in OOF_ROWS])
+    assert code == 0 and shown.startswith(f"odd: OOF AUC {exact:.4f} (")
+    place.test.rename(place.root / "submission.csv")
+    assert call(*where, "--columns", "dx=label,stage2=probability")[0] == 0
+    for wrong, status, words in (
+        ("dx=label,stage3=probability", 1, "--columns names stage3. Correct --columns"),
+        ("dx", 2, "--columns has 'dx'; expected NAME=COLUMN"),
+        ("dx=class", 2, "with COLUMN one of id, label, fold, probability"),
+    ):
+        code, _, said = call(*where, "--columns", wrong)
+        assert code == status and words in said, said
+
+
 HELD = [(i, y, p) for n, (i, y, _, p) in enumerate(OOF_ROWS) if n % 20 < 6]  # six whole slides
 
 

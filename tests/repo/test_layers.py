@@ -240,6 +240,12 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
     assert "demo" in claris().stdout
 
 
+def test_help_as_a_word_is_the_help_of_the_command(call: Callable[..., tuple[int, str, str]]) -> None:
+    assert call("help", "train") == call("train", "--help") != call("help") == call("--help")
+    code, shown, said = call("help", "trian")
+    assert (code, shown) == (2, "") and "did you mean train?" in said
+
+
 def test_a_tilde_in_a_path_is_the_home_folder_and_no_folder_of_that_name(
     call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

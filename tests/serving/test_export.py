@@ -70,6 +70,7 @@ def test_a_folder_says_what_it_is_and_proves_itself(exported: ExportDir, finishe
     assert facts["oof"] == overall and facts["temperature"] == overall["temperature"] and facts["folds"] == [0, 1, 2]
     assert facts["thresholds"] == {"half": 0.5, "oof": overall["best_threshold"]} and facts["onnx"] == {"views": 8}
     assert "Not for diagnosis" in card and f"{overall['auc']:.4f}" in card and facts["notice"] == NOTICE
+    assert "trained on synthetic patches" in card and read_json(exported.config)["generated_data"] is True
     assert "## Limits" in card and "model.onnx" in card and "{" not in card
     for fold in range(3):
         assert exported.weights(fold).read_bytes() == finished.fold(fold).weights.read_bytes()
