@@ -4,7 +4,7 @@ Other packages use:
 
 - `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`,
   `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`, `parse_config_flags`,
-  `read_given_flags`, `require_same`, `update_config`
+  `read_given_flags`, `require_resolution`, `require_same`, `update_config`
 - `console`: `LOGGER`, `Progress`, `Waiting`, `format_duration`, `is_speaker`, `log_info`, `messages_on_stderr`,
   `silence_native_code`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
