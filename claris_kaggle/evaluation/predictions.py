@@ -7,7 +7,7 @@ dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def write_run_oof(path: Path, oof: Oof) -> None:
     """Write the OOF predictions to `path`, sorted by id. Predictions without fold numbers get no column for them."""
     order = tables.sort_order(oof.ids)
     columns = ([oof.ids[row] for row in order], oof.labels[order], oof.fold[order], oof.probabilities[order])
-    table = dict(zip(_OOF_COLUMNS, columns, strict=True))
+    table: dict[str, Iterable[object]] = dict(zip(_OOF_COLUMNS, columns, strict=True))
     if not oof.has_folds:
         del table["fold"]
     tables.write_table(path, table)
