@@ -3,9 +3,8 @@
 Other packages use:
 
 - `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`,
-  `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`,
-  `generated_mark`, `is_generated`, `parse_config_flags`, `read_given_flags`, `require_same`, `update_config`,
-  `without_about_file`
+  `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`, `generated_mark`, `is_generated`,
+  `parse_config_flags`, `read_given_flags`, `require_resolution`, `require_same`, `update_config`, `without_about_file`
 - `console`: `LOGGER`, `Progress`, `Waiting`, `format_duration`, `is_speaker`, `log_info`, `messages_on_stderr`,
   `silence_native_code`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,

@@ -178,8 +178,6 @@ class TrainConfig:
     resolution: int = _flag_field(
         0,
         "input size in pixels; patches are resized (bilinear up, area averaging down); 0: crop size",
-        low=0,
-        high=_LARGEST_SIDE,
     )
     stem: str = _flag_field(
         "pool",
@@ -342,15 +340,24 @@ def _without_removed_options(content: Mapping[str, object], source: object) -> d
     return {name: value for name, value in content.items() if name not in _REMOVED_OPTIONS}
 
 
+def require_resolution(side: int, expected: str = f"{LEAST_SIDE} to {_LARGEST_SIDE}") -> None:
+    """Reject an input size that is too small or too large for the networks of this task.
+
+    Raises:
+        UsageError: names the flag and what was expected.
+    """
+    if not LEAST_SIDE <= side <= _LARGEST_SIDE:
+        raise UsageError(f"--resolution is {side}", f"expected {expected}")
+
+
 def _check_sides(config: TrainConfig) -> None:
     """Reject a crop, resolution or pooling that leaves an empty feature map.
 
     Raises:
         UsageError: names the flags.
     """
-    if 0 < config.resolution < LEAST_SIDE:
-        expected = f"expected 0, or {LEAST_SIDE} to {_LARGEST_SIDE}"
-        raise UsageError(f"--resolution is {config.resolution}", expected)
+    if config.resolution:
+        require_resolution(config.resolution, f"0 (no resizing), or {LEAST_SIDE} to {_LARGEST_SIDE}")
     side, least = config.side, config.least_side
     if side < least:
         found = f"--stem pool4 with --tail pool leaves no feature map at {side} pixels"

@@ -29,7 +29,7 @@ _PSEUDO_HINT = "Create it again: claris pseudo RUN_DIR --data DIR --out {}"
 
 
 @dataclass(frozen=True)
-class _PseudoLabels:
+class PseudoLabels:
     """Pseudo-labels of test patches, sorted by id and fold.
 
     Attributes:
@@ -54,7 +54,7 @@ class _PseudoLabels:
         return np.flatnonzero(self.fold == fold)
 
 
-def write_pseudo_file(path: Path, found: _PseudoLabels, folds: Folds, about: Mapping[str, object]) -> None:
+def write_pseudo_file(path: Path, found: PseudoLabels, folds: Folds, about: Mapping[str, object]) -> None:
     """Write pseudo-labels, and a JSON beside them that binds them to the fold file.
 
     Args:
@@ -72,7 +72,7 @@ def write_pseudo_file(path: Path, found: _PseudoLabels, folds: Folds, about: Map
     write_json(path.with_suffix(".json"), {**digests, **about, "versions": {"claris_kaggle": __version__}})
 
 
-def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> _PseudoLabels:
+def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> PseudoLabels:
     """Return the pseudo-labels in the file `path`, if a run with these folds may train on them.
 
     Args:
@@ -100,10 +100,10 @@ def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> _Pseu
 
 def sort_pseudo_labels(
     ids: Sequence[str], fold: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64]
-) -> _PseudoLabels:
-    """Return pseudo-labels sorted by id, then fold; arguments as the attributes of `_PseudoLabels`."""
+) -> PseudoLabels:
+    """Return pseudo-labels sorted by id, then fold; arguments as the attributes of `PseudoLabels`."""
     order = sorted(range(len(ids)), key=lambda row: (ids[row], fold[row]))
-    return _PseudoLabels([ids[row] for row in order], fold[order], labels[order], probabilities[order])
+    return PseudoLabels([ids[row] for row in order], fold[order], labels[order], probabilities[order])
 
 
 def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Sequence[str], path: Path) -> None:
@@ -123,7 +123,7 @@ def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Seq
         raise TableError(found, _TEST_ONLY, "Give the --data folder that it was made for")
 
 
-def _require_own_folds(found: _PseudoLabels, folds: Folds, path: Path, hint: str) -> None:
+def _require_own_folds(found: PseudoLabels, folds: Folds, path: Path, hint: str) -> None:
     """Raise unless the JSON beside the file shows that its rows are unchanged and belong to these folds.
 
     Raises:

@@ -231,10 +231,10 @@ def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
 def _scoring_groups(run: Run) -> NDArray[np.int64]:
     """Return the group of each patch, int64 [N]: its weights are fitted on the patches outside the group.
 
-    The groups are the folds. A holdout has no folds; its groups are whole slides, or a single group if they are unknown
-    or too few.
+    The groups are the folds. Those of a holdout or a single fold are whole slides, or a single group if the slides are
+    unknown or too few.
     """
-    if run.is_holdout and run.slides is not None:
+    if run.has_one_group and run.slides is not None:
         oof, slides = run.oof, run.slides
         with contextlib.suppress(UsageError, DataError):
             return make_folds(oof.ids, oof.labels, k=min(_HOLDOUT_GROUPS, len(set(slides))), slides=slides).fold

@@ -186,8 +186,10 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
         log_info(
             f"{name_few(without_folds)}: no fold file of {own}; cannot verify that the predictions are out-of-fold"
         )
-    for run in (one for one in runs if one.is_holdout):
-        log_info(f"{run.name}: a holdout of {len(run.oof.ids):,} patches, without folds; the score is for those only")
+    for run in (one for one in runs if one.has_one_group):
+        count = f"{len(run.oof.ids):,} patches"
+        kind = f"a holdout of {count}, without folds" if run.is_holdout else f"fold {run.oof.fold[0]} only, {count}"
+        log_info(f"{run.name}: {kind}; the score is for those only")
     if runs[0].slides is None:
         log_info("no slide ids: intervals assume independent patches and may be too narrow")
     if not data.labels.exists():

@@ -51,9 +51,14 @@ class Run:
     folds: Folds | None = None
 
     @cached_property
-    def is_holdout(self) -> bool:
-        """True if all predictions are of one fold: a single holdout, or a file without fold numbers."""
+    def has_one_group(self) -> bool:
+        """True if all predictions are of one fold, or without fold numbers: weights cannot be fitted across folds."""
         return bool(self.oof.fold.min() == self.oof.fold.max())
+
+    @property
+    def is_holdout(self) -> bool:
+        """True if the predictions are without fold numbers: those of a single holdout."""
+        return self.has_one_group and not self.oof.has_folds
 
     @cached_property
     def by_slide(self) -> bool:
@@ -96,7 +101,7 @@ def load_run(run_dir: RunDir, columns: Mapping[str, str] | None = None) -> Run:
         return Run(run_dir.root.name, oof, test)
     folds = read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
     if oof.ids == folds.ids and (oof.fold.min() == oof.fold.max() or _is_same_partition(oof.fold, folds.fold)):
-        oof = replace(oof, fold=folds.fold)
+        oof = replace(oof, fold=folds.fold, has_folds=True)
     check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
     return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
 
@@ -151,7 +156,7 @@ def _load_runs(
 
 
 def _keep_common(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with the OOF patches that all of them have. With a holdout among them, none has folds.
+    """Return the runs with the OOF patches that all of them have. With a holdout or single fold among them, all are.
 
     Raises:
         RunError: they share too few patches.
@@ -170,9 +175,11 @@ def _keep_common(runs: Sequence[Run]) -> list[Run]:
             log_info(f"{run.name}: {counts}; not used: {name_few(lost)}")
         kept.append(_select_rows(run, rows) if len(shared) < len(run.oof.ids) else run)
     largest = max(len(run.oof.ids) for run in runs)
-    if any(run.is_holdout and len(run.oof.ids) < largest for run in runs):
-        return [replace(run, oof=replace(run.oof, fold=np.zeros_like(run.oof.fold)), folds=None) for run in kept]
-    return kept
+    small = next((run.oof for run in runs if run.has_one_group and len(run.oof.ids) < largest), None)
+    if small is None:
+        return kept
+    fold = np.full(len(shared), small.fold[0])
+    return [replace(run, oof=replace(run.oof, fold=fold, has_folds=small.has_folds), folds=None) for run in kept]
 
 
 def _select_rows(run: Run, rows: NDArray[np.int64]) -> Run:
@@ -185,7 +192,7 @@ def _select_rows(run: Run, rows: NDArray[np.int64]) -> Run:
     )
     if folds and any(len(np.unique(labels[fold == number])) < 2 for number in range(run.folds.k if run.folds else 0)):
         folds = None
-    return replace(run, oof=Oof(ids, labels, fold, oof.probabilities[rows]), slides=slides, folds=folds)
+    return replace(run, oof=Oof(ids, labels, fold, oof.probabilities[rows], oof.has_folds), slides=slides, folds=folds)
 
 
 def _share_folds(runs: Sequence[Run]) -> list[Run]:
@@ -194,14 +201,14 @@ def _share_folds(runs: Sequence[Run]) -> list[Run]:
     Numbers of the same partition may differ between runs. A run without fold numbers takes those of the others if it
     has all their patches, and this is logged.
     """
-    leader = next((run for run in runs if not run.is_holdout), None)
+    leader = next((run for run in runs if not run.has_one_group), None)
     if leader is None:
         return list(runs)
-    if unknown := [run.name for run in runs if run.is_holdout]:
+    if unknown := [run.name for run in runs if run.has_one_group]:
         log_info(f"{name_few(unknown)}: no fold numbers; weights are scored by the folds of {leader.name}")
     same = [np.array_equal(run.oof.fold, leader.oof.fold) for run in runs]
     return [
-        run if equal else replace(run, oof=replace(run.oof, fold=leader.oof.fold))
+        run if equal else replace(run, oof=replace(run.oof, fold=leader.oof.fold, has_folds=True))
         for run, equal in zip(runs, same, strict=True)
     ]
 
@@ -274,7 +281,7 @@ def _explain_incomparable(first: Run, run: Run) -> list[str]:
     if not faults:
         if np.any(first.oof.labels != run.oof.labels):
             faults.append("other labels")
-        if not (first.is_holdout or run.is_holdout or _is_same_partition(first.oof.fold, run.oof.fold)):
+        if not (first.has_one_group or run.has_one_group or _is_same_partition(first.oof.fold, run.oof.fold)):
             faults.append("other folds")
     return faults
 

@@ -7,7 +7,7 @@ dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,12 +54,14 @@ class Oof:
         labels: int8 [N] of 0 and 1.
         fold: int64 [N], the fold of each patch.
         probabilities: float [N] of label 1, in 0..1; see `_narrow`.
+        has_folds: False if the predictions are without fold numbers; then `fold` is constant.
     """
 
     ids: list[str]
     labels: Labels
     fold: NDArray[np.int64]
     probabilities: Probabilities
+    has_folds: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,13 @@ def write_oof(path: Path, ids: Sequence[str], labels: Labels, fold: int, probabi
 
 
 def write_run_oof(path: Path, oof: Oof) -> None:
-    """Write the OOF predictions to `path`, sorted by id."""
+    """Write the OOF predictions to `path`, sorted by id. Predictions without fold numbers get no column for them."""
     order = tables.sort_order(oof.ids)
     columns = ([oof.ids[row] for row in order], oof.labels[order], oof.fold[order], oof.probabilities[order])
-    tables.write_table(path, dict(zip(_OOF_COLUMNS, columns, strict=True)))
+    table: dict[str, Iterable[object]] = dict(zip(_OOF_COLUMNS, columns, strict=True))
+    if not oof.has_folds:
+        del table["fold"]
+    tables.write_table(path, table)
 
 
 def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> None:
@@ -127,14 +132,14 @@ def read_oof(path: Path, columns: Mapping[str, str] | None = None) -> Oof:
     """
     if has_header(path, _OOF_COLUMNS):
         frame = tables.read_table(path, _OOF_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
-        texts = [frame[name].tolist() for name in _OOF_COLUMNS]
+        texts, has_folds = [frame[name].tolist() for name in _OOF_COLUMNS], True
     else:
-        texts = _read_foreign_oof(path, columns or {})
+        texts, has_folds = _read_foreign_oof(path, columns or {})
     ids, order = _sort_checked_ids(texts[0], path)
     labels = tables.parse_labels(texts[1], path)
     fold = parse_fold_numbers(texts[2], path, _PREDICTIONS_HINT)
     probabilities = _narrow(tables.parse_probabilities(texts[3], path, _PREDICTIONS_HINT))
-    return Oof(ids, labels[order], fold[order], probabilities[order])
+    return Oof(ids, labels[order], fold[order], probabilities[order], has_folds)
 
 
 def read_test(path: Path, columns: Mapping[str, str] | None = None) -> TestPredictions:
@@ -180,8 +185,8 @@ def _rename_columns(table: ForeignTable, columns: Mapping[str, str]) -> ForeignT
     return replace(table, columns={**renamed, **others})
 
 
-def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> list[list[str]]:
-    """Return the columns of `_OOF_COLUMNS` in a file of another tool.
+def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list[str]], bool]:
+    """Return the columns of `_OOF_COLUMNS` in a file of another tool, and True if it has fold numbers.
 
     Args:
         path: the file.
@@ -200,7 +205,7 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> list[list[str]]
         raise TableError(f"{path}: {list_columns(table)}", expected, "Add the labels of train_labels.csv")
     values = _choose_probabilities(table, _PROBABILITY_NAMES, columns)
     folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.columns[fold]] if fold else ["0"] * len(ids)
-    return [ids, table.numbers(label), folds, values]
+    return [ids, table.numbers(label), folds, values], fold is not None
 
 
 def _choose_probabilities(table: ForeignTable, names: Sequence[str], given: Mapping[str, str]) -> list[str]:

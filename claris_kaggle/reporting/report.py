@@ -153,7 +153,7 @@ class _Section:
         name: name of the run.
         typed: path of the run as typed in a shell.
         anchor: the ids of the parts of the section start with this.
-        holdout: True if the predictions are of one holdout, without folds.
+        scored: what the AUC is of, as text.
         overall, folds, confusion: metrics.
         learning, roc, corner, precision, calibration, spread: charts; `corner` enlarges the top left of `roc`, and is
             None if no curve passes there.
@@ -165,7 +165,7 @@ class _Section:
     name: str
     typed: str
     anchor: str
-    holdout: bool
+    scored: str
     overall: OverallMetrics
     folds: list[_FoldRow]
     confusion: _Confusion
@@ -267,7 +267,7 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         name=run.name,
         typed=_format_typed_path(run_dir.root),
         anchor=anchor,
-        holdout=run.is_holdout,
+        scored=_describe_scored(run),
         overall=found.overall,
         folds=[_describe_fold(run, one, histories.get(one.fold)) for one in found.folds],
         confusion=_count_confusion(run),
@@ -281,6 +281,13 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         patches=_choose_patches(run, run_dir, gallery._make_reader(oof.ids, data, cache)),
         origin=_describe_origin(run, run_dir, histories),
     )
+
+
+def _describe_scored(run: Run) -> str:
+    """Return what the AUC of a run is of."""
+    if run.is_holdout:
+        return "AUC of one holdout, without folds"
+    return f"OOF AUC of fold {run.oof.fold[0]} only" if run.has_one_group else "OOF AUC, all folds pooled"
 
 
 def _format_typed_path(path: Path) -> str:
