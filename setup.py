@@ -76,6 +76,7 @@ setup(
             "nbclient>=0.10",  # runs the notebooks of examples/
             "ipykernel>=6.29",
             "pdoc>=15",
+            "markdown2>=2.5",  # the pages of the documentation's site
             "playwright>=1.40",
             "axe-playwright-python>=0.1.4",
             "httpx2",  # by which starlette tests its pages
