@@ -180,9 +180,7 @@ def test_one_run_or_one_fold_leaves_nothing_to_weigh() -> None:
     ]
     assert set(combine(one_fold, "auto").evidence.methods) == {"mean", "logit", "rank"}
     assert combine(one_fold, "rank").evidence.asked == "rank"
-    with pytest.raises(
-        RunError, match=r"one holdout or one fold, .*; --method stack fits its weights"
-    ):
+    with pytest.raises(RunError, match=r"one holdout or one fold, .*; --method stack fits its weights"):
         combine(one_fold, "stack")
 
 
