@@ -29,6 +29,7 @@ setup(
     package_data={
         "claris_kaggle": ["py.typed"],
         "claris_kaggle.kaggle": ["plans/*.toml"],
+        "claris_kaggle.models": ["networks.csv"],
         "claris_kaggle.reporting.templates": ["*.jinja", "*.js"],
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },

@@ -27,7 +27,7 @@ CLASS_NAMES = ("benign", "malignant")
 # private leaderboard.
 SPLIT_BY_PATCH = (
     "folds by patch put patches of one slide on both sides, so the OOF AUC is too high (published: 0.996 by patch, "
-    "0.967 by slide, 0.97 on the leaderboard); claris fetch --slides REF stores a slide map in the data folder"
+    "0.967 by slide, 0.97 on the leaderboard); split again with the slide map of claris fetch --slides"
 )
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Without a JSON file, groups count as slides from this mean number of patches on.

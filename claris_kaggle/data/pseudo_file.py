@@ -25,7 +25,7 @@ from claris_kaggle.version import __version__
 
 PSEUDO_COLUMNS = ("id", "fold", "label", "probability")
 _TEST_ONLY = "only test patches may have pseudo-labels"
-_PSEUDO_HINT = "Create it again: claris pseudo RUN_DIR --data DIR --out {}"
+_PSEUDO_HINT = "Create such a file: claris pseudo RUN_DIR --data DIR --out FILE.csv"
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,18 @@ def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> Pseud
         DataError: its networks had other folds, or its JSON is missing or damaged.
         DiskError: the file does not exist.
     """
-    hint = _PSEUDO_HINT.format(path)
-    frame = tables.read_table(path, PSEUDO_COLUMNS, hint=hint, ended=True)
+    frame = tables.read_table(path, PSEUDO_COLUMNS, hint=_PSEUDO_HINT, ended=True)
     ids = frame["id"].tolist()
-    tables.require_ids(ids, path, hint)
+    tables.require_ids(ids, path, _PSEUDO_HINT)
     require_test_ids(ids, folds.ids, test_ids, path)
-    fold = parse_fold_numbers(frame["fold"].tolist(), path, hint)
-    tables.require_unique([f"{name} in fold {number}" for name, number in zip(ids, fold, strict=True)], path, hint)
+    fold = parse_fold_numbers(frame["fold"].tolist(), path, _PSEUDO_HINT)
+    tables.require_unique(
+        [f"{name} in fold {number}" for name, number in zip(ids, fold, strict=True)], path, _PSEUDO_HINT
+    )
     labels = tables.parse_labels(frame["label"].tolist(), path)
-    values = tables.parse_probabilities(frame["probability"].tolist(), path, hint)
+    values = tables.parse_probabilities(frame["probability"].tolist(), path, _PSEUDO_HINT)
     found = sort_pseudo_labels(ids, fold, labels, values)
-    _require_own_folds(found, folds, path, hint)
+    _require_own_folds(found, folds, path, _PSEUDO_HINT)
     return found
 
 
@@ -116,7 +117,7 @@ def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Seq
     own = sorted({name for name in ids if name in train})
     if own:
         found = f"{path}: {format_count(len(own), 'training id')} ({name_few(own)})"
-        raise TableError(found, _TEST_ONLY, _PSEUDO_HINT.format(path))
+        raise TableError(found, _TEST_ONLY, _PSEUDO_HINT)
     foreign = sorted({name for name in ids if name not in test})
     if foreign:
         found = f"{path}: {format_count(len(foreign), 'id')} not in sample_submission.csv ({name_few(foreign)})"

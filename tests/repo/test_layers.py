@@ -172,7 +172,13 @@ def test_each_package_says_what_others_use_of_it() -> None:
 
 
 def test_help_and_wrong_use_load_nothing_heavy() -> None:
-    for arguments, code in ((["--help"], 0), (["train", "--help"], 0), (["nonsense"], 2), (["train"], 2)):
+    for arguments, code in (
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["nonsense"], 2),
+        (["train"], 2),
+        (["models"], 0),
+    ):
         program = (
             "import sys\nfrom claris_kaggle.cli.main import main\n"
             f"code = main({arguments!r})\n"
