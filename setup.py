@@ -66,6 +66,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "pytest-cov>=5",
             "hypothesis>=6.100",
             "ruff>=0.8",
             "mypy>=1.13",

@@ -37,7 +37,7 @@ from claris_kaggle.data.patches import read_patch
 from claris_kaggle.inference.fold_models import FoldModels, load_trained
 from claris_kaggle.serving.classify import NOTICE, ClassifyJob, classify_image
 from claris_kaggle.serving.page import all_as_json
-from tests.conftest import CASES, DEADLINE, environment, open_page
+from tests.conftest import DEADLINE, environment, open_page
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette is not here: pip install '.[dev]'")
 
@@ -385,7 +385,7 @@ DROP = """([content, name, count]) => {
     return document.getElementById("state").textContent }"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), CASES)
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 def test_in_a_browser_a_patch_is_chosen_and_its_answer_seen(
     browser: Any, served: Served, patch: Path, width: int, scheme: str
 ) -> None:
