@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     if not is_speaker():
         return
     if metrics is None:
-        _suggest_single_fold(job.run_dir, args)
+        _suggest_first_fold(job.run_dir, args)
         return
     if args.json:
         print(json.dumps(metrics))
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     options._suggest_next("ensemble", args.run, "--data", args.data, "--out", "submission.csv")
 
 
-def _suggest_single_fold(run_dir: RunDir, args: argparse.Namespace) -> None:
+def _suggest_first_fold(run_dir: RunDir, args: argparse.Namespace) -> None:
     """Log the command that makes a submission of the first finished fold, before all folds are finished."""
     first = min(run_dir.finished_folds())
     words = ["ensemble", args.run / run_dir.fold(first).root.name, "--data", args.data, "--out", "submission.csv"]

@@ -9,7 +9,7 @@ Other packages use:
   `silence_native_code`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
   `OversizeError`, `PatchError`, `RunError`, `Stopped`, `TableError`, `TrainingError`, `UsageError`,
-  `escape_unprintable`, `first_line`, `format_count`, `name_few`
+  `escape_unprintable`, `first_line`, `format_bytes`, `format_count`, `name_few`
 - `files`: `create_folder`, `explain_disk_errors`, `explain_os_error`, `explain_unexpected_error`, `hold_lock`,
   `is_folder`, `read_json`, `replace_file`, `sha256_bytes`, `sha256_file`, `write_bytes`, `write_json`, `write_text`
 - `notebook`: `html_table`

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from claris_kaggle.core.errors import DataError, UsageError, name_few
@@ -208,7 +209,9 @@ class RunDir(_Folder):
         there = self.root.is_dir()
         where = self.root if there else self.root.parent
         runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in where.glob(f"*/{name}")})
-        near = f" (runs in {where}: {name_few(runs)})" if runs else ""
+        nearest = [] if there else get_close_matches(self.root.name, runs, 1)
+        meant = f"; did you mean {where / nearest[0]}?" if nearest else ""
+        near = f" (runs in {where}: {name_few(runs)}{meant})" if runs else ""
         return f"{self.root}: {f'no {names} there' if there else 'no such folder'}{near}"
 
     def finished_folds(self) -> list[int]:

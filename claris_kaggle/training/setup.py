@@ -150,7 +150,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(chosen))}")
     _warn_of_memory(config, nproc)
     if not (stored and trained) and "precision" not in given:
-        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
+        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu", config.model)
     return config, data
 
 

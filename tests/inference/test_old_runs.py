@@ -63,6 +63,21 @@ def test_a_single_finished_fold_is_a_submission_and_each_command_names_the_next(
     assert f"next: claris folds --data {old_data.root} " in call("pack", *places)[2]
 
 
+def test_a_run_without_weights_or_over_other_patches_is_told_so(call: Call, old_data: DataDir, tmp_path: Path) -> None:
+    run, _ = put_old_run(OLD_RUNS[-1], tmp_path / "first")
+    other = put_old_data(tmp_path / "other", train=20, test=10)
+    code, _, said = call("predict", "--data", other.root, "--run", run.root)
+    assert code == 1 and f"trained on other patches than {other.root}: give that folder as --data" in said
+    assert "claris folds" not in said
+    code, _, said = call("predict", "--data", old_data.root, "--run", tmp_path / "frist")
+    assert code == 1 and f"did you mean {run.root}?" in said
+    run.fold(1).weights.unlink()
+    code, _, said = call("predict", "--data", old_data.root, "--run", run.root, "--cache", tmp_path / "cache")
+    assert code == 0 and "fold 1: the weights are missing or damaged. Train it again with claris train --fold 1" in said
+    code, _, said = call("classify", "--run", run.root, next(old_data.patches("test").iterdir()))
+    assert code == 1 and "model.safetensors: the weights are missing" in said and "run claris train again" in said
+
+
 def test_every_format_has_a_run() -> None:
     configs = [read_json(put) for put in sorted(Path(__file__).parents[1].glob("support/old_runs/*/config.json"))]
     assert {config.get("schema", 1) for config in configs} == set(range(1, _CONFIG_SCHEMA + 1))

@@ -243,6 +243,8 @@ def test_help_as_a_word_is_the_help_of_the_command(call: Callable[..., tuple[int
     assert call("help", "train") == call("train", "--help") != call("help") == call("--help")
     code, shown, said = call("help", "trian")
     assert (code, shown) == (2, "") and "did you mean train?" in said
+    code, _, said = call("train", "--data", "d", "--fold", "folds/five.csv", "--run", "r")
+    assert code == 2 and "invalid int value: 'folds/five.csv'; did you mean --folds? See" in said
 
 
 def test_a_tilde_in_a_path_is_the_home_folder_and_no_folder_of_that_name(
