@@ -55,8 +55,8 @@ test-kaggle-next: .venv-kaggle-next/.ready  ## the same under the versions that 
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-docs: $(READY)  ## the API reference, from the docstrings, in build/docs
-	$(BIN)/python -W error docs/make_api.py build/docs
+docs: $(READY)  ## the documentation as a site, with the API reference, in build/docs
+	$(BIN)/python -W error docs/make_site.py build/docs
 
 dist: $(READY)  ## source distribution and wheel, in dist
 	$(BIN)/python -m build

@@ -29,6 +29,7 @@ setup(
     package_data={
         "claris_kaggle": ["py.typed"],
         "claris_kaggle.kaggle": ["plans/*.toml"],
+        "claris_kaggle.models": ["networks.csv"],
         "claris_kaggle.reporting.templates": ["*.jinja", "*.js"],
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },
@@ -74,7 +75,10 @@ setup(
             "pre-commit>=3.8",
             "ttach>=0.0.3",
             "build>=1.2",
+            "nbclient>=0.10",  # runs the notebooks of examples/
+            "ipykernel>=6.29",
             "pdoc>=15",
+            "markdown2>=2.5",  # the pages of the documentation's site
             "playwright>=1.40",
             "axe-playwright-python>=0.1.4",
             "httpx2",  # by which starlette tests its pages

@@ -46,6 +46,9 @@ _EPILOG = """typical steps, from any folder:
 
 on Kaggle's GPUs, with one command:
   claris launch first
+
+all flags of a command:
+  claris help train                                       or claris train --help
 """
 
 
@@ -110,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_command(arguments: list[str]) -> int:
     """Run the command line with messages on stderr, and return its exit code."""
     command = next((word for word in arguments if not word.startswith("-")), None)
+    if command == "help":  # claris help train
+        place = arguments.index("help")
+        return _run_command([*arguments[place + 1 : place + 2], "--help"])
     if not arguments:
         _build_parser().print_help()
         return 2

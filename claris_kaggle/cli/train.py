@@ -84,3 +84,5 @@ def run(args: argparse.Namespace) -> None:
     train_run(job, read_given_flags(args))
     if is_speaker():
         print(args.run)
+        cache = ["--cache", args.cache] if args.cache else []
+        options._suggest_next("predict", "--data", args.data, "--run", args.run, *cache)

@@ -54,6 +54,11 @@ class DataDir(_Folder):
         """The slide map: id,wsi. Not one of the competition's files; `claris fetch --slides` adds it."""
         return self.root / "slides.csv"
 
+    @property
+    def generated(self) -> Path:
+        """The mark of synthetic patches: a JSON file that `generate` writes. The competition's folder has none."""
+        return self.root / "generated.json"
+
     def patches(self, split: str) -> Path:
         """Return the folder of TIFF files of a split, `train` or `test`."""
         return self.root / split
@@ -167,6 +172,12 @@ class RunDir(_Folder):
     def test(self) -> Path:
         """The test probabilities, averaged over the folds."""
         return self.root / "test.csv"
+
+    @property
+    def predicted_test(self) -> Path:
+        """The file of test probabilities: `test.csv`, or `submission.csv` where another tool wrote only this."""
+        submission = self.root / "submission.csv"
+        return submission if submission.exists() and not self.test.exists() else self.test
 
     @property
     def metrics(self) -> Path:

@@ -14,6 +14,13 @@ _SIGNATURES = {
     b"\xff\x0a": "JPEG XL",
     b"GIF8": "GIF",
     b"BM": "BMP",
+    b"II*\0\x10\0\0\0CR": "a raw photograph",
+    b"v/1\x01": "OpenEXR",
+    b"P5\n": "PGM",
+    b"P6\n": "PPM",
+    b"\0\0\x01\0": "an icon",
+    b"%!PS": "EPS",
+    b"data:image/": "text of a data URL",
     b"8BPS": "a Photoshop document",
     b"%PDF": "a PDF document",
     b"PK": "a ZIP archive",
@@ -23,6 +30,7 @@ _SIGNATURES = {
     b"\x93NUMPY": "a NumPy array",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
 }
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Values of the TIFF tags Compression, SampleFormat and PhotometricInterpretation. Sources: TIFF 6.0, libtiff's tiff.h.
 _COMPRESSIONS = {
     2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 6: "old JPEG", 7: "JPEG", 8: "Deflate", 22610: "JPEG XR",
@@ -31,7 +39,7 @@ _COMPRESSIONS = {
     52546: "JPEG XL",
 }  # fmt: skip
 _USUAL_COMPRESSIONS = (1, 5, 8, 32773, 32946)
-_SAMPLE_FORMATS = {2: "signed integer", 3: "floating-point", 5: "complex", 6: "complex"}
+_SAMPLE_FORMATS = {2: "signed integer", 3: "floating-point", 4: "undefined", 5: "complex", 6: "complex"}
 _COLOURS = {5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab", 32844: "LogL", 32845: "LogLuv"}
 _COMPRESSION, _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 259, 262, 258, 339
 
@@ -46,7 +54,9 @@ def name_image_kind(content: bytes) -> str:
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WebP"
     if content[4:8] == b"ftyp":
-        return {b"avif": "AVIF", b"heic": "HEIC", b"mif1": "HEIC"}.get(content[8:12], "a video or HEIF file")
+        return {b"avif": "AVIF", b"avis": "AVIF", **dict.fromkeys(_HEIC_BRANDS, "HEIC")}.get(
+            content[8:12], "a video or HEIF file"
+        )
     if content[128:132] == b"DICM":
         return "DICOM"
     if re.match(rb"\s*<(!doctype|html|head|body|\?xml)", content[:400].removeprefix(b"\xef\xbb\xbf"), re.IGNORECASE):

@@ -9,6 +9,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,12 +33,17 @@ _SAVE_TENSORS = (
     "Save it again where it was made: python -c \"import torch; m = torch.load('{0}', weights_only=False); "
     "torch.save(m, 'weights.pth')\""
 )
+_SAVE_ARRAYS = (
+    "Save it again where it was made: python -c \"import torch; m = torch.load('{0}', weights_only=False); m = "
+    "m.get('state_dict', m); torch.save({{key: torch.as_tensor(value) for key, value in m.items()}}, 'weights.pth')\""
+)
 _SAVE_SCRIPT = (
     "Save its tensors: python -c \"import torch; torch.save(torch.jit.load('{0}').state_dict(), 'weights.pth')\""
 )
 # First bytes of files that are often given as weights, with their name and what to do.
 _OTHER_KINDS = {
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "Run git lfs pull, or download the file"),
+    b"# xet version": ("a pointer of Hugging Face's Xet, not the file itself", "Download the file itself"),
     b"\x89HDF\r\n\x1a\n": ("HDF5, a file of Keras or TensorFlow", _CONVERT),
     b"\x93NUMPY": ("a NumPy array", _CONVERT),
     b"\x08\x01\x12": ("a TensorFlow SavedModel", _CONVERT),
@@ -46,6 +52,8 @@ _OTHER_KINDS = {
     b"\x1f\x8b": ("compressed with gzip", _UNPACK),
     b"BZh": ("compressed with bzip2", _UNPACK),
     b"\xfd7zXZ": ("compressed with xz", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK),
+    b"\x04\x22\x4d\x18": ("compressed with lz4", _UNPACK),
     b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
     b"Rar!": ("a RAR archive", _UNPACK),
     b"%PDF": ("a PDF document", _ITSELF),
@@ -53,10 +61,20 @@ _OTHER_KINDS = {
     b"\xff\xd8\xff": ("a JPEG image", "Check the path"),
     b"II*\0": ("a TIFF image", "Check the path"),
 }
+# Ends of the names of other files, where the content does not tell their kind.
+_OTHER_SUFFIXES = {
+    ".msgpack": "a file of Flax", ".pb": "a graph of TensorFlow", ".index": "a part of a TensorFlow checkpoint",
+    ".caffemodel": "a file of Caffe", ".params": "a file of MXNet", ".pdparams": "a file of PaddlePaddle",
+    ".pdmodel": "a file of PaddlePaddle", ".t7": "a file of Torch7", ".mlmodel": "a file of Core ML",
+    ".engine": "a file of TensorRT", ".plan": "a file of TensorRT", ".trt": "a file of TensorRT",
+    ".weights": "a file of Darknet", ".joblib": "a file of joblib",
+}  # fmt: skip
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".pkl")
 # Parts of a checkpoint that hold tensors but no weights.
 _NOT_WEIGHTS = re.compile(r"(^|_)opt(im\w*)?(_|$)|sched|scaler|(^|_)amp(_|$)|rng|random|loader|metric|history|callback")
-_MAX_DEPTH, _MAX_SEQUENCE = 3, 16
+_MAX_DEPTH, _MAX_SEQUENCE = 5, 16
+# The number with which torch.save begins its old format, as it is pickled.
+_MAGIC_NUMBER = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 # Modules and functions that no weight file needs. A file that names one would run code when it is unpickled.
 _CODE_MODULES = ("os", "posix", "nt", "sys", "subprocess", "runpy", "importlib", "ctypes", "socket", "shutil", "pty")
 _CODE_FUNCTIONS = ("builtins.eval", "builtins.exec", "builtins.__import__", "builtins.compile", "builtins.open")
@@ -101,13 +119,15 @@ def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
     """Return the tensors in the bytes of a weight file by name, or the first of several dicts of tensors.
 
     Raises:
-        DataError: as in `_find_tensors`.
+        DataError: as in `_find_network`.
     """
-    return next(iter(_find_tensors(content, source).values()))
+    return next(iter(_find_network(content, source)[0].values()))
 
 
-def _find_tensors(content: bytes, source: object) -> dict[str, dict[str, Tensor]]:
+def _find_network(content: bytes, source: object) -> tuple[dict[str, dict[str, Tensor]], str]:
     """Return every dict of tensors in the bytes of a weight file, by its place in the file, such as `state_dict`.
+
+    Also returns the name of the network that the file states under `arch`, as timm writes it; empty without one.
 
     Args:
         content: the bytes of the file.
@@ -120,13 +140,25 @@ def _find_tensors(content: bytes, source: object) -> dict[str, dict[str, Tensor]
             warnings.simplefilter("ignore")  # torch warns about old formats; faults that matter raise
             loaded = _load_any(content, source)
             found = {place: tensors for place, tensors in _walk(loaded, "", 0) if tensors}
+            found = _drop_unaveraged(loaded, found)
     except DataError:
         raise
     except Exception as error:  # both readers raise many exception types on damaged files
         raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _AGAIN) from error
     if not found:
         raise _describe_tensorless(loaded, source)
-    return found
+    stated = loaded.get("arch") if isinstance(loaded, Mapping) else None
+    return found, stated.split(".")[0] if isinstance(stated, str) else ""
+
+
+def _drop_unaveraged(loaded: object, found: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Return the dicts of tensors without MMEngine's `ema_state_dict`.
+
+    Its EMAHook swaps the two: `state_dict` holds the averaged weights.
+    """
+    if not (isinstance(loaded, Mapping) and "message_hub" in loaded and "state_dict" in found):
+        return found
+    return {place: tensors for place, tensors in found.items() if place.split(".")[0] != "ema_state_dict"}
 
 
 def _unreadable(source: object, what: str, hint: str) -> DataError:
@@ -191,13 +223,23 @@ def _refuse_other_kinds(content: bytes, source: object) -> None:
         _refuse(source, what, "Join the files into one" if index else "Give the file of the weights")
     if content[4:8] == b"TFL3":
         _refuse(source, "a TensorFlow Lite file", _CONVERT)
+    if other := _name_by_suffix(source):
+        _refuse(source, other, _CONVERT)
     if content[:1] == b"\x08" and 1 <= content[1] <= 30 and content[2] in b"\x12\x1a\x3a\x42":
         _refuse(source, "an ONNX file", "Give the weights of the network that it was made from")
     if content[257:262] == b"ustar":
         _refuse(source, "a tar archive", _UNPACK)
     if content[:1] != b"\x80" and content[:2] != b"PK":
         text = start.split(b"\n")[0][:40].decode("ascii", "replace")
-        _refuse(source, f"text: {text!r}" if text.isprintable() and text.isascii() else "an unknown format", _AGAIN)
+        told = f"text: {text!r}" if text.isprintable() and text.isascii() else "an unknown format"
+        _refuse(source, told, "Give the file of the weights; if this should be it, download it again")
+
+
+def _name_by_suffix(source: object) -> str:
+    """Return what a file of another framework is by the end of its name; empty if unknown."""
+    name = Path(str(source)).name.lower()
+    suffix = ".index" if re.search(r"\.data-\d+-of-\d+$", name) else Path(name).suffix
+    return _OTHER_SUFFIXES.get(suffix, "")
 
 
 def _require_torch_archive(content: bytes, source: object) -> None:
@@ -207,13 +249,17 @@ def _require_torch_archive(content: bytes, source: object) -> None:
         DataError: the archive is cut off, or is of another kind.
     """
     try:
-        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+        archive = zipfile.ZipFile(io.BytesIO(content))
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _AGAIN) from error
+    names = archive.namelist()
     ends = {name.rsplit("/", 1)[-1] for name in names}
     if "data.pkl" in ends:
         if "constants.pkl" in ends or any("/code/" in f"/{name}" for name in names):
             _refuse(source, "a TorchScript archive", _SAVE_SCRIPT.format(_file_name(source)))
+        if "data.pkl" in names:
+            _refuse(source, "packed again without its folder", "Pack the folder itself, or download the file again")
+        _require_checksums(archive, source)
         return
     if any(name.endswith(".npy") for name in ends):
         _refuse(source, "an archive of NumPy arrays", _CONVERT)
@@ -223,6 +269,22 @@ def _require_torch_archive(content: bytes, source: object) -> None:
         _refuse(source, "a program of torch.export", "Save the state_dict of the network instead")
     inside = next((name for name in names if name.endswith(_WEIGHT_SUFFIXES)), "")
     _refuse(source, f"a ZIP archive{f' with {inside} in it' if inside else ''}", _UNPACK)
+
+
+def _require_checksums(archive: zipfile.ZipFile, source: object) -> None:
+    """Raise an error if a file in the archive differs from its checksum. torch.load does not compare them.
+
+    Raises:
+        DataError: names the first such file.
+    """
+    for one in archive.infolist():
+        if one.CRC:  # torch can be told to write 0 instead
+            try:
+                with archive.open(one) as stream:
+                    while stream.read(1 << 24):
+                        pass
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise _unreadable(source, f"damaged: wrong checksum of {one.filename} in it", _AGAIN) from error
 
 
 def _load_pickle(content: bytes, source: object) -> object:
@@ -239,14 +301,26 @@ def _load_pickle(content: bytes, source: object) -> object:
         if code:
             hint = "Do not open it with another tool. Take weights from a source that you trust"
             raise _unreadable(source, f"opening it would run {code[0]}", hint) from error
+        if content[:2] != b"PK" and _MAGIC_NUMBER not in content[:40]:
+            raise _describe_plain_pickle(names, source) from error
         if newest > 2:
             hint = _SAVE_TENSORS.format(_file_name(source))
             raise _unreadable(source, f"pickle protocol {newest}, which torch does not read safely", hint) from error
-        if "torch.storage._load_from_bytes" in names or "Invalid magic number" in str(error):
-            hint = _SAVE_TENSORS.replace("torch.load('{0}', weights_only=False)", "pickle.load(open('{0}', 'rb'))")
-            hint = hint.replace("import torch", "import pickle, torch").format(_file_name(source))
-            raise _unreadable(source, "a plain pickle, not written by torch.save", hint) from error
         return _load_with_stand_ins(content, source, names)
+
+
+def _describe_plain_pickle(names: set[str], source: object) -> DataError:
+    """Return the error for a pickle that torch.save did not write, from the names that it needs."""
+    modules = {name.split(".")[0] for name in names}
+    if "torch" not in modules:
+        what = "NumPy arrays" if "numpy" in modules else "no tensors"
+        return _unreadable(source, f"a plain pickle with {what}, not written by torch.save", _CONVERT)
+    save = _SAVE_AGAIN.format(_file_name(source), "m") if any(".nn.modules." in one for one in names) else ""
+    hint = save or _SAVE_TENSORS.format(_file_name(source))
+    hint = hint.replace("torch.load(", "pickle.load(open(").replace(", weights_only=False)", ", 'rb'))")
+    return _unreadable(
+        source, "a plain pickle, not written by torch.save", hint.replace("import torch", "import pickle, torch")
+    )
 
 
 def _load_with_stand_ins(content: bytes, source: object, names: set[str]) -> object:
@@ -280,6 +354,7 @@ def _scan_pickle(content: bytes) -> tuple[set[str], int]:
 
     names: set[str] = set()
     newest = 0
+    texts = ["", ""]  # the last two, which name a class in protocol 4
     for operation, argument in _pickle_operations(content):
         if operation == "PROTO":
             newest = max(newest, int(str(argument)))
@@ -287,8 +362,11 @@ def _scan_pickle(content: bytes) -> tuple[set[str], int]:
             module, name = str(argument).split(" ", 1)
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             names.add(f"{module}.{name}")
+        if operation.endswith("UNICODE"):
+            texts = [texts[1], str(argument)]
         if operation == "STACK_GLOBAL":
             newest = max(newest, 4)
+            names.add(".".join(texts))
     return names, newest
 
 
@@ -312,7 +390,7 @@ def _walk(loaded: object, place: str, depth: int) -> Iterator[tuple[str, dict[st
         return
     if isinstance(loaded, Mapping) and not (isinstance(loaded, _Inert) and loaded.is_network()):
         inside = {str(key): value for key, value in loaded.items()}
-        yield place, {key: value.detach() for key, value in inside.items() if isinstance(value, Tensor)}
+        yield place, {key: _to_plain(value) for key, value in inside.items() if isinstance(value, Tensor)}
     elif isinstance(loaded, list | tuple) and len(loaded) <= _MAX_SEQUENCE:
         inside = {str(number): value for number, value in enumerate(loaded)}
     else:
@@ -320,6 +398,11 @@ def _walk(loaded: object, place: str, depth: int) -> Iterator[tuple[str, dict[st
     for key, value in inside.items():
         if not _NOT_WEIGHTS.search(key.lower()):
             yield from _walk(value, f"{place}.{key}" if place else key, depth + 1)
+
+
+def _to_plain(value: Tensor) -> Tensor:
+    """Return the tensor without gradient and in dense form."""
+    return value.detach() if value.layout == torch.strided else value.detach().to_dense()
 
 
 def _describe_tensorless(loaded: object, source: object) -> DataError:
@@ -334,11 +417,22 @@ def _describe_tensorless(loaded: object, source: object) -> DataError:
     if isinstance(loaded, _Inert):
         hint = _SAVE_AGAIN.format(_file_name(source), "m.model")
         return _unreadable(source, f"a pickled object of class {loaded.path}, not a dict of tensors", hint)
+    if any(_holds_arrays(part) for part in parts.values()):
+        hint = _SAVE_ARRAYS.format(_file_name(source))
+        return _unreadable(source, "NumPy arrays instead of tensors", hint)
     if isinstance(loaded, Tensor):
         return _unreadable(source, "one tensor without a name", "Give a file with all tensors of the network by name")
     keys = list(map(str, loaded)) if isinstance(loaded, Mapping) else []
     what = f"no tensors by name, only {format_count(len(keys), 'other value')}: {', '.join(keys)[:60]}" if keys else ""
     return _unreadable(source, what or "no tensors by name", "Give a file with all tensors of the network by name")
+
+
+def _holds_arrays(part: object) -> bool:
+    """Return True if a part of a file is a dict of NumPy arrays."""
+    return isinstance(part, Mapping) and any(
+        isinstance(value, _Inert) and value.path.startswith("numpy.") and "reconstruct" in value.path
+        for value in part.values()
+    )
 
 
 def _file_name(source: object) -> str:

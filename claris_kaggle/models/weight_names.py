@@ -6,20 +6,27 @@ import contextlib
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-# Names of averaged weights, which are preferred as in timm, and of the slow copies that MoCo and BYOL do not publish.
-_AVERAGED = re.compile(r"(^|[._])(ema|teacher|averaged|swa)([._]|$)")
+# Names of averaged and of best weights, which are preferred, and of the slow copies that MoCo and BYOL do not publish.
+_AVERAGED = re.compile(r"(^|[._])(ema|teacher|averaged|swa|best)([._]|$)")
 _SLOW_COPY = re.compile(r"(^|[._])(momentum\w*|encoder_k|key_encoder|target\w*|student)([._]|$)")
 # First parts of names that belong to the head of another task, in any network.
 _HEAD_NAMES = re.compile(
     r"(fc\w*|heads?\w*|classifier\w*|last_linear|logits|aux\w*|proj\w*|pred\w*|prototypes|mlp|queue\w*|decoder\w*)$",
     re.IGNORECASE,
 )
+# First parts of names of a network's body. Only pretraining needs mask_token.
+_BODY_NAMES = re.compile(
+    r"(?!mask_token)(\w+_tokens?|(ln|norm|bn|conv)_?(pre|post|\d+)?|pos_embed\w*|rope\w*|stem\w*|patch_embed\w*)$"
+)
+# Parts of names that wrappers of torch add inside a network: DataParallel of a part, FSDP, torch.compile and activation
+# checkpoints.
+_WRAPPERS = re.compile(r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Last parts of names that hold no weights: counters, results of profilers, and constants of attention layers.
 _NO_WEIGHT_ENDINGS = (
     "num_batches_tracked",
@@ -44,6 +51,27 @@ _COMMON_NETWORKS = {
 _HEAD_TENSORS = 12  # at most, in a file with another head
 
 
+# Names in files that no network here has, with what they are and what to do.
+_OTHER_FORMS = {
+    re.compile(r"(^|\.)(exp_avg|momentum_buffer|max_exp_avg_sq)$"): (
+        "the state of an optimizer", "Give the file of the weights, often named model or pytorch_model"
+    ),
+    re.compile(r"_packed_params|\.zero_point$"): ("quantised weights", "Give the weights before quantisation"),
+    re.compile(r"\.weight_(orig|mask)$"): (
+        "pruned weights", "Call torch.nn.utils.prune.remove for each layer where it was made, and save it again"
+    ),
+    re.compile(r"encoder\.layer\.\d+\.attention\.|encoder\.stages\.\d+\.layers\.|embedder\.convolution\."): (
+        "names of Hugging Face transformers", "Give a file of the same network of timm, or convert the names"
+    ),
+    re.compile(r"layers\.\d+\.ln1\."): (
+        "names of OpenMMLab", "Give a file of the same network of timm, or convert the names"
+    ),
+    re.compile(r"(^|[./])(kernel|moving_mean)(:0)?$"): (
+        "names of Keras, TensorFlow or Flax", "Convert it to PyTorch, or give other weights"
+    ),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class _Match:
     """The tensors of a file under the names of a network.
@@ -52,7 +80,7 @@ class _Match:
         place: the place of the dict in the file, such as `state_dict`.
         prefix: the part before the network's names, such as `module.`.
         tensors: the matched tensors by the network's names.
-        deeper: names of tensors inside the network's own layers that the network does not have.
+        deeper: names of tensors of a body, such as inside the network's own layers, that the network does not have.
         others: names of tensors of other parts, such as a decoder.
     """
 
@@ -102,8 +130,8 @@ def _preference(label: str) -> int:
 
 
 def _modern_name(key: str) -> str:
-    """Convert a tensor name of older torchvision files to today's name."""
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
+    """Convert a tensor name of older torchvision files to today's name, and remove the parts of wrappers inside it."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", _WRAPPERS.sub("", key))
 
 
 def _aliases(model: nn.Module, head: set[str]) -> list[dict[str, str]]:
@@ -158,7 +186,8 @@ def _match_alias(
         first = key.split(".")[0]
         if key.rsplit(".", 1)[-1] in _NO_WEIGHT_ENDINGS or first in heads or _is_other_head(first, tops):
             continue
-        (deeper if first in tops or re.sub(r"\d+", "#", first) in series else others).append(key)
+        own = first in tops or re.sub(r"\d+", "#", first) in series or _BODY_NAMES.match(first)
+        (deeper if own else others).append(key)
     order = {key: number for number, key in enumerate(inside)}
     return _Match(place, prefix, taken, sorted(deeper, key=order.__getitem__), sorted(others, key=order.__getitem__))
 
@@ -166,6 +195,21 @@ def _match_alias(
 def _is_other_head(first: str, tops: set[str]) -> bool:
     """Return True if the first part of a name is that of a head, and of no layer of the network."""
     return first not in tops and bool(_HEAD_NAMES.match(first))
+
+
+def _explain_names(keys: Sequence[str], missing: Sequence[str]) -> tuple[str, str]:
+    """Return what tensors with these names are and what to do; empty texts if that is not known.
+
+    Args:
+        keys: names in a file.
+        missing: names of the network that are not in the file.
+    """
+    for pattern, told in _OTHER_FORMS.items():
+        if any(pattern.search(key) for key in keys):
+            return told
+    if missing and all(key.endswith(("running_mean", "running_var")) for key in missing):
+        return "", "If the network is the same, save its state_dict(), which has them, instead of its parameters()"
+    return "", ""
 
 
 def _name_relative(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> str:

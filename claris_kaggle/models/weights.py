@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,8 +24,8 @@ from claris_kaggle.core.paths import FoldDir
 from claris_kaggle.models.factory import _CLASS_COUNT
 from claris_kaggle.models.pooling import _pooling_weights
 from claris_kaggle.models.sources import _find_published
-from claris_kaggle.models.weight_files import _find_tensors, _parse_weights
-from claris_kaggle.models.weight_names import _find_head, _Match, _match_names, _name_relative
+from claris_kaggle.models.weight_files import _WEIGHT_SUFFIXES, _find_network, _parse_weights
+from claris_kaggle.models.weight_names import _explain_names, _find_head, _Match, _match_names, _name_relative
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -94,11 +96,31 @@ def find_weights(weights: str, model: str) -> Path | None:
     if weights == "none":
         return None
     if weights != "imagenet":
-        path = Path(weights)
+        path = Path(os.path.expanduser(weights))  # noqa: PTH111 - keeps ~ where there is no home
         if not path.is_file():
-            raise UsageError(f"--weights is {weights}: no such file", "expected imagenet, none or a file")
+            what, hint = _explain_no_file(path, weights)
+            raise UsageError(f"--weights is {weights}: {what}", "expected imagenet, none or a file", hint)
         return path
     return _find_published(model)
+
+
+def _explain_no_file(path: Path, weights: str) -> tuple[str, str]:
+    """Return why there is no file of weights at the path, and what to do."""
+    if re.match(r"(https?|s3|gs)://", weights):
+        return "a web address", "Download it first, then give the file"
+    if weights.startswith("hf-hub:"):
+        return "the name of a network", f"Give it as --model {weights}, with --weights imagenet"
+    if re.fullmatch(r"(true|yes|default|pretrained|imagenet\w*)", weights, re.IGNORECASE):
+        return "no such file", "Give imagenet for the published weights of --model"
+    if weights and path.is_dir():
+        if next((one for level in ("data.pkl", "*/data.pkl") for one in path.glob(level)), None):
+            return "a folder, an unpacked file of torch.save", "Download the file again, and keep it packed"
+        files = [one for level in ("*", "*/*") for one in sorted(path.glob(level)) if one.is_file()]
+        inside = [one for one in files if one.suffix.lower() in _WEIGHT_SUFFIXES]
+        return "a folder", f"Give a file in it: {name_few(inside)}" if inside else "It has no .safetensors or .pth file"
+    if re.fullmatch(r"[\w-]+/[\w.-]+", weights) and Path(weights).suffix.lower() not in _WEIGHT_SUFFIXES:
+        return "no such file", f"If it is a name on Hugging Face, give --model hf-hub:{weights} --weights imagenet"
+    return "no such file", ""
 
 
 def load_start(model: nn.Module, path: Path) -> list[str]:
@@ -109,21 +131,24 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
     of GeM keeps its initial value if the file has none. Position embeddings are interpolated to the input size.
 
     Raises:
-        DataError: the file is damaged, belongs to another network, has values that are not finite, or is not a weight
-            file.
+        DataError: the file is damaged, belongs to another network, has values that are not finite or layers of zeros
+            only, or is not a weight file.
     """
-    places = _find_tensors(_read_content(path), path)
+    places, stated = _find_network(_read_content(path), path)
     found = {place: _rename_last_norm(model, tensors) for place, tensors in places.items()}
-    matches = _match_names(found, model, _CLASS_COUNT)
+    matches = _match_converted(found, model, _match_names(found, model, _CLASS_COUNT))
     match = _resize_positions(matches[0], model) if matches else None
     own = model.state_dict()
     head = _find_head(own, _CLASS_COUNT)
     tensors = match.tensors if match else {}
     skipped = sorted(key for key in head if key not in tensors or not _fits(tensors[key], own[key]))
-    _require_same_network(path, found, own, match, head | _pooling_weights(model))
+    _require_same_network(path, found, model, match, head | _pooling_weights(model))
     same = {key: value for key, value in tensors.items() if key not in skipped and value.shape == own[key].shape}
     chosen = {key: value.to(own[key].dtype) for key, value in same.items()}
-    _require_finite(path, chosen)
+    _require_values(path, chosen, head)
+    if stated and _own_name(model) not in ("", stated) and _is_timm_name(stated):
+        remark = "Its tensors have the same names; the network may compute differently"
+        log_info(f"{path}: the file is of {stated}, and --model is {_own_name(model)}. {remark}")
     if match and len(matches) > 1:
         labels = name_few(one.label or "the top" for one in matches[1:])
         log_info(f"{path}: several networks fit; taking {match.label or 'the top'}, not {labels}")
@@ -133,6 +158,38 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
         )
     model.load_state_dict(chosen, strict=False)
     return skipped
+
+
+def _match_converted(found: Mapping[str, dict[str, Tensor]], model: nn.Module, matches: list[_Match]) -> list[_Match]:
+    """Return the matches after timm's conversion of the names of a network's authors, if these are better."""
+    own = model.state_dict()
+    convert = _timm_conversion(model)
+    if convert is None or (matches and 2 * len(matches[0].tensors) > len(own)):
+        return matches
+    converted: dict[str, dict[str, Tensor]] = {}
+    for place, tensors in found.items():
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # it expects the files of the authors
+            warnings.simplefilter("ignore")
+            converted[place] = convert(dict(tensors), model)
+    better = _match_names(converted, model, _CLASS_COUNT)
+    return better if better and (not matches or len(better[0].tensors) > len(matches[0].tensors)) else matches
+
+
+def _timm_conversion(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
+    """Return timm's conversion of a file for this network, which is in the module of the network; None without one."""
+    return getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+
+
+def _is_timm_name(name: str) -> bool:
+    """Return True if timm has a network of this name."""
+    import timm
+
+    return timm.is_model(name)
+
+
+def _own_name(model: nn.Module) -> str:
+    """Return timm's name of the network without a tag; empty if it is not one of timm's."""
+    return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
 
 
 def _rename_last_norm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -151,13 +208,15 @@ def _resize_positions(match: _Match, model: nn.Module) -> _Match:
     """Interpolate position embeddings of another input size, as timm does for its published weights."""
     own = model.state_dict()
     other = [key for key, value in match.tensors.items() if not _fits(value, own[key])]
-    # timm keeps the conversion of a file in the module of the network, under this name.
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    convert = _timm_conversion(model)
     if convert is None or not any("pos" in key for key in other):
         return match
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the memory layout of timm's tensors
-        converted = convert(dict(match.tensors), model)
+        try:
+            converted = convert(dict(match.tensors), model)
+        except RuntimeError:  # another number of tokens before those of the patches
+            return match
     resized = {key: converted.get(key, match.tensors[key]) for key in other if "pos" in key}
     return dataclasses.replace(match, tensors={**match.tensors, **resized})
 
@@ -168,39 +227,86 @@ def _fits(found: Tensor, own: Tensor) -> bool:
 
 
 def _require_same_network(
-    path: Path, found: Mapping[str, dict[str, Tensor]], own: Mapping[str, Tensor], match: _Match | None, head: set[str]
+    path: Path, found: Mapping[str, dict[str, Tensor]], model: nn.Module, match: _Match | None, head: set[str]
 ) -> None:
     """Raise an error unless the file has the tensors of the network's body, and no more layers.
 
     Raises:
         DataError: tensors are missing, of another shape, or surplus. The hint names the network that the file fits.
     """
+    own = model.state_dict()
     tensors = match.tensors if match else {}
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     missing = sorted(key for key in own if key not in tensors and key not in head | counters)
     body = [key for key in own if key in tensors and key not in head | counters]
     wrong = sorted(key for key in body if not _fits(tensors[key], own[key]))
     if missing or wrong:
-        what = f"{len(missing)} layers missing, {len(wrong)} with another shape ({name_few(missing + wrong)})"
+        what = _describe_mismatch(found, own, tensors, missing, wrong)
     elif match and match.deeper:
         what = f"{format_count(len(match.deeper), 'tensor')} that the network does not have ({name_few(match.deeper)})"
     else:
         return
-    relative = _name_relative(found, _CLASS_COUNT)
-    hint = f"The file looks like {relative}: give --model {relative}, or other --weights" if relative else ""
+    if part := re.search(r"-0*(\d+)-of-0*(\d+)\.\w+$", path.name):
+        raise DataError(f"{path}: part {part[1]} of {part[2]}", "expected all weights in one file", "Join the parts")
+    cause, advice = _explain_names([key for one in found.values() for key in one], missing)
+    relative = "" if cause or advice else _name_relative(found, _CLASS_COUNT)
+    relative = "" if relative == _own_name(model) else relative
+    hint = f"The file looks like {relative}: give --model {relative}, or other --weights" if relative else advice
+    what = f"{what}: {cause}" if cause else what
     raise DataError(f"{path}: {what}", "expected weights of the same network", hint or "Check --model and --weights")
 
 
-def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise an error if a tensor has NaN or infinite values.
+def _describe_mismatch(
+    found: Mapping[str, dict[str, Tensor]],
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    missing: list[str],
+    wrong: list[str],
+) -> str:
+    """Return which tensors of the network are missing or differ, and what the file has instead."""
+    parts = []
+    if missing:
+        parts.append(f"{format_count(len(missing), 'layer')} missing ({name_few(missing)})")
+    if 2 * len(missing) > len(own):
+        largest = max(found.values(), key=len)
+        parts.append(f"the file has {format_count(len(largest), 'tensor')} ({name_few(largest)})")
+    if wrong:
+        shown = [f"{key} is {_describe_shape(tensors[key])}, not {_describe_shape(own[key])}" for key in wrong]
+        parts.append(f"{len(wrong)} with another shape ({name_few(shown)})")
+    return ", ".join(parts)
+
+
+def _describe_shape(tensor: Tensor) -> str:
+    """Return the shape of a tensor, such as 64x3x7x7, with its type if that is no floating-point type."""
+    shape = "x".join(map(str, tensor.shape)) or "one number"
+    if tensor.is_quantized:
+        return f"{shape} quantised"
+    return shape if tensor.is_floating_point() else f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _require_values(path: Path, tensors: Mapping[str, Tensor], head: set[str]) -> None:
+    """Raise an error if a tensor has no values, NaN or infinite values, or if a layer outside `head` is all zero.
 
     Raises:
         DataError: names the first such tensors.
     """
-    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
-    if broken:
-        found = f"{path}: {format_count(len(broken), 'tensor')} with NaN or infinite values ({name_few(broken)})"
-        raise DataError(found, "expected finite weights", "Take an earlier checkpoint, or download the file again")
+    empty = [key for key, value in tensors.items() if value.is_meta]
+    broken = [key for key, value in tensors.items() if not value.is_meta and not torch.isfinite(value).all()]
+    layers = {key: value for key, value in tensors.items() if value.ndim > 1 and key.endswith("weight")}
+    zero = [key for key, value in layers.items() if key not in head | {*empty, *broken} and not value.any()]
+    for names, what, expected, hint in (
+        (empty, "without values", "the values of each tensor", "Save it again from a network with values"),
+        (
+            broken,
+            "with NaN or infinite values",
+            "finite weights",
+            "Take an earlier checkpoint, or download the file again",
+        ),
+        (zero, "of zeros only", "trained weights", "The download may be incomplete: download the file again"),
+    ):
+        if names:
+            found = f"{path}: {format_count(len(names), 'tensor')} {what} ({name_few(names)})"
+            raise DataError(found, f"expected {expected}", hint)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -31,8 +31,9 @@ _MAX_PIXELS = 25_000_000
 # The largest file for a number of pixels: four channels of 16 bits, and space for metadata.
 _BYTES_A_PIXEL, _DECODE_SPARE_BYTES = 8, 1 << 20
 _WHITE = 255
-# A 16-bit image whose upper eight bits are all below this uses at most 14 bits: a camera's values that nothing scaled.
-_WIDE_BITS, _LEAST_WIDE_MAXIMUM = 16, 64
+# In a 16-bit image, the maximum and the 90 % quantile of the upper eight bits reach these values. Otherwise it holds a
+# camera's values that nothing scaled, perhaps with a few hot pixels or a white scale bar.
+_WIDE_BITS, _LEAST_WIDE_MAXIMUM, _LEAST_WIDE_QUANTILE = 16, 128, 64
 _TIFF_BITS, _TIFF_MAXIMUM = 258, 281
 # Pillow's image modes with a defined conversion to RGB, and names of some other modes for messages.
 _ACCEPTED_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
@@ -106,7 +107,7 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
                 _require_fit(image, name, max_pixels)
                 bits = _stated_bits(image, content)
                 with silence_native_code() if image.format == "TIFF" else contextlib.nullcontext():
-                    pixels = _to_rgb(image, name)
+                    pixels = _to_rgb(image, name, wide=bits is not None)
                     return pixels if bits is None else _use_stated_bits(pixels, content, name, bits)
     except PatchError:
         raise
@@ -124,6 +125,8 @@ def _not_readable(content: bytes, name: object) -> PatchError:
     """Return the error for a file that Pillow does not identify. The message names its kind, if known."""
     kind = name_image_kind(content)
     hint = "Save it as TIFF, PNG or JPEG with 8 bits per channel" if kind else ""
+    if any(word in kind for word in ("cut off", "empty", "zero", "web page", "pointer")):
+        hint = "Download or copy it again"
     found = f"{name}: not a readable image{f' ({kind})' if kind else ''}"
     return PatchError(found, "expected a TIFF, PNG or JPEG file", hint)
 
@@ -172,8 +175,10 @@ def _too_large(name: object, found: str, max_pixels: int) -> OversizeError:
     return OversizeError(f"{name}: {found}", expected, "Cut it into pieces, or raise --max-pixels")
 
 
-def _to_rgb(image: Image.Image, name: object) -> Pixels:
+def _to_rgb(image: Image.Image, name: object, *, wide: bool) -> Pixels:
     """Decode the whole image to uint8 [H, W, 3]. Transparent parts are composited on white.
+
+    An opacity of 16 bits (`wide`) that leaves the upper bits empty, as the colours do, is ignored.
 
     Raises:
         PatchError: the image is mostly transparent.
@@ -184,7 +189,10 @@ def _to_rgb(image: Image.Image, name: object) -> Pixels:
         image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
     if image.mode in ("RGBA", "RGBa"):
         image = image.convert("RGBA")
-        _require_opaque(np.asarray(image.getchannel("A")), name)
+        opacity = np.asarray(image.getchannel("A"))
+        if wide and 0 < opacity.max() < _LEAST_WIDE_MAXIMUM and opacity.min() == opacity.max():
+            return np.array(image, dtype=np.uint8)[..., :3]
+        _require_opaque(opacity, name)
         image = Image.alpha_composite(Image.new("RGBA", image.size, (_WHITE,) * 4), image)
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
@@ -224,6 +232,11 @@ def _stated_bits(image: Image.Image, content: bytes) -> int | None:
     return max(map(int, most if isinstance(most, tuple) else (most,))).bit_length() or _WIDE_BITS
 
 
+def _uses_upper_bits(values: NDArray[np.uint8]) -> bool:
+    """Return True if the upper eight of 16 bits hold more than a few bright values."""
+    return int(values.max()) >= _LEAST_WIDE_MAXIMUM and float(np.quantile(values, 0.9)) >= _LEAST_WIDE_QUANTILE
+
+
 def _use_stated_bits(pixels: Pixels, content: bytes, name: object, bits: int) -> Pixels:
     """Return the pixels of a 16-bit image, scaled by its used bits.
 
@@ -235,7 +248,7 @@ def _use_stated_bits(pixels: Pixels, content: bytes, name: object, bits: int) ->
     Raises:
         PatchError: the upper bits are empty, and the file does not state how many are used.
     """
-    if int(pixels.max()) >= _LEAST_WIDE_MAXIMUM:
+    if _uses_upper_bits(pixels):
         return pixels
     import cv2
 
@@ -244,7 +257,11 @@ def _use_stated_bits(pixels: Pixels, content: bytes, name: object, bits: int) ->
     most = int(wide[..., :3].max()) if wide.dtype == np.uint16 else 0
     if 8 <= bits < _WIDE_BITS and 0 < most < 1 << bits and wide.shape[2] == 3:
         return np.ascontiguousarray((wide[..., ::-1] >> (bits - 8)).astype(np.uint8))
-    found = f"{name}: 16 bits per channel, and the highest value is {most:,} ({most.bit_length()} bits used)"
+    values = f"the highest value is {most:,} ({most.bit_length()} bits used)"
+    if pixels.max() >= _LEAST_WIDE_MAXIMUM:
+        usual = int(np.quantile(wide[..., :3], 0.9))
+        values = f"90% of the values are at most {usual:,} ({usual.bit_length()} bits used)"
+    found = f"{name}: 16 bits per channel, and {values}"
     hint = "Scale its values to the whole range, or save it with 8 bits per channel"
     raise PatchError(found, f"expected values up to {(1 << _WIDE_BITS) - 1:,}", hint)
 

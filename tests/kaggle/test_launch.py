@@ -592,11 +592,15 @@ def test_a_slide_map_that_cannot_be_fetched_says_why(
         "me/two/c.csv": (1, "404"),
         "me/other": (1, "no training id with a slide"),
         "nothing.csv": (2, "--slides nothing.csv: no such file, and not the name of a dataset"),
+        "maps/slides.csv": (2, "--slides maps/slides.csv: no such file, and not the name of a dataset"),
         "../../etc": (2, "no such file, and not the name of a dataset"),
     }
     for reference, (expected, words) in faults.items():
         code, _, said = call("fetch", "--out", small.root, "--slides", reference)
         assert code == expected and words in said and said.rstrip().count("\n") <= 2, said
+    seen = len(kaggle.seen)
+    code, _, said = call("fetch", "--out", tmp_path / "new", "--slides", "nothing.csv")
+    assert code == 2 and "no such file" in said and len(kaggle.seen) == seen and not (tmp_path / "new").exists()
     assert not small.slides.exists()
     code, _, said = call("folds", "--data", small.root, "--out", tmp_path / "f.csv", "--k", 2)
     assert code == 0 and said.splitlines()[0].startswith("folds by patch put patches of one slide on both sides")

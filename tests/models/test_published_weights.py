@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -22,10 +23,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from claris_kaggle.core.errors import DataError
+from claris_kaggle.core.errors import DataError, UsageError
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weight_names import _COMMON_NETWORKS, _NO_WEIGHT_ENDINGS
-from claris_kaggle.models.weights import load_start, read_weights
+from claris_kaggle.models.weights import _match_converted, find_weights, load_start, read_weights
 
 State = dict[str, Tensor]
 NETWORK = "test_resnet"  # one of timm's, with 470,000 weights
@@ -118,6 +119,18 @@ PUBLISHED: dict[str, tuple[object, bool]] = {
     "Namespace": ({"args": argparse.Namespace(lr=0.1, path=Path("x")), "state_dict": STATE}, True),
     "NumPy scalars": ({"best": np.float64(0.93), "history": np.arange(3.0), "state_dict": STATE}, True),
     "a class of the author": ({"config": Settings(), "kinds": {Settings}, "model": STATE}, True),
+    "compiled parts": ({name.replace("layer1.", "layer1._orig_mod."): value for name, value in STATE.items()}, True),
+    "FSDP": ({f"_fsdp_wrapped_module.{name}".replace(".0.", ".0._fsdp_wrapped_module."): value
+              for name, value in STATE.items()}, True),
+    "a parallel part": ({name.replace("layer2.", "layer2.module."): value for name, value in STATE.items()}, True),
+    "DeepSpeed": ({"module": STATE, "buffer_names": ["bn1"], "ds_version": "0.14", "ds_config": {}}, True),
+    "MMEngine swaps the averaged weights": (
+        {"state_dict": put("backbone.", STATE), "ema_state_dict": put("backbone.", OTHER), "message_hub": {}}, True
+    ),
+    "VISSL": (
+        {"classy_state_dict": {"base_model": {"model": {"trunk": put("_feature_blocks.", BODY), "heads": {}}}}}, False
+    ),
+    "sparse": ({name: value.to_sparse() if value.ndim > 1 else value for name, value in STATE.items()}, True),
     "defaultdict": ({"log": defaultdict(list, {"loss": [0.1]}), "state_dict": STATE}, True),
 }  # fmt: skip
 
@@ -168,7 +181,7 @@ def test_which_network_of_a_file_is_taken_is_said(tmp_path: Path, caplog: pytest
     caplog.set_level("INFO", "claris_kaggle")
     torch.save(PUBLISHED["timm"][0], tmp_path / "w.pth")
     load_start(create_model(NETWORK), tmp_path / "w.pth")
-    assert caplog.messages == [f"{tmp_path / 'w.pth'}: several networks fit; taking state_dict_ema, not state_dict"]
+    assert f"{tmp_path / 'w.pth'}: several networks fit; taking state_dict_ema, not state_dict" in caplog.messages
 
 
 def outline(name: str) -> nn.Module:
@@ -209,7 +222,9 @@ def test_a_refused_file_leaves_the_network_as_it_was(tmp_path: Path) -> None:
 
 def test_another_network_is_named_too(tmp_path: Path) -> None:
     torch.save({"state_dict": light(outline("resnet50"), "module.")}, tmp_path / "w.pth")
-    with pytest.raises(DataError, match="layers missing.*The file looks like resnet50: give --model resnet50"):
+    with pytest.raises(
+        DataError, match=r"23 with another shape \(layer1.*The file looks like resnet50: give --model resnet50"
+    ):
         load_start(outline("resnet18"), tmp_path / "w.pth")
 
 
@@ -221,6 +236,108 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) ->
     torch.save(tensors, tmp_path / "w.pth")
     with pytest.raises(DataError, match=r"1 tensor with NaN or infinite values \(layer2.0.conv1.weight\)"):
         load_start(create_model(NETWORK), tmp_path / "w.pth")
+
+
+def test_layers_that_an_incomplete_download_left_zero_are_refused(tmp_path: Path) -> None:
+    content = safetensors.torch.save(STATE)
+    (tmp_path / "w.safetensors").write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+    with pytest.raises(DataError, match=r"tensors? of zeros only .*The download may be incomplete"):
+        load_start(create_model(NETWORK), tmp_path / "w.safetensors")
+
+
+def test_a_changed_byte_in_a_file_of_torch_is_seen(tmp_path: Path) -> None:
+    content = bytearray(saved(STATE))
+    content[len(content) // 2] ^= 0x40
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(DataError, match="damaged: wrong checksum of archive/data/"):
+        load_start(create_model(NETWORK), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"layer1.0.conv1.weight": torch.zeros(3, 3)},
+            r"1 with another shape \(layer1.0.conv1.weight is 3x3, not \d+x",
+        ),
+        ({"dist_token": torch.ones(1, 1, 8)}, r"1 tensor that the network does not have \(dist_token\)"),
+        ({"layer1.0.conv1.weight": None, "layer1.0.conv1.weight_orig": torch.ones(3)}, "pruned weights.*remove"),
+        ({name: None for name in STATE if "running" in name}, r"save its state_dict\(\)"),
+        ({"layer1.0.conv1.weight": torch.empty(STATE["layer1.0.conv1.weight"].shape, device="meta")}, "without values"),
+    ],
+)
+def test_what_differs_and_why_is_said(tmp_path: Path, change: dict[str, Tensor | None], words: str) -> None:
+    torch.save({name: value for name, value in {**STATE, **change}.items() if value is not None}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=words) as caught:
+        load_start(create_model(NETWORK), tmp_path / "w.pth")
+    assert "looks like" not in str(caught.value)
+
+
+def test_names_of_other_programs_are_named(tmp_path: Path) -> None:
+    for tensors, words in (
+        ({"state": {0: {"exp_avg": torch.ones(3)}}}, "the state of an optimizer"),
+        ({"vit.encoder.layer.0.attention.attention.query.weight": torch.ones(3, 3)}, "names of Hugging Face"),
+        ({"conv1._packed_params": torch.ones(3)}, "quantised weights"),
+    ):
+        torch.save(tensors, tmp_path / "w.pth")
+        with pytest.raises(DataError, match=rf"layers missing .*the file has 1 tensor .*{words}"):
+            load_start(create_model(NETWORK), tmp_path / "w.pth")
+
+
+def test_names_of_the_authors_are_converted_as_timm_does(tmp_path: Path) -> None:
+    own = light(outline("convnext_atto"))
+    old = {
+        re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", re.sub(r"(stages\.\d)\.blocks", r"\1", name))
+        .replace("stem.", "downsample_layers.0.").replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+        .replace("head.norm", "norm").replace("head.fc", "head"): value
+        for name, value in own.items()
+    }  # fmt: skip
+    assert not set(own) <= set(old)
+    match = _match_converted({"": old}, outline("convnext_atto"), [])
+    assert set(match[0].tensors) == set(own)
+
+
+def test_a_file_of_a_network_with_the_same_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "claris_kaggle")
+    torch.save({"arch": "resnet18.a1_in1k", "state_dict": STATE}, tmp_path / "w.pth")
+    load_start(create_model(NETWORK), tmp_path / "w.pth")
+    assert "the file is of resnet18, and --model is test_resnet" in caplog.text
+
+
+def test_what_is_given_instead_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "open" / "archive").mkdir(parents=True)
+    (tmp_path / "open" / "archive" / "data.pkl").write_bytes(b"")
+    for given, words in (
+        (tmp_path / "hub", "a folder; .*Give a file in it: .*model.safetensors"),
+        (tmp_path / "open", "an unpacked file of torch.save"),
+        ("https://example.org/w.pth", "a web address; .*Download it first"),
+        ("IMAGENET1K_V1", "no such file; .*Give imagenet"),
+        ("MahmoodLab/UNI", "--model hf-hub:MahmoodLab/UNI"),
+        ("", "no such file"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            find_weights(str(given), NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("flax_model.msgpack", "a file of Flax"), ("model.ckpt.data-00000-of-00001", "a part of a TensorFlow"),
+        ("net.caffemodel", "a file of Caffe"), ("Net.mlmodel", "a file of Core ML"),
+    ],
+)  # fmt: skip
+def test_files_of_other_frameworks_are_named_by_their_suffix(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x04\x12\x30" + bytes(range(1, 200)))
+    with pytest.raises(DataError, match=f"no readable weights .{words}"):
+        read_weights(tmp_path / name)
+
+
+def test_one_part_of_several_is_named(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"conv1.weight": torch.ones(3)}, tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(DataError, match="part 1 of 2; expected all weights in one file"):
+        load_start(create_model(NETWORK), tmp_path / "model-00001-of-00002.safetensors")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg19"])
@@ -304,7 +421,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "one tensor": (lambda: saved(torch.ones(3)), "one tensor without a name"),
     "no tensors": (lambda: saved({"epoch": 1, "loss": 0.1}), "no tensors by name, only 2 other values: epoch, loss"),
     "optimizer": (lambda: saved({"optimizer": OPTIMIZER}), "no tensors by name, only 1 other value: optimizer"),
-    "plain pickle": (lambda: pickle.dumps(STATE), "pickle.*Save it again where it was made: python -c"),
+    "plain pickle": (lambda: pickle.dumps(STATE), "a plain pickle.*python -c \"import pickle, torch"),
+    "pickle of NumPy": (lambda: pickle.dumps({"a": np.ones(3)}), "a plain pickle with NumPy arrays"),
+    "NumPy arrays": (lambda: saved({"state_dict": {"a": np.ones(3)}}), "NumPy arrays instead of tensors.*as_tensor"),
+    "repacked": (lambda: archive({"data.pkl": b"x", "version": b"3"}), "packed again without its folder"),
+    "zstd": (lambda: b"\x28\xb5\x2f\xfd" + bytes(50), "compressed with zstd.*Unpack"),
     "protocol 2": (lambda: pickle.dumps(STATE, 2), "a plain pickle, not written by torch.save.*import pickle"),
     "protocol 4": (lambda: saved({"a": Settings(), **STATE}, pickle_protocol=4), "pickle protocol 4.*Save it again"),
     "hostile": (lambda: saved({"a": Hostile(), **STATE}), "opening it would run builtins.eval"),

@@ -173,7 +173,7 @@ def test_each_package_says_what_others_use_of_it() -> None:
 
 def test_help_and_wrong_use_load_nothing_heavy() -> None:
     """All in one process: a module that any of them loads stays loaded."""
-    uses = ((["--help"], 0), (["train", "--help"], 0), (["nonsense"], 2), (["train"], 2))
+    uses = ((["--help"], 0), (["train", "--help"], 0), (["nonsense"], 2), (["train"], 2), (["models"], 0))
     program = (
         "import sys\nfrom claris_kaggle.cli.main import main\n"
         f"for arguments, wanted in {uses!r}:\n"
@@ -237,6 +237,12 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on(call: Callable[..., tu
         assert code == 2 and words in said and "--help" in said
         assert said.count("\n") == 1 and shown == ""
     assert "demo" in call()[1]
+
+
+def test_help_as_a_word_is_the_help_of_the_command(call: Callable[..., tuple[int, str, str]]) -> None:
+    assert call("help", "train") == call("train", "--help") != call("help") == call("--help")
+    code, shown, said = call("help", "trian")
+    assert (code, shown) == (2, "") and "did you mean train?" in said
 
 
 def test_a_tilde_in_a_path_is_the_home_folder_and_no_folder_of_that_name(

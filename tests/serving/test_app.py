@@ -108,6 +108,7 @@ def test_a_larger_image_has_its_heat(client: Any) -> None:
 def test_the_page_alone_has_a_form_that_needs_no_script(client: Any) -> None:
     page = client.get("/")
     assert page.status_code == 200 and NOTICE in page.text and "100,000 pixels" in page.text
+    assert "The networks were trained on synthetic patches" in page.text
     assert '<form class="ask" method="post" action="/" enctype="multipart/form-data"' in page.text
     assert re.search(r'<label for="file">.*<input type="file" id="file" name="image" required', page.text, re.S)
     assert client.head("/").status_code == 200 and "set-cookie" not in page.headers

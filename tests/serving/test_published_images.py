@@ -90,6 +90,20 @@ def test_sixteen_used_bits_are_reduced_to_the_upper_eight() -> None:
         assert np.array_equal(decode_image(content, "scan"), PIXELS)
 
 
+def test_a_few_bright_pixels_do_not_hide_empty_upper_bits() -> None:
+    hot, bar = WIDE << 4, WIDE << 4
+    hot[0, 0], bar[90:92] = 65535, 65535
+    for values in (hot, bar):
+        for content in (tiff(values), png16(values)):
+            with pytest.raises(PatchError, match=r"90% of the values are at most [\d,]+ \(12 bits used\)"):
+                decode_image(content, "scan")
+    with pytest.raises(PatchError, match=r"the highest value is 32,\d+ \(15 bits used\)"):
+        decode_image(tiff(WIDE << 7), "scan")
+    opaque = np.dstack([PIXELS, np.full((96, 96), 255, np.uint8)]).astype("<u2") << 4
+    with pytest.raises(PatchError, match=r"12 bits used"):
+        decode_image(tiff(opaque, more=((338, 3, [2]),)), "scan")
+
+
 def test_black_of_sixteen_bits_is_not_called_benign() -> None:
     with pytest.raises(PatchError, match=r"the highest value is 0 \(0 bits used\)"):
         decode_image(tiff(WIDE * 0), "scan")
@@ -131,6 +145,9 @@ NAMED: dict[str, tuple[Callable[[], bytes], str]] = {
     "GIF": (lambda: saved(IMAGE, "GIF"), r"\(GIF\)"),
     "BMP": (lambda: saved(IMAGE, "BMP"), r"\(BMP\)"),
     "HEIC": (lambda: b"\0\0\0\x18ftypheic" + bytes(100), r"\(HEIC\)"),
+    "HEIC of a phone": (lambda: b"\0\0\0\x18ftypheix" + bytes(100), r"\(HEIC\)"),
+    "a raw photograph": (lambda: b"II*\0\x10\0\0\0CR" + bytes(100), "a raw photograph"),
+    "a TIFF without its end": (lambda: b"II*\0" + bytes(300), "cut off or damaged.*Download or copy it again"),
     "DICOM": (lambda: bytes(1) + bytes(127) + b"DICM" + bytes(50), r"\(DICOM\)"),
     "web page": (lambda: b"<!doctype html><html></html>", r"\(a web page\)"),
     "LFS pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\n", r"\(a Git LFS pointer"),
