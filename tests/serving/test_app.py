@@ -328,7 +328,7 @@ def test_who_has_left_is_not_computed_for_and_what_is_no_form_not_remarked_on(fi
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_with_exit_code_0_also_in_the_middle_of_an_answer(
     finished: RunDir, number: signal.Signals
 ) -> None:
