@@ -59,7 +59,7 @@ def list_networks(pattern: str = "", side: int = 192) -> list[_NetworkFacts]:
     """
     require_resolution(side)
     names = _find_names(pattern) if pattern else _SUITABLE
-    table = _read_table()
+    table = _read_network_table()
     with Progress("networks", len(names), "networks") as progress:
         rows = []
         for name in names:
@@ -83,7 +83,7 @@ def _find_names(pattern: str) -> Sequence[str]:
     return names
 
 
-def _read_table() -> dict[str, dict[str, str]]:
+def _read_network_table() -> dict[str, dict[str, str]]:
     """Return the rows of the table by the name of the network. Columns with a number are GFLOP at that input size."""
     with _TABLE.open(encoding="utf-8", newline="") as file:
         return {row["network"]: row for row in csv.DictReader(file)}
