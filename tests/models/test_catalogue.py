@@ -41,14 +41,14 @@ def test_a_pattern_lists_networks_with_size_cost_and_weights(tmp_path: Path, mon
 def test_the_table_has_every_listed_network() -> None:
     import timm
 
-    table = catalogue._read_table()
+    table = catalogue._read_network_table()
     assert tuple(table) == catalogue._SUITABLE and all(timm.is_model(name) for name in table)
     assert {str(side) for side in SIDES} < set(table["densenet121"])
 
 
 def test_a_row_of_the_table_is_what_timm_has(names: Sequence[str] = ("mobilenetv3_small_100",)) -> None:
     for name in names:
-        counted, row = count_row(name, [192]), catalogue._read_table()[name]
+        counted, row = count_row(name, [192]), catalogue._read_network_table()[name]
         assert {key: row[key] for key in counted} == counted
 
 

@@ -122,7 +122,8 @@ def test_the_examples_of_a_verbs_help_run(verb: str, call: Call, here: Path) -> 
 
 def test_the_way_through_in_the_help_is_read_by_every_verb() -> None:
     for words in commands(_EPILOG):
-        _build_parser(words[0]).parse_args(words)
+        if words[0] != "help":  # `claris help train` is `claris train --help`; test_layers.py compares them
+            _build_parser(words[0]).parse_args(words)
 
 
 def flags_in(text: str) -> set[str]:
