@@ -277,7 +277,7 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     notes.append(f"{group} as the group" if group else "there is no group column, so each patch is a group of its own")
     report_form(Path(path), ", ".join(notes))
     groups = [text or name for text, name in zip(table.columns[group], ids, strict=True)] if group else ids
-    numbers = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.columns[fold]]
+    numbers = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.numbers(fold)]
     return ids, table.columns[label] if label else None, groups, numbers
 
 

@@ -29,6 +29,17 @@ _SLIDE_NAMES = (
 _SEPARATORS = ",;\t|"
 _PATCH_ID = re.compile(r"[0-9a-f]{40}")
 _ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
+# First bytes of tables in other formats.
+_OTHER_TABLES = {
+    b"PAR1": "a Parquet file", b"ARROW1": "a Feather file", b"\x93NUMPY": "a NumPy array", b"\x80": "a pickle",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"BZh": "compressed with bzip2", b"\xfd7zXZ": "compressed with xz",
+    b"\x89HDF": "HDF5", b"SQLite": "an SQLite database",
+}  # fmt: skip
+# Files inside the archives that spreadsheets are.
+_SPREADSHEETS = {
+    "xl/workbook.xml": "an Excel workbook", "content.xml": "an OpenDocument spreadsheet",
+    "Index/Document.iwa": "a Numbers spreadsheet",
+}  # fmt: skip
 _ZIP_MAGIC, _GZIP_MAGIC, _UTF16_MAGIC = b"PK\x03\x04", b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -115,9 +126,7 @@ def open_table(path: Path, hint: str = "") -> ForeignTable:
         content = Path(path).read_bytes()
     text = _decode(_unpack_table(content, path), path, hint)
     ended = text.endswith(("\n", "\r"))
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    header = next((line for line in text.split("\n") if line.strip()), "")
-    separator = max(_SEPARATORS, key=header.count)
+    text, separator = _choose_separator(text.replace("\r\n", "\n").replace("\r", "\n"))
     try:
         # Strict only to find a quote that is never closed: spaces after a quote are allowed.
         unclosed = text.count('"') % 2 == 1
@@ -127,7 +136,11 @@ def open_table(path: Path, hint: str = "") -> ForeignTable:
     filled = [(number, row) for number, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
     if not filled:
         raise TableError(f"{path}: empty", "", hint)
+    filled = _drop_empty_columns(filled)
     names = [name.strip() for name in filled[0][1]]
+    if any(_PATCH_ID.fullmatch(_clean_id(name)) for name in names):
+        found = f"{path}: no header: the first line is {','.join(names)[:80]}"
+        raise TableError(found, "expected names of columns", "Add a first line with them, such as id,...")
     wrong = next(((number, row) for number, row in filled if len(row) != len(names)), None)
     if wrong is not None:
         what = "too few" if len(wrong[1]) < len(names) else "too many"
@@ -139,6 +152,31 @@ def open_table(path: Path, hint: str = "") -> ForeignTable:
     cells = zip(*(row for _, row in filled[1:]), strict=True)
     columns = {name: [cell.strip() for cell in column] for name, column in zip(names, cells, strict=True)}
     return ForeignTable(Path(path), columns, separator != ",", ended)
+
+
+def _choose_separator(text: str) -> tuple[str, str]:
+    """Return the text from the header on, and the sign between its columns.
+
+    Excel may write `sep=;` before the header. Comments before it begin with #.
+    """
+    lines = text.split("\n")
+    first = next((number for number, line in enumerate(lines) if line.strip() and line[:1] != "#"), len(lines))
+    # Line numbers of messages count from the start of the file.
+    kept = [""] * first + lines[first:]
+    header = lines[first] if first < len(lines) else ""
+    if re.fullmatch(r'"?sep=.?"?[,;\t]*', header.strip(), re.IGNORECASE):
+        kept[first] = ""
+        header = next((line for line in kept if line.strip()), "")
+    return "\n".join(kept), max(_SEPARATORS, key=header.count)
+
+
+def _drop_empty_columns(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Return the numbered rows without columns at the end that have neither a name nor values."""
+    width = len(rows[0][1])
+    used = max((max((place for place, cell in enumerate(row, 1) if cell.strip()), default=0) for _, row in rows))
+    if used >= width or any(len(row) != width for _, row in rows):
+        return rows
+    return [(number, row[:used]) for number, row in rows]
 
 
 def _unpack_table(content: bytes, path: Path) -> bytes:
@@ -153,12 +191,15 @@ def _unpack_table(content: bytes, path: Path) -> bytes:
         if not content.startswith(_ZIP_MAGIC):
             return content
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            sheet = next((kind for name, kind in _SPREADSHEETS.items() if name in archive.namelist()), "")
             names = [name for name in archive.namelist() if _is_table_name(name)]
             if len(names) == 1:
                 return archive.read(names[0])
             held = name_few(names or archive.namelist())
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise TableError(f"{path}: damaged archive ({first_line(error)})", "", "Fetch or pack it again") from error
+    if sheet:
+        raise TableError(f"{path}: {sheet}", "expected a CSV file", "Export the sheet as CSV in UTF-8")
     raise TableError(f"{path}: an archive of {held}", "expected one CSV file in it", "Unpack the table that you mean")
 
 
@@ -166,6 +207,22 @@ def _is_table_name(name: str) -> bool:
     """Return True if the name in an archive is that of a text table, and not of a folder or a file of macOS."""
     base = PurePosixPath(name).name
     return base.lower().endswith((".csv", ".tsv", ".txt")) and not base.startswith(".") and "__MACOSX" not in name
+
+
+def refuse_other_tables(content: bytes, path: Path) -> None:
+    """Raise an error if the content is a table in another format, or a web page.
+
+    Raises:
+        TableError: names the format.
+    """
+    kind = next((kind for start, kind in _OTHER_TABLES.items() if content.startswith(start)), "")
+    start = content[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if re.match(rb"\{|\[\s*[\[{]", start):
+        kind = "JSON"
+    if kind:
+        raise TableError(f"{path}: {kind}", "expected a CSV file", "Write it as CSV, with pandas: to_csv(index=False)")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<table")):
+        raise TableError(f"{path}: a web page", "expected a table", "Download the file itself, not its page")
 
 
 def _decode(content: bytes, path: Path, hint: str) -> str:
@@ -176,14 +233,13 @@ def _decode(content: bytes, path: Path, hint: str) -> str:
     """
     if not content.strip():
         raise TableError(f"{path}: empty", "", hint)
+    refuse_other_tables(content, path)
     try:
         text = content.decode("utf-16" if content.startswith(_UTF16_MAGIC) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", hint) from error
     if "\0" in text:
         raise TableError(f"{path}: corrupted: zero bytes from offset {text.index(chr(0)):,} on", "", hint)
-    if text.lstrip().lower().startswith(("<!doctype", "<html")):
-        raise TableError(f"{path}: a web page", "expected a table", "Download the file itself, not its page")
     if not text.strip():
         raise TableError(f"{path}: empty", "", hint)
     return text

@@ -25,6 +25,7 @@ from claris_kaggle.data.foreign_tables import (
     clean_ids,
     list_columns,
     open_table,
+    refuse_other_tables,
     report_form,
 )
 
@@ -39,7 +40,14 @@ _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 # Texts that other tools write for missing values, in lower case.
 _MISSING_TEXTS = ("nan", "na", "null", "none", "<na>")
 # Texts that slide maps have instead of a slide, in lower case.
-_NO_SLIDE_TEXTS = ("", "unknown", "-1", "-1.0", "-", "?", "n/a", "missing", "no slide")
+_NO_SLIDE_TEXTS = (
+    "", "unknown", "-1", "-1.0", "-", "--", "?", "n/a", "#n/a", "#name?", "#value!", "#ref!", "missing", "no slide",
+    "unk", "undefined",
+)  # fmt: skip
+# Ends of slide names that some rows may have and others not.
+_SLIDE_ENDINGS = re.compile(r"(\.(tiff?|svs|ndpi|mrxs|xml|png|0))+$", re.IGNORECASE)
+# From this number of patches on, a slide of its own for each of them is no slide map.
+_FEW_PATCHES = 20
 # More values outside 0..1 than this share are probably logits.
 _FEW_OUTSIDE = 0.05
 LOGIT_HINT = "Convert logits to probabilities: 1 / (1 + exp(-logit)); softmax for two columns"
@@ -65,8 +73,11 @@ def read_table(
     with explain_disk_errors(path):
         content = Path(path).read_bytes()
     text = _decode_csv(content, path, hint)
+    if "\r" in text and "\n" not in text:
+        raise TableError(f"{path}: lines end in CR alone", "expected line breaks", "Save it again with other line ends")
     if ended and not text.endswith("\n"):
-        raise TableError(f"{path}: cut off: the last line has no line break", "", hint)
+        told = "If it is complete, add a line break at its end. " + hint
+        raise TableError(f"{path}: cut off: the last line has no line break", "", told.removesuffix(". "))
     found = _split_header(text)
     _require_header(found, columns, path, hint, others=others)
     _require_equal_lengths(text, found, path, hint)
@@ -187,7 +198,11 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
     slides = ["" if text.lower() in (*_MISSING_TEXTS, *_NO_SLIDE_TEXTS) else text for text in slides]
     if len(set(zip(names, slides, strict=True))) > len(set(names)):
         require_unique(names, path, "Keep one row of each id", values=slides)
+    slides, remark = _unify_slides(slides)
     slide_of = {name: slide for name, slide in zip(names, slides, strict=True) if slide and name.lower() in known}
+    if len(slide_of) >= _FEW_PATCHES and len(set(slide_of.values())) == len(slide_of):
+        found = f"{path}: each of {len(slide_of):,} ids has a slide of its own"
+        raise TableError(found, "expected several patches of a slide", "Name the column of slides wsi")
     alone = [name for name in ids if name not in slide_of]
     if len(alone) == len(ids):
         found = f"{path}: no training id with a slide (first row {names[0][:60]},{slides[0][:40]})"
@@ -195,12 +210,30 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
     if alone and not table.ended:
         what = f"{path}: cut off: the last line has no line break, and {format_count(len(alone), 'id')} are missing"
         raise TableError(what, "", "Get the file again; if it is complete, add a line break at its end")
-    notes = []
+    notes = [remark] if remark else []
     if alone:
         notes.append(f"{_count_ids(alone, 'training id')} without a slide; each is treated as a slide of its own")
     if extra := len(set(names).difference(ids)):
         notes.append(f"{format_count(extra, 'other id')} ignored")
     return slide_of, notes
+
+
+def _unify_slides(slides: Sequence[str]) -> tuple[list[str], str]:
+    """Return the slides with one name for each, and a remark if some were written in several ways.
+
+    Names that differ only in capitals, a file extension or `.0` are the same slide.
+    """
+    first: dict[str, str] = {}
+    several: dict[str, str] = {}
+    for slide in dict.fromkeys(slides):
+        key = _SLIDE_ENDINGS.sub("", slide.lower())
+        if first.setdefault(key, slide) != slide:
+            several.setdefault(first[key], slide)
+    if not several:
+        return list(slides), ""
+    shown = name_few(f"{one} and {other}" for one, other in several.items())
+    remark = f"{format_count(len(several), 'slide')} written in several ways ({shown}), each read as one slide"
+    return [first[_SLIDE_ENDINGS.sub("", slide.lower())] for slide in slides], remark
 
 
 def _choose_slide_columns(table: ForeignTable, ids: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -243,9 +276,30 @@ def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDA
         if len(rows):
             named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in rows.tolist())
             found = f"{path}: {format_count(len(rows), 'probability', 'probabilities')} {kind} ({named})"
-            logits = kind.startswith("outside") and len(rows) > _FEW_OUTSIDE * len(texts)
-            raise TableError(found, "each must be a number from 0 to 1", LOGIT_HINT if logits else hint)
+            advice = _explain_numbers(values, [texts[row] for row in rows.tolist()], kind)
+            raise TableError(found, "each must be a number from 0 to 1", advice or hint)
     return values
+
+
+def _explain_numbers(values: NDArray[np.float64], wrong: Sequence[str], kind: str) -> str:
+    """Return how to turn values of another form into probabilities; empty if the form is not known.
+
+    Args:
+        values: all values.
+        wrong: the texts that are no probabilities.
+        kind: what is wrong with them.
+    """
+    if len(wrong) <= _FEW_OUTSIDE * len(values):
+        return ""
+    if kind == "no number":
+        if all(text.strip().endswith("%") for text in wrong):
+            return "Write percentages without % and divided by 100"
+        return "Write the numbers alone" if all(re.search(r"[\[(]", text) for text in wrong) else ""
+    if not kind.startswith("outside"):
+        return ""
+    if values.min() >= 0 and 10 < values.max() <= 100:
+        return "Divide percentages by 100"
+    return f"{LOGIT_HINT}; logarithms of probabilities: exp(value)" if values.max() <= 0 else LOGIT_HINT
 
 
 def _parse_number(text: str) -> float:
@@ -271,6 +325,8 @@ def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, s
         parts.append(f"{format_count(len(missing), 'id')} of {source} missing ({name_few(missing)})")
     if foreign:
         parts.append(f"{format_count(len(foreign), 'id')} not in {source} ({name_few(foreign)})")
+    if {name.lower() for name in have} == {name.lower() for name in want}:
+        hint = "The ids differ only in capital letters: write them as there"
     raise TableError(f"{path}: {', '.join(parts)}", "each id must occur exactly once", hint)
 
 
@@ -305,6 +361,7 @@ def _decode_csv(content: bytes, path: Path, hint: str) -> str:
     kind = next((kind for start, kind in _ARCHIVE_MAGIC.items() if content.startswith(start)), None)
     if kind:
         raise TableError(f"{path}: {kind}", "expected a plain CSV file in UTF-8", "Unpack it, or save it as CSV")
+    refuse_other_tables(content, path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -377,6 +434,12 @@ def _require_header(found: Sequence[str], columns: Sequence[str], path: Path, hi
         what = f"the columns are {name_few(found)}"
     else:
         what = f"the header is {','.join(found)[:80]!r}"
+        if any(re.fullmatch(r"[0-9a-f]{40}", name) for name in found):
+            what, hint = f"no header: the first line is {','.join(found)[:80]!r}", "Add the header as the first line"
+        elif found[0].lower().startswith("sep="):
+            hint = "Remove the line sep= of Excel"
+        elif len(found) == len(columns):
+            hint = f"Write {','.join(columns)} as the first line, if these are the columns. {hint}".removesuffix(". ")
         if any(sign in name for name in found for sign in ";\t"):
             hint = "Separate columns by commas, and use a decimal point"
     raise TableError(f"{path}: {what}", f"expected {','.join(columns)}", hint)

@@ -25,7 +25,9 @@ _MOST_TIED = 0.01
 _FEW_DECIMALS = 6
 # With at least this many rows per distinct value, the values are called few.
 _MANY_PER_VALUE = 20
-_SUBMISSION_HINT = "Create it again: claris ensemble RUN_DIR --data DIR --out submission.csv"
+_SUBMISSION_HINT = "Correct it, or create another: claris ensemble RUN_DIR --data DIR --out NEW.csv"
+# Numbers with more decimals than this that half precision holds are probably of half precision, not rounded.
+_HALF_DECIMALS = 3
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _find_tie_cause(values: NDArray[np.float64]) -> str:
     if len(distinct) == 2:
         return "only two distinct values; submit probabilities, which give a higher AUC than classes"
     decimals = next((digits for digits in range(_FEW_DECIMALS + 1) if (values.round(digits) == values).all()), None)
-    if decimals is not None:
+    if decimals is not None and not (decimals > _HALF_DECIMALS and _find_short_type(values)):
         return f"the values are rounded to {format_count(decimals, 'decimal')}; write them with all digits"
     ends = f"{int((values == 0).sum()):,} are exactly 0 and {int((values == 1).sum()):,} exactly 1"
     if kind := _find_short_type(values):

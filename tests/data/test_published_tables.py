@@ -63,8 +63,49 @@ SLIDE_MAPS = {
     + "".join(f"{n},{line}\n" for n, line in enumerate(PLAIN.split()[1:])).encode(),
     "more columns": PLAIN.replace("\n", ",x\n").replace("wsi,x", "wsi,center").encode(),
     "repeated rows that agree": PLAIN.encode() + PLAIN.split()[1].encode() + b"\n",
+    "the first line of Excel": b"sep=,\r\n" + PLAIN.encode(),
+    "empty columns at the end": PLAIN.replace("\n", ",,\n").encode(),
+    "a comment": b"# made with OpenSlide\n" + PLAIN.encode(),
     "more ids": PLAIN.encode() + b"f" * 40 + b",s9\n",
 }
+
+
+def test_a_slide_that_is_written_in_several_ways_is_one_slide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for other in ("s1.tif", "S1", "s1.0"):
+        path = tmp_path / f"{other}.csv"
+        path.write_text(PLAIN.replace(f"{H[1]},s1", f"{H[1]},{other}"))
+        assert read_slides(path, H) == ["s1", "s1", "s2"]
+        assert f"1 slide written in several ways (s1 and {other}), each read as one" in capsys.readouterr().err
+
+
+OTHER_TABLES = {
+    "Parquet": (b"PAR1" + bytes(40), "a Parquet file; expected a CSV file. Write it as CSV"),
+    "a pickle": (b"\x80\x04\x95" + bytes(40), "a pickle; expected a CSV file"),
+    "old Excel": (b"\xd0\xcf\x11\xe0" + bytes(40), "an old Excel workbook"),
+    "JSON": (b'{"id": "s1"}\n', "JSON; expected a CSV file"),
+    "no header": (PLAIN.split("\n", 1)[1].encode(), "no header: the first line is"),
+    "a slide for each patch": (
+        b"id,slide\n" + b"".join(b"%040x,%d\n" % (n, n) for n in range(10, 40)), "each of 30 ids has a slide of its own"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_TABLES)
+def test_what_is_no_slide_map_is_named(name: str, tmp_path: Path) -> None:
+    content, words = OTHER_TABLES[name]
+    (tmp_path / "map.csv").write_bytes(content)
+    with pytest.raises(TableError) as caught:
+        read_slides(tmp_path / "map.csv", [f"{number:040x}" for number in range(10, 40)])
+    assert words in str(caught.value)
+
+
+def test_a_workbook_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "map.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "x")
+    with pytest.raises(TableError, match="an Excel workbook; expected a CSV file. Export the sheet"):
+        read_slides(tmp_path / "map.xlsx", H)
 
 
 def zip_of(**files: str) -> bytes:
@@ -450,6 +491,30 @@ def test_rows_that_cannot_be_ranked_are_counted_with_their_cause(
     assert code == 0 and shown.rstrip().endswith(f"valid, but {facts.tied:,} rows are tied")
     assert re.search(words, said), said
     assert f"{facts.tied:,} of {TESTS:,} rows" in said and said.count("\n") == 1
+
+
+SUBMISSION = [(name, value) for name, value in zip(TEST_IDS, SPREAD.tolist(), strict=True)]
+BAD_SUBMISSIONS = {
+    "percentages": (table("id,label", [(i, 100 * p) for i, p in SUBMISSION]), "Divide percentages by 100"),
+    "percent signs": (table("id,label", [(i, f"{p:.2%}") for i, p in SUBMISSION]), "without % and divided by 100"),
+    "logarithms": (table("id,label", [(i, np.log(p)) for i, p in SUBMISSION]), "exp(value)"),
+    "lists": (table("id,label", [(i, f"[{p}]") for i, p in SUBMISSION]), "Write the numbers alone"),
+    "no header": (table("id,label", SUBMISSION[1:]).split("\n", 1)[1], "no header: the first line is"),
+    "another header": (table("Id,Label", SUBMISSION), "Write id,label as the first line, if these are the columns"),
+    "capitals": (table("id,label", [(i.upper(), p) for i, p in SUBMISSION]), "differ only in capital letters"),
+    "line ends of an old Macintosh": (table("id,label", SUBMISSION).replace("\n", "\r"), "lines end in CR alone"),
+    "a web page": ("<!doctype html><html></html>", "a web page"),
+    "JSON": ('[{"id": "a"}]', "JSON; expected a CSV file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_SUBMISSIONS)
+def test_a_submission_of_another_form_is_refused_with_what_to_change(name: str, tmp_path: Path) -> None:
+    text, words = BAD_SUBMISSIONS[name]
+    (tmp_path / "s.csv").write_text(text, newline="")
+    with pytest.raises(TableError) as caught:
+        check_submission(tmp_path / "s.csv", TEST_IDS)
+    assert words in str(caught.value)
 
 
 def test_a_few_ties_are_no_matter(call: Call, data: DataDir, tmp_path: Path) -> None:
