@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -412,7 +413,8 @@ def _check_value(item: dataclasses.Field[object], value: Any) -> None:
         raise UsageError(f"{flag} is {value!r}", f"expected {kinds[-1].__name__}")
     free = "pattern" in limits and re.fullmatch(limits["pattern"], str(value))
     if "choices" in limits and value not in limits["choices"] and not free:
-        raise UsageError(f"{flag} is {value!r}", "it must be one of " + ", ".join(limits["choices"]))
+        numbers = " or numbers such as 0.5,0.5,0.5/0.2,0.2,0.2" if "pattern" in limits else ""
+        raise UsageError(f"{flag} is {value!r}", f"it must be one of {', '.join(limits['choices'])}{numbers}")
     if "low" in limits and not limits["low"] <= value <= limits.get("high", 1e9):
         span = f"from {limits['low']} to {limits['high']}" if "high" in limits else f"at least {limits['low']}"
         raise UsageError(f"{flag} is {value}", f"it must be {span}")
@@ -424,14 +426,26 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     for item in dataclasses.fields(TrainConfig):
         if item.metadata.get("flag"):
             kind = {"int": int, "float": float}.get(str(item.type), str)
+            choices = item.metadata.get("choices", ())
+            free = "pattern" in item.metadata  # argparse would reject other values than the choices
+            names = "{" + ",".join([*choices, "NUMBERS"]) + "}" if free else None
             group.add_argument(
                 "--" + item.name.replace("_", "-"),
-                type=kind,
+                type=functools.partial(_parse_text, item) if free else kind,
                 default=argparse.SUPPRESS,
-                metavar=item.name.upper() if kind is str and "choices" not in item.metadata else None,
-                choices=item.metadata.get("choices"),
+                metavar=item.name.upper() if kind is str and not choices else names,
+                choices=None if free else choices or None,
                 help=f"{item.metadata['help']} [{_describe_default(item)}]",
             )
+
+
+def _parse_text(item: dataclasses.Field[object], text: str) -> str:
+    """Return the text of a flag after checking it as a value of its field."""
+    try:
+        _check_value(item, text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error.found}; {error.expected}") from None
+    return text
 
 
 def _describe_default(item: dataclasses.Field[object]) -> str:

@@ -231,6 +231,7 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on(call: Callable[..., tu
         (["train", "--epochs", "six"], "invalid int value: 'six'"),
         (["train"], "the following arguments are required: --data"),
         (["pack", "--data", "x", "--jobs", "-1"], "--jobs"),
+        (["train", "--normalise", "0.5/0.2"], "or numbers such as 0.5,0.5,0.5/0.2,0.2,0.2"),
         (["submit", "x.csv", "--poll", "-1"], "-1 is not a positive time"),
     ):
         code, shown, said = call(*arguments)
