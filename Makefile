@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help setup demo test test-slow test-kaggle test-kaggle-next docs dist bench bench-gpu lint format clean
+.PHONY: help setup demo test test-slow test-kaggle test-kaggle-next coverage docs dist bench bench-gpu lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,10 @@ test: $(READY)  ## the fast tests, in two processes
 
 test-slow: $(READY)  ## the long tests, in two processes
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
+
+# Processes that a test starts are not counted.
+coverage: $(READY)  ## the lines of the package that the fast tests run
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --cov claris_kaggle --cov-report term
 
 # What a Kaggle session does, under the versions of its image; 5 minutes at most. The tests of the user's own machine
 # run in .venv alone: they need kaggle>=2.2.5, and no such machine has the image's versions. The library is installed
@@ -51,8 +55,8 @@ test-kaggle-next: .venv-kaggle-next/.ready  ## the same under the versions that 
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-docs: $(READY)  ## the API reference, from the docstrings, in build/docs
-	$(BIN)/python -W error docs/make_api.py build/docs
+docs: $(READY)  ## the documentation as a site, with the API reference, in build/docs
+	$(BIN)/python -W error docs/make_site.py build/docs
 
 dist: $(READY)  ## source distribution and wheel, in dist
 	$(BIN)/python -m build

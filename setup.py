@@ -29,6 +29,7 @@ setup(
     package_data={
         "claris_kaggle": ["py.typed"],
         "claris_kaggle.kaggle": ["plans/*.toml"],
+        "claris_kaggle.models": ["networks.csv"],
         "claris_kaggle.reporting.templates": ["*.jinja", "*.js"],
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },
@@ -65,6 +66,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "pytest-cov>=5",
             "hypothesis>=6.100",
             "ruff>=0.8",
             "mypy>=1.13",
@@ -73,7 +75,10 @@ setup(
             "pre-commit>=3.8",
             "ttach>=0.0.3",
             "build>=1.2",
+            "nbclient>=0.10",  # runs the notebooks of examples/
+            "ipykernel>=6.29",
             "pdoc>=15",
+            "markdown2>=2.5",  # the pages of the documentation's site
             "playwright>=1.40",
             "axe-playwright-python>=0.1.4",
             "httpx2",  # by which starlette tests its pages

@@ -59,11 +59,15 @@ if TYPE_CHECKING:
     from claris_kaggle.inference.predict import PredictJob as PredictJob
     from claris_kaggle.inference.predict import predict_run as predict_run
     from claris_kaggle.inference.tta import average_views as average_views
+    from claris_kaggle.kaggle.session_inputs import find_data as find_data
     from claris_kaggle.models.cost import NetworkCost as NetworkCost
     from claris_kaggle.models.cost import estimate_hours as estimate_hours
     from claris_kaggle.models.cost import forward_gflop as forward_gflop
     from claris_kaggle.models.cost import network_cost as network_cost
     from claris_kaggle.models.factory import create_model as create_model
+    from claris_kaggle.reporting.plots import plot_calibration as plot_calibration
+    from claris_kaggle.reporting.plots import plot_roc as plot_roc
+    from claris_kaggle.reporting.plots import plot_top_losses as plot_top_losses
     from claris_kaggle.reporting.report import write_report as write_report
     from claris_kaggle.serving.classify import Classification as Classification
     from claris_kaggle.serving.classify import ClassifyJob as ClassifyJob
@@ -113,6 +117,7 @@ PUBLIC = {
     "decode_image": "serving.images",
     "ensemble_runs": "ensembling.ensemble_runs",
     "ensure_pack": "data.pack",
+    "find_data": "kaggle.session_inputs",
     "estimate_hours": "models.cost",
     "explain": "inference.evidence",
     "export_run": "serving.export",
@@ -124,6 +129,9 @@ PUBLIC = {
     "make_folds": "data.fold_split",
     "make_pseudo_labels": "ensembling.pseudo_labels",
     "network_cost": "models.cost",
+    "plot_calibration": "reporting.plots",
+    "plot_roc": "reporting.plots",
+    "plot_top_losses": "reporting.plots",
     "predict_run": "inference.predict",
     "read_folds": "data.fold_file",
     "read_labels": "data.tables",

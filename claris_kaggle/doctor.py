@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.errors import first_line
+from claris_kaggle.core.errors import first_line, format_bytes
 from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding, run_check
 from claris_kaggle.core.paths import DataDir, default_cache
 
@@ -75,13 +76,15 @@ def _check_python() -> list[Finding]:
 
 def _check_packages() -> list[Finding]:
     """Check that the required packages are installed, and return their versions."""
-    findings = []
+    versions: dict[str, str | None] = dict.fromkeys(_CHECKED_PACKAGES)
     for name in _CHECKED_PACKAGES:
-        try:
-            findings.append(Finding(name, GOOD, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            findings.append(Finding(name, BAD, "not installed", f"pip install {name}"))
-    return findings
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    install = " ".join(["pip install", *(name for name, version in versions.items() if version is None)])
+    return [
+        Finding(name, GOOD, version) if version else Finding(name, BAD, "not installed", install)
+        for name, version in versions.items()
+    ]
 
 
 def _check_torch_pair() -> list[Finding]:
@@ -131,11 +134,11 @@ def _check_memory() -> list[Finding]:
 def _check_disk(cache: Path) -> list[Finding]:
     """Check that the packed patches of the whole competition fit on the disk of the cache."""
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    found = f"{free:.1f} GB free for packs at {cache}"
+    free = shutil.disk_usage(place).free
+    found = f"{format_bytes(free)} free for packs at {cache}"
     if not os.access(place, os.W_OK):
         return [Finding("disk", BAD, f"{place} is not writable", "Give another folder with --cache")]
-    if free < _WHOLE_PACK_GB + _RUN_GB:
+    if free / 1e9 < _WHOLE_PACK_GB + _RUN_GB:
         needed = f"{_WHOLE_PACK_GB + _RUN_GB:.1f} GB are needed for the whole competition"
         return [Finding("disk", WARNING, found, f"{needed}: give another folder with --cache")]
     return [Finding("disk", GOOD, found)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import random
@@ -39,8 +41,6 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-# What pages are allowed in: width in pixels and colour scheme.
-CASES = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
 TINY = [
     "--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32",
 ]  # fmt: skip
@@ -174,11 +174,20 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the real client run in this process, for tests with many calls; its own process is tested by the others."""
+    import requests
+
     from claris_kaggle.kaggle import api, client_process
 
     def run(command: list[str], *, input: str, **named: Any) -> subprocess.CompletedProcess[str]:
-        answer = client_process._run_method(command[-1], input)
-        return subprocess.CompletedProcess(command, 0, stdout=answer, stderr="")
+        sys.modules.pop("kaggle", None)  # each process logs in
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(io.StringIO()) as said,
+            contextlib.redirect_stderr(said),
+        ):
+            patch.setattr(requests.Session, "send", requests.Session.send)  # a process records its own requests only
+            answer = client_process._run_method(command[-1], input)
+        return subprocess.CompletedProcess(command, 0, stdout=answer, stderr=said.getvalue())
 
     stand_in = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(api, "subprocess", stand_in)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from claris_kaggle.cli.main import _find_missing
 from claris_kaggle.core.paths import DataDir
 
 Call = Callable[..., tuple[int, str, str]]
@@ -23,6 +25,22 @@ def test_doctor_names_what_is_bad_with_a_fix(call: Call, tmp_path: Path, generat
     assert code == 1 and '"ok": false' in shown
     code, shown, _ = call("doctor", "--account", "--data", generated.root)
     assert code == 1 and "no Kaggle token was found" in shown
+
+
+def test_all_missing_packages_are_installed_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from claris_kaggle import doctor
+
+    version = importlib.metadata.version
+
+    def without_two(name: str) -> str:
+        if name in ("timm", "albumentations"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_two)
+    missing = {one.hint for one in doctor._check_packages() if one.state == doctor.BAD}
+    assert len(missing) == 1 and set(missing.pop().split()) == {"pip", "install", "timm", "albumentations"}
+    assert _find_missing(["timm>=1", "numpy", "onnx; extra == 'onnx'"]) == ["timm"]
 
 
 def test_without_a_home_a_cache_is_asked_for(call: Call, generated: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:

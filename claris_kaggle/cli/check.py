@@ -54,4 +54,6 @@ def run(args: argparse.Namespace) -> int:
     print(
         "no faults" if not findings.faults else f"{format_count(len(findings.faults), 'fault')} to fix before training"
     )
+    if not findings.faults:
+        options._suggest_next("folds", "--data", args.data, "--out", "folds/five.csv")
     return 1 if findings.faults else 0

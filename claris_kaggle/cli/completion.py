@@ -1,7 +1,7 @@
 """Print a shell completion script for commands, flags, choices and paths. Run this again after an update.
 
 example:
-  claris completion bash > ~/.local/share/bash-completion/completions/claris
+  claris completion bash --install
   claris completion zsh > ~/.zfunc/_claris     (a folder of $fpath, before compinit)
 """
 
@@ -10,12 +10,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from claris_kaggle.core.files import explain_disk_errors, write_text
+
 HELP = "print a completion script for bash or zsh"
+_PLACES = {"bash": "~/.local/share/bash-completion/completions/claris", "zsh": "~/.zfunc/_claris"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("shell", choices=["bash", "zsh"], help="which shell")
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="write the script to its usual place in your home and print that path; creates the folder",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -29,7 +37,15 @@ def run(args: argparse.Namespace) -> None:
         if action.type is Path:
             folder = "DIR" in str(action.metavar)
             action.complete = shtab.DIRECTORY if folder else shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, args.shell))
+    script = shtab.complete(parser, args.shell)
+    if not args.install:
+        print(script)
+        return
+    place = Path(_PLACES[args.shell]).expanduser()
+    with explain_disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    write_text(place, script.rstrip("\n") + "\n")
+    print(place)
 
 
 def _walk_parser(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -2,7 +2,8 @@
 
 Several runs must share one fold file. Weights are scored only on folds that they were not fitted on.
 A run may also be a folder that contains only oof.csv
-(id,label,fold,probability) and test.csv (id,probability), from any other tool. Other column names are read, too.
+(id,label,fold,probability) and test.csv (id,probability) or submission.csv, from any other tool. Usual other column
+names are read, too, and --columns names unusual ones.
 Without a fold column, oof.csv is one holdout, which has its own score.
 
 example:
@@ -13,6 +14,8 @@ example:
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--only-sound", action="store_true", help="exclude suspicious runs")
     parser.add_argument(
-        "--calibrate", action="store_true", help="apply temperature scaling, fitted on the OOF predictions"
+        "--calibrate",
+        action="store_true",
+        help="apply one temperature, fitted on the OOF predictions; the order and the AUC do not change",
     )
     parser.add_argument(
         "--common-ids",
         action="store_true",
         help="use only the OOF patches that all runs have",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        default="",
+        help="columns of other tools' predictions, for example target=label,pred=probability [usual names]",
     )
     parser.add_argument("--save-run", type=Path, metavar="DIR", help="save the ensemble as a run in this folder")
     options._add_json_flag(parser)
@@ -56,11 +67,14 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
+    from claris_kaggle.evaluation.predictions import parse_columns
 
+    columns = parse_columns(args.columns) if args.columns else None
     keep = options._open_run(args.save_run) if args.save_run else None
     result = ensemble_runs(
         [options._open_run(path) for path in args.runs], data, args.out, method=args.method,
-        only_sound=args.only_sound, calibrate=args.calibrate, common_ids=args.common_ids, keep=keep,
+        only_sound=args.only_sound, calibrate=args.calibrate, common_ids=args.common_ids, columns=columns,
+        keep=keep,
     )  # fmt: skip
     evidence = result.ensemble
     _report_evidence(evidence)
@@ -74,9 +88,14 @@ def run(args: argparse.Namespace) -> None:
         _print_methods(evidence)
     if len(result.runs) > 1:
         print(f"ensemble: {_format_figures(result.oof, 'holdout' if result.holdouts else 'OOF')}")
+    if evidence.over_best:
+        _print_against_best(evidence, evidence.over_best, dict(zip(result.runs, args.runs, strict=True)), args)
+    if result.oof.pooling_remark:
+        log_info(result.oof.pooling_remark)
     if evidence.calibration:
         _print_calibration(evidence.calibration)
     print(result.submission)
+    options._suggest_next("submit", args.out, "--data", args.data)
 
 
 def _format_figures(figures: OverallMetrics, kind: str) -> str:
@@ -130,6 +149,34 @@ def _print_methods(evidence: EnsembleEvidence) -> None:
         print(f"{name:<7} nested OOF AUC {tried.auc:.5f}{over}")
     weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence.weights.items())
     print(f"method: {evidence.method} ({weights})")
+    print("AUC of the mean with each run minus without it")
+    for name, added in evidence.members.items():
+        low, high = added.interval
+        print(f"  {name:<{width}} {added.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(added.p)}")
+
+
+def _print_against_best(
+    evidence: EnsembleEvidence, gain: Comparison, folders: Mapping[str, Path], args: argparse.Namespace
+) -> None:
+    """Print the difference of the ensemble to the best run, and the command for that run if it is better.
+
+    Args:
+        evidence: the evidence of an ensemble of several runs.
+        gain: its comparison with the best run.
+        folders: the folder of each run, by name, as typed.
+        args: the arguments of the command.
+    """
+    low, high = gain.interval
+    significant = low > 0 or high < 0
+    winner = evidence.best if gain.difference < 0 else "the ensemble"
+    verdict = f"{winner} is better" if significant else f"{winner} scored higher, but the difference is not significant"
+    if gain.difference == 0:
+        verdict = "they score alike"
+    figures = f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(gain.p)}"
+    print(f"ensemble compared with the best run, {evidence.best}: {figures}: {verdict}")
+    if gain.difference < 0:
+        words = ["claris", "ensemble", folders[evidence.best], "--data", args.data, "--out", args.out]
+        print(f"for {evidence.best} alone: {shlex.join(map(str, words))}")
 
 
 def _print_calibration(found: CalibrationEvidence) -> None:
@@ -139,5 +186,5 @@ def _print_calibration(found: CalibrationEvidence) -> None:
         f"log loss {before.log_loss:.4f} to {after.log_loss:.4f}, "
         f"calibration error {before.calibration_error:.4f} to {after.calibration_error:.4f}"
     )
-    left = "" if found.applied else "; not applied"
-    print(f"temperature {found.temperature:.3f}: {figures}, on held-out folds{left}")
+    left = f"AUC {found.auc:.4f} before and after" if found.applied else "not applied"
+    print(f"temperature {found.temperature:.3f}: {figures}, on held-out folds; {left}")

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from claris_kaggle.cli import options
+
 HELP = "download the competition's files from Kaggle"
 
 
@@ -28,10 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch the files, and print the folder."""
-    from claris_kaggle.kaggle.download import fetch_data, fetch_slides
+    """Fetch the slide map, then the files, and print the folder. A wrong name is found before 7 GB are downloaded."""
+    import contextlib
 
-    data = fetch_data(args.out.absolute())
-    if args.slides:
-        fetch_slides(args.slides, data)
+    from claris_kaggle.kaggle.download import fetch_data, find_slides, store_slides
+
+    with find_slides(args.slides) if args.slides else contextlib.nullcontext() as slides:
+        data = fetch_data(args.out.absolute())
+        if slides:
+            store_slides(slides, data)
     print(args.out)
+    options._suggest_next("folds", "--data", args.out, "--out", "folds/five.csv")

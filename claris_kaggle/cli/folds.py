@@ -76,3 +76,4 @@ def run(args: argparse.Namespace) -> None:
     for row in rows:
         shown = "fold {fold}: {patches:,} patches, {malignant:,} malignant ({share:.1%})"
         print((shown + ", {groups:,} slides" * grouped).format(**row))
+    options._suggest_next("train", "--data", args.data, "--folds", args.out or args.check, "--run", "runs/first")

@@ -46,6 +46,9 @@ _EPILOG = """typical steps, from any folder:
 
 on Kaggle's GPUs, with one command:
   claris launch first
+
+all flags of a command:
+  claris help train                                       or claris train --help
 """
 
 
@@ -70,6 +73,8 @@ class _OneLineParser(argparse.ArgumentParser):
             typed = message.split("'")[1]
             near = get_close_matches(typed, _COMMANDS, 1)
             message = f"unknown command {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
+        if message.startswith("argument --fold:") and ".csv" in message:
+            message += "; did you mean --folds?"
         end = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"{self.prog}: {message}{end} See {self.prog} --help\n")
 
@@ -110,6 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_command(arguments: list[str]) -> int:
     """Run the command line with messages on stderr, and return its exit code."""
     command = next((word for word in arguments if not word.startswith("-")), None)
+    if command == "help":  # claris help train
+        place = arguments.index("help")
+        return _run_command([*arguments[place + 1 : place + 2], "--help"])
     if not arguments:
         _build_parser().print_help()
         return 2
@@ -192,6 +200,21 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _find_missing(wanted: Sequence[str]) -> list[str]:
+    """Return the required packages that are not installed, from lines of the package's metadata."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    missing = []
+    for line in wanted:
+        name = re.match(r"[\w.-]+", line)
+        if name and ";" not in line:  # no extra, and for every system
+            try:
+                version(name[0])
+            except PackageNotFoundError:
+                missing.append(name[0].lower())
+    return missing
+
+
 def _explain_missing_package(error: ModuleNotFoundError) -> ClarisError:
     """Return the error for a missing package, with the command that installs it or the extra that contains it."""
     from importlib.metadata import PackageNotFoundError, requires
@@ -204,5 +227,6 @@ def _explain_missing_package(error: ModuleNotFoundError) -> ClarisError:
         wanted = []
     found = (re.match(r"([\w.-]+).*extra == .(\w+)", line) for line in wanted)
     extras = [one[2] for one in found if one and one[1].lower() == package]
-    what = f"'claris_kaggle[{extras[0]}]'" if extras else package
+    others = [name for name in _find_missing(wanted) if name != package]
+    what = f"'claris_kaggle[{extras[0]}]'" if extras else " ".join([package, *others])
     return ClarisError(f"the Python package {package} is not installed", "", f"Install it: pip install {what}")

@@ -1,6 +1,7 @@
 """List networks that suit this task: size, cost at an input size, normalisation, and published weights.
 
-PATTERN searches all networks of timm. Any of them is a value of `claris train --model`.
+PATTERN searches all networks of timm, and counts each one that it finds in a second or two. Any of them is a value of
+`claris train --model`.
 
 example:
   claris models
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="part of a name, or with *")
     parser.add_argument(
-        "--resolution", type=options._parse_count, default=224, metavar="N", help="input size in pixels [224]"
+        "--resolution", type=int, default=192, metavar="N", help="input size in pixels, 32 to 384 [192]"
     )
     options._add_json_flag(parser)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,11 @@ def _add_slides_flag(parser: argparse.ArgumentParser, effect: str) -> None:
         metavar="FILE",
         help=f"slide map with an id and a slide column; {effect}; none: no map [slides.csv in the data folder]",
     )
+
+
+def _suggest_next(*words: object) -> None:
+    """Log the next command. In processes that torchrun started, only rank 0 logs."""
+    log_info(f"next: {shlex.join(['claris', *map(str, words)])}")
 
 
 def _choose_slides(args: argparse.Namespace, data: DataDir) -> Path | None:

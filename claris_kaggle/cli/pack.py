@@ -42,3 +42,4 @@ def run(args: argparse.Namespace) -> None:
         return
     for pack in packs:
         print(f"{pack.folder}  {len(pack.ids):,} patches")
+    options._suggest_next("folds", "--data", args.data, "--out", "folds/five.csv")

@@ -7,9 +7,12 @@ example:
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from claris_kaggle.cli import options
 from claris_kaggle.core.config import PRECISIONS
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.paths import RunDir
 
 HELP = "predict OOF and test probabilities with test-time augmentation"
 
@@ -43,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.core.console import is_speaker
+    from claris_kaggle.evaluation.run_metrics import explain_pooling
     from claris_kaggle.inference.predict import PredictJob, predict_run
 
     job = PredictJob(
@@ -58,10 +62,23 @@ def run(args: argparse.Namespace) -> None:
         cudnn=args.cudnn,
     )
     metrics = predict_run(job)
-    if metrics is None or not is_speaker():
+    if not is_speaker():
+        return
+    if metrics is None:
+        _suggest_first_fold(job.run_dir, args)
         return
     if args.json:
         print(json.dumps(metrics))
         return
     for row in [*metrics["folds"], {"fold": "all", **metrics["overall"]}]:
         print("fold {fold:<4} AUC {auc:.4f}  accuracy {accuracy:.4f}  log loss {log_loss:.4f}".format(**row))
+    if remark := explain_pooling(metrics["overall"]["auc"], metrics["overall"]["fold_auc_mean"]):
+        log_info(remark)
+    options._suggest_next("ensemble", args.run, "--data", args.data, "--out", "submission.csv")
+
+
+def _suggest_first_fold(run_dir: RunDir, args: argparse.Namespace) -> None:
+    """Log the command that makes a submission of the first finished fold, before all folds are finished."""
+    first = min(run_dir.finished_folds())
+    words = ["ensemble", args.run / run_dir.fold(first).root.name, "--data", args.data, "--out", "submission.csv"]
+    log_info(f"for a submission of fold {first} alone: {shlex.join(['claris', *map(str, words)])}")

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slides",
         type=Path,
         metavar="FILE",
-        help="slide map (a CSV with columns id,wsi); fails if a slide is in more than one fold",
+        help="slide map with an id and a slide column; fails if a slide is in more than one fold [none]",
     )
     parser.add_argument(
         "--extra", type=Path, metavar="FILE", help="pseudo-labels for a second round, see claris pseudo [none]"
@@ -84,3 +84,5 @@ def run(args: argparse.Namespace) -> None:
     train_run(job, read_given_flags(args))
     if is_speaker():
         print(args.run)
+        cache = ["--cache", args.cache] if args.cache else []
+        options._suggest_next("predict", "--data", args.data, "--run", args.run, *cache)

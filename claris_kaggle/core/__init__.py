@@ -3,15 +3,16 @@
 Other packages use:
 
 - `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`,
-  `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`, `parse_config_flags`,
-  `read_given_flags`, `require_same`, `update_config`
+  `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`, `generated_mark`, `is_generated`,
+  `parse_config_flags`, `read_given_flags`, `require_resolution`, `require_same`, `update_config`, `without_about_file`
 - `console`: `LOGGER`, `Progress`, `Waiting`, `format_duration`, `is_speaker`, `log_info`, `messages_on_stderr`,
   `silence_native_code`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
   `OversizeError`, `PatchError`, `RunError`, `Stopped`, `TableError`, `TrainingError`, `UsageError`,
-  `escape_unprintable`, `first_line`, `format_count`, `name_few`
+  `escape_unprintable`, `first_line`, `format_bytes`, `format_count`, `name_few`
 - `files`: `create_folder`, `explain_disk_errors`, `explain_os_error`, `explain_unexpected_error`, `hold_lock`,
   `is_folder`, `read_json`, `replace_file`, `sha256_bytes`, `sha256_file`, `write_bytes`, `write_json`, `write_text`
+- `notebook`: `html_table`
 - `findings`: `BAD`, `Finding`, `GOOD`, `WARNING`, `run_check`
 - `paths`: `DataDir`, `ExportDir`, `FoldDir`, `RunDir`, `default_cache`, `require_replaceable`, `require_suffix`
 - `platforms`: `HOME`, `SEVERAL_PROCESSES`, `SHARED_MEMORY`, `STOP_SIGNALS`, `allocate`, `escape_unprintable_output`,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from claris_kaggle.core.errors import DataError, RunError, UsageError
 from claris_kaggle.core.presets import _PRESETS, _choose_preset, _preset_for
+from claris_kaggle.version import __version__
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 # cuDNN settings, from fast to safe: autotuning with channels-last tensors, channels-last only, neither.
@@ -40,17 +41,25 @@ _ADDED_OPTIONS = {
     "augment",
     "clip_grad",
     "dropout",
+    "equivariance",
     "extra_sha256",
     "extra_weight",
     "freeze_epochs",
     "global_pool",
     "layer_decay",
     "lr_head",
+    "mixup",
     "optimizer",
     "resolution",
     "swa_epochs",
     "swa_lr",
+    "tail",
 }
+# The format of config.json. Files without a number are of format 1, which has neither it nor the version. A change that
+# earlier versions would misread, such as another meaning of a field, raises it. A new option does not.
+_CONFIG_SCHEMA = 2
+_GENERATED = "generated_data"
+_ABOUT_FILE = {"schema", "claris_kaggle", _GENERATED}
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
 LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
@@ -169,8 +178,6 @@ class TrainConfig:
     resolution: int = _flag_field(
         0,
         "input size in pixels; patches are resized (bilinear up, area averaging down); 0: crop size",
-        low=0,
-        high=_LARGEST_SIDE,
     )
     stem: str = _flag_field(
         "pool",
@@ -245,23 +252,74 @@ class TrainConfig:
         """Return all fields as plain values."""
         return dataclasses.asdict(self)
 
+    def to_file(self, *, generated: bool) -> dict[str, object]:
+        """Return the content of `config.json`: all fields, the format and the version that writes it.
+
+        Args:
+            generated: True if the patches are synthetic.
+        """
+        about = {"schema": _CONFIG_SCHEMA, "claris_kaggle": __version__, **generated_mark(generated)}
+        return {**about, **self.to_json()}
+
     @classmethod
     def from_json(cls, content: Mapping[str, object], source: object) -> TrainConfig:
-        """Return the config whose `to_json` is `content`; `source` is the file named in messages.
+        """Return the config whose `to_json` or `to_file` is `content`; `source` is the file named in messages.
+
+        Options that were added later have their defaults, which reproduce the behaviour before they existed.
 
         Raises:
-            DataError: a field is unknown, missing or of the wrong type.
+            DataError: the file is of a later format, or a field is unknown, missing or of the wrong type. An unknown
+                option may change the result, so it is never ignored.
         """
-        content = {**_default_values(_ADDED_OPTIONS), **_without_removed_options(content, source)}
+        _require_known_schema(content, source)
+        options = _without_removed_options(without_about_file(content), source)
         known = {item.name for item in dataclasses.fields(cls)}
-        wrong = sorted(known.symmetric_difference(content))
-        if wrong:
-            what = "unknown or missing fields " + ", ".join(wrong)
-            raise DataError(f"{source}: {what}", "", "Use the claris version that wrote it, or a new --run folder")
+        unknown, missing = sorted(set(options) - known), sorted(known - set(options) - _ADDED_OPTIONS)
+        if unknown or missing:
+            parts = ("unknown", unknown), ("missing", missing)
+            what = " and ".join(f"{kind} fields {', '.join(names)}" for kind, names in parts if names)
+            raise DataError(f"{source}: {what}", _name_versions(content), _SCHEMA_HINT)
+        content = {**_default_values(_ADDED_OPTIONS), **options}
         try:
             return _config_of(content)
         except (UsageError, TypeError) as error:
             raise DataError(f"{source}: {error}", "", "Start a new run folder") from error
+
+
+_SCHEMA_HINT = "Use the claris version that wrote it, or a new --run folder"
+
+
+def generated_mark(generated: bool) -> dict[str, object]:
+    """Return the part of a `config.json` or `metrics.json` that says that the patches are synthetic, if they are."""
+    return {_GENERATED: True} if generated else {}
+
+
+def is_generated(content: Mapping[str, object]) -> bool:
+    """Return True if the content of a `config.json` or `metrics.json` says that the patches are synthetic."""
+    return bool(content.get(_GENERATED))
+
+
+def without_about_file(content: Mapping[str, object]) -> dict[str, object]:
+    """Return the options in the content of a `config.json`, without format, version and the mark of synthetic data."""
+    return {name: value for name, value in content.items() if name not in _ABOUT_FILE}
+
+
+def _name_versions(content: Mapping[str, object]) -> str:
+    """Return the version that wrote a config.json and this version, as text."""
+    written = content.get("claris_kaggle")
+    return f"written by claris {written}, and this is {__version__}" if written else f"this is claris {__version__}"
+
+
+def _require_known_schema(content: Mapping[str, object], source: object) -> None:
+    """Reject a config.json of a later format.
+
+    Raises:
+        DataError: names both versions.
+    """
+    schema = content.get("schema", 1)
+    if not isinstance(schema, int) or not 1 <= schema <= _CONFIG_SCHEMA:
+        found = f"{source}: config of format {schema!r}, {_name_versions(content)}"
+        raise DataError(found, f"expected format 1 to {_CONFIG_SCHEMA}", "Use the claris version that wrote it")
 
 
 def _default_values(names: Set[str]) -> dict[str, object]:
@@ -282,15 +340,24 @@ def _without_removed_options(content: Mapping[str, object], source: object) -> d
     return {name: value for name, value in content.items() if name not in _REMOVED_OPTIONS}
 
 
+def require_resolution(side: int, expected: str = f"{LEAST_SIDE} to {_LARGEST_SIDE}") -> None:
+    """Reject an input size that is too small or too large for the networks of this task.
+
+    Raises:
+        UsageError: names the flag and what was expected.
+    """
+    if not LEAST_SIDE <= side <= _LARGEST_SIDE:
+        raise UsageError(f"--resolution is {side}", f"expected {expected}")
+
+
 def _check_sides(config: TrainConfig) -> None:
     """Reject a crop, resolution or pooling that leaves an empty feature map.
 
     Raises:
         UsageError: names the flags.
     """
-    if 0 < config.resolution < LEAST_SIDE:
-        expected = f"expected 0, or {LEAST_SIDE} to {_LARGEST_SIDE}"
-        raise UsageError(f"--resolution is {config.resolution}", expected)
+    if config.resolution:
+        require_resolution(config.resolution, f"0 (no resizing), or {LEAST_SIDE} to {_LARGEST_SIDE}")
     side, least = config.side, config.least_side
     if side < least:
         found = f"--stem pool4 with --tail pool leaves no feature map at {side} pixels"

@@ -82,7 +82,15 @@ def silence_native_code() -> Iterator[None]:
 
 def _shows_progress() -> bool:
     """Return True if a progress bar can be drawn: on a terminal, when messages go to stderr."""
-    return _is_on_stderr() and is_speaker() and sys.stderr.isatty()
+    return _is_on_stderr() and is_speaker() and sys.stderr.isatty() and _terminal_width() > 0
+
+
+def _terminal_width() -> int:
+    """Return the columns of the terminal on stderr. Some terminals say 0, and a bar would not be shown on them."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def _is_on_stderr() -> bool:

@@ -149,6 +149,17 @@ def format_count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def format_bytes(size: float) -> str:
+    """Return a size on disk as text.
+
+    >>> format_bytes(7.7e9), format_bytes(23_000_000), format_bytes(800_000)
+    ('7.7 GB', '23 MB', '0.8 MB')
+    """
+    if size >= 1e8:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e6:.1f} MB"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error of another library, or the name of its class.
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from claris_kaggle.core.errors import DataError, UsageError, name_few
@@ -53,6 +54,11 @@ class DataDir(_Folder):
     def slides(self) -> Path:
         """The slide map: id,wsi. Not one of the competition's files; `claris fetch --slides` adds it."""
         return self.root / "slides.csv"
+
+    @property
+    def generated(self) -> Path:
+        """The mark of synthetic patches: a JSON file that `generate` writes. The competition's folder has none."""
+        return self.root / "generated.json"
 
     def patches(self, split: str) -> Path:
         """Return the folder of TIFF files of a split, `train` or `test`."""
@@ -169,6 +175,12 @@ class RunDir(_Folder):
         return self.root / "test.csv"
 
     @property
+    def predicted_test(self) -> Path:
+        """The file of test probabilities: `test.csv`, or `submission.csv` where another tool wrote only this."""
+        submission = self.root / "submission.csv"
+        return submission if submission.exists() and not self.test.exists() else self.test
+
+    @property
     def metrics(self) -> Path:
         """The metrics (AUC, accuracy, log loss), per fold and overall."""
         return self.root / "metrics.json"
@@ -197,7 +209,9 @@ class RunDir(_Folder):
         there = self.root.is_dir()
         where = self.root if there else self.root.parent
         runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in where.glob(f"*/{name}")})
-        near = f" (runs in {where}: {name_few(runs)})" if runs else ""
+        nearest = [] if there else get_close_matches(self.root.name, runs, 1)
+        meant = f"; did you mean {where / nearest[0]}?" if nearest else ""
+        near = f" (runs in {where}: {name_few(runs)}{meant})" if runs else ""
         return f"{self.root}: {f'no {names} there' if there else 'no such folder'}{near}"
 
     def finished_folds(self) -> list[int]:

@@ -16,7 +16,8 @@ Other packages use:
 - `patches`: `CENTRE`, `PATCH_BYTES`, `PATCH_SHAPE`, `SIZE`, `patch_id`, `read_patch`
 - `prepare`: `TrainingData`, `check_fold_file`, `get_pack`, `make_fold_file`, `make_packs`,
   `read_training`, `read_training_folds`
-- `pseudo_file`: `PSEUDO_COLUMNS`, `read_pseudo_file`, `require_test_ids`, `sort_pseudo_labels`, `write_pseudo_file`
+- `pseudo_file`: `PSEUDO_COLUMNS`, `PseudoLabels`, `read_pseudo_file`, `require_test_ids`, `sort_pseudo_labels`,
+  `write_pseudo_file`
 - `synthetic`: `generate`
 - `tables`: `LOGIT_HINT`, `digest_rows`, `match_slides`, `parse_labels`, `parse_probabilities`, `read_labels`,
   `read_sample`, `read_slides`, `read_table`, `require_equal_ids`, `require_ids`, `require_unique`, `sort_order`,

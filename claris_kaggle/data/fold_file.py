@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError, DiskError, RunError, TableError, format_count, name_few
 from claris_kaggle.core.files import read_json, write_json
+from claris_kaggle.core.notebook import html_table
 from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels
@@ -26,7 +27,7 @@ CLASS_NAMES = ("benign", "malignant")
 # private leaderboard.
 SPLIT_BY_PATCH = (
     "folds by patch put patches of one slide on both sides, so the OOF AUC is too high (published: 0.996 by patch, "
-    "0.967 by slide, 0.97 on the leaderboard); claris fetch --slides REF stores a slide map in the data folder"
+    "0.967 by slide, 0.97 on the leaderboard); split again with the slide map of claris fetch --slides"
 )
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Without a JSON file, groups count as slides from this mean number of patches on.
@@ -73,6 +74,12 @@ class Folds:
         """The slide of each patch; None if the groups are not slides, as in a split by patch."""
         large = len(set(self.groups)) * _SLIDE_SIZE <= len(self.ids)
         return self.groups if (large if self.by_slide is None else self.by_slide) else None
+
+    def _repr_html_(self) -> str:
+        """Return the counts of each fold as a table for notebooks."""
+        columns = ("patches", "benign", "malignant", "share", "groups")
+        rows = {f"fold {one.fold}": [getattr(one, name) for name in columns] for one in count_folds(self)}
+        return html_table(rows, columns)
 
     def train_rows(self, fold: int) -> NDArray[np.int64]:
         """Return the training rows of fold number `fold`, ascending."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core import platforms
 from claris_kaggle.core.console import Progress, log_info
-from claris_kaggle.core.errors import DataError, DiskError, PatchError, format_count, name_few
+from claris_kaggle.core.errors import DataError, DiskError, PatchError, format_bytes, format_count, name_few
 from claris_kaggle.core.files import (
     create_folder,
     explain_disk_errors,
@@ -35,6 +35,9 @@ from claris_kaggle.data.patches import PATCH_BYTES, PATCH_SHAPE, patch_id, read_
 
 _PACK_FORMAT = 1
 _PACK_SPARE_BYTES = 64 << 20
+
+
+_CACHE_HINT = "Give a folder that you can write to with --cache"
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0) ->
         DiskError: no space, or no permission to write to the cache.
     """
     folder = pack_folder(cache, source.name, ids)
+    _require_writable(cache)
     with hold_lock(cache / f".{folder.name}.lock", wait=True):
         if folder.exists():
             try:
@@ -260,6 +264,21 @@ def _require_files(source: Path, ids: Sequence[str]) -> None:
         raise PatchError(f"{source}: {', '.join(faults)}", expected, hint)
 
 
+def _require_writable(cache: Path) -> None:
+    """Raise if the folder of packs does not exist and cannot be created, for example in a read-only home.
+
+    Raises:
+        DiskError: names the folder.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK)
+    except OSError as error:
+        raise DiskError(f"{cache}: {error.strerror}", "packed patches need a folder", _CACHE_HINT) from error
+    if not writable:
+        raise DiskError(f"{cache}: not writable", "packed patches need a folder", _CACHE_HINT)
+
+
 def _require_space(folder: Path, needed: int) -> None:
     """Raise if the disk does not have enough free space.
 
@@ -268,5 +287,5 @@ def _require_space(folder: Path, needed: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed + _PACK_SPARE_BYTES:
-        found = f"{folder}: {free / 1e9:.1f} GB free"
-        raise DiskError(found, f"the cache needs {needed / 1e9:.1f} GB", "Give a folder on a larger disk with --cache")
+        found = f"{folder}: {format_bytes(free)} free"
+        raise DiskError(found, f"the cache needs {format_bytes(needed)}", "Give a folder on a larger disk with --cache")

@@ -17,7 +17,7 @@ from claris_kaggle.data.fold_split import make_folds
 from claris_kaggle.data.pack import Pack, _require_files, ensure_pack, open_pack, pack_folder
 from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import patch_id, read_patch
-from claris_kaggle.data.pseudo_file import _PseudoLabels, read_pseudo_file
+from claris_kaggle.data.pseudo_file import PseudoLabels, read_pseudo_file
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainingData:
 
     folds: Folds
     pack: Pack
-    pseudo: _PseudoLabels | None = None
+    pseudo: PseudoLabels | None = None
     test_pack: Pack | None = None
 
     @property
@@ -48,7 +48,7 @@ class TrainingData:
 
 def read_training(
     data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False, extra: Path | None = None,
-    folds: Folds | None = None,
+    folds: Folds | None = None, pseudo: PseudoLabels | None = None,
 ) -> TrainingData:  # fmt: skip
     """Return labels, folds and pack of the training patches; create the pack if it does not exist.
 
@@ -60,6 +60,7 @@ def read_training(
         verified: True opens the pack without verifying it, because another process has just done so.
         folds: result of `read_training_folds` for this file, if it was read already.
         extra: file of pseudo-labels; adds them and the pack of the test patches.
+        pseudo: result of `read_pseudo_file` for `extra`, if it was read already.
     Raises:
         ClarisError: a table or patch has an error, or the fold file or the pseudo-labels belong to other data.
     """
@@ -68,7 +69,7 @@ def read_training(
     if extra is None:
         return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
     test_ids = tables.read_sample(data.sample)
-    pseudo = read_pseudo_file(extra, folds, test_ids)
+    pseudo = pseudo or read_pseudo_file(extra, folds, test_ids)
     packs = [
         get_pack(data, split, names, cache, jobs=jobs, verified=verified)
         for split, names in (("train", ids), ("test", test_ids))

@@ -25,11 +25,11 @@ from claris_kaggle.version import __version__
 
 PSEUDO_COLUMNS = ("id", "fold", "label", "probability")
 _TEST_ONLY = "only test patches may have pseudo-labels"
-_PSEUDO_HINT = "Create it again: claris pseudo RUN_DIR --data DIR --out {}"
+_PSEUDO_HINT = "Create such a file: claris pseudo RUN_DIR --data DIR --out FILE.csv"
 
 
 @dataclass(frozen=True)
-class _PseudoLabels:
+class PseudoLabels:
     """Pseudo-labels of test patches, sorted by id and fold.
 
     Attributes:
@@ -54,7 +54,7 @@ class _PseudoLabels:
         return np.flatnonzero(self.fold == fold)
 
 
-def write_pseudo_file(path: Path, found: _PseudoLabels, folds: Folds, about: Mapping[str, object]) -> None:
+def write_pseudo_file(path: Path, found: PseudoLabels, folds: Folds, about: Mapping[str, object]) -> None:
     """Write pseudo-labels, and a JSON beside them that binds them to the fold file.
 
     Args:
@@ -72,7 +72,7 @@ def write_pseudo_file(path: Path, found: _PseudoLabels, folds: Folds, about: Map
     write_json(path.with_suffix(".json"), {**digests, **about, "versions": {"claris_kaggle": __version__}})
 
 
-def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> _PseudoLabels:
+def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> PseudoLabels:
     """Return the pseudo-labels in the file `path`, if a run with these folds may train on them.
 
     Args:
@@ -84,26 +84,27 @@ def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> _Pseu
         DataError: its networks had other folds, or its JSON is missing or damaged.
         DiskError: the file does not exist.
     """
-    hint = _PSEUDO_HINT.format(path)
-    frame = tables.read_table(path, PSEUDO_COLUMNS, hint=hint, ended=True)
+    frame = tables.read_table(path, PSEUDO_COLUMNS, hint=_PSEUDO_HINT, ended=True)
     ids = frame["id"].tolist()
-    tables.require_ids(ids, path, hint)
+    tables.require_ids(ids, path, _PSEUDO_HINT)
     require_test_ids(ids, folds.ids, test_ids, path)
-    fold = parse_fold_numbers(frame["fold"].tolist(), path, hint)
-    tables.require_unique([f"{name} in fold {number}" for name, number in zip(ids, fold, strict=True)], path, hint)
+    fold = parse_fold_numbers(frame["fold"].tolist(), path, _PSEUDO_HINT)
+    tables.require_unique(
+        [f"{name} in fold {number}" for name, number in zip(ids, fold, strict=True)], path, _PSEUDO_HINT
+    )
     labels = tables.parse_labels(frame["label"].tolist(), path)
-    values = tables.parse_probabilities(frame["probability"].tolist(), path, hint)
+    values = tables.parse_probabilities(frame["probability"].tolist(), path, _PSEUDO_HINT)
     found = sort_pseudo_labels(ids, fold, labels, values)
-    _require_own_folds(found, folds, path, hint)
+    _require_own_folds(found, folds, path, _PSEUDO_HINT)
     return found
 
 
 def sort_pseudo_labels(
     ids: Sequence[str], fold: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64]
-) -> _PseudoLabels:
-    """Return pseudo-labels sorted by id, then fold; arguments as the attributes of `_PseudoLabels`."""
+) -> PseudoLabels:
+    """Return pseudo-labels sorted by id, then fold; arguments as the attributes of `PseudoLabels`."""
     order = sorted(range(len(ids)), key=lambda row: (ids[row], fold[row]))
-    return _PseudoLabels([ids[row] for row in order], fold[order], labels[order], probabilities[order])
+    return PseudoLabels([ids[row] for row in order], fold[order], labels[order], probabilities[order])
 
 
 def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Sequence[str], path: Path) -> None:
@@ -116,14 +117,14 @@ def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Seq
     own = sorted({name for name in ids if name in train})
     if own:
         found = f"{path}: {format_count(len(own), 'training id')} ({name_few(own)})"
-        raise TableError(found, _TEST_ONLY, _PSEUDO_HINT.format(path))
+        raise TableError(found, _TEST_ONLY, _PSEUDO_HINT)
     foreign = sorted({name for name in ids if name not in test})
     if foreign:
         found = f"{path}: {format_count(len(foreign), 'id')} not in sample_submission.csv ({name_few(foreign)})"
         raise TableError(found, _TEST_ONLY, "Give the --data folder that it was made for")
 
 
-def _require_own_folds(found: _PseudoLabels, folds: Folds, path: Path, hint: str) -> None:
+def _require_own_folds(found: PseudoLabels, folds: Folds, path: Path, hint: str) -> None:
     """Raise unless the JSON beside the file shows that its rows are unchanged and belong to these folds.
 
     Raises:

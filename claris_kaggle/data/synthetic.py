@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.console import Progress
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.files import create_folder, read_json, write_json, write_text
+from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.patches import CENTRE, SIZE, _encode_tiff, patch_id
 
@@ -56,12 +57,13 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
         raise UsageError(found, "expected at least 5 slides, 4 patches of each and 4 test patches")
     wanted = {"format": _SYNTHETIC_FORMAT, "train": train, "test": test, "slides": slides, "seed": seed}
     if root.exists():
-        if (root / "generated.json").exists() and read_json(root / "generated.json") == wanted:
+        mark = DataDir(root).generated
+        if mark.exists() and read_json(mark) == wanted:
             return root
         raise UsageError(f"{root}: contains other files", "expected a new folder", "Give another folder, or remove it")
     with create_folder(root) as aside:
         _write_layout(aside, train=train, test=test, slides=slides, seed=seed)
-        write_json(aside / "generated.json", wanted)
+        write_json(DataDir(aside).generated, wanted)
     return root
 
 

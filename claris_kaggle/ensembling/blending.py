@@ -234,7 +234,7 @@ def _explain_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
     """
     malignant = np.asarray(labels) == 1
     if len(np.unique(fold)) == 1:
-        return "the predictions are of one holdout, without folds or a slide map (claris fetch --slides)"
+        return "all predictions are of one holdout or one fold, without a slide map (claris fetch --slides)"
     for number in np.unique(fold).tolist():
         outside = malignant[fold != number]
         if min(outside.sum(), len(outside) - outside.sum()) < 2:

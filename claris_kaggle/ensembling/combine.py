@@ -67,12 +67,14 @@ class CalibrationEvidence:
     Attributes:
         temperature: the divisor of the logits, fitted on all folds.
         before, after: metrics of the OOF predictions without and with the temperature of the other folds.
+        auc: AUC of the OOF predictions. One temperature scales all of them, so their order and the AUC do not change.
         applied: True if the probabilities were scaled, because that lowers the log loss.
     """
 
     temperature: float
     before: _CalibrationFigures
     after: _CalibrationFigures
+    auc: float
     applied: bool
 
 
@@ -88,8 +90,10 @@ class EnsembleEvidence:
         methods: the nested score of each method that was tried.
         best: name of the run with the highest OOF AUC; empty for a single run.
         against_best: paired comparison of each other run with the best one, by name.
+        over_best: paired comparison of the ensemble with the best run; None for a single run. The best run is selected
+            on the same patches, so its AUC is slightly optimistic.
         members: what each run adds to the plain mean: paired comparison of the mean of all runs with the mean of the
-            other runs, by name. Empty for a single run.
+            other runs, by name. Empty for a single run. With slides, the variance is computed without resamples.
         correlations: Spearman's correlation of the OOF probabilities of each pair of runs, by name.
         remarks: a warning for each suspicious run, by name.
         copies: runs with the same predictions as another run, with the name of that run.
@@ -104,6 +108,7 @@ class EnsembleEvidence:
     methods: dict[str, _MethodScore]
     best: str
     against_best: dict[str, Comparison]
+    over_best: Comparison | None
     members: dict[str, Comparison]
     correlations: dict[str, dict[str, float]]
     remarks: dict[str, str]
@@ -112,13 +117,13 @@ class EnsembleEvidence:
     calibration: CalibrationEvidence | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return all fields as JSON values. `best` is in each entry of `against_best`."""
+        """Return all fields as JSON values. `best` is in each entry of `against_best`, and in `over_best`."""
         found = asdict(self)
         best = found.pop("best")
         found["against_best"] = {name: {"best": best, **gap} for name, gap in found["against_best"].items()}
-        if self.calibration is None:
-            del found["calibration"]
-        return found
+        if self.over_best is not None:
+            found["over_best"] = {"best": best, **found["over_best"]}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
         methods={name: trial.score for name, trial in trials.items()},
         best=best,
         against_best=against_best,
+        over_best=_compare_outcome(kept, best, trials[taken].measured),
         members=_compare_without_each(kept, columns, trials["mean"].measured),
         correlations=_describe_correlations(kept),
         remarks=remarks,
@@ -225,10 +231,10 @@ def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
 def _scoring_groups(run: Run) -> NDArray[np.int64]:
     """Return the group of each patch, int64 [N]: its weights are fitted on the patches outside the group.
 
-    The groups are the folds. A holdout has no folds; its groups are whole slides, or a single group if they are unknown
-    or too few.
+    The groups are the folds. Those of a holdout or a single fold are whole slides, or a single group if the slides are
+    unknown or too few.
     """
-    if run.is_holdout and run.slides is not None:
+    if run.has_one_group and run.slides is not None:
         oof, slides = run.oof, run.slides
         with contextlib.suppress(UsageError, DataError):
             return make_folds(oof.ids, oof.labels, k=min(_HOLDOUT_GROUPS, len(set(slides))), slides=slides).fold
@@ -285,6 +291,11 @@ def _compare_with_best_run(runs: Sequence[Run]) -> tuple[str, dict[str, Comparis
     }
 
 
+def _compare_outcome(runs: Sequence[Run], best: str, outcome: MeasuredAuc) -> Comparison | None:
+    """Return the paired comparison of the ensemble with the run named `best`, or None for a single run."""
+    return next((outcome.compare(run.measured) for run in runs if run.name == best), None)
+
+
 def _compare_without_each(runs: Sequence[Run], columns: Columns, mean: MeasuredAuc) -> dict[str, Comparison]:
     """Return the comparison of the mean of all runs with the mean of the other runs, for each run, by name.
 
@@ -293,11 +304,12 @@ def _compare_without_each(runs: Sequence[Run], columns: Columns, mean: MeasuredA
         columns: float64 [N, M], the OOF probabilities of the runs.
         mean: the AUC of the mean of all runs.
     """
-    found = {}
+    found, whole = {}, mean.without_resamples()
     for place, run in enumerate(runs if len(runs) > 1 else []):
         others = np.delete(columns, place, axis=1)
         values = blending._fit_blend("mean", run.oof.labels, others).apply(others)
-        found[run.name] = mean.compare(measure(run.oof.labels, values.astype(np.float32), run.slides))
+        part = measure(run.oof.labels, values.astype(np.float32), run.slides, resample=False)
+        found[run.name] = whole.compare(part)
     return dict(sorted(found.items()))
 
 
@@ -314,27 +326,26 @@ def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
 
 
 def _calibrate_ensemble(together: Ensemble) -> Ensemble:
-    """Return the ensemble with probabilities scaled by a temperature that was fitted on its OOF predictions.
+    """Return the ensemble with probabilities scaled by one temperature that was fitted on its OOF predictions.
 
-    OOF predictions of a fold are scaled by the temperature of the other folds, test predictions by that of all folds.
-    The probabilities stay unchanged if scaling does not lower the OOF log loss.
+    OOF and test predictions are scaled by the same temperature, so the order of both, and the AUC, do not change.
+    Whether scaling lowers the log loss is measured on each fold with the temperature of the other folds. The
+    probabilities stay unchanged if it does not.
     """
     oof, test = together.oof, together.test
     temperature = fit_temperature(oof.labels, oof.probabilities)
     scaled = nested_temperature(oof.labels, oof.probabilities, together.groups)
     before, after = (_calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
     applied = after.log_loss < before.log_loss
-    found = CalibrationEvidence(temperature, before, after, applied)
+    found = CalibrationEvidence(temperature, before, after, metrics.auc(oof.labels, oof.probabilities), applied)
     evidence = replace(together.evidence, calibration=found)
     if not applied:
         return replace(together, evidence=evidence)
-    return Ensemble(
-        replace(oof, probabilities=scaled),
-        replace(test, probabilities=apply_temperature(test.probabilities, temperature)),
-        together.slides,
-        measure(oof.labels, scaled, together.slides),
-        evidence,
-        together.groups,
+    return replace(
+        together,
+        oof=replace(oof, probabilities=apply_temperature(oof.probabilities, temperature)),
+        test=replace(test, probabilities=apply_temperature(test.probabilities, temperature)),
+        evidence=evidence,
     )
 
 

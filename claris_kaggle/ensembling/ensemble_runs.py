@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from claris_kaggle.core.config import generated_mark
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, name_few
 from claris_kaggle.core.files import read_json, sha256_file, write_json
+from claris_kaggle.core.notebook import html_table
 from claris_kaggle.core.paths import DataDir, RunDir, require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, write_folds
@@ -19,7 +21,9 @@ from claris_kaggle.ensembling import runs as runs_module
 from claris_kaggle.ensembling.blending import _require_method
 from claris_kaggle.ensembling.submission_file import _SUBMISSION_COLUMNS, write_submission
 from claris_kaggle.evaluation.predictions import write_run_oof, write_test
-from claris_kaggle.evaluation.run_metrics import OverallMetrics, run_metrics, slide_metrics
+from claris_kaggle.evaluation.run_metrics import OverallMetrics, is_generated_run, run_metrics, slide_metrics
+
+_PREDICT_HINT = "Run claris predict with this --data folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,16 @@ class EnsembleResult:
     ensemble: combine.EnsembleEvidence
     holdouts: list[str] = field(default_factory=list)
 
+    def _repr_html_(self) -> str:
+        """Return the OOF metrics of the runs and of the ensemble as a table for notebooks."""
+        columns = ("AUC", "interval of 95 %", "accuracy", "log loss")
+        named = {**self.runs, f"ensemble ({self.method})": self.oof}
+        rows = {
+            name: [one.auc, "{:.4f} to {:.4f}".format(*one.auc_interval), one.accuracy, one.log_loss]
+            for name, one in named.items()
+        }
+        return html_table(rows, columns)
+
     def to_json(self) -> dict[str, object]:
         """Return all fields as JSON values."""
         return {
@@ -83,6 +97,7 @@ def ensemble_runs(
     only_sound: bool = False,
     calibrate: bool = False,
     common_ids: bool = False,
+    columns: Mapping[str, str] | None = None,
     keep: RunDir | None = None,
 ) -> EnsembleResult:
     """Combine runs and write a checked submission.
@@ -93,9 +108,10 @@ def ensemble_runs(
         out: the CSV to write.
         method: `mean`, `logit`, `rank`, `logloss`, `auc`, `greedy`, `stack` or `auto`, as in `combine`.
         only_sound: exclude runs that get a warning, as in `combine`.
-        calibrate: scale the probabilities by a temperature that is fitted on the OOF predictions. Ranks, and so the
-            AUC of each fold, do not change.
+        calibrate: scale the probabilities by one temperature that is fitted on the OOF predictions. Ranks, and so the
+            AUC, do not change.
         common_ids: use only the OOF patches that all runs have.
+        columns: columns of other tools' predictions, as from `parse_columns`.
         keep: folder for the combined `oof.csv`, `test.csv` and `metrics.json`. It can be used like any other run.
     Returns:
         The path of the submission, and the metrics and weights of the runs.
@@ -104,13 +120,10 @@ def ensemble_runs(
             or `keep` holds other files.
     """
     _require_method(method)
-    require_replaceable(out, _SUBMISSION_COLUMNS)
-    if keep:
-        _require_free(keep, run_dirs)
+    _require_places(run_dirs, out, keep)
     sample_ids = tables.read_sample(data.sample)
-    runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids), data.slides)
-    hint = "Run claris predict with this --data folder"
-    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].test, data.sample.name, hint)
+    runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids, columns=columns), data.slides)
+    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].predicted_test, data.sample.name, _PREDICT_HINT)
     _report_unchecked(runs, run_dirs, data)
     together = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:
@@ -122,7 +135,8 @@ def ensemble_runs(
     about = {"method": together.evidence.method, "oof": figures.overall.to_json(), "runs": origin, **evidence}
     write_submission(out, together.test, sample_ids, about)
     if keep:
-        content = {**evidence, **figures.to_json(slide_metrics(together.oof, together.slides))}
+        mark = generated_mark(data.generated.exists() or any(map(is_generated_run, run_dirs)))
+        content = {**mark, **evidence, **figures.to_json(slide_metrics(together.oof, together.slides))}
         _keep_run(keep, together, content, next((run.folds for run in runs if run.folds), None))
     return EnsembleResult(
         submission=out,
@@ -132,6 +146,17 @@ def ensemble_runs(
         ensemble=together.evidence,
         holdouts=[run.name for run in runs if run.is_holdout],
     )
+
+
+def _require_places(run_dirs: Sequence[RunDir], out: Path, keep: RunDir | None) -> None:
+    """Reject outputs that would replace files of another kind.
+
+    Raises:
+        UsageError: as in `require_replaceable` and `_require_free`.
+    """
+    require_replaceable(out, _SUBMISSION_COLUMNS)
+    if keep:
+        _require_free(keep, run_dirs)
 
 
 def _require_variety(together: combine.Ensemble) -> None:
@@ -161,8 +186,10 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
         log_info(
             f"{name_few(without_folds)}: no fold file of {own}; cannot verify that the predictions are out-of-fold"
         )
-    for run in (one for one in runs if one.is_holdout):
-        log_info(f"{run.name}: a holdout of {len(run.oof.ids):,} patches, without folds; the score is for those only")
+    for run in (one for one in runs if one.has_one_group):
+        count = f"{len(run.oof.ids):,} patches"
+        kind = f"a holdout of {count}, without folds" if run.is_holdout else f"fold {run.oof.fold[0]} only, {count}"
+        log_info(f"{run.name}: {kind}; the score is for those only")
     if runs[0].slides is None:
         log_info("no slide ids: intervals assume independent patches and may be too narrow")
     if not data.labels.exists():
@@ -229,7 +256,7 @@ def describe_run(run_dir: RunDir) -> _RunOrigin:
     }
     return _RunOrigin(
         oof_sha256=sha256_file(run_dir.oof),
-        test_sha256=sha256_file(run_dir.test),
+        test_sha256=sha256_file(run_dir.predicted_test),
         config=read_json(run_dir.config) if run_dir.config.exists() else None,
         weights_sha256=weights,
     )

@@ -6,7 +6,7 @@ a training patch of another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,9 +51,14 @@ class Run:
     folds: Folds | None = None
 
     @cached_property
-    def is_holdout(self) -> bool:
-        """True if all predictions are of one fold: a single holdout, or a file without fold numbers."""
+    def has_one_group(self) -> bool:
+        """True if all predictions are of one fold, or without fold numbers: weights cannot be fitted across folds."""
         return bool(self.oof.fold.min() == self.oof.fold.max())
+
+    @property
+    def is_holdout(self) -> bool:
+        """True if the predictions are without fold numbers: those of a single holdout."""
+        return self.has_one_group and not self.oof.has_folds
 
     @cached_property
     def by_slide(self) -> bool:
@@ -72,19 +77,22 @@ class Run:
         return measure(self.oof.labels, self.oof.probabilities, self.slides)
 
 
-def load_run(run_dir: RunDir) -> Run:
+def load_run(run_dir: RunDir, columns: Mapping[str, str] | None = None) -> Run:
     """Return the predictions of the run in `run_dir`. Checks them against its fold file, if it has one.
 
+    Args:
+        run_dir: the run, or a folder with `oof.csv` and `test.csv` (or `submission.csv`) of another tool.
+        columns: as in `read_oof`.
     Raises:
         RunError: the run is not predicted yet.
         TableError: a file is invalid, belongs to a different fold file, or has fewer than two patches of a class.
     """
-    missing = [path.name for path in (run_dir.oof, run_dir.test) if not path.exists()]
+    missing = [path.name for path in (run_dir.oof, run_dir.predicted_test) if not path.exists()]
     if missing:
         found = run_dir.lacks(" and ".join(missing))
         expected = "expected the predictions of all its folds"
-        raise RunError(found, expected, "Run claris train until all folds are finished, then claris predict")
-    oof, test = read_oof(run_dir.oof), read_test(run_dir.test)
+        raise RunError(found, expected, _suggest_single_fold(run_dir))
+    oof, test = read_oof(run_dir.oof, columns), read_test(run_dir.predicted_test, columns)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
         found = f"{run_dir.oof}: {malignant:,} malignant and {len(oof.ids) - malignant:,} benign patches"
@@ -93,9 +101,23 @@ def load_run(run_dir: RunDir) -> Run:
         return Run(run_dir.root.name, oof, test)
     folds = read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
     if oof.ids == folds.ids and (oof.fold.min() == oof.fold.max() or _is_same_partition(oof.fold, folds.fold)):
-        oof = replace(oof, fold=folds.fold)
+        oof = replace(oof, fold=folds.fold, has_folds=True)
     check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
     return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
+
+
+def _suggest_single_fold(run_dir: RunDir) -> str:
+    """Return what to do about a run without predictions of all folds: also how to submit the folds that are done."""
+    hint = "Run claris train until all folds are finished, then claris predict"
+    done = run_dir.finished_folds()
+    if not done:
+        return hint
+    first = run_dir.fold(done[0])
+    ready = first.oof.exists() and first.test.exists()
+    before = "" if ready else f"claris predict --data DIR --run {run_dir.root}, then "
+    return (
+        f"{hint}. For a submission of fold {done[0]} alone: {before}claris ensemble {first.root} --data DIR --out FILE"
+    )
 
 
 def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
@@ -104,7 +126,9 @@ def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool
     return pairs == len(np.unique(one)) == len(np.unique(other))
 
 
-def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[Run]:
+def _load_runs(
+    run_dirs: Sequence[RunDir], *, common_ids: bool = False, columns: Mapping[str, str] | None = None
+) -> list[Run]:
     """Load runs with distinct names, ready to be combined. Slides of one run are used for all.
 
     Only the first run that has a fold file keeps its content.
@@ -112,6 +136,7 @@ def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[
     Args:
         run_dirs: the runs.
         common_ids: keep only the OOF patches that all runs have, and log how many each run loses.
+        columns: as in `read_oof`.
     Raises:
         UsageError: a run is given twice.
         RunError: the runs have different folds, labels or test patches.
@@ -119,7 +144,7 @@ def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[
     """
     runs: list[Run] = []
     named = zip(label_runs(run_dirs), run_dirs, strict=True)
-    loaded: Iterable[Run] = (replace(load_run(run_dir), name=name) for name, run_dir in named)
+    loaded: Iterable[Run] = (replace(load_run(run_dir, columns), name=name) for name, run_dir in named)
     for run in _keep_common(list(loaded)) if common_ids else loaded:
         _require_comparable([*runs[:1], run])
         # All runs share one list of ids. Separate lists of twenty runs would take most of the memory.
@@ -131,7 +156,7 @@ def _load_runs(run_dirs: Sequence[RunDir], *, common_ids: bool = False) -> list[
 
 
 def _keep_common(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with the OOF patches that all of them have. With a holdout among them, none has folds.
+    """Return the runs with the OOF patches that all of them have. With a holdout or single fold among them, all are.
 
     Raises:
         RunError: they share too few patches.
@@ -150,9 +175,11 @@ def _keep_common(runs: Sequence[Run]) -> list[Run]:
             log_info(f"{run.name}: {counts}; not used: {name_few(lost)}")
         kept.append(_select_rows(run, rows) if len(shared) < len(run.oof.ids) else run)
     largest = max(len(run.oof.ids) for run in runs)
-    if any(run.is_holdout and len(run.oof.ids) < largest for run in runs):
-        return [replace(run, oof=replace(run.oof, fold=np.zeros_like(run.oof.fold)), folds=None) for run in kept]
-    return kept
+    small = next((run.oof for run in runs if run.has_one_group and len(run.oof.ids) < largest), None)
+    if small is None:
+        return kept
+    fold = np.full(len(shared), small.fold[0])
+    return [replace(run, oof=replace(run.oof, fold=fold, has_folds=small.has_folds), folds=None) for run in kept]
 
 
 def _select_rows(run: Run, rows: NDArray[np.int64]) -> Run:
@@ -165,7 +192,7 @@ def _select_rows(run: Run, rows: NDArray[np.int64]) -> Run:
     )
     if folds and any(len(np.unique(labels[fold == number])) < 2 for number in range(run.folds.k if run.folds else 0)):
         folds = None
-    return replace(run, oof=Oof(ids, labels, fold, oof.probabilities[rows]), slides=slides, folds=folds)
+    return replace(run, oof=Oof(ids, labels, fold, oof.probabilities[rows], oof.has_folds), slides=slides, folds=folds)
 
 
 def _share_folds(runs: Sequence[Run]) -> list[Run]:
@@ -174,14 +201,14 @@ def _share_folds(runs: Sequence[Run]) -> list[Run]:
     Numbers of the same partition may differ between runs. A run without fold numbers takes those of the others if it
     has all their patches, and this is logged.
     """
-    leader = next((run for run in runs if not run.is_holdout), None)
+    leader = next((run for run in runs if not run.has_one_group), None)
     if leader is None:
         return list(runs)
-    if unknown := [run.name for run in runs if run.is_holdout]:
+    if unknown := [run.name for run in runs if run.has_one_group]:
         log_info(f"{name_few(unknown)}: no fold numbers; weights are scored by the folds of {leader.name}")
     same = [np.array_equal(run.oof.fold, leader.oof.fold) for run in runs]
     return [
-        run if equal else replace(run, oof=replace(run.oof, fold=leader.oof.fold))
+        run if equal else replace(run, oof=replace(run.oof, fold=leader.oof.fold, has_folds=True))
         for run, equal in zip(runs, same, strict=True)
     ]
 
@@ -254,7 +281,7 @@ def _explain_incomparable(first: Run, run: Run) -> list[str]:
     if not faults:
         if np.any(first.oof.labels != run.oof.labels):
             faults.append("other labels")
-        if not (first.is_holdout or run.is_holdout or _is_same_partition(first.oof.fold, run.oof.fold)):
+        if not (first.has_one_group or run.has_one_group or _is_same_partition(first.oof.fold, run.oof.fold)):
             faults.append("other folds")
     return faults
 

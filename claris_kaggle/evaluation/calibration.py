@@ -108,7 +108,7 @@ def nested_temperature(labels: Labels, probabilities: NDArray[np.floating], fold
         fold: int64 [N], the fold of each patch.
     Returns:
         [N] of the type of `apply_temperature`; the order within a fold is unchanged, the order between folds may
-        change.
+        change. So these values measure the effect of a temperature, and are no predictions.
     """
     values: Probabilities = np.asarray(probabilities)
     scaled = values.copy()

@@ -7,14 +7,14 @@ dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import RunError, TableError, format_count, name_few
+from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels, Probabilities
 from claris_kaggle.data.fold_file import FOLD_NAMES, LABEL_NAMES, Folds, parse_fold_numbers
@@ -54,12 +54,14 @@ class Oof:
         labels: int8 [N] of 0 and 1.
         fold: int64 [N], the fold of each patch.
         probabilities: float [N] of label 1, in 0..1; see `_narrow`.
+        has_folds: False if the predictions are without fold numbers; then `fold` is constant.
     """
 
     ids: list[str]
     labels: Labels
     fold: NDArray[np.int64]
     probabilities: Probabilities
+    has_folds: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,13 @@ def write_oof(path: Path, ids: Sequence[str], labels: Labels, fold: int, probabi
 
 
 def write_run_oof(path: Path, oof: Oof) -> None:
-    """Write the OOF predictions to `path`, sorted by id."""
+    """Write the OOF predictions to `path`, sorted by id. Predictions without fold numbers get no column for them."""
     order = tables.sort_order(oof.ids)
     columns = ([oof.ids[row] for row in order], oof.labels[order], oof.fold[order], oof.probabilities[order])
-    tables.write_table(path, dict(zip(_OOF_COLUMNS, columns, strict=True)))
+    table: dict[str, Iterable[object]] = dict(zip(_OOF_COLUMNS, columns, strict=True))
+    if not oof.has_folds:
+        del table["fold"]
+    tables.write_table(path, table)
 
 
 def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> None:
@@ -97,30 +102,52 @@ def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> 
     tables.write_table(path, dict(zip(_TEST_COLUMNS, ([ids[row] for row in order], values), strict=True)))
 
 
-def read_oof(path: Path) -> Oof:
+def parse_columns(text: str) -> dict[str, str]:
+    """Return the columns of another tool in a text such as `target=label,pred=probability`, by their names there.
+
+    Raises:
+        UsageError: a part is not NAME=COLUMN, or there is no such column.
+    """
+    found = {}
+    for part in text.split(","):
+        name, _, column = (word.strip() for word in part.rpartition("="))
+        if not name or column not in _OOF_COLUMNS:
+            expected = f"expected NAME=COLUMN, with COLUMN one of {', '.join(_OOF_COLUMNS)}"
+            raise UsageError(f"--columns has {part!r}", expected, "For example target=label,pred=probability")
+        found[name] = column
+    return found
+
+
+def read_oof(path: Path, columns: Mapping[str, str] | None = None) -> Oof:
     """Return the OOF predictions in the file `path`, of one fold or all folds.
 
     A file of another tool may have other column names, more columns, and no folds; then all patches are in fold 0.
 
+    Args:
+        path: the file.
+        columns: result of `parse_columns`, for column names that are not known.
     Raises:
         TableError: the file is cut off, or has a wrong header, repeated ids or invalid values.
         DiskError: the file does not exist.
     """
     if has_header(path, _OOF_COLUMNS):
         frame = tables.read_table(path, _OOF_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
-        columns = [frame[name].tolist() for name in _OOF_COLUMNS]
+        texts, has_folds = [frame[name].tolist() for name in _OOF_COLUMNS], True
     else:
-        columns = _read_foreign_oof(path)
-    ids, order = _sort_checked_ids(columns[0], path)
-    labels = tables.parse_labels(columns[1], path)
-    fold = parse_fold_numbers(columns[2], path, _PREDICTIONS_HINT)
-    probabilities = _narrow(tables.parse_probabilities(columns[3], path, _PREDICTIONS_HINT))
-    return Oof(ids, labels[order], fold[order], probabilities[order])
+        texts, has_folds = _read_foreign_oof(path, columns or {})
+    ids, order = _sort_checked_ids(texts[0], path)
+    labels = tables.parse_labels(texts[1], path)
+    fold = parse_fold_numbers(texts[2], path, _PREDICTIONS_HINT)
+    probabilities = _narrow(tables.parse_probabilities(texts[3], path, _PREDICTIONS_HINT))
+    return Oof(ids, labels[order], fold[order], probabilities[order], has_folds)
 
 
-def read_test(path: Path) -> TestPredictions:
+def read_test(path: Path, columns: Mapping[str, str] | None = None) -> TestPredictions:
     """Return the test predictions in the file `path`.
 
+    Args:
+        path: the file.
+        columns: as in `read_oof`; columns that this file does not have are ignored.
     Raises:
         TableError: the file is cut off, or has a wrong header, repeated ids or invalid values.
         DiskError: the file does not exist.
@@ -129,20 +156,20 @@ def read_test(path: Path) -> TestPredictions:
         frame = tables.read_table(path, _TEST_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
         names, texts = frame["id"].tolist(), frame["probability"].tolist()
     else:
-        table, names = _open_predictions(path)
-        texts = _choose_probabilities(table, [*_PROBABILITY_NAMES, *LABEL_NAMES])
+        table, names = _open_predictions(path, columns or {})
+        texts = _choose_probabilities(table, [*_PROBABILITY_NAMES, *LABEL_NAMES], columns or {})
     ids, order = _sort_checked_ids(names, path)
     probabilities = _narrow(tables.parse_probabilities(texts, path, _PREDICTIONS_HINT))
     return TestPredictions(ids, probabilities[order])
 
 
-def _open_predictions(path: Path) -> tuple[ForeignTable, list[str]]:
-    """Return the table of predictions of another tool, and its ids.
+def _open_predictions(path: Path, columns: Mapping[str, str]) -> tuple[ForeignTable, list[str]]:
+    """Return the table of predictions of another tool with the columns renamed, and its ids.
 
     Raises:
         TableError: the file is not a complete table, or has no ids.
     """
-    table = open_table(path, _PREDICTIONS_HINT)
+    table = _rename_columns(open_table(path, _PREDICTIONS_HINT), columns)
     column = table.find_ids()
     if column is None:
         raise TableError(f"{path}: {list_columns(table)}", "expected a column id", "Rename the column of patch ids")
@@ -151,28 +178,49 @@ def _open_predictions(path: Path) -> tuple[ForeignTable, list[str]]:
     return table, clean_ids(table.columns[column])
 
 
-def _read_foreign_oof(path: Path) -> list[list[str]]:
-    """Return the columns of `_OOF_COLUMNS` in a file of another tool.
+def _rename_columns(table: ForeignTable, columns: Mapping[str, str]) -> ForeignTable:
+    """Return the table with the named columns under other names, in place of columns that have these names."""
+    renamed = {columns[name]: texts for name, texts in table.columns.items() if name in columns}
+    others = {name: texts for name, texts in table.columns.items() if name not in columns and name not in renamed}
+    return replace(table, columns={**renamed, **others})
+
+
+def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list[str]], bool]:
+    """Return the columns of `_OOF_COLUMNS` in a file of another tool, and True if it has fold numbers.
+
+    Args:
+        path: the file.
+        columns: result of `parse_columns`.
 
     Raises:
         TableError: the file is not a complete table, or a column is missing.
     """
-    table, ids = _open_predictions(path)
+    table, ids = _open_predictions(path, columns)
+    absent = [name for name, column in columns.items() if column not in table.columns]
+    if absent:
+        raise TableError(f"{path}: {list_columns(table)}", f"--columns names {name_few(absent)}", "Correct --columns")
     label, fold = table.find_column(LABEL_NAMES), table.find_column(FOLD_NAMES)
     if label is None:
         expected = "expected a column label (or target) of 0 and 1"
         raise TableError(f"{path}: {list_columns(table)}", expected, "Add the labels of train_labels.csv")
-    values = _choose_probabilities(table, _PROBABILITY_NAMES)
+    values = _choose_probabilities(table, _PROBABILITY_NAMES, columns)
     folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.columns[fold]] if fold else ["0"] * len(ids)
-    return [ids, table.numbers(label), folds, values]
+    return [ids, table.numbers(label), folds, values], fold is not None
 
 
-def _choose_probabilities(table: ForeignTable, names: Sequence[str]) -> list[str]:
+def _choose_probabilities(table: ForeignTable, names: Sequence[str], given: Mapping[str, str]) -> list[str]:
     """Return the texts of the probabilities of label 1: the second of two softmax columns, or the column so named.
+
+    Args:
+        table: the table, with the columns of `parse_columns` renamed.
+        names: usual names of the column.
+        given: result of `parse_columns`.
 
     Raises:
         TableError: there is no such column, or several that differ.
     """
+    if "probability" in given.values() and "probability" in table.columns:
+        return table.numbers("probability")
     found = f"{table.path}: {list_columns(table)}"
     for pair in _SOFTMAX_PAIRS:
         benign, malignant = (table.find_column([name]) for name in pair)

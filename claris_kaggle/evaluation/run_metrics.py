@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from claris_kaggle.core.config import is_generated
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, name_few
 from claris_kaggle.core.files import read_json, write_json
@@ -19,6 +20,9 @@ from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
 from claris_kaggle.evaluation.calibration import CalibrationCurve, calibration_curve, fit_temperature
 from claris_kaggle.evaluation.metrics import Metrics, _PartMetrics
 from claris_kaggle.evaluation.predictions import Oof, _collect_oof, _collect_test, write_run_oof, write_test
+
+# A smaller difference of the pooled AUC and the mean of the folds is not explained.
+_POOLING_LOSS = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,11 @@ class OverallMetrics(Metrics):
     def to_json(self) -> dict[str, object]:
         """Return all fields as JSON values."""
         return {**asdict(self), "auc_interval": list(self.auc_interval)}
+
+    @property
+    def pooling_remark(self) -> str:
+        """The sentence of `explain_pooling` about these metrics, or an empty text."""
+        return explain_pooling(self.auc, self.fold_auc_mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +142,22 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: Measure
         fold_auc_std=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
     )
     return _RunMetrics(overall, folds, curve)
+
+
+def explain_pooling(pooled: float, fold_mean: float | None) -> str:
+    """Return a sentence if the pooled AUC is at least 0.001 below the mean AUC of the folds, else an empty text."""
+    if fold_mean is None or fold_mean - pooled < _POOLING_LOSS:
+        return ""
+    return (
+        f"the pooled AUC, {pooled:.4f}, is below the mean of the folds, {fold_mean:.4f}: each fold has its own "
+        "network, and pooling compares patches of different folds, whose scales can differ. Test predictions that "
+        "are means over all folds are not affected"
+    )
+
+
+def is_generated_run(run_dir: RunDir) -> bool:
+    """Return True if the config or the metrics of the run say that its patches are synthetic."""
+    return any(is_generated(read_json(path)) for path in (run_dir.config, run_dir.metrics) if path.exists())
 
 
 def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:

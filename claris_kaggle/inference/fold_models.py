@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.config import TrainConfig, is_generated
 from claris_kaggle.core.errors import DataError, RunError, TrainingError
 from claris_kaggle.core.files import explain_disk_errors, read_json, sha256_file
 from claris_kaggle.core.paths import ExportDir, RunDir
@@ -40,6 +40,7 @@ class FoldModels:
         figures: out-of-fold metrics of the run, as `overall` in `metrics.json`; empty if there are none yet.
         fold_aucs: out-of-fold AUC of each fold that has one.
         statistics: colour and texture of the training patches; None if the run has none yet.
+        generated: True if the training patches are synthetic.
     """
 
     name: str
@@ -48,6 +49,7 @@ class FoldModels:
     figures: Mapping[str, object]
     fold_aucs: Mapping[int, float] = field(default_factory=dict)
     statistics: PatchStatistics | None = None
+    generated: bool = False
 
     def only_best_fold(self) -> FoldModels:
         """Return a copy with one fold: the highest out-of-fold AUC, or the first if the AUCs are unknown."""
@@ -143,7 +145,9 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
     config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
     figures, aucs = metrics
     statistics = _read_statistics(export.statistics)
-    return FoldModels(folder.absolute().name, config, models, figures, aucs, statistics)
+    # Run and export use the same name for their config.
+    generated = is_generated(read_json(export.config))
+    return FoldModels(folder.absolute().name, config, models, figures, aucs, statistics, generated)
 
 
 def _read_statistics(path: Path) -> PatchStatistics | None:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.console import Progress, log_info
-from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TrainingError
+from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TableError, TrainingError
 from claris_kaggle.core.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.core.time_limit import Stopper
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds
 from claris_kaggle.data.pack import Pack
-from claris_kaggle.data.prepare import get_pack, read_training
+from claris_kaggle.data.prepare import get_pack, read_training, read_training_folds
 from claris_kaggle.evaluation import predictions, run_metrics
 from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.resemblance import PatchStatistics
@@ -136,16 +136,35 @@ def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainC
     run_dir = job.run_dir
     _require_config(run_dir)
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
-    training = read_training(job.data, run_dir.folds, job.cache, verified=verified)
+    folds = _read_folds_of_run(job, config)
+    training = read_training(job.data, run_dir.folds, job.cache, verified=verified, folds=folds)
     if training.folds.digest != config.folds_sha256:
         found = f"{run_dir.folds}: not the fold file of this run"
         raise RunError(found, "", "Restore the file, or train a new run")
     finished = [fold for fold in range(training.folds.k) if finished_sha256(run_dir.fold(fold))]
+    for fold in sorted(set(run_dir.finished_folds()) - set(finished)):
+        log_info(f"fold {fold}: the weights are missing or damaged. Train it again with claris train --fold {fold}")
     if not finished:
         raise RunError(f"{run_dir.root}: no finished fold", "", "Run claris train until a fold is finished")
     test_ids = tables.read_sample(job.data.sample)
     test = get_pack(job.data, "test", test_ids, job.cache, verified=verified)
     return config, _PredictData(training.folds, training.pack, test), finished
+
+
+def _read_folds_of_run(job: PredictJob, config: TrainConfig) -> Folds:
+    """Return the folds of the run after checking that they are those of the training labels.
+
+    Raises:
+        ClarisError: as in `read_training_folds`. The hint says if the run was trained on other labels.
+    """
+    try:
+        return read_training_folds(job.data, job.run_dir.folds)
+    except TableError as error:
+        ids, labels = tables.read_labels(job.data.labels)
+        if tables.digest_rows(ids, labels) == config.data_sha256:
+            raise
+        hint = f"The run was trained on other patches than {job.data.root}: give that folder as --data"
+        raise TableError(error.found, error.expected, hint) from error
 
 
 def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: bool) -> dict[str, Any] | None:
@@ -159,7 +178,7 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
         config, data, finished = _load_run_inputs(job, verified=verified)
         config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
         if not job.precision:
-            suggest_precision(config.precision, world.device.type)
+            suggest_precision(config.precision, world.device.type, config.model)
         with torch_settings(job.threads or config.threads, autotune=torch.backends.cudnn.benchmark):
             _predict_folds(job, config, data, finished, world, stopper)
     missing = sorted(set(range(data.folds.k)) - set(finished))

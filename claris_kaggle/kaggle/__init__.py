@@ -4,7 +4,7 @@ Other packages use:
 
 - `account`: `check_account`, `check_probe`
 - `api`: `find_user`
-- `download`: `fetch_data`, `fetch_file`, `fetch_slides`
+- `download`: `fetch_data`, `fetch_file`, `find_slides`, `store_slides`
 - `kernel_output`: `ENDED`, `Kernel`, `NOT_LISTED`, `explain_failed_session`, `explain_session_end`, `kernel_status`,
   `pull_with_retries`, `session_log`
 - `kernel_push`: `LONGEST_SESSION_TEXT`, `choose_kernel_name`, `find_pending_push`, `find_recorded_push`,
@@ -16,6 +16,7 @@ Other packages use:
 - `plan_file`: `read_plan`
 - `plan_launch`: `run_plan`
 - `preflight`: `check_session`
+- `session_inputs`: `find_data`
 - `session`: `FAILED`, `run_session`
 - `session_progress`: `follow_session`
 - `submit`: `LONGEST_WAIT`, `submit_file`

@@ -184,26 +184,36 @@ def fetch_file(name: str, folder: Path, competition: str = api._COMPETITION) -> 
     return folder / name
 
 
-def fetch_slides(reference: str, data: DataDir) -> Path:
+@contextlib.contextmanager
+def find_slides(reference: str) -> Iterator[Path]:
+    """Yield the path of a slide map: the file itself, or a temporary copy from a Kaggle dataset.
+
+    Args:
+        reference: a file, or a Kaggle dataset as owner/dataset or owner/dataset/file.
+    Raises:
+        UsageError: the reference is neither.
+        KaggleError: refused, there is no such file, or the dataset has several tables.
+    """
+    with tempfile.TemporaryDirectory() as aside:
+        path = Path(reference)
+        yield path if path.is_file() else _fetch_dataset_file(reference, Path(aside))
+
+
+def store_slides(path: Path, data: DataDir) -> Path:
     """Store a slide map in the competition's folder, after a check against the training ids, and return its path.
 
     The stored map has the columns id,wsi and the training ids that have a slide. Commands find it there.
 
     Args:
-        reference: a file, or a Kaggle dataset as owner/dataset or owner/dataset/file.
+        path: the slide map.
         data: the competition's folder.
     Raises:
-        UsageError: the reference is neither, or the folder has another file of that name.
+        UsageError: the folder has another file of that name.
         TableError: the file is not a slide map of the training ids.
-        KaggleError: refused, there is no such file, or the dataset has several tables.
     """
     ids, _ = tables.read_labels(data.labels)
     require_replaceable(data.slides, _SLIDE_COLUMNS)
-    with tempfile.TemporaryDirectory() as aside:
-        path = Path(reference)
-        if not path.is_file():
-            path = _fetch_dataset_file(reference, Path(aside))
-        slide_of, notes = tables.match_slides(path, ids)
+    slide_of, notes = tables.match_slides(path, ids)
     names = [name for name in ids if name in slide_of]
     slides = [slide_of[name] for name in names]
     tables.write_table(data.slides, dict(zip(_SLIDE_COLUMNS, (names, slides), strict=True)))
@@ -221,7 +231,8 @@ def _fetch_dataset_file(reference: str, folder: Path) -> Path:
     """
     owner, _, rest = reference.strip("/").partition("/")
     slug, _, name = rest.partition("/")
-    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", part) for part in (owner, slug)) or ".." in name.split("/"):
+    # A slug has no dot: `maps/slides.csv` is a file with a typing error.
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part) for part in (owner, slug)) or ".." in name.split("/"):
         found = f"--slides {reference}: no such file, and not the name of a dataset"
         raise UsageError(found, "expected a file, owner/dataset or owner/dataset/file")
     dataset = f"{owner}/{slug}"

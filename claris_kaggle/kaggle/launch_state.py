@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import time
@@ -88,8 +89,11 @@ class Plan(_FileSettings):
             return None
 
     def config(self) -> TrainConfig:
-        """Return the recipe that the sessions train by."""
-        return apply_preset(parse_config_flags(self.flags, self.weights_from))
+        """Return the recipe that the sessions train by. A network of fixed size has its own size, if it is known here.
+
+        Imports torch, as `cost` does.
+        """
+        return _session_config(self.flags, self.weights_from)
 
     def inputs(self) -> list[str]:
         """Return all inputs besides the competition."""
@@ -99,6 +103,18 @@ class Plan(_FileSettings):
         """Return the kernel's slug. Every round has its own, so that its output can be the next round's input."""
         again = f"-r{round_number + 1}" if round_number else ""
         return f"claris-{self.name}-{self.part_name(number)}{again}"
+
+
+@functools.cache
+def _session_config(flags: tuple[str, ...], weights: str) -> TrainConfig:
+    """Return the config of a session; arguments as in `parse_config_flags`."""
+    given = parse_config_flags(flags, weights)
+    try:
+        from claris_kaggle.training.setup import new_config
+
+        return new_config(given)
+    except (ClarisError, ImportError):
+        return apply_preset(given)
 
 
 @dataclass

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from claris_kaggle.core.config import parse_config_flags
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
 from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
 from claris_kaggle.kaggle.plan_file import _in_run, _RunsPlan
+from claris_kaggle.kaggle.preflight import _check_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +76,20 @@ class RunsSummary:
 
 
 def require_networks(plan: _RunsPlan) -> None:
-    """Check that each network of the plan exists, accepts its inputs, and has the weights that it starts from.
+    """Check that each network of the plan exists, accepts its inputs, and has an input that a session can start from.
 
     Raises:
-        UsageError: a network does not; the message names the run.
+        UsageError: a network or a recipe does not; the message names the run.
     """
     from claris_kaggle.models.cost import run_cost
     from claris_kaggle.models.factory import own_normalisation
-    from claris_kaggle.models.sources import require_imagenet
+    from claris_kaggle.training.setup import new_config
 
     for name, run in plan.runs.items():
-        config = run.config()
         try:
+            config = new_config(parse_config_flags(run.flags, run.weights_from))
+            _check_recipe(config, run)
             run_cost(config, config.precision)  # one forward pass
-            if config.weights == "imagenet":
-                require_imagenet(config.model)
             if config.normalise == "model":
                 own_normalisation(config.model)
         except UsageError as error:

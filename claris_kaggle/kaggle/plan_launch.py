@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from claris_kaggle.core.console import log_info
-from claris_kaggle.core.errors import KaggleError, RunError
+from claris_kaggle.core.errors import KaggleError, RunError, UsageError
 from claris_kaggle.core.files import hold_lock, read_json, write_json
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.ensembling.ensemble_runs import EnsembleResult, ensemble_runs
 from claris_kaggle.kaggle import account, api
 from claris_kaggle.kaggle.launch import _fetch_sample, _gather_parts, _open_launch, _train_parts
 from claris_kaggle.kaggle.launch_state import _PLAN_FILE, _STATE_FILE, _Queue
-from claris_kaggle.kaggle.plan_file import _ENSEMBLE, _SESSIONS, _RunsPlan
+from claris_kaggle.kaggle.plan_file import _ENSEMBLE, _SESSIONS, _in_run, _RunsPlan
 from claris_kaggle.kaggle.submit import submit_file
 
 
@@ -92,7 +92,10 @@ def _open_queue(plan: _RunsPlan, root: Path, poll: float) -> _Queue:
     user = ""
     queue = _Queue(plan.name, [], root.parent, poll=poll)
     for name, run in plan.runs.items():
-        launch = _open_launch(root / _SESSIONS / name, run, user)
+        try:
+            launch = _open_launch(root / _SESSIONS / name, run, user)
+        except UsageError as error:
+            raise _in_run(error, f"{plan.source}, run {name}") from error
         user, launch.queue = launch.user, queue
         queue.launches.append(launch)
     return queue

@@ -31,7 +31,7 @@ _SESSION_GPUS = 2
 _SESSION_FOLDS = 5
 # Where `claris fetch` puts the competition's files.
 _FETCHED = DataDir(Path("data"))
-_OTHER_SUFFIXES = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
+_FOREIGN_ENDS = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
 _SPLIT_BY_SLIDE = "Split again with claris folds --slides FILE"
 
 
@@ -116,7 +116,7 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
         raise UsageError(f"--batch-size is {config.batch_size}", expected, "Give a larger one")
     if config.extra_weight != TrainConfig.extra_weight and not files.extra_from:
         raise UsageError("--extra-weight without --extra-from", "it weights pseudo-labels", "Give --extra-from")
-    if files.weights_from.lower().endswith(_OTHER_SUFFIXES):
+    if files.weights_from.lower().endswith(_FOREIGN_ENDS):
         found = f"--weights-from {files.weights_from}: not a weight file by its name"
         raise UsageError(found, "expected .safetensors or .pth", "Unpack or convert it")
     if config.model.startswith("local-dir:"):

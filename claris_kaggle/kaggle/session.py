@@ -26,7 +26,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle.machine import _describe_machine
 from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _FileFacts, _Manifest, _merge_runs
-from claris_kaggle.kaggle.session_inputs import _FileSettings, _find_data, _find_named_files, _find_runs, _find_unnamed
+from claris_kaggle.kaggle.session_inputs import _FileSettings, _find_named_files, _find_runs, _find_unnamed, find_data
 
 _JOBS = ("train", "predict", "ensemble", "probe")
 _COMPLETE, _STOPPED, FAILED = "complete", "stopped", "failed"
@@ -240,7 +240,7 @@ def _explain_failed_command(command: object, code: int) -> RunError:
 def _run_train_job(session: _Session, settings: _Settings) -> str:
     """Train the folds of the settings, then predict with them."""
     processes = _count_processes(session, settings.gpus)
-    data, run_dir = _find_data(session.inputs), session.run_dir
+    data, run_dir = find_data(session.inputs), session.run_dir
     named = _find_named_files(session.inputs, **settings.named_files)
     for path in _find_unnamed(session.inputs, data, named):
         print(f"claris: {path} is not used: no setting selects it", flush=True)
@@ -269,7 +269,7 @@ def _run_train_job(session: _Session, settings: _Settings) -> str:
 def _run_predict_job(session: _Session, settings: _Settings) -> str:
     """Predict with the finished folds among the inputs."""
     processes = _count_processes(session, settings.gpus)
-    data = _find_data(session.inputs)
+    data = find_data(session.inputs)
     _gather_runs(session)
     return _predict_finished_folds(session, settings, session.packs(data), processes)
 
@@ -287,7 +287,7 @@ def _predict_finished_folds(session: _Session, settings: _Settings, packs: Seque
 
 def _run_ensemble_job(session: _Session, settings: _Settings) -> str:
     """Merge the folds of the inputs, compute missing predictions, and write the submission."""
-    data = _find_data(session.inputs)
+    data = find_data(session.inputs)
     _gather_runs(session)
     packs = session.packs(data)
     _run_required_claris("predict", *packs, "--run", session.run_dir.root)
@@ -298,7 +298,7 @@ def _run_ensemble_job(session: _Session, settings: _Settings) -> str:
 def _run_probe_job(session: _Session, settings: _Settings) -> str:
     """Write a description of this machine to the output, and print a progress line as a long job does."""
     try:
-        data = _find_data(session.inputs).root.relative_to(session.inputs).as_posix()
+        data = find_data(session.inputs).root.relative_to(session.inputs).as_posix()
     except ClarisError as error:
         data = f"not found: {error.found}"
     reach = next(iter(settings.flags), "")

@@ -31,13 +31,15 @@ def _walk_inputs(root: Path) -> list[tuple[Path, set[str]]]:
     return found
 
 
-def _find_data(root: Path) -> DataDir:
-    """Return the competition's folder among the inputs below `root`: the folder with its two tables.
+def find_data(root: Path | str = "/kaggle/input") -> DataDir:
+    """Return the competition's folder among the inputs of a Kaggle session.
 
+    Args:
+        root: the folder of the inputs. The first folder below it with the competition's two tables is returned.
     Raises:
         RunError: there is none.
     """
-    for folder, names in _walk_inputs(root):
+    for folder, names in _walk_inputs(Path(root)):
         if {"train_labels.csv", "sample_submission.csv"} <= names:
             return DataDir(folder).require()
     found = f"{root}: no folder with train_labels.csv and sample_submission.csv"

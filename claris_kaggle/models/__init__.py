@@ -4,9 +4,8 @@ Other packages use:
 
 - `catalogue`: `list_networks`
 - `cost`: `NetworkCost`, `estimate_hours`, `forward_gflop`, `network_cost`, `run_cost`
-- `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `fold_every_batch_norm`, `own_normalisation`,
-  `require_side`, `require_trainable`,
-  `trained_network`
+- `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `fold_every_batch_norm`, `network_options`,
+  `own_normalisation`, `require_side`, `require_trainable`, `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`
 - `pooling`: `GeM`, `LEAST_VALUE`
 - `sources`: `canonical_name`, `portable_name`, `read_architecture`, `require_imagenet`

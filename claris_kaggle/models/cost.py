@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.models.factory import create_model, require_side
+from claris_kaggle.models.factory import create_model, network_options, require_side
 
 # Memory of a T4 that a process can use, in GB.
 _T4_GIGABYTES = 15.0
@@ -193,17 +193,8 @@ def run_cost(config: TrainConfig, precision: str = "fp16") -> NetworkCost:
     Raises:
         UsageError: unknown network, or it does not accept the input size or an option.
     """
-    return network_cost(
-        config.model,
-        config.side,
-        precision="fp16" if precision == "auto" else precision,
-        stem=config.stem,
-        tail=config.tail,
-        equivariance=config.equivariance,
-        global_pool=config.global_pool,
-        dropout=config.dropout,
-        architecture=config.architecture,
-    )
+    precision = "fp16" if precision == "auto" else precision
+    return network_cost(config.model, precision=precision, **network_options(config))
 
 
 @functools.cache
@@ -212,12 +203,7 @@ def network_cost(
     side: int,
     *,
     precision: str = "fp16",
-    stem: str = "pool",
-    tail: str = "pool",
-    equivariance: str = "none",
-    global_pool: str = "",
-    dropout: float = 0.0,
-    architecture: str = "",
+    **options: Any,
 ) -> NetworkCost:
     """Return the cost of one image. It is counted in one forward pass over tensors without data, in about a second.
 
@@ -225,14 +211,11 @@ def network_cost(
         model: name of the network, as in `create_model`.
         side: input size in pixels.
         precision: `fp32`, or `fp16` or `bf16` under autocast as on a GPU.
-        stem, tail, equivariance, global_pool, dropout, architecture: as in `create_model`.
+        options: further options of `create_model`.
     Raises:
         UsageError: unknown network, or it does not accept inputs of that size.
     """
-    create = functools.partial(
-        create_model, model, side=side, stem=stem, tail=tail, equivariance=equivariance, global_pool=global_pool,
-        dropout=dropout, architecture=architecture,
-    )  # fmt: skip
+    create = functools.partial(create_model, model, side=side, **options)
     try:
         with torch.device("meta"):
             network = create()
@@ -240,7 +223,7 @@ def network_cost(
     except (AssertionError, NotImplementedError, RuntimeError, ValueError):
         pass  # a layer reads values, which tensors on `meta` do not have, or the network does not accept the size
     network = create()
-    require_side(network, model, side, architecture)
+    require_side(network, model, side, options.get("architecture", ""))
     return _count_cost(network, side, precision, "cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,16 +105,15 @@ def create_model(
     return _share_weights(model) if equivariance == "p4m" else model
 
 
+def network_options(config: TrainConfig) -> dict[str, Any]:
+    """Return the options of `create_model` that a config sets, without the name and the seed."""
+    names = ("stem", "tail", "equivariance", "side", "global_pool", "dropout", "architecture")
+    return {name: getattr(config, name) for name in names}
+
+
 def trained_network(config: TrainConfig) -> nn.Module:
     """Return a network, with random weights, that the weights of the run's finished folds fit."""
-    return create_model(
-        config.model,
-        stem=config.stem,
-        tail=config.tail,
-        side=config.side,
-        global_pool=config.global_pool,
-        architecture=config.architecture,
-    )
+    return create_model(config.model, **{**network_options(config), "equivariance": "none", "dropout": 0.0})
 
 
 def _create_timm_model(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HUB, _FOLDER = "hf-hub:", "local-dir:"  # timm's prefixes
 _CONFIG_NAME, _WEIGHTS_NAME = "config.json", "model.safetensors"
-_HUB_SECONDS = "10"
+_HUB_SECONDS, _CONNECT_SECONDS = "10", 4.0
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _download(repository: str, file: str) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     name, _, revision = repository.partition("@")
     # Fails at once without a connection or repository. The download itself retries for half a minute.
-    get_hf_file_metadata(hf_hub_url(name, file, revision=revision or None), timeout=float(_HUB_SECONDS))
+    get_hf_file_metadata(hf_hub_url(name, file, revision=revision or None), timeout=_CONNECT_SECONDS)
     return Path(hf_hub_download(name, file, revision=revision or None))
 
 

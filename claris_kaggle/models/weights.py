@@ -72,8 +72,10 @@ def load_verified(path: Path, digest: object, model: nn.Module, hint: str) -> No
         model: the network, changed in place.
         hint: what the user should do if the SHA-256 differs.
     Raises:
-        RunError: the weights are damaged, or belong to another network.
+        RunError: the weights are missing or damaged, or belong to another network.
     """
+    if not path.exists():
+        raise RunError(f"{path}: the weights are missing", "expected those of the finished fold", hint)
     content = _read_content(path)
     if sha256_bytes(content) != digest:
         raise RunError(f"{path}: not the weights of the finished fold", "", hint)

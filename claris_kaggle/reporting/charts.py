@@ -1,12 +1,14 @@
 """Draw the charts of the report as SVG with text alternatives. They inherit colours and fonts from the page.
 
 Colours are CSS variables, so the page can set one value for light and one for dark mode. Matplotlib draws each with
-a unique colour code, which is replaced by the variable in the SVG.
+a unique colour code, which is replaced by the variable in the SVG. Curves carry the number of their series, and a chart
+of curves describes its axes in JSON, so that the script of the page can hide a series and read values at the pointer.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +28,7 @@ from claris_kaggle.evaluation.run_metrics import OverallMetrics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SERIES = 6
+_SERIES, _SERIES_ID = 6, "series-"
 _NAMES = ("ink", "muted", "line", *CLASS_NAMES, *(f"series-{number}" for number in range(_SERIES)))
 _CODES = {name: f"#fe00{number:02x}" for number, name in enumerate(_NAMES)}
 _INK, _MUTED, _LINE_COLOR = _CODES["ink"], _CODES["muted"], _CODES["line"]
@@ -36,6 +38,7 @@ _HISTOGRAM_EDGES: list[float] = np.linspace(0, 1, 21).tolist()
 _POINTS = 240
 # Below this recall, too few patches are predicted malignant for a stable precision.
 _STEADY = 0.02
+_CORNER = 0.2  # side of the enlarged corner of the ROC chart
 _WIDTH, _HEIGHT = 4.4, 3.5
 # Characters that fit in one row of a legend.
 _LETTERS = 63
@@ -52,10 +55,18 @@ _Curve = tuple[str, Labels, NDArray[np.floating]]
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A chart as SVG text, with a text alternative in `words`."""
+    """A chart as SVG text.
+
+    Attributes:
+        svg: the SVG.
+        words: the text alternative.
+        plot: JSON for the script of the page: position and limits of the axes in the SVG, names of axes and series;
+            empty for a chart without series.
+    """
 
     svg: str
     words: str
+    plot: str = ""
 
 
 def _series_color(number: int) -> str:
@@ -87,19 +98,38 @@ def _draw_chart(
             part.patch.set_visible(False)
         paint(axes)
         handles, labels = axes.get_legend_handles_labels()
+        series = {str(one.get_gid()): label for one, label in zip(handles, labels, strict=True) if one.get_gid()}
         if labels:
             columns = min(3, max(1, _LETTERS // (7 + max(map(len, labels)))))
             figure.legend(handles, labels, loc="outside upper left", ncols=columns)
         stream = io.StringIO()
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser renders the text with the fonts of the page
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    return _Drawing(_to_inline(stream.getvalue()), words)
+        plot = _describe_axes(axes, series) if series else ""
+    return _Drawing(_to_inline(stream.getvalue()), words, plot)
+
+
+def _describe_axes(axes: Axes, series: Mapping[str, str]) -> str:
+    """Return the JSON of `_Drawing.plot`. `series` has the label of each series by its gid."""
+    left, bottom, width, height = axes.get_position().bounds
+    across, up = (72 * side for side in axes.get_figure(root=True).get_size_inches())  # type: ignore[union-attr]
+    box = [left * across, (1 - bottom - height) * up, width * across, height * up]
+    described = {
+        "box": [round(value, 2) for value in box],
+        "x": [float(value) for value in axes.get_xlim()],
+        "y": [float(value) for value in axes.get_ylim()],
+        "across": axes.get_xlabel(),
+        "up": axes.get_ylabel(),
+        "series": {gid.removeprefix(_SERIES_ID): label for gid, label in series.items()},
+    }
+    return json.dumps(described)
 
 
 def _to_inline(text: str) -> str:
     """Convert an SVG file of Matplotlib to inline SVG: no ids shared between charts, no style rules for the page."""
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(rf'<g id="{_SERIES_ID}(\d+)"', r'<g data-series="\1"', text)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'="[^"]*"', lambda value: re.sub(r"(\.\d\d)\d+", r"\1", value[0]), text)
     text = re.sub(r"\s*\n\s*", "\n", text).strip()
@@ -132,7 +162,7 @@ def _draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[_Dr
         for fold, table in histories.items():
             axes.plot(
                 table["epoch"], table[column], label=label.format(fold), color=_series_color(fold), alpha=alpha,
-                linestyle=style, marker=_MARKERS[fold % len(_MARKERS)], markersize=4,
+                linestyle=style, marker=_MARKERS[fold % len(_MARKERS)], markersize=4, gid=f"{_SERIES_ID}{fold}",
             )  # fmt: skip
         axes.locator_params("x", integer=True, min_n_ticks=1)
 
@@ -151,8 +181,28 @@ def _draw_learning(name: str, histories: Mapping[int, pd.DataFrame]) -> list[_Dr
     ]
 
 
-def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) -> _Drawing:
-    """Draw ROC curves. The curve of all folds together is emphasised."""
+def _draw_learning_of_runs(name: str, runs: Mapping[str, Mapping[int, pd.DataFrame]]) -> _Drawing:
+    """Draw the validation AUC over the epochs, one line per run: the mean over its folds."""
+    means = {
+        title: pd.concat([table.set_index("epoch")["auc"] for table in folds.values()], axis=1).mean(axis=1)
+        for title, folds in runs.items()
+    }
+
+    def paint(axes: Axes) -> None:
+        for number, (title, line) in enumerate(means.items()):
+            axes.plot(
+                line.index, line, label=_shorten(title), color=_series_color(number),
+                marker=_MARKERS[number % len(_MARKERS)], markersize=4, gid=f"{_SERIES_ID}{number}",
+            )  # fmt: skip
+        axes.locator_params("x", integer=True, min_n_ticks=1)
+
+    last = ", ".join(f"{title} {line.iloc[-1]:.4f}" for title, line in means.items())
+    words = f"Mean validation AUC of the folds after the last epoch: {last}."
+    return _draw_chart(name, words, "epoch", "mean validation AUC of the folds", paint)
+
+
+def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None, *, corner: bool = False) -> _Drawing:
+    """Draw ROC curves. The curve of all folds together is emphasised. `corner` enlarges the top left corner."""
     from sklearn.metrics import roc_curve
 
     lines, said = [], []
@@ -165,9 +215,23 @@ def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) 
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_REFERENCE)
         _plot_square(axes, lines, strong=whole is not None)
+        if corner:
+            axes.set(xlim=(-0.002, _CORNER), ylim=(1 - _CORNER, 1.002))
+            axes.locator_params(nbins=5)
 
-    words = f"ROC. {'; '.join(said)}."
+    words = f"ROC{', top left corner' if corner else ''}. {'; '.join(said)}."
     return _draw_chart(name, words, "false positive rate", "true positive rate", paint)
+
+
+def _draw_roc_corner(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) -> _Drawing | None:
+    """Draw the top left corner of the ROC curves enlarged; None if no curve passes through it."""
+    from sklearn.metrics import roc_curve
+
+    for _, labels, values in [*curves, *([whole] if whole else [])]:
+        false, true, _ = roc_curve(labels, values)
+        if np.interp(_CORNER, false, true) > 1 - _CORNER:
+            return _draw_roc(name, curves, whole, corner=True)
+    return None
 
 
 def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Drawing:
@@ -197,8 +261,9 @@ def _plot_square(
     for number, (across, up, label) in enumerate(lines, 1):
         last = strong and number == len(lines)
         axes.plot(
-            across, up, label=label, color=_INK if last else _series_color(number - 1), linewidth=2.0 if last else 1.1
-        )
+            across, up, label=label, color=_INK if last else _series_color(number - 1), linewidth=2.0 if last else 1.1,
+            gid=f"{_SERIES_ID}{number}",
+        )  # fmt: skip
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 

@@ -25,7 +25,14 @@ from claris_kaggle.ensembling.comparison import RunComparison, compare_runs
 from claris_kaggle.ensembling.ensemble_runs import describe_run
 from claris_kaggle.ensembling.ledger import Agreement, LedgerEntry, describe_agreement, read_ledger, sort_best_first
 from claris_kaggle.ensembling.runs import Run, add_slides, label_runs, load_run
-from claris_kaggle.evaluation.run_metrics import FoldMetrics, OverallMetrics, SlideMetrics, run_metrics, slide_metrics
+from claris_kaggle.evaluation.run_metrics import (
+    FoldMetrics,
+    OverallMetrics,
+    SlideMetrics,
+    is_generated_run,
+    run_metrics,
+    slide_metrics,
+)
 from claris_kaggle.reporting import charts, gallery
 from claris_kaggle.reporting.templates import render_template
 from claris_kaggle.version import __version__
@@ -146,9 +153,10 @@ class _Section:
         name: name of the run.
         typed: path of the run as typed in a shell.
         anchor: the ids of the parts of the section start with this.
-        holdout: True if the predictions are of one holdout, without folds.
+        scored: what the AUC is of, as text.
         overall, folds, confusion: metrics.
-        learning, roc, precision, calibration, spread: charts.
+        learning, roc, corner, precision, calibration, spread: charts; `corner` enlarges the top left of `roc`, and is
+            None if no curve passes there.
         slides: the table of slides; None if they are unknown.
         patches: the patches to show.
         origin: the origin of the run.
@@ -157,12 +165,13 @@ class _Section:
     name: str
     typed: str
     anchor: str
-    holdout: bool
+    scored: str
     overall: OverallMetrics
     folds: list[_FoldRow]
     confusion: _Confusion
     learning: list[charts._Drawing]
     roc: charts._Drawing
+    corner: charts._Drawing | None
     precision: charts._Drawing
     calibration: charts._Drawing
     spread: charts._Drawing
@@ -181,11 +190,16 @@ class _ConfigTable:
 
 @dataclass(frozen=True)
 class _ComparedRuns:
-    """The comparison of the runs, with its charts and the differences of their configs."""
+    """The comparison of the runs, with its charts and the differences of their configs.
+
+    `learning` is None unless two runs have their histories. `corner` is None if no ROC curve passes through the corner.
+    """
 
     found: RunComparison
     chart: charts._Drawing
     roc: charts._Drawing
+    corner: charts._Drawing | None
+    learning: charts._Drawing | None
     configs: _ConfigTable
 
 
@@ -231,10 +245,11 @@ def write_report(
     page = render_template(
         _REPORT_TEMPLATE,
         runs=sections,
-        comparison=_compare_sections(runs, sections) if len(runs) > 1 else None,
+        comparison=_compare_sections(runs, run_dirs, sections) if len(runs) > 1 else None,
         ledger=_LedgerTable(sort_best_first(lines), describe_agreement(lines)) if lines else None,
         versions=_find_versions(),
         caution="" if all(run.by_slide for run in runs) else SPLIT_BY_PATCH,
+        generated=any(map(is_generated_run, run_dirs)) or (data is not None and data.generated.exists()),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
     )
@@ -252,12 +267,13 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         name=run.name,
         typed=_format_typed_path(run_dir.root),
         anchor=anchor,
-        holdout=run.is_holdout,
+        scored=_describe_scored(run),
         overall=found.overall,
         folds=[_describe_fold(run, one, histories.get(one.fold)) for one in found.folds],
         confusion=_count_confusion(run),
         learning=charts._draw_learning(anchor, histories) if histories else [],
         roc=charts._draw_roc(f"{anchor}-roc", parts, whole),
+        corner=charts._draw_roc_corner(f"{anchor}-corner", parts, whole),
         precision=charts._draw_precision(f"{anchor}-precision", parts, whole),
         calibration=charts._draw_calibration(f"{anchor}-calibration", found.calibration),
         spread=charts._draw_spread(f"{anchor}-spread", oof.labels, oof.probabilities, run.test.probabilities),
@@ -265,6 +281,13 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         patches=_choose_patches(run, run_dir, gallery._make_reader(oof.ids, data, cache)),
         origin=_describe_origin(run, run_dir, histories),
     )
+
+
+def _describe_scored(run: Run) -> str:
+    """Return what the AUC of a run is of."""
+    if run.is_holdout:
+        return "AUC of one holdout, without folds"
+    return f"OOF AUC of fold {run.oof.fold[0]} only" if run.has_one_group else "OOF AUC, all folds pooled"
 
 
 def _format_typed_path(path: Path) -> str:
@@ -384,13 +407,18 @@ def _describe_run_cost(found: Mapping[str, object], run: Run, views: object) -> 
     return f"{cost.gflop:.3g} GFLOP an image; about {format_duration(3600 * hours)} on two T4s (estimated)"
 
 
-def _compare_sections(runs: Sequence[Run], sections: Sequence[_Section]) -> _ComparedRuns:
+def _compare_sections(runs: Sequence[Run], run_dirs: Sequence[RunDir], sections: Sequence[_Section]) -> _ComparedRuns:
     """Return the values of the page's comparison of runs."""
     names = [run.name for run in runs]
+    curves = [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]
+    read = {name: _read_histories(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
+    histories = {name: tables for name, tables in read.items() if tables}
     return _ComparedRuns(
         found=compare_runs(runs),
         chart=charts._draw_intervals("compare-auc", names, [section.overall for section in sections]),
-        roc=charts._draw_roc("compare-roc", [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]),
+        roc=charts._draw_roc("compare-roc", curves),
+        corner=charts._draw_roc_corner("compare-corner", curves),
+        learning=charts._draw_learning_of_runs("compare-learning", histories) if len(histories) > 1 else None,
         configs=_compare_configs({one.name: one.origin.config for one in sections if one.origin.config}),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from claris_kaggle.core.console import log_info
@@ -48,8 +50,21 @@ def usable_precision(asked: str, own: str, device_type: str) -> str:
     return choose_precision(asked or ("auto" if foreign else own), device_type)
 
 
-def suggest_precision(taken: str, device_type: str) -> None:
-    """Log a suggestion to use bf16 if the CPU supports it natively and the precision is fp32."""
+def suggest_precision(taken: str, device_type: str, model: str) -> None:
+    """Log a suggestion, once per process, to use bf16 if the CPU supports it natively and the precision is fp32.
+
+    Args:
+        taken: the precision in use.
+        device_type: `cpu` or `cuda`.
+        model: name of the network; `tiny` is too small to gain.
+    """
+    if taken == "fp32" and device_type == "cpu" and model != "tiny":
+        _suggest_bf16()
+
+
+@functools.cache
+def _suggest_bf16() -> None:
+    """Log the suggestion if the CPU supports bf16 natively."""
     kinds = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if taken == "fp32" and device_type == "cpu" and any(getattr(torch.cpu, kind, bool)() for kind in kinds):
+    if any(getattr(torch.cpu, kind, bool)() for kind in kinds):
         log_info("this processor has bf16: --precision bf16 would be 1.5 to 1.9 times as fast (docs/performance.md)")

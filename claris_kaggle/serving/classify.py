@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.console import Progress
 from claris_kaggle.core.errors import ClarisError, UsageError, escape_unprintable
+from claris_kaggle.core.notebook import html_table
 from claris_kaggle.data.arrays import THRESHOLD, Pixels
 from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE, SIZE
 from claris_kaggle.evaluation.calibration import apply_temperature
@@ -27,6 +28,7 @@ from claris_kaggle.inference.evidence import Float32Array, centre_share
 from claris_kaggle.inference.fold_models import EnsemblePrediction, FoldModels, predict_ensemble
 from claris_kaggle.inference.forward import block_size
 from claris_kaggle.inference.tta import require_views
+from claris_kaggle.reporting.pictures import jpeg_uri
 from claris_kaggle.serving.images import _MAX_PIXELS, _crop_window, _read_image, _window_starts
 
 NOTICE = "For research use only. Not for diagnosis."
@@ -206,6 +208,15 @@ class Classification:
     def malignant_windows(self) -> float | None:
         """The share of malignant windows, 0..1; None for an image of one patch."""
         return None if self.heat is None else float((self.heat.probabilities >= self.threshold).mean())
+
+    def _repr_html_(self) -> str:
+        """Return the patch and its answer as HTML for notebooks."""
+        rows: dict[str, list[object]] = {
+            "answer": [self.answer],
+            "probability of malignant": [self.probability],
+            "reasons": ["; ".join(self.reasons) or "-"],
+        }
+        return f'<img src="{jpeg_uri(self.patch)}" alt="the classified patch" width="192">{html_table(rows)}'
 
     def to_json(self) -> dict[str, object]:
         """Return everything except the pixels as JSON values."""

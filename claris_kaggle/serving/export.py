@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from claris_kaggle.core.config import TrainConfig
+from claris_kaggle.core.config import TrainConfig, is_generated
 from claris_kaggle.core.errors import DiskError, RunError, name_few
 from claris_kaggle.core.files import (
     create_folder,
@@ -56,17 +56,18 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DiskError(f"{out}: already exists", "nothing was changed", "Give a new folder")
     digests = _require_finished(run_dir)
-    config = _make_portable(TrainConfig.from_json(read_json(run_dir.config), run_dir.config))
+    content = read_json(run_dir.config)
+    config, generated = _make_portable(TrainConfig.from_json(content, run_dir.config)), is_generated(content)
     facts = _export_facts(run_dir, list(digests), views if onnx else None)
     with create_folder(out) as aside:
         export = ExportDir(aside)
         for fold, digest in digests.items():
             _copy_verified(run_dir.fold(fold).weights, export.weights(fold), digest)
-        write_json(export.config, config.to_json())
+        write_json(export.config, config.to_file(generated=generated))
         write_json(export.facts, facts)
         if run_dir.statistics.exists():
             write_json(export.statistics, read_json(run_dir.statistics))
-        write_text(export.card, _render_card(config, facts))
+        write_text(export.card, _render_card(config, facts, generated=generated))
         if onnx:
             trained = load_trained(run_dir.root, device=torch.device("cpu"))
             _write_onnx(export.onnx, trained, views, {"notice": NOTICE, "made_by": str(facts["made_by"])})
@@ -141,6 +142,6 @@ def _copy_verified(source: Path, target: Path, digest: str) -> None:
     write_bytes(target, content)
 
 
-def _render_card(config: TrainConfig, facts: dict[str, object]) -> str:
+def _render_card(config: TrainConfig, facts: dict[str, object], *, generated: bool) -> str:
     """Return the model card as Markdown."""
-    return render_template(_CARD_TEMPLATE, config=config, facts=facts, oof=facts["oof"])
+    return render_template(_CARD_TEMPLATE, config=config, facts=facts, oof=facts["oof"], generated=generated)

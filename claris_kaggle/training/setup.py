@@ -21,15 +21,22 @@ from claris_kaggle.core.config import (
     update_config,
 )
 from claris_kaggle.core.console import format_duration, log_info
-from claris_kaggle.core.errors import RunError, UsageError, format_count
+from claris_kaggle.core.errors import ClarisError, RunError, UsageError, format_count
 from claris_kaggle.core.files import read_json, sha256_file, write_json
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training, read_training_folds
-from claris_kaggle.data.pseudo_file import read_pseudo_file
+from claris_kaggle.data.pseudo_file import PseudoLabels, read_pseudo_file
 from claris_kaggle.models.cost import run_cost
-from claris_kaggle.models.factory import create_model, fixed_side, own_normalisation, require_side, require_trainable
+from claris_kaggle.models.factory import (
+    create_model,
+    fixed_side,
+    network_options,
+    own_normalisation,
+    require_side,
+    require_trainable,
+)
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.sources import canonical_name, read_architecture
 from claris_kaggle.models.weights import find_weights, load_start
@@ -125,16 +132,17 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     asked = new_config(given) if kept is None else _choose_network(update_config(kept, given), kept)
     chosen = _choose_folds(folds, job.only)
     _report_split(job, folds)
-    _check_extra(job, folds, given, kept)
+    pseudo = _read_extra(job, folds, given, kept)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
     _choose_precision_here(asked)
     _require_batch_size(asked.batch_size, nproc)
-    weights = find_weights(asked.weights, asked.model)
+    begun = kept if all(_has_begun(job.run_dir.fold(fold)) for fold in chosen) else None
+    weights = _find_start(asked, begun)
     if not trained:
         check_network(asked, weights)
-    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra, folds=folds)
-    config = _resolve_config(asked, weights, data, nproc)
+    data = read_training(job.data, job.fold_file, job.cache, extra=job.extra, folds=folds, pseudo=pseudo)
+    config = _resolve_config(asked, weights, data, nproc, begun)
     if stored is not None and trained:
         require_same(stored, config, path)
     else:
@@ -142,7 +150,7 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(chosen))}")
     _warn_of_memory(config, nproc)
     if not (stored and trained) and "precision" not in given:
-        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
+        suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu", config.model)
     return config, data
 
 
@@ -150,12 +158,34 @@ def _read_stored_config(job: TrainJob) -> tuple[TrainConfig | None, bool]:
     """Return the config in the folder, None without one; and True if there is a checkpoint or a finished fold."""
     path = job.run_dir.config
     folds = job.run_dir.fold_dirs().values()
-    trained = any(one.weights_manifest.exists() or _has_checkpoint(one.checkpoint) for one in folds)
+    trained = any(_has_begun(one) for one in folds)
     if path.exists():
         return TrainConfig.from_json(read_json(path), path), trained
     if job.only and job.run_dir.root.is_dir():
         _require_no_foreign_files(job.run_dir)
     return None, trained
+
+
+def _has_begun(fold_dir: FoldDir) -> bool:
+    """Return True if the fold is finished or has a checkpoint, so that it does not need the initial weights."""
+    return fold_dir.weights_manifest.exists() or _has_checkpoint(fold_dir.checkpoint)
+
+
+def _find_start(asked: TrainConfig, stored: TrainConfig | None) -> Path | None:
+    """Return the file of the initial weights, or None for random weights.
+
+    Args:
+        asked: the config.
+        stored: the config of a run whose folds have all begun, so that its file may be missing now; None otherwise.
+    Raises:
+        ClarisError: as in `find_weights`.
+    """
+    try:
+        return find_weights(asked.weights, asked.model)
+    except ClarisError:
+        if stored is None or (asked.weights, asked.model) != (stored.weights, stored.model):
+            raise
+        return None
 
 
 def check_network(asked: TrainConfig, weights: Path | None) -> None:
@@ -186,11 +216,13 @@ def _claim_folder(job: TrainJob, config: TrainConfig, data: TrainingData, stored
     elif stored != config:
         log_info(f"{job.run_dir.config}: nothing was trained with it; replaced by the config of this command")
     write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
-    write_json(job.run_dir.config, config.to_json())
+    write_json(job.run_dir.config, config.to_file(generated=job.data.generated.exists()))
 
 
-def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], stored: TrainConfig | None) -> None:
-    """Check the file of pseudo-labels, and that a run that had one has it again.
+def _read_extra(
+    job: TrainJob, folds: Folds, given: Mapping[str, object], stored: TrainConfig | None
+) -> PseudoLabels | None:
+    """Return the pseudo-labels of --extra, None for none. A run that had them needs them again.
 
     Raises:
         UsageError: there is a weight of pseudo-labels, but no pseudo-labels.
@@ -198,12 +230,13 @@ def _check_extra(job: TrainJob, folds: Folds, given: Mapping[str, object], store
         ClarisError: the file is invalid.
     """
     if job.extra is not None:
-        read_pseudo_file(job.extra, folds, tables.read_sample(job.data.sample))
-    elif stored is not None and stored.extra_sha256:
+        return read_pseudo_file(job.extra, folds, tables.read_sample(job.data.sample))
+    if stored is not None and stored.extra_sha256:
         hint = "Give the same file with --extra"
         raise RunError(f"{job.run_dir.config}: a second round with pseudo-labels, and no --extra now", "", hint)
-    elif given.get("extra_weight", TrainConfig.extra_weight) != TrainConfig.extra_weight:
+    if given.get("extra_weight", TrainConfig.extra_weight) != TrainConfig.extra_weight:
         raise UsageError("--extra-weight without --extra", "it weights pseudo-labels", "Give --extra FILE")
+    return None
 
 
 def new_config(given: Mapping[str, object]) -> TrainConfig:
@@ -228,8 +261,8 @@ def _choose_network(asked: TrainConfig, stored: TrainConfig | None = None) -> Tr
         ClarisError: there is no such repository or folder, or it has no network of timm.
     """
     name = canonical_name(asked.model)
-    if stored is not None and name == stored.model:
-        return dataclasses.replace(asked, model=name, architecture=stored.architecture)
+    if stored is not None and name in (stored.model, stored.model.removeprefix("local-dir:")):
+        return dataclasses.replace(asked, model=stored.model, architecture=stored.architecture)
     return dataclasses.replace(asked, model=name, architecture=read_architecture(name))
 
 
@@ -264,18 +297,7 @@ def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     Raises:
         UsageError: unknown timm model, or a layer that the config needs is missing.
     """
-    seed = config.seed * 1000 + fold
-    return create_model(
-        config.model,
-        seed,
-        stem=config.stem,
-        tail=config.tail,
-        equivariance=config.equivariance,
-        side=config.side,
-        global_pool=config.global_pool,
-        dropout=config.dropout,
-        architecture=config.architecture,
-    )
+    return create_model(config.model, config.seed * 1000 + fold, **network_options(config))
 
 
 def _require_no_foreign_files(run_dir: RunDir) -> None:
@@ -289,23 +311,48 @@ def _require_no_foreign_files(run_dir: RunDir) -> None:
         raise RunError(f"{leftover[0]}: a checkpoint without a config.json", "", "Give a new folder as --run")
 
 
-def _resolve_config(asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int) -> TrainConfig:
+def _choose_normalisation(asked: TrainConfig, stored: TrainConfig | None) -> str:
+    """Return the normalisation. That of the network itself is taken from `stored` if it cannot be read any more.
+
+    Raises:
+        ClarisError: as in `own_normalisation`.
+    """
+    if asked.normalise != "model":
+        return asked.normalise
+    try:
+        return own_normalisation(asked.model)
+    except ClarisError:
+        if stored is None or stored.model != asked.model:
+            raise
+        return stored.normalise
+
+
+def _resolve_config(
+    asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int, stored: TrainConfig | None
+) -> TrainConfig:
     """Return the config with all automatic values and the SHA-256 of all inputs filled in.
 
+    Args:
+        asked: the config.
+        weights: file of the initial weights; None for random weights, or if the file is missing now.
+        data: the training data.
+        nproc: number of processes over all machines.
+        stored: as in `_find_start`.
     Raises:
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
     patches = data.count_train(0)
     batch_size = asked.batch_size or _fitting_batch_size(asked, patches, nproc)
     _require_batch_size(batch_size, nproc)
+    digest = stored.weights_sha256 if stored is not None and stored.weights == asked.weights else ""
     return dataclasses.replace(
         asked,
         batch_size=batch_size,
         lr=asked.lr or default_learning_rate(asked.epochs * math.ceil(patches / batch_size)),
-        normalise=own_normalisation(asked.model) if asked.normalise == "model" else asked.normalise,
+        normalise=_choose_normalisation(asked, stored),
         precision=_choose_precision_here(asked),
         threads=asked.threads or _share_cores(nproc),
-        weights_sha256=sha256_file(weights) if weights else "",
+        weights_sha256=sha256_file(weights) if weights else digest,
         data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
         folds_sha256=data.folds.digest,
         extra_sha256=data.extra_sha256,

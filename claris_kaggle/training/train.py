@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -200,8 +201,10 @@ def _load_or_create_learner(job: TrainJob, config: TrainConfig, fold: int, world
     Raises:
         RunError: the checkpoint has another config, or this rank does not see the checkpoint of rank 0.
     """
-    learner, path = _create_learner(job, config, fold, world), job.run_dir.fold(fold).checkpoint
+    path = job.run_dir.fold(fold).checkpoint
     state = _load_checkpoint(path)
+    weights = find_weights(config.weights, config.model) if state is None else None
+    learner = _create_learner(job, config, fold, world, weights)
     if state is not None:
         require_same(TrainConfig.from_json(state["config"], path), config, path)
         learner.restore(state)
@@ -212,10 +215,11 @@ def _load_or_create_learner(job: TrainJob, config: TrainConfig, fold: int, world
     return learner
 
 
-def _create_learner(job: TrainJob, config: TrainConfig, fold: int, world: World) -> _Learner:
-    """Return a learner at the first step, with the initial weights of the config."""
+def _create_learner(
+    job: TrainJob, config: TrainConfig, fold: int, world: World, weights: Path | None = None
+) -> _Learner:
+    """Return a learner at the first step, with the weights in the file, or random weights."""
     model = _new_network(config, fold)
-    weights = find_weights(config.weights, config.model)
     if weights is not None and (skipped := load_start(model, weights)):
         log_info(f"fold {fold}: the classifier starts from random weights ({', '.join(skipped)})")
     return _Learner(config, world, model, compiled=job.compile, cudnn=job.cudnn)

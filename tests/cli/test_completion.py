@@ -12,6 +12,14 @@ import pytest
 Call = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_script_is_installed_into_a_folder_that_is_made(shell: str, call: Call, home: Path) -> None:
+    code, shown, _ = call("completion", shell, "--install")
+    place = Path(shown.strip())
+    assert code == 0 and place.is_relative_to(home)
+    assert place.read_text("utf-8").rstrip() == call("completion", shell)[1].rstrip()
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 def test_bash_completes_verbs_flags_choices_and_paths(call: Call, tmp_path: Path) -> None:
     code, script, _ = call("completion", "bash")

@@ -44,6 +44,18 @@ def go_through(progress: Progress, clock: Clock, seconds: float, steps: int) -> 
             progress.update(progress.total // steps)
 
 
+@pytest.mark.parametrize(("columns", "bar"), [(0, False), (80, True)])
+def test_a_terminal_that_says_it_has_no_width_gets_lines(
+    columns: int, bar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, columns))
+    with os.fdopen(master, "rb"), os.fdopen(slave, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Progress("pack", 10) as progress:
+            assert (progress.bar is not None) == bar
+
+
 @pytest.mark.parametrize("hours", [0.5, 2.0, 12.0])
 def test_the_log_of_a_run_of_hours_stays_under_a_few_hundred_lines(
     clock: Clock, capsys: pytest.CaptureFixture[str], hours: float

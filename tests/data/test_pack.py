@@ -142,8 +142,14 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(
     folder, ids = source
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)  # type: ignore[attr-defined]
     monkeypatch.setattr(packs.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DiskError, match=r"0\.0 GB free; the cache needs .*--cache"):
+    with pytest.raises(DiskError, match=r": 0\.0 MB free; the cache needs .*--cache"):
         ensure_pack(folder, ids, tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_created_is_asked_for_elsewhere(source: tuple[Path, list[str]], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="cache: Not a directory; packed patches need a folder.*--cache"):
+        ensure_pack(*source, tmp_path / "file" / "cache")
 
 
 def test_a_killed_packing_leaves_nothing_that_counts(source: tuple[Path, list[str]], tmp_path: Path) -> None:

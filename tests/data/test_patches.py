@@ -76,7 +76,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_patch(tmp_path / "x.tif")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_changed_bytes_never_raise_anything_but_a_patch_error(data: st.DataObject) -> None:
     content = bytearray(_encode_tiff(PIXELS))
@@ -92,7 +92,7 @@ def test_changed_bytes_never_raise_anything_but_a_patch_error(data: st.DataObjec
         pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400), st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
 def test_any_bytes_are_refused_in_one_line(content: bytes, head: bytes) -> None:
     with pytest.raises(PatchError):

@@ -393,6 +393,26 @@ def test_runs_that_lack_a_few_ids_are_joined_on_request(call: Call, data: DataDi
     assert code == 1 and "0 OOF ids in all runs" in said
 
 
+def test_columns_of_any_name_are_read_where_they_are_named(call: Call, data: DataDir, tmp_path: Path) -> None:
+    place = put_foreign(tmp_path, "odd", "id,dx,fold,stage2,score", [(*row[:3], row[3], 0.5) for row in OOF_ROWS])
+    place.test.write_text(place.test.read_text().replace("probability", "stage2"))
+    where = ["ensemble", place.root, "--data", data.root, "--out", tmp_path / "s.csv"]
+    code, _, said = call(*where)
+    assert code == 1 and "expected a column label (or target)" in said
+    code, shown, _ = call(*where, "--columns", "dx=label,stage2=probability")
+    exact = roc_auc_score([row[1] for row in OOF_ROWS], [row[3] for row in OOF_ROWS])
+    assert code == 0 and shown.startswith(f"odd: OOF AUC {exact:.4f} (")
+    place.test.rename(place.root / "submission.csv")
+    assert call(*where, "--columns", "dx=label,stage2=probability")[0] == 0
+    for wrong, status, words in (
+        ("dx=label,stage3=probability", 1, "--columns names stage3. Correct --columns"),
+        ("dx", 2, "--columns has 'dx'; expected NAME=COLUMN"),
+        ("dx=class", 2, "with COLUMN one of id, label, fold, probability"),
+    ):
+        code, _, said = call(*where, "--columns", wrong)
+        assert code == status and words in said, said
+
+
 HELD = [(i, y, p) for n, (i, y, _, p) in enumerate(OOF_ROWS) if n % 20 < 6]  # six whole slides
 
 
@@ -406,6 +426,22 @@ def test_a_holdout_is_accepted_and_scored_for_what_it_is(call: Call, data: DataD
     assert "AUC of one holdout, without folds" in (tmp_path / "r.html").read_text()
 
 
+def test_one_fold_of_a_run_is_not_called_a_holdout(call: Call, data: DataDir, tmp_path: Path) -> None:
+    place = put_foreign(tmp_path, "part", "id,label,fold,pred", [row for row in OOF_ROWS if row[2] == 3])
+    code, shown, said = call("ensemble", place.root, "--data", data.root, "--out", tmp_path / "s.csv")
+    assert code == 0 and "part: fold 3 only, 120 patches; the score is for those only" in said
+    assert shown.startswith("part: OOF AUC") and "holdout" not in shown + said
+    assert call("report", place.root, "--out", tmp_path / "r.html")[0] == 0
+    assert "OOF AUC of fold 3 only" in (tmp_path / "r.html").read_text()
+
+
+def test_an_ensemble_of_a_holdout_is_saved_without_folds(call: Call, data: DataDir, tmp_path: Path) -> None:
+    held, ours = put_foreign(tmp_path, "held", "id,label,pred", HELD), put(tmp_path, make_run("ours", 3))
+    where = ["--data", data.root, "--out", tmp_path / "s.csv", "--common-ids", "--save-run", tmp_path / "kept"]
+    assert call("ensemble", held.root, ours.root, *where, "--method", "mean")[0] == 0
+    assert load_run(RunDir(tmp_path / "kept")).is_holdout
+
+
 def test_weights_on_a_holdout_are_scored_by_leaving_out_slides_or_refused(
     call: Call, data: DataDir, tmp_path: Path
 ) -> None:
@@ -416,7 +452,7 @@ def test_weights_on_a_holdout_are_scored_by_leaving_out_slides_or_refused(
     code, shown, said = call(*where, "--common-ids")
     assert code == 0 and "ensemble: holdout AUC" in shown and "holdout of 180 patches" in said
     code, _, said = call(*where, "--common-ids", "--method", "stack")
-    assert code == 1 and "one holdout, without folds or a slide map" in said and "Use --method mean" in said
+    assert code == 1 and "of one holdout or one fold, without a slide map" in said and "Use --method mean" in said
     assert call(*where, "--common-ids", "--method", "auto")[0] == 0
     data.slides.write_text(table("id,wsi", list(zip(IDS, SLIDES, strict=True))))
     code, shown, said = call(*where, "--common-ids", "--method", "stack", "--calibrate")

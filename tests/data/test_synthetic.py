@@ -9,6 +9,7 @@ import pytest
 
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import DataDir
+from claris_kaggle.data.arrays import Labels, Pixels
 from claris_kaggle.data.integrity import check_data
 from claris_kaggle.data.patches import _BLACK_ID, _WHITE_ID, read_patch
 from claris_kaggle.data.synthetic import generate
@@ -33,18 +34,24 @@ def test_the_answers_are_of_the_test_patches_and_the_slides_are_others(generated
     assert all(slide.startswith("train_") for slide in slides)
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pixels, Labels]:
+    """The pixels of 300 patches, and their labels."""
+    data = DataDir(generate(tmp_path_factory.mktemp("many") / "data", train=300, test=4, slides=10))
+    ids, labels = read_labels(data.labels)
+    return np.stack([read_patch(data.patches("train") / f"{name}.tif") for name in ids]), labels
+
+
 @pytest.mark.parametrize("part", ["patch", "centre"])
-def test_no_rule_of_mean_colour_tells_the_classes_apart(tmp_path: Path, part: str) -> None:
+def test_no_rule_of_mean_colour_tells_the_classes_apart(many: tuple[Pixels, Labels], part: str) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    data = DataDir(generate(tmp_path / "data", train=500, test=4, slides=10))
-    ids, labels = read_labels(data.labels)
-    pixels = np.stack([read_patch(data.patches("train") / f"{name}.tif") for name in ids]).astype(float)
-    area = pixels if part == "patch" else pixels[:, 32:64, 32:64]
+    pixels, labels = many
+    area = pixels.astype(float) if part == "patch" else pixels[:, 32:64, 32:64].astype(float)
     rule = make_pipeline(StandardScaler(), LogisticRegression())
     guess = cross_val_predict(rule, area.mean(axis=(1, 2)), labels, cv=5, method="predict_proba")[:, 1]
     assert abs(roc_auc_score(labels, guess) - 0.5) < 0.1

@@ -120,8 +120,8 @@ def test_a_faulty_slide_map_is_named_with_its_fault(tmp_path: Path, text: str, w
     assert words in str(caught.value)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(values=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(values=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=100))
 def test_probabilities_come_back_as_the_same_float32(tmp_path: Path, values: list[float]) -> None:
     written = np.array(values, dtype=np.float32)
     tables.write_table(tmp_path / "p.csv", {"probability": written})
@@ -145,7 +145,7 @@ FRAGMENTS = st.sampled_from([b"id", b"label", b",", b"\n", b"\r\n", b'"', b"0", 
 FUZZ = st.one_of(st.binary(max_size=60), st.lists(FRAGMENTS, max_size=30).map(b"".join))
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(head=st.sampled_from([b"", b"id,label\n", b"id,label\na,1\n"]), tail=FUZZ)
 def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path, head: bytes, tail: bytes) -> None:
     (tmp_path / "x.csv").write_bytes(head + tail)

@@ -162,6 +162,15 @@ def test_each_run_is_held_against_the_best_one() -> None:
     assert gaps["run1"]["best"] == gaps["run2"]["best"] == "run0"
 
 
+def test_the_outcome_is_held_against_the_best_run_whatever_the_method() -> None:
+    runs = make_runs(14)
+    for method in ("mean", "auto"):
+        found = combine(runs, method)
+        assert found.evidence.over_best == found.measured.compare(runs[0].measured)
+        assert found.evidence.to_json()["over_best"]["best"] == "run0"
+    assert combine(runs[:1]).evidence.over_best is None and "over_best" not in combine(runs[:1]).evidence.to_json()
+
+
 def test_what_a_run_adds_is_the_mean_with_it_against_the_mean_without_it() -> None:
     runs = make_runs(14)
     found = combine(runs, "stack").evidence
@@ -180,7 +189,7 @@ def test_one_run_or_one_fold_leaves_nothing_to_weigh() -> None:
     ]
     assert set(combine(one_fold, "auto").evidence.methods) == {"mean", "logit", "rank"}
     assert combine(one_fold, "rank").evidence.asked == "rank"
-    with pytest.raises(RunError, match=r"of one holdout, .*; --method stack fits its weights on those patches"):
+    with pytest.raises(RunError, match=r"one holdout or one fold, .*; --method stack fits its weights"):
         combine(one_fold, "stack")
 
 

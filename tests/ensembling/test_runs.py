@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.ensembling.runs import Run, _examine_runs, _load_runs, _require_labels, label_runs, load_run
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.evaluation.predictions import Oof, read_oof
-from claris_kaggle.evaluation.run_metrics import run_metrics
+from claris_kaggle.evaluation.run_metrics import explain_pooling, run_metrics
 from tests.conftest import contents, shuffle_rows
 from tests.support.handmade import (
     FOLD,
@@ -60,6 +61,9 @@ def test_two_files_are_a_run_and_what_is_unknown_is_said(call: Call, data: DataD
     assert set(stored) == {"ensemble", "overall", "folds", "calibration", "slides"}
     assert stored["ensemble"] == json.loads(out.with_suffix(".json").read_text())["ensemble"]
     assert call("report", two[0].root, kept, "--out", data.root / "report.html")[0] == 0
+    page = html.unescape((data.root / "report.html").read_text("utf-8"))
+    remark = run_metrics(load_run(two[0]).oof).overall.pooling_remark
+    assert remark[1:] in page and "The ensemble’s AUC minus that of the best run, first: " in page
     assert call(*arguments, "--save-run", kept)[0] == 0, "an ensemble takes the place of an ensemble"
 
 
@@ -93,9 +97,38 @@ def test_each_run_and_each_blend_is_resampled_once_and_each_table_read_once(
     resampled, read = watch_work(monkeypatch)
     places = [*(one.root for one in runs), "--data", data.root, "--out", data.root / "s.csv"]
     assert call("ensemble", *places, "--method", method, "--save-run", data.root / "kept")[0] == 0
-    without_one = len(runs)  # the means of all runs but one
-    assert len(resampled) == len(set(resampled)) == len(runs) + blends + without_one
+    assert len(resampled) == len(set(resampled)) == len(runs) + blends
     assert len(read) == len(set(read)) == 3 * len(runs) + 3  # with the sample, the labels and the submission
+
+
+@pytest.mark.parametrize(
+    ("noises", "words"),
+    [
+        ((0.6, 9.0, 9.0), "p < 0.0001: run0 is better"),
+        ((1.0, 1.0, 1.0), ": the ensemble is better"),
+        ((1.0, 2.3), ": run0 scored higher, but the difference is not significant"),
+    ],
+)
+def test_the_ensemble_is_held_against_the_best_run_in_words(
+    noises: tuple[float, ...], words: str, call: Call, data: DataDir, tmp_path: Path
+) -> None:
+    runs = [put(tmp_path / "runs", make_run(f"run{seed}", seed, noise)) for seed, noise in enumerate(noises)]
+    out = data.root / "s.csv"
+    code, shown, _ = call("ensemble", *(one.root for one in runs), "--data", data.root, "--out", out)
+    verdict = next(line for line in shown.splitlines() if line.startswith("ensemble compared with the best run"))
+    assert code == 0 and verdict.endswith(words), verdict
+    alone = f"for run0 alone: claris ensemble {runs[0].root} --data {data.root} --out {out}"
+    assert (alone in shown) == ("run0" in words)
+    assert sum(line.startswith("  run") for line in shown.splitlines()) == len(runs), "what each adds"
+
+
+def test_a_pooled_auc_below_that_of_the_folds_is_explained(call: Call, data: DataDir, tmp_path: Path) -> None:
+    run = make_run("shifted", 3)
+    logits = np.log(run.oof.probabilities / (1 - run.oof.probabilities)) + 3 * FOLD - 6
+    place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))
+    code, _, said = call("ensemble", place.root, "--data", data.root, "--out", data.root / "s.csv")
+    assert code == 0 and "is below the mean of the folds" in said
+    assert explain_pooling(0.9, 0.9005) == explain_pooling(0.9, 0.8) == explain_pooling(0.9, None) == ""
 
 
 def test_the_order_of_rows_in_files_changes_no_byte(data: DataDir, two: list[RunDir]) -> None:
@@ -316,7 +349,8 @@ def test_calibrating_keeps_the_order_and_mends_the_probabilities(data: DataDir, 
     scaled = ensemble_runs(two, data, data.root / "scaled.csv", calibrate=True)
     found = scaled.ensemble.calibration
     assert found.applied and found.temperature == pytest.approx(plain.oof.temperature, rel=1e-6)
-    assert found.after.log_loss == scaled.oof.log_loss < plain.oof.log_loss
+    assert scaled.oof.log_loss < plain.oof.log_loss and scaled.oof.log_loss <= found.after.log_loss
+    assert scaled.oof.auc == plain.oof.auc == found.auc and scaled.oof.auc_interval == plain.oof.auc_interval
     before, after = values_of(data.root / "plain.csv"), values_of(data.root / "scaled.csv")
     assert (np.diff(after[np.argsort(before)]) >= 0).all() and (before != after).any()
 

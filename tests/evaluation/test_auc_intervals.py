@@ -229,7 +229,7 @@ def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
     st.lists(st.one_of(st.floats(0, 1), st.floats(0, 1, width=32), st.floats(0.999999, 1)), min_size=1, max_size=60),
     st.floats(-4, 4).map(np.exp),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_temperature_neither_swaps_nor_merges_ranks(values: list[float], temperature: float) -> None:
     for kind in (np.float32, np.float64):
         column = np.array(values, dtype=kind)

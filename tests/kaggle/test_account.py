@@ -57,6 +57,7 @@ STATES: dict[str, tuple[Callable[[FakeKaggle], object], str, str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", STATES)
 def test_what_stands_in_the_way_is_named_with_the_page_that_mends_it(kaggle: FakeKaggle, name: str) -> None:
     change, where, state, page = STATES[name]
@@ -67,6 +68,7 @@ def test_what_stands_in_the_way_is_named_with_the_page_that_mends_it(kaggle: Fak
     assert others and set(others) == {GOOD}
 
 
+@pytest.mark.usefixtures("quick")
 def test_one_question_that_fails_leaves_the_other_answers(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetCompetition"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
     found = examined()
@@ -74,12 +76,14 @@ def test_one_question_that_fails_leaves_the_other_answers(kaggle: FakeKaggle) ->
     assert found["gpu hours"].state == GOOD
 
 
+@pytest.mark.usefixtures("quick")
 def test_where_a_competition_cannot_be_asked_for_the_list_of_those_entered_is_read(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetCompetition"] = [Fault(status=403)]
     answer = api._call_once(api._COMPETITION_STATE, competition=api._COMPETITION)
     assert answer.found and answer.entered and answer.daily == 5 and kaggle.count("ListCompetitions") == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_without_a_token_every_way_to_log_in_is_named(
     kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
@@ -91,6 +95,7 @@ def test_without_a_token_every_way_to_log_in_is_named(
         assert way in only.hint, way
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_api_token_is_told_from_a_key(kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "a-token")
     monkeypatch.delenv("KAGGLE_KEY")
@@ -112,6 +117,7 @@ def test_the_page_describes_every_way_to_log_in() -> None:
         assert way in page, way
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_command_prints_a_line_for_each_and_fails_on_a_bad_one(
     kaggle: FakeKaggle, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ import pytest
 import requests
 
 from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
-from tests.conftest import environment
 from tests.support.kaggle_double import FakeKaggle, log_of
 
 COMPETITION = "histopathologic-cancer-detection"
@@ -21,10 +22,18 @@ KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionAp
 
 
 def kaggle_command(*arguments: object) -> str:
-    """What the client's own command prints."""
-    command = [sys.executable, "-m", "kaggle", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment())
-    return done.stdout + done.stderr
+    """What the client's own command prints. It runs in this process, and logs in as a process of its own does."""
+    for name in ("kaggle", "kaggle.cli"):
+        sys.modules.pop(name, None)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        patch.setattr(sys, "argv", ["kaggle", *map(str, arguments)])
+        with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+            from kaggle.cli import main
+
+            with contextlib.suppress(SystemExit):
+                main()
+    return said.getvalue()
 
 
 def compose(folder: Path, push_token: str = "mark-1") -> Path:

@@ -134,6 +134,7 @@ TOKEN = {
 }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", TOKEN)
 def test_a_token_that_could_not_be_asked_about_is_not_said_to_be_missing(
     kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch, name: str
@@ -288,6 +289,7 @@ def test_a_refusal_for_the_weeks_quota_says_when_to_go_on(kaggle: FakeKaggle, ca
     assert code == 1 and "quota resets" in said and kernel_push._read_pushes(tmp_path / "kernels.json") == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_address_that_has_expired_is_asked_for_anew(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -513,6 +515,7 @@ def test_rules_that_were_not_accepted_are_said_with_their_page(
     assert trained.count("SaveKernel") == 2 and len(trained.submissions) == 1
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_token_that_expired_is_said_with_what_makes_a_new_one(
     kaggle: FakeKaggle, call: Call, tmp_path: Path, nested: bool, monkeypatch: pytest.MonkeyPatch

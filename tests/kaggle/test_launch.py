@@ -23,7 +23,7 @@ from claris_kaggle.kaggle.kernel_output import Kernel, _pull_kernel
 from claris_kaggle.kaggle.kernel_push import _push_kernel, new_push_token
 from claris_kaggle.kaggle.kernel_source import KernelSettings, _build_bundle, commit_name, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan
-from tests.conftest import ROOT, contents, environment, make_archive, run_files
+from tests.conftest import DEADLINE, ROOT, contents, environment, make_archive, run_files
 from tests.support.kaggle_double import FINAL, PASSING, FakeKaggle, Fault, Files
 
 CANARY = "canary-0123456789abcdef"
@@ -218,6 +218,7 @@ def test_output_that_is_not_the_sessions_own_replaces_nothing(trained: FakeKaggl
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.usefixtures("quick")
 def test_without_a_token_the_mend_is_named_and_nothing_is_sent(
     kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
@@ -228,6 +229,7 @@ def test_without_a_token_the_mend_is_named_and_nothing_is_sent(
     assert kaggle.seen == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_submission_is_checked_sent_once_and_scored(
     trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_submission_is_tried_again_and_happens_once(
     assert len(trained.submissions) == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_submission_that_is_not_taken_says_why(
     trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
 ) -> None:
@@ -291,6 +294,7 @@ def plan_of(parts: tuple[tuple[int, ...], ...]) -> Plan:
     return Plan(name="first", parts=parts, flags=("--epochs", "2"))
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeKaggle, tmp_path: Path) -> None:
     entry = launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert entry["public"] == "0.97123" and entry["status"] == "COMPLETE"
@@ -443,7 +447,7 @@ def launch_through_kills(kaggle: FakeKaggle, tmp_path: Path, kill_at: Callable[[
                 os.killpg(process.pid, signal.SIGKILL)
 
         kaggle.on_request = hook
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=DEADLINE)
         kaggle.on_request = lambda route, number: None
         if process.returncode == 0:
             return kills
@@ -459,6 +463,7 @@ def check_launched_once(kaggle: FakeKaggle, tmp_path: Path) -> None:
     assert [(line.ref, line.public) for line in ledger] == [("1000", "0.97123")]
 
 
+@pytest.mark.slow
 def test_a_launch_killed_after_its_push_and_its_submission_repeats_neither(trained: FakeKaggle, tmp_path: Path) -> None:
     left = ["SaveKernel", "CreateSubmission"]
 
@@ -507,7 +512,7 @@ def test_the_token_is_in_no_file_log_or_bundle(
     monkeypatch.setenv("VERBOSE", "1")
     monkeypatch.setenv("VERBOSE_OUTPUT", "1")
     process = start_launch(tmp_path)
-    shown, said = process.communicate(timeout=120)
+    shown, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, said
     assert any("Basic" in one for one in trained.authorizations)
     for needle in (CANARY, "Authorization"):
@@ -587,11 +592,15 @@ def test_a_slide_map_that_cannot_be_fetched_says_why(
         "me/two/c.csv": (1, "404"),
         "me/other": (1, "no training id with a slide"),
         "nothing.csv": (2, "--slides nothing.csv: no such file, and not the name of a dataset"),
+        "maps/slides.csv": (2, "--slides maps/slides.csv: no such file, and not the name of a dataset"),
         "../../etc": (2, "no such file, and not the name of a dataset"),
     }
     for reference, (expected, words) in faults.items():
         code, _, said = call("fetch", "--out", small.root, "--slides", reference)
         assert code == expected and words in said and said.rstrip().count("\n") <= 2, said
+    seen = len(kaggle.seen)
+    code, _, said = call("fetch", "--out", tmp_path / "new", "--slides", "nothing.csv")
+    assert code == 2 and "no such file" in said and len(kaggle.seen) == seen and not (tmp_path / "new").exists()
     assert not small.slides.exists()
     code, _, said = call("folds", "--data", small.root, "--out", tmp_path / "f.csv", "--k", 2)
     assert code == 0 and said.splitlines()[0].startswith("folds by patch put patches of one slide on both sides")
@@ -615,6 +624,7 @@ def test_a_long_fetch_tells_how_far_it_is(
     assert "MB/s" in said
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_fetch_that_cannot_be_says_why_and_leaves_no_data(
     kaggle: FakeKaggle, archive: bytes, call: Call, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import api, client_process, download, kernel_output, kernel_push, submit
-from tests.conftest import run_files
+from tests.conftest import DEADLINE, run_files
 from tests.kaggle.test_kaggle_trouble import plan_of, run_launch, states
 from tests.kaggle.test_launch import check_launched_once, push, start_launch
 from tests.support.kaggle_double import FakeKaggle, Fault
@@ -96,7 +96,7 @@ def test_a_push_and_a_submission_that_arrive_after_a_kill_are_found(trained: Fak
     codes = []
     for _ in range(3):
         running.append(start_launch(tmp_path))
-        running[-1].communicate(timeout=120)
+        running[-1].communicate(timeout=DEADLINE)
         codes.append(running[-1].returncode)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
     assert trained.count("SaveKernel") == trained.count("CreateSubmission") == 1
@@ -169,6 +169,7 @@ def known_kernel(tmp_path: Path) -> kernel_output.Kernel:
     return kernel_output.Kernel.from_json({name: states(tmp_path)[0][name] for name in ("ref", "version", "mark")})
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_page_for_a_file_of_the_competition_is_fetched_again(kaggle: FakeKaggle, tmp_path: Path) -> None:
     kaggle.data["sample_submission.csv"] = b"id,label\n"
     kaggle.faults["GET"] = [PAGE]

@@ -17,6 +17,7 @@ from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.launch_state import Plan
 from claris_kaggle.kaggle.plan_file import read_plan
 from claris_kaggle.kaggle.plan_launch import run_plan
+from claris_kaggle.training.setup import new_config
 from tests.conftest import run_files
 from tests.support.kaggle_double import FakeKaggle, Files
 
@@ -229,6 +230,8 @@ def test_what_a_plan_cannot_have_is_refused_before_anything_is_pushed(
         ('model = "levit_128s"\nresolution = 100', "run one: --model levit_128s does not accept inputs of 100 x 100"),
         ('model = "densenet12"', "run one: --model is 'densenet12'; unknown timm model"),
         ('model = "tiny"', "run one: --weights imagenet: timm has no ImageNet weights for tiny"),
+        ('model = "some/folder"', "run one: --model local-dir:some/folder: no config.json there"),
+        ('model = "resnet18"\nbatch_size = 3', "run one: --batch-size is 3; a session with 2 GPUs needs at least 4"),
     ):
         small.write_text(f'[[run]]\nname = "one"\n{run}\n')
         code, _, said = call("launch", "gold", "--plan", small)
@@ -238,6 +241,13 @@ def test_what_a_plan_cannot_have_is_refused_before_anything_is_pushed(
     code, _, said = call("launch", "gold", "--plan", "gold", "--epochs", 3)
     assert code == 2 and "--epochs with --plan; the plan sets them for each run" in said
     assert kaggle.seen == []
+
+
+def test_a_network_of_fixed_size_is_planned_at_the_size_that_a_session_trains_it_at() -> None:
+    flags = ("--model", "test_vit")
+    assert Plan(name="vit", flags=flags).config() == new_config({"model": "test_vit"})
+    sizes = [Plan(name="vit", flags=(*flags, *more)).config().side for more in ((), ("--resolution", "96"))]
+    assert sizes == [160, 96]
 
 
 @pytest.mark.parametrize("name", ["starter", "silver", "gold"])

@@ -200,6 +200,7 @@ def test_an_answer_that_the_double_would_not_give_is_named(rehearsal: Rehearsal,
     assert found and any(words in one for one in found), found
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_push_that_is_refused_says_why_and_leaves_no_kernel(
     kaggle: FakeKaggle, session: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_push_that_is_refused_says_why_and_leaves_no_kernel(
     assert "rules" in record["error"] and OWNER not in json.dumps(record) and record["exchanges"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_kernel_that_cannot_be_deleted_is_said_to_be_where_it_is(
     kaggle: FakeKaggle, session: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_plan_fits_where_the_hours_neither_used_nor_reserved_cover_it(
     assert verdict.fit is fit and words in verdict.text
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_quota_is_read_as_the_client_gives_it(kaggle: FakeKaggle) -> None:
     week = {"quotaRefreshTime": "2026-12-05T00:00:00.000Z"}
     gpu = {"timeUsed": "45000.500s", "timeReserved": "41400s", "totalTimeAllowed": "108000s"}
@@ -76,6 +77,7 @@ def plan_of(epochs: int = 2) -> Plan:
     return Plan(name="first", flags=("--epochs", str(epochs)))
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress_while_it_waits(
     trained: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +103,7 @@ def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress
     assert trained.count("GetAcceleratorQuotaStatistics") == 1  # nothing is left to push
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_plan_that_cannot_fit_is_said_before_the_first_push(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_plan_that_cannot_fit_is_said_before_the_first_push(
     assert kaggle.count("SaveKernel") == 0
 
 
+@pytest.mark.usefixtures("quick")
 def test_only_what_is_still_to_be_pushed_needs_hours(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +128,7 @@ def test_only_what_is_still_to_be_pushed_needs_hours(
     assert f"the plan takes about {2 * one:.1f} h" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_account_without_gpus_pushes_nothing_and_is_told_the_page(
     kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +140,7 @@ def test_an_account_without_gpus_pushes_nothing_and_is_told_the_page(
     assert kaggle.count("SaveKernel") == 0
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_quota_that_cannot_be_had_stops_no_launch(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +154,7 @@ def test_a_dry_run_asks_for_no_quota(kaggle: FakeKaggle, call: Call) -> None:
     assert code == 0 and "30 a week" in shown and kaggle.seen == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_failed_call_names_what_was_asked(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
     with pytest.raises(KaggleError, match="did not return the GPU hours"):

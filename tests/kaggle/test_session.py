@@ -172,6 +172,7 @@ def test_an_ensemble_session_ends_in_a_submission_that_passes(
     assert machine.manifest()["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_parts_trained_apart_are_put_together_by_an_ensemble_session(
     trained: Machine, generated: DataDir, tmp_path: Path
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(gener
     assert "fold 0: resuming from epoch" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_parts_are_predicted_together(trained: Machine, generated: DataDir, tmp_path: Path) -> None:
     machine = Machine(tmp_path, generated, new_layout=True)
     for slug, folds in (("one", (0, 1)), ("two", (2, 3, 4))):
@@ -295,25 +297,19 @@ def children_in(folder: Path) -> list[int]:
     return found
 
 
-def test_a_session_that_is_killed_leaves_its_finished_folds_verified(generated: DataDir, tmp_path: Path) -> None:
-    machine = Machine(tmp_path, generated, new_layout=True)
-    attach_inputs(machine, generated)
-    manifest = kill_after_a_fold(machine)
-    assert (manifest["status"], manifest["mark"]) == ("running", "mark-train")
-    assert {"run/config.json", "run/folds.csv", "run/fold0/model.safetensors"} <= manifest["files"].keys()
-    [run] = _find_runs(machine.working, tmp_path / "aside")
-    _merge_runs([run], RunDir(tmp_path / "merged"))
-    folds = RunDir(tmp_path / "merged").finished_folds()
-    assert folds and all(finished_sha256(RunDir(tmp_path / "merged").fold(fold)) for fold in folds)
-
-
 @pytest.mark.slow
-def test_the_session_after_one_that_was_killed_ends_with_the_same_bytes(
+def test_a_killed_session_leaves_its_finished_folds_verified_and_the_next_one_ends_with_the_same_bytes(
     trained: Machine, generated: DataDir, tmp_path: Path
 ) -> None:
     first, second = (Machine(tmp_path / name, generated, new_layout=True) for name in ("first", "second"))
     attach_inputs(first, generated)
-    kill_after_a_fold(first)
+    manifest = kill_after_a_fold(first)
+    assert (manifest["status"], manifest["mark"]) == ("running", "mark-train")
+    assert {"run/config.json", "run/folds.csv", "run/fold0/model.safetensors"} <= manifest["files"].keys()
+    [run] = _find_runs(first.working, tmp_path / "aside")
+    _merge_runs([run], RunDir(tmp_path / "merged"))
+    folds = RunDir(tmp_path / "merged").finished_folds()
+    assert folds and all(finished_sha256(RunDir(tmp_path / "merged").fold(fold)) for fold in folds)
     second.mount(first.working, "claris-train")
     attach_inputs(second, generated)
     done = second.run("train", flags=TINY, **NAMED)

@@ -73,6 +73,7 @@ def running(kaggle: FakeKaggle, tmp_path: Path) -> Kernel:
     return kernel
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_running_sessions_stream_is_read_without_waiting_for_its_end(kaggle: FakeKaggle, running: Kernel) -> None:
     kaggle.stream_seconds = 60.0
     start = time.monotonic()
@@ -81,6 +82,7 @@ def test_a_running_sessions_stream_is_read_without_waiting_for_its_end(kaggle: F
     assert kaggle.count("claris-train") == 1 and kaggle.count("ListKernelSessionOutput") == 0
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [403, 404, 500])
 def test_without_a_stream_the_saved_log_is_read_and_without_that_there_is_no_line_and_no_error(
     kaggle: FakeKaggle, running: Kernel, status: int
@@ -92,6 +94,7 @@ def test_without_a_stream_the_saved_log_is_read_and_without_that_there_is_no_lin
     assert _ask_progress(running) == LINE and kaggle.count("ListKernelSessionOutput") == 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
     running: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +106,7 @@ def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
     assert [reader.line(running) for _ in range(2)] == [LINE, "later"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_status_follows_a_session_to_its_end_and_shows_its_progress(
     kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_good_tokens_and_none_at_all_have_no_fault(home: Path, monkeypatch: pyte
     assert _explain_token_files() == "KAGGLE_USERNAME is set, and KAGGLE_KEY is not"
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_clients_login_names_the_fault(home: Path) -> None:
     (home / ".kaggle/kaggle.json").write_bytes(GOOD.encode("utf-16"))
     finding = account.check_account()[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
+from benchmarks.networks import SIDES, count_row
+from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.models import catalogue
 from claris_kaggle.models.catalogue import list_networks
@@ -36,10 +38,32 @@ def test_a_pattern_lists_networks_with_size_cost_and_weights(tmp_path: Path, mon
         list_networks("nothing")
 
 
-def test_every_listed_network_is_known_to_timm() -> None:
+def test_the_table_has_every_listed_network() -> None:
     import timm
 
-    assert all(timm.is_model(name) for name in catalogue._SUITABLE)
+    table = catalogue._read_network_table()
+    assert tuple(table) == catalogue._SUITABLE and all(timm.is_model(name) for name in table)
+    assert {str(side) for side in SIDES} < set(table["densenet121"])
+
+
+def test_a_row_of_the_table_is_what_timm_has(names: Sequence[str] = ("mobilenetv3_small_100",)) -> None:
+    for name in names:
+        counted, row = count_row(name, [192]), catalogue._read_network_table()[name]
+        assert {key: row[key] for key in counted} == counted
+
+
+@pytest.mark.slow
+def test_every_row_of_the_table_is_what_timm_has() -> None:
+    test_a_row_of_the_table_is_what_timm_has(catalogue._SUITABLE)
+
+
+@pytest.mark.parametrize("side", [31, 385, 0, -1])
+def test_the_sizes_are_those_that_training_takes(call: Call, side: int) -> None:
+    code, _, said = call("models", "--resolution", side)
+    assert code == 2 and f"--resolution is {side}; expected 32 to 384" in said
+    if side:
+        with pytest.raises(UsageError, match=rf"--resolution is {side}; expected 0 \(no resizing\), or 32 to 384"):
+            TrainConfig(resolution=side)
 
 
 def test_the_command_prints_a_table_or_json(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

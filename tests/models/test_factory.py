@@ -174,7 +174,7 @@ def test_typed_options_are_judged_beside_those_of_the_preset() -> None:
 def test_a_config_comes_back_from_json_and_names_unknown_fields() -> None:
     config = TrainConfig(lr=0.5, epochs=3)
     assert TrainConfig.from_json(config.to_json(), "x") == config
-    with pytest.raises(DataError, match="unknown or missing fields speed"):
+    with pytest.raises(DataError, match="unknown fields speed; this is claris"):
         TrainConfig.from_json({**config.to_json(), "speed": 1}, "x")
     with pytest.raises(RunError, match="epochs: 3 in the run, 4 now"):
         require_same(config, TrainConfig(lr=0.5, epochs=4), "config.json")

@@ -15,7 +15,7 @@ from PIL import Image
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import ClarisError, UsageError
 from claris_kaggle.core.files import read_json, sha256_file
-from claris_kaggle.core.paths import DataDir
+from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.augment import to_input
 from claris_kaggle.inference.evidence import NO_MAP
 from claris_kaggle.inference.fold_models import load_trained
@@ -153,6 +153,17 @@ def test_a_run_of_a_folder_predicts_classifies_and_is_exported_without_it(
     code, _, said = call(*begin, *more)
     assert code == 1 and "weights_sha256" in one_line(said)
     shutil.rmtree(tmp_path / "source")
+    code, _, said = call(*begin, *more)
+    assert code == 0 and said.count("already finished") == 3, said
+    RunDir(tmp_path / "run").fold(1).weights_manifest.unlink()
+    code, _, said = call(*begin, *more)
+    assert code == 0 and "fold 1: resuming" in said and "fold 1: finished" in said, said
+    code, _, said = call(*begin, *more, "--weights", "none")
+    assert code == 1 and "weights: 'imagenet' in the run, 'none' now" in one_line(said)
+    shutil.move(tmp_path / "run/fold2", tmp_path / "fold2")
+    code, _, said = call(*begin, *more)
+    assert code == 2 and "model.safetensors: no such file" in one_line(said)
+    shutil.move(tmp_path / "fold2", tmp_path / "run/fold2")
     assert call("predict", *run, "--nproc", 1, "--views", 1)[0] == 0
     code, _, said = call("export", tmp_path / "run", "--out", tmp_path / "export", "--onnx", "--views", 1)
     assert code == 0, said

@@ -83,9 +83,14 @@ def test_every_public_name_has_a_complete_docstring() -> None:
 
 
 @pytest.mark.slow
-def test_the_reference_is_made_without_a_warning_and_holds_every_public_name(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "docs/make_api.py", tmp_path]
+def test_the_site_has_every_page_and_public_name_and_no_broken_link(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "docs/make_site.py", tmp_path]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    page = (tmp_path / "claris_kaggle.html").read_text("utf-8")
-    assert not [name for name in claris_kaggle.PUBLIC if f'id="{name}"' not in page]
+    reference = (tmp_path / "api" / "claris_kaggle.html").read_text("utf-8")
+    assert not [name for name in claris_kaggle.PUBLIC if f'id="{name}"' not in reference]
+    pages = [path for path in tmp_path.rglob("*.html") if path.parent.name != "api"]
+    assert {path.stem for path in pages} >= {path.stem for path in (ROOT / "docs").glob("*.md")} - {"README"}
+    for page in pages:
+        links = re.findall(r'(?:href|src)="(?![a-z]+:)([^"#]+)', page.read_text("utf-8"))
+        assert len(links) > 5 and not [link for link in links if not (page.parent / link).exists()], page.name

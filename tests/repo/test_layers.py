@@ -172,26 +172,27 @@ def test_each_package_says_what_others_use_of_it() -> None:
 
 
 def test_help_and_wrong_use_load_nothing_heavy() -> None:
-    for arguments, code in ((["--help"], 0), (["train", "--help"], 0), (["nonsense"], 2), (["train"], 2)):
-        program = (
-            "import sys\nfrom claris_kaggle.cli.main import main\n"
-            f"code = main({arguments!r})\n"
-            f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
-            f"assert (code, loaded) == ({code}, []), (code, loaded)\n"
-        )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
-        assert done.returncode == 0, done.stderr
+    """All in one process: a module that any of them loads stays loaded."""
+    uses = ((["--help"], 0), (["train", "--help"], 0), (["nonsense"], 2), (["train"], 2), (["models"], 0))
+    program = (
+        "import sys\nfrom claris_kaggle.cli.main import main\n"
+        f"for arguments, wanted in {uses!r}:\n"
+        "    code = main(arguments)\n"
+        f"    loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "    assert (code, loaded) == (wanted, []), (arguments, code, loaded)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
 
 
-def test_every_verb_has_help_with_an_example() -> None:
-    from claris_kaggle.cli.main import _COMMANDS, main
+def test_every_verb_has_help_with_an_example(call: Callable[..., tuple[int, str, str]]) -> None:
+    from claris_kaggle.cli.main import _COMMANDS
 
     assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {*_COMMANDS, "__init__", "main", "options"}
     for verb in _COMMANDS:
-        program = f"from claris_kaggle.cli.main import main; main(['{verb}', '--help'])"
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
-        assert f"example:\n  claris {verb}" in done.stdout
-    assert main(["--version"]) == 0
+        code, shown, _ = call(verb, "--help")
+        assert code == 0 and f"example:\n  claris {verb}" in shown
+    assert call("--version")[0] == 0
 
 
 def test_each_public_name_is_there_and_documented() -> None:
@@ -220,9 +221,7 @@ def test_modules_and_functions_stay_short() -> None:
                 assert code_lines(node) <= 40, f"{path.name}: {node.name}"
 
 
-def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
-    from tests.conftest import claris
-
+def test_what_was_typed_wrongly_is_one_line_with_a_way_on(call: Callable[..., tuple[int, str, str]]) -> None:
     for arguments, words in (
         (["trian"], "unknown command 'trian'; did you mean train? See"),
         (
@@ -234,10 +233,18 @@ def test_what_was_typed_wrongly_is_one_line_with_a_way_on() -> None:
         (["pack", "--data", "x", "--jobs", "-1"], "--jobs"),
         (["submit", "x.csv", "--poll", "-1"], "-1 is not a positive time"),
     ):
-        done = claris(*arguments)
-        assert done.returncode == 2 and words in done.stderr and "--help" in done.stderr
-        assert done.stderr.count("\n") == 1 and done.stdout == ""
-    assert "demo" in claris().stdout
+        code, shown, said = call(*arguments)
+        assert code == 2 and words in said and "--help" in said
+        assert said.count("\n") == 1 and shown == ""
+    assert "demo" in call()[1]
+
+
+def test_help_as_a_word_is_the_help_of_the_command(call: Callable[..., tuple[int, str, str]]) -> None:
+    assert call("help", "train") == call("train", "--help") != call("help") == call("--help")
+    code, shown, said = call("help", "trian")
+    assert (code, shown) == (2, "") and "did you mean train?" in said
+    code, _, said = call("train", "--data", "d", "--fold", "folds/five.csv", "--run", "r")
+    assert code == 2 and "invalid int value: 'folds/five.csv'; did you mean --folds? See" in said
 
 
 def test_a_tilde_in_a_path_is_the_home_folder_and_no_folder_of_that_name(

@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.patches import patch_id, read_patch
-from claris_kaggle.ensembling.ensemble_runs import describe_run
+from claris_kaggle.ensembling.ensemble_runs import describe_run, ensemble_runs
 from claris_kaggle.ensembling.runs import load_run
 from claris_kaggle.evaluation.auc_intervals import measure
 from claris_kaggle.evaluation.metrics import auc
@@ -69,12 +69,13 @@ def pictures(page: str) -> list[np.ndarray]:
 
 def said(page: str) -> str:
     """The text of the page, blanks made one."""
-    body = re.sub(r"<style.*?</style>|<svg.*?</svg>", " ", page[page.index("<body") :], flags=re.S)
+    body = re.sub(r"<style.*?</style>|<svg.*?</svg>|<script.*?</script>", " ", page[page.index("<body") :], flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)).replace("\xa0", " ")
 
 
 def test_the_report_holds_everything_itself(page: str) -> None:
-    assert page.count('class="chart"') == 7 and "<script" not in page and "@import" not in page
+    assert page.count('class="chart"') == 7 and "@import" not in page
+    assert page.count("<script") == page.count("<script>") == 1 and "fetch(" not in page
     links = re.findall(r'(?:src|href)="([^"]{1,40})', page)
     assert links and all(link.startswith(("#", "data:")) for link in links)
     names = re.findall(r' id="([^"]*)"', page)
@@ -85,6 +86,7 @@ def test_the_report_holds_everything_itself(page: str) -> None:
 
 def test_the_figures_are_those_of_the_predictions(page: str, finished: RunDir) -> None:
     run, text = load_run(finished), said(page)
+    assert "These patches are synthetic." in text
     found = run_metrics(run.oof, run.slides)
     overall = found.overall
     low, high = overall.auc_interval
@@ -188,6 +190,18 @@ def test_two_files_are_enough_and_what_is_unknown_is_said(bare: RunDir, generate
     assert {one.shape for one in pictures(page)} == {(96, 96, 3)}
 
 
+def test_a_page_of_real_patches_has_no_banner_and_an_ensemble_of_synthetic_ones_has(
+    finished: RunDir, bare: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    assert "synthetic." not in said(write_report([bare], tmp_path / "report.html").read_text("utf-8"))
+    data = DataDir(tmp_path / "data")
+    data.root.mkdir()
+    for path in (generated.labels, generated.sample):  # without the mark
+        shutil.copy(path, data.root)
+    ensemble_runs([finished], data, tmp_path / "s.csv", keep=RunDir(tmp_path / "kept"))
+    assert "are synthetic." in said(write_report([RunDir(tmp_path / "kept")], tmp_path / "b.html").read_text("utf-8"))
+
+
 def test_runs_are_compared_on_the_same_patches(finished: RunDir, bare: RunDir, tmp_path: Path) -> None:
     run = load_run(finished)
     labels, values = run.oof.labels, run.oof.probabilities
@@ -211,7 +225,7 @@ def test_each_run_and_their_mean_is_resampled_once_and_each_table_read_once(
     places = [put_with_slides(tmp_path, make_run(f"run{seed}", seed)).root for seed in range(runs)]
     resampled, read = watch_work(monkeypatch)
     assert call("report", *places, "--out", tmp_path / "report.html")[0] == 0
-    means = 1 + runs if runs > 1 else 0  # of all runs, and of all but one
+    means = int(runs > 1)  # the mean of all runs
     assert len(resampled) == len(set(resampled)) == runs + means
     assert len(read) == len(set(read)) == 3 * runs
 

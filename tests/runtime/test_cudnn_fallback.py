@@ -67,7 +67,8 @@ def train(data: DataDir, cache: Path, folds: Path, run: Path, *flags: object) ->
     return claris("train", *places(data, cache, run), "--folds", folds, *TINY, *flags)
 
 
-@pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [1, 2])
 def test_training_goes_on_from_its_checkpoint_without_autotuning_and_ends_with_the_same_bytes(
     fail: Callable[..., None],
     finished: RunDir, of_two: TwoProcessRun, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path,

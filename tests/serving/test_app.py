@@ -37,7 +37,7 @@ from claris_kaggle.data.patches import read_patch
 from claris_kaggle.inference.fold_models import FoldModels, load_trained
 from claris_kaggle.serving.classify import NOTICE, ClassifyJob, classify_image
 from claris_kaggle.serving.page import all_as_json
-from tests.conftest import CASES, DEADLINE, environment, open_page
+from tests.conftest import DEADLINE, environment, open_page
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette is not here: pip install '.[dev]'")
 
@@ -108,6 +108,7 @@ def test_a_larger_image_has_its_heat(client: Any) -> None:
 def test_the_page_alone_has_a_form_that_needs_no_script(client: Any) -> None:
     page = client.get("/")
     assert page.status_code == 200 and NOTICE in page.text and "100,000 pixels" in page.text
+    assert "The networks were trained on synthetic patches" in page.text
     assert '<form class="ask" method="post" action="/" enctype="multipart/form-data"' in page.text
     assert re.search(r'<label for="file">.*<input type="file" id="file" name="image" required', page.text, re.S)
     assert client.head("/").status_code == 200 and "set-cookie" not in page.headers
@@ -327,7 +328,7 @@ def test_who_has_left_is_not_computed_for_and_what_is_no_form_not_remarked_on(fi
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_with_exit_code_0_also_in_the_middle_of_an_answer(
     finished: RunDir, number: signal.Signals
 ) -> None:
@@ -384,7 +385,7 @@ DROP = """([content, name, count]) => {
     return document.getElementById("state").textContent }"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), CASES)
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 def test_in_a_browser_a_patch_is_chosen_and_its_answer_seen(
     browser: Any, served: Served, patch: Path, width: int, scheme: str
 ) -> None:

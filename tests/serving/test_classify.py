@@ -115,6 +115,7 @@ def test_json_and_page_say_the_same_and_hold_all_they_need(
     assert first["width"] == 295 and first["windows"]["lefts"][-1] == 199 and len(first["map"]) == 12
     text = page.read_text()
     assert text.count(NOTICE) == 2 and text.count("<section id=") == 71
+    assert "The networks were trained on synthetic patches" in text
     assert "Overview" in text and str(tmp_path) not in text and str(generated.root) not in text
     assert "<script" not in text and not re.search(r"(src|href)=\"(?!data:|#image-)", text)
     assert text.count("<img ") == text.count(' alt="') == 1 + 2 * 71

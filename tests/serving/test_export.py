@@ -70,6 +70,7 @@ def test_a_folder_says_what_it_is_and_proves_itself(exported: ExportDir, finishe
     assert facts["oof"] == overall and facts["temperature"] == overall["temperature"] and facts["folds"] == [0, 1, 2]
     assert facts["thresholds"] == {"half": 0.5, "oof": overall["best_threshold"]} and facts["onnx"] == {"views": 8}
     assert "Not for diagnosis" in card and f"{overall['auc']:.4f}" in card and facts["notice"] == NOTICE
+    assert "trained on synthetic patches" in card and read_json(exported.config)["generated_data"] is True
     assert "## Limits" in card and "model.onnx" in card and "{" not in card
     for fold in range(3):
         assert exported.weights(fold).read_bytes() == finished.fold(fold).weights.read_bytes()
@@ -172,7 +173,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("crop", "resolution", "views"), [(64, 0, 1), (96, 48, 8), (80, 33, 4)])
+@pytest.mark.parametrize(("crop", "resolution", "views"), [(64, 0, 1), (96, 48, 8), (80, 33, 4), (96, 128, 1)])
 def test_every_crop_and_resolution_is_exported_as_it_is_classified(crop: int, resolution: int, views: int) -> None:
     import torch
 

@@ -27,7 +27,7 @@ def main(root: str, cache: str, out: str) -> None:
     extra = ExtraPatches(others, others.ids[::2], np.arange(len(others.ids[::2])) % 2, 0.5)
     config = TrainConfig(
         model="tiny", weights="none", epochs=1, batch_size=50, lr=1e-3, precision="fp32", threads=1,
-        class_weight=1.5, color=1.0,
+        class_weight=1.5, color=1.0, ema=0.0,
     )  # fmt: skip
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -37,7 +37,7 @@ def copy_run(source: RunDir, target: Path, *, predicted: bool = True) -> Path:
         for path in [*target.rglob("*.csv"), *target.rglob("predictions.json")]:
             if path.name in (*PREDICTIONS, "predictions.json"):
                 path.unlink()
-        (target / "metrics.json").unlink()
+        (target / "metrics.json").unlink(missing_ok=True)
     return target
 
 

@@ -24,8 +24,19 @@ from tests.support.runs import (
 )
 
 
-@pytest.mark.parametrize("nproc", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_predictions_of_any_world_size_are_the_same_bytes(
+    call: Callable[..., tuple[int, str, str]], of_two: TwoProcessRun, generated: DataDir, cache: Path, tmp_path: Path
+) -> None:
+    """Those of two processes are made again by one."""
+    run = copy_run(of_two.run, tmp_path / "run", predicted=False)
+    code, _, said = call("predict", *places(generated, cache, run), "--nproc", 1)
+    assert code == 0 and "already predicted" not in said, said
+    assert predictions_of(run) == predictions_of(of_two.run.root) != {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [2, 3])
+def test_predictions_of_a_whole_run_are_the_same_bytes(
     finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path, nproc: int
 ) -> None:
     run = copy_run(finished, tmp_path / "run", predicted=False)
@@ -56,6 +67,7 @@ def test_two_processes_train_and_predict_a_fold_and_speak_once(of_two: TwoProces
     assert set(predictions_of(of_two.run.root)) == {"fold0/oof.csv", "fold0/test.csv"}
 
 
+@pytest.mark.slow
 def test_the_users_own_torchrun_trains_the_same_bytes(
     of_two: TwoProcessRun, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:

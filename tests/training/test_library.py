@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import claris_kaggle
 from claris_kaggle.core.paths import DataDir, RunDir
 from tests.conftest import DEADLINE, TwoProcessRun, environment
 from tests.support.runs import predictions_of
@@ -45,7 +50,8 @@ def run_script(text: str, folder: Path, *, from_stdin: bool) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("notebook", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", [False, True])
 def test_a_script_trains_two_processes_and_keeps_its_signals_settings_and_stderr(
     of_two: TwoProcessRun, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path, notebook: bool
 ) -> None:
@@ -62,6 +68,34 @@ def test_a_script_trains_two_processes_and_keeps_its_signals_settings_and_stderr
     if notebook:  # this process formats its messages as it likes; those of the ranks are plain
         assert any(line.startswith("claris_kaggle: training tiny from random weights") for line in lines)
         assert any(line.startswith("fold 0 epoch 2/2: loss") for line in lines)
+
+
+def test_a_call_keeps_the_signals_settings_and_streams_of_its_process(
+    finished: RunDir, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def settings() -> list[object]:
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [handlers, dict(os.environ), torch.get_num_threads(), logging.root.level]
+
+    threads, kept = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
+    heard: list[str] = []
+    signal.signal(signal.SIGINT, lambda *_: heard.append("mine"))
+    torch.set_num_threads(3)  # not the `threads` of the run
+    try:
+        before = settings()
+        places = {"data": str(generated.root), "run_dir": str(tmp_path / "run"), "cache": str(cache), "nproc": 1}
+        options = {"model": "tiny", "weights": "none", "threads": 1, "epochs": 2, "batch_size": 32}
+        claris_kaggle.train_run(claris_kaggle.TrainJob(**places, fold_file=str(fold_file), only=(0,)), options)
+        assert claris_kaggle.predict_run(claris_kaggle.PredictJob(**places)) is None
+        signal.raise_signal(signal.SIGINT)
+        assert heard == ["mine"] and settings() == before
+    finally:
+        torch.set_num_threads(threads)
+        signal.signal(signal.SIGINT, kept)
+    assert capsys.readouterr().out == ""
+    found = predictions_of(tmp_path / "run")
+    assert found == {name: predictions_of(finished.root)[name] for name in ("fold0/oof.csv", "fold0/test.csv")}
 
 
 def test_options_of_the_library_are_those_of_the_command_line(finished: RunDir) -> None:
