@@ -209,7 +209,7 @@ def _is_table_name(name: str) -> bool:
     return base.lower().endswith((".csv", ".tsv", ".txt")) and not base.startswith(".") and "__MACOSX" not in name
 
 
-def refuse_other_tables(content: bytes, path: Path) -> None:
+def _refuse_other_tables(content: bytes, path: Path) -> None:
     """Raise an error if the content is a table in another format, or a web page.
 
     Raises:
@@ -233,7 +233,7 @@ def _decode(content: bytes, path: Path, hint: str) -> str:
     """
     if not content.strip():
         raise TableError(f"{path}: empty", "", hint)
-    refuse_other_tables(content, path)
+    _refuse_other_tables(content, path)
     try:
         text = content.decode("utf-16" if content.startswith(_UTF16_MAGIC) else "utf-8-sig")
     except UnicodeDecodeError as error:

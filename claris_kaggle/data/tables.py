@@ -22,10 +22,10 @@ from claris_kaggle.data.foreign_tables import (
     _SLIDE_NAMES,
     ForeignTable,
     _count_ids,
+    _refuse_other_tables,
     clean_ids,
     list_columns,
     open_table,
-    refuse_other_tables,
     report_form,
 )
 
@@ -361,7 +361,7 @@ def _decode_csv(content: bytes, path: Path, hint: str) -> str:
     kind = next((kind for start, kind in _ARCHIVE_MAGIC.items() if content.startswith(start)), None)
     if kind:
         raise TableError(f"{path}: {kind}", "expected a plain CSV file in UTF-8", "Unpack it, or save it as CSV")
-    refuse_other_tables(content, path)
+    _refuse_other_tables(content, path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

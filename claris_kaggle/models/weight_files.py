@@ -62,7 +62,7 @@ _OTHER_KINDS = {
     b"II*\0": ("a TIFF image", "Check the path"),
 }
 # Ends of the names of other files, where the content does not tell their kind.
-_OTHER_SUFFIXES = {
+_FRAMEWORK_SUFFIXES = {
     ".msgpack": "a file of Flax", ".pb": "a graph of TensorFlow", ".index": "a part of a TensorFlow checkpoint",
     ".caffemodel": "a file of Caffe", ".params": "a file of MXNet", ".pdparams": "a file of PaddlePaddle",
     ".pdmodel": "a file of PaddlePaddle", ".t7": "a file of Torch7", ".mlmodel": "a file of Core ML",
@@ -239,7 +239,7 @@ def _name_by_suffix(source: object) -> str:
     """Return what a file of another framework is by the end of its name; empty if unknown."""
     name = Path(str(source)).name.lower()
     suffix = ".index" if re.search(r"\.data-\d+-of-\d+$", name) else Path(name).suffix
-    return _OTHER_SUFFIXES.get(suffix, "")
+    return _FRAMEWORK_SUFFIXES.get(suffix, "")
 
 
 def _require_torch_archive(content: bytes, source: object) -> None:

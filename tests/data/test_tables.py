@@ -19,7 +19,7 @@ BAD_LABELS = {
     "empty": (b"", "empty"),
     "header only": (b"id,label\n", "no rows"),
     "other header": (b"name,class\na,1\n", "header is 'name,class'"),
-    "no header": (f"{A},1\n{B},0\n".encode(), "the header is"),
+    "no header": (f"{A},1\n{B},0\n".encode(), "no header: the first line is"),
     "extra column": (b"id,label,note\na,1,x\n", "extra columns: note"),
     "index column": (b",id,label\n0,a,1\n", "index column"),
     "comma at the end": (b"id,label,\na,1,\n", "an empty column at the end; expected id,label. Remove the comma"),

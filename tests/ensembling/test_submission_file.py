@@ -32,7 +32,7 @@ FAULTS = {
     "empty value": (GOOD.replace("0.01", ""), "1 probability missing"),
     "no number": (GOOD.replace("0.01", "high"), "no number"),
     "wrong header": (GOOD.replace("id,label", "image_id,label"), "header is 'image_id,label'"),
-    "no header": (GOOD.replace("id,label\n", ""), "the header is"),
+    "no header": (GOOD.replace("id,label\n", ""), "no header"),
     "columns the wrong way round": (GOOD.replace("id,label", "label,id"), "the columns are label, id"),
     "an extra column": ("".join(f"{line},x\n" for line in GOOD.splitlines()), "extra columns: x"),
     "an index column": (
