@@ -198,7 +198,8 @@ def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "first" / "config.json").touch()
     with pytest.raises(RunError, match=rf"there \(runs in {tmp_path}: first\)"):
         load_run(RunDir(tmp_path))
-    with pytest.raises(RunError, match=rf"frist: no such folder \(runs in {tmp_path}: first\)"):
+    nearest = rf"frist: no such folder \(runs in {tmp_path}: first; did you mean {tmp_path}/first\?"
+    with pytest.raises(RunError, match=nearest):
         load_run(RunDir(tmp_path / "frist"))
 
 
