@@ -18,7 +18,11 @@ from claris_kaggle.evaluation.metrics import _accuracy, auc
 
 PAGE = ROOT / "docs" / "recipes.md"
 TRAINED_ON = 960  # patches of the sample in an epoch of one fold
-PRETRAINED = KEPT / "imagenet" / "pretrained-holdout.json"
+PRETRAINED = {
+    "{pretrained}": "pretrained-holdout.json",
+    "{longer}": "pretrained-longer.json",
+    "{folds}": "pretrained.json",
+}
 PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
 
 
@@ -122,9 +126,10 @@ def views_table() -> list[str]:
     return lines if figures else ["Not measured yet."]
 
 
-def pretrained_table() -> list[str]:
-    """A row for each recipe with ImageNet weights that `benchmarks.pretrained` measured, best first."""
-    rows = json.loads(PRETRAINED.read_text("utf-8")) if PRETRAINED.exists() else []
+def pretrained_table(name: str) -> list[str]:
+    """Return a row for each recipe with ImageNet weights in a summary of `benchmarks.pretrained`, best first."""
+    path = KEPT / "imagenet" / name
+    rows = json.loads(path.read_text("utf-8")) if path.exists() else []
     lines = ["| recipe | options | AUC | accuracy | AUC difference to `before` (95 %) | seeds |", "| --- " * 6 + "|"]
     for row in sorted(rows, key=lambda one: -np.mean(one["auc"])):
         options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in row["changes"].items())
@@ -157,7 +162,8 @@ def write_page(out: Path) -> None:
     units, labels = read_units(), read_folds(out / "folds.csv").labels
     text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
     found = all_gains(units, labels)
-    tables = {"{table}": table(units, labels, found), "{views}": views_table(), "{pretrained}": pretrained_table()}
+    tables = {"{table}": table(units, labels, found), "{views}": views_table()}
+    tables |= {place: pretrained_table(name) for place, name in PRETRAINED.items()}
     for place, lines in tables.items():
         text = text.replace(place, "\n".join(lines))
     PAGE.write_text(text, "utf-8")
