@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
     """Launch or resume the entry, and print the ledger's line; with --dry-run, print the plan."""
     from claris_kaggle.kaggle.launch import run_launch
     from claris_kaggle.kaggle.launch_state import Plan, describe_plan, require_name
+    from claris_kaggle.kaggle.preflight import check_plan
 
     options._require_session(args.time_limit)
     options._require_inputs(args)
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
         **options._read_named_files(args),
     )
     if args.dry_run:
+        check_plan(plan)
         _print_plan(describe_plan(plan), as_json=args.json)
         return
     entry = run_launch(plan, args.runs / plan.name, args.ledger, poll=args.poll)

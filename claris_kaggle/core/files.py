@@ -105,6 +105,19 @@ def _temporary_name(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def _remove_new_folders(folder: Path) -> Iterator[None]:
+    """After an exception, remove `folder` and its parents if they did not exist before and are empty."""
+    created = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # another process has written there
+            for one in created:
+                one.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Create a temporary file next to `path`; it replaces `path` when the context ends without an error.
 
@@ -113,7 +126,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         DiskError: the folder cannot be created or written, or the disk is full.
     """
-    with explain_disk_errors(path):
+    with explain_disk_errors(path), _remove_new_folders(path.parent):
         temporary = _temporary_name(path)
         try:
             temporary.touch(exist_ok=False)
@@ -142,15 +155,16 @@ def create_folder(path: Path) -> Iterator[Path]:
         path = path.resolve()
         if path.exists() and path.samefile(os.curdir):
             raise DiskError(f"{path}: the current folder", "nothing was changed", "Give a new folder")
-        aside = _temporary_name(path)
-        try:
-            aside.mkdir()
-            yield aside
-            platforms._sync_folder(aside)
-            platforms.move_folder(aside, path)
-            platforms._sync_folder(path.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        with _remove_new_folders(path.parent):
+            aside = _temporary_name(path)
+            try:
+                aside.mkdir()
+                yield aside
+                platforms._sync_folder(aside)
+                platforms.move_folder(aside, path)
+                platforms._sync_folder(path.parent)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

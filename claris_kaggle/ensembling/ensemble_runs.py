@@ -206,7 +206,7 @@ def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
     """Reject an output folder where the ensemble would replace anything but an older ensemble.
 
     Raises:
-        UsageError: the folder is a trained run, it is one of the runs to combine, or holds files of another origin.
+        UsageError: the folder is a file, a trained run or one of the runs to combine, or holds files of another origin.
     """
     files = (run_dir.folds, run_dir.folds.with_suffix(".json"), run_dir.oof, run_dir.test, run_dir.metrics)
     taken = [path.name for path in files if path.exists()]
@@ -214,6 +214,8 @@ def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
         what = "it is one of the runs to combine"
     elif run_dir.config.exists():
         what = "a trained run"
+    elif run_dir.root.is_file():
+        what = "a file"
     elif taken and not _is_ensemble(run_dir):
         what = f"it has {name_few(taken)} from another source"
     else:
@@ -232,12 +234,15 @@ def _is_ensemble(run_dir: RunDir) -> bool:
 def _keep_run(run_dir: RunDir, together: combine.Ensemble, content: Mapping[str, object], folds: Folds | None) -> None:
     """Write the ensemble as a run. Reports and further ensembles can use it.
 
+    `metrics.json` comes first: it marks the folder, so that the same command may replace a half-written run.
+
     Args:
         run_dir: the folder to write to.
         together: the ensemble.
         content: the content of `metrics.json`.
         folds: the fold file of the runs; None if no run has one.
     """
+    write_json(run_dir.metrics, content)
     if folds:
         write_folds(run_dir.folds, folds, {"copied_from": run_dir.folds.name}, overwrite=True)
     else:
@@ -245,7 +250,6 @@ def _keep_run(run_dir: RunDir, together: combine.Ensemble, content: Mapping[str,
             path.unlink(missing_ok=True)
     write_run_oof(run_dir.oof, together.oof)
     write_test(run_dir.test, together.test.ids, together.test.probabilities)
-    write_json(run_dir.metrics, content)
 
 
 def describe_run(run_dir: RunDir) -> _RunOrigin:

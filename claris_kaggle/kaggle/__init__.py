@@ -15,7 +15,7 @@ Other packages use:
 - `plan_cost`: `RunsSummary`, `describe_runs`, `require_networks`
 - `plan_file`: `read_plan`
 - `plan_launch`: `run_plan`
-- `preflight`: `check_session`
+- `preflight`: `check_plan`, `check_session`
 - `session_inputs`: `find_data`
 - `session`: `FAILED`, `run_session`
 - `session_progress`: `follow_session`

@@ -63,7 +63,7 @@ def read_plan(source: str, common: Plan) -> _RunsPlan:
     path = _find_plan(source)
     try:
         with explain_disk_errors(path):
-            content = tomllib.loads(path.read_bytes().decode("utf-8"))
+            content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{source}: invalid TOML: {error}", "", "See docs/kaggle.md for an example") from error
     _reject_unknown_keys(content, _PLAN_KEYS, source)

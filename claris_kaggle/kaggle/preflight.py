@@ -11,19 +11,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from claris_kaggle.core.config import TrainConfig, parse_config_flags
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import ClarisError, UsageError
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import Folds, read_folds, require_together
+from claris_kaggle.data.fold_split import make_folds
 from claris_kaggle.data.prepare import read_training_folds
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.kaggle.kernel_source import KernelSettings
 from claris_kaggle.kaggle.session_inputs import _FileSettings
 
 if TYPE_CHECKING:
-    from claris_kaggle.kaggle.launch_state import _Launch
+    from claris_kaggle.kaggle.launch_state import Plan, _Launch
 
 # A session has two T4 GPUs. A step needs two patches for each of them.
 _SESSION_GPUS = 2
@@ -32,6 +36,7 @@ _SESSION_FOLDS = 5
 # Where `claris fetch` puts the competition's files.
 _FETCHED = DataDir(Path("data"))
 _FOREIGN_ENDS = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
+_NO_TABLES = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".pkl", ".pickle", ".npy", ".json", ".pdf", ".h5")
 _SPLIT_BY_SLIDE = "Split again with claris folds --slides FILE"
 
 
@@ -58,9 +63,17 @@ def _check_first_push(launch: _Launch) -> None:
     Raises:
         ClarisError: as in `check_session`.
     """
-    plan = launch.plan
     if not any(one.tried or one.version for part in launch.rounds for one in part):
-        _check_training(plan, plan.flags, [fold for part in plan.parts for fold in part])
+        check_plan(launch.plan)
+
+
+def check_plan(plan: Plan) -> None:
+    """Check the sessions of a launch as `check_session` does.
+
+    Raises:
+        ClarisError: as in `check_session`.
+    """
+    _check_training(plan, plan.flags, [fold for part in plan.parts for fold in part])
 
 
 def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[int], *, resumed: bool = False) -> None:
@@ -79,6 +92,7 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
     config = new_config(parse_config_flags(flags, files.weights_from))
     copies = {name: path for name, value in files.named_files.items() if (path := _find_copy(value))}
     _check_recipe(config, files)
+    _require_tables(files)
     try:
         split = _check_tables(copies)
         k = split.k if split else 0 if files.folds_from or resumed else _SESSION_FOLDS
@@ -125,9 +139,30 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
         raise UsageError(found, "", "Give hf-hub:OWNER/NAME, or a name of timm")
     if config.weights == "imagenet":
         require_imagenet(config.model)
+    elif config.weights.startswith("/kaggle/") and not _attached_names(files) & {*config.weights.split("/")}:
+        found = f"--weights is {config.weights}, and no input of that name is attached"
+        raise UsageError(found, "", "Give --weights-from owner/dataset/file, which attaches it")
     elif config.weights != "none" and not files.weights_from and not config.weights.startswith("/kaggle/"):
         found = f"--weights is {config.weights}, a file that a session does not have"
         raise UsageError(found, "", "Put it into a dataset, and give --weights-from owner/dataset/file")
+
+
+def _attached_names(files: _FileSettings) -> set[str]:
+    """Return the names of the inputs of a session, without their owners."""
+    kinds = ("datasets", "models", *(["inputs"] if isinstance(files, KernelSettings) else []))
+    return {name.split("/")[1] for kind in kinds for name in getattr(files, kind)}
+
+
+def _require_tables(files: _FileSettings) -> None:
+    """Raise if a slide map, fold file or file of pseudo-labels is no CSV by its name.
+
+    Raises:
+        UsageError: names the flag.
+    """
+    for name, value in files.named_files.items():
+        if name != "weights_from" and value.lower().endswith(_NO_TABLES):
+            found = f"--{name.replace('_', '-')} {value}: not a CSV file by its name"
+            raise UsageError(found, "", "Save the table as CSV, and put that into the dataset")
 
 
 def _require_memory(config: TrainConfig) -> None:
@@ -170,13 +205,32 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
     split = _read_split_copy(copies["folds_from"]) if "folds_from" in copies else None
     if "slides_from" in copies:
         path = copies["slides_from"]
-        ids = split.ids if split else tables.read_labels(_FETCHED.labels)[0] if _FETCHED.labels.is_file() else []
+        ids, labels = (split.ids, split.labels) if split else _read_labels_copy()
         slides = tables.read_slides(path, ids)
+        if ids and not split:
+            _require_slides(ids, labels, slides, path)
         if split:
             require_together(split, slides, "slide", copies["folds_from"], _SPLIT_BY_SLIDE)
     if "extra_from" in copies and split and _FETCHED.sample.is_file():
         read_pseudo_file(copies["extra_from"], split, tables.read_sample(_FETCHED.sample))
     return split
+
+
+def _read_labels_copy() -> tuple[list[str], NDArray[np.int8]]:
+    """Return the training ids and their labels; none if they are not at hand."""
+    return tables.read_labels(_FETCHED.labels) if _FETCHED.labels.is_file() else ([], np.empty(0, np.int8))
+
+
+def _require_slides(ids: list[str], labels: NDArray[np.int8], slides: list[str], path: Path) -> None:
+    """Raise if the default folds of a session cannot be made from a slide map.
+
+    Raises:
+        UsageError: there are too few slides; the message names the file.
+    """
+    try:
+        make_folds(ids, labels, k=_SESSION_FOLDS, slides=slides)
+    except ClarisError as error:
+        raise UsageError(f"{path}: {error.found}", error.expected, "Give a map with more slides, or none") from error
 
 
 def _read_split_copy(path: Path) -> Folds:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from claris_kaggle.core import platforms
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.kaggle import api
@@ -35,6 +38,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("report RUN --out new/report.txt", "wrong file type"),
         ("ensemble RUN --data DATA --out new/s.csv --save-run RUN", "one of the runs to combine"),
         ("ensemble RUN UNFINISHED --data DATA --out new/s.csv --save-run new/run", "no oof.csv there"),
+        (
+            "ensemble RUN --data DATA --out new/s.csv --save-run FILE",
+            "labels.csv: a file; expected a folder of its own",
+        ),
         ("predict --data DATA --run new/run", "no such folder"),
         ("pack --data BAD --cache new/cache", "1 file missing"),
         ("folds --data DATA --out new/f.csv --k 1 --cache new/cache", "--k is 1"),
@@ -76,9 +83,47 @@ def test_a_command_that_fails_on_its_inputs_leaves_no_folder(
         (bad / "sample_submission.csv").unlink()
         (bad / "sample_submission.csv").write_text("id,label\nx,0\n")
     values = {"RUN": finished.root, "UNFINISHED": run, "DATA": generated.root, "BAD": bad, "FOLDS": fold_file}
+    values["FILE"] = generated.labels
     arguments = [
         part for word in command.split() for part in (TINY if word == "TINY" else [str(values.get(word, word))])
     ]
     code, _, said = call(*arguments)
     assert code in (1, 2) and words in one_line(said)
     assert [path.name for path in here.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("report RUN --out new/a/report.html", "report.html"),
+        ("classify --run RUN IMAGE --csv new/a/found.csv --views 1", "found.csv"),
+        ("export RUN --out new/a/export", "export.json"),
+        ("ensemble RUN --data DATA --out s.csv --save-run new/run", "test.csv"),
+        ("push train --build-only new/kernel --user me -- --model tiny --weights none", "train.py"),
+    ],
+)
+def test_a_full_disk_leaves_no_folder_and_the_same_command_works_later(
+    call: Call,
+    finished: RunDir,
+    generated: DataDir,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    file: str,
+) -> None:
+    whole = platforms.sync_file
+
+    def fill(stream: BinaryIO) -> None:
+        if file in stream.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(stream)
+
+    image = sorted(generated.patches("test").glob("*.tif"))[0]
+    values = {"RUN": finished.root, "DATA": generated.root, "IMAGE": image}
+    arguments = [str(values.get(word, word)) for word in command.split()]
+    with monkeypatch.context() as patch:
+        patch.setattr(platforms, "sync_file", fill)
+        code, _, said = call(*arguments)
+    assert code == 1 and "no space left on the disk" in said
+    assert not (here / "new").exists() or command.startswith("ensemble")
+    assert call(*arguments)[0] == 0

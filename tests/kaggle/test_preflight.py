@@ -50,6 +50,7 @@ def refused(call: Call, words: str, *arguments: object, code: int = 2, command: 
         (["--model", "tiny"], "timm has no ImageNet weights for tiny"),
         (["--model", "tiny", "--weights", "none", "--precision", "bf16"], "--precision is bf16, which a T4 does not"),
         (["--model", "tiny", "--weights", "none", "--batch-size", "3"], "a session with 2 GPUs needs at least 4"),
+        (["--model", "tiny", "--weights", "/kaggle/input/w/own.pth"], "no input of that name is attached"),
         (["--model", "tiny", "--weights", "own.pth"], "a file that a session does not have. Put it into a dataset"),
         (["--model", "tiny", "--weights", "none", "--extra-weight", "0.2"], "--extra-weight without --extra-from"),
         (["--model", "tiny", "--weights", "none", "--optimizer", "adamm"], "--optimizer is 'adamm'"),
@@ -60,7 +61,7 @@ def refused(call: Call, words: str, *arguments: object, code: int = 2, command: 
     ],
 )
 def test_a_recipe_that_a_session_refuses_is_refused_here(call: Call, flags: list[str], words: str) -> None:
-    for command in (LAUNCH, PUSH):
+    for command in (LAUNCH, [*LAUNCH, "--dry-run"], PUSH):
         code, _, said = call(*command, "--", *flags)
         assert code == 2 and words in said and len(said.strip().splitlines()) == 1, said
     assert not Path("runs").exists() and not Path("kernels.json").exists()
@@ -91,6 +92,11 @@ def test_tables_at_hand_must_match_each_other_and_the_data(
     header, *lines = (here / "slides.csv").read_text().splitlines()
     (here / "short.csv").write_text("\n".join([header.replace("wsi", "tissue"), *lines]) + "\n")
     refused(call, "expected id and one of wsi", "--slides-from", "me/s/short.csv", *tiny, code=1)
+    refused(call, "not a CSV file by its name", "--slides-from", "me/s/slides.xlsx", *tiny)
+    (here / "data").symlink_to(generated.root)
+    (here / "one.csv").write_text("\n".join([header, *(f"{line.split(',')[0]},7" for line in lines)]) + "\n")
+    refused(call, "one.csv: ", "--slides-from", "me/s/one.csv", *tiny)
+    (here / "data").unlink()
     shutil.copy(fold_file, here / "three.csv")
     three = ["--folds-from", "me/f/three.csv"]
     refused(call, "there is no fold 4; three.csv has folds 0 to 2", *three, "--fold", 4, *tiny, command=PUSH)
@@ -114,6 +120,11 @@ def test_pseudo_labels_at_hand_must_be_of_these_folds(
     shutil.copy(fold_file, here / "three.csv")
     built = ["push", "train", "--build-only", "kernel", "--user", "me", "--record", "kernels.json"]
     assert call(*built, *files, "me/f/three.csv", *tiny)[0] == 0
+
+
+def test_weights_of_an_attached_input_are_taken(call: Call) -> None:
+    command = ["push", "train", "--build-only", "kernel", "--user", "me", "--record", "kernels.json", "--dataset"]
+    assert call(*command, "me/w", *TINY_FLAGS, "--weights", "/kaggle/input/w/own.pth")[0] == 0
 
 
 def test_a_prediction_without_a_run_is_refused(call: Call) -> None:
