@@ -146,7 +146,7 @@ def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Map
     if failure.kind == "disk":
         return explain_disk(OSError(failure.errno, failure.text), arguments.get("folder", "the disk"))
     if failure.kind == "login":
-        return KaggleError(text, "", _LOGIN)
+        return KaggleError(text, "", _LOGIN, status=401)  # all other calls would fail as well
     if failure.kind == "network":
         return KaggleError(
             f"Kaggle could not be reached ({text})", "", "Check the network, then run it again", passing=True

@@ -13,12 +13,25 @@ from pathlib import Path
 
 _NAME = "kaggle.json"
 _SMART_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
+_TOKEN_ELSEWHERE = "holds an API token, which belongs into ~/.kaggle/access_token"
 _LEGACY_KEY = re.compile(r"[0-9a-f]{32}")
 _API_TOKEN = "KGAT_"
 # Names that browsers, editors and file managers give to the file.
-_OTHER_NAMES = re.compile(
-    r"kaggle( ?\(\d+\)| ?- ?copy| copy( \d+)?|_\d+)?\.json(\.(txt|json|download))?", re.IGNORECASE
-)
+_ADDED = r"([ _-]*(\(\d+\)|copy|\d+))*"
+_ENDING = r"(\.(txt|json|bak|old|download|crdownload|part|partial))*~?"
+_OTHER_NAMES = {
+    _NAME: re.compile(rf"\.?kaggle{_ADDED}([. ]json|(?=\.txt)){_ENDING}", re.IGNORECASE),
+    "access_token": re.compile(rf"\.?access[ _-]?token{_ADDED}{_ENDING}", re.IGNORECASE),
+}
+_UNFINISHED = (".download", ".crdownload", ".part", ".partial")
+_USUAL_PLACES = (".kaggle", ".", "Downloads", "Desktop", "Documents", "kaggle", ".config/kaggle")
+# The first bytes of files that are no text of their own, and what to do.
+_OTHER_KINDS = {
+    b"PK\x03\x04": "is an archive or a document; save the token as plain text",
+    b"%PDF": "is a PDF document; save the token as plain text",
+    b"{\\rtf": "is a document in Rich Text Format; save it as plain text",
+}
+_EXAMPLE = '{"username": "...", "key": "..."}'
 
 
 def _explain_token_files() -> str:
@@ -31,12 +44,14 @@ def _explain_token_files() -> str:
     if len(given) == 2:
         return _find_pair_fault("the variables KAGGLE_USERNAME and KAGGLE_KEY", *(os.environ[name] for name in pair))
     if os.environ.get("KAGGLE_API_TOKEN"):
-        return ""
+        return _find_variable_fault(os.environ["KAGGLE_API_TOKEN"])
     for name in ("access_token", "access_token.txt"):
         path = Path("~/.kaggle").expanduser() / name
         if os.path.lexists(path):
             return _find_access_token_fault(path)
     folder = _config_folder()
+    if folder.is_file():
+        return f"KAGGLE_CONFIG_DIR is the file {folder}; give the folder of {_NAME}"
     path = folder / _NAME
     if os.path.lexists(path):
         fault = _find_json_fault(path)
@@ -58,18 +73,28 @@ def _config_folder() -> Path:
 def _find_misplaced(folder: Path) -> str:
     """Return the fault of a token file under another name, or in a folder where the client does not look."""
     try:
-        usual = [folder, *(Path("~").expanduser() / name for name in (".kaggle", ".", "Downloads"))]
+        home = Path("~").expanduser()
     except RuntimeError:  # no home folder
-        usual = [folder]
-    for place in [*usual, Path()]:
+        return ""
+    right = {_NAME: folder / _NAME, "access_token": home / ".kaggle" / "access_token"}
+    for place in dict.fromkeys([folder, *(home / name for name in _USUAL_PLACES), Path()]):
         try:
             names = sorted(os.listdir(place))  # noqa: PTH208 - names only
         except OSError:
             continue
-        other = next((name for name in names if _OTHER_NAMES.fullmatch(name)), "")
-        if other and not (place == folder and other == _NAME):
-            return f"{(place / other)} is not read; it belongs at {folder / _NAME}"
+        for kind, pattern in _OTHER_NAMES.items():
+            for name in filter(pattern.fullmatch, names):
+                found = place / name / kind if (place / name).is_dir() else place / name
+                if found.is_file() and found != right[kind]:
+                    return _explain_misplaced(found, right[kind])
     return ""
+
+
+def _explain_misplaced(found: Path, right: Path) -> str:
+    """Return what to do about a token file in the wrong place."""
+    if found.name.lower().endswith(_UNFINISHED) and not found.name.lower().endswith(".json.download"):
+        return f"{found} is an unfinished download; download it again, to {right}"
+    return f"{found} is not read; it belongs at {right}"
 
 
 def _read_text(path: Path) -> tuple[str, str]:
@@ -82,8 +107,14 @@ def _read_text(path: Path) -> tuple[str, str]:
         return "", f"{path} cannot be read ({error.strerror or type(error).__name__})"
     if not content.strip():
         return "", f"{path} is empty"
+    if not content.strip(b"\0"):
+        return "", f"{path} has only zero bytes; download the file again"
+    kind = next((what for start, what in _OTHER_KINDS.items() if content.startswith(start)), "")
+    if kind:
+        return "", f"{path} {kind}"
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:16]:
-        return "", f"{path} is text in UTF-16; save it as UTF-8 without BOM"
+        width = 32 if b"\0\0" in content[:16] else 16
+        return "", f"{path} is text in UTF-{width}; save it as UTF-8 without BOM"
     if content.startswith(b"\xef\xbb\xbf"):
         return "", f"{path} begins with a byte-order mark; save it as UTF-8 without BOM"
     try:
@@ -100,52 +131,94 @@ def _find_json_fault(path: Path) -> str:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        if any(sign in text for sign in _SMART_QUOTES):
-            return f"{path} has typographic quotes; replace them by straight ones"
-        if text.lstrip()[:1] == "<":
-            return f"{path} is a web page; download the file again"
-        if text.strip().startswith(_API_TOKEN):
-            return f"{path} holds an API token, which belongs into ~/.kaggle/access_token"
-        if "'" in text and '"' not in text:
-            return f"{path} has single quotes; JSON needs double quotes"
-        return f"{path} is not complete JSON; download the file again"
+        return f"{path} {_explain_syntax(text)}"
     if not isinstance(content, dict):
-        return f"{path} holds a {type(content).__name__}; an object with username and key is needed"
+        kind = {list: "list", str: "text", type(None): "null"}.get(type(content), "number")
+        return f"{path} holds a {kind}; an object with username and key is needed"
     missing = [name for name in ("username", "key") if not content.get(name)]
+    if missing and any(str(value).startswith(_API_TOKEN) for value in content.values()):
+        return f"{path} {_TOKEN_ELSEWHERE}"
     if missing:
-        others = [name for name in content if name.strip().lower() in missing and name not in missing]
-        near = " (names are in small letters, without spaces)" if others else ""
+        others = [name for name in content if name.strip().lower().removeprefix("kaggle_") in missing]
+        near = " (names are in small letters, without spaces)" if any(name not in missing for name in others) else ""
         return f"{path} has no {' and no '.join(missing)}{near}"
     return _find_pair_fault(str(path), content["username"], content["key"])
+
+
+def _explain_syntax(text: str) -> str:
+    """Return what is wrong with text that is not JSON."""
+    if any(sign in text for sign in _SMART_QUOTES):
+        return "has typographic quotes; replace them by straight ones"
+    if text.lstrip()[:1] == "<":
+        return "is a web page; download the file again"
+    if text.strip().startswith(_API_TOKEN):
+        return _TOKEN_ELSEWHERE
+    if _LEGACY_KEY.fullmatch(text.strip()):
+        return f"holds the key alone; {_EXAMPLE} is needed"
+    if "'" in text and '"' not in text:
+        return "has single quotes; JSON needs double quotes"
+    if re.search(r"^\s*(export |set )?\w+\s*[=:]", text):
+        return f"has lines of names and values; {_EXAMPLE} is needed"
+    if re.search(r",\s*}", text):
+        return "has a comma before the closing brace; remove it"
+    try:
+        json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return "is not complete JSON; download the file again"
+    return "has a line break inside a value; download the file again"
 
 
 def _find_pair_fault(source: str, user: object, key: object) -> str:
     """Return what is wrong with a user name and key; empty if nothing is known to be."""
     if not isinstance(user, str) or not isinstance(key, str):
         return f"{source}: username and key must be text"
-    if user != user.strip() or key != key.strip():
-        return f"{source}: spaces or line breaks around username or key"
+    if len(user.split()) != 1 or len(key.split()) != 1 or user != user.strip() or key != key.strip():
+        return f"{source}: spaces or line breaks in username or key"
+    if key.startswith(_API_TOKEN):
+        return f"{source}: the key is an API token, which belongs into ~/.kaggle/access_token"
     if _LEGACY_KEY.fullmatch(user) and not _LEGACY_KEY.fullmatch(key):
         return f"{source}: username and key are swapped"
+    if user.startswith("@") or "/" in user:
+        return f"{source}: username is the address of a profile; the user name alone is needed"
     if "@" in user:
         return f"{source}: username is an e-mail address; the user name of the account is needed"
     if not user.isascii() or not key.isascii() or set("<>\"'") & set(user + key):
         return f"{source}: username or key has characters that no token has"
+    if not _LEGACY_KEY.fullmatch(key):
+        return f"{source}: the key is not one of Kaggle, which has 32 digits from 0-9 and a-f; create a new token"
     return ""
+
+
+def _find_variable_fault(value: str) -> str:
+    """Return what is wrong with KAGGLE_API_TOKEN, a token or the path of a file with one."""
+    path = Path(value)
+    try:
+        if os.path.lexists(path):
+            return _find_access_token_fault(path)
+    except (OSError, ValueError):  # not a path
+        pass
+    if len(path.parts) > 1:
+        return "KAGGLE_API_TOKEN is the path of a file that does not exist"
+    return _find_token_fault("KAGGLE_API_TOKEN", value)
 
 
 def _find_access_token_fault(path: Path) -> str:
     """Return what is wrong with a file of an access token; empty if nothing is known to be."""
     text, fault = _read_text(path)
-    if fault:
-        return fault
+    return fault or _find_token_fault(str(path), text)
+
+
+def _find_token_fault(source: str, text: str) -> str:
+    """Return what is wrong with the text of an access token; empty if nothing is known to be."""
     token = text.strip()
     if token[:1] == "{":
-        return f"{path} holds JSON; JSON belongs into kaggle.json, and the token alone into access_token"
+        return f"{source} holds JSON; JSON belongs into kaggle.json, and the token alone into access_token"
     if token[:1] == "<":
-        return f"{path} is a web page; create the token again"
+        return f"{source} is a web page; create the token again"
     if len(token.split()) > 1 or "=" in token.rstrip("="):
-        return f"{path} has more than the token; the token alone is needed"
+        return f"{source} has more than the token; the token alone is needed"
     if not token.isascii() or set("\"'") & set(token):
-        return f"{path} has quotes or other characters that no token has"
+        return f"{source} has quotes or other characters that no token has"
+    if _LEGACY_KEY.fullmatch(token):
+        return f"{source} holds a key, which belongs into kaggle.json with its username; an API token is needed"
     return ""

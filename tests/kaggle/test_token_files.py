@@ -10,6 +10,7 @@ import pytest
 from claris_kaggle.core.findings import BAD
 from claris_kaggle.kaggle import account
 from claris_kaggle.kaggle.token_files import _explain_token_files
+from tests.support.kaggle_double import FakeKaggle
 
 USER, KEY = "ada-lovelace", "0123456789abcdef" * 2
 GOOD = json.dumps({"username": USER, "key": KEY})
@@ -57,6 +58,31 @@ FAULTY: dict[str, tuple[str, bytes | None, str]] = {
     "second download": (".kaggle/kaggle (1).json", GOOD.encode(), "kaggle (1).json is not read; it belongs at"),
     "in the downloads": ("Downloads/kaggle.json", GOOD.encode(), "Downloads/kaggle.json is not read; it belongs at"),
     "at home": ("kaggle.json", GOOD.encode(), "kaggle.json is not read; it belongs at"),
+    "UTF-32": (".kaggle/kaggle.json", GOOD.encode("utf-32"), "is text in UTF-32"),
+    "zero bytes": (".kaggle/kaggle.json", b"\0" * 64, "has only zero bytes"),
+    "rich text": (".kaggle/kaggle.json", b"{\\rtf1\\ansi " + GOOD.encode(), "Rich Text Format"),
+    "an archive": (".kaggle/kaggle.json", b"PK\x03\x04\xff", "is an archive or a document"),
+    "trailing comma": (".kaggle/kaggle.json", f"{GOOD[:-1]},\n}}".encode(), "has a comma before the closing brace"),
+    "assignments": (".kaggle/kaggle.json", f"KAGGLE_USERNAME={USER}\nKAGGLE_KEY={KEY}".encode(), "lines of names"),
+    "YAML": (".kaggle/kaggle.json", f"username: {USER}\nkey: {KEY}".encode(), "lines of names and values; {"),
+    "the key alone": (".kaggle/kaggle.json", KEY.encode(), "holds the key alone"),
+    "a wrapped key": (
+        ".kaggle/kaggle.json",
+        GOOD.replace("cdef01", "cdef\n01").encode(),
+        "a line break inside a value",
+    ),
+    "a space in the name": (".kaggle/kaggle.json", dumped(username="Ada L", key=KEY), "spaces or line breaks in"),
+    "a profile": (".kaggle/kaggle.json", dumped(username=f"kaggle.com/{USER}", key=KEY), "address of a profile"),
+    "a token as key": (".kaggle/kaggle.json", dumped(username=USER, key=TOKEN), "the key is an API token"),
+    "a token in JSON": (".kaggle/kaggle.json", dumped(token=TOKEN), "holds an API token"),
+    "a masked key": (".kaggle/kaggle.json", dumped(username=USER, key="********"), "create a new token"),
+    "names of variables": (".kaggle/kaggle.json", dumped(KAGGLE_USERNAME=USER, key=KEY), "no username (names are"),
+    "unfinished": (".kaggle/kaggle.json.crdownload", GOOD.encode(), "is an unfinished download"),
+    "a copy": (".kaggle/kaggle - Copy (2).json", GOOD.encode(), "Copy (2).json is not read"),
+    "on the desktop": ("Desktop/kaggle 2.json", GOOD.encode(), "kaggle 2.json is not read"),
+    "unpacked": ("Downloads/kaggle.json/kaggle.json", GOOD.encode(), "kaggle.json/kaggle.json is not read"),
+    "access token elsewhere": ("Downloads/access_token (1).txt", TOKEN.encode(), "it belongs at"),
+    "access token is a key": (".kaggle/access_token", KEY.encode(), "holds a key, which belongs into kaggle.json"),
     "access token with JSON": (".kaggle/access_token", GOOD.encode(), "access_token holds JSON"),
     "access token with BOM": (".kaggle/access_token", TOKEN.encode("utf-8-sig"), "byte-order mark"),
     "access token in UTF-16": (".kaggle/access_token", TOKEN.encode("utf-16"), "access_token is text in UTF-16"),
@@ -71,7 +97,7 @@ FAULTY: dict[str, tuple[str, bytes | None, str]] = {
 def test_the_fault_of_a_token_file_is_named_and_its_content_is_not_shown(home: Path, name: str) -> None:
     place, content, words = FAULTY[name]
     path = home / place
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if content is None:
         path.mkdir()
     else:
@@ -94,8 +120,30 @@ def test_good_tokens_and_none_at_all_have_no_fault(home: Path, monkeypatch: pyte
     assert _explain_token_files() == "KAGGLE_USERNAME is set, and KAGGLE_KEY is not"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("KAGGLE_API_TOKEN", f'"{TOKEN}"', "KAGGLE_API_TOKEN has quotes"),
+        ("KAGGLE_API_TOKEN", f"Bearer {TOKEN}", "KAGGLE_API_TOKEN has more than the token"),
+        ("KAGGLE_API_TOKEN", "missing/access_token", "is the path of a file that does not exist"),
+        ("KAGGLE_API_TOKEN", "empty", "empty is empty"),
+        ("KAGGLE_CONFIG_DIR", "empty", "KAGGLE_CONFIG_DIR is the file empty; give the folder"),
+    ],
+)
+def test_the_fault_of_a_variable_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    (home / "empty").touch()
+    monkeypatch.setenv(variable, value)
+    found = _explain_token_files()
+    assert words in found and TOKEN not in found
+
+
 @pytest.mark.usefixtures("quick")
-def test_the_clients_login_names_the_fault(home: Path) -> None:
+def test_the_clients_login_names_the_fault(kaggle: FakeKaggle, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
     (home / ".kaggle/kaggle.json").write_bytes(GOOD.encode("utf-16"))
     finding = account.check_account()[0]
     assert finding.state == BAD and "kaggle.json is text in UTF-16; save it as UTF-8" in finding.found
