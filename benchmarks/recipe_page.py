@@ -20,6 +20,7 @@ PAGE = ROOT / "docs" / "recipes.md"
 TRAINED_ON = 960  # patches of the sample in an epoch of one fold
 PRETRAINED = {
     "{pretrained}": "pretrained-holdout.json",
+    "{four}": "pretrained-holdout-4-views.json",
     "{longer}": "pretrained-longer.json",
     "{folds}": "pretrained.json",
 }
