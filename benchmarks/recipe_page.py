@@ -22,7 +22,6 @@ PRETRAINED = {
     "{pretrained}": "pretrained-holdout.json",
     "{four}": "pretrained-holdout-4-views.json",
     "{longer}": "pretrained-longer.json",
-    "{folds}": "pretrained.json",
 }
 PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
 
