@@ -14,7 +14,8 @@ from claris_kaggle.core.files import explain_disk_errors, read_json
 
 _COMPETITION_FOLDER = "the competition's folder has train/, test/, train_labels.csv and sample_submission.csv"
 _TABLES_AND_FOLDERS = 4
-_ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+_NESTED = 4
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,27 @@ class DataDir(_Folder):
         """
         if not self.root.is_dir():
             there = self.root.exists()
-            archive = self.root.name.lower().endswith(_ARCHIVE_SUFFIXES)
+            archive = self.root.name.lower().endswith(ARCHIVE_SUFFIXES)
             what = ("an archive" if archive else "a file") if there else "no such folder"
             hint = "Unpack it, then give the folder" if there and archive else "Give that folder as --data DIR"
+            if re.match(r"https?:/", str(self.root)):
+                what, hint = "a web address", "Download the data first: claris fetch --out DIR"
+            elif self.root.is_symlink():
+                what = f"a broken symbolic link to {self.root.readlink()}"
             raise UsageError(f"{self.root}: {what}", _COMPETITION_FOLDER, hint)
         missing = self._missing()
         if missing:
             found = f"{self.root}: no {', '.join(missing)} there"
             raise UsageError(found, _COMPETITION_FOLDER, self._suggest_folder(missing))
         return self
+
+    def _explain_near(self, name: str, other: str) -> str:
+        """Return what to do about a file or folder `other` that stands for the missing `name`."""
+        path = self.root / other
+        if path.is_symlink() and not path.exists():
+            return f"{other} is a broken symbolic link to {path.readlink()}"
+        spreadsheet = path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers")
+        return f"Save {other} as {name}" if spreadsheet else f"Rename {other!r} to {name}"
 
     def _missing(self) -> list[str]:
         """Return the names of the tables and folders that do not exist."""
@@ -90,11 +103,17 @@ class DataDir(_Folder):
 
     def _suggest_folder(self, missing: Sequence[str]) -> str:
         """Return what to do about missing files: another folder that has them, or archives to unpack."""
-        around = [self.root.resolve().parent, *sorted(path for path in self.root.glob("*/") if path.is_dir())]
+        around = [self.root.resolve().parent, *_list_subfolders(self.root, _NESTED)]
         other = next((path for path in around if not DataDir(path)._missing()), None)
         if other:
             return f"Give --data {other}"
-        archives = sorted(path.name for path in self.root.iterdir() if path.name.lower().endswith(_ARCHIVE_SUFFIXES))
+        names = sorted(path.name for path in self.root.iterdir())
+        near = {one: other for one in missing for other in names if _is_same_name(one, other)}
+        if near:
+            return "; ".join(self._explain_near(name, other) for name, other in near.items())
+        if any(name.lower().endswith(".tif") for name in names):
+            return "Move its .tif files into train/ and test/, by the ids of the two tables"
+        archives = sorted(path.name for path in self.root.iterdir() if path.name.lower().endswith(ARCHIVE_SUFFIXES))
         parts = [name for name in archives if name.split(".")[0] in {one.split(".")[0] for one in missing}]
         if parts or len(missing) == _TABLES_AND_FOLDERS:
             archives = parts or archives
@@ -256,6 +275,24 @@ class ExportDir(_Folder):
     def weights(self, fold: int) -> Path:
         """Return the weights file of fold number `fold`."""
         return self.root / f"fold{fold}.safetensors"
+
+
+def _list_subfolders(folder: Path, depth: int) -> list[Path]:
+    """Return the folders below a folder up to this depth, without hidden ones; those near the top come first."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(Path(one.path) for one in entries if one.is_dir() and one.name[0] not in "._")
+    except OSError:
+        return []
+    return found + [path for one in found if depth > 1 for path in _list_subfolders(one, depth - 1)]
+
+
+def _is_same_name(name: str, other: str) -> bool:
+    """Return True if `other` is a name that a browser, an unpacker or an editor gives to a second `name`."""
+    stem, _, suffix = name.partition(".")
+    added = r"( ?\(\d+\)| ?-? ?copy| \d+)?"
+    endings = rf"\.{suffix}(\.txt)?|\.txt|\.xlsx?|\.ods|\.numbers" if suffix else ""
+    return bool(re.fullmatch(rf"(copy of )?{re.escape(stem)}{added}({endings})", other, re.IGNORECASE))
 
 
 def require_suffix(path: Path, *endings: str) -> Path:

@@ -16,7 +16,7 @@ from claris_kaggle.core.console import Progress, log_info
 from claris_kaggle.core.errors import PatchError, format_count, name_few
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.folder_layout import _explain_layout
+from claris_kaggle.data.folder_layout import _explain_layout, _explain_surplus
 from claris_kaggle.data.pack import _list_patches
 from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import patch_id, read_patch
@@ -99,7 +99,8 @@ def _check_split(data: DataDir, split: str, ids: Sequence[str], findings: Findin
         findings.faults += [f"{split}: {layout}"] if layout else []
     if surplus:
         findings.faults.append(
-            f"{split}: {format_count(len(surplus), 'file')} without a row in {table} ({name_few(surplus)})"
+            f"{split}: {format_count(len(surplus), 'file')} without a row in {table} ({name_few(surplus)}). "
+            f"{_explain_surplus(surplus, missing)}".rstrip(". ")
         )
     names = sorted(set(ids) & present)
 

@@ -29,7 +29,7 @@ from claris_kaggle.core.files import (
     write_json,
     write_text,
 )
-from claris_kaggle.data.folder_layout import _explain_layout
+from claris_kaggle.data.folder_layout import _explain_layout, _explain_surplus
 from claris_kaggle.data.parallel import _map_chunks
 from claris_kaggle.data.patches import PATCH_BYTES, PATCH_SHAPE, patch_id, read_patch
 
@@ -194,7 +194,6 @@ def _write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
     fill = functools.partial(_fill_rows, source, path)
     with Progress(f"pack {source.name}", len(ids)) as progress:
         faults = [fault for part in _map_chunks(fill, ids, jobs, progress) for fault in part]
-        log_info(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} per second")
     if faults:
         more = (
             f" (and {format_count(len(faults) - 1, 'more bad file')}; claris check lists them)"
@@ -202,6 +201,7 @@ def _write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
             else ""
         )
         raise PatchError(f"{faults[0]}{more}", "", "No cache was written")
+    log_info(f"{source.name}: packed {len(ids):,} patches at {progress.rate():,.0f} per second")
     with path.open("r+b") as stream:
         platforms.sync_file(stream)
 
@@ -259,7 +259,7 @@ def _require_files(source: Path, ids: Sequence[str]) -> None:
         faults.append(f"{format_count(len(surplus), 'file')} without a row in the table ({name_few(surplus)})")
     if faults:
         expected = "each id needs one file, and each file one row"
-        layout = _explain_layout(source, missing) if missing else ""
+        layout = _explain_layout(source, missing) if missing else _explain_surplus(surplus, missing)
         hint = f"{layout[0].upper()}{layout[1:]}" if layout else "Download the data again, or fix the table"
         raise PatchError(f"{source}: {', '.join(faults)}", expected, hint)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -51,8 +52,14 @@ def read_patch(path: Path | str) -> Pixels:
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - three times as fast as Path.read_bytes
             content = stream.read()
     except OSError as error:
-        raise PatchError(explain_os_error(error, path).found, "", _TIFF_HINT) from error
+        link = f" (a broken symbolic link to {Path(path).readlink()})" if _is_broken_link(path) else ""
+        raise PatchError(f"{explain_os_error(error, path).found}{link}", "", _TIFF_HINT) from error
     return _decode_tiff(content, path)
+
+
+def _is_broken_link(path: Path | str) -> bool:
+    """Return True for a symbolic link to a file that does not exist."""
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH114, PTH110 - the path may be text
 
 
 def _decode_tiff(content: bytes, name: object) -> Pixels:

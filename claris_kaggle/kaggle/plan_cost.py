@@ -11,7 +11,7 @@ from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
 from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
 from claris_kaggle.kaggle.plan_file import _in_run, _RunsPlan
-from claris_kaggle.kaggle.preflight import _check_recipe
+from claris_kaggle.kaggle.preflight import _check_recipe, _require_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,6 @@ def require_networks(plan: _RunsPlan) -> None:
     Raises:
         UsageError: a network or a recipe does not; the message names the run.
     """
-    from claris_kaggle.models.cost import run_cost
     from claris_kaggle.models.factory import own_normalisation
     from claris_kaggle.training.setup import new_config
 
@@ -89,7 +88,7 @@ def require_networks(plan: _RunsPlan) -> None:
         try:
             config = new_config(parse_config_flags(run.flags, run.weights_from))
             _check_recipe(config, run)
-            run_cost(config, config.precision)  # one forward pass
+            _require_memory(config)  # counts one forward pass
             if config.normalise == "model":
                 own_normalisation(config.model)
         except UsageError as error:

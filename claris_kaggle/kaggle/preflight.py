@@ -85,6 +85,7 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
         _require_folds(folds, k, copies.get("folds_from", "the default fold file"))
         weights = copies.get("weights_from")
         _check_network_once(config, weights)
+        _require_memory(config)
     except ClarisError as error:
         if not any(error.found.startswith(str(path)) for path in copies.values()):
             raise
@@ -127,6 +128,22 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
     elif config.weights != "none" and not files.weights_from and not config.weights.startswith("/kaggle/"):
         found = f"--weights is {config.weights}, a file that a session does not have"
         raise UsageError(found, "", "Put it into a dataset, and give --weights-from owner/dataset/file")
+
+
+def _require_memory(config: TrainConfig) -> None:
+    """Raise if a step surely needs more memory than a T4 has: even without the safety margin.
+
+    Raises:
+        UsageError: names the largest batch size that should fit.
+    """
+    from claris_kaggle.models.cost import T4_GIGABYTES, run_cost
+
+    cost, own = run_cost(config, config.precision), -(-config.batch_size // _SESSION_GPUS)
+    needed = cost.step_gigabytes(own, ema=bool(config.ema or config.swa_epochs), margin=1.0)
+    if config.batch_size and needed > T4_GIGABYTES:
+        found = f"--batch-size {config.batch_size} needs about {needed:.0f} GB on each of {_SESSION_GPUS} GPUs"
+        largest = _SESSION_GPUS * cost.largest_batch_size()
+        raise UsageError(found, f"a T4 has {T4_GIGABYTES:g} GB", f"At most {largest} should fit")
 
 
 def _require_folds(folds: Sequence[int], k: int, source: object) -> None:

@@ -3,7 +3,7 @@
 Other packages use:
 
 - `catalogue`: `list_networks`
-- `cost`: `NetworkCost`, `estimate_hours`, `forward_gflop`, `network_cost`, `run_cost`
+- `cost`: `NetworkCost`, `T4_GIGABYTES`, `estimate_hours`, `forward_gflop`, `network_cost`, `run_cost`
 - `factory`: `create_model`, `fixed_side`, `fold_batch_norm`, `fold_every_batch_norm`, `network_options`,
   `own_normalisation`, `require_side`, `require_trainable`, `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`

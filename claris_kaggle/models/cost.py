@@ -32,7 +32,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.models.factory import create_model, network_options, require_side
 
 # Memory of a T4 that a process can use, in GB.
-_T4_GIGABYTES = 15.0
+T4_GIGABYTES = 15.0
 # Two cards together are taken as 1.8 times as fast as one.
 _SCALING = 1.8
 _T4_SHARE = 320 / 936
@@ -88,7 +88,7 @@ class NetworkCost:
         activations = batch_size * self.saved_megabytes * 1e6 * margin
         return (self.weights * copies + activations) / 1e9 + _FIXED_GIGABYTES
 
-    def largest_batch_size(self, gigabytes: float = _T4_GIGABYTES) -> int:
+    def largest_batch_size(self, gigabytes: float = T4_GIGABYTES) -> int:
         """Return the largest number of images of one process whose training step fits, or 0 if none fits.
 
         Args:

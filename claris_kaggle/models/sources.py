@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,7 @@ def _require_known(name: str, source: str = "") -> None:
 
     if timm.is_model(name):
         return
-    near = timm.list_models(f"*{name.split('.')[0][:8]}*")
+    near = get_close_matches(name.split(".")[0], timm.list_models(), 3) or timm.list_models(f"*{name[:8]}*")
     known = f"similar names: {name_few(near)}" if near else "try densenet121"
     found = f"--model is {name!r}" if not source or source == name else f"--model {source} is a {name!r}"
     raise UsageError(found, "unknown timm model", known[0].upper() + known[1:])

@@ -54,6 +54,8 @@ def refused(call: Call, words: str, *arguments: object, code: int = 2, command: 
         (["--model", "tiny", "--weights", "none", "--extra-weight", "0.2"], "--extra-weight without --extra-from"),
         (["--model", "tiny", "--weights", "none", "--optimizer", "adamm"], "--optimizer is 'adamm'"),
         (["--model", "tiny", "--weights", "none", "--equivariance", "p4m", "--crop", "93"], "p4m"),
+        (["--model", "tiny", "--weights", "none", "--batch-size", "1000000"], "a T4 has 15 GB. At most "),
+        (["--model", "resnet5O", "--weights", "none"], "Similar names: resnet50"),
         (["--model", "tiny", "--weights", "none", "--magic", "1"], "unrecognized arguments: --magic"),
     ],
 )
