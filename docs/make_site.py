@@ -23,6 +23,7 @@ PAGES = {
     "docs/own-machine.html": ("docs/own-machine.md", "On your own machine"),
     "docs/kaggle.html": ("docs/kaggle.md", "On Kaggle"),
     "docs/recipes.html": ("docs/recipes.md", "Recipes"),
+    "docs/inputs.html": ("docs/inputs.md", "Inputs"),
     "docs/ensembling.html": ("docs/ensembling.md", "Combining runs"),
     "docs/performance.html": ("docs/performance.md", "Performance"),
     "docs/reliability.html": ("docs/reliability.md", "Fault injection"),

@@ -23,7 +23,7 @@ _PACKAGE = Path(__file__).parent.parent
 # The folder of templates: beside the package in a clone, inside it in an installation.
 _TEMPLATES_FOLDER, _PACKAGED_TEMPLATES = "kernels", "kernel_scripts"
 _NOT_BUNDLED = {"__pycache__", _PACKAGED_TEMPLATES}
-# Kaggle accepts sources below one megabyte, and the library needs a third of that. So the script contains the
+# Kaggle accepts sources below one megabyte, and the library needs 0.6 of that. So the script contains the
 # library: there is one thing to push, and script and library always have the same version.
 _LARGEST_SOURCE = 1_000_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -44,7 +44,7 @@ def test_the_bundle_is_small_the_same_each_time_and_holds_only_the_library() -> 
     bundle = _build_bundle()
     assert bundle == _build_bundle() and len(bundle) < 500_000
     names = zipfile.ZipFile(BytesIO(bundle)).namelist()
-    kinds = (".py", ".jinja", ".js", ".typed", ".toml")
+    kinds = (".py", ".jinja", ".js", ".typed", ".toml", ".csv")
     assert all(name.startswith("claris_kaggle/") and name.endswith(kinds) for name in names)
     assert "claris_kaggle/kaggle/session.py" in names and "claris_kaggle/reporting/templates/report.html.jinja" in names
 

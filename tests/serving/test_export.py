@@ -110,7 +110,7 @@ def test_any_changed_byte_is_refused(
 def test_a_missing_file_and_a_later_format_are_refused(exported: ExportDir, tmp_path: Path) -> None:
     copy = ExportDir(shutil.copytree(exported.root, tmp_path / "copy"))
     copy.weights(1).unlink()
-    with pytest.raises(DiskError, match=r"fold1\.safetensors: file not found"):
+    with pytest.raises(RunError, match=r"fold1\.safetensors: the weights are missing"):
         load_trained(copy.root)
     write_json(copy.facts, {**read_json(copy.facts), "format": 2})
     digest = hashlib.sha256(copy.facts.read_bytes()).hexdigest()
@@ -140,7 +140,7 @@ def test_unfinished_and_changed_runs_are_refused_and_nothing_is_written(finished
 def test_a_failure_on_the_way_leaves_nothing(
     finished: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def fail(*arguments: object) -> str:
+    def fail(*arguments: object, **named: object) -> str:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(f"claris_kaggle.serving.export.{step}", fail)

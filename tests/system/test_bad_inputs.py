@@ -90,7 +90,7 @@ FAULTS: dict[str, tuple[Callable[[Place], object], str, int, str]] = {
     "config cut off": (lambda p: cut(p.run.config), "train", 1, "config.json: not a complete JSON"),
     "config missing": (lambda p: p.run.config.unlink(), "predict", 1, "no config.json there"),
     "config of another version": (
-        lambda p: replace(p.run.config, '"seed"', '"seeds"'), "train", 1, "unknown or missing fields seed, seeds",
+        lambda p: replace(p.run.config, '"seed"', '"seeds"'), "train", 1, "unknown fields seeds and missing",
     ),
     "fold copy of the run changed": (
         lambda p: p.run.folds.write_text(swap_folds(p.run.folds.read_text())), "predict", 1, "not the fold file",
