@@ -23,10 +23,10 @@ _OTHER_NAMES = {
     _NAME: re.compile(rf"\.?kaggle{_ADDED}([. ]json|(?=\.txt)){_ENDING}", re.IGNORECASE),
     "access_token": re.compile(rf"\.?access[ _-]?token{_ADDED}{_ENDING}", re.IGNORECASE),
 }
-_UNFINISHED = (".download", ".crdownload", ".part", ".partial")
+_DOWNLOADING = (".download", ".crdownload", ".part", ".partial")
 _USUAL_PLACES = (".kaggle", ".", "Downloads", "Desktop", "Documents", "kaggle", ".config/kaggle")
 # The first bytes of files that are no text of their own, and what to do.
-_OTHER_KINDS = {
+_DOCUMENT_KINDS = {
     b"PK\x03\x04": "is an archive or a document; save the token as plain text",
     b"%PDF": "is a PDF document; save the token as plain text",
     b"{\\rtf": "is a document in Rich Text Format; save it as plain text",
@@ -92,7 +92,7 @@ def _find_misplaced(folder: Path) -> str:
 
 def _explain_misplaced(found: Path, right: Path) -> str:
     """Return what to do about a token file in the wrong place."""
-    if found.name.lower().endswith(_UNFINISHED) and not found.name.lower().endswith(".json.download"):
+    if found.name.lower().endswith(_DOWNLOADING) and not found.name.lower().endswith(".json.download"):
         return f"{found} is an unfinished download; download it again, to {right}"
     return f"{found} is not read; it belongs at {right}"
 
@@ -109,7 +109,7 @@ def _read_text(path: Path) -> tuple[str, str]:
         return "", f"{path} is empty"
     if not content.strip(b"\0"):
         return "", f"{path} has only zero bytes; download the file again"
-    kind = next((what for start, what in _OTHER_KINDS.items() if content.startswith(start)), "")
+    kind = next((what for start, what in _DOCUMENT_KINDS.items() if content.startswith(start)), "")
     if kind:
         return "", f"{path} {kind}"
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:16]:
