@@ -149,13 +149,14 @@ def compose_kernel(job: str, folder: Path, settings: KernelSettings, *, user: st
         slug: 5 to 50 lower-case letters and digits, joined by hyphens.
         push_token: unique text that identifies this push.
     Raises:
-        UsageError: the job, the slug or a setting is invalid.
+        UsageError: the job, the slug or a setting is invalid, or the folder has another kernel.
     """
     if job not in _JOBS:
         raise UsageError(f"unknown kernel {job!r}", f"it must be one of {', '.join(_JOBS)}")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 5 <= len(slug) <= 50:
         raise UsageError(f"invalid kernel name {slug!r}", "expected 5 to 50 lower-case letters, digits and -")
     template = _find_templates() / job
+    _require_own_kernel(folder, f"{job}.py")
     values: dict[str, object] = {"folds": list(settings.folds), "flags": list(settings.flags), "mark": push_token}
     values |= {"commit": commit_name(), **settings.named_files}
     if settings.time_limit:
@@ -169,6 +170,19 @@ def compose_kernel(job: str, folder: Path, settings: KernelSettings, *, user: st
     write_text(folder / f"{job}.py", _fill_script((template / f"{job}.py").read_text("utf-8"), values))
     write_json(folder / "kernel-metadata.json", metadata)
     return f"{user}/{slug}"
+
+
+def _require_own_kernel(folder: Path, script: str) -> None:
+    """Reject a folder whose script or metadata are not of a kernel of this library, of any version.
+
+    Raises:
+        UsageError: names the file.
+    """
+    marks = {script: ["BUNDLE"], "kernel-metadata.json": [f'"{job}.py"' for job in _JOBS]}
+    for name, known in marks.items():
+        path = folder / name
+        if path.exists() and not any(mark in path.read_text("utf-8", errors="replace") for mark in known):
+            raise UsageError(f"{path}: belongs to another kernel", "nothing was changed", "Give another folder")
 
 
 def _attach_named(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from claris_kaggle.core.errors import ClarisError, KaggleError
+from claris_kaggle.core.errors import ClarisError, KaggleError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import api, launch
@@ -60,6 +60,19 @@ def test_each_kernel_is_a_thin_script_whose_title_gives_its_slug(job: str, tmp_p
     assert (metadata.get("machine_shape") == "NvidiaTeslaT4") == metadata["enable_gpu"] == (job != "ensemble")
     assert (tmp_path / "k" / f"{job}.py").stat().st_size < 1_000_000
     compile((tmp_path / "k" / f"{job}.py").read_text(), job, "exec")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("train.py", "print(1)"), ("kernel-metadata.json", '{"code_file": "mine.py"}')]
+)
+def test_a_kernel_of_the_users_own_is_not_overwritten(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=rf"{name}: belongs to another kernel"):
+        compose_kernel("train", tmp_path, KernelSettings(), user="me", slug="claris-train", push_token="m")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir() if path.is_file()] == [(name, content)]
+    (tmp_path / name).unlink()
+    for job in ("train", "train", "predict"):
+        compose_kernel(job, tmp_path, KernelSettings(), user="me", slug="claris-train", push_token="m")
 
 
 def test_a_pushed_kernel_is_watched_and_pulled_by_its_version(
