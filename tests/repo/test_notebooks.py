@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import nbclient
@@ -26,7 +27,12 @@ def run_notebook(path: Path, folder: Path, settings: str, skipped: str = "") -> 
             cell.source = settings
         if skipped in tags:
             cell.source = ""
-    done = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    kept = signal.getsignal(signal.SIGINT)
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}})
+    try:
+        done = client.execute()
+    finally:
+        signal.signal(signal.SIGINT, kept)  # where SIGINT is ignored, the client leaves Python's own handler
     return [one["data"] for cell in done.cells for one in cell.get("outputs", []) if "data" in one]
 
 
