@@ -14,7 +14,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,8 +174,8 @@ def _print_against_best(
     figures = f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(gain.p)}"
     print(f"ensemble compared with the best run, {evidence.best}: {figures}: {verdict}")
     if gain.difference < 0:
-        words = ["claris", "ensemble", folders[evidence.best], "--data", args.data, "--out", args.out]
-        print(f"for {evidence.best} alone: {shlex.join(map(str, words))}")
+        alone = options._format_command("ensemble", folders[evidence.best], "--data", args.data, "--out", args.out)
+        print(f"for {evidence.best} alone: {alone}")
 
 
 def _print_calibration(found: CalibrationEvidence) -> None:

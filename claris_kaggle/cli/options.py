@@ -46,9 +46,14 @@ def _add_slides_flag(parser: argparse.ArgumentParser, effect: str) -> None:
     )
 
 
+def _format_command(*words: object) -> str:
+    """Return a command of `claris` as typed in a shell."""
+    return shlex.join(["claris", *map(str, words)])
+
+
 def _suggest_next(*words: object) -> None:
     """Log the next command. In processes that torchrun started, only rank 0 logs."""
-    log_info(f"next: {shlex.join(['claris', *map(str, words)])}")
+    log_info(f"next: {_format_command(*words)}")
 
 
 def _choose_slides(args: argparse.Namespace, data: DataDir) -> Path | None:

@@ -7,7 +7,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import shlex
 
 from claris_kaggle.cli import options
 from claris_kaggle.core.config import PRECISIONS
@@ -80,5 +79,6 @@ def run(args: argparse.Namespace) -> None:
 def _suggest_first_fold(run_dir: RunDir, args: argparse.Namespace) -> None:
     """Log the command that makes a submission of the first finished fold, before all folds are finished."""
     first = min(run_dir.finished_folds())
-    words = ["ensemble", args.run / run_dir.fold(first).root.name, "--data", args.data, "--out", "submission.csv"]
-    log_info(f"for a submission of fold {first} alone: {shlex.join(['claris', *map(str, words)])}")
+    folder = args.run / run_dir.fold(first).root.name
+    alone = options._format_command("ensemble", folder, "--data", args.data, "--out", "submission.csv")
+    log_info(f"for a submission of fold {first} alone: {alone}")

@@ -12,7 +12,7 @@ Other packages use:
   `escape_unprintable`, `first_line`, `format_bytes`, `format_count`, `name_few`
 - `files`: `create_folder`, `explain_disk_errors`, `explain_os_error`, `explain_unexpected_error`, `hold_lock`,
   `is_folder`, `read_json`, `replace_file`, `sha256_bytes`, `sha256_file`, `write_bytes`, `write_json`, `write_text`
-- `notebook`: `html_table`
+- `notebook`: `html_fields`, `html_table`
 - `findings`: `BAD`, `Finding`, `GOOD`, `WARNING`, `run_check`
 - `paths`: `ARCHIVE_SUFFIXES`, `DataDir`, `ExportDir`, `FoldDir`, `RunDir`, `default_cache`, `require_replaceable`,
   `require_suffix`

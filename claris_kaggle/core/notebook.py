@@ -24,6 +24,15 @@ def html_table(rows: Mapping[str, Sequence[object]], columns: Sequence[str] = ()
     return f"<table>{''.join([*header, *body])}</table>"
 
 
+def html_fields(values: Mapping[str, object]) -> str:
+    """Return an HTML table with one row for each field of an object, such as `vars(metrics)`.
+
+    >>> html_fields({"log_loss": 0.25})
+    '<table><tr><th>log loss</th><td>0.2500</td></tr></table>'
+    """
+    return html_table({name.replace("_", " "): [value] for name, value in values.items()})
+
+
 def _escape(value: object) -> str:
     """Return the value as HTML text; a float with four decimals."""
     return html.escape(f"{value:.4f}" if isinstance(value, float) else str(value))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import TableError, format_count
 from claris_kaggle.core.files import replace_file, sha256_file, write_json
-from claris_kaggle.core.notebook import html_table
+from claris_kaggle.core.notebook import html_fields
 from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.evaluation.predictions import TestPredictions
@@ -94,7 +94,7 @@ class SubmissionSummary:
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
-        return html_table({name.replace("_", " "): [value] for name, value in vars(self).items()})
+        return html_fields(vars(self))
 
 
 def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> SubmissionSummary:

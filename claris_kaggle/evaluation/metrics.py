@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
-from claris_kaggle.core.notebook import html_table
+from claris_kaggle.core.notebook import html_fields
 from claris_kaggle.data.arrays import THRESHOLD, Labels, Probabilities
 
 
@@ -47,7 +47,7 @@ class Metrics(_PartMetrics):
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
-        return html_table({name.replace("_", " "): [value] for name, value in vars(self).items()})
+        return html_fields(vars(self))
 
 
 def summary(labels: Labels, probabilities: Probabilities) -> Metrics:

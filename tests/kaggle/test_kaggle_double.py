@@ -22,7 +22,7 @@ KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionAp
 
 
 def kaggle_command(*arguments: object) -> str:
-    """What the client's own command prints. It runs in this process, and logs in as a process of its own does."""
+    """Return the output of the client's own command. It runs in this process, with a new login for each call."""
     for name in ("kaggle", "kaggle.cli"):
         sys.modules.pop(name, None)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
