@@ -24,9 +24,8 @@ from claris_kaggle.kaggle.kernel_push import _push_kernel, new_push_token
 from claris_kaggle.kaggle.kernel_source import KernelSettings, _build_bundle, commit_name, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan
 from tests.conftest import DEADLINE, ROOT, contents, environment, make_archive, run_files
-from tests.support.kaggle_double import FINAL, PASSING, FakeKaggle, Fault, Files
+from tests.support.kaggle_double import CANARY, FINAL, PASSING, FakeKaggle, Fault, Files
 
-CANARY = "canary-0123456789abcdef"
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -405,19 +404,29 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     ("flags", "words"),
     [
         (
-            ["--", "--model", "tiny", "--resolution", "96"],
+            ["--", "--weights", "none", "--model", "tiny", "--resolution", "96"],
             "on two T4s (estimated) for tiny at 96 pixels, 0.000581 GFLOP an image; 1 session of",
         ),
         (
-            ["--time-limit", "1h", "--epochs", "20000", "--", "--model", "tiny", "--resolution", "96"],
+            ["--time-limit", "1h", "--epochs", "20000", "--", "--weights", "none", "--model", "tiny", "--resolution", "96"],
             "10 sessions of at most 1h (Kaggle's limit is 12h)",
         ),
-        (["--", "--model", "no-such-net", "--resolution", "128"], "not known for no-such-net at 128 pixels"),
     ],
 )
 def test_a_dry_run_says_what_it_costs(call: Call, flags: list[object], words: str) -> None:
     code, shown, said = call("launch", "first", "--dry-run", *flags)
     assert code == 0 and words in shown, said
+
+
+def test_a_dry_run_without_torch_says_that_the_cost_is_not_known(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "claris_kaggle.models.cost", None)
+    code, shown, said = call("launch", "first", "--dry-run", "--", "--weights", "none", "--resolution", "128")
+    assert code == 0 and "not known for densenet121 at 128 pixels on this machine" in shown, said
+
+
+def test_an_unknown_network_is_refused_before_the_push(call: Call) -> None:
+    code, _, said = call("launch", "first", "--dry-run", "--", "--model", "densenet12")
+    assert code == 2 and "unknown timm model. Similar names: densenet121" in said
 
 
 @pytest.mark.parametrize(

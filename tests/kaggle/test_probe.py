@@ -17,10 +17,10 @@ from claris_kaggle.kaggle import account
 from claris_kaggle.kaggle.probe import _EXPECTED
 from tests.conftest import ROOT, contents
 from tests.kaggle.test_session import Machine
-from tests.support.kaggle_double import FakeKaggle, Files, log_of
+from tests.support.kaggle_double import CANARY, FakeKaggle, Files, log_of
 from tests.support.probe_replay import replay
 
-CANARY, OWNER = "canary-0123456789abcdef", "anna-lovelace"
+OWNER = "anna-lovelace"
 RECORDINGS = sorted((ROOT / "tests" / "support" / "recordings").glob("*.json"))
 
 

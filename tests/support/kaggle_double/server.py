@@ -19,6 +19,8 @@ from tests.support.kaggle_double.wire import Refused, check_answer, check_reques
 
 LOG_STREAM = "kernels/logs/stream/"
 LOOKS = ("GetKernel", "ListSubmissions")
+# A key of the legacy form, 32 hexadecimal digits. It must not appear in any output.
+CANARY = "c0ffee00" * 4
 
 
 class FakeKaggle(KernelService, CompetitionService, DatasetService):
@@ -56,7 +58,7 @@ class FakeKaggle(KernelService, CompetitionService, DatasetService):
         proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), self.url)
         return {
             **proxies, "NO_PROXY": "", "no_proxy": "", "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "KAGGLE_USERNAME": "me",
-            "KAGGLE_KEY": "canary-0123456789abcdef", "KAGGLE_CONFIG_DIR": home, "HOME": home,
+            "KAGGLE_KEY": CANARY, "KAGGLE_CONFIG_DIR": home, "HOME": home,
         }  # fmt: skip
 
     def act(self, route: str, body: Any) -> tuple[int, bytes, dict[str, str]]:
