@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import ClarisError, KaggleError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
@@ -431,7 +432,10 @@ def test_a_dry_run_says_what_it_costs(call: Call, flags: list[object], words: st
 
 
 def test_a_dry_run_without_torch_says_that_the_cost_is_not_known(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "claris_kaggle.models.cost", None)
+    def fail(config: TrainConfig, precision: str) -> None:
+        raise ImportError("No module named 'torch'")
+
+    monkeypatch.setattr("claris_kaggle.models.cost.run_cost", fail)
     code, shown, said = call("launch", "first", "--dry-run", "--", "--weights", "none", "--resolution", "128")
     assert code == 0 and "not known for densenet121 at 128 pixels on this machine" in shown, said
 
