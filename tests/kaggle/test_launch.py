@@ -445,10 +445,11 @@ def test_a_dry_run_says_what_it_costs(call: Call, flags: list[object], words: st
     assert code == 0 and words in shown, said
 
 
-def test_a_dry_run_without_torch_says_that_the_cost_is_not_known(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "claris_kaggle.models.cost", None)
-    code, shown, said = call("launch", "first", "--dry-run", "--", "--weights", "none", "--resolution", "128")
-    assert code == 0 and "not known for densenet121 at 128 pixels on this machine" in shown, said
+def test_a_dry_run_of_a_network_that_cannot_be_counted_says_so(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plan, "cost", lambda plan: None)
+    flags = ["--", "--model", "tiny", "--weights", "none", "--resolution", "128"]
+    code, shown, said = call("launch", "first", "--dry-run", *flags)
+    assert code == 0 and "not known for tiny at 128 pixels on this machine" in shown, said
 
 
 def test_an_unknown_network_is_refused_before_the_push(call: Call) -> None:
