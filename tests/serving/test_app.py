@@ -386,15 +386,18 @@ def test_a_port_in_use_and_wrong_flags_are_one_line(call: Call, finished: RunDir
     assert code == 1 and "no config.json there" in said
 
 
-def test_without_its_packages_the_command_that_installs_them_is_named(finished: RunDir) -> None:
-    for module, package in (("starlette", "starlette"), ("python_multipart", "python-multipart")):
-        hidden = (
-            f"import sys; sys.modules['{module}'] = None; from claris_kaggle.cli.main import main; sys.exit(main({{}}))"
-        )
-        command = [sys.executable, "-c", hidden.format(["serve", "--run", str(finished.root)])]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=DEADLINE)
-        wanted = f"claris: the Python package {package} is not installed. Install it: pip install "
-        assert (done.returncode, done.stdout) == (1, "") and wanted in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize(("module", "package"), [("starlette", "starlette"), ("python_multipart", "python-multipart")])
+def test_without_its_packages_the_command_that_installs_them_is_named(
+    call: Call, finished: RunDir, monkeypatch: pytest.MonkeyPatch, module: str, package: str
+) -> None:
+    for name in [*sys.modules]:
+        if name.split(".")[0] == module:
+            monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
+    for name in ("app", "http"):
+        monkeypatch.delitem(sys.modules, f"claris_kaggle.serving.{name}")
+    code, shown, said = call("serve", "--run", finished.root)
+    wanted = f"claris: the Python package {package} is not installed. Install it: pip install "
+    assert (code, shown) == (1, "") and wanted in said.splitlines()[-1]
 
 
 SECTION = "section .verdict"
