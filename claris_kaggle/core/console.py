@@ -10,10 +10,12 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Self
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -64,20 +66,39 @@ def silence_native_code() -> Iterator[None]:
 
     One thread at a time: a second one would restore the discarding stderr of the first.
     """
+    with Path(os.devnull).open("wb") as discard, _redirect_stderr(discard):
+        yield
+
+
+@contextlib.contextmanager
+def capture_native_code() -> Iterator[bytearray]:
+    """Collect what C libraries write to the process's stderr within the context; it is in the bytearray afterwards.
+
+    One thread at a time, as in `silence_native_code`. What other threads write at that time is collected as well.
+    """
+    collected = bytearray()
+    with tempfile.TemporaryFile() as stream:
+        with _redirect_stderr(stream):
+            yield collected
+        stream.seek(0)
+        collected += stream.read()
+
+
+@contextlib.contextmanager
+def _redirect_stderr(target: IO[bytes]) -> Iterator[None]:
+    """Let the process's stderr be `target` within the context. Nothing is redirected if stderr is closed."""
     with _SILENCE_LOCK:
         try:
             kept = os.dup(2)
         except OSError:  # stderr is closed
             yield
             return
-        discard = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(discard, 2)
+            os.dup2(target.fileno(), 2)
             yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            os.close(discard)
 
 
 def _shows_progress() -> bool:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 22
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+_LOCK_ATTEMPTS = 100  # each fails only if another process removed the lock in that moment
 _HELD_LOCKS: set[BaseFileLock] = set()  # locks held by this process
 
 
@@ -223,7 +224,7 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file within the context; the operating system releases it when this process dies.
 
     A second file next to it names the holder, because a locked file cannot be read on Windows. If the context ends with
-    an error and nothing was written to a folder that was created for the lock, that folder is removed.
+    an error, a lock file that it created is removed, and so are the folders that it created if they are empty.
 
     Args:
         path: the lock file; its folder is created if needed.
@@ -232,21 +233,10 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         RunError: another process holds the lock; the message names it and the time it began.
         DiskError: the lock file cannot be created.
     """
-    from filelock import FileLock, Timeout  # late import: takes 50 ms, and `claris --help` needs no lock
-
     holder = path.with_name(f"{path.name}.holder")
-    created = [] if wait else [one for one in (path.parent, *path.parent.parents) if not os.path.lexists(one)]
+    created = [one for one in (path, path.parent, *path.parent.parents) if not os.path.lexists(one)]
     failed = True
-    with explain_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(blocking=wait)
-        except Timeout:
-            found = f"{path.parent}: in use by {_read_holder(holder)}"
-            raise RunError(
-                found, "only one process may write at a time", "Wait until it ends, or use another folder"
-            ) from None
+    lock = _acquire_lock(path, holder, wait=wait)
     _HELD_LOCKS.add(lock)
     try:
         with explain_disk_errors(holder):
@@ -257,19 +247,46 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # on Windows, while another process has it open
             holder.unlink()
+        if failed:
+            _remove_created(created)  # while the lock is held, so that no other process takes a removed file
         _HELD_LOCKS.discard(lock)
         lock.release()
         if failed:
-            _remove_unused_folders(path, created)
+            _remove_created(created)  # Windows does not remove an open file
 
 
-def _remove_unused_folders(lock: Path, folders: Sequence[Path]) -> None:
-    """Remove the lock file and the folders that were created for it, innermost first, if they hold nothing else."""
-    with contextlib.suppress(OSError):
-        if folders and set(folders[0].iterdir()) <= {lock}:
-            lock.unlink(missing_ok=True)
-            for folder in folders:
-                folder.rmdir()
+def _acquire_lock(path: Path, holder: Path, *, wait: bool) -> BaseFileLock:
+    """Return the held lock; see `hold_lock`."""
+    from filelock import FileLock, Timeout  # late import: takes 50 ms, and `claris --help` needs no lock
+
+    lock = FileLock(path, thread_local=False)
+    with explain_disk_errors(path):
+        for attempt in range(_LOCK_ATTEMPTS):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=wait)
+            except Timeout:
+                found = f"{path.parent}: in use by {_read_holder(holder)}"
+                hint = "Wait until it ends, or use another folder"
+                raise RunError(found, "only one process may write at a time", hint) from None
+            except FileNotFoundError:  # its last holder failed, and removed the folder
+                if attempt == _LOCK_ATTEMPTS - 1:
+                    raise
+                continue
+            if path.exists():
+                break
+            lock.release()  # its last holder failed, and removed the file
+    return lock
+
+
+def _remove_created(created: Sequence[Path]) -> None:
+    """Remove a lock file and the folders that were created for it, innermost first, if they hold nothing else."""
+    with contextlib.suppress(OSError):  # a folder is not empty
+        for one in created:
+            if one.is_dir():
+                one.rmdir()
+            else:
+                one.unlink(missing_ok=True)
 
 
 def _read_holder(path: Path) -> str:

@@ -270,15 +270,15 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
         raise TableError(f"{path}: {list_columns(table)}", f"expected a column {missing}", "Rename that column")
     if not table.ended:
         raise TableError(f"{path}: cut off: the last line has no line break", "", hint)
-    ids = clean_ids(table.columns[id_column])
+    ids = clean_ids(table.texts(id_column))
     label = table.find_column([name for name in LABEL_NAMES if name != id_column])
     group = table.find_column([name for name in _SLIDE_NAMES if table.find_column([name]) not in (id_column, fold)])
     notes = [f"read {fold} as the fold"]
     notes.append(f"{group} as the group" if group else "there is no group column, so each patch is a group of its own")
     report_form(Path(path), ", ".join(notes))
-    groups = [text or name for text, name in zip(table.columns[group], ids, strict=True)] if group else ids
+    groups = [text or name for text, name in zip(table.texts(group), ids, strict=True)] if group else ids
     numbers = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.numbers(fold)]
-    return ids, table.columns[label] if label else None, groups, numbers
+    return ids, table.texts(label) if label else None, groups, numbers
 
 
 def _look_up_labels(ids: Sequence[str], known: Mapping[str, int] | None, path: Path) -> list[str]:

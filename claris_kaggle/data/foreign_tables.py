@@ -40,6 +40,10 @@ _SPREADSHEETS = {
     "xl/workbook.xml": "an Excel workbook", "content.xml": "an OpenDocument spreadsheet",
     "Index/Document.iwa": "a Numbers spreadsheet",
 }  # fmt: skip
+_TEXT_EXPECTED, _TEXT_HINT = "expected text in UTF-8", "Save it again as CSV in UTF-8"
+_UNDECODED, _CONTROL_SIGNS = re.compile(r"[\udc80-\udcff]"), re.compile(r"[\x01-\x08\x0e-\x1f]")
+# The part of a text that tells its kind. In UTF-16, every second byte of the first names is zero.
+_SNIFFED, _SNIFFED_UTF16 = 1000, 8
 _ZIP_MAGIC, _GZIP_MAGIC, _UTF16_MAGIC = b"PK\x03\x04", b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -49,7 +53,8 @@ class ForeignTable:
 
     Attributes:
         path: the file.
-        columns: the texts of each column, by its name without surrounding spaces.
+        columns: the texts of each column, by its name without surrounding spaces. Bytes that are not UTF-8 are lone
+            surrogates: `texts` refuses them.
         decimal_comma: True if numbers may have a decimal comma, because columns are not separated by commas.
         ended: True if the last line has a line break.
     """
@@ -58,6 +63,19 @@ class ForeignTable:
     columns: Mapping[str, list[str]]
     decimal_comma: bool
     ended: bool
+
+    def texts(self, name: str) -> list[str]:
+        """Return the texts of a column.
+
+        Raises:
+            TableError: some of them are not UTF-8.
+        """
+        texts = self.columns[name]
+        wrong = next((row for row, text in enumerate(texts) if _is_undecoded(text)), None)
+        if wrong is not None:
+            found = f"{self.path}: column {name} is not UTF-8 ({_show_undecoded(texts[wrong])} in line {wrong + 2})"
+            raise TableError(found, _TEXT_EXPECTED, _TEXT_HINT)
+        return texts
 
     def find_column(self, names: Sequence[str]) -> str | None:
         """Return the column with the first of these names that the file has, in any case; None without one."""
@@ -86,7 +104,7 @@ class ForeignTable:
 
     def numbers(self, name: str) -> list[str]:
         """Return the texts of a column of numbers, with decimal points."""
-        texts = self.columns[name]
+        texts = self.texts(name)
         return [text.replace(",", ".") for text in texts] if self.decimal_comma else texts
 
 
@@ -124,7 +142,7 @@ def open_table(path: Path, hint: str = "") -> ForeignTable:
     """
     with explain_disk_errors(path):
         content = Path(path).read_bytes()
-    text = _decode(_unpack_table(content, path), path, hint)
+    text = _decode_table(_unpack_table(content, path), path, hint)
     ended = text.endswith(("\n", "\r"))
     text, separator = _choose_separator(text.replace("\r\n", "\n").replace("\r", "\n"))
     try:
@@ -137,7 +155,7 @@ def open_table(path: Path, hint: str = "") -> ForeignTable:
     if not filled:
         raise TableError(f"{path}: empty", "", hint)
     filled = _drop_empty_columns(filled)
-    names = [name.strip() for name in filled[0][1]]
+    names = [_show_undecoded(name) if _is_undecoded(name) else name.strip() for name in filled[0][1]]
     if any(_PATCH_ID.fullmatch(_clean_id(name)) for name in names):
         found = f"{path}: no header: the first line is {','.join(names)[:80]}"
         raise TableError(found, "expected names of columns", "Add a first line with them, such as id,...")
@@ -225,8 +243,8 @@ def _refuse_other_tables(content: bytes, path: Path) -> None:
         raise TableError(f"{path}: a web page", "expected a table", "Download the file itself, not its page")
 
 
-def _decode(content: bytes, path: Path, hint: str) -> str:
-    """Return the text of a table in UTF-8 or UTF-16, without a byte-order mark.
+def _decode_table(content: bytes, path: Path, hint: str) -> str:
+    """Return the text of a table in UTF-8 or UTF-16, without a byte-order mark. Other bytes become lone surrogates.
 
     Raises:
         TableError: the content is empty or not text.
@@ -235,14 +253,42 @@ def _decode(content: bytes, path: Path, hint: str) -> str:
         raise TableError(f"{path}: empty", "", hint)
     _refuse_other_tables(content, path)
     try:
-        text = content.decode("utf-16" if content.startswith(_UTF16_MAGIC) else "utf-8-sig")
+        wide = content.startswith(_UTF16_MAGIC)
+        text = content.decode("utf-16") if wide else content.decode("utf-8-sig", "surrogateescape")
     except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", hint) from error
+        raise TableError(f"{path}: damaged or cut off text in UTF-16", _TEXT_EXPECTED, _TEXT_HINT) from error
+    start = text[:_SNIFFED]
+    if any(half and not half.strip("\0") for half in (start[:_SNIFFED_UTF16:2], start[1:_SNIFFED_UTF16:2])):
+        raise TableError(f"{path}: text in UTF-16 without a byte-order mark", _TEXT_EXPECTED, _TEXT_HINT)
     if "\0" in text:
         raise TableError(f"{path}: corrupted: zero bytes from offset {text.index(chr(0)):,} on", "", hint)
+    if _is_undecoded(start) and _CONTROL_SIGNS.search(start):
+        raise TableError(f"{path}: not a text file", "expected a table", hint)
     if not text.strip():
         raise TableError(f"{path}: empty", "", hint)
     return text
+
+
+def _require_utf8(text: str, path: Path) -> None:
+    """Raise an error if text from `_decode_table` has bytes that are not UTF-8.
+
+    Raises:
+        TableError: names the first such line.
+    """
+    if _is_undecoded(text):
+        wrong = next((number, line) for number, line in enumerate(text.split("\n"), 1) if _is_undecoded(line))
+        found = f"{path}: line {wrong[0]} is not UTF-8 ({_show_undecoded(wrong[1])})"
+        raise TableError(found, _TEXT_EXPECTED, _TEXT_HINT)
+
+
+def _is_undecoded(text: str) -> bool:
+    """Return True if the text has bytes that are not UTF-8."""
+    return not text.isascii() and _UNDECODED.search(text) is not None
+
+
+def _show_undecoded(text: str) -> str:
+    """Return the start of a text for a message, with ? for bytes that are not UTF-8."""
+    return _UNDECODED.sub("?", text.strip())[:60]
 
 
 def list_columns(table: ForeignTable) -> str:

@@ -300,18 +300,16 @@ def _require_files(source: Path, ids: Sequence[str]) -> None:
 
 
 def _require_writable(cache: Path) -> None:
-    """Raise if the folder of packs does not exist and cannot be created, for example in a read-only home.
+    """Raise if the folder of packs cannot be created or written, for example in a read-only home.
 
     Raises:
         DiskError: names the folder.
     """
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        writable = os.access(cache, os.W_OK)
-    except OSError as error:
-        raise DiskError(f"{cache}: {error.strerror}", "packed patches need a folder", _CACHE_HINT) from error
-    if not writable:
-        raise DiskError(f"{cache}: not writable", "packed patches need a folder", _CACHE_HINT)
+    nearest = next(one for one in (cache, *cache.absolute().parents) if os.path.lexists(one))
+    if not nearest.is_dir():
+        raise DiskError(f"{nearest}: not a folder", "packed patches need a folder", _CACHE_HINT)
+    if not os.access(nearest, os.W_OK):
+        raise DiskError(f"{nearest}: not writable", "packed patches need a folder", _CACHE_HINT)
 
 
 def _require_space(folder: Path, needed: int) -> None:

@@ -20,9 +20,13 @@ from claris_kaggle.core.errors import TableError, first_line, format_count, name
 from claris_kaggle.core.files import explain_disk_errors, sha256_bytes, write_text
 from claris_kaggle.data.foreign_tables import (
     _SLIDE_NAMES,
+    _TEXT_EXPECTED,
+    _TEXT_HINT,
+    _UTF16_MAGIC,
     ForeignTable,
     _count_ids,
-    _refuse_other_tables,
+    _decode_table,
+    _require_utf8,
     clean_ids,
     list_columns,
     open_table,
@@ -33,7 +37,6 @@ from claris_kaggle.data.foreign_tables import (
 _ARCHIVE_MAGIC = {
     b"\x1f\x8b": "gzip-compressed",
     b"PK\x03\x04": "a ZIP archive or spreadsheet",
-    b"\xff\xfe": "text in UTF-16",
 }
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -257,7 +260,7 @@ def _choose_slide_columns(table: ForeignTable, ids: Sequence[str]) -> tuple[list
     if slide is None:
         expected = f"expected id and one of {', '.join(_SLIDE_NAMES[:3])}, case, patient, group"
         raise TableError(found, expected, "Rename the slide column")
-    return clean_ids(table.columns[column]), table.columns[slide]
+    return clean_ids(table.texts(column)), table.texts(slide)
 
 
 def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDArray[np.float64]:
@@ -363,18 +366,12 @@ def _decode_csv(content: bytes, path: Path, hint: str) -> str:
     Raises:
         TableError: the content is empty or not UTF-8 text.
     """
-    if not content.strip():
-        raise TableError(f"{path}: empty", "", hint)
-    kind = next((kind for start, kind in _ARCHIVE_MAGIC.items() if content.startswith(start)), None)
-    if kind:
+    if kind := next((kind for start, kind in _ARCHIVE_MAGIC.items() if content.startswith(start)), None):
         raise TableError(f"{path}: {kind}", "expected a plain CSV file in UTF-8", "Unpack it, or save it as CSV")
-    _refuse_other_tables(content, path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TableError(f"{path}: not a text file (byte {error.start:,} is not UTF-8)", "", hint) from error
-    if "\0" in text:
-        raise TableError(f"{path}: corrupted: zero bytes from offset {text.index(chr(0)):,} on", "", hint)
+    if content.startswith(_UTF16_MAGIC):
+        raise TableError(f"{path}: text in UTF-16", _TEXT_EXPECTED, _TEXT_HINT)
+    text = _decode_table(content, path, hint)
+    _require_utf8(text, path)
     return text
 
 

@@ -175,7 +175,7 @@ def _open_predictions(path: Path, columns: Mapping[str, str]) -> tuple[ForeignTa
         raise TableError(f"{path}: {list_columns(table)}", "expected a column id", "Rename the column of patch ids")
     if not table.ended:
         raise TableError(f"{path}: cut off: the last line has no line break", "", _PREDICTIONS_HINT)
-    return table, clean_ids(table.columns[column])
+    return table, clean_ids(table.texts(column))
 
 
 def _rename_columns(table: ForeignTable, columns: Mapping[str, str]) -> ForeignTable:
@@ -204,7 +204,7 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
         expected = "expected a column label (or target) of 0 and 1"
         raise TableError(f"{path}: {list_columns(table)}", expected, "Add the labels of train_labels.csv")
     values = _choose_probabilities(table, _PROBABILITY_NAMES, columns)
-    folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.columns[fold]] if fold else ["0"] * len(ids)
+    folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.texts(fold)] if fold else ["0"] * len(ids)
     return [ids, table.numbers(label), folds, values], fold is not None
 
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ _COMMON_NETWORKS = {
 _HEAD_TENSORS = 12  # at most, in a file with another head
 
 
+_TIMM_FILE = "Give the weights of the same network in timm's format, if there are any: claris models lists networks"
 # Names in files that no network here has, with what they are and what to do.
 _OTHER_FORMS = {
     re.compile(r"(^|\.)(exp_avg|momentum_buffer|max_exp_avg_sq)$"): (
@@ -60,16 +62,32 @@ _OTHER_FORMS = {
     re.compile(r"\.weight_(orig|mask)$"): (
         "pruned weights", "Call torch.nn.utils.prune.remove for each layer where it was made, and save it again"
     ),
-    re.compile(r"encoder\.layer\.\d+\.attention\.|encoder\.stages\.\d+\.layers\.|embedder\.convolution\."): (
-        "names of Hugging Face transformers", "Give a file of the same network of timm, or convert the names"
+    re.compile(
+        r"(^|\.)(layer|block)\.\d+\.(\d+\.)?attention\.|encoder\.stages\.\d+\.layers\.|embedder\.convolution\."
+        r"|encoder\.layers\.\d+\.(blocks\.\d+\.attention\.|self_attn\.[qkv]_proj)|expansion\.expand_conv\."
+        r"|patch_embeddings\.projection\."
+    ): ("names of Hugging Face transformers", _TIMM_FILE),
+    re.compile(r"\.ln1\.|\.attn\.w_msa\.|\.ffn\.layers\.\d|\.(depthwise|pointwise|linear)_conv\d?\."): (
+        "names of OpenMMLab", _TIMM_FILE
     ),
-    re.compile(r"layers\.\d+\.ln1\."): (
-        "names of OpenMMLab", "Give a file of the same network of timm, or convert the names"
+    re.compile(r"(^|\.)features\.\d+\.\d+\.(block|attn|mlp)\.|\.encoder_layer_\d+\."): (
+        "names of torchvision", _TIMM_FILE
     ),
+    re.compile(r"(^|\.)(_conv_stem|_blocks\.\d+)\."): ("names of the package efficientnet_pytorch", _TIMM_FILE),
     re.compile(r"(^|[./])(kernel|moving_mean)(:0)?$"): (
         "names of Keras, TensorFlow or Flax", "Convert it to PyTorch, or give other weights"
     ),
 }  # fmt: skip
+# Repositories in the format of Hugging Face transformers, and timm's name of the same weights. Both were converted from
+# one file of the authors: its address is in timm's settings, and in the conversion script of transformers.
+_SAME_WEIGHTS = {
+    "facebook/convnext-tiny-224": "convnext_tiny.fb_in1k",
+    "facebook/convnext-small-224": "convnext_small.fb_in1k",
+    "facebook/convnext-base-224": "convnext_base.fb_in1k",
+    "facebook/dinov2-small": "vit_small_patch14_dinov2.lvd142m",
+    "facebook/dinov2-base": "vit_base_patch14_dinov2.lvd142m",
+    "facebook/dinov2-large": "vit_large_patch14_dinov2.lvd142m",
+}
 
 
 @dataclass(frozen=True)
@@ -197,19 +215,29 @@ def _is_other_head(first: str, tops: set[str]) -> bool:
     return first not in tops and bool(_HEAD_NAMES.match(first))
 
 
-def _explain_names(keys: Sequence[str], missing: Sequence[str]) -> tuple[str, str]:
+def _explain_names(keys: Sequence[str], missing: Sequence[str], path: Path) -> tuple[str, str]:
     """Return what tensors with these names are and what to do; empty texts if that is not known.
 
     Args:
         keys: names in a file.
         missing: names of the network that are not in the file.
+        path: the file. Its name, or those of its folders, can name a repository.
     """
-    for pattern, told in _OTHER_FORMS.items():
+    for pattern, (what, advice) in _OTHER_FORMS.items():
         if any(pattern.search(key) for key in keys):
-            return told
+            return what, _name_same_weights(path) if advice == _TIMM_FILE else advice
     if missing and all(key.endswith(("running_mean", "running_var")) for key in missing):
         return "", "If the network is the same, save its state_dict(), which has them, instead of its parameters()"
     return "", ""
+
+
+def _name_same_weights(path: Path) -> str:
+    """Return what to give instead of a file that is not in timm's format, by the name of its repository."""
+    names = {part.removeprefix("models--").replace("--", "/") for part in (*path.parts, path.stem)}
+    for repository, name in _SAME_WEIGHTS.items():
+        if names & {repository, repository.split("/")[1]}:
+            return f"timm has the weights of {repository}: give --model {name} --weights imagenet"
+    return _TIMM_FILE
 
 
 def _name_relative(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> str:

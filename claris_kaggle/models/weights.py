@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +27,9 @@ from claris_kaggle.models.pooling import _pooling_weights
 from claris_kaggle.models.sources import _find_published
 from claris_kaggle.models.weight_files import _WEIGHT_SUFFIXES, _find_network, _parse_weights
 from claris_kaggle.models.weight_names import _explain_names, _find_head, _Match, _match_names, _name_relative
+
+# Prefixes in a row that are removed before timm's conversion, and one try with all names.
+_MOST_PREFIXES = 4
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -170,11 +174,26 @@ def _match_converted(found: Mapping[str, dict[str, Tensor]], model: nn.Module, m
         return matches
     converted: dict[str, dict[str, Tensor]] = {}
     for place, tensors in found.items():
-        with contextlib.suppress(Exception), warnings.catch_warnings():  # it expects the files of the authors
-            warnings.simplefilter("ignore")
-            converted[place] = convert(dict(tensors), model)
+        tries: list[dict[str, Tensor]] = []
+        for inside in _without_prefixes(tensors):
+            with contextlib.suppress(Exception), warnings.catch_warnings():  # it expects the files of the authors
+                warnings.simplefilter("ignore")
+                tries.append(convert(inside, model))
+        converted[place] = max(tries, key=lambda one: len(own.keys() & one.keys()), default={})
     better = _match_names(converted, model, _CLASS_COUNT)
     return better if better and (not matches or len(better[0].tensors) > len(matches[0].tensors)) else matches
+
+
+def _without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors, and without one to three first parts of their names, such as `backbone.`, that most share."""
+    inside = dict(tensors)
+    for _ in range(_MOST_PREFIXES):
+        yield dict(inside)
+        firsts = Counter(key.partition(".")[0] for key in inside if "." in key)
+        first, number = max(firsts.items(), key=lambda one: one[1], default=("", 0))
+        if 2 * number <= len(inside):
+            return
+        inside = {key.removeprefix(f"{first}."): one for key, one in inside.items() if key.startswith(f"{first}.")}
 
 
 def _timm_conversion(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
@@ -250,7 +269,7 @@ def _require_same_network(
         return
     if part := re.search(r"-0*(\d+)-of-0*(\d+)\.\w+$", path.name):
         raise DataError(f"{path}: part {part[1]} of {part[2]}", "expected all weights in one file", "Join the parts")
-    cause, advice = _explain_names([key for one in found.values() for key in one], missing)
+    cause, advice = _explain_names([key for one in found.values() for key in one], missing, path)
     relative = "" if cause or advice else _name_relative(found, _CLASS_COUNT)
     relative = "" if relative == _own_name(model) else relative
     hint = f"The file looks like {relative}: give --model {relative}, or other --weights" if relative else advice

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.console import silence_native_code
+from claris_kaggle.core.console import capture_native_code, log_info, silence_native_code
 from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, first_line
 from claris_kaggle.core.files import explain_disk_errors, is_folder
 from claris_kaggle.data.arrays import Pixels
@@ -34,7 +35,13 @@ _WHITE = 255
 # In a 16-bit image, the maximum and the 90 % quantile of the upper eight bits reach these values. Otherwise it holds a
 # camera's values that nothing scaled, perhaps with a few hot pixels or a white scale bar.
 _WIDE_BITS, _LEAST_WIDE_MAXIMUM, _LEAST_WIDE_QUANTILE = 16, 128, 64
-_TIFF_BITS, _TIFF_MAXIMUM = 258, 281
+_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_MAXIMUM = 258, 259, 281
+_JPEG_START, _JPEG_COMPRESSIONS = b"\xff\xd8", (6, 7)
+# What libjpeg says of damaged data, which it decodes all the same (JWRN_* in its jerror.h).
+_JPEG_DAMAGE = re.compile(rb"(Corrupt JPEG data|Premature end of JPEG file|Inconsistent progression sequence)[^\n]*")
+# A smaller copy has the same shape within this share of a side. Its colours, averaged over a grid, differ on average
+# by at most this much, and by a share of how far the image's own colours vary: those of other tissue differ by more.
+_COPY_SHAPE, _COPY_GRID, _COPY_LEVELS, _COPY_SHARE = 0.02, 32, 2.0, 0.25
 # Pillow's image modes with a defined conversion to RGB, and names of some other modes for messages.
 _ACCEPTED_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr")
 _MODE_NAMES = {"1": "black and white", "L": "grey", "LA": "greyscale with transparency", "I": "grey", "F": "grey"}
@@ -84,7 +91,8 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
     """Decode a TIFF, PNG or JPEG file to uint8 [H, W, 3] RGB of at least 96 x 96 pixels.
 
     Palettes are converted to RGB, and transparent parts are composited on white. 16-bit channels are reduced to the
-    upper eight of their used bits: all bits, or those that the file states. Sizes are checked before decoding.
+    upper eight of their used bits: all bits, or those that the file states. Sizes are checked before decoding. Of
+    several images the first is decoded if the others are smaller copies of it, as previews and image pyramids are.
 
     Args:
         content: the bytes of the file.
@@ -92,23 +100,30 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
         max_pixels: the largest allowed width x height.
     Raises:
         OversizeError: the file or the image is too large.
-        PatchError: the image is too small, greyscale or in an unsupported colour mode, has several frames, is mostly
-            transparent, leaves the upper bits of its 16-bit channels empty, is cut off or damaged, or is not a TIFF,
-            PNG or JPEG.
+        PatchError: the image is too small, greyscale or in an unsupported colour mode, one of several in the file,
+            mostly transparent, leaves the upper bits of its 16-bit channels empty, is cut off or damaged, or is not
+            a TIFF, PNG or JPEG.
     """
     from PIL import Image, UnidentifiedImageError
 
     if len(content) > _largest_file(max_pixels):
         raise _too_large(name, f"more than {len(content) - 1:,} bytes", max_pixels)
+    if content.startswith(_JPEG_START):
+        content = content.rstrip(b"\0")  # zeros in place of the end of the file would be decoded as pixels
     try:
         with _pillow_limit(max_pixels), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about metadata; faults that matter raise below
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 _require_fit(image, name, max_pixels)
-                bits = _stated_bits(image, content)
+                bits, tags = _stated_bits(image, content), getattr(image, "tag_v2", {})
                 with silence_native_code() if image.format == "TIFF" else contextlib.nullcontext():
                     pixels = _to_rgb(image, name, wide=bits is not None)
-                    return pixels if bits is None else _use_stated_bits(pixels, content, name, bits)
+                    if bits is not None:
+                        pixels = _use_stated_bits(pixels, content, name, bits)
+                    _require_copies(image, pixels, name)
+        if content.startswith(_JPEG_START) or tags.get(_TIFF_COMPRESSION) in _JPEG_COMPRESSIONS:
+            _require_undamaged_jpeg(content, name)
+        return pixels
     except PatchError:
         raise
     except UnidentifiedImageError as error:
@@ -149,7 +164,7 @@ def _require_fit(image: Image.Image, name: object, max_pixels: int) -> None:
 
     Raises:
         OversizeError: the image has more than `max_pixels` pixels.
-        PatchError: the image is too small, has several frames, or an unsupported colour mode.
+        PatchError: the image is too small, or has an unsupported colour mode.
     """
     width, height = image.size
     if width * height > max_pixels:
@@ -157,11 +172,65 @@ def _require_fit(image: Image.Image, name: object, max_pixels: int) -> None:
     if min(width, height) < SIZE:
         hint = "Use a larger region at about 1 micrometre per pixel (10x). Enlarging the image does not help"
         raise PatchError(f"{name}: {width} x {height} pixels", f"expected at least {SIZE} x {SIZE}", hint)
-    if getattr(image, "is_animated", False):
-        raise PatchError(f"{name}: several images in one file", "expected one", "Save one image as its own file")
     if image.mode not in _ACCEPTED_MODES:
         found = f"{name}: {_MODE_NAMES.get(image.mode.split(';')[0], 'colours')} of mode {image.mode}"
         raise PatchError(found, "expected an RGB image of stained tissue", "Use the original colour image")
+
+
+def _require_copies(image: Image.Image, pixels: Pixels, name: object) -> None:
+    """Check that all other images of a file are smaller copies of its first one. A log line says so.
+
+    Args:
+        image: the opened file.
+        pixels: its first image, uint8 [H, W, 3].
+        name: name of the image, for messages.
+    Raises:
+        PatchError: another image is not a smaller copy of the first one.
+    """
+    number = getattr(image, "n_frames", 1)
+    if number == 1:
+        return
+    if image.format == "PNG" or not all(_is_smaller_copy(image, frame, pixels) for frame in range(1, number)):
+        found, expected = f"{name}: {number} images in one file", "expected one, or smaller copies of the first one"
+        raise PatchError(found, expected, "Save each image as its own file")
+    log_info(f"{name}: {number} images in one file. Only the first one is used: the others are smaller copies of it")
+
+
+def _is_smaller_copy(image: Image.Image, frame: int, pixels: Pixels) -> bool:
+    """Return True if that image of the file is smaller than its first one, uint8 [H, W, 3], and looks the same."""
+    from PIL import Image
+
+    image.seek(frame)
+    (width, height), (full_height, full_width) = image.size, pixels.shape[:2]
+    allowed = 1 + _COPY_SHAPE * min(width, height)
+    if width >= full_width or abs(height - width * full_height / full_width) > allowed:
+        return False
+    grid = (min(_COPY_GRID, width), min(_COPY_GRID, height))
+    whole, copy = (
+        np.asarray(one.convert("RGB").resize(grid, Image.Resampling.BOX), dtype=np.float64)
+        for one in (Image.fromarray(pixels), image)
+    )
+    variation = np.abs(whole - whole.mean(axis=(0, 1))).mean()
+    return bool(np.abs(whole - copy).mean() <= _COPY_LEVELS + _COPY_SHARE * variation)
+
+
+def _require_undamaged_jpeg(content: bytes, name: object) -> None:
+    """Check that libjpeg decodes the JPEG data of a file without a warning.
+
+    Pillow passes no warnings on, but OpenCV prints them. Data without a warning can still be damaged: JPEG has no
+    checksum.
+
+    Raises:
+        PatchError: libjpeg reports damaged data.
+    """
+    import cv2
+
+    with capture_native_code() as messages:
+        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
+    damage = _JPEG_DAMAGE.search(messages)
+    if damage:
+        found = f"{name}: damaged or cut off ({damage[0].decode('ascii', 'replace')})"
+        raise PatchError(found, "expected a complete JPEG file", "Download it or copy it from the camera again")
 
 
 def _largest_file(max_pixels: int) -> int:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,9 +87,10 @@ def test_a_second_holder_is_told_who_holds_the_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_a_failure_leaves_no_folder_that_only_the_lock_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_failure_leaves_neither_a_new_lock_nor_its_folder(tmp_path: Path, wait: bool) -> None:
     def fail(folder: Path, write: bool) -> None:
-        with pytest.raises(ValueError, match="failed"), files.hold_lock(folder / ".lock"):
+        with pytest.raises(ValueError, match="failed"), files.hold_lock(folder / ".lock", wait=wait):
             if write:
                 files.write_text(folder / "kept", "text")
             raise ValueError("failed")
@@ -96,10 +98,29 @@ def test_a_failure_leaves_no_folder_that_only_the_lock_made(tmp_path: Path) -> N
     fail(tmp_path / "runs" / "new", write=False)
     assert not (tmp_path / "runs").exists()
     fail(tmp_path / "runs" / "new", write=True)
-    assert (tmp_path / "runs" / "new" / "kept").exists()
+    assert [path.name for path in (tmp_path / "runs" / "new").iterdir()] == ["kept"]
     (tmp_path / "own").mkdir()
     fail(tmp_path / "own", write=False)
-    assert (tmp_path / "own").is_dir()
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_who_waited_for_a_removed_lock_holds_a_new_one(tmp_path: Path) -> None:
+    held = threading.Event()
+    entered: list[bool] = []
+
+    def wait_for_it() -> None:
+        held.wait()
+        with files.hold_lock(tmp_path / "new" / ".lock", wait=True):
+            entered.append((tmp_path / "new" / ".lock").exists())
+
+    waiting = threading.Thread(target=wait_for_it)
+    waiting.start()
+    with pytest.raises(ValueError, match="failed"), files.hold_lock(tmp_path / "new" / ".lock", wait=True):
+        held.set()
+        time.sleep(0.2)  # so that the other thread waits
+        raise ValueError("failed")
+    waiting.join()
+    assert entered == [True]
 
 
 def test_the_lock_of_a_dead_process_does_not_block(tmp_path: Path) -> None:

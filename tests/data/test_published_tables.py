@@ -53,6 +53,9 @@ SLIDE_MAPS = {
     "tabs": PLAIN.replace(",", "\t").encode(),
     "a byte-order mark": b"\xef\xbb\xbf" + PLAIN.encode(),
     "UTF-16, as Excel writes it": PLAIN.replace(",", "\t").encode("utf-16"),
+    "other columns in the code page of Windows": "".join(
+        f"{line},{'Größe' if not n else 'Müller – 5 µm'}\r\n" for n, line in enumerate(PLAIN.split())
+    ).encode("cp1252"),
     "line ends of an old Macintosh": PLAIN.replace("\n", "\r").encode(),
     "line ends of Windows": PLAIN.replace("\n", "\r\n").encode(),
     "no line break at the end": PLAIN.rstrip().encode(),
@@ -325,6 +328,38 @@ BAD_OOF_FILES = {
     "cut off": (table("id,target,fold,pred", OOF_ROWS)[:-1], "cut off: the last line has no line break"),
     "no ids": (table("number,label,fold,pred", [(1, *row[1:]) for row in OOF_ROWS]), "expected a column id"),
 }  # fmt: skip
+
+
+def test_columns_that_are_not_utf8_are_refused_if_they_are_used(tmp_path: Path) -> None:
+    """No encoding is guessed: the same bytes are other letters in each code page."""
+    place, hint = tmp_path / "t.csv", "expected text in UTF-8. Save it again as CSV in UTF-8"
+
+    def refused(read: Callable[[Path], object], text: str, words: str, encoding: str = "cp1252") -> None:
+        place.write_bytes(text.encode(encoding))
+        with pytest.raises(TableError) as caught:
+            read(place)
+        assert words in str(caught.value) and hint in str(caught.value) and str(caught.value).isascii()
+
+    refused(
+        lambda path: read_slides(path, H), PLAIN.replace("s2", "Müller"), "column wsi is not UTF-8 (M?ller in line 4)"
+    )
+    folds = table("id,label,wsi,fold", [(i, y, f"fänger{f}", f) for i, y, f in ROWS])
+    refused(read_folds, folds, "column wsi is not UTF-8 (f?nger")
+    refused(read_oof, table("id,label,fold,pred", [(f"ü/{i}", y, f, p) for i, y, f, p in OOF_ROWS]), "column id is not")
+    ours = table("id,label,group,fold", [(i, y, f"fänger{f}", f) for i, y, f in ROWS])
+    refused(read_folds, ours, "line 2 is not UTF-8")
+    refused(lambda path: read_slides(path, H), PLAIN, "text in UTF-16 without a byte-order mark", "utf-16-le")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+def test_exports_of_excel_are_read(encoding: str, tmp_path: Path) -> None:
+    """Semicolons, decimal commas and a comment in German, in each encoding that Excel writes."""
+    rows = [(f"{i}.tif", y, f, str(p).replace(".", ","), "größer") for i, y, f, p in OOF_ROWS]
+    text = table("id,label,fold,prob,Bemerkung", rows, ";").replace("\n", "\r\n")
+    (tmp_path / "e.csv").write_bytes(text.encode(encoding))
+    oof, folds = read_oof(tmp_path / "e.csv"), read_folds(tmp_path / "e.csv")
+    assert oof.ids == folds.ids == IDS and oof.fold.tolist() == folds.fold.tolist() == FOLD.tolist()
+    assert oof.probabilities.astype(str).astype(float).tolist() == pytest.approx(P, abs=1e-15)
 
 
 @pytest.mark.parametrize("name", BAD_OOF_FILES)

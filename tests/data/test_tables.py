@@ -36,8 +36,11 @@ BAD_LABELS = {
     "id empty": (b"id,label\n,1\n", "1 invalid id"),
     "zero bytes": (b"id,label\na,1\n\0\0\0\0", "zero bytes"),
     "gzip": (gzip.compress(b"id,label\na,1\n"), "gzip-compressed"),
-    "UTF-16": ("id,label\na,1\n".encode("utf-16"), "text in UTF-16"),
-    "not text": (b"id,label\n\xff\xfe,1\n", "not UTF-8"),
+    "UTF-16": ("id,label\na,1\n".encode("utf-16"), "text in UTF-16; expected text in UTF-8. Save it again as CSV in"),
+    "big-endian UTF-16": (b"\xfe\xff" + "id,label\na,1\n".encode("utf-16-be"), "text in UTF-16; expected text in"),
+    "UTF-16 without a mark": ("id,label\na,1\n".encode("utf-16-le"), "text in UTF-16 without a byte-order mark"),
+    "Latin-1": ("id,label\na,1\n\xe4,1\n".encode("latin-1"), "line 3 is not UTF-8 (?,1); expected text in UTF-8"),
+    "not text": (b"id,label\n\xff\xfe\x03,1\n", "not a text file; expected a table"),
     "open quote": (b'id,label\n"a,1\n', "not a complete table"),
     "image": (b"II*\0\x08\0\0\0", "zero bytes"),
 }

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from claris_kaggle.core.errors import DataError, UsageError
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.models.weight_names import _COMMON_NETWORKS, _NO_WEIGHT_ENDINGS
+from claris_kaggle.models.weight_names import _COMMON_NETWORKS, _NO_WEIGHT_ENDINGS, _SAME_WEIGHTS
 from claris_kaggle.models.weights import _match_converted, find_weights, load_start, read_weights
 
 State = dict[str, Tensor]
@@ -273,15 +273,63 @@ def test_what_differs_and_why_is_said(tmp_path: Path, change: dict[str, Tensor |
     assert "looks like" not in str(caught.value)
 
 
-def test_names_of_other_programs_are_named(tmp_path: Path) -> None:
-    for tensors, words in (
-        ({"state": {0: {"exp_avg": torch.ones(3)}}}, "the state of an optimizer"),
-        ({"vit.encoder.layer.0.attention.attention.query.weight": torch.ones(3, 3)}, "names of Hugging Face"),
-        ({"conv1._packed_params": torch.ones(3)}, "quantised weights"),
-    ):
-        torch.save(tensors, tmp_path / "w.pth")
-        with pytest.raises(DataError, match=rf"layers missing .*the file has 1 tensor .*{words}"):
-            load_start(create_model(NETWORK), tmp_path / "w.pth")
+HUGGING_FACE, OPENMMLAB, TORCHVISION = (f"names of {one}" for one in ("Hugging Face", "OpenMMLab", "torchvision"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("conv1._packed_params", "quantised weights"),
+        ("vit.encoder.layer.0.attention.attention.query.weight", HUGGING_FACE),
+        ("encoder.layer.0.attention.attention.query.weight", HUGGING_FACE),
+        ("layer.3.attention.q_proj.weight", HUGGING_FACE),
+        ("resnet.embedder.embedder.convolution.weight", HUGGING_FACE),
+        ("convnextv2.encoder.stages.0.layers.0.dwconv.weight", HUGGING_FACE),
+        ("swin.encoder.layers.0.blocks.0.attention.self.query.weight", HUGGING_FACE),
+        ("vision_model.encoder.layers.0.self_attn.q_proj.weight", HUGGING_FACE),
+        ("segformer.encoder.block.0.0.attention.self.query.weight", HUGGING_FACE),
+        ("efficientnet.encoder.blocks.1.expansion.expand_conv.weight", HUGGING_FACE),
+        ("backbone.layers.0.ln1.weight", OPENMMLAB),
+        ("backbone.stages.0.blocks.0.attn.w_msa.qkv.weight", OPENMMLAB),
+        ("backbone.stages.0.0.depthwise_conv.weight", OPENMMLAB),
+        ("backbone.layers.1.0.linear_conv.conv.weight", OPENMMLAB),
+        ("features.1.0.block.0.weight", TORCHVISION),
+        ("module.features.1.0.attn.qkv.weight", TORCHVISION),
+        ("encoder.layers.encoder_layer_0.ln_1.weight", TORCHVISION),
+        ("_blocks.0._depthwise_conv.weight", "names of the package efficientnet_pytorch"),
+    ],
+)
+def test_names_of_other_programs_are_named(tmp_path: Path, name: str, words: str) -> None:
+    torch.save({name: torch.ones(3, 3)}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=rf"layers missing .*the file has 1 tensor .*{words}.*Give ") as caught:
+        load_start(create_model(NETWORK), tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_state_of_an_optimizer_is_named(tmp_path: Path) -> None:
+    torch.save({"state": {0: {"exp_avg": torch.ones(3)}}}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match="the state of an optimizer"):
+        load_start(create_model(NETWORK), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "place", ["models--facebook--dinov2-base/snapshots/f9e4/model.safetensors", "dinov2-base/model.safetensors"]
+)
+def test_the_same_weights_in_timm_are_named(tmp_path: Path, place: str) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    safetensors.torch.save_file({"encoder.layer.0.attention.attention.query.weight": torch.ones(3)}, path)
+    with pytest.raises(DataError, match="timm has the weights of facebook/dinov2-base: give --model (.*) --w") as found:
+        load_start(create_model(NETWORK), path)
+    name = re.search(r"--model (\S+)", str(found.value))
+    assert name and "dinov2_vitb14" in timm.models.get_pretrained_cfg(name[1]).url
+
+
+def test_each_listed_name_is_one_of_timm_with_weights() -> None:
+    for repository, name in _SAME_WEIGHTS.items():
+        words = set(re.split(r"[/-]", repository)) - {"facebook", "224", "dinov2"}
+        settings = timm.models.get_pretrained_cfg(name)
+        assert settings.hf_hub_id and all(word in name for word in words), repository
 
 
 def test_names_of_the_authors_are_converted_as_timm_does(tmp_path: Path) -> None:
@@ -293,8 +341,9 @@ def test_names_of_the_authors_are_converted_as_timm_does(tmp_path: Path) -> None
         for name, value in own.items()
     }  # fmt: skip
     assert not set(own) <= set(old)
-    match = _match_converted({"": old}, outline("convnext_atto"), [])
-    assert set(match[0].tensors) == set(own)
+    for prefix in ("", "module.", "module.model.backbone."):
+        match = _match_converted({"state_dict": put(prefix, old)}, outline("convnext_atto"), [])
+        assert set(match[0].tensors) == set(own), prefix
 
 
 def test_a_file_of_a_network_with_the_same_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -87,7 +87,7 @@ GREY = Image.fromarray(PIXELS[:, :, 0])
         (saved(GREY.convert("1")), "black and white"),
         (saved(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"), "colours of mode CMYK"),
         (saved(Image.fromarray(PIXELS[:80])), "120 x 80 pixels; expected at least 96 x 96. Use a larger region"),
-        (saved(GREY.convert("RGB"), "TIFF", save_all=True, append_images=[GREY.convert("RGB")]), "several images"),
+        (saved(GREY.convert("RGB"), "TIFF", save_all=True, append_images=[GREY.convert("RGB")]), "2 images in one"),
         (saved(Image.fromarray(PIXELS))[:5000], "damaged or cut off"),
     ],
 )

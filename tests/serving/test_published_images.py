@@ -167,10 +167,90 @@ NAMED: dict[str, tuple[Callable[[], bytes], str]] = {
     "Lab": (lambda: tiff(PIXELS, colours=8), "colours of mode LAB"),
     "CMYK": (lambda: saved(IMAGE.convert("CMYK"), "JPEG"), "colours of mode CMYK"),
     "one bit": (lambda: saved(IMAGE.convert("1"), "TIFF"), "black and white of mode 1"),
-    "pages": (lambda: saved(IMAGE, "TIFF", save_all=True, append_images=[IMAGE]), "several images in one file"),
+    "pages": (lambda: saved(IMAGE, "TIFF", save_all=True, append_images=[IMAGE]), "2 images in one file"),
     "damaged LZW": (lambda: damaged(saved(IMAGE, "TIFF", compression="tiff_lzw")), "damaged or cut off"),
     "damaged Deflate": (lambda: damaged(saved(IMAGE, "TIFF", compression="tiff_adobe_deflate")), "damaged or cut off"),
 }  # fmt: skip
+
+
+TISSUE = Image.fromarray(np.random.default_rng(1).integers(60, 250, (12, 16, 3), dtype=np.uint8)).resize((320, 240))
+
+
+def jpeg_pixels(content: bytes) -> slice:
+    """Where the compressed pixels lie in a JPEG file."""
+    return slice(content.index(b"\xff\xda") + 14, len(content) - 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True}])
+def test_a_half_damaged_jpeg_is_never_judged(options: dict[str, object], capfd: pytest.CaptureFixture[str]) -> None:
+    whole = saved(TISSUE, "JPEG", **options)
+    inside = jpeg_pixels(whole)
+    half = inside.start + (inside.stop - inside.start) // 2
+    decode_image(whole, "scan")
+    decode_image(whole + bytes(5000), "scan")
+    for damaged_file in (
+        whole[:half],
+        whole[:half] + b"\xff\xd9",
+        whole[:half] + bytes(len(whole) - half),
+        whole[: inside.stop - 40] + bytes(42),
+        whole[:half] + bytes(4096) + whole[half:],
+        whole[:half] + PIXELS.tobytes()[:4096] + whole[half:],
+        whole[: half - 400] + whole[half:],
+    ):
+        with pytest.raises(PatchError, match=r"^scan: damaged or cut off \(.+\); expected a complete ") as caught:
+            decode_image(damaged_file, "scan")
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_jpeg_compression_in_a_tiff_is_never_judged(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = saved(TISSUE, "TIFF", compression="jpeg")
+    decode_image(whole, "scan")
+    middle = len(whole) // 2
+    with pytest.raises(PatchError, match=r"^scan: damaged or cut off \(Corrupt JPEG data"):
+        decode_image(whole[:middle] + bytes(400) + whole[middle + 400 :], "scan")
+    assert capfd.readouterr() == ("", "")
+
+
+def smaller(factor: int, image: Image.Image = TISSUE) -> Image.Image:
+    return image.resize((image.width // factor, image.height // factor), Image.Resampling.BOX)
+
+
+OTHER = TISSUE.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg"])
+def test_of_a_pyramid_the_first_image_is_read(caplog: pytest.LogCaptureFixture, compression: str) -> None:
+    pages = [smaller(2), smaller(4), smaller(20)]
+    alone = decode_image(saved(TISSUE, "TIFF", compression=compression), "scan")
+    with caplog.at_level("INFO", "claris_kaggle"):
+        found = decode_image(saved(TISSUE, "TIFF", compression=compression, save_all=True, append_images=pages), "scan")
+    assert np.array_equal(found, alone)
+    assert caplog.messages == [
+        "scan: 4 images in one file. Only the first one is used: the others are smaller copies of it"
+    ]
+
+
+def test_of_a_photograph_with_a_preview_the_photograph_is_read() -> None:
+    photograph = saved(TISSUE, "MPO", save_all=True, append_images=[smaller(3)])
+    assert np.array_equal(decode_image(photograph, "scan"), decode_image(saved(TISSUE, "JPEG"), "scan"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "others"),
+    [
+        ("TIFF", [TISSUE, TISSUE]),
+        ("TIFF", [smaller(2), smaller(2, OTHER)]),
+        ("TIFF", [smaller(2), TISSUE.crop((0, 0, 160, 200))]),
+        ("TIFF", [TISSUE.resize((640, 480)), smaller(2)]),
+        ("MPO", [TISSUE, smaller(2)]),
+        ("MPO", [smaller(2, OTHER), smaller(4)]),
+        ("PNG", [OTHER, TISSUE]),
+    ],
+)
+def test_real_stacks_are_refused_with_the_number_of_images(kind: str, others: list[Image.Image]) -> None:
+    with pytest.raises(PatchError, match="scan: 3 images in one file; .*Save each image as its own file"):
+        decode_image(saved(TISSUE, kind, save_all=True, append_images=others), "scan")
 
 
 @pytest.mark.parametrize("name", NAMED)
