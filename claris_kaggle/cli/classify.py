@@ -4,7 +4,8 @@ Reads TIFF, PNG and JPEG. Images larger than 96 x 96 pixels are classified with 
 malignant if at least one window is. The networks are trained only on tissue at about 1 micrometre per pixel (10x).
 The verdict is "uncertain", with the reason, if folds or views lie on both sides of the threshold, if the patch has no
 tissue, or if its colour and texture do not resemble the training patches.
-A file that cannot be read is reported, the others are still classified, and the exit code is 1.
+A file that cannot be read is reported, the others are still classified, and the exit code is 1. If no file can be
+read, no page and no CSV file are written.
 
 example:
   claris classify --run runs/first patch.tif
@@ -104,6 +105,8 @@ def _write_results(
 ) -> None:
     """Write the HTML page and the CSV file, print the JSON result or the notice, and report faulty images.
 
+    Without any answer, no file is written.
+
     Raises:
         ClarisError: some images, or the only one, could not be classified.
     """
@@ -113,9 +116,9 @@ def _write_results(
     from claris_kaggle.serving.page import all_as_json, write_page, write_rows
 
     messages = [str(fault) for fault in faults]
-    if args.html:
+    if args.html and answers:
         write_page(args.html, sections, messages, trained)
-    if args.csv:
+    if args.csv and answers:
         write_rows(args.csv, answers)
     if args.json:
         print(json.dumps(all_as_json(trained, views, answers, messages)))
@@ -123,5 +126,7 @@ def _write_results(
         print(NOTICE)
     if len(answers) + len(faults) == 1 and faults:
         raise faults[0]
+    if faults and not answers:
+        raise PatchError(f"none of {len(faults)} images could be classified", "", "The messages above say why")
     if faults:
         raise PatchError(f"{len(faults)} of {format_count(len(answers) + len(faults), 'image')} not classified")

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.core.console import is_speaker
+    from claris_kaggle.ensembling.runs import suggest_single_fold
     from claris_kaggle.evaluation.run_metrics import explain_pooling
     from claris_kaggle.inference.predict import PredictJob, predict_run
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     if not is_speaker():
         return
     if metrics is None:
-        _suggest_first_fold(job.run_dir, args)
+        log_info(suggest_single_fold(RunDir(args.run), args.data, "submission.csv"))
         return
     if args.json:
         print(json.dumps(metrics))
@@ -74,11 +75,3 @@ def run(args: argparse.Namespace) -> None:
     if remark := explain_pooling(metrics["overall"]["auc"], metrics["overall"]["fold_auc_mean"]):
         log_info(remark)
     options._suggest_next("ensemble", args.run, "--data", args.data, "--out", "submission.csv")
-
-
-def _suggest_first_fold(run_dir: RunDir, args: argparse.Namespace) -> None:
-    """Log the command that makes a submission of the first finished fold, before all folds are finished."""
-    first = min(run_dir.finished_folds())
-    folder = args.run / run_dir.fold(first).root.name
-    alone = options._format_command("ensemble", folder, "--data", args.data, "--out", "submission.csv")
-    log_info(f"for a submission of fold {first} alone: {alone}")

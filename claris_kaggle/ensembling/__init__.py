@@ -9,6 +9,6 @@ Other packages use:
   `sort_best_first`
 - `pseudo_labels`: `PseudoSummary`, `make_pseudo_labels`
 - `run_list`: `RunSummary`, `list_runs`
-- `runs`: `Run`, `add_slides`, `label_runs`, `load_run`
+- `runs`: `Run`, `add_slides`, `label_runs`, `load_run`, `suggest_single_fold`
 - `submission_file`: `SubmissionSummary`, `check_submission`, `write_submission`
 """

@@ -6,6 +6,7 @@ a training patch of another.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -91,7 +92,7 @@ def load_run(run_dir: RunDir, columns: Mapping[str, str] | None = None) -> Run:
     if missing:
         found = run_dir.lacks(" and ".join(missing))
         expected = "expected the predictions of all its folds"
-        raise RunError(found, expected, _suggest_single_fold(run_dir))
+        raise RunError(found, expected, _advise_all_folds(run_dir))
     oof, test = read_oof(run_dir.oof, columns), read_test(run_dir.predicted_test, columns)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
@@ -106,18 +107,30 @@ def load_run(run_dir: RunDir, columns: Mapping[str, str] | None = None) -> Run:
     return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
 
 
-def _suggest_single_fold(run_dir: RunDir) -> str:
-    """Return what to do about a run without predictions of all folds: also how to submit the folds that are done."""
+def _advise_all_folds(run_dir: RunDir) -> str:
+    """Return what to do about a run without predictions of all folds: also how to submit the first one that is done."""
     hint = "Run claris train until all folds are finished, then claris predict"
+    alone = suggest_single_fold(run_dir)
+    return f"{hint}. {alone[0].upper()}{alone[1:]}" if alone else hint
+
+
+def suggest_single_fold(run_dir: RunDir, data: Path | str = "DIR", out: str = "FILE") -> str:
+    """Return how to make a submission of the first finished fold of a run; empty if none is finished.
+
+    Args:
+        run_dir: the run.
+        data: the data folder in the commands.
+        out: the submission file in the commands.
+    """
     done = run_dir.finished_folds()
     if not done:
-        return hint
-    first = run_dir.fold(done[0])
-    ready = first.oof.exists() and first.test.exists()
-    before = "" if ready else f"claris predict --data DIR --run {run_dir.root}, then "
-    return (
-        f"{hint}. For a submission of fold {done[0]} alone: {before}claris ensemble {first.root} --data DIR --out FILE"
-    )
+        return ""
+    first = run_dir.fold(min(done))
+    commands = [["ensemble", first.root, "--data", data, "--out", out]]
+    if not (first.oof.exists() and first.test.exists()):
+        commands.insert(0, ["predict", "--data", data, "--run", run_dir.root])
+    typed = [shlex.join(["claris", *map(str, words)]) for words in commands]
+    return f"for a submission of fold {min(done)} alone: {', then '.join(typed)}"
 
 
 def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:

@@ -201,37 +201,34 @@ def _draw_learning_of_runs(name: str, runs: Mapping[str, Mapping[int, pd.DataFra
     return _draw_chart(name, words, "epoch", "mean validation AUC of the folds", paint)
 
 
-def _draw_roc(name: str, curves: Sequence[_Curve], whole: _Curve | None = None, *, corner: bool = False) -> _Drawing:
-    """Draw ROC curves. The curve of all folds together is emphasised. `corner` enlarges the top left corner."""
+def _draw_roc(anchor: str, curves: Sequence[_Curve], whole: _Curve | None = None) -> tuple[_Drawing, _Drawing | None]:
+    """Draw ROC curves, and their top left corner enlarged; None if no curve passes through it.
+
+    The curve of all folds together is emphasised.
+    """
     from sklearn.metrics import roc_curve
 
-    lines, said = [], []
+    lines, said, in_corner = [], [], False
     for title, labels, values in [*curves, *([whole] if whole else [])]:
         false, true, _ = roc_curve(labels, values)
         value, found = auc(labels, values), _percent(np.interp(0.05, false, true))
         lines.append((*_thin_curve(false, true), f"{value:.4f}  {_shorten(title)}"))
         said.append(f"{title}: AUC {value:.4f}, {found} true positive rate at 5 % false positive rate")
+        in_corner = in_corner or np.interp(_CORNER, false, true) > 1 - _CORNER
 
-    def paint(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], **_REFERENCE)
-        _plot_square(axes, lines, strong=whole is not None)
-        if corner:
-            axes.set(xlim=(-0.002, _CORNER), ylim=(1 - _CORNER, 1.002))
-            axes.locator_params(nbins=5)
+    def draw(name: str, what: str, *, corner: bool) -> _Drawing:
+        def paint(axes: Axes) -> None:
+            axes.plot([0, 1], [0, 1], **_REFERENCE)
+            _plot_square(axes, lines, strong=whole is not None)
+            if corner:
+                axes.set(xlim=(-0.002, _CORNER), ylim=(1 - _CORNER, 1.002))
+                axes.locator_params(nbins=5)
 
-    words = f"ROC{', top left corner' if corner else ''}. {'; '.join(said)}."
-    return _draw_chart(name, words, "false positive rate", "true positive rate", paint)
+        words = f"{what}. {'; '.join(said)}."
+        return _draw_chart(name, words, "false positive rate", "true positive rate", paint)
 
-
-def _draw_roc_corner(name: str, curves: Sequence[_Curve], whole: _Curve | None = None) -> _Drawing | None:
-    """Draw the top left corner of the ROC curves enlarged; None if no curve passes through it."""
-    from sklearn.metrics import roc_curve
-
-    for _, labels, values in [*curves, *([whole] if whole else [])]:
-        false, true, _ = roc_curve(labels, values)
-        if np.interp(_CORNER, false, true) > 1 - _CORNER:
-            return _draw_roc(name, curves, whole, corner=True)
-    return None
+    enlarged = draw(f"{anchor}-corner", "ROC, top left corner", corner=True) if in_corner else None
+    return draw(f"{anchor}-roc", "ROC", corner=False), enlarged
 
 
 def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Drawing:

@@ -1,5 +1,7 @@
 """Plot the out-of-fold predictions of a run as Matplotlib figures, for notebooks.
 
+Each function takes a loaded run, the folder of a run, or its OOF predictions.
+
 The report (`claris report`) has its own SVG charts, which follow the light or dark colours of the page.
 """
 
@@ -30,7 +32,7 @@ def plot_roc(run: _Source) -> Figure:
     """Plot the ROC curve of each fold and of all folds pooled.
 
     Args:
-        run: a loaded run, the folder of a run, or its OOF predictions.
+        run: source of the OOF predictions.
     Returns:
         A Matplotlib figure with one pair of axes.
     Raises:
@@ -59,7 +61,7 @@ def plot_calibration(run: _Source, bins: int = 10) -> Figure:
     """Plot the calibration curve: predicted probability against the observed share of malignant patches.
 
     Args:
-        run: a loaded run, the folder of a run, or its OOF predictions.
+        run: source of the OOF predictions.
         bins: number of bins, each with about the same number of patches.
     Returns:
         A Matplotlib figure with one pair of axes.
@@ -81,7 +83,7 @@ def plot_top_losses(run: _Source, data: DataDir | Path | str, count: int = 8) ->
     """Show the patches with the highest log loss, highest first, with label and probability.
 
     Args:
-        run: a loaded run, the folder of a run, or its OOF predictions.
+        run: source of the OOF predictions.
         data: the competition's folder, from which the patches are read.
         count: number of patches.
     Returns:

@@ -263,6 +263,7 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
     found = run_metrics(oof, run.slides, run.measured)
     whole = ("all", oof.labels, oof.probabilities)
     parts = charts._by_fold(oof.labels, oof.probabilities, oof.fold)
+    roc, corner = charts._draw_roc(anchor, parts, whole)
     return _Section(
         name=run.name,
         typed=_format_typed_path(run_dir.root),
@@ -272,8 +273,8 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         folds=[_describe_fold(run, one, histories.get(one.fold)) for one in found.folds],
         confusion=_count_confusion(run),
         learning=charts._draw_learning(anchor, histories) if histories else [],
-        roc=charts._draw_roc(f"{anchor}-roc", parts, whole),
-        corner=charts._draw_roc_corner(f"{anchor}-corner", parts, whole),
+        roc=roc,
+        corner=corner,
         precision=charts._draw_precision(f"{anchor}-precision", parts, whole),
         calibration=charts._draw_calibration(f"{anchor}-calibration", found.calibration),
         spread=charts._draw_spread(f"{anchor}-spread", oof.labels, oof.probabilities, run.test.probabilities),
@@ -413,11 +414,12 @@ def _compare_sections(runs: Sequence[Run], run_dirs: Sequence[RunDir], sections:
     curves = [(run.name, run.oof.labels, run.oof.probabilities) for run in runs]
     read = {name: _read_histories(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
     histories = {name: tables for name, tables in read.items() if tables}
+    roc, corner = charts._draw_roc("compare", curves)
     return _ComparedRuns(
         found=compare_runs(runs),
         chart=charts._draw_intervals("compare-auc", names, [section.overall for section in sections]),
-        roc=charts._draw_roc("compare-roc", curves),
-        corner=charts._draw_roc_corner("compare-corner", curves),
+        roc=roc,
+        corner=corner,
         learning=charts._draw_learning_of_runs("compare-learning", histories) if len(histories) > 1 else None,
         configs=_compare_configs({one.name: one.origin.config for one in sections if one.origin.config}),
     )

@@ -36,6 +36,7 @@ _WHITE = 255
 # camera's values that nothing scaled, perhaps with a few hot pixels or a white scale bar.
 _WIDE_BITS, _LEAST_WIDE_MAXIMUM, _LEAST_WIDE_QUANTILE = 16, 128, 64
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_MAXIMUM = 258, 259, 281
+_GREY_CONTRAST = 32  # empty background has less, and may be grey
 _JPEG_START, _JPEG_COMPRESSIONS = b"\xff\xd8", (6, 7)
 # What libjpeg says of damaged data, which it decodes all the same (JWRN_* in its jerror.h).
 _JPEG_DAMAGE = re.compile(rb"(Corrupt JPEG data|Premature end of JPEG file|Inconsistent progression sequence)[^\n]*")
@@ -121,6 +122,7 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
                     if bits is not None:
                         pixels = _use_stated_bits(pixels, content, name, bits)
                     _require_copies(image, pixels, name)
+        _require_colours(pixels, name)
         if content.startswith(_JPEG_START) or tags.get(_TIFF_COMPRESSION) in _JPEG_COMPRESSIONS:
             _require_undamaged_jpeg(content, name)
         return pixels
@@ -200,7 +202,10 @@ def _is_smaller_copy(image: Image.Image, frame: int, pixels: Pixels) -> bool:
     """Return True if that image of the file is smaller than its first one, uint8 [H, W, 3], and looks the same."""
     from PIL import Image
 
-    image.seek(frame)
+    try:
+        image.seek(frame)
+    except ValueError:  # no data there
+        return image.format == "MPO"  # a program has removed the preview, and left its mention
     (width, height), (full_height, full_width) = image.size, pixels.shape[:2]
     allowed = 1 + _COPY_SHAPE * min(width, height)
     if width >= full_width or abs(height - width * full_height / full_width) > allowed:
@@ -212,6 +217,17 @@ def _is_smaller_copy(image: Image.Image, frame: int, pixels: Pixels) -> bool:
     )
     variation = np.abs(whole - whole.mean(axis=(0, 1))).mean()
     return bool(np.abs(whole - copy).mean() <= _COPY_LEVELS + _COPY_SHARE * variation)
+
+
+def _require_colours(pixels: Pixels, name: object) -> None:
+    """Check that an image with contrast, uint8 [H, W, 3], is not a grey one that is stored as RGB.
+
+    Raises:
+        PatchError: all pixels are grey.
+    """
+    if np.ptp(pixels) >= _GREY_CONTRAST and (pixels == pixels[..., :1]).all():
+        found = f"{name}: a grey image, stored as RGB with equal channels"
+        raise PatchError(found, "expected an RGB image of stained tissue", "Use the original colour image")
 
 
 def _require_undamaged_jpeg(content: bytes, name: object) -> None:

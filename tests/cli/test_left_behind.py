@@ -53,6 +53,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("push train --record new/kernels.json", "no token"),
         ("push train --build-only new/kernel --user me --slug x", "invalid kernel name"),
         ("train --data DATA --folds FOLDS --run new/run --cache new/cache TINY --precision fp16", "no GPU here"),
+        ("pack --data DAMAGED --cache new/cache", "damaged or cut off"),
+        ("pack --data DAMAGED --cache .", "damaged or cut off"),
+        ("folds --data DAMAGED --out new/f.csv --cache new/cache", "damaged or cut off"),
+        ("train --data DAMAGED --folds FOLDS --run new/run --cache new/cache TINY", "damaged or cut off"),
+        ("train --data DATA --folds FOLDS --run new/run --cache new/cache TINY --weights FILE", "no readable weights"),
+        ("train --data DATA --folds FOLDS --run . --cache new/cache TINY --weights FILE", "no readable weights"),
+        ("classify --run RUN FILE --html new/a.html --csv new/a.csv", "not a readable image"),
+        ("classify --run RUN FILE FOLDS --html new/a.html --csv new/a.csv", "none of 2 images could be classified"),
     ],
 )
 def test_a_command_that_fails_on_its_inputs_leaves_no_folder(
@@ -76,6 +84,10 @@ def test_a_command_that_fails_on_its_inputs_leaves_no_folder(
         shutil.copytree(finished.root, run)
         RunDir(run).fold(1).weights_manifest.unlink()
         RunDir(run).oof.unlink()
+    if "DAMAGED" in command:
+        damaged = Path(shutil.copytree(generated.root, tmp_path / "damaged"))
+        first = sorted((damaged / "train").glob("*.tif"))[0]
+        first.write_bytes(first.read_bytes()[:-100])
     if "BAD" in command:
         bad.mkdir()
         for path in generated.root.iterdir():
@@ -83,7 +95,7 @@ def test_a_command_that_fails_on_its_inputs_leaves_no_folder(
         (bad / "sample_submission.csv").unlink()
         (bad / "sample_submission.csv").write_text("id,label\nx,0\n")
     values = {"RUN": finished.root, "UNFINISHED": run, "DATA": generated.root, "BAD": bad, "FOLDS": fold_file}
-    values["FILE"] = generated.labels
+    values |= {"FILE": generated.labels, "DAMAGED": tmp_path / "damaged"}
     arguments = [
         part for word in command.split() for part in (TINY if word == "TINY" else [str(values.get(word, word))])
     ]

@@ -83,6 +83,14 @@ def test_a_slide_that_is_written_in_several_ways_is_one_slide(
         assert f"1 slide written in several ways (s1 and {other}), each read as one" in capsys.readouterr().err
 
 
+def refusal(read: Callable[[Path], object], path: Path, content: bytes) -> str:
+    """The message with which a table of this content is refused."""
+    path.write_bytes(content)
+    with pytest.raises(TableError) as caught:
+        read(path)
+    return str(caught.value)
+
+
 OTHER_TABLES = {
     "Parquet": (b"PAR1" + bytes(40), "a Parquet file; expected a CSV file. Write it as CSV"),
     "a pickle": (b"\x80\x04\x95" + bytes(40), "a pickle; expected a CSV file"),
@@ -98,10 +106,8 @@ OTHER_TABLES = {
 @pytest.mark.parametrize("name", OTHER_TABLES)
 def test_what_is_no_slide_map_is_named(name: str, tmp_path: Path) -> None:
     content, words = OTHER_TABLES[name]
-    (tmp_path / "map.csv").write_bytes(content)
-    with pytest.raises(TableError) as caught:
-        read_slides(tmp_path / "map.csv", [f"{number:040x}" for number in range(10, 40)])
-    assert words in str(caught.value)
+    ids = [f"{number:040x}" for number in range(10, 40)]
+    assert words in refusal(lambda path: read_slides(path, ids), tmp_path / "map.csv", content)
 
 
 def test_a_workbook_is_named(tmp_path: Path) -> None:
@@ -263,10 +269,8 @@ BAD_FOLD_FILES = {
 @pytest.mark.parametrize("name", BAD_FOLD_FILES)
 def test_a_faulty_fold_file_of_another_tool_is_refused_and_never_replaced(name: str, tmp_path: Path) -> None:
     text, words = BAD_FOLD_FILES[name]
-    (tmp_path / "f.csv").write_text(text)
-    with pytest.raises(TableError) as caught:
-        read_folds(tmp_path / "f.csv")
-    assert words in str(caught.value) and f"--out {tmp_path}" not in str(caught.value)
+    message = refusal(read_folds, tmp_path / "f.csv", text.encode())
+    assert words in message and f"--out {tmp_path}" not in message
 
 
 def test_folds_of_another_tool_are_checked_against_the_data(call: Call, data: DataDir, tmp_path: Path) -> None:
@@ -332,13 +336,11 @@ BAD_OOF_FILES = {
 
 def test_columns_that_are_not_utf8_are_refused_if_they_are_used(tmp_path: Path) -> None:
     """No encoding is guessed: the same bytes are other letters in each code page."""
-    place, hint = tmp_path / "t.csv", "expected text in UTF-8. Save it again as CSV in UTF-8"
 
     def refused(read: Callable[[Path], object], text: str, words: str, encoding: str = "cp1252") -> None:
-        place.write_bytes(text.encode(encoding))
-        with pytest.raises(TableError) as caught:
-            read(place)
-        assert words in str(caught.value) and hint in str(caught.value) and str(caught.value).isascii()
+        message = refusal(read, tmp_path / "t.csv", text.encode(encoding))
+        assert words in message and message.isascii()
+        assert "expected text in UTF-8. Save it again as CSV in UTF-8" in message
 
     refused(
         lambda path: read_slides(path, H), PLAIN.replace("s2", "Müller"), "column wsi is not UTF-8 (M?ller in line 4)"
@@ -365,9 +367,7 @@ def test_exports_of_excel_are_read(encoding: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BAD_OOF_FILES)
 def test_oof_predictions_that_are_no_probabilities_are_refused(name: str, tmp_path: Path) -> None:
     text, words = BAD_OOF_FILES[name]
-    (tmp_path / "oof.csv").write_text(text)
-    with pytest.raises(TableError, match=words):
-        read_oof(tmp_path / "oof.csv")
+    assert re.search(words, refusal(read_oof, tmp_path / "oof.csv", text.encode()))
 
 
 @pytest.mark.parametrize("header", ["id,label", "id,prediction", "image_id,target", "Id,Pred"])

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ IMAGE = Image.fromarray(PIXELS)
 Tag = tuple[int, int, list[int]]
 
 
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format=kind, **options)
+    if "append_images" in options:  # Pillow keeps settings of a JPEG in the image, and fails to save it as TIFF then
+        options["append_images"] = [one.copy() for one in options["append_images"]]
+    image.copy().save(stream, format=kind, **options)
     return stream.getvalue()
 
 
@@ -233,7 +236,18 @@ def test_of_a_pyramid_the_first_image_is_read(caplog: pytest.LogCaptureFixture, 
 
 def test_of_a_photograph_with_a_preview_the_photograph_is_read() -> None:
     photograph = saved(TISSUE, "MPO", save_all=True, append_images=[smaller(3)])
-    assert np.array_equal(decode_image(photograph, "scan"), decode_image(saved(TISSUE, "JPEG"), "scan"))
+    alone = decode_image(saved(TISSUE, "JPEG"), "scan")
+    without = photograph[: photograph.rindex(b"\xff\xd8\xff")]  # as programs leave it that keep only the first image
+    assert np.array_equal(decode_image(photograph, "scan"), alone)
+    assert np.array_equal(decode_image(without, "scan"), alone)
+
+
+def test_grey_images_that_are_stored_as_rgb_are_refused() -> None:
+    for kind in ("PNG", "JPEG", "TIFF"):
+        with pytest.raises(PatchError, match="a grey image, stored as RGB with equal channels; expected an RGB image"):
+            decode_image(saved(IMAGE.convert("L").convert("RGB"), kind), "scan")
+    empty = Image.new("RGB", (96, 96), (243, 243, 243))
+    assert (decode_image(saved(empty, "PNG"), "scan") == 243).all()
 
 
 @pytest.mark.parametrize(
