@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help setup demo test test-slow test-kaggle test-kaggle-next coverage docs dist bench bench-gpu lint format clean
+.PHONY: help setup demo test test-slow test-kaggle test-kaggle-next coverage mutants docs dist bench bench-gpu lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +30,15 @@ test-slow: $(READY)  ## the long tests, in two processes
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
 
 # Processes that a test starts are not counted.
-coverage: $(READY)  ## the lines of the package that the fast tests run
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --cov claris_kaggle --cov-report term
+coverage: $(READY)  ## the lines of the package that the fast tests run; fails where they become fewer
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --cov claris_kaggle \
+		--cov-report term-missing:skip-covered --cov-fail-under 90
+	$(BIN)/coverage report --include "claris_kaggle/evaluation/*,claris_kaggle/ensembling/*" --fail-under @@
+
+# What the tests share is built once, before the first change of the code, and kept for all of them.
+mutants: $(READY)  ## changes to the code of scores and submissions that no test notices; an hour or more
+	CLARIS_TESTS_SHARED=$(CURDIR)/build/mutants OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
 
 # What a Kaggle session does, under the versions of its image; 5 minutes at most. The tests of the user's own machine
 # run in .venv alone: they need kaggle>=2.2.5, and no such machine has the image's versions. The library is installed
@@ -79,4 +86,4 @@ format: $(READY)  ## put the style right
 	$(BIN)/ruff format .
 
 clean:  ## remove the environments and what the demo made
-	rm -rf $(VENV) .venv-kaggle .venv-kaggle-next demo-output build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-kaggle .venv-kaggle-next demo-output build dist mutants .pytest_cache .mypy_cache .ruff_cache

@@ -68,6 +68,7 @@ setup(
             "pytest-xdist>=3.5",
             "pytest-cov>=5",
             "hypothesis>=6.100",
+            "mutmut>=3.8",
             "ruff>=0.8",
             "mypy>=1.13",
             "pandas-stubs",

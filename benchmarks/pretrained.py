@@ -113,6 +113,7 @@ ROWS = {
     "192, 12 epochs": tuned(resolution=192, epochs=12),
     "192, 10 epochs": tuned(resolution=192, epochs=10, lr=1.5e-3),
     "192, 20 epochs": tuned(resolution=192, epochs=20, lr=1.1e-3),
+    "192, 10 epochs, freeze 1": tuned(resolution=192, epochs=10, lr=1.5e-3, freeze_epochs=1),
     "192, 10 epochs, strong": tuned(resolution=192, epochs=10, lr=1.5e-3, augment="strong"),
     "224, 10 epochs": tuned(resolution=224, epochs=10, lr=1.5e-3),
     "192, 10 epochs, head x5": tuned(resolution=192, epochs=10, lr=1e-3, lr_head=5.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import functools
 import os
 import pickle
 import random
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,7 +32,12 @@ from claris_kaggle.core.console import messages_on_stderr  # noqa: E402
 from claris_kaggle.core.paths import DataDir, RunDir  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-DEADLINE = 180
+# Modules that start several processes or train.
+LONGEST = (
+    "tests/system/", "tests/kaggle/test_session.py", "tests/models/test_sources.py", "tests/repo/test_papers.py",
+    "tests/serving/test_app.py", "tests/serving/test_export.py",
+)  # fmt: skip
+DEADLINE = 300  # on a busy machine too
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
@@ -44,6 +48,11 @@ FLAGS = (
 TINY = [
     "--model", "tiny", "--weights", "none", "--threads", "1", "--epochs", "2", "--batch-size", "32",
 ]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest: with several test processes, none then waits for the end of one."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(autouse=True)
@@ -75,10 +84,14 @@ def sample() -> DataDir:
 
 
 def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
-    """Return a folder that all test processes share and never write to. The first process that asks builds it."""
+    """Return a folder that all test processes share and never write to. The first process that asks builds it.
+
+    CLARIS_TESTS_SHARED names the place of such folders, to keep them for the next run of the tests.
+    """
     base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
-    folder.parent.mkdir(exist_ok=True)
+    own = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder = Path(os.environ.get("CLARIS_TESTS_SHARED", own)) / name
+    folder.parent.mkdir(exist_ok=True, parents=True)
     built = folder.with_suffix(".built")
     with FileLock(folder.with_suffix(".lock")):
         if not built.exists():
@@ -96,6 +109,28 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
         generate(folder, train=240, test=70, slides=12)
 
     return DataDir(build_once(tmp_path_factory, "data", build))
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
+    """60 training and 12 test patches of 6 slides, for whole commands on many folds; never written to."""
+    from claris_kaggle.data.synthetic import generate
+
+    def build(folder: Path) -> None:
+        generate(folder, train=60, test=12, slides=6)
+
+    return DataDir(build_once(tmp_path_factory, "few", build))
+
+
+@pytest.fixture(scope="session")
+def handful(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
+    """20 training and 4 test patches of 5 slides, to be copied and changed; never written to."""
+    from claris_kaggle.data.synthetic import generate
+
+    def build(folder: Path) -> None:
+        generate(folder, train=20, test=4, slides=5)
+
+    return DataDir(build_once(tmp_path_factory, "handful", build))
 
 
 @pytest.fixture(scope="session")
@@ -134,28 +169,77 @@ def finished(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory:
     return RunDir(build_once(tmp_path_factory, "finished", build))
 
 
+@pytest.fixture(scope="session")
+def report(generated: DataDir, finished: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the finished run with pictures; never written to."""
+    from claris_kaggle.reporting.report import write_report
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        write_report([finished], folder / "report.html", data=generated)
+
+    return build_once(tmp_path_factory, "report", build) / "report.html"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What a command and the processes that it started printed."""
+
+    stdout: str
+    stderr: str
+
+
+@contextlib.contextmanager
+def _streams_to(out: Path, err: Path) -> Iterator[None]:
+    """Send the streams of this process, and of the processes that it starts, to these files."""
+    kept = os.dup(1), os.dup(2)
+    try:
+        with out.open("w") as shown, err.open("w") as said:
+            os.dup2(shown.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
+                yield
+    finally:
+        for number, one in enumerate(kept, start=1):
+            os.dup2(one, number)
+            os.close(one)
+
+
 @dataclass(frozen=True)
 class TwoProcessRun:
     """A run whose fold 0 was trained and predicted by two processes, and what its commands printed."""
 
     run: RunDir
-    train: subprocess.CompletedProcess[str]
-    predict: subprocess.CompletedProcess[str]
+    train: Printed
+    predict: Printed
 
 
 @pytest.fixture(scope="session")
 def of_two(generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoProcessRun:
-    """A run of the tiny network in two processes; never written to."""
+    """A run of the tiny network in two processes, which this one starts; never written to."""
+    from claris_kaggle.cli.main import main
 
     def build(folder: Path) -> None:
+        folder.mkdir()
         places = ["--data", generated.root, "--run", folder / "of-two", "--cache", cache, "--nproc", 2]
-        train = claris("train", *places, "--folds", fold_file, *TINY, "--fold", 0)
-        predict = claris("predict", *places)
-        assert train.returncode == predict.returncode == 0, train.stderr + predict.stderr
-        (folder / "printed.pickle").write_bytes(pickle.dumps((train, predict)))
+        printed = []
+        for command in (["train", *places, "--folds", fold_file, *TINY, "--fold", 0], ["predict", *places]):
+            with _streams_to(folder / "stdout", folder / "stderr"):
+                code = main([str(one) for one in command])
+            printed.append(Printed((folder / "stdout").read_text(), (folder / "stderr").read_text()))
+            assert code == 0, printed[-1].stderr
+        (folder / "printed.pickle").write_bytes(pickle.dumps(printed))
 
     folder = build_once(tmp_path_factory, "two", build)
     return TwoProcessRun(RunDir(folder / "of-two"), *pickle.loads((folder / "printed.pickle").read_bytes()))
+
+
+@functools.cache
+def _one_bundle() -> bytes:
+    """The library as it is pushed, packed once."""
+    from claris_kaggle.kaggle.kernel_source import _build_bundle
+
+    return _build_bundle()
 
 
 @pytest.fixture
@@ -167,6 +251,8 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
     for name, value in fake.environment(str(home)).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("claris_kaggle.kaggle.api._CALL_PAUSES", (0.0, 0.0, 0.0))
+    bundle = _one_bundle()
+    monkeypatch.setattr("claris_kaggle.kaggle.kernel_source._build_bundle", lambda: bundle)
     yield fake
     fake.close()
 
@@ -174,23 +260,10 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeKaggle]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the real client run in this process, for tests with many calls; its own process is tested by the others."""
-    import requests
+    from claris_kaggle.kaggle import api
+    from tests.support.client_here import ClientHere
 
-    from claris_kaggle.kaggle import api, client_process
-
-    def run(command: list[str], *, input: str, **named: Any) -> subprocess.CompletedProcess[str]:
-        sys.modules.pop("kaggle", None)  # each process logs in
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            contextlib.redirect_stdout(io.StringIO()) as said,
-            contextlib.redirect_stderr(said),
-        ):
-            patch.setattr(requests.Session, "send", requests.Session.send)  # a process records its own requests only
-            answer = client_process._run_method(command[-1], input)
-        return subprocess.CompletedProcess(command, 0, stdout=answer, stderr=said.getvalue())
-
-    stand_in = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(api, "subprocess", stand_in)
+    monkeypatch.setattr(api, "subprocess", ClientHere)
 
 
 def run_files(run: RunDir, folds: tuple[int, ...] = (0, 1, 2)) -> Files:

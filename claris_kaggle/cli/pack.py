@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of processes that read files [one per core if there are many files]",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="verify all patches of an existing cache; the default is 1,000 random ones if its files are unchanged",
+    )
     options._add_json_flag(parser)
 
 
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     from claris_kaggle.data.prepare import make_packs
 
-    packs = make_packs(data, options._choose_cache_dir(args), args.jobs)
+    packs = make_packs(data, options._choose_cache_dir(args), args.jobs, verify_all=args.verify)
     if args.json:
         print(json.dumps({"packs": [{"folder": str(pack.folder), "patches": len(pack.ids)} for pack in packs]}))
         return

@@ -93,22 +93,23 @@ def read_training_folds(data: DataDir, fold_file: Path) -> Folds:
 
 
 def get_pack(
-    data: DataDir, split: str, ids: Sequence[str], cache: Path, *, jobs: int = 0, verified: bool = False
-) -> Pack:
-    """Return the pack of the split's ids; arguments as in `read_training`."""
+    data: DataDir, split: str, ids: Sequence[str], cache: Path, *, jobs: int = 0, verified: bool = False,
+    verify_all: bool = False,
+) -> Pack:  # fmt: skip
+    """Return the pack of the split's ids; arguments as in `read_training` and `ensure_pack`."""
     if verified:
         return open_pack(pack_folder(cache, split, ids), ids)
-    return ensure_pack(data.patches(split), ids, cache, jobs)
+    return ensure_pack(data.patches(split), ids, cache, jobs, verify_all=verify_all)
 
 
-def make_packs(data: DataDir, cache: Path, jobs: int = 0) -> list[Pack]:
-    """Return the verified packs of the training and test patches."""
+def make_packs(data: DataDir, cache: Path, jobs: int = 0, *, verify_all: bool = False) -> list[Pack]:
+    """Return the verified packs of the training and test patches; arguments as in `ensure_pack`."""
     train_ids, _ = tables.read_labels(data.labels)
     splits = {"train": train_ids, "test": tables.read_sample(data.sample)}
     for split, ids in splits.items():  # missing files of both are found before the first is packed
         if not pack_folder(cache, split, ids).exists():
             _require_files(data.patches(split), ids)
-    return [get_pack(data, split, ids, cache, jobs=jobs) for split, ids in splits.items()]
+    return [get_pack(data, split, ids, cache, jobs=jobs, verify_all=verify_all) for split, ids in splits.items()]
 
 
 def _hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -> list[str]:

@@ -67,6 +67,17 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     return root
 
 
+def draw_patch(label: int, seed: int = 0) -> Pixels:
+    """Return a synthetic patch, uint8 [96, 96, 3].
+
+    Args:
+        label: 0 (benign) or 1 (malignant).
+        seed: another seed gives another patch.
+    """
+    generator = _make_generator(seed, "one", label)
+    return _draw_patch(generator, _make_stain(generator), label)
+
+
 def _write_layout(root: Path, *, train: int, test: int, slides: int, seed: int) -> None:
     """Write all files of the competition's layout."""
     with Progress("generate", train + test) as progress:

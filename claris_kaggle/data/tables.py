@@ -40,6 +40,7 @@ _ARCHIVE_MAGIC = {
 }
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_GOOD_IDS = re.compile(rf"{_GOOD_ID.pattern}(?:\n{_GOOD_ID.pattern})*+")  # one match is faster than one for each id
 # Texts that other tools write for missing values, in lower case.
 _MISSING_TEXTS = ("nan", "na", "null", "none", "<na>")
 # Texts that slide maps have instead of a slide, in lower case.
@@ -101,6 +102,8 @@ def require_ids(ids: Sequence[str], path: Path, hint: str = "") -> None:
     Raises:
         TableError: names the first such ids, with line numbers.
     """
+    if _GOOD_IDS.fullmatch("\n".join(ids)):
+        return
     tif = [name for name in ids if name.lower().endswith((".tif", ".tiff"))]
     if tif:
         what = f"{format_count(len(tif), 'id')} that end in .tif ({name_few(tif)})"
@@ -152,7 +155,8 @@ def parse_labels(texts: Sequence[str], path: Path) -> NDArray[np.int8]:
     Raises:
         TableError: names the first other values, with line numbers.
     """
-    labels = np.array([_LABEL_VALUES.get(text.strip(), -1) for text in texts], dtype=np.int8)
+    label_of = {text: _LABEL_VALUES.get(text.strip(), -1) for text in set(texts)}
+    labels = np.array([label_of[text] for text in texts], dtype=np.int8)
     wrong = np.flatnonzero(labels < 0)
     if len(wrong):
         named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in wrong.tolist())
@@ -268,6 +272,8 @@ def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDA
         TableError: a value is missing, not a number, NaN, infinite or out of range; the message says which.
     """
     values = np.array([_parse_number(text) for text in texts], dtype=np.float64)
+    if np.all((values >= 0) & (values <= 1)):
+        return values
     lowered = [text.strip().lower() for text in texts]
     empty = np.array([text == "" for text in lowered])
     nan = np.array([text in _MISSING_TEXTS for text in lowered])
@@ -343,7 +349,8 @@ def sort_order(ids: Sequence[str]) -> NDArray[np.int64]:
 def digest_rows(ids: Sequence[str], *columns: Iterable[object]) -> str:
     """Return the SHA-256 of the rows, independent of their order."""
     rows = sorted(zip(ids, *columns, strict=True))
-    return sha256_bytes("\n".join(",".join(map(str, row)) for row in rows).encode("utf-8"))
+    texts = [map(str, column) for column in zip(*rows, strict=True)]
+    return sha256_bytes("\n".join(map(",".join, zip(*texts, strict=True))).encode("utf-8"))
 
 
 def write_table(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
@@ -377,9 +384,11 @@ def _require_equal_lengths(text: str, columns: Sequence[str], path: Path, hint: 
         TableError: names the first wrong line.
     """
     wanted = len(columns)
+    # Counting commas is much faster, and correct if nothing is quoted.
+    quoted = '"' in text
+    if not quoted and set(_count_commas(text)) == {wanted - 1}:
+        return
     try:
-        # Counting commas is ten times as fast, and correct if nothing is quoted.
-        quoted = '"' in text
         lengths = (
             map(_count_cells, csv.reader(io.StringIO(text), strict=True))
             if quoted
@@ -391,6 +400,16 @@ def _require_equal_lengths(text: str, columns: Sequence[str], path: Path, hint: 
                 raise TableError(f"{path}: line {number} has {what} values", f"expected {','.join(columns)}", hint)
     except csv.Error as error:
         raise TableError(f"{path}: not a complete table ({error})", "", hint) from error
+
+
+def _count_commas(text: str) -> list[int]:
+    """Return the number of commas in each line. A line break at the end starts no line."""
+    marks = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+    commas = np.flatnonzero(marks == ord(","))
+    ends = np.flatnonzero(marks == ord("\n"))
+    if not text.endswith("\n"):
+        ends = np.append(ends, len(marks) - 1)
+    return np.diff(np.searchsorted(commas, ends), prepend=0).tolist()
 
 
 def _count_fields(line: str) -> int:

@@ -384,8 +384,8 @@ def _find_inconsistent_runs(runs: Sequence[Run]) -> dict[str, str]:
         if mine.sum() > (len(runs) - 1) / 2:
             others = format_count(int(mine.sum()), "other run")
             found[run.name] = (
-                f"its rank correlation with {others} is {known[own, mine].mean():.2f} out of fold but "
-                f"{seen[own, mine].mean():.2f} on test patches: a test.csv may be inverted or out of order"
+                f"its rank correlation with {others} is {known[own, mine].mean():z.2f} out of fold but "
+                f"{seen[own, mine].mean():z.2f} on test patches: a test.csv may be inverted or out of order"
             )
     return found
 

@@ -1,7 +1,7 @@
 """Serve a local web page that classifies images, with the same predictions as `claris classify`.
 
-Uploads are processed in memory, and never saved or logged. One thread runs the networks, one image at a time. The
-computation stops when the client disconnects.
+Uploads are processed in memory, and never saved or logged. One thread runs the networks, one image at a time: images of
+several clients are classified in turn. The computation stops when the client disconnects.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import resources
 
@@ -26,16 +26,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from claris_kaggle.core.errors import ClarisError, OversizeError, Stopped, UsageError
+from claris_kaggle.data.arrays import Pixels
+from claris_kaggle.data.synthetic import draw_patch
 from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.serving.classify import Classification, ClassifyJob, classify_image
 from claris_kaggle.serving.http import (
     _FIELD,
+    _MOST_FILES,
     _Guard,
     _security_headers,
     bracketed,
     fail,
     is_loopback,
-    read_upload,
+    read_uploads,
     refuse,
 )
 from claris_kaggle.serving.images import _largest_file, decode_image
@@ -67,38 +70,58 @@ class _UploadHandler:
     async def page(self, request: Request) -> Response:
         """Return the page with the form, and after an upload with the result."""
         if request.method != "POST":
-            return self.respond(200, [], [])
-        return self.respond(*await self.ask(request, partial(render_section, crop=self.trained.config.crop)))
+            return self.respond(request, 200, [], [])
+        return self.respond(request, *await self.ask(request, self.tell_page))
+
+    async def example(self, request: Request) -> Response:
+        """Return the page with the results for two synthetic patches."""
+        with _log_disconnect():
+            works = [partial(self.classify_pixels, *one, self.tell_page) for one in _draw_examples().items()]
+            return self.respond(request, 200, [await self.wait(request, work) for work in works], [], example=True)
 
     async def api(self, request: Request) -> Response:
         """Return the result as JSON, in the format of `claris classify --json`."""
         status, images, faults = await self.ask(request, Classification.to_json)
         return JSONResponse(all_as_json(self.trained, self.job.views, images, faults), status)
 
-    def respond(self, status: int, images: list[_Answer], faults: list[str]) -> Response:
+    def respond(
+        self, request: Request, status: int, images: list[_Answer], faults: list[str], *, example: bool = False
+    ) -> Response:
         """Return the page with results or error messages."""
-        limits = {"max_pixels": self.job.max_pixels, "max_bytes": _largest_file(self.job.max_pixels)}
-        more = {"script": self.script, "field": _FIELD, **limits}
+        size = self.job.max_pixels
+        limits = {"max_pixels": size, "max_bytes": _largest_file(size), "max_files": _MOST_FILES}
+        more = {"script": self.script, "field": _FIELD, "address": str(request.base_url), "example": example, **limits}
         return HTMLResponse(_render_page(images, faults, self.trained, _SERVE_TEMPLATE, **more), status)
 
+    def tell_page(self, found: Classification) -> _Answer:
+        """Format a classification as a section of the page."""
+        return render_section(found, self.trained.config.crop)
+
     async def ask(self, request: Request, tell: _FormatAnswer) -> tuple[int, list[_Answer], list[str]]:
-        """Classify the upload of a request.
+        """Classify the uploads of a request.
 
         Args:
             request: a POST request with a form.
-            tell: formats the classification.
+            tell: formats a classification.
         Returns:
-            The HTTP status, the formatted classifications, and the error messages.
+            The HTTP status, the formatted classifications, and the error messages of the other images. The status is
+            200 if at least one image was classified.
         Raises:
             HTTPException: the client has disconnected.
         """
-        try:
-            name, content = await read_upload(request, self.job.max_pixels)
-            return 200, [await self.wait(request, partial(self.classify_upload, name, content, tell))], []
-        except ClarisError as error:
-            return _status_of(error), [], [str(error)]
-        except ClientDisconnect as error:
-            raise HTTPException(_CLIENT_CLOSED, "The client has disconnected.") from error
+        images: list[_Answer] = []
+        errors: list[ClarisError] = []
+        with _log_disconnect():
+            try:
+                uploads = await read_uploads(request, self.job.max_pixels)
+            except ClarisError as error:
+                return _status_of(error), [], [str(error)]
+            for name, content in uploads:
+                try:
+                    images.append(await self.wait(request, partial(self.classify_upload, name, content, tell)))
+                except ClarisError as error:
+                    errors.append(error)
+        return 200 if images else _status_of(errors[0]), images, [str(error) for error in errors]
 
     async def wait(self, request: Request, work: Callable[[threading.Event], _Answer]) -> _Answer:
         """Run `work` in the thread of the networks and return its result.
@@ -124,13 +147,30 @@ class _UploadHandler:
             Stopped: `gone` is set.
             ClarisError: the image cannot be classified.
         """
+        return self.classify_pixels(name, decode_image(content, name, self.job.max_pixels), tell, gone)
+
+    def classify_pixels(self, name: str, pixels: Pixels, tell: _FormatAnswer, gone: threading.Event) -> _Answer:
+        """Classify an image, uint8 [H, W, 3], and format the result; as `classify_upload`."""
 
         def after(windows: int) -> None:
             if gone.is_set():
                 raise Stopped("the client has disconnected")
 
-        pixels = decode_image(content, name, self.job.max_pixels)
         return tell(classify_image(self.trained, pixels, name, self.job, after=after))
+
+
+@contextmanager
+def _log_disconnect() -> Iterator[None]:
+    """Turn a disconnected client into an HTTP status, which is only logged."""
+    try:
+        yield
+    except ClientDisconnect as error:
+        raise HTTPException(_CLIENT_CLOSED, "The client has disconnected.") from error
+
+
+def _draw_examples() -> dict[str, Pixels]:
+    """Return a synthetic patch of each class by its name."""
+    return {f"synthetic {name} patch": draw_patch(label) for label, name in enumerate(("benign", "malignant"))}
 
 
 def _status_of(error: ClarisError) -> int:
@@ -149,7 +189,11 @@ def _make_app(desk: _UploadHandler, host: str, *, debug: bool = False) -> ASGIAp
             prevents DNS rebinding.
         debug: print the traceback of unexpected errors.
     """
-    routes = [Route("/", desk.page, methods=["GET", "POST"]), Route("/classify", desk.api, methods=["POST"])]
+    routes = [
+        Route("/", desk.page, methods=["GET", "POST"]),
+        Route("/example", desk.example),
+        Route("/classify", desk.api, methods=["POST"]),
+    ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
     names = [*_LOOPBACK, bracketed(host)] if is_loopback(host) else []
     return _Guard(app, names, _security_headers(desk.script), debug=debug)

@@ -26,8 +26,10 @@ from claris_kaggle.core.errors import PatchError, UsageError
 from claris_kaggle.serving.images import _largest_file, _too_large
 
 _FIELD = "image"
-_EXPECTED_FORM = f"expected a form (multipart/form-data) with one file, named {_FIELD}"
-# A generous limit for the bytes that the form adds to its file.
+# The most files in a form. Their total size has the limit of one large image.
+_MOST_FILES = 50
+_EXPECTED_FORM = f"expected a form (multipart/form-data) with 1 to {_MOST_FILES} files, named {_FIELD}"
+# A generous limit for the bytes that the form adds to its files.
 _FORM_BYTES = 64 * 1024
 _LONGEST_NAME = 100
 
@@ -129,31 +131,32 @@ class _MemoryParser(MultiPartParser):
     spool_max_size = 0
 
 
-async def read_upload(request: Request, max_pixels: int) -> tuple[str, bytes]:
-    """Return the cleaned file name and the bytes of the uploaded file.
+async def read_uploads(request: Request, max_pixels: int) -> list[tuple[str, bytes]]:
+    """Return the cleaned file name and the bytes of each uploaded file.
 
     Args:
         request: a POST request.
-        max_pixels: the largest allowed width x height of an image. The limit in bytes follows from it.
+        max_pixels: the largest allowed width x height of an image. The limit in bytes of all files together follows
+            from it.
     Raises:
         UsageError: the request has no form, or the form has other content.
         OversizeError: the upload has more bytes than the largest allowed image. They are discarded.
-        PatchError: there is no file, or it is empty.
+        PatchError: there is no file, or one of them is empty.
     """
     if parse_options_header(request.headers.get("content-type"))[0] != b"multipart/form-data":
         raise UsageError("the request has no form", _EXPECTED_FORM)
     try:
         async with aclosing(limited(request, max_pixels)) as stream:
-            form = await _MemoryParser(request.headers, stream, max_files=1, max_fields=0).parse()
+            form = await _MemoryParser(request.headers, stream, max_files=_MOST_FILES, max_fields=0).parse()
     except (MultiPartException, FormParserError) as error:
         why = getattr(error, "message", str(error)).rstrip(".")
         raise UsageError(f"the form is invalid ({why})", _EXPECTED_FORM) from error
-    upload = form.get(_FIELD)
-    name, content = (upload.filename, await upload.read()) if isinstance(upload, UploadFile) else ("", b"")
+    files = [one for one in form.getlist(_FIELD) if isinstance(one, UploadFile)]
+    uploads = [(_clean_name(one.filename or ""), await one.read()) for one in files]
     await form.close()
-    if not content:
+    if not uploads or not all(content for _, content in uploads):
         raise PatchError("no file was sent, or an empty one", _EXPECTED_FORM, "Choose an image")
-    return _clean_name(name or ""), content
+    return uploads
 
 
 async def limited(request: Request, max_pixels: int) -> AsyncGenerator[bytes, None]:

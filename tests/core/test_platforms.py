@@ -246,14 +246,14 @@ def test_a_write_is_whole_or_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes()[1100:4600] == content.tobytes()[1000:]
 
 
-def test_a_console_of_few_characters_never_fails(generated: DataDir, cache: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "claris_kaggle", "folds", "--data", generated.root, "--cache", cache]
+def test_a_console_of_few_characters_never_fails(handful: DataDir, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "claris_kaggle", "pack", "--data", handful.root, "--cache", tmp_path / "пять"]
     done = subprocess.run(
-        [*command, "--out", tmp_path / "пять.csv"], env={**environment(), "PYTHONIOENCODING": "cp1252"},
+        command, env={**environment(), "PYTHONIOENCODING": "cp1252"},
         capture_output=True, timeout=DEADLINE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert rb"\u043f\u044f\u0442\u044c.csv" in done.stdout and (tmp_path / "пять.csv").exists()
+    assert done.stdout.count(rb"\u043f\u044f\u0442\u044c") == len([*(tmp_path / "пять").glob("*-*/ids.txt")]) == 2
 
 
 def test_the_way_to_the_token_is_said_as_each_system_writes_it(tmp_path: Path) -> None:

@@ -13,19 +13,13 @@ from claris_kaggle.core.errors import PatchError, UsageError
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.integrity import check_data
 from claris_kaggle.data.pack import ensure_pack
-from claris_kaggle.data.synthetic import generate
 from claris_kaggle.data.tables import read_labels
 from claris_kaggle.serving.images import list_images
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate(tmp_path_factory.mktemp("original") / "data", train=20, test=4, slides=5)
-
-
 @pytest.fixture
-def data(tmp_path: Path, original: Path) -> DataDir:
-    return DataDir(shutil.copytree(original, tmp_path / "data"))
+def data(tmp_path: Path, handful: DataDir) -> DataDir:
+    return DataDir(shutil.copytree(handful.root, tmp_path / "data"))
 
 
 def test_hidden_files_of_macos_and_windows_are_no_patches(data: DataDir, tmp_path: Path) -> None:

@@ -13,15 +13,13 @@ import pytest
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.integrity import check_data
 from claris_kaggle.data.patches import _encode_tiff, read_patch
-from claris_kaggle.data.synthetic import generate
 from claris_kaggle.data.tables import read_labels
 from tests.conftest import contents
 
 
 @pytest.fixture
-def data(tmp_path: Path, generated: DataDir) -> DataDir:
-    root = generate(tmp_path / "data", train=20, test=5, slides=5)
-    return DataDir(root)
+def data(tmp_path: Path, handful: DataDir) -> DataDir:
+    return DataDir(shutil.copytree(handful.root, tmp_path / "data"))
 
 
 def first_patch(data: DataDir) -> Path:

@@ -53,11 +53,12 @@ def test_any_order_of_ids_and_number_of_workers_give_the_same_bytes(
     folder, ids = source
     ensure_pack(folder, ids, tmp_path / "one", jobs=1)
     ensure_pack(folder, ids[::-1], tmp_path / "two", jobs=3)
-    assert contents(tmp_path / "one") == {**contents(tmp_path / "two"), **locks(tmp_path / "one")}
+    assert patch_files(tmp_path / "one") == patch_files(tmp_path / "two")
 
 
-def locks(folder: Path) -> dict[str, bytes]:
-    return {name: value for name, value in contents(folder).items() if name.endswith(".lock")}
+def patch_files(folder: Path) -> dict[str, bytes]:
+    """The files of packs that depend on the patches only."""
+    return {name: value for name, value in contents(folder).items() if not name.endswith((".lock", "verified.json"))}
 
 
 def test_a_whole_pack_is_used_again(source: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -99,11 +100,44 @@ def test_a_damaged_pack_is_noticed_and_made_again(
 ) -> None:
     folder, ids = source
     pack = ensure_pack(folder, ids, tmp_path / "cache")
-    whole = contents(pack.folder)
+    whole = patch_files(pack.folder)
     damage(pack.folder)
     ensure_pack(folder, ids, tmp_path / "cache")
     assert "creating the cache again" in capsys.readouterr().err
-    assert contents(pack.folder) == whole
+    assert patch_files(pack.folder) == whole
+
+
+def test_an_unchanged_pack_is_verified_by_random_rows(
+    source: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damage keeps size and times of the file, as a fault of the disk does."""
+    folder, ids = source
+    monkeypatch.setattr(packs, "_SAMPLED_ROWS", 0)
+    damaged = ensure_pack(folder, ids, tmp_path / "cache").folder
+    before = (damaged / "pixels.npy").stat()
+    flip_a_bit(damaged)
+    os.utime(damaged / "pixels.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    wrong = contents(damaged)
+    ensure_pack(folder, ids, tmp_path / "cache")
+    assert contents(damaged) == wrong
+    ensure_pack(folder, ids, tmp_path / "cache", verify_all=True)
+    assert contents(damaged)["pixels.npy"] != wrong["pixels.npy"]
+    flip_a_bit(damaged)
+    (damaged / "verified.json").write_text("{", "utf-8")
+    ensure_pack(folder, ids, tmp_path / "cache")
+    assert contents(damaged)["pixels.npy"] != wrong["pixels.npy"]
+
+
+def test_random_rows_find_damage(
+    source: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, ids = source
+    damaged = ensure_pack(folder, ids, tmp_path / "cache").folder
+    before = (damaged / "pixels.npy").stat()
+    flip_a_bit(damaged)
+    os.utime(damaged / "pixels.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    ensure_pack(folder, ids, tmp_path / "cache")
+    assert "creating the cache again" in capsys.readouterr().err
 
 
 def test_a_pack_of_other_patches_is_refused(source: tuple[Path, list[str]], tmp_path: Path) -> None:

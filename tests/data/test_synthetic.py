@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,15 @@ def test_the_answers_are_of_the_test_patches_and_the_slides_are_others(generated
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pixels, Labels]:
-    """The pixels of 300 patches, and their labels."""
-    data = DataDir(generate(tmp_path_factory.mktemp("many") / "data", train=300, test=4, slides=10))
-    ids, labels = read_labels(data.labels)
-    return np.stack([read_patch(data.patches("train") / f"{name}.tif") for name in ids]), labels
+def many(generated: DataDir) -> tuple[Pixels, Labels]:
+    """The pixels of 310 patches, and their labels."""
+    tables = {"train": generated.labels, "test": generated.root / "test_answers.csv"}
+    pixels, labels = [], []
+    for split, table in tables.items():
+        ids, found = read_labels(table)
+        pixels += [read_patch(generated.patches(split) / f"{name}.tif") for name in ids]
+        labels.append(found)
+    return np.stack(pixels), np.concatenate(labels)
 
 
 @pytest.mark.parametrize("part", ["patch", "centre"])
@@ -57,16 +62,16 @@ def test_no_rule_of_mean_colour_tells_the_classes_apart(many: tuple[Pixels, Labe
     assert abs(roc_auc_score(labels, guess) - 0.5) < 0.1
 
 
-def test_a_seed_gives_the_same_files_and_another_gives_others(tmp_path: Path) -> None:
-    for name, seed in (("one", 1), ("two", 1), ("three", 2)):
+def test_a_seed_gives_the_same_files_and_another_gives_others(tmp_path: Path, handful: DataDir) -> None:
+    for name, seed in (("same", 0), ("other", 2)):
         generate(tmp_path / name, train=20, test=4, slides=5, seed=seed)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    names = [set(path.name for path in (tmp_path / name / "train").iterdir()) for name in ("one", "three")]
+    assert contents(tmp_path / "same") == contents(handful.root)
+    names = [set(path.name for path in (tmp_path / name / "train").iterdir()) for name in ("same", "other")]
     assert names[0] & names[1] == {f"{_BLACK_ID}.tif", f"{_WHITE_ID}.tif"}
 
 
-def test_what_is_there_already_is_kept_and_never_overwritten(tmp_path: Path) -> None:
-    generate(tmp_path / "data", train=20, test=4, slides=5)
+def test_what_is_there_already_is_kept_and_never_overwritten(tmp_path: Path, handful: DataDir) -> None:
+    shutil.copytree(handful.root, tmp_path / "data")
     before = contents(tmp_path / "data")
     generate(tmp_path / "data", train=20, test=4, slides=5)
     for arguments in ({"train": 24}, {"seed": 3}):

@@ -22,6 +22,7 @@ def examined() -> dict[str, Finding]:
     return {one.name: one for one in account.check_account()}
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_account_that_may_launch_is_told_so(kaggle: FakeKaggle) -> None:
     kaggle.hours_used = 12.5
     found = examined()

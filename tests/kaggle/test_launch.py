@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -23,7 +22,8 @@ from claris_kaggle.kaggle.kernel_output import Kernel, _pull_kernel
 from claris_kaggle.kaggle.kernel_push import _push_kernel, new_push_token
 from claris_kaggle.kaggle.kernel_source import KernelSettings, _build_bundle, commit_name, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan
-from tests.conftest import DEADLINE, ROOT, contents, environment, make_archive, run_files
+from tests.conftest import DEADLINE, ROOT, contents, make_archive, run_files
+from tests.support.client_here import ForkedCommand
 from tests.support.kaggle_double import CANARY, FINAL, PASSING, FakeKaggle, Fault, Files
 
 Call = Callable[..., tuple[int, str, str]]
@@ -74,9 +74,21 @@ def test_a_kernel_of_the_users_own_is_not_overwritten(name: str, content: str, t
         compose_kernel(job, tmp_path, KernelSettings(), user="me", slug="claris-train", push_token="m")
 
 
+def check_token_nowhere(kaggle: FakeKaggle, printed: str, folder: Path) -> None:
+    """The token was sent to Kaggle, and is neither in what was printed nor in a file."""
+    assert any("Basic" in one for one in kaggle.authorizations)
+    for needle in (CANARY, "Authorization"):
+        assert needle not in printed
+    for name, content in contents(folder).items():
+        assert CANARY.encode() not in content, name
+
+
 def test_a_pushed_kernel_is_watched_and_pulled_by_its_version(
-    trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir
+    trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the client in its own process, and without its verbose output, which has the token."""
+    monkeypatch.setenv("VERBOSE", "1")
+    monkeypatch.setenv("VERBOSE_OUTPUT", "1")
     record = ["--record", tmp_path / "kernels.json"]
     code, shown, said = call("push", "train", "--time-limit", "2h", *record, "--", "--epochs", 3)
     assert (code, shown) == (0, "me/claris-train version 1\n"), said
@@ -84,10 +96,12 @@ def test_a_pushed_kernel_is_watched_and_pulled_by_its_version(
     assert request["machineShape"] == "NvidiaTeslaT4" and request["enableGpu"] is True
     assert request["isPrivate"] is True and request["sessionTimeoutSeconds"] == 2 * 3600 + 1800
     assert trained.kernels["me/claris-train"][0].settings["flags"] == ["--epochs", "3"]
-    states = [call("status", *record)[1].split(": ")[1].strip() for _ in range(3)]
-    assert states == ["queued", "running", "complete"]
+    answers = [call("status", *record) for _ in range(3)]
+    assert [answer[1].split(": ")[1].strip() for answer in answers] == ["queued", "running", "complete"]
+    printed = said + "".join(shown + said for _, shown, said in answers)
     code, shown, said = call("pull", *record, "--out", tmp_path / "out")
     assert code == 0 and "complete" in shown, said
+    check_token_nowhere(trained, printed + shown + said, tmp_path)
     assert contents(tmp_path / "out" / "run" / "fold0") == {
         name.removeprefix("run/fold0/"): value for name, value in run_files(finished, (0,)).items() if "fold0" in name
     }
@@ -408,7 +422,19 @@ def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
             "on two T4s (estimated) for tiny at 96 pixels, 0.000581 GFLOP an image; 1 session of",
         ),
         (
-            ["--time-limit", "1h", "--epochs", "20000", "--", "--weights", "none", "--model", "tiny", "--resolution", "96"],
+            [
+                "--time-limit",
+                "1h",
+                "--epochs",
+                "20000",
+                "--",
+                "--weights",
+                "none",
+                "--model",
+                "tiny",
+                "--resolution",
+                "96",
+            ],
             "10 sessions of at most 1h (Kaggle's limit is 12h)",
         ),
     ],
@@ -418,10 +444,11 @@ def test_a_dry_run_says_what_it_costs(call: Call, flags: list[object], words: st
     assert code == 0 and words in shown, said
 
 
-def test_a_dry_run_without_torch_says_that_the_cost_is_not_known(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "claris_kaggle.models.cost", None)
-    code, shown, said = call("launch", "first", "--dry-run", "--", "--weights", "none", "--resolution", "128")
-    assert code == 0 and "not known for densenet121 at 128 pixels on this machine" in shown, said
+def test_a_dry_run_of_a_network_that_cannot_be_counted_says_so(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plan, "cost", lambda plan: None)
+    flags = ["--", "--model", "tiny", "--weights", "none", "--resolution", "128"]
+    code, shown, said = call("launch", "first", "--dry-run", *flags)
+    assert code == 0 and "not known for tiny at 128 pixels on this machine" in shown, said
 
 
 def test_an_unknown_network_is_refused_before_the_push(call: Call) -> None:
@@ -449,13 +476,9 @@ def test_what_a_session_would_refuse_is_refused_before_anything_is_pushed(
         assert code == 2 and words in said and kaggle.seen == []
 
 
-def start_launch(tmp_path: Path) -> subprocess.Popen[str]:
-    """`claris launch` in a process group of its own."""
-    command = [sys.executable, "-m", "claris_kaggle", "launch", "first", "--poll", "0", "--epochs", "2"]
-    return subprocess.Popen(
-        command, cwd=tmp_path, env={**environment(), "PYTHONPATH": str(ROOT)}, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def start_launch(tmp_path: Path) -> ForkedCommand:
+    """`claris launch` in a process of its own."""
+    return ForkedCommand(tmp_path, "launch", "first", "--poll", "0", "--epochs", "2")
 
 
 def launch_through_kills(kaggle: FakeKaggle, tmp_path: Path, kill_at: Callable[[str, int], bool], most: int) -> int:
@@ -464,8 +487,8 @@ def launch_through_kills(kaggle: FakeKaggle, tmp_path: Path, kill_at: Callable[[
         begin = len(kaggle.seen)
         process = start_launch(tmp_path)
 
-        def hook(route: str, number: int, process: subprocess.Popen[str] = process, begin: int = begin) -> None:
-            if kill_at(route, number - begin) and process.poll() is None:
+        def hook(route: str, number: int, process: ForkedCommand = process, begin: int = begin) -> None:
+            if kill_at(route, number - begin) and process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
 
         kaggle.on_request = hook
@@ -528,27 +551,17 @@ def test_a_launch_killed_after_every_request_repeats_nothing(trained: FakeKaggle
     check_launched_once(trained, tmp_path)
 
 
-def test_the_token_is_in_no_file_log_or_bundle(
-    trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VERBOSE", "1")
-    monkeypatch.setenv("VERBOSE_OUTPUT", "1")
+def test_the_token_is_in_no_file_log_or_bundle(trained: FakeKaggle, tmp_path: Path) -> None:
     process = start_launch(tmp_path)
     shown, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, said
-    assert any("Basic" in one for one in trained.authorizations)
-    for needle in (CANARY, "Authorization"):
-        assert needle not in shown + said
-    for name, content in contents(tmp_path).items():
-        assert CANARY.encode() not in content, name
+    check_token_nowhere(trained, shown + said, tmp_path)
     assert CANARY.encode() not in _build_bundle()
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    from claris_kaggle.data.synthetic import generate
-
-    return make_archive(DataDir(generate(tmp_path_factory.mktemp("small") / "data", train=20, test=4, slides=5)))
+def archive(handful: DataDir) -> bytes:
+    return make_archive(handful)
 
 
 def test_the_competitions_files_are_fetched_whole(
@@ -564,10 +577,8 @@ def test_the_competitions_files_are_fetched_whole(
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> DataDir:
-    from claris_kaggle.data.synthetic import generate
-
-    data = DataDir(generate(tmp_path / "data", train=20, test=4, slides=5))
+def small(tmp_path: Path, handful: DataDir) -> DataDir:
+    data = DataDir(shutil.copytree(handful.root, tmp_path / "data"))
     data.slides.rename(tmp_path / "map.csv")
     return data
 

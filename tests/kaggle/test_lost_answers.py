@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from claris_kaggle.kaggle import api, client_process, download, kernel_output, k
 from tests.conftest import DEADLINE, run_files
 from tests.kaggle.test_kaggle_trouble import plan_of, run_launch, states
 from tests.kaggle.test_launch import check_launched_once, push, start_launch
+from tests.support.client_here import ForkedCommand
 from tests.support.kaggle_double import FakeKaggle, Fault
 from tests.support.kaggle_double.faults import flat_error
 
@@ -86,7 +86,7 @@ def sample_ids(submission: list[object]) -> list[str]:
 
 
 def test_a_push_and_a_submission_that_arrive_after_a_kill_are_found(trained: FakeKaggle, tmp_path: Path) -> None:
-    running: list[subprocess.Popen[str]] = []
+    running: list[ForkedCommand] = []
 
     def kill() -> None:
         os.killpg(running[-1].pid, signal.SIGKILL)

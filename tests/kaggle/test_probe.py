@@ -13,10 +13,11 @@ import pytest
 
 from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.core.paths import DataDir
-from claris_kaggle.kaggle import account
+from claris_kaggle.kaggle import account, api, wire_log
 from claris_kaggle.kaggle.probe import _EXPECTED
 from tests.conftest import ROOT, contents
 from tests.kaggle.test_session import Machine
+from tests.support.client_here import ClientHere
 from tests.support.kaggle_double import CANARY, FakeKaggle, Files, log_of
 from tests.support.probe_replay import replay
 
@@ -73,6 +74,7 @@ def rehearsal(session: Machine, tmp_path_factory: pytest.TempPathFactory) -> Ite
     kaggle.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     with pytest.MonkeyPatch.context() as patch:
         point_at(kaggle, folder, patch, session)
+        patch.setattr("claris_kaggle.kaggle.api.subprocess", ClientHere)
         findings = account.check_probe(folder / "claris-probe.json", poll=0.0)
     yield Rehearsal(findings, folder / "claris-probe.json", kaggle)
     kaggle.close()
@@ -125,6 +127,13 @@ def test_the_record_has_every_request_with_what_was_answered(rehearsal: Rehearsa
         "status of a version that is not there": "refused (404)",
         "status of a kernel that is not there": "refused (403)",
     }
+
+
+def test_requests_of_the_clients_own_process_are_recorded(kaggle: FakeKaggle, tmp_path: Path) -> None:
+    with wire_log._recording(tmp_path / "wire.jsonl"):
+        api._call_once(api._QUOTA)
+    recorded = [one["route"] for one in wire_log._read_exchanges(tmp_path / "wire.jsonl")]
+    assert recorded == [route for route, _ in kaggle.seen] and "GetAcceleratorQuotaStatistics" in recorded[-1]
 
 
 def fresh_double() -> Iterator[FakeKaggle]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import shutil
@@ -19,10 +20,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from claris_kaggle.core.errors import RunError
+from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, RunError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.tables import read_sample
 from claris_kaggle.ensembling.submission_file import check_submission
+from claris_kaggle.kaggle import session
 from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
 from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
 from claris_kaggle.kaggle.manifest import _MANIFEST, _Manifest, _merge_runs
@@ -30,7 +32,7 @@ from claris_kaggle.kaggle.session import _finished_files, _Session, _Settings, _
 from claris_kaggle.kaggle.session_inputs import _find_named, _find_runs
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import finished_sha256
-from tests.conftest import DEADLINE, environment
+from tests.conftest import DEADLINE, build_once, environment
 
 Call = Callable[..., tuple[int, str, str]]
 COMPETITION = "histopathologic-cancer-detection"
@@ -58,17 +60,19 @@ sys.meta_path.insert(0, Refuse())
 class Machine:
     """Folders that stand for Kaggle's."""
 
-    def __init__(self, root: Path, data: DataDir, *, new_layout: bool) -> None:
+    def __init__(self, root: Path, data: DataDir | None = None, *, new_layout: bool = False) -> None:
+        """Make the folders for a session on these data; without data, they are there already."""
         self.root, self.inputs, self.working = root, root / "input", root / "working"
+        self.new_layout, self.hook = new_layout, root / "hook"
+        self.asked = self.hook / "asked"
+        if data is None:
+            return
         place = self.inputs / "competitions" if new_layout else self.inputs
         place.mkdir(parents=True)
         (place / COMPETITION).symlink_to(data.root)
-        self.new_layout = new_layout
         # Kaggle's client is not to be had in any process of the session; who asks for it is put down.
-        self.hook = root / "hook"
         self.hook.mkdir()
         (self.hook / "sitecustomize.py").write_text(WITHOUT_KAGGLE)
-        self.asked = self.hook / "asked"
 
     def attach(self, owner: str, slug: str, **files: Path) -> None:
         """A dataset as an input."""
@@ -110,6 +114,30 @@ class Machine:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**environment(), **variables}, start_new_session=True,
         )  # fmt: skip
 
+    def run_here(self, monkeypatch: pytest.MonkeyPatch, call: Call, job: str, **settings: object) -> tuple[int, str]:
+        """Run the session in this process, and its commands too; returns its exit code and what was said."""
+        said: list[str] = []
+
+        def run_command(*arguments: object) -> int:
+            session._announce_command(arguments)
+            code, shown, told = call(*arguments)
+            said.append(shown + told)
+            return code
+
+        temporary = self.root / "temporary"
+        for folder in (self.working, temporary):
+            folder.mkdir(exist_ok=True)
+        variables = {
+            "KAGGLE_INPUT_ROOT": str(self.inputs), "KAGGLE_WORKING_DIR": str(self.working),
+            "KAGGLE_TEMP_DIR": str(temporary), ERROR_FILE_VARIABLE: "",
+        }  # fmt: skip
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(session, "_run_claris", run_command)
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(shown):
+            code = session.run_session({"job": job, "mark": f"mark-{job}", "gpus": 2, "time_limit": "1h", **settings})
+        return code, "".join(said) + shown.getvalue()
+
     def manifest(self) -> dict[str, object]:
         return dict(json.loads((self.working / "claris-session.json").read_text()))
 
@@ -124,22 +152,25 @@ def attach_inputs(machine: Machine, data: DataDir) -> None:
     machine.attach("me", "slides", map=data.root / "slides.csv")
 
 
-@pytest.fixture(scope="module")
-def trained(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+@pytest.fixture(scope="session")
+def trained(few: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A training session of all folds, from weights and a slide map in datasets, in the old layout."""
-    machine = Machine(tmp_path_factory.mktemp("kaggle"), generated, new_layout=False)
-    attach_inputs(machine, generated)
-    done = machine.run("train", flags=TINY, **NAMED)
-    assert done.returncode == 0, done.stdout + done.stderr
-    # The library came out of the script, two processes ran, and weights and slides were found.
-    assert str(machine.root / "temporary") in done.stdout.splitlines()[0]
-    assert "2 processes in total: data loading only" in done.stderr and "training steps only" in done.stderr
-    assert "2 processes" in done.stderr
-    assert f"--weights {machine.inputs / 'weights/w.safetensors'}" in done.stdout
-    assert f"--slides {machine.inputs / 'slides/map.csv'}" in done.stdout
-    # Weights that no setting names are said, and not taken.
-    assert f"{machine.inputs / 'another/a.pth'} is not used" in done.stdout and "--weights a.pth" not in done.stdout
-    return machine
+
+    def build(folder: Path) -> None:
+        machine = Machine(folder, few, new_layout=False)
+        attach_inputs(machine, few)
+        done = machine.run("train", flags=TINY, **NAMED)
+        assert done.returncode == 0, done.stdout + done.stderr
+        # The library came out of the script, two processes ran, and weights and slides were found.
+        assert str(machine.root / "temporary") in done.stdout.splitlines()[0]
+        assert "2 processes in total: data loading only" in done.stderr and "training steps only" in done.stderr
+        assert "2 processes" in done.stderr
+        assert f"--weights {machine.inputs / 'weights/w.safetensors'}" in done.stdout
+        assert f"--slides {machine.inputs / 'slides/map.csv'}" in done.stdout
+        # Weights that no setting names are said, and not taken.
+        assert f"{machine.inputs / 'another/a.pth'} is not used" in done.stdout and "--weights a.pth" not in done.stdout
+
+    return Machine(build_once(tmp_path_factory, "session", build))
 
 
 def test_a_session_needs_no_client_of_kaggles(trained: Machine) -> None:
@@ -161,22 +192,22 @@ def test_a_training_session_leaves_predictions_and_little_else(trained: Machine)
 
 
 def test_an_ensemble_session_ends_in_a_submission_that_passes(
-    trained: Machine, generated: DataDir, tmp_path: Path
+    trained: Machine, few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Machine(tmp_path, generated, new_layout=True)
+    machine = Machine(tmp_path, few, new_layout=True)
     machine.mount(trained.working, "claris-train")
-    done = machine.run("ensemble")
-    assert done.returncode == 0, done.stdout + done.stderr
-    facts = check_submission(machine.working / "submission.csv", read_sample(generated.sample))
-    assert facts.rows == 70 and facts.sample_order
+    code, said = machine.run_here(monkeypatch, call, "ensemble")
+    assert code == 0 and "$ claris predict" in said and "$ claris ensemble" in said, said
+    facts = check_submission(machine.working / "submission.csv", read_sample(few.sample))
+    assert facts.rows == 12 and facts.sample_order
     assert machine.manifest()["status"] == "complete"
 
 
 @pytest.mark.slow
 def test_parts_trained_apart_are_put_together_by_an_ensemble_session(
-    trained: Machine, generated: DataDir, tmp_path: Path
+    trained: Machine, few: DataDir, tmp_path: Path
 ) -> None:
-    machine = Machine(tmp_path, generated, new_layout=True)
+    machine = Machine(tmp_path, few, new_layout=True)
     for slug, folds in (("one", "01"), ("two", "234")):
         manifest = trained.manifest()
         shutil.copytree(trained.working, tmp_path / slug)
@@ -207,8 +238,8 @@ def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(gener
 
 
 @pytest.mark.slow
-def test_two_parts_are_predicted_together(trained: Machine, generated: DataDir, tmp_path: Path) -> None:
-    machine = Machine(tmp_path, generated, new_layout=True)
+def test_two_parts_are_predicted_together(trained: Machine, few: DataDir, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, few, new_layout=True)
     for slug, folds in (("one", (0, 1)), ("two", (2, 3, 4))):
         shutil.copytree(trained.working, tmp_path / slug)
         manifest = json.loads((tmp_path / slug / "claris-session.json").read_text())
@@ -228,29 +259,31 @@ def test_two_parts_are_predicted_together(trained: Machine, generated: DataDir, 
         assert (machine.working / name).read_bytes() == (trained.working / name).read_bytes()
 
 
-def test_a_damaged_input_is_refused_by_name(trained: Machine, generated: DataDir, tmp_path: Path) -> None:
-    machine = Machine(tmp_path, generated, new_layout=True)
+def test_a_damaged_input_is_refused_by_name(
+    trained: Machine, few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, few, new_layout=True)
     machine.mount(trained.working, "claris-train")
     path = machine.inputs / "notebooks/me/claris-train/run/fold1/oof.csv"
     path.write_text(path.read_text()[:-9])
-    done = machine.run("ensemble")
-    assert done.returncode == 1 and "differ from its manifest (run/fold1/oof.csv)" in done.stderr
+    code, said = machine.run_here(monkeypatch, call, "ensemble")
+    assert code == 1 and "differ from its manifest (run/fold1/oof.csv)" in said
     assert not (machine.working / "submission.csv").exists()
 
 
-def test_a_session_without_the_competition_says_so(generated: DataDir, tmp_path: Path) -> None:
-    machine = Machine(tmp_path, generated, new_layout=False)
+def test_a_session_without_the_competition_says_so(
+    few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, few, new_layout=False)
     (machine.inputs / COMPETITION).unlink()
-    done = machine.run("train", flags=TINY)
-    assert done.returncode == 1 and "Add the competition to the kernel's inputs" in done.stderr
+    code, said = machine.run_here(monkeypatch, call, "train", flags=TINY)
+    assert code == 1 and "Add the competition to the kernel's inputs" in said
 
 
 @pytest.mark.parametrize(("kept", "code"), [("model.json", 0), ("last.ckpt", 0), ("history.csv", 1)])
 def test_a_failed_session_ends_well_where_something_is_worth_keeping(
     generated: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, code: int
 ) -> None:
-    from claris_kaggle.kaggle import session
-
     def fail(here: session._Session, settings: session._Settings) -> str:
         here.run_dir.fold(0).root.mkdir(parents=True)
         (here.run_dir.fold(0).root / kept).write_text("{}")
@@ -299,10 +332,10 @@ def children_in(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_a_killed_session_leaves_its_finished_folds_verified_and_the_next_one_ends_with_the_same_bytes(
-    trained: Machine, generated: DataDir, tmp_path: Path
+    trained: Machine, few: DataDir, tmp_path: Path
 ) -> None:
-    first, second = (Machine(tmp_path / name, generated, new_layout=True) for name in ("first", "second"))
-    attach_inputs(first, generated)
+    first, second = (Machine(tmp_path / name, few, new_layout=True) for name in ("first", "second"))
+    attach_inputs(first, few)
     manifest = kill_after_a_fold(first)
     assert (manifest["status"], manifest["mark"]) == ("running", "mark-train")
     assert {"run/config.json", "run/folds.csv", "run/fold0/model.safetensors"} <= manifest["files"].keys()
@@ -311,7 +344,7 @@ def test_a_killed_session_leaves_its_finished_folds_verified_and_the_next_one_en
     folds = RunDir(tmp_path / "merged").finished_folds()
     assert folds and all(finished_sha256(RunDir(tmp_path / "merged").fold(fold)) for fold in folds)
     second.mount(first.working, "claris-train")
-    attach_inputs(second, generated)
+    attach_inputs(second, few)
     done = second.run("train", flags=TINY, **NAMED)
     assert done.returncode == 0 and "fold 0: already finished" in done.stderr, done.stdout + done.stderr
     for name in ("run/oof.csv", "run/test.csv"):
@@ -406,13 +439,15 @@ def test_a_named_file_that_is_not_there_is_refused_with_what_is(tmp_path: Path, 
     assert ("and 9 more" in str(caught.value)) == name.startswith("me/")
 
 
-def test_a_named_input_that_is_missing_is_said_before_anything_is_done(generated: DataDir, tmp_path: Path) -> None:
-    machine = Machine(tmp_path, generated, new_layout=True)
-    machine.attach("me", "others", map=generated.root / "slides.csv")
-    done = machine.run("train", flags=TINY, folds_from="me/split/folds.csv")
-    assert done.returncode == 1 and "$ claris" not in done.stdout
-    assert "--folds-from me/split/folds.csv: me/split is not among the inputs" in done.stderr
-    assert "datasets/me/others" in done.stderr and not (machine.working / "run").exists()
+def test_a_named_input_that_is_missing_is_said_before_anything_is_done(
+    few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, few, new_layout=True)
+    machine.attach("me", "others", map=few.root / "slides.csv")
+    code, said = machine.run_here(monkeypatch, call, "train", flags=TINY, folds_from="me/split/folds.csv")
+    assert code == 1 and "$ claris" not in said
+    assert "--folds-from me/split/folds.csv: me/split is not among the inputs" in said
+    assert "datasets/me/others" in said and not (machine.working / "run").exists()
 
 
 def test_named_files_are_in_the_settings_and_their_datasets_are_attached(call: Call, tmp_path: Path) -> None:

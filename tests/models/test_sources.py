@@ -138,10 +138,12 @@ def test_what_is_no_network_of_timm_is_one_line(tmp_path: Path, vit: Path) -> No
 
 
 def test_a_run_of_a_folder_predicts_classifies_and_is_exported_without_it(
-    call: Call, vit: Path, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+    call: Call, vit: Path, few: DataDir, tmp_path: Path
 ) -> None:
     shutil.copytree(vit, tmp_path / "source")
-    run = places(generated, cache, tmp_path / "run")
+    cache, fold_file = tmp_path / "cache", tmp_path / "folds.csv"
+    run = places(few, cache, tmp_path / "run")
+    assert call("folds", "--data", few.root, "--cache", cache, "--k", 3, "--out", fold_file)[0] == 0
     begin = ["train", *run, "--folds", fold_file, "--model", tmp_path / "source", "--normalise", "model"]
     more = ["--threads", 1, "--nproc", 1, "--epochs", 1, "--dropout", 0.1, "--global-pool", "avg", "--resolution", 32]
     code, _, said = call(*begin, *more)
@@ -180,5 +182,5 @@ def test_a_run_of_a_folder_predicts_classifies_and_is_exported_without_it(
     assert shown["run"] == shown["export"] and shown["run"][0]["map"] is None
     assert load_trained(tmp_path / "export").config.model == "local-dir:source"
     report = tmp_path / "report.html"
-    code, _, said = call("report", tmp_path / "run", "--out", report, "--data", generated.root, "--cache", cache)
+    code, _, said = call("report", tmp_path / "run", "--out", report, "--data", few.root, "--cache", cache)
     assert code == 0 and "No evidence map: the head" in report.read_text(), said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import runpy
 import shlex
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import claris_kaggle
 from claris_kaggle.cli.completion import _walk_parser
 from claris_kaggle.cli.main import _COMMANDS, _EPILOG, _build_parser, _split_rest
+from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.synthetic import generate
 from tests.conftest import ROOT
 
@@ -66,12 +69,12 @@ def of_verbs() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(few: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the papers' commands find beside them, and finished runs."""
     from claris_kaggle.cli.main import main
 
     folder = tmp_path_factory.mktemp("papers")
-    generate(folder / "data", train=100, test=12, slides=10)
+    shutil.copytree(few.root, folder / "data")
     shutil.copy(folder / "data" / "slides.csv", folder / "patch_id_wsi.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -158,6 +161,15 @@ def test_the_readmes_python_runs(here: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
-def test_an_example_runs(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_runs(
+    script: str, few: DataDir, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer patches than the example asks for."""
+
+    def copy(root: Path, **sizes: int) -> Path:
+        inspect.signature(generate).bind(root, **sizes)
+        return Path(shutil.copytree(few.root, root))
+
+    monkeypatch.setattr(claris_kaggle, "generate", copy)
     main = runpy.run_path(str(ROOT / "examples" / script))["main"]
     assert main(tmp_path) and "AUC" in capsys.readouterr().out

@@ -55,10 +55,16 @@ def bare(finished: RunDir, tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture(scope="module")
-def page(finished: RunDir, generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(report: Path) -> str:
     """The report of the finished run with pictures."""
-    out = tmp_path_factory.mktemp("page") / "report.html"
-    return write_report([finished], out, data=generated).read_text("utf-8")
+    return report.read_text("utf-8")
+
+
+@pytest.fixture
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no charts, where only what stands beside them is looked at."""
+    blank = charts._Drawing("<svg></svg>", "")
+    monkeypatch.setattr(charts, "_draw_chart", lambda *arguments, **named: blank)
 
 
 def pictures(page: str) -> list[np.ndarray]:
@@ -141,6 +147,7 @@ def test_views_and_share_in_the_centre_are_those_of_the_folds_own_weights(
     assert np.argmax(drawn[:, :, 3]) == np.argmax(np.abs(found.maps[0]))
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_a_run_of_a_gpu_is_explained_in_the_arithmetic_of_a_cpu(
     finished: RunDir, generated: DataDir, page: str, tmp_path: Path
 ) -> None:
@@ -150,6 +157,7 @@ def test_a_run_of_a_gpu_is_explained_in_the_arithmetic_of_a_cpu(
     assert re.findall(r'<image [^>]*href="([^"]+)"', again) == re.findall(r'<image [^>]*href="([^"]+)"', page)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_only_the_patches_that_are_shown_are_read(
     finished: RunDir, generated: DataDir, page: str, tmp_path: Path
 ) -> None:
@@ -161,11 +169,13 @@ def test_only_the_patches_that_are_shown_are_read(
     assert len(pictures(again)) == len(pictures(page))
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_pictures_from_a_pack_are_the_same(finished: RunDir, cache: Path, page: str, tmp_path: Path) -> None:
     again = write_report([finished], tmp_path / "report.html", cache=cache).read_text("utf-8")
     assert all((one == two).all() for one, two in zip(pictures(again), pictures(page), strict=True))
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_without_data_the_page_lists_the_patches_and_says_how_to_see_them(finished: RunDir, tmp_path: Path) -> None:
     page = write_report([finished], tmp_path / "report.html").read_text("utf-8")
     oof = load_run(finished).oof
@@ -190,6 +200,7 @@ def test_two_files_are_enough_and_what_is_unknown_is_said(bare: RunDir, generate
     assert {one.shape for one in pictures(page)} == {(96, 96, 3)}
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_a_page_of_real_patches_has_no_banner_and_an_ensemble_of_synthetic_ones_has(
     finished: RunDir, bare: RunDir, generated: DataDir, tmp_path: Path
 ) -> None:
@@ -218,6 +229,7 @@ def test_runs_are_compared_on_the_same_patches(finished: RunDir, bare: RunDir, t
     assert f"mean of all runs has an OOF AUC of {auc(labels, (right + values) / 2):.4f}" in text
 
 
+@pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize("runs", [1, 3])
 def test_each_run_and_their_mean_is_resampled_once_and_each_table_read_once(
     runs: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,6 +242,7 @@ def test_each_run_and_their_mean_is_resampled_once_and_each_table_read_once(
     assert len(read) == len(set(read)) == 3 * runs
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_runs_over_other_patches_are_shown_and_not_compared(finished: RunDir, bare: RunDir, tmp_path: Path) -> None:
     run = load_run(finished)
     write_run_oof(bare.oof, Oof(run.oof.ids[:-1], run.oof.labels[:-1], run.oof.fold[:-1], run.oof.probabilities[:-1]))
@@ -237,6 +250,7 @@ def test_runs_over_other_patches_are_shown_and_not_compared(finished: RunDir, ba
     assert "not over the same patches and labels" in text and "1 training id in one of them only" in text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_damaged_weights_cost_the_maps_of_their_fold_alone(
     finished: RunDir, generated: DataDir, page: str, tmp_path: Path
 ) -> None:
@@ -358,6 +372,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_copies_of_fold_folders_are_no_folds(finished: RunDir, tmp_path: Path) -> None:
     run = RunDir(shutil.copytree(finished.root, tmp_path / finished.root.name))
     for name in ("fold0_old", "fold0_1", "fold01", "fold"):
@@ -386,6 +401,7 @@ def test_one_fold_has_no_spread_between_folds(finished: RunDir) -> None:
     assert section.overall.fold_auc_mean == section.folds[0].auc
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_page_says_what_the_run_costs(finished: RunDir, tmp_path: Path) -> None:
     page = write_report([finished], tmp_path / "page.html").read_text("utf-8")
     assert "0.000581 GFLOP an image; about" in page and "on two T4s (estimated)" in page

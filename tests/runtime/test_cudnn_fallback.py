@@ -104,13 +104,33 @@ def test_two_processes_train_and_predict_with_contiguous_tensors_where_nothing_e
     assert predictions_of(tmp_path / "run") == predictions_of(tmp_path / "contiguous") != {}
 
 
-@pytest.mark.parametrize("nproc", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_predictions_after_a_failure_are_those_of_a_plain_run(
-    fail: Callable[..., None], finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path, nproc: int
+    call: Callable[..., tuple[int, str, str]],
+    finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The first attempt fails in this process; the second runs in a new one."""
+    run = copy_run(finished, tmp_path / "run", predicted=False)
+    whole, calls = torch.nn.Conv2d._conv_forward, iter(range(1, 1_000_000))
+
+    def conv_forward(*arguments: torch.Tensor) -> torch.Tensor:
+        if next(calls) >= 40:
+            raise RuntimeError(FAILURE)
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", conv_forward)
+    code, shown, said = call("predict", *places(generated, cache, run), "--nproc", 1)
+    assert code == 0, said
+    assert said.count("retrying without autotuning") == 1 and "fold all" in shown
+    assert predictions_of(run) == predictions_of(finished.root)
+
+
+@pytest.mark.slow
+def test_predictions_of_two_processes_after_a_failure_are_those_of_a_plain_run(
+    fail: Callable[..., None], finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path
 ) -> None:
     run = copy_run(finished, tmp_path / "run", predicted=False)
     fail("first_time()", call=40)
-    done = claris("predict", *places(generated, cache, run), "--nproc", nproc)
+    done = claris("predict", *places(generated, cache, run), "--nproc", 2)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("retrying without autotuning") == 1 and "fold all" in done.stdout
     assert predictions_of(run) == predictions_of(finished.root)

@@ -136,14 +136,35 @@ def test_a_wrong_file_is_one_line_on_page_and_in_json(client: Any, content: byte
     assert page.status_code == status and words in page.text and "<section" not in page.text and "<form" in page.text
 
 
-def test_what_is_no_form_with_one_file_is_refused(client: Any, patch: Path) -> None:
+def test_several_images_are_classified_together(client: Any, trained: FoldModels, patch: Path) -> None:
+    """A wrong image does not prevent the others."""
+    names, contents = ("a.tif", "b.png", "c.png"), (patch.read_bytes(), b"<html>", picture(96, 96))
+    files = [("image", one) for one in zip(names, contents, strict=True)]
+    answer = client.post("/classify", files=files)
+    assert answer.status_code == 200 and [one["name"] for one in answer.json()["images"]] == ["a.tif", "c.png"]
+    alone = send(client, contents[0], "a.tif").json()["images"]
+    assert answer.json()["images"][:1] == alone
+    (fault,) = answer.json()["faults"]
+    assert "b.png: not a readable image" in fault
+    page = client.post("/", files=files)
+    assert page.status_code == 200 and "<title>2 images - claris</title>" in page.text and "Overview" in page.text
+
+
+def test_the_example_says_that_it_is_synthetic(client: Any) -> None:
+    page = client.get("/example")
+    assert page.status_code == 200 and page.text.count("<section id=") == 2
+    assert "These two patches are synthetic" in page.text and "synthetic malignant patch" in page.text
+    assert '<a href="/example">' in client.get("/").text and "http://127.0.0.1:8000/classify" in page.text
+
+
+def test_what_is_no_form_with_files_is_refused(client: Any, patch: Path) -> None:
     one = ("image", ("a.tif", patch.read_bytes()))
     boundary = {"content-type": "multipart/form-data; boundary=b"}
     for sent, status, words in (
         ({"data": {"image": "a.tif"}}, 400, "the request has no form"),
         ({"content": patch.read_bytes()}, 400, "the request has no form"),
         ({"files": [("other", one[1])]}, 422, "named image"),
-        ({"files": [one, one]}, 400, "Too many files"),
+        ({"files": [one] * 51}, 400, "Too many files"),
         ({"files": [one], "data": {"more": "x"}}, 400, "Too many fields"),
         ({"content": b"--b\r\nContent-Disp", "headers": boundary}, 422, "no file was sent"),
         ({"content": b"nothing of the kind", "headers": boundary}, 400, "the form is invalid"),
@@ -225,7 +246,7 @@ def test_every_answer_keeps_the_page_by_itself(client: Any) -> None:
         assert "frame-ancestors 'none'" in policy and "connect-src" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
         assert answer.headers["referrer-policy"] == "no-referrer" and "set-cookie" not in answer.headers
-    assert not re.search(r'(src|href)="(?!data:)', answers[0].text)
+    assert not re.search(r'(src|href)="(?!data:|/example")', answers[0].text)
 
 
 def test_the_log_has_method_path_status_and_time_alone(
@@ -365,15 +386,18 @@ def test_a_port_in_use_and_wrong_flags_are_one_line(call: Call, finished: RunDir
     assert code == 1 and "no config.json there" in said
 
 
-def test_without_its_packages_the_command_that_installs_them_is_named(finished: RunDir) -> None:
-    for module, package in (("starlette", "starlette"), ("python_multipart", "python-multipart")):
-        hidden = (
-            f"import sys; sys.modules['{module}'] = None; from claris_kaggle.cli.main import main; sys.exit(main({{}}))"
-        )
-        command = [sys.executable, "-c", hidden.format(["serve", "--run", str(finished.root)])]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=DEADLINE)
-        wanted = f"claris: the Python package {package} is not installed. Install it: pip install "
-        assert (done.returncode, done.stdout) == (1, "") and wanted in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize(("module", "package"), [("starlette", "starlette"), ("python_multipart", "python-multipart")])
+def test_without_its_packages_the_command_that_installs_them_is_named(
+    call: Call, finished: RunDir, monkeypatch: pytest.MonkeyPatch, module: str, package: str
+) -> None:
+    for name in [*sys.modules]:
+        if name.split(".")[0] == module:
+            monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
+    for name in ("app", "http"):
+        monkeypatch.delitem(sys.modules, f"claris_kaggle.serving.{name}")
+    code, shown, said = call("serve", "--run", finished.root)
+    wanted = f"claris: the Python package {package} is not installed. Install it: pip install "
+    assert (code, shown) == (1, "") and wanted in said.splitlines()[-1]
 
 
 SECTION = "section .verdict"
@@ -391,7 +415,7 @@ def test_in_a_browser_a_patch_is_chosen_and_its_answer_seen(
 ) -> None:
     page, faults = open_page(browser, served.address, width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    page.get_by_label("An image").set_input_files(patch)
+    page.get_by_label("Images").set_input_files(patch)
     page.get_by_role("button", name="Classify").click()
     page.wait_for_selector(SECTION)
     assert page.locator(SECTION).inner_text().split()[0] in ("benign", "malignant", "uncertain")
@@ -406,10 +430,10 @@ def test_in_a_browser_a_patch_is_chosen_and_its_answer_seen(
     page.close()
 
 
-def test_in_a_browser_images_are_dropped_one_at_a_time(browser: Any, served: Served) -> None:
+def test_in_a_browser_images_are_dropped(browser: Any, served: Served) -> None:
     page, faults = open_page(browser, served.address, 1280, "light")
     content = base64.b64encode(picture(200, 150)).decode()
-    assert page.evaluate(DROP, [content, "two.png", 2]) == "One image at a time, please."
+    assert page.evaluate(DROP, [content, "scan.png", 51]) == "51 images; at most 50 are allowed."
     assert page.evaluate(DROP, [content, "<b>scan.png", 1]) == "Classifying <b>scan.png"
     page.wait_for_selector(SECTION)
     assert page.evaluate("document.activeElement.textContent") == "<b>scan.png"

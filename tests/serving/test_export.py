@@ -27,7 +27,7 @@ from claris_kaggle.serving import onnx_export
 from claris_kaggle.serving.classify import NOTICE, classify_files
 from claris_kaggle.serving.export import export_run
 from claris_kaggle.serving.onnx_export import _AveragedModel, _run_onnx
-from tests.conftest import contents
+from tests.conftest import build_once, contents
 
 Call = Callable[..., tuple[int, str, str]]
 FILES = ("SHA256SUMS", "export.json", "config.json", "README.md", "fold0.safetensors", "model.onnx")
@@ -36,9 +36,12 @@ FILES = ("SHA256SUMS", "export.json", "config.json", "README.md", "fold0.safeten
 @pytest.fixture(scope="module")
 def exported(finished: RunDir, tmp_path_factory: pytest.TempPathFactory) -> ExportDir:
     """The finished run as a folder with model.onnx; never written to."""
-    out = tmp_path_factory.mktemp("exports") / "first"
-    export_run(finished, out, onnx=True)
-    return ExportDir(out)
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        export_run(finished, folder / "first", onnx=True)
+
+    return ExportDir(build_once(tmp_path_factory, "exports", build) / "first")
 
 
 def patches_of(generated: DataDir, finished: RunDir) -> tuple[np.ndarray, np.ndarray]:

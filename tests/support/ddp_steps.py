@@ -1,4 +1,4 @@
-"""Started by torchrun from test_processes: a few training steps of a network without batch norm."""
+"""Started by test_processes as ranks: a few training steps of a network without batch norm."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     process.wait(timeout=30)
 
 
-def run_through_kills(arguments: list[object], kills: int, generator: random.Random, longest: float) -> int:
-    """Run the command, killing it at random moments of its work, then let it end; returns the kills made."""
+def kill_at_random(arguments: list[object], kills: int, generator: random.Random, longest: float) -> int:
+    """Run the command, killing it at random moments of its work; returns the kills made."""
     made = 0
     for _ in range(kills):
         with start(*arguments) as process:
@@ -72,6 +72,12 @@ def run_through_kills(arguments: list[object], kills: int, generator: random.Ran
             if process.poll() is None:
                 kill_all(process)
                 made += 1
+    return made
+
+
+def run_through_kills(arguments: list[object], kills: int, generator: random.Random, longest: float) -> int:
+    """Run the command, killing it at random moments of its work, then let it end; returns the kills made."""
+    made = kill_at_random(arguments, kills, generator, longest)
     done = claris(*arguments)
     assert done.returncode == 0, done.stderr
     return made

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from claris_kaggle.cli.main import main
-from claris_kaggle.data.synthetic import generate
+from claris_kaggle.core.paths import DataDir
 from tests.conftest import TINY, build_once
 from tests.support.world import Place
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine(few: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world as it should be; copied for each fault."""
 
     def build(root: Path) -> None:
         place = Place(root)
-        generate(place.data.root, train=60, test=12, slides=6)
+        shutil.copytree(few.root, place.data.root)
         for verb in ("pack", "folds", "train", "predict", "ensemble"):
             extra = TINY if verb == "train" else []
             assert main([str(one) for one in [*place.command(verb), *extra]]) == 0

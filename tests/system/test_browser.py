@@ -11,27 +11,26 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.core.paths import RunDir
 from claris_kaggle.ensembling.runs import load_run
-from tests.conftest import open_page
+from tests.conftest import build_once, open_page
 
 
 @pytest.fixture(scope="module")
-def pages(generated: DataDir, finished: RunDir, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(finished: RunDir, report: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The report of one run with pictures, and that of two of which one is no more than its predictions."""
     from claris_kaggle.reporting.report import write_report
 
-    folder = tmp_path_factory.mktemp("report")
-    bare = RunDir(folder / "bare")
-    bare.root.mkdir()
-    for path in (finished.oof, finished.test):
-        shutil.copy(path, bare.root)
-    ledger = folder / "ledger.csv"
-    ledger.write_text(LEDGER, "utf-8")
-    return {
-        "one": write_report([finished], folder / "one.html", data=generated),
-        "two": write_report([finished, bare], folder / "two.html", ledger=ledger),
-    }
+    def build(folder: Path) -> None:
+        bare = RunDir(folder / "bare")
+        bare.root.mkdir(parents=True)
+        for path in (finished.oof, finished.test):
+            shutil.copy(path, bare.root)
+        ledger = folder / "ledger.csv"
+        ledger.write_text(LEDGER, "utf-8")
+        write_report([finished, bare], folder / "two.html", ledger=ledger)
+
+    return {"one": report, "two": build_once(tmp_path_factory, "report-of-two", build) / "two.html"}
 
 
 LEDGER = """time,ref,file,sha256,runs,commit,oof_auc,oof_low,oof_high,public,private,status

@@ -19,6 +19,7 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from tests.conftest import ROOT, TINY, claris
 from tests.support.runs import (
     children_of,
+    kill_at_random,
     places,
     predictions_of,
     run_through_kills,
@@ -31,12 +32,14 @@ FINE_TUNING = ("--epochs", "3", "--swa-epochs", "1", "--freeze-epochs", "1", "--
 
 
 def test_killed_training_ends_with_the_same_bytes(
-    finished: RunDir, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
-) -> None:
+    call: Callable[..., tuple[int, str, str]],
+    finished: RunDir, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path,
+) -> None:  # fmt: skip
     where = [*places(generated, cache, tmp_path / "run"), "--folds", fold_file, *TINY, "--fold", 0]
-    made = run_through_kills(["train", *where, "--checkpoint-minutes", "0.001"], 1, random.Random(0), 0.3)
-    print(f"kills survived: {made}")
-    assert made > 0
+    command = ["train", *where, "--checkpoint-minutes", "0.001"]
+    assert kill_at_random(command, 1, random.Random(0), 0.3) > 0
+    code, _, said = call(*command)
+    assert code == 0, said
     assert weights_of(tmp_path / "run") == {
         name: content for name, content in weights_of(finished.root).items() if name.startswith("fold0/")
     }

@@ -109,11 +109,11 @@ def test_shuffled_tables_give_the_same_bytes(
 
 
 def test_the_demo_ends_with_a_checked_submission_and_a_report(call: Call, tmp_path: Path) -> None:
-    arguments = ["demo", "--model", "tiny", "--train", 100, "--test", 20, "--out", tmp_path / "demo"]
+    arguments = ["demo", "--model", "tiny", "--train", 80, "--test", 8, "--out", tmp_path / "demo"]
     code, shown, said = call(*arguments, "--json")
     assert code == 0, said
     result = json.loads(shown)
-    assert result["oof"]["patches"] == 100 and result["test"]["patches"] == 20
+    assert result["oof"]["patches"] == 80 and result["test"]["patches"] == 8
     assert Path(result["submission"]).exists() and "<svg" in Path(result["report"]).read_text()
     submission = Path(result["submission"]).read_bytes()
     code, shown, _ = call(*arguments)

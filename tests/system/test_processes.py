@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.runtime.distributed import _launch_ranks
 from tests.conftest import DEADLINE, TINY, TwoProcessRun, claris, environment
 from tests.support import ddp_steps
 from tests.support.runs import (
@@ -49,12 +50,7 @@ def test_predictions_of_a_whole_run_are_the_same_bytes(
 def test_three_processes_train_exactly_the_mean_gradient(generated: DataDir, cache: Path, tmp_path: Path) -> None:
     """Without batch norm in the way, three ranks take the same steps as one process, but for rounding."""
     ddp_steps.main(str(generated.root), str(cache), str(tmp_path / "1.pt"))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3",
-         ddp_steps.__file__, str(generated.root), str(cache), str(tmp_path / "3.pt")],
-        timeout=DEADLINE, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    _launch_ranks(3, ddp_steps.__name__, str(generated.root), str(cache), str(tmp_path / "3.pt"))
     one, other = (torch.load(tmp_path / name, weights_only=True) for name in ("1.pt", "3.pt"))
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
     for name, value in one["model"].items():

@@ -1,5 +1,5 @@
 "use strict";
-// The page works without this: here an image can be dropped, and one sees that it is being looked at.
+// The page works without this script, which adds dropping of images and a progress message.
 (() => {
   const form = document.querySelector("form"), input = document.getElementById("file");
   const state = document.getElementById("state"), button = form.querySelector("button");
@@ -30,19 +30,20 @@
   }
 
   form.addEventListener("submit", event => {
-    const file = input.files[0], most = Number(form.dataset.bytes);
-    if (file.size <= most) return work(file.name);
+    const files = [...input.files], name = files.length === 1 ? files[0].name : `${files.length} images`;
+    const size = files.reduce((sum, file) => sum + file.size, 0), most = Number(form.dataset.bytes);
+    if (size <= most && files.length <= Number(form.dataset.files)) return work(name);
     event.preventDefault();
-    state.textContent = `${file.name} has ${file.size.toLocaleString("en")} bytes; at most ${most.toLocaleString("en")} are allowed.`;
+    state.textContent = size > most
+      ? `${name}: ${size.toLocaleString("en")} bytes; at most ${most.toLocaleString("en")} are allowed.`
+      : `${name}; at most ${form.dataset.files} are allowed.`;
   });
   document.addEventListener("dragover", dragged);
   document.addEventListener("dragleave", dragged);
   document.addEventListener("drop", event => {
     if (!dragged(event) || button.disabled) return;
-    if (event.dataTransfer.files.length === 1) {
-      input.files = event.dataTransfer.files;
-      form.requestSubmit();
-    } else state.textContent = "One image at a time, please.";
+    input.files = event.dataTransfer.files;
+    form.requestSubmit();
   });
   window.addEventListener("pageshow", rest);
   form.querySelector(".drop").hidden = false;

@@ -10,4 +10,15 @@ from tests.support.kaggle_double.faults import FINAL, PASSING, Fault
 from tests.support.kaggle_double.kernel_service import MANIFEST, Files, Version, log_of, with_manifest
 from tests.support.kaggle_double.server import CANARY, FakeKaggle
 
-__all__ = ["CANARY", "FINAL", "MANIFEST", "PASSING", "FakeKaggle", "Fault", "Files", "Version", "log_of", "with_manifest"]
+__all__ = [
+    "CANARY",
+    "FINAL",
+    "MANIFEST",
+    "PASSING",
+    "FakeKaggle",
+    "Fault",
+    "Files",
+    "Version",
+    "log_of",
+    "with_manifest",
+]
