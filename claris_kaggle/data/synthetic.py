@@ -67,7 +67,7 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     return root
 
 
-def draw_patch(label: int, seed: int = 0) -> Pixels:
+def draw_example(label: int, seed: int = 0) -> Pixels:
     """Return a synthetic patch, uint8 [96, 96, 3].
 
     Args:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 
 from claris_kaggle.core.errors import ClarisError, OversizeError, Stopped, UsageError
 from claris_kaggle.data.arrays import Pixels
-from claris_kaggle.data.synthetic import draw_patch
+from claris_kaggle.data.synthetic import draw_example
 from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.serving.classify import Classification, ClassifyJob, classify_image
 from claris_kaggle.serving.http import (
@@ -170,7 +170,7 @@ def _log_disconnect() -> Iterator[None]:
 
 def _draw_examples() -> dict[str, Pixels]:
     """Return a synthetic patch of each class by its name."""
-    return {f"synthetic {name} patch": draw_patch(label) for label, name in enumerate(("benign", "malignant"))}
+    return {f"synthetic {name} patch": draw_example(label) for label, name in enumerate(("benign", "malignant"))}
 
 
 def _status_of(error: ClarisError) -> int:

@@ -176,7 +176,15 @@ def test_without_the_extra_one_line_says_how_to_get_it(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("crop", "resolution", "views"), [(64, 0, 1), (96, 48, 8), (80, 33, 4), (96, 128, 1)])
+@pytest.mark.parametrize(
+    ("crop", "resolution", "views"),
+    [
+        (80, 33, 4),
+        (96, 128, 1),
+        pytest.param(64, 0, 1, marks=pytest.mark.slow),
+        pytest.param(96, 48, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_every_crop_and_resolution_is_exported_as_it_is_classified(crop: int, resolution: int, views: int) -> None:
     import torch
 

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.runtime.distributed import _launch_ranks
 from tests.conftest import ROOT, TINY, claris
+from tests.support import killed_rank
 from tests.support.runs import (
     children_of,
     kill_at_random,
@@ -136,7 +139,17 @@ def test_a_signal_to_the_whole_group_stops_training_with_loader_processes_in_ord
     assert RunDir(tmp_path / "run").fold(0).checkpoint.exists()
 
 
-def test_a_rank_that_is_killed_ends_the_others_soon_and_is_said_once(
+def test_a_rank_that_is_killed_ends_the_others_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        _launch_ranks(3, killed_rank.__name__, str(tmp_path))
+    assert str(caught.value).startswith("process 2 of 3 was killed by SIGKILL")
+    assert "Run the same command to resume" in str(caught.value)
+    others = [path.read_text() for path in sorted(tmp_path.glob("[0-9]"))]
+    assert len(others) == 2 and not [one for one in others if one and Path(f"/proc/{one}").exists()]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_in_training_ends_the_others_soon_and_is_said_once(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
     where = [*places(generated, cache, tmp_path / "run"), "--folds", fold_file, *TINY]
