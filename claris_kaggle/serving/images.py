@@ -85,7 +85,12 @@ def _read_image(path: Path, max_pixels: int = _MAX_PIXELS) -> Pixels:
     """
     with explain_disk_errors(path), path.open("rb") as stream:
         content = stream.read(_largest_file(max_pixels) + 1)
-    return decode_image(content, path, max_pixels)
+    pixels, number = _decode_file(content, path, max_pixels)
+    if number > 1:
+        log_info(
+            f"{path}: {number} images in one file. Only the first one is used: the others are smaller copies of it"
+        )
+    return pixels
 
 
 def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) -> Pixels:
@@ -105,6 +110,11 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
             mostly transparent, leaves the upper bits of its 16-bit channels empty, is cut off or damaged, or is not
             a TIFF, PNG or JPEG.
     """
+    return _decode_file(content, name, max_pixels)[0]
+
+
+def _decode_file(content: bytes, name: object, max_pixels: int) -> tuple[Pixels, int]:
+    """Return the pixels of `decode_image`, and the number of images in the file."""
     from PIL import Image, UnidentifiedImageError
 
     if len(content) > _largest_file(max_pixels):
@@ -116,16 +126,17 @@ def decode_image(content: bytes, name: object, max_pixels: int = _MAX_PIXELS) ->
             warnings.simplefilter("ignore")  # Pillow warns about metadata; faults that matter raise below
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 _require_fit(image, name, max_pixels)
-                bits, tags = _stated_bits(image, content), getattr(image, "tag_v2", {})
+                bits = _stated_bits(image, content)
+                compression = getattr(image, "tag_v2", {}).get(_TIFF_COMPRESSION)
                 with silence_native_code() if image.format == "TIFF" else contextlib.nullcontext():
                     pixels = _to_rgb(image, name, wide=bits is not None)
                     if bits is not None:
                         pixels = _use_stated_bits(pixels, content, name, bits)
-                    _require_copies(image, pixels, name)
+                    number = _require_copies(image, pixels, name)
         _require_colours(pixels, name)
-        if content.startswith(_JPEG_START) or tags.get(_TIFF_COMPRESSION) in _JPEG_COMPRESSIONS:
+        if content.startswith(_JPEG_START) or compression in _JPEG_COMPRESSIONS:
             _require_undamaged_jpeg(content, name)
-        return pixels
+        return pixels, number
     except PatchError:
         raise
     except UnidentifiedImageError as error:
@@ -179,8 +190,8 @@ def _require_fit(image: Image.Image, name: object, max_pixels: int) -> None:
         raise PatchError(found, "expected an RGB image of stained tissue", "Use the original colour image")
 
 
-def _require_copies(image: Image.Image, pixels: Pixels, name: object) -> None:
-    """Check that all other images of a file are smaller copies of its first one. A log line says so.
+def _require_copies(image: Image.Image, pixels: Pixels, name: object) -> int:
+    """Check that all other images of a file are smaller copies of its first one. Return the number of images.
 
     Args:
         image: the opened file.
@@ -189,13 +200,12 @@ def _require_copies(image: Image.Image, pixels: Pixels, name: object) -> None:
     Raises:
         PatchError: another image is not a smaller copy of the first one.
     """
-    number = getattr(image, "n_frames", 1)
-    if number == 1:
-        return
-    if image.format == "PNG" or not all(_is_smaller_copy(image, frame, pixels) for frame in range(1, number)):
+    number = int(getattr(image, "n_frames", 1))
+    apart = image.format == "PNG" and number > 1  # the frames of an animation
+    if apart or not all(_is_smaller_copy(image, frame, pixels) for frame in range(1, number)):
         found, expected = f"{name}: {number} images in one file", "expected one, or smaller copies of the first one"
         raise PatchError(found, expected, "Save each image as its own file")
-    log_info(f"{name}: {number} images in one file. Only the first one is used: the others are smaller copies of it")
+    return number
 
 
 def _is_smaller_copy(image: Image.Image, frame: int, pixels: Pixels) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from claris_kaggle.core.errors import PatchError
 from claris_kaggle.data.patches import read_patch
-from claris_kaggle.serving.images import decode_image
+from claris_kaggle.serving.images import _read_image, decode_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(PIXELS)
@@ -223,14 +223,18 @@ OTHER = TISSUE.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg"])
-def test_of_a_pyramid_the_first_image_is_read(caplog: pytest.LogCaptureFixture, compression: str) -> None:
-    pages = [smaller(2), smaller(4), smaller(20)]
+def test_of_a_pyramid_the_first_image_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, compression: str
+) -> None:
+    pages, scan = [smaller(2), smaller(4), smaller(20)], tmp_path / "scan.tif"
     alone = decode_image(saved(TISSUE, "TIFF", compression=compression), "scan")
+    scan.write_bytes(saved(TISSUE, "TIFF", compression=compression, save_all=True, append_images=pages))
     with caplog.at_level("INFO", "claris_kaggle"):
-        found = decode_image(saved(TISSUE, "TIFF", compression=compression, save_all=True, append_images=pages), "scan")
-    assert np.array_equal(found, alone)
+        assert np.array_equal(decode_image(scan.read_bytes(), "upload"), alone)
+        assert caplog.messages == []  # the names of uploads are never logged
+        assert np.array_equal(_read_image(scan), alone)
     assert caplog.messages == [
-        "scan: 4 images in one file. Only the first one is used: the others are smaller copies of it"
+        f"{scan}: 4 images in one file. Only the first one is used: the others are smaller copies of it"
     ]
 
 
