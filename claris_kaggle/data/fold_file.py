@@ -267,7 +267,8 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     id_column, fold = table.find_ids(), table.find_column(FOLD_NAMES)
     if id_column is None or fold is None:
         missing = "id" if id_column is None else f"fold (or {', '.join(FOLD_NAMES[1:4])})"
-        raise TableError(f"{path}: {list_columns(table)}", f"expected a column {missing}", "Rename that column")
+        hint = "Rename that column, or add it"
+        raise TableError(f"{path}: {list_columns(table)}", f"expected a column {missing}", hint)
     if not table.ended:
         raise TableError(f"{path}: cut off: the last line has no line break", "", hint)
     ids = clean_ids(table.texts(id_column))

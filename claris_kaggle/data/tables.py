@@ -161,7 +161,9 @@ def parse_labels(texts: Sequence[str], path: Path) -> NDArray[np.int8]:
     if len(wrong):
         named = name_few(f"{texts[row][:40]!r} in line {row + 2}" for row in wrong.tolist())
         found = f"{path}: {format_count(len(wrong), 'label')} other than 0 and 1 ({named})"
-        raise TableError(found, "a label is 0 (benign) or 1 (malignant)", "Correct them")
+        words = {texts[row].strip().lower() for row in wrong.tolist()} <= {"true", "false"}
+        advice = "Write True as 1 and False as 0" if words else "Correct them"
+        raise TableError(found, "a label is 0 (benign) or 1 (malignant)", advice)
     return labels
 
 

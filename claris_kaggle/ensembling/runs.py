@@ -354,12 +354,12 @@ def _examine_run(run: Run) -> str:
             return f"every {kind} probability is {values[0]:g}"
     auc, (low, high) = run.measured.value, run.measured.estimate.interval
     figure = f"OOF AUC {auc:.4f} ({low:.4f} to {high:.4f})"
-    if high < 0.5:
+    if high < 0.5 or auc < 1 - _TOO_GOOD:
         return f"{figure}: it looks inverted: it may be the probability of benign"
-    if low <= 0.5:
-        return f"{figure}: not significantly better than chance"
     if auc > _TOO_GOOD:
         return f"{figure}: implausibly high; the labels may have leaked into training"
+    if low <= 0.5:
+        return f"{figure}: not significantly better than chance"
     means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]
     if abs(means[0] - means[1]) > _MOST_APART:
         return f"its mean probability is {means[0]:.3g} on OOF and {means[1]:.3g} on test patches: the scales differ"

@@ -74,6 +74,9 @@ _OTHER_FORMS = {
         "names of torchvision", _TIMM_FILE
     ),
     re.compile(r"(^|\.)(_conv_stem|_blocks\.\d+)\."): ("names of the package efficientnet_pytorch", _TIMM_FILE),
+    re.compile(r"(^|\.)lora_[ABab](\.|$)"): (
+        "an adapter (LoRA), not the whole network", "Merge it into the network where it was made, and save that"
+    ),
     re.compile(r"(^|[./])(kernel|moving_mean)(:0)?$"): (
         "names of Keras, TensorFlow or Flax", "Convert it to PyTorch, or give other weights"
     ),

@@ -28,6 +28,7 @@ BAD_LABELS = {
     "label 2": (b"id,label\na,1\nb,2\n", "1 label other than 0 and 1 ('2' in line 3)"),
     "label empty": (b"id,label\na,\n", "1 label other than 0 and 1"),
     "label nan": (b"id,label\na,nan\n", "1 label other than 0 and 1"),
+    "labels True and False": (b"id,label\na,True\nb,False\n", "Write True as 1 and False as 0"),
     "same id same label": (b"id,label\na,1\na,1\n", "1 repeated id (a)"),
     "same id other label": (b"id,label\na,1\na,0\n", "1 of them with different values"),
     "id with .tif": (b"id,label\na.tif,1\n", "1 id that end in .tif (a.tif)"),

@@ -289,6 +289,17 @@ def test_only_what_something_speaks_against_is_named() -> None:
         assert list(found) == ["odd"] and words in found["odd"], (words, found)
 
 
+@pytest.mark.parametrize(("turned", "words"), [(False, "implausibly high"), (True, "it looks inverted")])
+def test_labels_as_predictions_are_named_in_few_rows_too(turned: bool, words: str) -> None:
+    """Intervals of few rows are too wide to tell them from chance."""
+    run, rows = make_run("few", 1), slice(0, 30)
+    oof = run.oof
+    values = np.abs(oof.labels[rows] - int(turned)).astype(np.float32)
+    few = replace(run, oof=replace(oof, ids=oof.ids[rows], labels=oof.labels[rows], fold=oof.fold[rows] * 0,
+                                   probabilities=values), slides=None, folds=None)  # fmt: skip
+    assert words in _examine_runs([few])["few"]
+
+
 def test_of_two_runs_at_odds_on_the_test_patches_both_are_named() -> None:
     one, other = make_run("one", 1), make_run("other", 2)
     turned = replace(other, test=replace(other.test, probabilities=1 - other.test.probabilities))
