@@ -182,3 +182,18 @@ def test_the_device_turns_patches_as_albumentations_does() -> None:
     assert set(turns.tolist()) == set(range(8))
     ours = turn_on_device(torch.from_numpy(pixels), torch.from_numpy(turns))
     assert np.array_equal(ours.numpy(), _Geometry()(pixels, words))
+
+
+def test_each_patch_has_the_mean_of_its_own_views() -> None:
+    logits = torch.tensor([[[0.0, 2.0], [1.0, 0.0]], [[0.0, 4.0], [3.0, 0.0]]])
+    odds = torch.tensor([[2.0, -1.0], [4.0, -3.0]])
+    torch.testing.assert_close(average_views(logits), torch.sigmoid(odds).mean(dim=0))
+
+
+def test_a_wrong_number_of_views_and_a_wrong_shape_are_named() -> None:
+    with pytest.raises(UsageError) as asked:
+        require_views(3)
+    assert str(asked.value) == "--views is 3; it must be 1, 4 or 8"
+    with pytest.raises(DataError) as shaped:
+        average_views(torch.zeros(2, 3))
+    assert str(shaped.value) == "logits of shape (2, 3); expected [views, patches, 2]"

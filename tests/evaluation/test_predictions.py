@@ -215,3 +215,8 @@ def test_figures_of_each_slide_are_those_of_its_patches(folds: Folds) -> None:
     assert row.auc == pytest.approx(metrics.auc(folds.labels[where], oof.probabilities[where]))
     alone = run_metrics.slide_metrics(oof, [f"{row}" for row in range(TOTAL)])
     assert alone[0].auc is None and len(alone) == TOTAL
+
+
+def test_probabilities_without_a_label_of_their_own_are_refused() -> None:
+    with pytest.raises(DataError, match="2 labels and 3 probabilities; expected the same number of both"):
+        metrics.summary(np.array([0, 1], np.int8), np.array([0.1, 0.2, 0.3], np.float32))
