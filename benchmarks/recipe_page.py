@@ -132,11 +132,12 @@ def pretrained_table(name: str) -> list[str]:
     rows = json.loads(path.read_text("utf-8")) if path.exists() else []
     lines = ["| recipe | options | AUC | accuracy | AUC difference to `before` (95 %) | seeds |", "| --- " * 6 + "|"]
     for row in sorted(rows, key=lambda one: -np.mean(one["auc"])):
-        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in row["changes"].items())
+        given = {"model": row["model"], "preset": row["preset"], **row["changes"]}
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
         difference = row.get("AUC of the seeds' mean over the base's, 95 %")
         gain = "{:+.4f} ({:+.4f} to {:+.4f})".format(*difference) if difference else ""
         scores = f"{np.mean(row['auc']):.4f} | {np.mean(row['accuracy']):.4f}"
-        lines.append(f"| {row['name']} | `--preset {row['preset']} {options}` | {scores} | {gain} | {row['seeds']} |")
+        lines.append(f"| {row['name']} | `{options}` | {scores} | {gain} | {row['seeds']} |")
     return lines if rows else ["Not measured yet."]
 
 
