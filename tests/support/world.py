@@ -81,8 +81,8 @@ def to_nan(path: Path) -> None:
 
 
 def kept(root: Path) -> dict[str, bytes]:
-    """Every file but the locks, which hold no more than who holds them."""
-    return {name: value for name, value in contents(root).items() if not name.endswith(".lock")}
+    """Every file but the locks and the notes about caches, which say who holds one and when one was verified."""
+    return {name: value for name, value in contents(root).items() if not name.endswith((".lock", "verified.json"))}
 
 
 def one_line(said: str) -> str:
