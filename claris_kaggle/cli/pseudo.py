@@ -14,6 +14,8 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
+from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import format_count, name_few
 
 HELP = "write pseudo-labels of test patches for a second round of training"
 
@@ -48,6 +50,12 @@ def run(args: argparse.Namespace) -> None:
 
     runs = [options._open_run(path) for path in args.runs]
     found = make_pseudo_labels(runs, DataDir(args.data), args.out, confidence=args.confidence, balanced=args.balance)
+    single = [str(one.fold) for one in found.folds if not one.benign or not one.malignant]
+    if single:
+        log_info(
+            f"warning: {format_count(len(single), 'fold')} ({name_few(single)}) without pseudo-labels of one class, "
+            "which biases a training on them. A lower --confidence may find patches of both classes"
+        )
     if args.json:
         print(json.dumps(found.to_json()))
         return

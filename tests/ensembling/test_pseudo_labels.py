@@ -67,6 +67,16 @@ def test_the_rows_of_a_fold_are_what_its_own_network_says(
     assert call(*command)[1].splitlines()[0] == "fold  benign  malignant"
 
 
+def test_folds_without_labels_of_one_class_are_named(
+    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    values = np.concatenate([read_test(finished.fold(fold).test).probabilities for fold in range(3)])
+    confidence = float(np.maximum(values, 1 - values).max()) - 1e-6  # one label in all
+    command = ["pseudo", finished.root, "--data", generated.root, "--out", tmp_path / "one.csv"]
+    code, _, said = call(*command, "--confidence", confidence)
+    assert code == 0 and "warning: 3 folds (0, 1, 2) without pseudo-labels of one class" in said
+
+
 def test_a_balanced_choice_keeps_the_most_confident_of_both_classes() -> None:
     values = np.array([0.99, 0.01, 0.97, 0.5, 0.96, 0.9, 0.03])
     assert _choose_confident(values, 0.95, balanced=False).tolist() == [0, 1, 2, 4, 6]
