@@ -32,7 +32,7 @@ from benchmarks.timing import QUICK, Grid, option, publish
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.data.patches import _encode_tiff, patch_id
-from claris_kaggle.data.tables import read_sample
+from claris_kaggle.data.tables import read_sample, write_table
 from claris_kaggle.evaluation.predictions import Oof, write_run_oof, write_test
 
 TRAIN, TEST, RUNS, SLIDES = 220_025, 57_458, 5, 200
@@ -43,7 +43,7 @@ _WRITTEN_AT_A_TIME = 2_000
 
 @dataclass
 class Usage:
-    """What a process used.
+    """The resources that a process used.
 
     Attributes:
         seconds: wall time.
@@ -95,13 +95,9 @@ def write_data(root: Path, train: int, test: int, kinds: NDArray[np.uint8]) -> D
     slides = generator.integers(SLIDES, size=train)
     labels = generator.random(train) < np.linspace(0.1, 0.7, SLIDES)[slides]
     test_ids = write_split(root / "test", test, 2, kinds)
-    columns = {
-        "train_labels.csv": ["id,label", *(f"{name},{label:d}" for name, label in zip(ids, labels, strict=True))],
-        "slides.csv": ["id,wsi", *(f"{name},slide{slide:03d}" for name, slide in zip(ids, slides, strict=True))],
-        "sample_submission.csv": ["id,label", *(f"{name},0" for name in test_ids)],
-    }
-    for name, lines in columns.items():
-        (root / name).write_text("\n".join(lines) + "\n", "utf-8")
+    write_table(data.labels, {"id": ids, "label": labels.astype(np.int8)})
+    write_table(data.slides, {"id": ids, "wsi": [f"slide{number:03d}" for number in slides]})
+    write_table(data.sample, {"id": test_ids, "label": [0] * test})
     return data
 
 
@@ -140,7 +136,7 @@ def own_megabytes(pid: int) -> float:
 
 @contextmanager
 def peak_memory(pid: int) -> Iterator[list[float]]:
-    """Poll the memory of a process ten times a second; the list that is returned holds the peak."""
+    """Poll the memory of a process ten times a second; the list that is yielded holds the peak, in 1e6 bytes."""
     peak, ended = [0.0], threading.Event()
 
     def poll() -> None:

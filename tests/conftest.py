@@ -183,7 +183,7 @@ def report(generated: DataDir, finished: RunDir, tmp_path_factory: pytest.TempPa
 
 @dataclass(frozen=True)
 class Printed:
-    """What a command and the processes that it started printed."""
+    """The output of a command and of the processes that it started."""
 
     stdout: str
     stderr: str

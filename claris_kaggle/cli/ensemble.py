@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.console import log_info
+from claris_kaggle.core.console import format_command, log_info
 
 if TYPE_CHECKING:
     from claris_kaggle.ensembling.combine import CalibrationEvidence, EnsembleEvidence
@@ -174,7 +174,7 @@ def _print_against_best(
     figures = f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(gain.p)}"
     print(f"ensemble compared with the best run, {evidence.best}: {figures}: {verdict}")
     if gain.difference < 0:
-        alone = options._format_command("ensemble", folders[evidence.best], "--data", args.data, "--out", args.out)
+        alone = format_command("ensemble", folders[evidence.best], "--data", args.data, "--out", args.out)
         print(f"for {evidence.best} alone: {alone}")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claris_kaggle.core.config import CUDNN_MODES
-from claris_kaggle.core.console import log_info
+from claris_kaggle.core.console import format_command, log_info
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import DataDir, RunDir, default_cache
 
@@ -46,14 +45,9 @@ def _add_slides_flag(parser: argparse.ArgumentParser, effect: str) -> None:
     )
 
 
-def _format_command(*words: object) -> str:
-    """Return a command of `claris` as typed in a shell."""
-    return shlex.join(["claris", *map(str, words)])
-
-
 def _suggest_next(*words: object) -> None:
     """Log the next command. In processes that torchrun started, only rank 0 logs."""
-    log_info(f"next: {_format_command(*words)}")
+    log_info(f"next: {format_command(*words)}")
 
 
 def _choose_slides(args: argparse.Namespace, data: DataDir) -> Path | None:

@@ -5,8 +5,8 @@ Other packages use:
 - `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`,
   `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`, `generated_mark`, `is_generated`,
   `parse_config_flags`, `read_given_flags`, `require_resolution`, `require_same`, `update_config`, `without_about_file`
-- `console`: `LOGGER`, `Progress`, `Waiting`, `capture_native_code`, `format_duration`, `is_speaker`, `log_info`,
-  `messages_on_stderr`, `silence_native_code`
+- `console`: `LOGGER`, `Progress`, `Waiting`, `capture_native_code`, `format_command`, `format_duration`, `is_speaker`,
+  `log_info`, `messages_on_stderr`, `silence_native_code`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
   `OversizeError`, `PatchError`, `RunError`, `Stopped`, `TableError`, `TrainingError`, `UsageError`,
   `escape_unprintable`, `first_line`, `format_bytes`, `format_count`, `name_few`

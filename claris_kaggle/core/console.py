@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import threading
@@ -128,6 +129,15 @@ def log_info(text: str) -> None:
     """Log one message at level INFO, on rank 0 only."""
     if is_speaker():
         LOGGER.info("%s", text)
+
+
+def format_command(*words: object) -> str:
+    """Return a command of `claris` as typed in a shell.
+
+    >>> format_command("report", "my run")
+    "claris report 'my run'"
+    """
+    return shlex.join(["claris", *map(str, words)])
 
 
 def format_duration(seconds: float) -> str:

@@ -105,10 +105,15 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
 
 
+def _list_missing(path: Path) -> list[Path]:
+    """Return the path and its parents that do not exist, innermost first."""
+    return [one for one in (path, *path.parents) if not os.path.lexists(one)]
+
+
 @contextlib.contextmanager
 def _remove_new_folders(folder: Path) -> Iterator[None]:
     """After an exception, remove `folder` and its parents if they did not exist before and are empty."""
-    created = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    created = _list_missing(folder)
     try:
         yield
     except BaseException:
@@ -234,7 +239,7 @@ def hold_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         DiskError: the lock file cannot be created.
     """
     holder = path.with_name(f"{path.name}.holder")
-    created = [one for one in (path, path.parent, *path.parent.parents) if not os.path.lexists(one)]
+    created = _list_missing(path)
     failed = True
     lock = _acquire_lock(path, holder, wait=wait)
     _HELD_LOCKS.add(lock)

@@ -6,7 +6,6 @@ a training patch of another.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from claris_kaggle.core.console import log_info
+from claris_kaggle.core.console import format_command, log_info
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.core.files import sha256_bytes
 from claris_kaggle.core.paths import RunDir
@@ -129,8 +128,8 @@ def suggest_single_fold(run_dir: RunDir, data: Path | str = "DIR", out: str = "F
     commands = [["ensemble", first.root, "--data", data, "--out", out]]
     if not (first.oof.exists() and first.test.exists()):
         commands.insert(0, ["predict", "--data", data, "--run", run_dir.root])
-    typed = [shlex.join(["claris", *map(str, words)]) for words in commands]
-    return f"for a submission of fold {min(done)} alone: {', then '.join(typed)}"
+    typed = ", then ".join(format_command(*words) for words in commands)
+    return f"for a submission of fold {min(done)} alone: {typed}"
 
 
 def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:

@@ -180,7 +180,7 @@ TISSUE = Image.fromarray(np.random.default_rng(1).integers(60, 250, (12, 16, 3),
 
 
 def jpeg_pixels(content: bytes) -> slice:
-    """Where the compressed pixels lie in a JPEG file."""
+    """Return the part of a JPEG file that has the compressed pixels."""
     return slice(content.index(b"\xff\xda") + 14, len(content) - 2)
 
 
