@@ -104,6 +104,7 @@ ROWS = {
     "10 epochs, 5e-4": tuned(epochs=10, lr=5e-4),
     "10 epochs, 1e-3": tuned(epochs=10, lr=1e-3),
     "10 epochs, 2e-3": tuned(epochs=10, lr=2e-3),
+    "10 epochs, freeze 1": tuned(epochs=10, freeze_epochs=1),
     "20 epochs, 1e-3": tuned(epochs=20, lr=1e-3),
     "128": tuned(resolution=128),
     "192": tuned(resolution=192),

@@ -18,5 +18,5 @@ Other packages use:
   `require_suffix`
 - `platforms`: `HOME`, `SEVERAL_PROCESSES`, `SHARED_MEMORY`, `STOP_SIGNALS`, `allocate`, `escape_unprintable_output`,
   `is_inside`, `link_or_copy`, `move_folder`, `replace`, `signal_name`, `sync_file`, `total_memory`, `write_at`
-- `time_limit`: `Stopper`, `exit_with_parent`, `parse_duration`, `restore_signals`
+- `time_limit`: `Stopper`, `exit_process`, `exit_with_parent`, `parse_duration`, `restore_signals`
 """

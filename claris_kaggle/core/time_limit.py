@@ -10,10 +10,12 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 from claris_kaggle.core import platforms
 from claris_kaggle.core.errors import UsageError
@@ -57,6 +59,19 @@ def exit_with_parent(known: int = 0, every: float = 0.5) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def exit_process(code: int) -> NoReturn:
+    """Exit the process. A rank under torchrun exits without the interpreter's clean-up.
+
+    A rank calls this when its files are written and synced. With the clean-up, the C++ destructors of torch's gloo
+    threads sometimes abort the process ("terminate called without an active exception").
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "RANK" in os.environ:
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from claris_kaggle.core.console import LOGGER, messages_on_stderr
 from claris_kaggle.core.errors import ClarisError
 from claris_kaggle.core.files import explain_unexpected_error, read_json, write_json
+from claris_kaggle.core.time_limit import exit_process
 from claris_kaggle.runtime.distributed import _leave_error
 
 
@@ -64,4 +65,4 @@ def is_lost_peer(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_run_rank(Path(sys.argv[1])))
+    exit_process(_run_rank(Path(sys.argv[1])))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from claris_kaggle.core.time_limit import Stopper
+from tests.conftest import ROOT
 
 
 def test_processes_that_are_started_when_the_time_is_up_get_a_limit_to_stop_at() -> None:
@@ -48,3 +52,15 @@ def test_what_will_not_come_again_is_no_work_to_keep_time_for() -> None:
     stopper.last -= 80
     stopper.tick()
     assert stopper.reason() == "the time limit"
+
+
+@pytest.mark.parametrize(("rank", "code"), [({"RANK": "0"}, 3), ({}, 7)], ids=["a rank", "a single process"])
+def test_a_rank_exits_without_the_clean_up_in_which_threads_of_torch_abort_it(rank: dict[str, str], code: int) -> None:
+    program = (
+        "import os\nfrom claris_kaggle.core.time_limit import exit_process\n"
+        "class Destroyed:\n    def __del__(self, end=os._exit):\n        end(7)\n"
+        "kept = Destroyed()\nprint('done')\nexit_process(3)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment | rank, cwd=ROOT, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout.split()) == (code, [b"done"])

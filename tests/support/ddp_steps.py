@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from claris_kaggle.__main__ import _exit_process
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
+from claris_kaggle.core.time_limit import exit_process
 from claris_kaggle.data.batches import EpochBatches, ExtraPatches, TrainSet
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels, read_sample
@@ -47,4 +47,4 @@ def main(root: str, cache: str, out: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    _exit_process(0)
+    exit_process(0)
