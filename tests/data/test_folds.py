@@ -145,6 +145,10 @@ def test_no_part_of_an_impossible_split_is_left_unsaid() -> None:
         with pytest.raises(UsageError) as caught:
             make_folds(make_ids(20), few, **arguments)  # type: ignore[arg-type]
         assert str(caught.value) == message
+    with pytest.raises(
+        UsageError, match=r"--k is 3, with 2 malignant patches; each fold needs one\. Use --k 2 or less"
+    ):
+        make_folds(make_ids(20), (np.arange(20) < 2).astype(np.int8), k=3)
     with pytest.raises(UsageError, match="--k is 2, with 1 malignant patch; each fold needs one"):
         make_folds(make_ids(20), (np.arange(20) < 1).astype(np.int8), k=2)
     with pytest.raises(DataError, match=r"^the ids: 1 repeated id"):
@@ -173,10 +177,10 @@ def test_a_split_that_leaves_a_fold_without_a_class_says_what_to_change() -> Non
 def test_five_folds_of_seed_0_are_the_default_and_remember_what_they_are_made_of() -> None:
     ids, labels = make_ids(60), make_labels(60)
     slides = [f"s{number % 12}" for number in range(60)]
-    assert make_folds(ids, labels).digest == make_folds(ids, labels, k=5, seed=0).digest
+    assert make_folds(ids, labels).digest == make_folds(ids, labels.astype(float), k=5, seed=0).digest
     assert make_folds(ids, labels).groups == sorted(ids) and make_folds(ids, labels).by_slide is False
     folds = make_folds(ids, labels, slides=slides)
-    assert folds.by_slide is True and folds.labels.dtype == np.int8
+    assert folds.by_slide is True and make_folds(ids, labels.astype(float)).labels.dtype == np.int8
     label_of, slide_of = dict(zip(ids, labels, strict=True)), dict(zip(ids, slides, strict=True))
     assert folds.labels.tolist() == [label_of[name] for name in sorted(ids)]
     assert folds.groups == [slide_of[name] for name in sorted(ids)]
