@@ -203,7 +203,7 @@ def test_the_weights_of_the_log_loss_are_those_of_its_flat_point() -> None:
     labels, columns = columns_of(18, (1.0, 1.1, 1.2))
     weights = _fit_blend("logloss", labels, columns).weights
     right = np.where(labels[:, None] == 1, columns, 1 - columns)
-    assert (weights > 0.05).all() and (right / (right @ weights)[:, None]).mean(axis=0) == pytest.approx(1, abs=1e-4)
+    assert (weights > 0.05).all() and (right / (right @ weights)[:, None]).mean(axis=0) == pytest.approx(1, abs=1e-7)
 
 
 def test_a_single_run_has_the_weight_1_in_every_method() -> None:
@@ -365,11 +365,11 @@ def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
         _nested_predictions("auc", labels, columns_of(0)[1], fold)
 
 
-def test_greedy_selection_sees_runs_whose_probabilities_are_all_small() -> None:
+def test_greedy_selection_sees_runs_whose_probabilities_are_all_small_or_close_together() -> None:
     labels, columns = columns_of(15, (0.8, 4.0, 4.0))
-    assert np.array_equal(
-        _fit_blend("greedy", labels, columns * 1e-6).weights, _fit_blend("greedy", labels, columns).weights
-    )
+    weights = _fit_blend("greedy", labels, columns).weights
+    for narrow in (columns * 1e-6, columns * 1e-6 + 0.5):
+        assert np.array_equal(_fit_blend("greedy", labels, narrow).weights, weights)
 
 
 def test_wrong_names_are_refused() -> None:
