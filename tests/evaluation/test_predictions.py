@@ -136,6 +136,7 @@ def test_written_tables_are_sorted_by_id_and_come_back(tmp_path: Path) -> None:
         ("\nb,1,0,0.5\na,0,1,0.25\n", "\n", "no rows"),
         ("\nb,0.5\na,0.25\n", "\n", "no rows"),
     ],
+    ids=["cut off", "a row twice", "an invalid id", "NaN", "an invalid fold", "no OOF rows", "no test rows"],
 )
 def test_a_fault_of_our_own_files_comes_with_the_command_that_writes_them(
     tmp_path: Path, old: str, new: str, words: str
@@ -203,6 +204,7 @@ def test_predictions_of_another_tool_are_these_two_rows(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("text", "words"),
     [("id,y,p0,p1\na,0,0.75,0.25\n", "read p1 of p0,p1"), ("id,y,pred,oof\na,0,0.25,0.25\n", "read pred")],
+    ids=["softmax", "two names"],
 )
 def test_the_column_that_is_read_as_the_probability_is_logged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
@@ -272,6 +274,7 @@ def test_a_fault_of_another_tools_file_says_what_to_change(tmp_path: Path, name:
         ("id,pred\na,0.5\na,0.5\n", "1 repeated id (a)"),
         ("id,pred\na,nan\n", "1 probability NaN ('nan' in line 2)"),
     ],
+    ids=["cut off", "a row twice", "NaN"],
 )
 def test_a_fault_of_another_tools_test_file_names_the_file_and_the_command(
     tmp_path: Path, text: str, words: str
