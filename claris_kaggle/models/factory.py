@@ -147,7 +147,7 @@ def _create_timm_model(
     return model
 
 
-def _calm_classifier(model: nn.Module) -> None:
+def _calm_classifier(model: Any) -> None:
     """Draw the classifier again with torch's default, in place, if its random logits would be far from 0.
 
     timm draws the classifier of EfficientNets and MobileNets up to 1 / sqrt(number of classes). This suits 1,000
