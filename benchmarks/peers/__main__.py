@@ -145,7 +145,7 @@ def read_probabilities(*paths: Path) -> dict[str, float]:
 def rates_in(said: str) -> dict[str, float]:
     """Return the images per second of each part from the lines that `clock.stop` printed."""
     totals: dict[str, tuple[float, float]] = {}
-    for part, images, seconds in re.findall(r"^measured (\w+) (\d+) (\S+)$", said, re.MULTILINE):
+    for part, images, seconds in re.findall(r"measured (\w+) (\d+) (\S+)", said):
         before = totals.get(part, (0.0, 0.0))
         totals[part] = (before[0] + float(images), before[1] + float(seconds))
     return {part: images / seconds for part, (images, seconds) in totals.items()}
@@ -175,10 +175,10 @@ def run_claris(commands: Iterable[Sequence[str]], folder: Path) -> Measured:
     return result
 
 
-def measure_training(data: Path, root: Path, number: int) -> Iterator[tuple[str, Measured]]:
+def measure_training(data: Path, root: Path, index: int) -> Iterator[tuple[str, Measured]]:
     """Train and predict with each contender in turn, ours first. Our trained network stays in `root`."""
     for name, peer in (("claris", None), *((peer.name, peer) for peer in TRAINERS if peer.version())):
-        folder = root / f"{name}{number}"
+        folder = root / f"{name}{index}"
         folder.mkdir()
         if peer:
             result = run_script(peer, [data, MODEL, EPOCHS, BATCH], folder)
@@ -192,10 +192,10 @@ def measure_training(data: Path, root: Path, number: int) -> Iterator[tuple[str,
             shutil.rmtree(folder)
 
 
-def measure_prediction(data: Path, root: Path, number: int) -> Iterator[tuple[str, Measured]]:
+def measure_prediction(data: Path, root: Path, index: int) -> Iterator[tuple[str, Measured]]:
     """Predict with our trained network, by our command and by TIAToolbox."""
-    run = root / f"claris{number}" / "run"
-    folder = root / f"predict{number}"
+    run = root / f"claris{index}" / "run"
+    folder = root / f"predict{index}"
     shutil.copytree(run, folder / "run", ignore=shutil.ignore_patterns("oof.csv", "test.csv", "predictions.json"))
     result = run_claris(claris_commands(data)[-1:], folder)
     del result.rates["train"]
@@ -240,46 +240,51 @@ def largest_difference(one: Measured, other: Measured) -> float:
     return max(abs(one.probabilities[name] - other.probabilities[name]) for name in both)
 
 
+def write_grid(trained: dict[str, list[Measured]], predicted: dict[str, list[Measured]], about: str) -> Grid:
+    """Return the table of both tasks."""
+    lines = {peer.name: user_lines(SCRIPTS / peer.script) for peer in (*TRAINERS, PREDICTOR)}
+    ours = user_lines(COMMANDS)
+    return Grid(
+        name="peers",
+        title=f"other libraries, {MODEL}, {PATCHES:,} {about}",
+        columns=list(COLUMNS),
+        rows=[
+            *write_rows("train and predict", trained, {**lines, "claris": ours}),
+            *write_rows("predict", predicted, {**lines, "claris": 1}),
+        ],
+        facts=write_facts(predicted),
+        notes=[
+            f"Each contender runs from the command to the file of predictions: {EPOCHS} epochs over four fifths of the "
+            "patches, each followed by a validation on the other fifth, then one view of each patch. Batch size "
+            f"{BATCH}, fp32, random initial weights, {USED_THREADS} threads, no loader processes. "
+            f"Medians of {len(trained['claris'])} rounds.",
+            "images/s: of the training loop and of the prediction alone, without start and validation. MB: the peak "
+            "of the process's own memory, without mapped files. Lines: what a user writes, without empty lines, "
+            "comments and the measurement.",
+        ],
+    )
+
+
 def main() -> None:
-    """Measure, print and keep the table."""
+    """Measure; print and keep the table after each round."""
     trained: dict[str, list[Measured]] = {}
     predicted: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as temporary, bench_patches(PATCHES) as bench:
         root, about = Path(temporary), bench.about.split(" ", 1)[1]
         data = write_data(bench, root / "data")
-        for number in range(ROUNDS):
+        for index in range(ROUNDS):
             for found, measure in ((trained, measure_training), (predicted, measure_prediction)):
-                for name, result in measure(data, root, number):
+                for name, result in measure(data, root, index):
                     found.setdefault(name, []).append(result)
-                    print(f"round {number + 1} of {ROUNDS}: {name} {result.usage}", file=sys.stderr, flush=True)
-            shutil.rmtree(root / f"claris{number}")
-    lines = {peer.name: user_lines(SCRIPTS / peer.script) for peer in (*TRAINERS, PREDICTOR)}
-    publish(
-        Grid(
-            name="peers",
-            title=f"other libraries, {MODEL}, {PATCHES:,} {about}",
-            columns=list(COLUMNS),
-            rows=[
-                *write_rows("train and predict", trained, {**lines, "claris": user_lines(COMMANDS)}),
-                *write_rows("predict", predicted, {**lines, "claris": 1}),
-            ],
-            facts=write_facts(predicted),
-            notes=[
-                f"{EPOCHS} epochs over four fifths of the patches, each followed by a validation on the other fifth; "
-                f"then a prediction of each patch. Batch {BATCH}, fp32, random weights, {USED_THREADS} threads, no "
-                "loader processes. Each contender runs from the command to the file of predictions.",
-                "images/s: of the training loop and of the prediction alone, without start and validation. MB: the "
-                "peak of the process's own memory, without mapped files. Lines: what a user writes, without empty "
-                "lines, comments and the measurement.",
-            ],
-        )
-    )
+                    print(f"round {index + 1} of {ROUNDS}: {name} {result.usage}", file=sys.stderr, flush=True)
+            shutil.rmtree(root / f"claris{index}")
+            publish(write_grid(trained, predicted, about))
 
 
 def write_facts(predicted: dict[str, list[Measured]]) -> dict[str, str]:
     """Return the versions of the peers, and how far the predictions of the same weights differ."""
-    peers = (*TRAINERS, PREDICTOR)
-    facts = {"peers": ", ".join(f"{peer.name} {peer.version() or 'is not installed'}" for peer in peers)}
+    versions = [f"{peer.name} {peer.version() or 'is not installed'}" for peer in (*TRAINERS, PREDICTOR)]
+    facts = {"peers": ", ".join(versions)}
     if PREDICTOR.name in predicted:
         differences = map(largest_difference, predicted["claris"], predicted[PREDICTOR.name])
         facts[f"largest difference of a probability to {PREDICTOR.name}"] = f"{max(differences):.1e}"

@@ -35,7 +35,8 @@ ids = pd.read_csv(data / "train_labels.csv").id
 paths = [data / "train" / f"{one}.tif" for one in ids]
 device = "cuda" if torch.cuda.is_available() else "cpu"
 predictor = PatchPredictor(Network(name, weights), batch_size=batch, num_workers=0, device=device)
+size = dict(patch_input_shape=(96, 96), input_resolutions=[{"units": "baseline", "resolution": 1.0}])
 clock.start()  # measured
-output = predictor.run(paths, patch_mode=True, patch_input_shape=(96, 96), return_probabilities=True)
+output = predictor.run(paths, patch_mode=True, return_probabilities=True, **size)
 clock.stop("predict", len(ids))  # measured
 pd.DataFrame({"id": ids, "probability": output["probabilities"][:, 1]}).to_csv("predictions.csv", index=False)
