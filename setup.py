@@ -63,6 +63,8 @@ setup(
         "report": REPORT,
         "serve": SERVE,
         "onnx": ONNX,
+        # For `python -m benchmarks.peers` alone. Not in dev: TIAToolbox takes only older torch, pandas and Pillow.
+        "peers": ["lightning>=2.6", "fastai>=2.8", "tiatoolbox>=2.1.3"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",

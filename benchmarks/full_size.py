@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,22 +153,26 @@ def peak_memory(pid: int) -> Iterator[list[float]]:
         thread.join()
 
 
-def use(*arguments: object) -> Usage:
-    """Run a command of the library, and return what it used.
+def use_command(command: Sequence[str], **options: Any) -> tuple[Usage, str]:
+    """Run a command with these options of `subprocess.Popen`, and return what it used and what it printed.
 
     Raises:
         SystemExit: the command failed.
     """
-    command = [sys.executable, "-m", "claris_kaggle", *map(str, arguments)]
     began, before = time.monotonic(), os.times()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     with peak_memory(process.pid) as peak:
-        _, said = process.communicate()
+        said, _ = process.communicate()
     after = os.times()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{said[-2000:]}")
     busy = after.children_user + after.children_system - before.children_user - before.children_system
-    return Usage(time.monotonic() - began, busy, peak[0])
+    return Usage(time.monotonic() - began, busy, peak[0]), said
+
+
+def use(*arguments: object) -> Usage:
+    """Run a command of the library, and return what it used."""
+    return use_command([sys.executable, "-m", "claris_kaggle", *map(str, arguments)])[0]
 
 
 def run_stages(root: Path, train: int, test: int, kinds: NDArray[np.uint8]) -> dict[str, Usage]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from benchmarks.timing import RESULTS, ROOT, Kept, Result, ratios, read_result, table
 
 ORDER = (
-    "input_path", "augmentation", "packing", "training", "batch_norm", "inference", "whole", "cost", "tables",
+    "input_path", "augmentation", "packing", "training", "batch_norm", "inference", "whole", "peers", "cost", "tables",
     "startup", "scaling",
     "gpu_training", "gpu_inference", "gpu_loading", "gpu_training_sizes", "gpu_inference_sizes",
 )  # fmt: skip

@@ -68,7 +68,7 @@ def test_every_imported_package_is_declared_and_every_declared_one_is_imported(d
 
 
 def test_the_extras_are_there_and_the_version_stands_in_one_place(declared: dict[str, Any]) -> None:
-    assert set(declared["extras_require"]) == {"report", "serve", "onnx", "dev"}
+    assert set(declared["extras_require"]) == {"report", "serve", "onnx", "peers", "dev"}
     assert names(declared["extras_require"]["report"]) <= names(declared["install_requires"])
     assert declared["version"] == claris_kaggle.__version__
     for path in [*PACKAGE.rglob("*.py"), ROOT / "setup.py", ROOT / "pyproject.toml"]:

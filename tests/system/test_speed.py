@@ -144,6 +144,37 @@ def test_each_benchmark_can_be_tried_and_then_keeps_nothing(name: str) -> None:
 
 
 @pytest.mark.slow
+def test_other_libraries_do_the_same_work_as_ours_and_write_the_same_file(tmp_path: Path) -> None:
+    """Libraries that are not installed are left out. timm is always there."""
+    from benchmarks.timing import Grid, read_result
+
+    before = contents(ROOT / "docs" / "performance")
+    command = [sys.executable, "-m", "benchmarks.peers", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert contents(ROOT / "docs" / "performance") == before
+    kept = read_result(tmp_path / "peers.json")
+    assert isinstance(kept, Grid)
+    rows = {(row[0], row[1]): dict(zip(kept.columns, row, strict=True)) for row in kept.rows}
+    assert {("train and predict", "claris"), ("train and predict", "timm"), ("predict", "claris")} <= rows.keys()
+    for (task, _), row in rows.items():
+        measured = ["s", "CPU s", "prediction images/s", "MB", "lines"]
+        assert all(float(row[name].replace(",", "")) > 0 for name in measured), row
+        assert bool(row["training images/s"]) == (task == "train and predict")
+
+
+def test_the_scripts_of_other_libraries_run_without_the_lines_that_are_not_counted() -> None:
+    from benchmarks.peers.__main__ import COMMANDS, PREDICTOR, SCRIPTS, TRAINERS, user_lines
+
+    for peer in (*TRAINERS, PREDICTOR):
+        lines = (SCRIPTS / peer.script).read_text("utf-8").splitlines()
+        counted = "\n".join(line for line in lines if not line.endswith("# measured"))
+        compile(counted, peer.script, "exec")
+        assert "clock" not in counted and "predictions.csv" in counted
+        assert 4 * user_lines(COMMANDS) < user_lines(SCRIPTS / peer.script) < len(lines)
+
+
+@pytest.mark.slow
 def test_the_script_for_a_gpu_can_be_tried_anywhere_and_tells_of_every_part(tmp_path: Path) -> None:
     from benchmarks.timing import Grid, read_result, table
 
