@@ -26,7 +26,9 @@ def test_all_figures_of_four_patches() -> None:
 def test_figures_of_float32_are_those_of_its_numbers_in_float64() -> None:
     single = VALUES.astype(np.float32)
     assert metrics.summary(LABELS, single) == metrics.summary(LABELS, single.astype(np.float64))
-    assert metrics._best_threshold(LABELS, single) == metrics._best_threshold(LABELS, single.astype(np.float64))
+    for seed in range(8):
+        single, labels = np.random.default_rng(seed).random(50).astype(np.float32), np.arange(50) % 2
+        assert metrics._best_threshold(labels, single) == metrics._best_threshold(labels, single.astype(np.float64))
 
 
 def test_0_and_1_are_probabilities() -> None:
