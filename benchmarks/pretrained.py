@@ -92,6 +92,7 @@ ROWS = {
     "batch 16": tuned(batch_size=16),
     "12 epochs": tuned(epochs=12),
     "12 epochs, 1e-3": tuned(epochs=12, lr=1e-3),
+    "12 epochs, 5e-4": tuned(epochs=12, lr=5e-4),
     "12 epochs, 4e-3": tuned(epochs=12, lr=4e-3),
     "12 epochs, strong": tuned(epochs=12, augment="strong"),
     "12 epochs, SWA": tuned(epochs=12, ema=0.0, swa_epochs=3),

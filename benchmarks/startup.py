@@ -1,4 +1,4 @@
-"""CPU time from the start of `claris` to its answer, where the answer needs no library.
+"""CPU time of commands that need no library, and of a small `predict` and `ensemble`, which are mostly imports.
 
 python -m benchmarks.startup
 """
@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks.timing import Result, interleave, publish
+from benchmarks.full_size import write_predictions
+from benchmarks.timing import QUICK, Result, interleave, publish
+from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.synthetic import generate
 
 LIBRARIES = "import torch, timm, albumentations, sklearn.metrics, pandas"
 MOST = 0.3
+ROWS = 100 if QUICK else 1200
+CLARIS = ("-m", "claris_kaggle")
 
 
 def cpu_seconds(*arguments: str) -> Callable[[], float]:
@@ -30,17 +37,49 @@ def cpu_seconds(*arguments: str) -> Callable[[], float]:
     return measured
 
 
+def small_commands(root: Path) -> dict[str, Callable[[], float]]:
+    """The CPU time of `predict` with a tiny network, and of `ensemble` with two runs, on a folder that is made here."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # a second thread would wait actively, which counts as CPU time
+    data = DataDir(generate(root / "data", train=ROWS, test=20))
+    places = ("--data", str(data.root), "--cache", str(root / "cache"))
+    folds, run = root / "folds.csv", RunDir(root / "tiny")
+    recipe = ["--model", "tiny", "--weights", "none", "--epochs", "1", "--fold", "0"]
+    for command in (("folds", "--out", folds), ("train", "--folds", folds, "--run", run.root, *recipe)):
+        called = [sys.executable, *CLARIS, *map(str, command), *places]
+        subprocess.run(called, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    two = [str(one.root) for one in write_predictions(root, data, folds)[:2]]
+    predict = cpu_seconds(*CLARIS, "predict", *places, "--run", str(run.root), "--views", "1")
+
+    def predict_anew() -> float:
+        for path in (run.fold(0).oof, run.fold(0).test):
+            path.unlink(missing_ok=True)
+        seconds = predict()
+        if not run.fold(0).oof.exists():
+            raise SystemExit("startup: claris predict failed")
+        return seconds
+
+    ensemble = (*CLARIS, "ensemble", *two, "--data", str(data.root), "--out", str(root / "submission.csv"))
+    return {
+        f"claris predict, tiny network, one fold of {ROWS:,} patches": predict_anew,
+        f"claris ensemble, two runs of {ROWS:,} patches": cpu_seconds(*ensemble),
+    }
+
+
 def main() -> None:
     """Compare, print and keep."""
-    claris = ("-m", "claris_kaggle")
     answers = {
-        "claris --help": cpu_seconds(*claris, "--help"),
-        "claris train --help": cpu_seconds(*claris, "train", "--help"),
-        "claris train, missing flag": cpu_seconds(*claris, "train"),
-        "claris trian, unknown command": cpu_seconds(*claris, "trian"),
+        "claris --help": cpu_seconds(*CLARIS, "--help"),
+        "claris train --help": cpu_seconds(*CLARIS, "train", "--help"),
+        "claris train, missing flag": cpu_seconds(*CLARIS, "train"),
+        "claris trian, unknown command": cpu_seconds(*CLARIS, "trian"),
     }
-    libraries = {"importing the libraries, for comparison": cpu_seconds("-c", LIBRARIES)}
-    rates = interleave({"Python alone": cpu_seconds("-c", "pass"), **answers, **libraries}, rounds=9)
+    libraries = {
+        "importing torch, for comparison": cpu_seconds("-c", "import torch"),
+        "importing the libraries, for comparison": cpu_seconds("-c", LIBRARIES),
+    }
+    with tempfile.TemporaryDirectory() as root:
+        small = small_commands(Path(root))
+        rates = interleave({"Python alone": cpu_seconds("-c", "pass"), **answers, **small, **libraries}, rounds=9)
     slowest = max(max(rates[name]) for name in answers)
     facts = {f"slowest response, of {MOST} s allowed": f"{slowest:.2f} s"}
     publish(Result("startup", "start-up", "s of CPU time", rates, facts))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import RunError, UsageError
 from claris_kaggle.data.arrays import Columns, Labels
-from claris_kaggle.evaluation.metrics import clip_probabilities
+from claris_kaggle.evaluation.metrics import clip_probabilities, midranks
 
 _Weights = NDArray[np.float64]
 _BAGS, _BAG_SHARE, _PICKS = 20, 0.5, 20
@@ -79,9 +79,7 @@ def _to_space(columns: Columns, space: str) -> Columns:
         single = bool((columns.astype(np.float32) == columns).all())
         return np.asarray(logit(clip_probabilities(columns, 2.0**-24 if single else 2.0**-53)))
     if space == "rank":
-        from scipy.stats import rankdata
-
-        return np.asarray((rankdata(columns, axis=0) - 0.5) / len(columns))
+        return (midranks(columns) - 0.5) / len(columns)
     return columns
 
 

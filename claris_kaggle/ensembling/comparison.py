@@ -16,7 +16,7 @@ from claris_kaggle.ensembling.combine import Ensemble, combine
 from claris_kaggle.ensembling.runs import Run, _correlate_ranks, _load_runs, _share_slides
 from claris_kaggle.ensembling.submission_file import _read_submission, _Submission
 from claris_kaggle.evaluation.auc_intervals import Comparison
-from claris_kaggle.evaluation.metrics import auc
+from claris_kaggle.evaluation.metrics import auc, midranks
 
 _SHOWN_DIFFERENCES = 5
 # Two files with a lower rank correlation are reported as unrelated.
@@ -194,9 +194,7 @@ def _compare_pair(a: _Submission, b: _Submission) -> SubmissionPair:
 
 def _to_ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the rank of each value, scaled to 0..1. Ties get their mean rank."""
-    from scipy.stats import rankdata
-
-    return np.asarray((rankdata(values) - 0.5) / len(values))
+    return (midranks(values) - 0.5) / len(values)
 
 
 def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) -> str:

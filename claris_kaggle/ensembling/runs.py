@@ -21,6 +21,7 @@ from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.fold_file import Folds, read_folds
 from claris_kaggle.data.tables import read_slides
 from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
+from claris_kaggle.evaluation.metrics import midranks
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
 
 # An OOF AUC above this on real patches suggests leaked labels.
@@ -391,11 +392,9 @@ def _find_inconsistent_runs(runs: Sequence[Run]) -> dict[str, str]:
 
 def _correlate_columns(columns: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
     """Return Spearman's correlation of each pair of columns, float64 [M, M]. It is 0 with a constant column."""
-    from scipy.stats import rankdata
-
     if len(columns[0]) < 2:
         return np.zeros((len(columns), len(columns)))
-    ranks = np.stack([rankdata(column) for column in columns])
+    ranks = midranks(np.column_stack(columns)).T
     with np.errstate(invalid="ignore"):
         return np.atleast_2d(np.nan_to_num(np.corrcoef(ranks)))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import Labels
-from claris_kaggle.evaluation.metrics import _require_both_classes
+from claris_kaggle.evaluation.metrics import _require_both_classes, midranks
 
 _RESAMPLES = 1000
 
@@ -100,8 +100,6 @@ class MeasuredAuc:
 
     def compare(self, other: MeasuredAuc) -> Comparison:
         """Compare with other scores of the same patches. Both are measured with the same slides, or both without."""
-        from scipy import stats
-
         difference = self.value - other.value
         error = float(np.linalg.norm(self.deviations - other.deviations))
         if error < 1e-12:  # both columns rank all patches alike, up to rounding
@@ -110,7 +108,7 @@ class MeasuredAuc:
         shares = None if self.shares is None or other.shares is None else self.shares - other.shares
         freedom = _effective_freedom(shares)
         width = _quantile(freedom) * error
-        p = float(2 * stats.t(freedom).sf(abs(difference) / error))
+        p = 2 * _tail(abs(difference) / error, freedom)
         return Comparison(difference, error, (difference - width, difference + width), p, self.way)
 
 
@@ -155,13 +153,11 @@ def _placements(labels: Labels, values: NDArray[np.floating]) -> tuple[NDArray[n
         float64 for the malignant patches (share of benign patches below) and for the benign patches (share of malignant
         patches above), each in the order of the rows. The mean of either is the AUC.
     """
-    from scipy.stats import rankdata
-
     malignant = np.asarray(labels) == 1
     ups, downs = np.asarray(values)[malignant], np.asarray(values)[~malignant]
-    together = rankdata(np.concatenate([ups, downs]))
-    above = (together[: len(ups)] - rankdata(ups)) / len(downs)
-    below = 1 - (together[len(ups) :] - rankdata(downs)) / len(ups)
+    together = midranks(np.concatenate([ups, downs]))
+    above = (together[: len(ups)] - midranks(ups)) / len(downs)
+    below = 1 - (together[len(ups) :] - midranks(downs)) / len(ups)
     return above, below
 
 
@@ -242,9 +238,17 @@ def _effective_freedom(shares: NDArray[np.float64] | None) -> float:
 
 def _quantile(freedom: float) -> float:
     """Return the half-width of an interval at `_LEVEL` in standard errors (quantile of Student's t)."""
-    from scipy import stats
+    from scipy.special import ndtri, stdtrit
 
-    return float(stats.t.ppf((1 + _LEVEL) / 2, freedom))
+    share = (1 + _LEVEL) / 2
+    return float(stdtrit(freedom, share) if math.isfinite(freedom) else ndtri(share))
+
+
+def _tail(errors: float, freedom: float) -> float:
+    """Return the probability that Student's t is above `errors` standard errors."""
+    from scipy.special import ndtr, stdtr
+
+    return float(stdtr(freedom, -errors) if math.isfinite(freedom) else ndtr(-errors))
 
 
 def _logit_interval(value: float, error: float, reach: float) -> tuple[float, float]:

@@ -1,10 +1,15 @@
-"""Metrics of labels and probabilities of label 1."""
+"""Metrics of labels and probabilities of label 1.
+
+AUC and log loss are computed here: `sklearn.metrics` imports all of `scipy.stats`, which takes a second of CPU time in
+every process that trains. The tests compare them with scikit-learn.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
@@ -87,10 +92,34 @@ def auc(labels: Labels, probabilities: Probabilities) -> float:
 
     >>> auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
     0.75
-    """
-    from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(labels, probabilities))
+    Args:
+        labels: [N] of 0 and 1, both present.
+        probabilities: [N] scores; only their order matters.
+    Raises:
+        DataError: the lengths differ, only one class is present, or a score is NaN.
+    """
+    _require_both_classes(labels, probabilities)
+    malignant = np.asarray(labels) == 1
+    ranks = midranks(probabilities)
+    if nans := int(np.isnan(ranks).sum()):
+        raise DataError(f"{nans:,} of {len(ranks):,} values are NaN", "a patch without a value cannot be ranked")
+    ups, downs = int(malignant.sum()), int((~malignant).sum())
+    return float((ranks[malignant].sum() - ups * (ups + 1) / 2) / (ups * downs))
+
+
+def midranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the rank of each value in its column, from 1; equal values get the mean of their ranks, NaN gets NaN.
+
+    >>> midranks(np.array([0.2, 0.9, 0.9, 0.1]))
+    array([2. , 3.5, 3.5, 1. ])
+
+    Args:
+        values: [N] or [N, columns].
+    Returns:
+        float64 of the same shape.
+    """
+    return pd.DataFrame(values).rank().to_numpy(np.float64).reshape(np.shape(values))
 
 
 def _accuracy(labels: Labels, probabilities: Probabilities, threshold: float = THRESHOLD) -> float:
@@ -100,9 +129,8 @@ def _accuracy(labels: Labels, probabilities: Probabilities, threshold: float = T
 
 def log_loss(labels: Labels, probabilities: Probabilities) -> float:
     """Return the mean negative log-likelihood in nats; probabilities are clipped as in `clip_probabilities`."""
-    from sklearn.metrics import log_loss as mean_log_loss
-
-    return float(mean_log_loss(labels, clip_probabilities(probabilities), labels=[0, 1]))
+    clipped = clip_probabilities(probabilities)
+    return float(-np.log(np.where(np.asarray(labels) == 1, clipped, 1 - clipped)).mean())
 
 
 def clip_probabilities(probabilities: NDArray[np.floating], smallest: float = 2.0**-24) -> NDArray[np.float64]:

@@ -129,6 +129,74 @@ def test_a_slide_or_content_for_each_patch_is_needed(name: str) -> None:
         make_folds(make_ids(40), make_labels(40), k=2, **{name: ["s"] * 3})
 
 
+def test_no_part_of_an_impossible_split_is_left_unsaid() -> None:
+    """What was found, what is needed and what to do."""
+    few = (np.arange(20) < 3).astype(np.int8)
+    slides = [f"s{number // 5}" for number in range(20)]
+    cases = [
+        ({"k": 1}, "--k is 1; expected at least 2 folds"),
+        ({"k": 4}, "--k is 4, with 3 malignant patches; each fold needs one. Use --k 3 or less"),
+        ({"k": 2, "slides": slides},
+         "--k is 2, with 1 slide with malignant patches; each fold needs one. Use data with at least two of them"),
+        ({"k": 4, "slides": [f"s{number % 3}" for number in range(20)]},
+         "--k is 4, with 3 slides with benign patches; each fold needs one. Use --k 3 or less"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        with pytest.raises(UsageError) as caught:
+            make_folds(make_ids(20), few, **arguments)  # type: ignore[arg-type]
+        assert str(caught.value) == message
+    with pytest.raises(
+        UsageError, match=r"--k is 3, with 2 malignant patches; each fold needs one\. Use --k 2 or less"
+    ):
+        make_folds(make_ids(20), (np.arange(20) < 2).astype(np.int8), k=3)
+    with pytest.raises(UsageError, match="--k is 2, with 1 malignant patch; each fold needs one"):
+        make_folds(make_ids(20), (np.arange(20) < 1).astype(np.int8), k=2)
+    with pytest.raises(DataError, match=r"^the ids: 1 repeated id"):
+        make_folds(["a"] * 20, few)
+    with pytest.raises(DataError, match=r"^20 ids and 19 labels; expected the same number of both$"):
+        make_folds(make_ids(20), few[1:])
+    with pytest.raises(DataError, match=r"^labels 2, 3; a label is 0 \(benign\) or 1 \(malignant\)$"):
+        make_folds(make_ids(20), np.arange(20) % 4)
+
+
+def test_as_many_folds_as_patches_of_a_class_or_slides_are_possible() -> None:
+    labels = (np.arange(20) < 3).astype(np.int8)
+    assert make_folds(make_ids(20), labels, k=3).k == 3
+    slides = [f"s{number % 3}" for number in range(20)]
+    assert make_folds(make_ids(20), labels, k=3, slides=slides).k == 3
+
+
+def test_a_split_that_leaves_a_fold_without_a_class_says_what_to_change() -> None:
+    """Two slides hold benign patches, and scikit-learn puts both of them in one fold."""
+    labels, slides = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 1], np.int8), [*"aaabbbbccc"]
+    words = r"^the split: fold \d holds no benign patch; each fold needs both classes\. Use fewer folds with --k, or"
+    with pytest.raises(DataError, match=words):
+        make_folds([f"{number:02d}" for number in range(10)], labels, k=2, slides=slides)
+
+
+def test_five_folds_of_seed_0_are_the_default_and_remember_what_they_are_made_of() -> None:
+    ids, labels = make_ids(60), make_labels(60)
+    slides = [f"s{number % 12}" for number in range(60)]
+    assert make_folds(ids, labels).digest == make_folds(ids, labels.astype(float), k=5, seed=0).digest
+    assert make_folds(ids, labels).groups == sorted(ids) and make_folds(ids, labels).by_slide is False
+    folds = make_folds(ids, labels, slides=slides)
+    assert folds.by_slide is True and make_folds(ids, labels.astype(float)).labels.dtype == np.int8
+    label_of, slide_of = dict(zip(ids, labels, strict=True)), dict(zip(ids, slides, strict=True))
+    assert folds.labels.tolist() == [label_of[name] for name in sorted(ids)]
+    assert folds.groups == [slide_of[name] for name in sorted(ids)]
+
+
+def test_a_chain_of_slides_and_duplicates_is_one_group_under_its_smallest_name() -> None:
+    """d and c share a content, c and b a slide through it, b and a another content; e stands alone."""
+    slides = ["d", "d", "c", "c", "b", "b", "a", "a", "e", "e", "f", "f"]
+    contents = ["0", "x", "x", "y", "y", "z", "z", "1", "2", "3", "4", "5"]
+    ids = [f"{number:02d}" for number in range(12)]
+    folds = make_folds(ids, np.arange(12) % 2, k=2, slides=slides, contents=contents)
+    assert folds.groups == ["a"] * 8 + ["e"] * 2 + ["f"] * 2
+    alone = make_folds(ids, np.arange(12) % 2, k=2, contents=contents)
+    assert alone.groups == ["00", "01", "01", "03", "03", "05", "05", "07", "08", "09", "10", "11"]
+
+
 def test_flags_of_making_do_not_go_with_checking(
     call: Callable[..., tuple[int, str, str]], generated: DataDir, fold_file: Path
 ) -> None:

@@ -12,6 +12,7 @@ from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.blending import (
     _BLEND_METHODS,
     _FITTED_METHODS,
+    _Blend,
     _fit_blend,
     _nested_predictions,
     _to_space,
@@ -125,6 +126,166 @@ def test_the_counted_auc_is_scikit_learns() -> None:
     )
 
 
+SPACES = {
+    "probability": [[0.2, 0.75], [0.5, 1.0], [0.5, 0.25]],
+    "logit": [[np.log(1 / 4), np.log(3)], [0, np.log(2**24 - 1)], [0, -np.log(3)]],
+    "rank": [[0.5 / 3, 0.5], [2 / 3, 2.5 / 3], [2 / 3, 0.5 / 3]],
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_columns_of_three_rows_in_each_space(space: str) -> None:
+    """0.2 is no number of float32: then logits of 0 and 1 are those of float64."""
+    columns = np.array([[0.2, 0.75], [0.5, 1.0], [0.5, 0.25]])
+    expected = np.array(SPACES[space])
+    if space == "logit":
+        assert _to_space(columns, space)[1, 1] == pytest.approx(np.log(2.0**53 - 1), abs=1e-9)
+        columns[0, 0] = np.float32(0.2)
+    assert _to_space(columns, space) == pytest.approx(expected, abs=1e-6)
+
+
+MEANS = {  # odds of 1 and 3/2 have a geometric mean of sqrt(3/2)
+    "mean": ([[0.2, 0.8], [0.4, 0.8]], [0.5, 0.6]),
+    "logit": ([[0.2, 0.8], [0.5, 0.6]], [0.5, 1 / (1 + np.sqrt(2 / 3))]),
+    "rank": ([[0.2, 0.8], [0.6, 0.5]], [0.5, 0.5]),
+}
+
+
+@pytest.mark.parametrize("method", MEANS)
+def test_methods_without_weights_are_means_in_their_space(method: str) -> None:
+    columns, expected = MEANS[method]
+    found = _nested_predictions(method, np.array([0, 1]), np.array(columns), np.array([0, 1]))
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_blend_adds_its_intercept_and_stays_in_0_to_1() -> None:
+    columns = np.array([[0.2, 0.6], [0.9, 0.9], [-0.9, 0.1]])
+    weights = np.array([0.5, 0.25])
+    assert _Blend("greedy", weights, 0.5).apply(columns).tolist() == pytest.approx([0.75, 1.0, 0.075])
+    assert _Blend("greedy", weights).apply(columns - 0.5).tolist() == pytest.approx([0, 0.3, 0])
+    assert _Blend("stack", weights, 0.5).apply(columns) == pytest.approx(1 / (1 + np.exp([-0.75, -1.175, -0.075])))
+
+
+def test_weights_are_clipped_at_0_and_scaled_to_1_or_equal() -> None:
+    assert blending._to_simplex(np.array([3.0, -1.0, 1.0])).tolist() == [0.75, 0.0, 0.25]
+    assert blending._to_simplex(np.array([0.25, 0.25])).tolist() == [0.5, 0.5]
+    assert blending._to_simplex(np.array([-1.0, 0.0])).tolist() == [0.5, 0.5]
+
+
+def test_the_weights_for_the_auc_are_fishers_direction() -> None:
+    """Su and Liu: the inverse of the sum of the covariances, times the difference of the means, if all are positive."""
+    labels, columns = columns_of(16, (1.0, 1.5, 2.0))
+    logits = _to_space(columns, "logit")
+    ups, downs = logits[labels == 1], logits[labels == 0]
+    direction = np.linalg.solve(np.cov(ups.T) + np.cov(downs.T), ups.mean(axis=0) - downs.mean(axis=0))
+    assert (direction > 0).all()
+    blend = _fit_blend("auc", labels, logits)
+    assert blend.weights == pytest.approx(direction / direction.sum(), abs=1e-5) and blend.intercept == 0
+    twice = np.stack([logits[:, 0], logits[:, 0]], axis=1)
+    assert _fit_blend("auc", labels, twice).weights == pytest.approx([0.5, 0.5], abs=1e-6)
+
+
+def test_stacking_is_a_pipeline_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels, columns = columns_of(17)
+    logits = _to_space(columns, "logit")
+    plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=1e-8)).fit(logits, labels)
+    assert _fit_blend("stack", labels, logits).apply(logits) == pytest.approx(
+        plain.predict_proba(logits)[:, 1], abs=1e-9
+    )
+
+
+def test_the_weights_of_the_log_loss_are_those_of_its_flat_point() -> None:
+    """All derivatives along the simplex are 0: each run's mean of p / mixture of the true class is 1."""
+    labels, columns = columns_of(18, (1.0, 1.1, 1.2))
+    weights = _fit_blend("logloss", labels, columns).weights
+    right = np.where(labels[:, None] == 1, columns, 1 - columns)
+    assert (weights > 0.05).all() and (right / (right @ weights)[:, None]).mean(axis=0) == pytest.approx(1, abs=1e-7)
+
+
+def test_a_single_run_has_the_weight_1_in_every_method() -> None:
+    labels, columns = columns_of(19, (1.0,))
+    for method in _BLEND_METHODS:
+        blend = _fit_blend(method, labels, columns)
+        assert (blend.method, blend.weights.tolist(), blend.intercept) == (method, [1.0], 0.0)
+
+
+def plain_auc(labels: np.ndarray, values: np.ndarray) -> float:
+    """The share of pairs of patches that are ranked rightly; ties count half."""
+    ups, downs = values[labels == 1][:, None], values[labels == 0]
+    return ((ups > downs).sum() + (ups == downs).sum() / 2) / (len(ups) * len(downs))
+
+
+def plain_greedy(labels: np.ndarray, columns: np.ndarray, picks: int = 20) -> np.ndarray:
+    """Caruana's selection over all pairs of patches: the run that helps the mean most, until none does."""
+    counts, total, best = np.zeros(columns.shape[1]), np.zeros(len(labels)), -1.0
+    for picked in range(1, picks + 1):
+        scores = [plain_auc(labels, (total + column) // picked) for column in columns.T]
+        if max(scores) <= best:
+            break
+        best = max(scores)
+        counts[int(np.argmax(scores))] += 1
+        total = total + columns[:, int(np.argmax(scores))]
+    return counts
+
+
+@pytest.mark.parametrize("runs", [3, 6])
+def test_greedy_selection_is_a_plain_loop_over_runs_and_pairs(runs: int) -> None:
+    labels, columns = columns_of(20, (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)[:runs])
+    columns = 0.1 + 0.8 * columns
+    low, high = columns.min(), columns.max()
+    coarse = np.round((columns - low) / (high - low) * (2**14 - 1)).astype(np.int64)
+    counts = plain_greedy(labels, coarse)
+    assert counts.sum() > 2
+    assert _fit_blend("greedy", labels, columns).weights == pytest.approx(counts / counts.sum(), abs=1e-12)
+
+
+@pytest.mark.parametrize(("runs", "size"), [(7, 6), (14, 7)])
+def test_greedy_selection_of_many_runs_is_the_sum_over_twenty_bags_of_half_of_them(runs: int, size: int) -> None:
+    labels, columns = columns_of(21, tuple(1 + 0.1 * number for number in range(runs)))
+    labels, columns = labels[::6], columns[::6]
+    low, high = columns.min(), columns.max()
+    coarse = np.round((columns - low) / (high - low) * (2**14 - 1)).astype(np.int64)
+    generator = np.random.default_rng(0)
+    counts = np.zeros(runs)
+    for _ in range(20):
+        bag = np.sort(generator.permutation(runs)[:size])
+        counts[bag] += plain_greedy(labels, coarse[:, bag])
+    assert _fit_blend("greedy", labels, columns).weights == pytest.approx(counts / counts.sum(), abs=1e-12)
+
+
+def test_equal_columns_share_the_weight_of_a_greedy_selection_of_no_gain() -> None:
+    labels = np.array([0, 1] * 10)
+    assert _fit_blend("greedy", labels, np.full((20, 2), 0.3)).weights.tolist() == [1.0, 0.0]
+
+
+def test_two_patches_of_each_class_outside_every_fold_are_enough() -> None:
+    labels, fold = np.array([1, 0, 1, 0, 1, 0, 1, 0]), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    assert blending._explain_unfittable(labels, fold) == ""
+    for few in (np.array([1, 0, 1, 0, 1, 0, 0, 0]), np.array([0, 1, 0, 1, 0, 1, 1, 1])):
+        assert (
+            blending._explain_unfittable(few, fold) == "fewer than two benign or two malignant patches outside fold 0"
+        )
+    assert blending._explain_unfittable(labels, fold * 0 + 3).endswith("without a slide map (claris fetch --slides)")
+    blending._require_fittable("mean", labels, fold * 0)
+    with pytest.raises(RunError) as caught:
+        blending._require_fittable("stack", np.array([1, 0, 1, 0, 1, 0, 0, 0]), fold)
+    assert str(caught.value) == (
+        "fewer than two benign or two malignant patches outside fold 0; --method stack fits its weights on those "
+        "patches. Use --method mean, or runs with all folds"
+    )
+
+
+def test_every_method_and_auto_may_be_named_and_no_other() -> None:
+    assert [blending._require_method(name) for name in (*_BLEND_METHODS, "auto")] == [*_BLEND_METHODS, "auto"]
+    words = "--method is 'magic'; it must be one of mean, logit, rank, logloss, auc, greedy, stack and auto"
+    with pytest.raises(UsageError, match=f"^{words}$"):
+        blending._require_method("magic")
+
+
 def test_auto_takes_the_mean_unless_another_gains_for_sure() -> None:
     equal = make_runs(8, (1.0, 1.0, 1.0))
     assert combine(equal, "auto").evidence.method == "mean"
@@ -204,11 +365,11 @@ def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
         _nested_predictions("auc", labels, columns_of(0)[1], fold)
 
 
-def test_greedy_selection_sees_runs_whose_probabilities_are_all_small() -> None:
+def test_greedy_selection_sees_runs_whose_probabilities_are_all_small_or_close_together() -> None:
     labels, columns = columns_of(15, (0.8, 4.0, 4.0))
-    assert np.array_equal(
-        _fit_blend("greedy", labels, columns * 1e-6).weights, _fit_blend("greedy", labels, columns).weights
-    )
+    weights = _fit_blend("greedy", labels, columns).weights
+    for narrow in (columns * 1e-6, columns * 1e-6 + 0.5):
+        assert np.array_equal(_fit_blend("greedy", labels, narrow).weights, weights)
 
 
 def test_wrong_names_are_refused() -> None:

@@ -13,11 +13,13 @@ from sklearn.calibration import calibration_curve as plain_curve
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from claris_kaggle.core.errors import DataError
-from claris_kaggle.evaluation import calibration, metrics
+from claris_kaggle.evaluation import auc_intervals, calibration, metrics
 from claris_kaggle.evaluation.auc_intervals import (
     Comparison,
     MeasuredAuc,
     _cluster_bootstrap,
+    _count_wins,
+    _effective_freedom,
     _resample_weights,
     _slide_shares,
     measure,
@@ -178,6 +180,125 @@ def test_p_values_are_those_of_a_paired_z_test() -> None:
     assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), abs=1e-12)
     ends = (aucs[0] - aucs[1]) * (1 + np.array([-1, 1]) * stats.norm.ppf(0.975) / z)
     assert found.interval == pytest.approx(sorted(ends), abs=1e-12)
+
+
+def test_the_parts_of_a_small_measurement_done_by_hand() -> None:
+    """Placements of the malignant 3, 5: 1/2, 1; of the benign 1, 4: 1, 1/2. Less 3/4, over 2, times root 2 each."""
+    labels, values = np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0])
+    found = measure(labels, values)
+    step = np.sqrt(2) / 8
+    assert found.deviations.tolist() == pytest.approx([-step, step, step, -step])
+    assert (found.shares, found.pairs, found.way) == (None, 2, "DeLong") and found.without_resamples() is found
+    slides = ["b", "a", "a", "b"]
+    by_slide = measure(labels, values, slides, resample=False)
+    assert by_slide.value == 0.75 and by_slide.way == "slides" and by_slide.pairs == 1
+    assert by_slide.shares.tolist() == by_slide.deviations.tolist() == pytest.approx([0.25 * 2**0.5, -0.25 * 2**0.5])
+
+
+def test_resamples_give_the_error_of_slides_and_can_be_left_out() -> None:
+    labels, columns, slides = scores(11)
+    found, quick = (measure(labels, columns[:, 0], slides, resample=one) for one in (True, False))
+    samples = _cluster_bootstrap(labels, columns[:, 0], slides)
+    assert len(samples) == 1000 and found.estimate.error == pytest.approx(np.std(samples, ddof=1), abs=1e-12)
+    assert quick.estimate.error == pytest.approx(np.sqrt((quick.shares**2).sum()), abs=1e-12)
+    assert np.array_equal(found.without_resamples().deviations, quick.deviations)
+    assert found.without_resamples().estimate == quick.estimate and quick.estimate.way == "slides"
+
+
+@pytest.mark.parametrize("slides", [2000, 2001])
+def test_above_two_thousand_slides_nothing_is_resampled(slides: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(auc_intervals, "_cluster_bootstrap", lambda *_: asked.append(1) or np.array([0.5, 0.7]))
+    labels, values = np.arange(slides) % 2, np.arange(slides) * 0.618 % 1
+    found = measure(labels, values, [str(number) for number in range(slides)])
+    assert len(asked) == (slides == 2000) and len(found.deviations) == (2 if asked else slides)
+    assert found.pairs == 1000
+
+
+def test_independent_pairs_share_no_slide() -> None:
+    """The fewest of: slides with malignant patches, slides with benign ones, and half of all slides."""
+    labels, values = np.array([1, 1, 1, 0, 0, 0, 0, 1, 0]), np.arange(9.0)
+    for slides, pairs in (("aaabcdefg", 2), ("abcdddded", 1), ("abcdefghi", 4), ("aabbccdde", 2)):
+        assert measure(labels, values, [*slides], resample=False).pairs == pairs
+
+
+def test_the_freedom_of_an_error_is_satterthwaites() -> None:
+    """Twice the squared sum over the spread of the squares: [3, 1, 1, 1] gives 2 * 144 / (4 * 16) = 4.5, at most 3."""
+    assert _effective_freedom(None) == np.inf
+    assert _effective_freedom(np.array([3.0, 1.0, -1.0, 1.0])) == 3
+    assert _effective_freedom(np.array([2.0, -2.0, 2.0])) == 2
+    ten = np.array([5.0, *[1.0] * 9])
+    assert _effective_freedom(ten) == pytest.approx(2 * 34**2 / (10 * (24**2 / 10)))
+    assert _effective_freedom(np.array([1.0, *[0.0] * 9])) == pytest.approx(2)
+
+
+def test_intervals_are_students_on_the_logit_scale() -> None:
+    labels, columns, slides = scores(12)
+    for known in (None, slides):
+        found = measure(labels, columns[:, 0], known, resample=False)
+        freedom = np.inf if known is None else _effective_freedom(found.shares)
+        value, error = found.estimate.value, found.estimate.error
+        middle, reach = np.log(value / (1 - value)), stats.t.ppf(0.975, freedom) * error / (value * (1 - value))
+        expected = [1 / (1 + np.exp(-(middle + sign * reach))) for sign in (-1, 1)]
+        assert found.estimate.interval == pytest.approx(expected, abs=1e-12)
+        other = measure(labels, columns[:, 1], known, resample=False)
+        gap = found.compare(other)
+        freedom = np.inf if known is None else _effective_freedom(found.shares - other.shares)
+        width = stats.t.ppf(0.975, freedom) * gap.error
+        assert gap.error == pytest.approx(np.sqrt(((found.deviations - other.deviations) ** 2).sum()), abs=1e-15)
+        assert gap.interval == pytest.approx([gap.difference - width, gap.difference + width], abs=1e-12)
+        assert gap.p == pytest.approx(2 * stats.t.sf(abs(gap.difference) / gap.error, freedom), abs=1e-12)
+        assert gap.way == found.way
+
+
+def test_doubt_is_one_sided() -> None:
+    better = Comparison(0.1, 0.05, (0, 0.2), 0.04, "DeLong")
+    worse = Comparison(-0.1, 0.05, (-0.2, 0), 0.04, "DeLong")
+    same = Comparison(0.0, 0.0, (0, 0), 1.0, "DeLong")
+    assert [one.doubt for one in (better, worse, same)] == [0.02, 0.98, 0.5]
+
+
+def test_columns_without_an_error_differ_surely_or_not_at_all() -> None:
+    one = MeasuredAuc(0.75, np.array([0.1, -0.1]), None, 2)
+    other = MeasuredAuc(0.5, np.array([0.1, -0.1]), None, 2)
+    nearly = MeasuredAuc(0.75 + 1e-13, np.array([0.1, -0.1 + 1e-13]), None, 2)
+    assert one.compare(other) == Comparison(0.25, 0.0, (0.25, 0.25), 0.0, "DeLong")
+    assert one.compare(nearly) == Comparison(0.0, 0.0, (0.0, 0.0), 1.0, "DeLong")
+
+
+def test_each_resample_has_as_many_slides_as_there_are_and_both_classes() -> None:
+    numbers, malignant = np.array([0, 0, 1, 2, 3]), np.array([True, False, False, False, True])
+    weights = _resample_weights(numbers, malignant, 300, np.random.default_rng(1))
+    assert weights.shape == (300, 4) and (weights.sum(axis=1) == 4).all()
+    assert (weights[:, [0, 3]].sum(axis=1) > 0).all() and (weights[:, :3].sum(axis=1) > 0).all()
+    assert weights.mean(axis=0) == pytest.approx([1.1, 0.9, 0.9, 1.1], abs=0.2) and weights.max() >= 3
+
+
+def test_wins_of_each_pair_of_slides_are_counted_one_by_one() -> None:
+    generator = np.random.default_rng(13)
+    ups, downs = generator.integers(0, 9, 40) / 8, generator.integers(0, 9, 50) / 8
+    of_up, of_down = np.arange(40) * 7 % 5, np.arange(50) * 3 % 4
+    plain = np.zeros((5, 4))
+    for up, row in zip(ups, of_up, strict=True):
+        for down, column in zip(downs, of_down, strict=True):
+            plain[row, column] += 1.0 if up > down else 0.5 if up == down else 0.0
+    assert np.array_equal(_count_wins(ups, of_up, downs, of_down), plain)
+
+
+def test_a_measurement_of_one_class_or_another_length_is_refused() -> None:
+    for slides in (None, ["a", "b", "c"]):
+        with pytest.raises(DataError, match="the AUC needs both classes"):
+            measure(np.ones(3, np.int8), np.array([0.1, 0.2, 0.3]), slides)
+        with pytest.raises(DataError, match="2 labels and 3 probabilities"):
+            measure(np.array([0, 1]), np.array([0.1, 0.2, 0.3]), slides)
+    with pytest.raises(DataError, match="one class|both classes"):
+        _cluster_bootstrap(np.ones(3, np.int8), np.array([0.1, 0.2, 0.3]), ["a", "b", "c"], resamples=2)
+    with pytest.raises(
+        DataError, match="^a single malignant patch; an interval needs at least two patches of each class$"
+    ):
+        measure(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.3]))
+    with pytest.raises(DataError, match="^a single slide; an interval needs at least two slides$"):
+        measure(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.3]), ["a"] * 3)
 
 
 def test_what_has_no_error_is_refused() -> None:

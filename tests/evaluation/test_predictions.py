@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from claris_kaggle.core.errors import ClarisError, DataError, RunError, TableError
+from claris_kaggle.core.errors import ClarisError, DataError, RunError, TableError, UsageError
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.fold_file import Folds, read_folds
 from claris_kaggle.data.fold_split import make_folds
 from claris_kaggle.ensembling.combine import combine
 from claris_kaggle.ensembling.runs import Run, load_run
 from claris_kaggle.evaluation import metrics, predictions, run_metrics
-from claris_kaggle.evaluation.predictions import Oof, TestPredictions, read_oof
+from claris_kaggle.evaluation.predictions import Oof, TestPredictions, read_oof, read_test
 from tests.conftest import shuffle_rows
 
 TOTAL = 60
@@ -101,6 +102,232 @@ def test_a_missing_fold_is_named(files: dict[int, Path], folds: Folds) -> None:
         predictions._collect_oof(files, folds)
 
 
+HINT = "Create it again with claris predict, or with the tool that wrote it"
+OUR_OOF = "id,label,fold,probability\nb,1,0,0.5\na,0,1,0.25\n"
+OUR_TEST = "id,probability\nb,0.5\na,0.25\n"
+
+
+def test_written_tables_are_sorted_by_id_and_come_back(tmp_path: Path) -> None:
+    oof, test = tmp_path / "oof.csv", tmp_path / "test.csv"
+    predictions.write_oof(oof, ["b", "a"], [1, 0], 2, [0.5, 0.25])  # type: ignore[arg-type]
+    assert oof.read_text() == "id,label,fold,probability\na,0,2,0.25\nb,1,2,0.5\n"
+    predictions.write_test(test, ["b", "a"], [0.5, 0.25])  # type: ignore[arg-type]
+    assert test.read_text() == "id,probability\na,0.25\nb,0.5\n"
+    oof.write_text(OUR_OOF)
+    found = read_oof(oof)
+    assert (found.ids, found.labels.tolist(), found.fold.tolist()) == (["a", "b"], [0, 1], [1, 0])
+    assert found.probabilities.tolist() == [0.25, 0.5] and found.has_folds is True
+    predictions.write_run_oof(oof, replace(found, has_folds=False))
+    assert oof.read_text() == "id,label,probability\na,0,0.25\nb,1,0.5\n"
+    again = read_oof(oof)
+    assert again.has_folds is False and again.fold.tolist() == [0, 0] and again.probabilities.tolist() == [0.25, 0.5]
+    test.write_text(OUR_TEST)
+    assert (read_test(test).ids, read_test(test).probabilities.tolist()) == (["a", "b"], [0.25, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("0.25\n", "0.25", "cut off: the last line has no line break. If it is complete, add a line break at its end."),
+        ("a,", "b,", "1 repeated id (b)"),
+        ("a,", "no id,", "1 invalid id ('no id' in line 3)"),
+        ("0.25", "nan", "1 probability NaN ('nan' in line 3)"),
+        ("0,1,0.25", "0,x,0.25", "1 invalid fold number ('x' in line 3)"),
+        ("\nb,1,0,0.5\na,0,1,0.25\n", "\n", "no rows"),
+        ("\nb,0.5\na,0.25\n", "\n", "no rows"),
+    ],
+)
+def test_a_fault_of_our_own_files_comes_with_the_command_that_writes_them(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    path, read = tmp_path / "p.csv", 0
+    for text, function in ((OUR_OOF, read_oof), (OUR_TEST, read_test)):
+        if old in text:
+            path.write_text(text.replace(old, new))
+            with pytest.raises(TableError) as caught:
+                function(path)
+            assert str(caught.value).startswith(f"{path}: {words}") and str(caught.value).endswith(HINT)
+            read += 1
+    assert read
+
+
+def test_a_wrong_label_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(OUR_OOF.replace("a,0", "a,2"))
+    with pytest.raises(TableError, match=r"p.csv: 1 label other than 0 and 1 \('2' in line 3\)"):
+        read_oof(tmp_path / "p.csv")
+
+
+def test_named_columns_are_parsed_by_the_last_equals_sign() -> None:
+    assert predictions.parse_columns("target=label, pred = probability") == {"target": "label", "pred": "probability"}
+    assert predictions.parse_columns("a=b=id,c=fold") == {"a=b": "id", "c": "fold"}
+    for text, part in (("dx", "dx"), ("=label", "=label"), ("x=label,y=class", "y=class")):
+        with pytest.raises(UsageError) as caught:
+            predictions.parse_columns(text)
+        assert str(caught.value) == (
+            f"--columns has {part!r}; expected NAME=COLUMN, with COLUMN one of id, label, fold, probability. "
+            "For example target=label,pred=probability"
+        )
+
+
+FOREIGN = {
+    "folds by name": ("id,target,kfold,pred\na,0,fold1,0.25\nb,1,Fold_2,0.5\n", {}, [1, 2]),
+    "folds in capitals": ("id,y,cv,oof\na,0,FOLD-1,0.25\nb,1,fold 2,0.5\n", {}, [1, 2]),
+    "without folds": ("id,y,oof\na,0,0.25\nb,1,0.5\n", {}, [0, 0]),
+    "named in place of the usual names": (
+        "id,label,fold,probability,p2,y2,f2\na,7,7,7,0.25,0,1\nb,7,7,7,0.5,1,2\n",
+        {"p2": "probability", "y2": "label", "f2": "fold"}, [1, 2],
+    ),
+    "the ids are named": ("key,id,y,oof\na,5,0,0.25\nb,6,1,0.5\n", {"key": "id"}, [0, 0]),
+    "decimal commas": ("id;y;oof\na;0,0;0,25\nb;1,0;0,5\n", {}, [0, 0]),
+    "decimal commas of a named column": ("id;y;oof\na;0,0;0,25\nb;1,0;0,5\n", {"oof": "probability"}, [0, 0]),
+    "decimal commas of a softmax": ("id;y;p0;p1\na;0;0,75;0,25\nb;1;0,5;0,5\n", {}, [0, 0]),
+    "classes beside probabilities": ("id,y,pred,score\na,0,0.0,0.25\nb,1,1.0,0.5\n", {}, [0, 0]),
+    "the same under two names": ("id,y,pred,score\na,0,0.25,0.25\nb,1,0.5,0.5\n", {}, [0, 0]),
+    "a named column beside a softmax": ("id,y,p0,p1,x\na,0,0,1,0.25\nb,1,0,1,0.5\n", {"x": "probability"}, [0, 0]),
+    "a softmax of half precision": ("id,y,p0,p1\na,0,0.7519,0.25\nb,1,0.4981,0.5\n", {}, [0, 0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_predictions_of_another_tool_are_these_two_rows(tmp_path: Path, name: str) -> None:
+    text, columns, fold = FOREIGN[name]
+    (tmp_path / "p.csv").write_text(text)
+    found = read_oof(tmp_path / "p.csv", columns)
+    assert (found.ids, found.labels.tolist(), found.fold.tolist()) == (["a", "b"], [0, 1], fold)
+    assert found.probabilities.tolist() == [0.25, 0.5] and found.has_folds == any(fold)
+    test = read_test(tmp_path / "p.csv", columns)
+    assert (test.ids, test.probabilities.tolist()) == (["a", "b"], [0.25, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("id,y,p0,p1\na,0,0.75,0.25\n", "read p1 of p0,p1"), ("id,y,pred,oof\na,0,0.25,0.25\n", "read pred")],
+)
+def test_the_column_that_is_read_as_the_probability_is_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    read_oof(tmp_path / "p.csv")
+    assert f"{tmp_path / 'p.csv'}: {words} as the probability of malignant\n" in capsys.readouterr().err
+
+
+USUAL = "expected probability, pred, prob, prediction or the like. "
+LOGITS = "Convert logits to probabilities: 1 / (1 + exp(-logit)); softmax for two columns"
+FOREIGN_FAULTS = {
+    "no ids": (
+        "x,y,pred\n1,0,0.5\n", {},
+        "the columns are x,y,pred; expected a column id. Rename the column of patch ids",
+    ),
+    "no line break": ("id,y,pred\na,0,0.5", {}, f"cut off: the last line has no line break. {HINT}"),
+    "no rows": ("id,y,pred\n", {}, f"no rows. {HINT}"),
+    "no label": (
+        "id,x,pred\na,0,0.5\n", {},
+        "the columns are id,x,pred; expected a column label (or target) of 0 and 1. Add the labels of train_labels.csv",
+    ),
+    "absent columns": (
+        "id,y,pred\na,0,0.5\n", {"pred": "probability", "dx": "label", "kf": "fold"},
+        "the columns are probability,id,y; --columns names dx, kf. Correct --columns",
+    ),
+    "nothing that may be a probability": (
+        "id,y,x\na,0,0.5\n", {}, f"the columns are id,y,x; {USUAL}Name the column with the predictions probability",
+    ),
+    "logits": ("id,y,logits\na,0,0.5\n", {}, f"the columns are id,y,logits; {USUAL}{LOGITS}"),
+    "a logit": ("id,y,logit\na,0,0.5\n", {}, f"the columns are id,y,logit; {USUAL}{LOGITS}"),
+    "two candidates": (
+        "id,y,pred,score\na,0,0.5,0.6\n", {},
+        "the columns are id,y,pred,score: pred, score may be the probability; expected one of them. Keep one",
+    ),
+    "two columns of classes": (
+        "id,y,pred,score\na,0,0,1\n", {},
+        "the columns are id,y,pred,score: pred, score may be the probability; expected one of them. Keep one",
+    ),
+    "two sigmoids": (
+        "id,y,p0,p1\na,0,0.7521,0.25\nb,1,0.4,0.5\nc,1,0.5,0.5\n", {},
+        "p0 and p1 do not add up to 1 in 2 rows; expected the probabilities of both classes. "
+        "Keep only the probability of malignant",
+    ),
+    "a softmax with NaN": ("id,y,p0,p1\na,0,nan,0.25\n", {}, "1 probability NaN ('nan' in line 2); each must be"),
+    "an invalid fold": ("id,y,fold,pred\na,0,x,0.5\n", {}, f"1 invalid fold number ('x' in line 2). {HINT}"),
+    "a repeated id": ("id,y,pred\na,0,0.5\na,0,0.5\n", {}, f"1 repeated id (a); each id must occur once. {HINT}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN_FAULTS)
+def test_a_fault_of_another_tools_file_says_what_to_change(tmp_path: Path, name: str) -> None:
+    text, columns, words = FOREIGN_FAULTS[name]
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(TableError) as caught:
+        read_oof(tmp_path / "p.csv", columns)
+    assert str(caught.value).startswith(f"{tmp_path / 'p.csv'}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,pred\na,0.5", "cut off: the last line has no line break"),
+        ("id,pred\na,0.5\na,0.5\n", "1 repeated id (a)"),
+        ("id,pred\na,nan\n", "1 probability NaN ('nan' in line 2)"),
+    ],
+)
+def test_a_fault_of_another_tools_test_file_names_the_file_and_the_command(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(TableError) as caught:
+        read_test(tmp_path / "p.csv")
+    assert str(caught.value).startswith(f"{tmp_path / 'p.csv'}: {words}") and str(caught.value).endswith(HINT)
+
+
+def test_values_are_float32_where_that_loses_nothing() -> None:
+    shortest, longer = np.array([0.1, 0.25]), np.array([0.1, 0.1 + 1e-12])
+    assert predictions._narrow(shortest).tolist() == [np.float32(0.1), 0.25]
+    assert predictions._narrow(shortest).dtype == np.float32
+    assert predictions._narrow(longer).tolist() == longer.tolist() and predictions._narrow(longer).dtype == np.float64
+
+
+def test_collected_predictions_are_float32_with_the_labels_and_folds_of_the_run(
+    files: dict[int, Path], folds: Folds
+) -> None:
+    oof = predictions._collect_oof(files, folds)
+    assert oof.labels.tolist() == folds.labels.tolist() and oof.fold.tolist() == folds.fold.tolist()
+    assert oof.probabilities.dtype == np.float32 and oof.has_folds is True
+
+
+def test_predictions_that_do_not_belong_together_say_what_was_found_and_what_to_do(
+    tmp_path: Path, files: dict[int, Path], folds: Folds
+) -> None:
+    again = "They belong to another fold file: predict again with the run's own fold file"
+    oof = predictions._collect_oof(files, folds)
+    path = Path("oof.csv")
+    cases = [
+        ((oof.ids[1:], oof.labels[1:], oof.fold[1:]),
+         f"oof.csv: 1 id not in the fold file ({oof.ids[0]}); each id must occur exactly once. {again}"),
+        ((oof.ids, oof.labels ^ (np.arange(TOTAL) == 2), oof.fold),
+         f"oof.csv: 1 label different from the fold file ({oof.ids[2]}). {again}"),
+        ((oof.ids, oof.labels, oof.fold + (np.arange(TOTAL) == 3)),
+         f"oof.csv: 1 fold number different from the fold file ({oof.ids[3]}). {again}"),
+    ]  # fmt: skip
+    for known, message in cases:
+        with pytest.raises(TableError) as caught:
+            predictions.check_oof(oof, *known, path)
+        assert str(caught.value) == message
+    predictions.check_oof(oof, oof.ids, oof.labels, oof.fold, path)
+    files[0].rename(tmp_path / "moved.csv")
+    for missing, named in (({1: files[1]}, "0, 2"), (files, "0")):
+        with pytest.raises(RunError) as refused:
+            predictions._collect_oof(missing, folds)
+        assert str(refused.value) == (
+            f"predictions of fold {named} are missing; expected all of 3 folds. Run claris train, then claris predict"
+        )
+    predictions.write_test(tmp_path / "t.csv", ["a", "b"], np.array([0.25, 0.5]))
+    with pytest.raises(TableError) as caught:
+        predictions._collect_test({0: tmp_path / "t.csv"}, ["a", "c"])
+    assert str(caught.value) == (
+        f"{tmp_path / 't.csv'}: 1 id of sample_submission.csv missing (c), 1 id not in sample_submission.csv (b); "
+        f"each id must occur exactly once. {HINT}"
+    )
+
+
 def test_test_predictions_are_the_mean_of_the_folds(tmp_path: Path) -> None:
     ids = [f"{number:x}" * 40 for number in range(9)]
     for fold in range(3):
@@ -108,6 +335,7 @@ def test_test_predictions_are_the_mean_of_the_folds(tmp_path: Path) -> None:
     test = predictions._collect_test({fold: tmp_path / f"{fold}.csv" for fold in range(3)}, ids[::-1])
     expected = np.mean([probabilities(9, fold).astype(np.float64) for fold in range(3)], axis=0)
     assert test.ids == ids and test.probabilities == pytest.approx(expected, abs=1e-7)
+    assert test.probabilities.dtype == np.float32
     with pytest.raises(TableError, match=r"1 id not in sample_submission.csv"):
         predictions._collect_test({0: tmp_path / "0.csv"}, ids[1:])
 

@@ -34,6 +34,14 @@ def test_densenet121_is_timms_with_two_classes() -> None:
         assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
 
 
+def test_the_classifier_of_two_classes_starts_with_logits_near_zero() -> None:
+    model = create_model("mobilenetv3_small_100")  # timm draws its classifier 20 times as wide
+    classifier = model.get_classifier()
+    features = 2 * torch.rand(64, classifier.in_features)  # as large as with ImageNet weights
+    assert float(classifier(features).detach().std()) < 1
+    assert torch.equal(classifier.weight, create_model("mobilenetv3_small_100").get_classifier().weight)
+
+
 def test_an_unknown_network_is_named_with_near_ones() -> None:
     with pytest.raises(UsageError, match="'densenet12';.*densenet121"):
         create_model("densenet12")
