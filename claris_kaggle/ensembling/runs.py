@@ -104,20 +104,20 @@ def load_run(
         raise TableError(found, "a score needs at least two of each")
     if not run_dir.folds.exists():
         return Run(run_dir.root.name, oof, test)
-    folds = _read_folds_once(run_dir.folds, oof, {} if known_folds is None else known_folds)
+    known_folds = {} if known_folds is None else known_folds
+    digest = _digest_fold_file(run_dir.folds)
+    folds = known_folds.get(digest) or read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
     if oof.ids == folds.ids and (oof.fold.min() == oof.fold.max() or _is_same_partition(oof.fold, folds.fold)):
         oof = replace(oof, fold=folds.fold, has_folds=True)
     check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
-    return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
+    known_folds[digest] = replace(folds, ids=oof.ids)  # a second list of ids would take 20 MB
+    return Run(run_dir.root.name, oof, test, folds.slides, known_folds[digest])
 
 
-def _read_folds_once(path: Path, oof: Oof, known_folds: dict[str, Folds]) -> Folds:
-    """Return the folds in the file, from `known_folds` if a file with the same content was read before."""
+def _digest_fold_file(path: Path) -> str:
+    """Return the SHA-256 of a fold file and of the JSON next to it."""
     about = path.with_suffix(".json")
-    digest = sha256_file(path) + (sha256_file(about) if about.exists() else "")
-    if digest not in known_folds:
-        known_folds[digest] = read_folds(path, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
-    return known_folds[digest]
+    return sha256_file(path) + (sha256_file(about) if about.exists() else "")
 
 
 def _advise_all_folds(run_dir: RunDir) -> str:
