@@ -221,19 +221,19 @@ def _slide_shares(
     total = int(numbers.max()) + 1
     if total < 2:
         raise DataError("a single slide", "an interval needs at least two slides")
-    return auc, np.bincount(numbers, of_patches, minlength=total) * np.sqrt(total / (total - 1))
+    return auc, np.bincount(numbers, of_patches) * np.sqrt(total / (total - 1))
 
 
 def _effective_freedom(shares: NDArray[np.float64] | None) -> float:
     """Return the degrees of freedom of a standard error: infinite for independent patches, without `shares`.
 
-    A few slides may cause most of an error. Satterthwaite's number is from 1 to the number of slides minus 1.
+    A few slides may cause most of an error. Satterthwaite's number is at most the number of slides minus 1.
     """
     if shares is None:
         return math.inf
     squares = shares**2
     spread = len(squares) * squares.var(ddof=1)
-    return float(np.clip(2 * squares.sum() ** 2 / spread, 1, len(squares) - 1)) if spread else len(squares) - 1.0
+    return float(min(2 * squares.sum() ** 2 / spread, len(squares) - 1)) if spread else len(squares) - 1.0
 
 
 def _quantile(freedom: float) -> float:
@@ -344,5 +344,5 @@ def _count_wins(
         values = np.sort(downs[by_slide[bounds[slide] : bounds[slide + 1]]])
         # searchsorted is many times as fast if the searched values are sorted.
         below = np.searchsorted(values, ups, "left") + np.searchsorted(values, ups, "right")
-        wins[:, slide] = np.bincount(slides_up, below, minlength=shape[0]) / 2
+        wins[:, slide] = np.bincount(slides_up, below) / 2
     return wins

@@ -366,8 +366,9 @@ def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
 
 
 def test_greedy_selection_sees_runs_whose_probabilities_are_all_small_or_close_together() -> None:
-    labels, columns = columns_of(15, (0.8, 4.0, 4.0))
+    labels, columns = columns_of(15, (4.0, 0.8, 1.0))
     weights = _fit_blend("greedy", labels, columns).weights
+    assert (weights[1:] > 0.1).all(), "the first run alone is what is taken where all values are rounded to one"
     for narrow in (columns * 1e-6, columns * 1e-6 + 0.5):
         assert np.array_equal(_fit_blend("greedy", labels, narrow).weights, weights)
 

@@ -16,7 +16,12 @@ from claris_kaggle.core.errors import TableError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.tables import read_sample
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
-from claris_kaggle.ensembling.submission_file import _find_tie_cause, check_submission, write_submission
+from claris_kaggle.ensembling.submission_file import (
+    _find_tie_cause,
+    _read_submission,
+    check_submission,
+    write_submission,
+)
 from claris_kaggle.evaluation.predictions import TestPredictions
 from claris_kaggle.version import __version__
 from tests.conftest import contents, shuffle_rows
@@ -187,6 +192,8 @@ def test_a_good_submission_passes_in_any_order(tmp_path: Path) -> None:
     assert facts.mean == pytest.approx(0.065)
     shuffle_rows(tmp_path / "s.csv", tmp_path / "t.csv")
     assert check_submission(tmp_path / "t.csv", IDS).sample_order is False
+    value_of = {name: (number + 1) / 100 for number, name in enumerate(IDS)}
+    assert _read_submission(tmp_path / "t.csv").by_id().tolist() == [value_of[name] for name in sorted(IDS)]
 
 
 def test_the_written_rows_stand_in_the_samples_order(tmp_path: Path) -> None:

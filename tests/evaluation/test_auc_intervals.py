@@ -199,6 +199,7 @@ def test_resamples_give_the_error_of_slides_and_can_be_left_out() -> None:
     labels, columns, slides = scores(11)
     found, quick = (measure(labels, columns[:, 0], slides, resample=one) for one in (True, False))
     samples = _cluster_bootstrap(labels, columns[:, 0], slides)
+    assert np.array_equal(samples, _cluster_bootstrap(labels, columns[:, 0], slides, resamples=1000, seed=0))
     assert len(samples) == 1000 and found.estimate.error == pytest.approx(np.std(samples, ddof=1), abs=1e-12)
     assert quick.estimate.error == pytest.approx(np.sqrt((quick.shares**2).sum()), abs=1e-12)
     assert np.array_equal(found.without_resamples().deviations, quick.deviations)
@@ -217,6 +218,7 @@ def test_above_two_thousand_slides_nothing_is_resampled(slides: int, monkeypatch
 
 def test_independent_pairs_share_no_slide() -> None:
     """The fewest of: slides with malignant patches, slides with benign ones, and half of all slides."""
+    assert measure(np.array([1, 1, 1, 0, 0]), np.arange(5.0)).pairs == 2
     labels, values = np.array([1, 1, 1, 0, 0, 0, 0, 1, 0]), np.arange(9.0)
     for slides, pairs in (("aaabcdefg", 2), ("abcdddded", 1), ("abcdefghi", 4), ("aabbccdde", 2)):
         assert measure(labels, values, [*slides], resample=False).pairs == pairs
@@ -272,6 +274,15 @@ def test_each_resample_has_as_many_slides_as_there_are_and_both_classes() -> Non
     assert weights.shape == (300, 4) and (weights.sum(axis=1) == 4).all()
     assert (weights[:, [0, 3]].sum(axis=1) > 0).all() and (weights[:, :3].sum(axis=1) > 0).all()
     assert weights.mean(axis=0) == pytest.approx([1.1, 0.9, 0.9, 1.1], abs=0.2) and weights.max() >= 3
+
+
+def test_resamples_without_a_class_are_drawn_again_one_by_one() -> None:
+    """Of 27 ways to draw three slides, 18 have slide 0 and another: six are one of each, and four kinds are three."""
+    numbers, malignant = np.array([0, 1, 2]), np.array([True, False, False])
+    weights = _resample_weights(numbers, malignant, 3000, np.random.default_rng(2))
+    kinds, counts = np.unique(weights, axis=0, return_counts=True)
+    assert kinds.tolist() == [[1, 0, 2], [1, 1, 1], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+    assert counts / 3000 == pytest.approx([1 / 6, 1 / 3, 1 / 6, 1 / 6, 1 / 6], abs=0.04)
 
 
 def test_wins_of_each_pair_of_slides_are_counted_one_by_one() -> None:

@@ -73,6 +73,12 @@ def test_a_temperature_divides_the_logits() -> None:
     assert calibration.apply_temperature([0.9], 2) == pytest.approx([0.75])  # type: ignore[arg-type]
 
 
+def test_scaled_float32_values_are_rounded_once() -> None:
+    values = np.random.default_rng(5).random(500).astype(np.float32)
+    exact = calibration.apply_temperature(values.astype(np.float64), 1.7)
+    assert np.array_equal(calibration.apply_temperature(values, 1.7), exact.astype(np.float32))
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_equal_neighbours_are_moved_to_the_next_numbers(kind: type) -> None:
     half, one = kind(0.5), kind(1)
@@ -94,5 +100,8 @@ def test_a_nested_temperature_is_that_of_the_other_folds() -> None:
         inside = fold == number
         others = calibration.fit_temperature(labels[~inside], values[~inside])
         assert np.array_equal(found[inside], calibration.apply_temperature(values[inside], others))
+    two = calibration.nested_temperature(labels, values, fold // 2)
+    others = calibration.fit_temperature(labels[fold == 2], values[fold == 2])
+    assert np.array_equal(two[fold < 2], calibration.apply_temperature(values[fold < 2], others))
     alone = calibration.nested_temperature(labels, values, fold * 0)
     assert np.array_equal(alone, values) and alone is not values

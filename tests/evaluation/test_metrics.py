@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.evaluation import metrics
@@ -36,6 +38,29 @@ def test_a_part_of_one_class_has_every_figure_but_the_auc(label: int, loss: floa
     found = metrics._summary_of_part(np.array([label, label], np.int8), np.array([0.5, 0.25]))
     assert (found.patches, found.auc, found.accuracy) == (2, None, 0.5)
     assert found.log_loss == pytest.approx(loss / 2) and found.brier == brier / 2
+
+
+def test_midranks_are_scipys_in_each_column_and_nan_has_none() -> None:
+    values = np.random.default_rng(0).integers(0, 9, (60, 2)) / 8
+    assert np.array_equal(metrics.midranks(values), stats.rankdata(values, axis=0))
+    assert np.array_equal(metrics.midranks(values[:, 0].astype(np.float32)), stats.rankdata(values[:, 0]))
+    assert metrics.midranks(values).dtype == np.float64
+    assert np.array_equal(metrics.midranks(np.array([0.5, np.nan, 0.25])), [2, np.nan, 1], equal_nan=True)
+
+
+def test_an_auc_of_unequal_classes_is_scikit_learns_and_one_of_nan_is_refused() -> None:
+    labels, values = (np.arange(90) % 5 == 0).astype(np.int8), np.random.default_rng(1).integers(0, 9, 90) / 8
+    assert metrics.auc(labels, values) == pytest.approx(roc_auc_score(labels, values), abs=1e-15)
+    values[3:5] = np.nan
+    with pytest.raises(DataError, match="^2 of 90 values are NaN; a patch without a value cannot be ranked$"):
+        metrics.auc(labels, values)
+    one_nan = np.array([0.5, np.nan, 0.25])
+    with pytest.raises(DataError, match="^1 of 3 values are NaN"):
+        metrics.auc(np.array([0, 1, 1]), one_nan)
+    with pytest.raises(DataError, match="2 labels and 3 probabilities"):
+        metrics.auc(np.array([0, 1]), one_nan)
+    with pytest.raises(DataError, match="the same label"):
+        metrics.auc(np.ones(3), np.array([0.1, 0.2, 0.3]))
 
 
 def test_a_probability_at_the_threshold_is_malignant() -> None:

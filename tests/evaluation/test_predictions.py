@@ -85,7 +85,7 @@ def test_a_faulty_oof_file_is_refused_with_its_fault(files: dict[int, Path], fol
     files[0].write_text("\n".join(fault(files[0].read_text().splitlines())) + "\n")
     with pytest.raises(TableError) as caught:
         predictions._collect_oof(files, folds)
-    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"{files[0]}: ") and words in str(caught.value)
 
 
 def test_a_cut_off_file_is_refused_wherever_it_is_cut(files: dict[int, Path], folds: Folds) -> None:
@@ -136,6 +136,7 @@ def test_written_tables_are_sorted_by_id_and_come_back(tmp_path: Path) -> None:
         ("\nb,1,0,0.5\na,0,1,0.25\n", "\n", "no rows"),
         ("\nb,0.5\na,0.25\n", "\n", "no rows"),
     ],
+    ids=["cut off", "a row twice", "an invalid id", "NaN", "an invalid fold", "no OOF rows", "no test rows"],
 )
 def test_a_fault_of_our_own_files_comes_with_the_command_that_writes_them(
     tmp_path: Path, old: str, new: str, words: str
@@ -184,6 +185,7 @@ FOREIGN = {
     "classes beside probabilities": ("id,y,pred,score\na,0,0.0,0.25\nb,1,1.0,0.5\n", {}, [0, 0]),
     "the same under two names": ("id,y,pred,score\na,0,0.25,0.25\nb,1,0.5,0.5\n", {}, [0, 0]),
     "a named column beside a softmax": ("id,y,p0,p1,x\na,0,0,1,0.25\nb,1,0,1,0.5\n", {"x": "probability"}, [0, 0]),
+    "the second of two softmax columns alone": ("id,y,p1\na,0,0.25\nb,1,0.5\n", {}, [0, 0]),
     "a softmax of half precision": ("id,y,p0,p1\na,0,0.7519,0.25\nb,1,0.4981,0.5\n", {}, [0, 0]),
 }  # fmt: skip
 
@@ -202,6 +204,7 @@ def test_predictions_of_another_tool_are_these_two_rows(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("text", "words"),
     [("id,y,p0,p1\na,0,0.75,0.25\n", "read p1 of p0,p1"), ("id,y,pred,oof\na,0,0.25,0.25\n", "read pred")],
+    ids=["softmax", "two names"],
 )
 def test_the_column_that_is_read_as_the_probability_is_logged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
@@ -246,7 +249,10 @@ FOREIGN_FAULTS = {
         "p0 and p1 do not add up to 1 in 2 rows; expected the probabilities of both classes. "
         "Keep only the probability of malignant",
     ),
-    "a softmax with NaN": ("id,y,p0,p1\na,0,nan,0.25\n", {}, "1 probability NaN ('nan' in line 2); each must be"),
+    "a softmax with NaN": (
+        "id,y,p0,p1\na,0,nan,0.25\n", {},
+        f"1 probability NaN ('nan' in line 2); each must be a number from 0 to 1. {HINT}",
+    ),
     "an invalid fold": ("id,y,fold,pred\na,0,x,0.5\n", {}, f"1 invalid fold number ('x' in line 2). {HINT}"),
     "a repeated id": ("id,y,pred\na,0,0.5\na,0,0.5\n", {}, f"1 repeated id (a); each id must occur once. {HINT}"),
 }  # fmt: skip
@@ -268,6 +274,7 @@ def test_a_fault_of_another_tools_file_says_what_to_change(tmp_path: Path, name:
         ("id,pred\na,0.5\na,0.5\n", "1 repeated id (a)"),
         ("id,pred\na,nan\n", "1 probability NaN ('nan' in line 2)"),
     ],
+    ids=["cut off", "a row twice", "NaN"],
 )
 def test_a_fault_of_another_tools_test_file_names_the_file_and_the_command(
     tmp_path: Path, text: str, words: str
@@ -276,6 +283,11 @@ def test_a_fault_of_another_tools_test_file_names_the_file_and_the_command(
     with pytest.raises(TableError) as caught:
         read_test(tmp_path / "p.csv")
     assert str(caught.value).startswith(f"{tmp_path / 'p.csv'}: {words}") and str(caught.value).endswith(HINT)
+
+
+def test_named_columns_that_a_test_file_does_not_have_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("id,pred\na,0.25\n")
+    assert read_test(tmp_path / "p.csv", {"dx": "label", "stage2": "probability"}).probabilities.tolist() == [0.25]
 
 
 def test_values_are_float32_where_that_loses_nothing() -> None:
