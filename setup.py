@@ -34,8 +34,9 @@ setup(
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },
     python_requires=">=3.11",
-    # The lower ends are what Kaggle's image carries, but for kaggle and kagglesdk: only the user's own machine calls
-    # them. torch and torchvision must be a pair, so both stay open at the top and pip chooses them together.
+    # The lower ends are what Kaggle's image carries, but for filelock, kaggle and kagglesdk: only the user's own
+    # machine calls the last two. torch and torchvision must be a pair, so both stay open at the top and pip chooses
+    # them together.
     install_requires=[
         "torch>=2.10",
         "torchvision>=0.25",
@@ -47,7 +48,7 @@ setup(
         "scikit-learn>=1.6,<2",
         "scipy>=1.13",
         "joblib>=1.5,<2",
-        "filelock>=3.29,<5",
+        "filelock>=3.28,<5",  # TIAToolbox of the extra `peers` takes nothing newer than 3.28
         "kaggle>=2.2.5,<3",
         "kagglesdk>=0.1.38",  # the client's typed layer
         "requests>=2.31",

@@ -27,6 +27,7 @@ from pathlib import Path
 from benchmarks.full_size import Usage, use_command
 from benchmarks.patches import Bench, bench_patches
 from benchmarks.timing import QUICK, ROOT, THREADS, Grid, number, option, publish
+from claris_kaggle.core.errors import format_count
 from claris_kaggle.data.tables import write_table
 
 SCRIPTS = Path(__file__).parent
@@ -254,10 +255,11 @@ def write_grid(trained: dict[str, list[Measured]], predicted: dict[str, list[Mea
         ],
         facts=write_facts(predicted),
         notes=[
-            f"Each contender runs from the command to the file of predictions: {EPOCHS} epochs over four fifths of the "
-            "patches, each followed by a validation on the other fifth, then one view of each patch. Batch size "
-            f"{BATCH}, fp32, random initial weights, {USED_THREADS} threads, no loader processes. "
-            f"Medians of {len(trained['claris'])} rounds.",
+            "Each contender runs from the command to the file of predictions: "
+            f"{format_count(EPOCHS, 'epoch')} over four fifths of the patches, each followed by a validation on the "
+            f"other fifth, then one view of each patch. Batch size {BATCH}, fp32, random initial weights, "
+            f"{format_count(USED_THREADS, 'thread')}, no loader processes. "
+            f"Medians of {format_count(len(trained['claris']), 'round')}.",
             "images/s: of the training loop and of the prediction alone, without start and validation. MB: the peak "
             "of the process's own memory, without mapped files. Lines: what a user writes, without empty lines, "
             "comments and the measurement.",

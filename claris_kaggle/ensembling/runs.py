@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.console import format_command, log_info
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
-from claris_kaggle.core.files import sha256_bytes
+from claris_kaggle.core.files import sha256_bytes, sha256_file
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.fold_file import Folds, read_folds
 from claris_kaggle.data.tables import read_slides
@@ -78,12 +78,16 @@ class Run:
         return measure(self.oof.labels, self.oof.probabilities, self.slides)
 
 
-def load_run(run_dir: RunDir, columns: Mapping[str, str] | None = None) -> Run:
+def load_run(
+    run_dir: RunDir, columns: Mapping[str, str] | None = None, known_folds: dict[str, Folds] | None = None
+) -> Run:
     """Return the predictions of the run in `run_dir`. Checks them against its fold file, if it has one.
 
     Args:
         run_dir: the run, or a folder with `oof.csv` and `test.csv` (or `submission.csv`) of another tool.
         columns: as in `read_oof`.
+        known_folds: folds by the SHA-256 of their files; those of this run are added. Runs of the same split have the
+            same fold file, which is then read once.
     Raises:
         RunError: the run is not predicted yet.
         TableError: a file is invalid, belongs to a different fold file, or has fewer than two patches of a class.
@@ -100,11 +104,20 @@ def load_run(run_dir: RunDir, columns: Mapping[str, str] | None = None) -> Run:
         raise TableError(found, "a score needs at least two of each")
     if not run_dir.folds.exists():
         return Run(run_dir.root.name, oof, test)
-    folds = read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
+    known_folds = {} if known_folds is None else known_folds
+    digest = _digest_fold_file(run_dir.folds)
+    folds = known_folds.get(digest) or read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
     if oof.ids == folds.ids and (oof.fold.min() == oof.fold.max() or _is_same_partition(oof.fold, folds.fold)):
         oof = replace(oof, fold=folds.fold, has_folds=True)
     check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
-    return Run(run_dir.root.name, oof, test, folds.slides, replace(folds, ids=oof.ids))
+    known_folds[digest] = replace(folds, ids=oof.ids)  # a second list of ids would take 20 MB
+    return Run(run_dir.root.name, oof, test, folds.slides, known_folds[digest])
+
+
+def _digest_fold_file(path: Path) -> str:
+    """Return the SHA-256 of a fold file and of the JSON next to it."""
+    about = path.with_suffix(".json")
+    return sha256_file(path) + (sha256_file(about) if about.exists() else "")
 
 
 def _advise_all_folds(run_dir: RunDir) -> str:
@@ -157,7 +170,8 @@ def _load_runs(
     """
     runs: list[Run] = []
     named = zip(label_runs(run_dirs), run_dirs, strict=True)
-    loaded: Iterable[Run] = (replace(load_run(run_dir, columns), name=name) for name, run_dir in named)
+    known_folds: dict[str, Folds] = {}
+    loaded: Iterable[Run] = (replace(load_run(run_dir, columns, known_folds), name=name) for name, run_dir in named)
     for run in _keep_common(list(loaded)) if common_ids else loaded:
         _require_comparable([*runs[:1], run])
         # All runs share one list of ids. Separate lists of twenty runs would take most of the memory.

@@ -98,7 +98,9 @@ def test_each_run_and_each_blend_is_resampled_once_and_each_table_read_once(
     places = [*(one.root for one in runs), "--data", data.root, "--out", data.root / "s.csv"]
     assert call("ensemble", *places, "--method", method, "--save-run", data.root / "kept")[0] == 0
     assert len(resampled) == len(set(resampled)) == len(runs) + blends
-    assert len(read) == len(set(read)) == 3 * len(runs) + 3  # with the sample, the labels and the submission
+    assert (
+        len(read) == len(set(read)) == 2 * len(runs) + 4
+    )  # with the sample, the labels, the submission and one fold file
 
 
 @pytest.mark.parametrize(
