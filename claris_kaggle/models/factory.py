@@ -151,7 +151,8 @@ def _calm_classifier(model: Any) -> None:
     """Draw the classifier again with torch's default, in place, if its random logits would be far from 0.
 
     timm draws the classifier of EfficientNets and MobileNets up to 1 / sqrt(number of classes). This suits 1,000
-    classes. With two, the first loss of Lite0 with ImageNet weights is 14, and training repairs this for epochs.
+    classes. With two, the mean loss of the first epoch of Lite0 with ImageNet weights is 3 instead of 0.6, and the AUC
+    after ten epochs is lower by 0.02 (docs/recipes.md).
     """
     layer = model.get_classifier()
     if not isinstance(layer, nn.Linear) or layer.weight.is_meta:
