@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.full_size import write_predictions
+from benchmarks.full_size import use, write_predictions
 from benchmarks.timing import QUICK, Result, interleave, publish
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.synthetic import generate
@@ -41,27 +41,24 @@ def small_commands(root: Path) -> dict[str, Callable[[], float]]:
     """The CPU time of `predict` with a tiny network, and of `ensemble` with two runs, on a folder that is made here."""
     os.environ["OMP_NUM_THREADS"] = "1"  # a second thread would wait actively, which counts as CPU time
     data = DataDir(generate(root / "data", train=ROWS, test=20))
-    places = ("--data", str(data.root), "--cache", str(root / "cache"))
+    places = ("--data", data.root, "--cache", root / "cache")
     folds, run = root / "folds.csv", RunDir(root / "tiny")
-    recipe = ["--model", "tiny", "--weights", "none", "--epochs", "1", "--fold", "0"]
-    for command in (("folds", "--out", folds), ("train", "--folds", folds, "--run", run.root, *recipe)):
-        called = [sys.executable, *CLARIS, *map(str, command), *places]
-        subprocess.run(called, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    two = [str(one.root) for one in write_predictions(root, data, folds)[:2]]
-    predict = cpu_seconds(*CLARIS, "predict", *places, "--run", str(run.root), "--views", "1")
+    recipe = ("--model", "tiny", "--weights", "none", "--epochs", 1, "--fold", 0)
+    use("folds", *places, "--out", folds)
+    use("train", *places, "--folds", folds, "--run", run.root, *recipe)
+    two = [one.root for one in write_predictions(root, data, folds)[:2]]
 
     def predict_anew() -> float:
         for path in (run.fold(0).oof, run.fold(0).test):
             path.unlink(missing_ok=True)
-        seconds = predict()
-        if not run.fold(0).oof.exists():
-            raise SystemExit("startup: claris predict failed")
-        return seconds
+        return use("predict", *places, "--run", run.root, "--views", 1).busy
 
-    ensemble = (*CLARIS, "ensemble", *two, "--data", str(data.root), "--out", str(root / "submission.csv"))
+    def ensemble() -> float:
+        return use("ensemble", *two, "--data", data.root, "--out", root / "submission.csv").busy
+
     return {
         f"claris predict, tiny network, one fold of {ROWS:,} patches": predict_anew,
-        f"claris ensemble, two runs of {ROWS:,} patches": cpu_seconds(*ensemble),
+        f"claris ensemble, two runs of {ROWS:,} patches": ensemble,
     }
 
 

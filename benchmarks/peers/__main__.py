@@ -156,23 +156,25 @@ def run_script(peer: Peer, arguments: Sequence[object], folder: Path) -> Measure
     """Run the script of a peer in an empty folder."""
     command = [sys.executable, str(SCRIPTS / peer.script), *map(str, arguments)]
     used, said = use_command(command, cwd=folder, env=environment(folder))
-    result = Measured(rates=rates_in(said))
+    result = Measured(rates=rates_in(said), probabilities=read_probabilities(folder / "predictions.csv"))
     result.add(used)
     return result
 
 
 def run_claris(commands: Iterable[Sequence[str]], folder: Path) -> Measured:
-    """Run our commands in a folder."""
-    result = Measured()
+    """Run our commands in a folder. The last one predicts."""
+    result, fold = Measured(), folder / "run" / "fold0"
     for arguments in commands:
         command = [sys.executable, "-m", "claris_kaggle", *arguments]
         used, said = use_command(command, cwd=folder, env=environment(folder))
         result.add(used)
         if match := re.search(r"predicted [\d,]+ patches at ([\d,]+) per second", said):
             result.rates["predict"] = float(match[1].replace(",", ""))
-    with (folder / "run" / "fold0" / "history.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    result.rates["train"] = statistics.harmonic_mean([float(row["images_per_second"]) for row in rows])
+        if arguments[0] == "train":
+            with (fold / "history.csv").open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            result.rates["train"] = statistics.harmonic_mean([float(row["images_per_second"]) for row in rows])
+    result.probabilities = read_probabilities(fold / "oof.csv", fold / "test.csv")
     return result
 
 
@@ -182,15 +184,10 @@ def measure_training(data: Path, root: Path, index: int) -> Iterator[tuple[str, 
         folder = root / f"{name}{index}"
         folder.mkdir()
         if peer:
-            result = run_script(peer, [data, MODEL, EPOCHS, BATCH], folder)
-            paths = [folder / "predictions.csv"]
-        else:
-            result = run_claris(claris_commands(data), folder)
-            paths = [folder / "run" / "fold0" / name for name in ("oof.csv", "test.csv")]
-        result.probabilities = read_probabilities(*paths)
-        yield name, result
-        if peer:
+            yield name, run_script(peer, [data, MODEL, EPOCHS, BATCH], folder)
             shutil.rmtree(folder)
+        else:
+            yield name, run_claris(claris_commands(data), folder)
 
 
 def measure_prediction(data: Path, root: Path, index: int) -> Iterator[tuple[str, Measured]]:
@@ -198,14 +195,10 @@ def measure_prediction(data: Path, root: Path, index: int) -> Iterator[tuple[str
     run = root / f"claris{index}" / "run"
     folder = root / f"predict{index}"
     shutil.copytree(run, folder / "run", ignore=shutil.ignore_patterns("oof.csv", "test.csv", "predictions.json"))
-    result = run_claris(claris_commands(data)[-1:], folder)
-    del result.rates["train"]
-    result.probabilities = read_probabilities(*(folder / "run" / "fold0" / name for name in ("oof.csv", "test.csv")))
-    yield "claris", result
+    yield "claris", run_claris(claris_commands(data)[-1:], folder)
     if PREDICTOR.version():
-        result = run_script(PREDICTOR, [data, MODEL, BATCH, run / "fold0" / "model.safetensors"], folder)
-        result.probabilities = read_probabilities(folder / "predictions.csv")
-        yield PREDICTOR.name, result
+        arguments = [data, MODEL, BATCH, run / "fold0" / "model.safetensors"]
+        yield PREDICTOR.name, run_script(PREDICTOR, arguments, folder)
     shutil.rmtree(folder)
 
 
@@ -267,6 +260,16 @@ def write_grid(trained: dict[str, list[Measured]], predicted: dict[str, list[Mea
     )
 
 
+def write_facts(predicted: dict[str, list[Measured]]) -> dict[str, str]:
+    """Return the versions of the peers, and how far the predictions of the same weights differ."""
+    versions = [f"{peer.name} {peer.version() or 'is not installed'}" for peer in (*TRAINERS, PREDICTOR)]
+    facts = {"peers": ", ".join(versions)}
+    if PREDICTOR.name in predicted:
+        differences = map(largest_difference, predicted["claris"], predicted[PREDICTOR.name])
+        facts[f"largest difference of a probability to {PREDICTOR.name}"] = f"{max(differences):.1e}"
+    return facts
+
+
 def main() -> None:
     """Measure; print and keep the table after each round."""
     trained: dict[str, list[Measured]] = {}
@@ -281,16 +284,6 @@ def main() -> None:
                     print(f"round {index + 1} of {ROUNDS}: {name} {result.usage}", file=sys.stderr, flush=True)
             shutil.rmtree(root / f"claris{index}")
             publish(write_grid(trained, predicted, about))
-
-
-def write_facts(predicted: dict[str, list[Measured]]) -> dict[str, str]:
-    """Return the versions of the peers, and how far the predictions of the same weights differ."""
-    versions = [f"{peer.name} {peer.version() or 'is not installed'}" for peer in (*TRAINERS, PREDICTOR)]
-    facts = {"peers": ", ".join(versions)}
-    if PREDICTOR.name in predicted:
-        differences = map(largest_difference, predicted["claris"], predicted[PREDICTOR.name])
-        facts[f"largest difference of a probability to {PREDICTOR.name}"] = f"{max(differences):.1e}"
-    return facts
 
 
 if __name__ == "__main__":

@@ -71,6 +71,11 @@ class _Method:
     about: str
 
 
+def _to_ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the rank of each value in its column, scaled to 0..1. Ties get their mean rank."""
+    return (midranks(values) - 0.5) / len(values)
+
+
 def _to_space(columns: Columns, space: str) -> Columns:
     """Convert the runs' probabilities, float64 [N, M], to `probability`, `logit` or `rank` values."""
     if space == "logit":
@@ -79,7 +84,7 @@ def _to_space(columns: Columns, space: str) -> Columns:
         single = bool((columns.astype(np.float32) == columns).all())
         return np.asarray(logit(clip_probabilities(columns, 2.0**-24 if single else 2.0**-53)))
     if space == "rank":
-        return (midranks(columns) - 0.5) / len(columns)
+        return _to_ranks(columns)
     return columns
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, UsageError, format_count
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
+from claris_kaggle.ensembling.blending import _to_ranks
 from claris_kaggle.ensembling.combine import Ensemble, combine
 from claris_kaggle.ensembling.runs import Run, _correlate_ranks, _load_runs, _share_slides
 from claris_kaggle.ensembling.submission_file import _read_submission, _Submission
 from claris_kaggle.evaluation.auc_intervals import Comparison
-from claris_kaggle.evaluation.metrics import auc, midranks
+from claris_kaggle.evaluation.metrics import auc
 
 _SHOWN_DIFFERENCES = 5
 # Two files with a lower rank correlation are reported as unrelated.
@@ -190,11 +191,6 @@ def _compare_pair(a: _Submission, b: _Submission) -> SubmissionPair:
     remark = _explain_disagreement(a, b, correlation)
     said = remark if rows else "they rank all patches alike, so Kaggle gives them the same score"
     return SubmissionPair(a.name, b.name, correlation, rows, bool(remark), said)
-
-
-def _to_ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the rank of each value, scaled to 0..1. Ties get their mean rank."""
-    return (midranks(values) - 0.5) / len(values)
 
 
 def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) -> str:

@@ -130,7 +130,7 @@ def test_a_slide_or_content_for_each_patch_is_needed(name: str) -> None:
 
 
 def test_no_part_of_an_impossible_split_is_left_unsaid() -> None:
-    """What was found, what is needed and what to do."""
+    """The message says what was found, what was expected and what to do."""
     few = (np.arange(20) < 3).astype(np.int8)
     slides = [f"s{number // 5}" for number in range(20)]
     cases = [
