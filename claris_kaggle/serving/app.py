@@ -3,8 +3,8 @@
 Uploads are processed in memory, and never saved or logged. One thread runs the networks, one image at a time: images of
 several clients are classified in turn. The computation stops when the client disconnects.
 
-The script of the page sends the form to `/progress`, and shows the progress while the response arrives. Without scripts,
-the form goes to `/`.
+The script of the page sends the form to `/progress`, and shows the progress while the response arrives. Without
+scripts, the form goes to `/`.
 """
 
 from __future__ import annotations
