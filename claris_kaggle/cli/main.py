@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from claris_kaggle.core.console import is_speaker, messages_on_stderr
+from claris_kaggle.core.console import is_rank_zero, messages_on_stderr
 from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, Stopped
 from claris_kaggle.core.files import explain_unexpected_error
 from claris_kaggle.core.platforms import escape_unprintable_output
@@ -173,7 +173,7 @@ def _report_error(error: ClarisError, arguments: Sequence[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
     line = " ".join(str(error).split())
-    if is_speaker() or not isinstance(error, Stopped):
+    if is_rank_zero() or not isinstance(error, Stopped):
         print(f"claris: {line}", file=sys.stderr, flush=True)
     if ERROR_FILE_VARIABLE in os.environ:
         with contextlib.suppress(OSError):  # the error is already printed

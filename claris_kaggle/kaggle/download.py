@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.console import Progress, Waiting, log_info
+from claris_kaggle.core.console import Progress, StatusLine, log_info
 from claris_kaggle.core.errors import (
     ClarisError,
     DataError,
@@ -94,7 +94,7 @@ def _show_growth(folder: Path, every: float = 1.0) -> Iterator[None]:
 
     def watch() -> None:
         before, start = _size_of(folder), time.monotonic()
-        with Waiting() as waiting:
+        with StatusLine() as waiting:
             while not done.wait(every):
                 now = _size_of(folder)
                 rate = (now - before) / (time.monotonic() - start)
@@ -144,7 +144,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     folder.mkdir()
     with _refuse_damage(archive), zipfile.ZipFile(archive) as source:
         entries = [entry for entry in source.infolist() if not entry.is_dir()]
-        wrong = [entry.filename for entry in entries if not platforms.is_inside(entry.filename)]
+        wrong = [entry.filename for entry in entries if not platforms.is_safe_name(entry.filename)]
         if wrong:
             raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "expected names inside the folder", "")
         needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free

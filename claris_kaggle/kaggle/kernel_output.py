@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import DataError, KaggleError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, write_json
 from claris_kaggle.kaggle import api
@@ -236,7 +236,7 @@ def pull_with_retries(kernel: Kernel, out: Path) -> _Output:
         ClarisError: see `_pull_kernel`.
     """
     start = time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             try:
                 return _pull_kernel(kernel, out)
@@ -345,7 +345,7 @@ def _require_safe_name(name: str) -> str:
     Raises:
         KaggleError: it is outside the folder.
     """
-    if not platforms.is_inside(name):
+    if not platforms.is_safe_name(name):
         raise KaggleError(f"the output lists a file {name!r}", "expected a name inside the folder", "Do not trust it")
     return name
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError, RunError
 from claris_kaggle.core.files import hold_lock, read_json
 from claris_kaggle.core.paths import DataDir, RunDir
@@ -148,7 +148,7 @@ def _train_parts(queue: _Queue) -> None:
             if not (queue.used_up and launch.needs_push(part))
         ]
 
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while left():
             for launch, part in left():
                 error = _step_part_with_retries(launch, part)

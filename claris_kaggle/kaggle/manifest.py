@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from claris_kaggle.core.config import without_about_file
+from claris_kaggle.core.config import without_metadata
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, name_few
 from claris_kaggle.core.files import create_folder, explain_disk_errors, read_json, sha256_file, write_bytes
@@ -105,7 +105,7 @@ def _is_same_config(one: Mapping[str, object], other: Mapping[str, object]) -> b
 
     Parts of a run may be of different versions of this package.
     """
-    one, other = without_about_file(one), without_about_file(other)
+    one, other = without_metadata(one), without_metadata(other)
     same_weights = bool(one.get("weights_sha256")) and one["weights_sha256"] == other.get("weights_sha256")
     return {**one, "weights": other.get("weights")} == other if same_weights else one == other
 

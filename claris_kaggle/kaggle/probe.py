@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import ClarisError, KaggleError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle import api, kernel_output, kernel_push, session_progress, wire_log
@@ -135,7 +135,7 @@ def _wait_for_end(kernel: Kernel, poll: float) -> str:
     """
     seen: list[str] = []
     reader, start = session_progress._ProgressReader(), time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             status, message = kernel_output.kernel_status(kernel)
             seen += [status] if status not in seen[-1:] else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.kernel_output import ENDED, Kernel, _log_lines, kernel_status
@@ -51,7 +51,7 @@ def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
         KaggleError: Kaggle refused permanently. Temporary failures are retried.
     """
     reader, start = _ProgressReader(), time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             try:
                 status, message = kernel_status(kernel)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError, name_few
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.ensembling.ledger import LedgerEntry, record_submission
@@ -177,7 +177,7 @@ def _wait_for_score(
         KaggleError: Kaggle could not score the file.
     """
     start = time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             found = None
             try:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from claris_kaggle.core.config import LEAST_SIDE
+from claris_kaggle.core.config import MIN_SIDE
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.d4 import view
 from claris_kaggle.models.pooling import GeM
@@ -121,7 +121,7 @@ def require_symmetric(model: nn.Module, side: int) -> None:
     """
     if _sees_alike(model, side):
         return
-    fitting = next((one for one in range(side - 1, LEAST_SIDE - 1, -1) if _sees_alike(model, one)), None)
+    fitting = next((one for one in range(side - 1, MIN_SIDE - 1, -1) if _sees_alike(model, one)), None)
     hint = f"Give --crop {fitting} and --resolution 0" if fitting else _P4M_HINT
     found = f"--equivariance p4m at {side} pixels: the strides break the symmetry"
     raise UsageError(found, "expected a side that keeps the symmetry", hint)

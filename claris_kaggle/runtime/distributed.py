@@ -79,9 +79,9 @@ def choose_nproc(asked: int) -> int:
     Raises:
         UsageError: `asked` is above 1 on a system without torchrun.
     """
-    if asked > 1 and not platforms.SEVERAL_PROCESSES:
+    if asked > 1 and not platforms.SUPPORTS_DDP:
         raise UsageError(f"--nproc is {asked}", "several processes need Linux or macOS", "Give --nproc 1")
-    return asked or (max(1, torch.cuda.device_count()) if platforms.SEVERAL_PROCESSES else 1)
+    return asked or (max(1, torch.cuda.device_count()) if platforms.SUPPORTS_DDP else 1)
 
 
 @contextlib.contextmanager

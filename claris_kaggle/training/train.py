@@ -334,7 +334,7 @@ def _train_epoch_in_time(
             stopper.tick()
             return stopper.reason()
 
-        stopper.pause()
+        stopper.skip_interval()
         return _train_epoch(learner, batches, job.rank_workers(world), between)
 
 

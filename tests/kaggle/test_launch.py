@@ -646,7 +646,7 @@ def test_a_long_fetch_tells_how_far_it_is(
     from claris_kaggle.core import console
     from claris_kaggle.kaggle.download import _show_growth
 
-    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_LOG_INTERVAL", 0.0)
     monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
     with _show_growth(tmp_path, every=0.01):
         (tmp_path / "archive.zip.kaggle-partial").write_bytes(bytes(30_000_000))

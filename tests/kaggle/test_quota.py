@@ -81,7 +81,7 @@ def plan_of(epochs: int = 2) -> Plan:
 def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress_while_it_waits(
     trained: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_LOG_INTERVAL", 0.0)
     monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
     line = "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.9712"
     trained.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]

@@ -110,7 +110,7 @@ def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
 def test_status_follows_a_session_to_its_end_and_shows_its_progress(
     kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_LOG_INTERVAL", 0.0)
     monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
     kaggle.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     record = ["--record", tmp_path / "kernels.json"]

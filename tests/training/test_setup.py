@@ -263,7 +263,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
 
 
 def test_an_input_size_that_leaves_no_feature_map_is_refused() -> None:
-    assert TrainConfig(stem="pool4", tail="no-pool", crop=32).least_side == 32
+    assert TrainConfig(stem="pool4", tail="no-pool", crop=32).min_side == 32
     for wrong in ({"resolution": 31}, {"crop": 48, "stem": "pool4", "tail": "pool"}):
         with pytest.raises(UsageError, match="expected"):
             TrainConfig(**wrong)
