@@ -29,7 +29,7 @@ from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.combine import _choose_method, _try_methods
 from claris_kaggle.ensembling.runs import Run, _correlate_columns
 from claris_kaggle.evaluation import calibration, metrics
-from claris_kaggle.evaluation.auc_intervals import _cluster_bootstrap, _resample_weights, _whole_interval, measure
+from claris_kaggle.evaluation.auc_intervals import _cluster_bootstrap, _exact_interval, _resample_weights, measure
 from claris_kaggle.evaluation.calibration import _CALIBRATION_BINS
 from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, read_oof, read_test
@@ -241,7 +241,7 @@ def agreement_table() -> list[str]:
         "rank correlation, `scipy.stats.spearmanr`": (
             _correlate_columns(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,
         ),
-        "interval of an AUC of 1, `scipy.stats.binomtest`": (_whole_interval(1.0, 40)[0], bound),
+        "interval of an AUC of 1, `scipy.stats.binomtest`": (_exact_interval(1.0, 40)[0], bound),
     }  # fmt: skip
     differences = ((name, float(np.abs(np.subtract(ours, theirs)).max())) for name, (ours, theirs) in pairs.items())
     return [

@@ -35,7 +35,7 @@ from benchmarks.gpu.card import (
 )
 from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
-from claris_kaggle.data.augment import _color_draws, _stain_draws, _turn_numbers
+from claris_kaggle.data.augment import _color_draws, _stain_draws, _symmetry_numbers
 from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.models.factory import create_model
@@ -94,7 +94,7 @@ def their_loader_alone(loader: DataLoader[Any]) -> Callable[[], float]:
 def our_batches(pack: Pack, batch_size: int) -> EpochBatches:
     """Return the batches of an epoch over the pack."""
     trainset = TrainSet(pack, pack.ids, np.arange(ROWS, dtype=np.int64) % 2)
-    return EpochBatches(trainset, config_of("fp16", batch_size), epoch=0, rank=0, world_size=1, turn_here=False)
+    return EpochBatches(trainset, config_of("fp16", batch_size), epoch=0, rank=0, world_size=1, transform_on_host=False)
 
 
 def new_learner(batch_size: int) -> _Learner:
@@ -131,7 +131,7 @@ def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable
     parts = [
         torch.from_numpy(np.asarray(part)).to(DEVICE)
         for part in (
-            pack.pixels, _turn_numbers(words), batches.trainset.labels, _color_draws(words, config.color),
+            pack.pixels, _symmetry_numbers(words), batches.trainset.labels, _color_draws(words, config.color),
             _stain_draws(words, config.stain),
         )
     ]  # fmt: skip

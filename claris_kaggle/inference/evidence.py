@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import Pixels
-from claris_kaggle.data.d4 import view_back
+from claris_kaggle.data.d4 import undo_view
 from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE
 from claris_kaggle.inference.forward import _through_views, _view_logits, block_size
 from claris_kaggle.inference.tta import average_views, require_views
-from claris_kaggle.models.pooling import LEAST_VALUE, GeM
+from claris_kaggle.models.pooling import MIN_VALUE, GeM
 
 NO_MAP = "no evidence map: the head of this network is not only a global pooling and one linear layer"
 Float32Array = NDArray[np.float32]
@@ -121,7 +121,7 @@ def _explain_block(
     logits, maps = [], []
     for number, (answer, features) in enumerate(_through_views(forward, images, config, views)):
         logits.append(answer.float())
-        maps.append(view_back(_split_log_odds(features, head), number))
+        maps.append(undo_view(_split_log_odds(features, head), number))
     return torch.stack(logits), torch.stack(maps).mean(dim=0)
 
 
@@ -145,7 +145,7 @@ def _split_maximum(features: Tensor) -> Tensor:
 
 def _split_power_mean(features: Tensor, exponent: Tensor) -> Tensor:
     """Return the contribution of each cell to the generalised mean: its share of the sum of the powers."""
-    powers = features.clamp(min=LEAST_VALUE).pow(exponent)
+    powers = features.clamp(min=MIN_VALUE).pow(exponent)
     total = powers.sum(dim=(2, 3), keepdim=True)
     return powers / total * (total / (features.shape[2] * features.shape[3])).pow(1 / exponent)
 

@@ -21,7 +21,7 @@ from claris_kaggle.core.paths import ExportDir, RunDir
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.evaluation.resemblance import PatchStatistics
 from claris_kaggle.inference.evidence import Float32Array, explain
-from claris_kaggle.models.factory import fold_every_batch_norm, trained_network
+from claris_kaggle.models.factory import fuse_every_batch_norm, trained_network
 from claris_kaggle.models.weights import load_verified
 from claris_kaggle.runtime.precision import usable_precision
 
@@ -141,7 +141,7 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
     models = {}
     for fold, (path, digest) in sealed.items():
         load_verified(path, digest, model, hint)
-        models[fold] = fold_every_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        models[fold] = fuse_every_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
     figures, aucs = metrics
     statistics = _read_statistics(export.statistics)

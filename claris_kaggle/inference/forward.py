@@ -20,7 +20,7 @@ from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.patches import PATCH_BYTES
 from claris_kaggle.inference.tta import average_views
 from claris_kaggle.runtime.distributed import World, gather_rows
-from claris_kaggle.runtime.loading import fitting_workers, load_in_order, send_ahead
+from claris_kaggle.runtime.loading import limit_workers, load_in_order, prefetch_to_device
 from claris_kaggle.runtime.precision import DTYPES
 
 _ViewOutput = TypeVar("_ViewOutput")
@@ -60,15 +60,15 @@ def predict_ids(
     """
     device = world.device
     blocks = PredictionBlocks(pack, ids, block_size(device))
-    workers = fitting_workers(workers, blocks.block_size * PATCH_BYTES, world.local_size)
+    workers = limit_workers(workers, blocks.block_size * PATCH_BYTES, world.local_size)
     mine = range(world.rank, len(blocks), world.world_size)
     places, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     model.eval()
     with torch.inference_mode(), _explain_memory(blocks.block_size):
-        for block in send_ahead(load_in_order(blocks, mine, workers, pin=device.type == "cuda"), device):
-            places.append(block.places.clone())  # a tensor from a worker process keeps a file open
+        for block in prefetch_to_device(load_in_order(blocks, mine, workers, pin=device.type == "cuda"), device):
+            places.append(block.rows.clone())  # a tensor from a worker process keeps a file open
             values.append(average_views(_view_logits(model, block.images, config, views)))
-            after(len(block.places) * world.world_size)
+            after(len(block.rows) * world.world_size)
     return gather_rows(world, torch.cat(places), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
 
 

@@ -29,7 +29,7 @@ from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.resemblance import PatchStatistics
 from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.inference.tta import require_views
-from claris_kaggle.models.factory import fold_batch_norm, trained_network
+from claris_kaggle.models.factory import fuse_batch_norm, trained_network
 from claris_kaggle.models.weights import finished_sha256, load_finished
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.cudnn_fallback import convert_cudnn_failures, move_network, run_ranks
@@ -88,7 +88,7 @@ def predict_run(job: PredictJob) -> dict[str, Any] | None:
     require_views(job.views)
     stopper = Stopper(job.time_limit)
     if distributed.under_torchrun():
-        with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
+        with distributed.join_world() as world, distributed.lock_on_rank_zero(world, job.run_dir.lock):
             return _predict_rank(job, world, stopper, verified=False)
     _require_config(job.run_dir)  # before the lock, which would create the folder
     with hold_lock(job.run_dir.lock):
@@ -173,7 +173,7 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
         if not verified and world.world_size > 1:
             if world.local_rank == 0:
                 _load_run_inputs(job)
-            distributed.any_rank(world, 0)
+            distributed.max_over_ranks(world, 0)
             verified = True
         config, data, finished = _load_run_inputs(job, verified=verified)
         config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
@@ -197,9 +197,11 @@ def _predict_folds(
     """Predict, in turn, with the finished folds that have no predictions yet."""
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
-    precision = distributed.from_main(world, _kept_precision(job, config.precision, finished))
+    precision = distributed.broadcast_from_rank_zero(world, _kept_precision(job, config.precision, finished))
     for fold in finished:
-        if not distributed.from_main(world, _is_predicted(job, replace(config, precision=precision), fold)):
+        if not distributed.broadcast_from_rank_zero(
+            world, _is_predicted(job, replace(config, precision=precision), fold)
+        ):
             with convert_cudnn_failures(f"fold {fold}", job.cudnn):
                 _predict_fold(job, config, data, fold, model, world, stopper)
 
@@ -264,7 +266,7 @@ def _predict_fold(
     """
     fold_dir = job.run_dir.fold(fold)
     load_finished(fold_dir, model)
-    folded = move_network(fold_batch_norm(model), world.device, job.cudnn)
+    folded = move_network(fuse_batch_norm(model), world.device, job.cudnn)
     rows = data.folds.valid_rows(fold)
     valid_ids = [data.folds.ids[row] for row in rows]
     total = len(valid_ids) + len(data.test.ids)

@@ -81,7 +81,7 @@ def require_networks(plan: _RunsPlan) -> None:
     Raises:
         UsageError: a network or a recipe does not; the message names the run.
     """
-    from claris_kaggle.models.factory import own_normalisation
+    from claris_kaggle.models.factory import pretrained_normalisation
     from claris_kaggle.training.setup import new_config
 
     for name, run in plan.runs.items():
@@ -90,7 +90,7 @@ def require_networks(plan: _RunsPlan) -> None:
             _check_recipe(config, run)
             _require_memory(config)  # counts one forward pass
             if config.normalise == "model":
-                own_normalisation(config.model)
+                pretrained_normalisation(config.model)
         except UsageError as error:
             raise _in_run(error, f"{plan.source}, run {name}") from error
 

@@ -20,10 +20,10 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import Stopped, TrainingError
 from claris_kaggle.data.augment import change_stain, to_input
 from claris_kaggle.data.batches import Batch, EpochBatches
-from claris_kaggle.data.d4 import turn_on_device
+from claris_kaggle.data.d4 import apply_symmetry
 from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
-from claris_kaggle.runtime.distributed import World, any_rank, first_text
-from claris_kaggle.runtime.loading import load_in_order, send_ahead
+from claris_kaggle.runtime.distributed import World, first_nonempty_text, max_over_ranks
+from claris_kaggle.runtime.loading import load_in_order, prefetch_to_device
 from claris_kaggle.runtime.precision import DTYPES
 from claris_kaggle.training.optimizer import _create_optimizer
 
@@ -125,7 +125,7 @@ class _Learner:
         self.wrapped: nn.Module = self.model
         if self.world.world_size > 1:
             unsynced: dict[str, Any] = {_SYNC_BUFFERS: False}
-            # The running statistics of rank 0 are saved. `share_buffers` sends them to all ranks before prediction.
+            # The running statistics of rank 0 are saved. `broadcast_buffers` sends them to all ranks before prediction.
             self.wrapped = DistributedDataParallel(
                 self.model,
                 device_ids=[device] if device.type == "cuda" else None,
@@ -340,7 +340,7 @@ def _mixup_share(seed: int, step: int, strength: float) -> float:
 def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     """Return the input of the network after augmentation with the batch's random draws: float32 [B, 3, S, S]."""
     config = learner.config
-    images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
+    images = apply_symmetry(batch.images, batch.symmetries) if len(batch.symmetries) else batch.images
     augmented = config.augment != "none"
     images = change_stain(images, batch.stains) if config.stain and augmented else images
     draws = batch.colors if config.color and augmented else None
@@ -381,14 +381,14 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between
     device = learner.world.device
     every = _CHECK_EVERY.get(device.type, 1)
     loader = load_in_order(batches, range(learner.step, steps), workers, pin=device.type == "cuda")
-    for batch in send_ahead(loader, device):
+    for batch in prefetch_to_device(loader, device):
         done = learner.epoch * steps + learner.step
         _train_step(learner, batch, _learning_rate(done, steps * learner.config.epochs, learner.config))
         learner.step += 1
         reason = between(len(batch.labels) * learner.world.world_size)
         if learner.step % every and learner.step < steps:
             continue
-        code = any_rank(learner.world, _BROKEN if not learner.check_health() else _STOP if reason else _CONTINUE)
+        code = max_over_ranks(learner.world, _BROKEN if not learner.check_health() else _STOP if reason else _CONTINUE)
         if code == _BROKEN:
             raise _Diverged(
                 f"epoch {learner.epoch + 1}, step {learner.step}: the loss or its gradients are NaN or infinite",
@@ -396,7 +396,7 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between
                 f"Start a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
             )
         if code == _STOP:
-            reason = first_text(learner.world, reason)
+            reason = first_nonempty_text(learner.world, reason)
             found = f"stopped by {reason} in epoch {learner.epoch + 1} after step {learner.step}"
             raise Stopped(found, "", "Run the same command to resume")
     return learner.loss_sum.item() / steps
@@ -417,7 +417,7 @@ def _recompute_statistics(learner: _Learner, network: nn.Module, batches: EpochB
 
     def inputs() -> Iterator[Tensor]:
         loader = load_in_order(batches, range(len(batches)), workers, pin=device.type == "cuda")
-        for batch in send_ahead(loader, device):
+        for batch in prefetch_to_device(loader, device):
             yield _augment_batch(learner, batch)
 
     with (

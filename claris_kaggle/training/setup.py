@@ -33,13 +33,13 @@ from claris_kaggle.models.factory import (
     create_model,
     fixed_side,
     network_options,
-    own_normalisation,
+    pretrained_normalisation,
     require_side,
     require_trainable,
 )
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.sources import canonical_name, read_architecture
-from claris_kaggle.models.weights import find_weights, load_start
+from claris_kaggle.models.weights import find_weights, load_initial_weights
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
@@ -203,9 +203,9 @@ def check_network(asked: TrainConfig, weights: Path | None) -> None:
     if asked.equivariance != "none":
         require_symmetric(model, asked.side)
     if asked.normalise == "model":
-        own_normalisation(asked.model)
+        pretrained_normalisation(asked.model)
     if weights is not None:
-        load_start(model, weights)
+        load_initial_weights(model, weights)
     require_trainable(model, asked.model, asked.side)
 
 
@@ -315,12 +315,12 @@ def _choose_normalisation(asked: TrainConfig, stored: TrainConfig | None) -> str
     """Return the normalisation. That of the network itself is taken from `stored` if it cannot be read any more.
 
     Raises:
-        ClarisError: as in `own_normalisation`.
+        ClarisError: as in `pretrained_normalisation`.
     """
     if asked.normalise != "model":
         return asked.normalise
     try:
-        return own_normalisation(asked.model)
+        return pretrained_normalisation(asked.model)
     except ClarisError:
         if stored is None or stored.model != asked.model:
             raise
@@ -464,11 +464,11 @@ def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) ->
         RunError: this machine has another fold file than rank 0.
     """
     own = _begin_run(job, given, world.world_size)[0] if world.is_main else None
-    config = distributed.from_main(world, own)
+    config = distributed.broadcast_from_rank_zero(world, own)
     assert config is not None  # rank 0 has one
     if world.local_rank == 0 and not world.is_main:
         read_training(job.data, job.fold_file, job.cache, extra=job.extra)
-    distributed.any_rank(world, 0)
+    distributed.max_over_ranks(world, 0)
     data = read_training(job.data, job.fold_file, job.cache, verified=True, extra=job.extra)
     for path, found, needed in (
         (job.fold_file, data.folds.digest, config.folds_sha256), (job.extra, data.extra_sha256, config.extra_sha256),

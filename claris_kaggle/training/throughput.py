@@ -12,7 +12,7 @@ import torch
 
 from claris_kaggle.core.console import log_info
 from claris_kaggle.data.batches import Batch, EpochBatches
-from claris_kaggle.runtime.distributed import any_rank
+from claris_kaggle.runtime.distributed import max_over_ranks
 from claris_kaggle.runtime.loading import load_in_order
 from claris_kaggle.training.learner import _Learner, _train_step
 
@@ -32,7 +32,7 @@ def _log_throughput(learner: _Learner, batches: EpochBatches, workers: int) -> N
     world = learner.world
     some = list(range(min(_LOADED, len(batches))))
     loader_rate, kept = _time_loader(batches, some, workers, pin=world.device.type == "cuda")
-    any_rank(world, 0)
+    max_over_ranks(world, 0)
     step_rate = _time_steps(learner, kept)
     log_info(
         f"throughput of {world.world_size} processes in total: "

@@ -32,7 +32,7 @@ from claris_kaggle.models.weights import (
     find_weights,
     finish_fold,
     finished_sha256,
-    load_start,
+    load_initial_weights,
     read_weights,
     save_weights,
 )
@@ -73,7 +73,7 @@ def train_run(job: TrainJob, config: TrainConfig | Mapping[str, object] | None =
     """
     stopper, options = Stopper(job.time_limit), _chosen_options(config)
     if distributed.under_torchrun():
-        with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
+        with distributed.join_world() as world, distributed.lock_on_rank_zero(world, job.run_dir.lock):
             _train_rank(job, options, world, stopper)
         return
     with hold_lock(job.run_dir.lock):
@@ -102,7 +102,7 @@ def _train_launched_rank(content: Mapping[str, object]) -> None:
 def _train_rank(job: TrainJob, given: dict[str, object], world: World, stopper: Stopper) -> None:
     """Run training on this rank: get the config that all ranks share, then train the folds in turn."""
     with stopper.listen():
-        if distributed.was_launched():
+        if distributed.launched_by_claris():
             config, data = _continue_run(job)
         elif world.world_size == 1:
             config, data = _begin_run(job, given, 1)
@@ -153,7 +153,7 @@ def _train_fold(
         log_info(
             f"fold {fold}: finished, validation {_format_last_auc(learner)}{_estimate_remaining(job, learner, data)}"
         )
-    distributed.any_rank(world, 0)  # a barrier: all ranks wait until the fold is marked as finished
+    distributed.max_over_ranks(world, 0)  # a barrier: all ranks wait until the fold is marked as finished
 
 
 def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> None:
@@ -189,7 +189,7 @@ def _train_with_one_rollback(
         return learner
     except _Diverged as error:
         log_info(f"fold {fold}: {error.found}; returning to the last checkpoint")
-    distributed.any_rank(learner.world, 0)  # a barrier: rank 0 has closed its writer, all read the same checkpoint
+    distributed.max_over_ranks(learner.world, 0)  # a barrier: rank 0 has written the checkpoint
     learner = _load_or_create_learner(job, learner.config, fold, learner.world)
     _run_epochs(job, learner, data, fold, stopper)
     return learner
@@ -209,7 +209,7 @@ def _load_or_create_learner(job: TrainJob, config: TrainConfig, fold: int, world
         require_same(TrainConfig.from_json(state["config"], path), config, path)
         learner.restore(state)
         log_info(f"fold {fold}: resuming from epoch {learner.epoch + 1}, step {learner.step + 1}")
-    if distributed.from_main(world, learner.taken) != learner.taken:
+    if distributed.broadcast_from_rank_zero(world, learner.taken) != learner.taken:
         found = f"{path}: process {world.rank} does not see the checkpoint of process 0"
         raise RunError(found, "all machines need the same run folder", "Put --run on a shared disk")
     return learner
@@ -220,7 +220,7 @@ def _create_learner(
 ) -> _Learner:
     """Return a learner at the first step, with the weights in the file, or random weights."""
     model = _new_network(config, fold)
-    if weights is not None and (skipped := load_start(model, weights)):
+    if weights is not None and (skipped := load_initial_weights(model, weights)):
         log_info(f"fold {fold}: the classifier starts from random weights ({', '.join(skipped)})")
     return _Learner(config, world, model, compiled=job.compile, cudnn=job.cudnn)
 
@@ -245,7 +245,7 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
                 stopper.tick()
                 _update_swa(job, learner, trainset)
                 stopper.tick()
-                distributed.share_buffers(world, learner.predictor)
+                distributed.broadcast_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
                 with Progress(name, len(valid_ids), "images", note=_format_last_auc(learner)) as progress:
                     probabilities = predict_ids(
@@ -261,7 +261,7 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
         except Stopped:
             _save_if_main(learner, writer)
             writer.wait()
-            distributed.any_rank(world, 0)  # a barrier: after one rank has ended, torchrun gives the others 30 s
+            distributed.max_over_ranks(world, 0)  # a barrier: after one rank has ended, torchrun gives the others 30 s
             raise
 
 
@@ -281,7 +281,7 @@ def _epoch_batches(learner: _Learner, trainset: TrainSet, *, whole: bool = False
     return EpochBatches(
         trainset, config, epoch=learner.epoch,
         rank=0 if whole else world.rank, world_size=1 if whole else world.world_size,
-        turn_here=world.device.type == "cpu",
+        transform_on_host=world.device.type == "cpu",
     )  # fmt: skip
 
 

@@ -231,7 +231,7 @@ def test_a_fold_trains_on_its_own_rows_of_the_test_patches_only(joined: Training
             [*trainset.ids, *trainset.extra.ids]
         )
         seen |= {(name, fold) for name in trainset.extra.ids}
-        batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=False)
+        batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=False)
         steps = [batches[step] for step in range(len(batches))]
         assert sum(len(one.labels) for one in steps) == len(trainset)
         places_of_extra = np.concatenate([one.weights for one in steps if one.weights is not None]) == 0.25

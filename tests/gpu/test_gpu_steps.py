@@ -15,7 +15,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import Batch, _Block
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.runtime.loading import send_ahead
+from claris_kaggle.runtime.loading import prefetch_to_device
 from claris_kaggle.training import learner as learner_module
 from claris_kaggle.training.checkpoint import _serialize
 from claris_kaggle.training.learner import _Learner, _train_step
@@ -161,7 +161,7 @@ def test_blocks_are_copied_on_a_stream_of_their_own_and_arrive_whole(monkeypatch
     monkeypatch.setattr(_Block, "to", seen)
     images = [torch.full((512, 96, 96, 3), number, dtype=torch.uint8).pin_memory() for number in range(20)]
     work, sums = torch.randn(2048, 2048, device=GPU), []
-    for block in send_ahead((_Block(torch.arange(512), one) for one in images), GPU):
+    for block in prefetch_to_device((_Block(torch.arange(512), one) for one in images), GPU):
         work = (work @ work).clamp(-1, 1)
         sums.append(block.images.sum(dtype=torch.int64))
         del block
@@ -176,7 +176,7 @@ def test_a_step_waits_for_nothing_that_the_device_has_still_to_compute(precision
     _train_step(learner, loaded[0], LR)  # constants are sent once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch in send_ahead(loaded, GPU):
+        for batch in prefetch_to_device(loaded, GPU):
             _train_step(learner, batch, LR)
         with pytest.raises(RuntimeError, match="synchroniz"):
             learner.loss_sum.item()
