@@ -197,7 +197,7 @@ def _predict_folds(
     """Predict, in turn, with the finished folds that have no predictions yet."""
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
-    precision = distributed.broadcast_from_rank_zero(world, _kept_precision(job, config.precision, finished))
+    precision = distributed.broadcast_from_rank_zero(world, _choose_reusable_precision(job, config.precision, finished))
     for fold in finished:
         if not distributed.broadcast_from_rank_zero(
             world, _is_predicted(job, replace(config, precision=precision), fold)
@@ -206,31 +206,32 @@ def _predict_folds(
                 _predict_fold(job, config, data, fold, model, world, stopper)
 
 
-def _kept_precision(job: PredictJob, precision: str, finished: list[int]) -> str:
-    """Return the precision that predictions must have to be kept, so that the folds of a run do not mix several.
+def _choose_reusable_precision(job: PredictJob, precision: str, finished: list[int]) -> str:
+    """Return the precision for which existing predictions are reused, so that the folds of a run do not mix several.
 
-    That of the files where all folds have been predicted in one and none was asked for; else the one in use.
+    If --precision is not given and all folds were predicted with the same precision, it is that one; otherwise it is
+    the precision in use.
     """
-    found: set[str] = set()
+    precisions: set[str] = set()
     with contextlib.suppress(DataError, DiskError, KeyError):
-        found = {read_json(job.run_dir.fold(fold).predictions_manifest)["precision"] for fold in finished}
-    return found.pop() if len(found) == 1 and not job.precision else precision
+        precisions = {read_json(job.run_dir.fold(fold).predictions_manifest)["precision"] for fold in finished}
+    return precisions.pop() if len(precisions) == 1 and not job.precision else precision
 
 
 def _is_predicted(job: PredictJob, config: TrainConfig, fold: int) -> bool:
     """Return True if the fold has intact prediction files made from the same weights, settings and test patches."""
     fold_dir = job.run_dir.fold(fold)
     with contextlib.suppress(DataError, DiskError):
-        needed = _make_predictions_manifest(job, fold_dir, config)
+        current = _make_predictions_manifest(job, fold_dir, config)
         stored = read_json(fold_dir.predictions_manifest)
-        if {"input": needed["input"], **stored} == needed:  # older files do not name the input
+        if {"input": current["input"], **stored} == current:  # older files do not name the input
             log_info(f"fold {fold}: already predicted")
             return True
     return False
 
 
 def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, config: TrainConfig) -> dict[str, object]:
-    """Return all that the fold's two prediction files depend on, and the SHA-256 of the files.
+    """Return the content of `predictions.json`: the inputs of the fold's two prediction files, and their SHA-256.
 
     Args:
         job: the inputs.
@@ -266,25 +267,29 @@ def _predict_fold(
     """
     fold_dir = job.run_dir.fold(fold)
     load_finished(fold_dir, model)
-    folded = move_network(fuse_batch_norm(model), world.device, job.cudnn)
+    fused = move_network(fuse_batch_norm(model), world.device, job.cudnn)
     rows = data.folds.valid_rows(fold)
     valid_ids = [data.folds.ids[row] for row in rows]
     total = len(valid_ids) + len(data.test.ids)
 
     with Progress(f"fold {fold}, {job.views} views", total) as progress:
 
-        def after(done: int) -> None:
+        def on_progress(done: int) -> None:
             progress.update(done)
             if stopper.reason():
-                found = f"stopped by {stopper.reason()} while fold {fold} was predicted"
-                raise Stopped(found, "", "Run the same command to resume with that fold")
+                values = f"stopped by {stopper.reason()} while fold {fold} was predicted"
+                raise Stopped(values, "", "Run the same command to resume with that fold")
 
         def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
-            found = predict_ids(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
-            if wrong := int((~np.isfinite(found)).sum()):
-                what = f"fold {fold}: {wrong:,} of {len(found):,} predictions are NaN or infinite in {config.precision}"
+            values = predict_ids(
+                fused, pack, ids, world, config, views=job.views, workers=job.workers, on_progress=on_progress
+            )
+            if wrong := int((~np.isfinite(values)).sum()):
+                what = (
+                    f"fold {fold}: {wrong:,} of {len(values):,} predictions are NaN or infinite in {config.precision}"
+                )
                 raise TrainingError(what, "", "Predict with --precision fp32. If that also fails, train the fold again")
-            return found
+            return values
 
         oof = probabilities(data.train, valid_ids)
         progress.note = f"OOF AUC {auc(data.folds.labels[rows], oof):.4f}"

@@ -65,7 +65,7 @@ def test_a_step_and_a_prediction_wait_for_nothing_that_the_device_has_still_to_c
             _view_logits(learner.model.eval(), second.images, config, 8)
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
         learner.loss_sum.item()
-    assert learner.taken == 2 and int(learner.skipped) == 0
+    assert learner.global_step == 2 and int(learner.skipped_steps) == 0
 
 
 def test_batches_are_sent_one_ahead_in_their_order() -> None:
