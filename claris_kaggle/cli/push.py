@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> None:
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
-        kernel = kernel_push.push_recorded(folder, kernel, base, args.record, again=again)
+        kernel = kernel_push.push_recorded(folder, kernel, base, args.record, search_first=again)
     kernel_push.record_push(args.record, kernel, job=args.job, base=base)
-    facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
-    print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
+    result = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
+    print(json.dumps(result) if args.json else f"{kernel.ref} version {kernel.version}")
 
 
 def _read_settings(args: argparse.Namespace) -> KernelSettings:

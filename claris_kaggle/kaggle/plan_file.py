@@ -18,9 +18,9 @@ from typing import Any
 from claris_kaggle.core.config import TrainConfig, apply_preset
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.files import explain_disk_errors
-from claris_kaggle.kaggle.kernel_push import _LONGEST_SLUG
+from claris_kaggle.kaggle.kernel_push import _MAX_SLUG_LENGTH
 from claris_kaggle.kaggle.kernel_source import require_file_name, require_references
-from claris_kaggle.kaggle.launch import _MOST_ROUNDS
+from claris_kaggle.kaggle.launch import _MAX_SESSIONS_PER_PART
 from claris_kaggle.kaggle.launch_state import _FOLDS, Plan
 
 _PLANS = Path(__file__).parent / "plans"
@@ -90,8 +90,8 @@ def _find_plan(source: str) -> Path:
     built_in = {path.stem: path for path in sorted(_PLANS.glob("*.toml"))}
     path = built_in.get(source, Path(source))
     if not path.is_file():
-        near = get_close_matches(source, built_in, 1)
-        hint = f"Did you mean {near[0]}?" if near else "Give one of these, or the path of a TOML file"
+        similar = get_close_matches(source, built_in, 1)
+        hint = f"Did you mean {similar[0]}?" if similar else "Give one of these, or the path of a TOML file"
         raise UsageError(f"--plan {source}: no such plan or file", f"the plans are {', '.join(built_in)}", hint)
     return path
 
@@ -104,8 +104,8 @@ def _reject_unknown_keys(table: Mapping[str, object], known: Sequence[str], wher
     """
     for key in table:
         if key not in known:
-            near = get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(known)}"
+            similar = get_close_matches(key, known, 1)
+            hint = f"Did you mean {similar[0]}?" if similar else f"Known keys: {', '.join(known)}"
             raise UsageError(f"{where}: unknown key {key!r}", "", hint)
 
 
@@ -152,8 +152,10 @@ def _read_seeds(table: Mapping[str, Any], where: str) -> Sequence[int]:
         UsageError: they are not a list of different whole numbers.
     """
     seeds = table.get("seeds", [])
-    whole = isinstance(seeds, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in seeds)
-    if not whole or len({*seeds}) != len(seeds) or ("seeds" in table and not seeds):
+    are_integers = isinstance(seeds, list) and all(
+        isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds
+    )
+    if not are_integers or len({*seeds}) != len(seeds) or ("seeds" in table and not seeds):
         raise UsageError(f"{where}: seeds is {seeds!r}", "expected different whole numbers, for example [0, 1]")
     return list(seeds)
 
@@ -197,12 +199,12 @@ def _check_run(name: str, plan: Plan, options: Mapping[str, object], where: str)
     Raises:
         UsageError: its name cannot be part of a kernel's name, or a training option is invalid.
     """
-    longest = max(len(plan.slug(number, _MOST_ROUNDS - 1)) for number in range(len(plan.parts)))
+    longest = max(len(plan.slug(number, _MAX_SESSIONS_PER_PART - 1)) for number in range(len(plan.parts)))
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name in (_SESSIONS, _SAMPLE, _ENSEMBLE):
         reserved = f"other than {_SESSIONS}, {_SAMPLE} and {_ENSEMBLE}"
         raise UsageError(f"{where}: invalid name {name!r}", f"expected lower-case letters, digits and -, {reserved}")
-    if longest > _LONGEST_SLUG:
-        found = f"{where}: the kernel name {plan.slug(0, 0)} is {longest - _LONGEST_SLUG} characters too long"
+    if longest > _MAX_SLUG_LENGTH:
+        found = f"{where}: the kernel name {plan.slug(0, 0)} is {longest - _MAX_SLUG_LENGTH} characters too long"
         raise UsageError(found, "", "Give the run or the launch a shorter name")
     if plan.weights_from:
         require_file_name(plan.weights_from, f"{where}: weights_from")
@@ -213,9 +215,9 @@ def _check_run(name: str, plan: Plan, options: Mapping[str, object], where: str)
     try:
         apply_preset(options)
     except UsageError as error:
-        raise _in_run(error, where) from error
+        raise _prefix_error(error, where) from error
 
 
-def _in_run(error: UsageError, where: str) -> UsageError:
+def _prefix_error(error: UsageError, where: str) -> UsageError:
     """Return the error with the plan and the run before it."""
     return UsageError(f"{where}: {error.found}", error.expected, error.hint)
