@@ -72,7 +72,7 @@ def test_no_augmentation_leaves_the_pixels_and_nothing_to_the_device(trainset: T
     steps = batches(trainset, augment="none")
     batch = steps[0]
     begin, end = steps.steps[0]
-    assert np.array_equal(batch.images.numpy(), trainset.pack.pixels[steps.rows[steps.order[begin:end]]])
+    assert np.array_equal(batch.images.numpy(), trainset.pack.pixels[steps.pack_rows[steps.order[begin:end]]])
     assert len(batch.symmetries) == 0
 
 

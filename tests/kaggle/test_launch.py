@@ -648,7 +648,7 @@ def test_a_long_fetch_tells_how_far_it_is(
 
     monkeypatch.setattr(console, "_LOG_INTERVAL", 0.0)
     monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
-    with _show_download_size(tmp_path, every=0.01):
+    with _show_download_size(tmp_path, interval=0.01):
         (tmp_path / "archive.zip.kaggle-partial").write_bytes(bytes(30_000_000))
         deadline = time.monotonic() + 20
         while "0.03 GB downloaded" not in (said := capsys.readouterr().err):
