@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
@@ -133,12 +134,12 @@ def measure(
     if slides is None:
         value, shares = _patch_shares(labels, values)
         return MeasuredAuc(value, shares, None, int(min(malignant.sum(), (~malignant).sum())))
-    value, shares = _slide_shares(labels, values, slides)
-    names = np.asarray(slides)
-    sides = len(np.unique(names[malignant])), len(np.unique(names[~malignant])), len(shares) // 2
+    numbers = _number_slides(slides)
+    value, shares = _slide_shares(labels, values, numbers)
+    sides = len(np.unique(numbers[malignant])), len(np.unique(numbers[~malignant])), len(shares) // 2
     deviations = shares
     if resample and len(shares) <= _MOST_PAIRED:
-        samples = _cluster_bootstrap(labels, values, slides)
+        samples = _cluster_bootstrap(labels, values, numbers)
         deviations = (samples - samples.mean()) / math.sqrt(len(samples) - 1)
     return MeasuredAuc(value, deviations, shares, min(sides))
 
@@ -199,8 +200,14 @@ def _patch_shares(labels: Labels, values: NDArray[np.floating]) -> tuple[float, 
     return auc, shares
 
 
+def _number_slides(slides: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of the slide of each patch, int64 [N], from 0 in the order of the slides' names."""
+    # np.unique sorts all texts, which takes ten times as long.
+    return pd.factorize(np.asarray(slides, dtype=object), sort=True)[0]
+
+
 def _slide_shares(
-    labels: Labels, values: NDArray[np.floating], slides: Sequence[str]
+    labels: Labels, values: NDArray[np.floating], slides: NDArray[np.int64]
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the AUC and the contribution of each slide to its deviation.
 
@@ -210,18 +217,17 @@ def _slide_shares(
     Args:
         labels: [N] of 0 and 1, both present.
         values: [N].
-        slides: [N], the slide of each patch; at least two different ones.
+        slides: [N], the slide of each patch, numbered from 0; at least two different ones.
     Returns:
         The AUC, and float64 [slides].
     Raises:
         DataError: there is a single slide.
     """
     auc, of_patches = _deviations_by_patch(labels, values)
-    numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
-    total = int(numbers.max()) + 1
+    total = int(slides.max()) + 1
     if total < 2:
         raise DataError("a single slide", "an interval needs at least two slides")
-    return auc, np.bincount(numbers, of_patches) * np.sqrt(total / (total - 1))
+    return auc, np.bincount(slides, of_patches) * np.sqrt(total / (total - 1))
 
 
 def _effective_freedom(shares: NDArray[np.float64] | None) -> float:
@@ -271,7 +277,7 @@ def _whole_interval(value: float, pairs: int) -> tuple[float, float]:
 def _cluster_bootstrap(
     labels: Labels,
     values: NDArray[np.floating],
-    slides: Sequence[str],
+    slides: NDArray[np.int64],
     *,
     resamples: int = _RESAMPLES,
     seed: int = 0,
@@ -284,18 +290,17 @@ def _cluster_bootstrap(
     Args:
         labels: [N] of 0 and 1, both present.
         values: [N].
-        slides: [N], the slide of each patch.
+        slides: [N], the slide of each patch, numbered from 0.
         resamples: number of resamples.
         seed: seed of the resamples.
     Returns:
         float64 [resamples]; resamples with one class only are drawn again.
     """
     _require_both_classes(labels, values)
-    numbers = np.unique(np.asarray(slides), return_inverse=True)[1]
     malignant = np.asarray(labels) == 1
-    slides_up, ups = _compress(numbers[malignant])
-    slides_down, downs = _compress(numbers[~malignant])
-    weights = _resample_weights(numbers, malignant, resamples, np.random.default_rng(seed))
+    slides_up, ups = _compress(slides[malignant])
+    slides_down, downs = _compress(slides[~malignant])
+    weights = _resample_weights(slides, malignant, resamples, np.random.default_rng(seed))
     pairs = (weights[:, slides_up] @ np.bincount(ups)) * (weights[:, slides_down] @ np.bincount(downs))
     wins = _count_wins(values[malignant], ups, values[~malignant], downs)
     return ((weights[:, slides_up] @ wins) * weights[:, slides_down]).sum(axis=1) / pairs
