@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
@@ -133,12 +134,12 @@ def measure(
     if slides is None:
         value, components = _patch_components(labels, values)
         return MeasuredAuc(value, components, None, int(min(malignant.sum(), (~malignant).sum())))
-    value, components = _slide_components(labels, values, slides)
-    names = np.asarray(slides)
-    counts = len(np.unique(names[malignant])), len(np.unique(names[~malignant])), len(components) // 2
+    slide_index = _number_slides(slides)
+    value, components = _slide_components(labels, values, slide_index)
+    counts = len(np.unique(slide_index[malignant])), len(np.unique(slide_index[~malignant])), len(components) // 2
     deviations = components
     if resample and len(components) <= _MAX_PAIRED_SLIDES:
-        samples = _cluster_bootstrap(labels, values, slides)
+        samples = _cluster_bootstrap(labels, values, slide_index)
         deviations = (samples - samples.mean()) / math.sqrt(len(samples) - 1)
     return MeasuredAuc(value, deviations, components, min(counts))
 
@@ -199,8 +200,14 @@ def _patch_components(labels: Labels, values: NDArray[np.floating]) -> tuple[flo
     return auc, components
 
 
+def _number_slides(slides: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of the slide of each patch, int64 [N], from 0 in the order of the slides' names."""
+    # np.unique sorts all texts, which takes ten times as long.
+    return pd.factorize(np.asarray(slides, dtype=object), sort=True)[0]
+
+
 def _slide_components(
-    labels: Labels, values: NDArray[np.floating], slides: Sequence[str]
+    labels: Labels, values: NDArray[np.floating], slides: NDArray[np.int64]
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the AUC and the contribution of each slide to its deviation.
 
@@ -210,18 +217,17 @@ def _slide_components(
     Args:
         labels: [N] of 0 and 1, both present.
         values: [N].
-        slides: [N], the slide of each patch; at least two different ones.
+        slides: [N], the slide of each patch, numbered from 0; at least two different ones.
     Returns:
         The AUC, and float64 [slides].
     Raises:
         DataError: there is a single slide.
     """
     auc, contributions = _deviations_by_patch(labels, values)
-    slide_index = np.unique(np.asarray(slides), return_inverse=True)[1]
-    total = int(slide_index.max()) + 1
+    total = int(slides.max()) + 1
     if total < 2:
         raise DataError("a single slide", "an interval needs at least two slides")
-    return auc, np.bincount(slide_index, contributions) * np.sqrt(total / (total - 1))
+    return auc, np.bincount(slides, contributions) * np.sqrt(total / (total - 1))
 
 
 def _degrees_of_freedom(components: NDArray[np.float64] | None) -> float:
@@ -271,7 +277,7 @@ def _exact_interval(value: float, pairs: int) -> tuple[float, float]:
 def _cluster_bootstrap(
     labels: Labels,
     values: NDArray[np.floating],
-    slides: Sequence[str],
+    slides: NDArray[np.int64],
     *,
     resamples: int = _RESAMPLES,
     seed: int = 0,
@@ -284,18 +290,17 @@ def _cluster_bootstrap(
     Args:
         labels: [N] of 0 and 1, both present.
         values: [N].
-        slides: [N], the slide of each patch.
+        slides: [N], the slide of each patch, numbered from 0.
         resamples: number of resamples.
         seed: seed of the resamples.
     Returns:
         float64 [resamples]; resamples with one class only are drawn again.
     """
     _require_both_classes(labels, values)
-    slide_index = np.unique(np.asarray(slides), return_inverse=True)[1]
     malignant = np.asarray(labels) == 1
-    positive_slides, positive_index = np.unique(slide_index[malignant], return_inverse=True)
-    negative_slides, negative_index = np.unique(slide_index[~malignant], return_inverse=True)
-    weights = _resample_weights(slide_index, malignant, resamples, np.random.default_rng(seed))
+    positive_slides, positive_index = np.unique(slides[malignant], return_inverse=True)
+    negative_slides, negative_index = np.unique(slides[~malignant], return_inverse=True)
+    weights = _resample_weights(slides, malignant, resamples, np.random.default_rng(seed))
     positive_weights, negative_weights = weights[:, positive_slides], weights[:, negative_slides]
     pairs = (positive_weights @ np.bincount(positive_index)) * (negative_weights @ np.bincount(negative_index))
     correct = _count_correct_pairs(values[malignant], positive_index, values[~malignant], negative_index)
