@@ -33,13 +33,13 @@ class _Estimate:
     Attributes:
         value, error: the AUC and its standard error.
         interval: the ends of the interval at `_LEVEL`.
-        method: method of the standard error: `DeLong` or `slides`.
+        way: method of the standard error: `DeLong` or `slides`.
     """
 
     value: float
     error: float
     interval: tuple[float, float]
-    method: str
+    way: str
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Comparison:
         difference, error: the difference and its standard error.
         interval: the ends of the interval at `_LEVEL`.
         p: two-sided p-value.
-        method: method of the standard error: `DeLong` or `slides`.
+        way: method of the standard error: `DeLong` or `slides`.
     """
 
     difference: float
     error: float
     interval: tuple[float, float]
     p: float
-    method: str
+    way: str
 
     @property
     def doubt(self) -> float:
@@ -82,7 +82,7 @@ class MeasuredAuc:
     pairs: int
 
     @property
-    def method(self) -> str:
+    def way(self) -> str:
         """The method of the standard errors: `DeLong` or `slides`."""
         return "DeLong" if self.components is None else "slides"
 
@@ -91,9 +91,9 @@ class MeasuredAuc:
         """The AUC with its interval, which is computed on the logit scale, where it is more symmetric."""
         error = float(np.linalg.norm(self.deviations))
         if not 0 < self.value < 1:
-            return _Estimate(self.value, error, _exact_interval(self.value, self.pairs), self.method)
+            return _Estimate(self.value, error, _exact_interval(self.value, self.pairs), self.way)
         t_quantile = _t_quantile(_degrees_of_freedom(self.components))
-        return _Estimate(self.value, error, _logit_interval(self.value, error, t_quantile), self.method)
+        return _Estimate(self.value, error, _logit_interval(self.value, error, t_quantile), self.way)
 
     def without_resamples(self) -> MeasuredAuc:
         """Return a copy with the deviations of slides instead of resamples, as from `measure` without `resample`."""
@@ -105,12 +105,12 @@ class MeasuredAuc:
         error = float(np.linalg.norm(self.deviations - other.deviations))
         if error < 1e-12:  # both columns rank all patches alike, up to rounding
             difference = difference if abs(difference) > 1e-12 else 0.0
-            return Comparison(difference, 0.0, (difference, difference), 0.0 if difference else 1.0, self.method)
+            return Comparison(difference, 0.0, (difference, difference), 0.0 if difference else 1.0, self.way)
         components = None if self.components is None or other.components is None else self.components - other.components
         degrees = _degrees_of_freedom(components)
         half_width = _t_quantile(degrees) * error
         p = 2 * _t_tail(abs(difference) / error, degrees)
-        return Comparison(difference, error, (difference - half_width, difference + half_width), p, self.method)
+        return Comparison(difference, error, (difference - half_width, difference + half_width), p, self.way)
 
 
 def measure(

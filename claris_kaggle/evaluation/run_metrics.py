@@ -133,7 +133,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: Measure
     overall = OverallMetrics(
         **vars(metrics.summary(labels, values)),
         auc_interval=estimate.interval,
-        auc_way=estimate.method,
+        auc_way=estimate.way,
         best_threshold=metrics._best_threshold(labels, values)[0],
         accuracy_nested=metrics._nested_accuracy(labels, values, oof.fold),
         calibration_error=curve.error,

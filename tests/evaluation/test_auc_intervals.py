@@ -122,7 +122,7 @@ def test_slides_make_an_interval_wider_where_they_matter() -> None:
     by_patch, by_slide = (measure(labels, columns[:, 0], known).estimate for known in (None, slides))
     assert by_patch.value == by_slide.value and by_slide.error > 1.2 * by_patch.error
     low, high = by_patch.interval
-    assert low < by_patch.value < high and (by_patch.method, by_slide.method) == ("DeLong", "slides")
+    assert low < by_patch.value < high and (by_patch.way, by_slide.way) == ("DeLong", "slides")
 
 
 def test_a_comparison_is_signed_paired_and_symmetric() -> None:
@@ -190,10 +190,10 @@ def test_the_parts_of_a_small_measurement_done_by_hand() -> None:
     found = measure(labels, values)
     step = np.sqrt(2) / 8
     assert found.deviations.tolist() == pytest.approx([-step, step, step, -step])
-    assert (found.components, found.pairs, found.method) == (None, 2, "DeLong") and found.without_resamples() is found
+    assert (found.components, found.pairs, found.way) == (None, 2, "DeLong") and found.without_resamples() is found
     slides = ["b", "a", "a", "b"]
     by_slide = measure(labels, values, slides, resample=False)
-    assert by_slide.value == 0.75 and by_slide.method == "slides" and by_slide.pairs == 1
+    assert by_slide.value == 0.75 and by_slide.way == "slides" and by_slide.pairs == 1
     assert (
         by_slide.components.tolist() == by_slide.deviations.tolist() == pytest.approx([0.25 * 2**0.5, -0.25 * 2**0.5])
     )
@@ -208,7 +208,7 @@ def test_resamples_give_the_error_of_slides_and_can_be_left_out() -> None:
     assert len(samples) == 1000 and found.estimate.error == pytest.approx(np.std(samples, ddof=1), abs=1e-12)
     assert quick.estimate.error == pytest.approx(np.sqrt((quick.components**2).sum()), abs=1e-12)
     assert np.array_equal(found.without_resamples().deviations, quick.deviations)
-    assert found.without_resamples().estimate == quick.estimate and quick.estimate.method == "slides"
+    assert found.without_resamples().estimate == quick.estimate and quick.estimate.way == "slides"
 
 
 @pytest.mark.parametrize("slides", [2000, 2001])
@@ -255,7 +255,7 @@ def test_intervals_are_students_on_the_logit_scale() -> None:
         assert gap.error == pytest.approx(np.sqrt(((found.deviations - other.deviations) ** 2).sum()), abs=1e-15)
         assert gap.interval == pytest.approx([gap.difference - width, gap.difference + width], abs=1e-12)
         assert gap.p == pytest.approx(2 * stats.t.sf(abs(gap.difference) / gap.error, freedom), abs=1e-12)
-        assert gap.method == found.method
+        assert gap.way == found.way
 
 
 def test_doubt_is_one_sided() -> None:
