@@ -274,12 +274,12 @@ class TrainConfig:
         """
         _require_known_schema(content, source)
         options = _without_removed_options(without_metadata(content), source)
-        known = {item.name for item in dataclasses.fields(cls)}
-        unknown, missing = sorted(set(options) - known), sorted(known - set(options) - _ADDED_OPTIONS)
+        field_names = {item.name for item in dataclasses.fields(cls)}
+        unknown, missing = sorted(set(options) - field_names), sorted(field_names - set(options) - _ADDED_OPTIONS)
         if unknown or missing:
             parts = ("unknown", unknown), ("missing", missing)
-            what = " and ".join(f"{kind} fields {', '.join(names)}" for kind, names in parts if names)
-            raise DataError(f"{source}: {what}", _name_versions(content), _SCHEMA_HINT)
+            problem = " and ".join(f"{kind} fields {', '.join(names)}" for kind, names in parts if names)
+            raise DataError(f"{source}: {problem}", _name_versions(content), _SCHEMA_HINT)
         content = {**_default_values(_ADDED_OPTIONS), **options}
         try:
             return _create_config(content)

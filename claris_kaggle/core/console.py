@@ -223,9 +223,8 @@ class Progress(StatusLine):
     def line(self) -> str:
         """Return the state in one line: count, share, rate and remaining time."""
         rate = self.rate()
-        left = f", {format_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        remaining = f", {format_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         note = f", {self.note}" if self.note else ""
         share, digits = self.done / max(self.total, 1), 0 if rate >= 10 else 1
-        return (
-            f"{self.name}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), {rate:,.{digits}f}/s{left}{note}"
-        )
+        count = f"{self.done:,} of {self.total:,} {self.unit}"
+        return f"{self.name}: {count} ({share:.0%}), {rate:,.{digits}f}/s{remaining}{note}"

@@ -323,7 +323,7 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
     require_suffix(path, ".csv")
     if path.name in (DataDir(path.parent).labels.name, DataDir(path.parent).sample.name):
         raise UsageError(f"{path}: the competition's own file", "it is never modified", "Give another --out")
-    about = path.with_suffix(".json")
+    json_path = path.with_suffix(".json")
     with explain_disk_errors(path):
         if path.exists() and path.stat().st_size > 0:
             with path.open("rb") as stream:
@@ -331,8 +331,8 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
             if header != ",".join(columns):
                 found = f"{path}: already exists as another kind of file (first line {header[:80]!r})"
                 raise UsageError(found, "nothing was changed", "Give another --out")
-        if about.exists() and not _is_written_by_claris(about):
-            found = f"{about}: already exists; the metadata of {path.name} would overwrite it"
+        if json_path.exists() and not _is_written_by_claris(json_path):
+            found = f"{json_path}: already exists; the metadata of {path.name} would overwrite it"
             raise UsageError(found, "nothing was changed", "Give another --out")
 
 

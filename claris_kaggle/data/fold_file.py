@@ -129,9 +129,9 @@ def count_folds(folds: Folds) -> list[_FoldCounts]:
     groups = np.array(folds.groups)
     rows = []
     for fold in range(folds.k):
-        where = folds.fold == fold
-        malignant = int(folds.labels[where].sum())
-        patches = int(where.sum())
+        in_fold = folds.fold == fold
+        malignant = int(folds.labels[in_fold].sum())
+        patches = int(in_fold.sum())
         rows.append(
             _FoldCounts(
                 fold=fold,
@@ -139,7 +139,7 @@ def count_folds(folds: Folds) -> list[_FoldCounts]:
                 benign=patches - malignant,
                 malignant=malignant,
                 share=malignant / patches,
-                groups=len(np.unique(groups[where])),
+                groups=len(np.unique(groups[in_fold])),
             )
         )
     return rows
@@ -282,19 +282,19 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     return ids, table.texts(label) if label else None, groups, numbers
 
 
-def _look_up_labels(ids: Sequence[str], known: Mapping[str, int] | None, path: Path) -> list[str]:
+def _look_up_labels(ids: Sequence[str], label_of: Mapping[str, int] | None, path: Path) -> list[str]:
     """Return the label of each id, as text.
 
     Raises:
-        TableError: there are no known labels, or an id has none.
+        TableError: there are no labels, or an id has none.
     """
-    if known is None:
+    if label_of is None:
         raise TableError(f"{path}: no label column", "", "Add the label of each patch, from train_labels.csv")
-    missing = [name for name in ids if name not in known]
+    missing = [name for name in ids if name not in label_of]
     if missing:
         found = f"{path}: {format_count(len(missing), 'id')} not in train_labels.csv ({name_few(missing)})"
         raise TableError(found, "", _FOREIGN_FOLD_HINT)
-    return [str(known[name]) for name in ids]
+    return [str(label_of[name]) for name in ids]
 
 
 def _number_from_zero(fold: NDArray[np.int64], path: Path, hint: str) -> NDArray[np.int64]:

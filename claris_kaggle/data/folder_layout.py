@@ -40,9 +40,9 @@ def _explain_layout(source: Path, missing: Sequence[str]) -> str:
         source: the folder that should have one `<id>.tif` for each id.
         missing: ids without such a file.
     """
-    wanted = {name.lower() for name in missing}
-    found = [match for match in _find_ids(source, _MAX_SEARCH_DEPTH) if match.name.lower() in wanted]
-    found = found or [match for match in _find_ids(source.parent, 1) if match.name.lower() in wanted]
+    missing_ids = {name.lower() for name in missing}
+    found = [match for match in _find_ids(source, _MAX_SEARCH_DEPTH) if match.name.lower() in missing_ids]
+    found = found or [match for match in _find_ids(source.parent, 1) if match.name.lower() in missing_ids]
     if not found:
         return _explain_archives(source)
     unfinished = _explain_unfinished(found)

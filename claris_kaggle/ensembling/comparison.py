@@ -247,10 +247,10 @@ def _try_shifts(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
     return found
 
 
-def _match_order(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
-    """Return the row in `ids` of each id in `wanted`."""
+def _match_order(ids: Sequence[str], target_ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the row in `ids` of each id in `target_ids`."""
     row_of = {name: row for row, name in enumerate(ids)}
-    return np.array([row_of[name] for name in wanted], dtype=np.int64)
+    return np.array([row_of[name] for name in target_ids], dtype=np.int64)
 
 
 def _best_shift(a: NDArray[np.float64], b: NDArray[np.float64], sign: int = 1) -> tuple[int, float]:

@@ -167,10 +167,12 @@ def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:
     rows = []
     names, numbers = np.unique(np.asarray(slides), return_inverse=True)
     order = np.argsort(numbers, kind="stable")
-    for name, where in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
-        labels, values = oof.labels[where], oof.probabilities[where]
+    for name, slide_rows in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
+        labels, values = oof.labels[slide_rows], oof.probabilities[slide_rows]
         part = metrics._summary_of_part(labels, values)
-        rows.append(SlideMetrics(slide=name, fold=int(oof.fold[where[0]]), malignant=int(labels.sum()), **vars(part)))
+        rows.append(
+            SlideMetrics(slide=name, fold=int(oof.fold[slide_rows[0]]), malignant=int(labels.sum()), **vars(part))
+        )
     return sorted(rows, key=lambda row: (-row.log_loss, row.slide))
 
 

@@ -56,8 +56,8 @@ class Kernel:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Return the kernel of an entry in the record of pushes. Its key `mark` holds the push token."""
-        known = {field.name for field in dataclasses.fields(cls)} & stored.keys()
-        return cls(push_token=stored["mark"], **{name: stored[name] for name in known})
+        names = {field.name for field in dataclasses.fields(cls)} & stored.keys()
+        return cls(push_token=stored["mark"], **{name: stored[name] for name in names})
 
     def to_json(self) -> dict[str, object]:
         """Return an entry for the record of pushes."""

@@ -146,8 +146,8 @@ def _without_optional_inputs(
         log_info(
             f"{ref}: Kaggle does not attach the output of {name_few(dropped)}; the session trains those folds again"
         )
-    kept = {kind: [name for name in names if name not in dropped] for kind, names in refused.items()}
-    return {kind: names for kind, names in kept.items() if names}
+    remaining = {kind: [name for name in names if name not in dropped] for kind, names in refused.items()}
+    return {kind: names for kind, names in remaining.items() if names}
 
 
 def _parse_kernel_ref(address: str) -> str:
@@ -259,15 +259,17 @@ def _has_session(ref: str) -> bool:
     return True
 
 
-def _find_missing_inputs(wanted: Mapping[str, list[str]], found: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
-    """Return the requested inputs that are not among those found, by kind. Ignores versions and case.
+def _find_missing_inputs(
+    requested: Mapping[str, list[str]], attached: Mapping[str, list[str]]
+) -> Mapping[str, list[str]]:
+    """Return the requested inputs that are not attached, by kind. Ignores versions and case.
 
     >>> _find_missing_inputs({"dataset_sources": ["me/Slides/2", "me/weights"]}, {"dataset_sources": ["me/slides"]})
     {'dataset_sources': ['me/weights']}
     """
     missing = {
-        kind: [one for one in wanted.get(kind, []) if _shorten_source(one) not in map(_shorten_source, names)]
-        for kind, names in found.items()
+        kind: [one for one in requested.get(kind, []) if _shorten_source(one) not in map(_shorten_source, names)]
+        for kind, names in attached.items()
     }
     return {kind: names for kind, names in missing.items() if names}
 
@@ -358,10 +360,10 @@ def push_recorded(folder: Path, kernel: Kernel, requested: str, record: Path, *,
         raise
 
 
-def find_pending_push(path: Path, asked: Mapping[str, object]) -> tuple[str, str]:
+def find_pending_push(path: Path, arguments: Mapping[str, object]) -> tuple[str, str]:
     """Return token and name of the newest push if it is unconfirmed and has these arguments; else empty strings."""
-    matching = [push for push in _read_pushes(path) if asked["ref"] in (push.kernel.ref, push.asked.get("ref"))]
-    same = bool(matching) and not matching[-1].kernel.version and matching[-1].asked == asked
+    matching = [push for push in _read_pushes(path) if arguments["ref"] in (push.kernel.ref, push.asked.get("ref"))]
+    same = bool(matching) and not matching[-1].kernel.version and matching[-1].asked == arguments
     return (matching[-1].kernel.push_token, matching[-1].kernel.ref) if same else ("", "")
 
 

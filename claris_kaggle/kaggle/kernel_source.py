@@ -179,9 +179,9 @@ def _require_own_kernel(folder: Path, script: str) -> None:
         UsageError: names the file.
     """
     marks = {script: ["BUNDLE"], "kernel-metadata.json": [f'"{job}.py"' for job in _JOBS]}
-    for name, known in marks.items():
+    for name, markers in marks.items():
         path = folder / name
-        if path.exists() and not any(mark in path.read_text("utf-8", errors="replace") for mark in known):
+        if path.exists() and not any(mark in path.read_text("utf-8", errors="replace") for mark in markers):
             raise UsageError(f"{path}: belongs to another kernel", "nothing was changed", "Give another folder")
 
 

@@ -353,8 +353,8 @@ def describe_plan(plan: Plan) -> PlanSummary:
 
 def _sum_hours(hours: Sequence[float | None]) -> float | None:
     """Return the sum, or None if one of the hours is not known."""
-    known = [value for value in hours if value is not None]
-    return sum(known) if len(known) == len(hours) else None
+    known_hours = [value for value in hours if value is not None]
+    return sum(known_hours) if len(known_hours) == len(hours) else None
 
 
 def _round_hours(hours: float | None) -> float | None:

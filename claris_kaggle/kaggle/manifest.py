@@ -95,19 +95,19 @@ def _verify_files(folder: Path, files: Mapping[str, _FileDigest]) -> None:
         raise RunError(found, "", "Run the kernel that wrote them again")
 
 
-def _is_intact(path: Path, facts: _FileDigest) -> bool:
+def _is_intact(path: Path, digest: _FileDigest) -> bool:
     """Return True if the file exists with the size and SHA-256 in the manifest."""
-    return path.is_file() and path.stat().st_size == facts.bytes and sha256_file(path) == facts.sha256
+    return path.is_file() and path.stat().st_size == digest.bytes and sha256_file(path) == digest.sha256
 
 
-def _is_same_config(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+def _is_same_config(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
     """Return True if the configs agree. The same starting weights may have different paths.
 
     Parts of a run may be of different versions of this package.
     """
-    one, other = without_metadata(one), without_metadata(other)
-    same_weights = bool(one.get("weights_sha256")) and one["weights_sha256"] == other.get("weights_sha256")
-    return {**one, "weights": other.get("weights")} == other if same_weights else one == other
+    first, second = without_metadata(first), without_metadata(second)
+    same_weights = bool(first.get("weights_sha256")) and first["weights_sha256"] == second.get("weights_sha256")
+    return {**first, "weights": second.get("weights")} == second if same_weights else first == second
 
 
 def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:

@@ -116,8 +116,8 @@ def _require_one_fold_file(run_dirs: Sequence[RunDir]) -> None:
     first = run_dirs[0]
     for run_dir in run_dirs[1:]:
         for name in ("data_sha256", "folds_sha256"):
-            one, other = (read_json(run.config).get(name) for run in (first, run_dir))
-            if one != other:
+            first_digest, digest = (read_json(run.config).get(name) for run in (first, run_dir))
+            if first_digest != digest:
                 what = "patches" if name == "data_sha256" else "folds"
                 found = f"{run_dir.root.name}: trained on other {what} than {first.root.name}"
                 raise RunError(found, "expected one fold file for all runs", "Launch the plan under another NAME")

@@ -137,8 +137,8 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
 def _find_copy(name: str) -> Path | None:
     """Return the copy of owner/dataset/file in the current folder; None if there is none."""
     parts = name.split("/")
-    places = [Path(*parts), Path(*parts[1:]), Path(parts[-1])] if len(parts) >= 3 else []
-    return next((path for path in places if path.is_file()), None)
+    candidates = [Path(*parts), Path(*parts[1:]), Path(parts[-1])] if len(parts) >= 3 else []
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:

@@ -70,8 +70,8 @@ class _Settings(_FileSettings):
         """
         if stored.get("job") not in _JOBS:
             raise UsageError(f"unknown job {stored.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
-        known = {field.name for field in fields(cls)} & stored.keys()
-        return cls(push_token=stored.get("mark", ""), **{name: stored[name] for name in known})
+        names = {field.name for field in fields(cls)} & stored.keys()
+        return cls(push_token=stored.get("mark", ""), **{name: stored[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -341,10 +341,10 @@ def _all_files(session: _Session) -> list[Path]:
 
 def _write_manifest(session: _Session, settings: _Settings, status: str, message: str, files: Iterable[Path]) -> None:
     """Write the manifest: the settings, the status and its reason, and size and SHA-256 of each file."""
-    facts = {
+    digests = {
         path.relative_to(session.working).as_posix(): _FileDigest(path.stat().st_size, sha256_file(path))
         for path in sorted(files)
     }
     about = {"job": settings.job, "mark": settings.push_token, "commit": settings.commit, "folds": settings.folds}
-    manifest = _Manifest(about=about, status=status, message=message, files=facts)
+    manifest = _Manifest(about=about, status=status, message=message, files=digests)
     write_json(session.working / _MANIFEST, manifest.to_json())

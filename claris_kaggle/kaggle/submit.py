@@ -47,7 +47,7 @@ def submit_file(
     if summary.tie_remark:
         log_info(f"{path}: {summary.tie_remark}")
     push_token = f"claris-{summary.sha256[:16]}"
-    about = _read_submission_origin(path, summary.sha256)
+    origin = _read_submission_origin(path, summary.sha256)
     submissions = _find_earlier(push_token, ledger)
     failed = [submission.ref for submission in submissions if submission.status == "ERROR"]
     earlier = next((submission for submission in submissions if submission.ref not in failed), None)
@@ -56,7 +56,7 @@ def submit_file(
             log_info(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
         _require_allowance()
         write_json(_attempt_file(ledger), {"mark": push_token, "time": time.time()})
-        ref = _send_submission(path, f"{about['text']} [{push_token}]", push_token, failed)
+        ref = _send_submission(path, f"{origin['text']} [{push_token}]", push_token, failed)
     else:
         ref = earlier.ref
         log_info(f"{path}: submitted before, as {ref}")
@@ -65,9 +65,9 @@ def submit_file(
         "ref": str(ref),
         "file": str(path),
         "sha256": summary.sha256,
-        "runs": about["runs"],
-        "commit": about["commit"],
-        **{name: about[name] for name in ("oof_auc", "oof_low", "oof_high")},
+        "runs": origin["runs"],
+        "commit": origin["commit"],
+        **{name: origin[name] for name in ("oof_auc", "oof_low", "oof_high")},
         "status": "PENDING",
     }
     record_submission(ledger, LedgerEntry(**entry))

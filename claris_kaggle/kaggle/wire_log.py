@@ -135,8 +135,8 @@ def _replace_values(value: object, name: str = "") -> object:
 def _shorten_address(address: str) -> str:
     """Return the URL of a kernel's page unchanged; of any other URL, only scheme and host."""
     parts = urlsplit(address)
-    kept = parts.path if _PAGE.match(parts.path) and not parts.query else "/..."
-    return f"{parts.scheme}://{parts.netloc}{kept}"
+    path = parts.path if _PAGE.match(parts.path) and not parts.query else "/..."
+    return f"{parts.scheme}://{parts.netloc}{path}"
 
 
 def _read_exchanges(path: Path) -> list[object]:

@@ -42,8 +42,8 @@ def _relative_views() -> list[list[int]]:
     grids = [_view_grid(3, number) for number in range(_GROUP_ORDER)]
     product = [[0] * _GROUP_ORDER for _ in range(_GROUP_ORDER)]
     for g, relative in itertools.product(range(_GROUP_ORDER), repeat=2):
-        seen = view(grids[relative][None], g)[0]
-        h = next(number for number in range(_GROUP_ORDER) if torch.equal(grids[number], seen))
+        transformed = view(grids[relative][None], g)[0]
+        h = next(number for number in range(_GROUP_ORDER) if torch.equal(grids[number], transformed))
         product[g][h] = relative
     return product
 

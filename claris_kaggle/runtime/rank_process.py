@@ -60,8 +60,8 @@ def _report_failure(error: ClarisError) -> int:
 def is_lost_peer(error: Exception) -> bool:
     """Return True if this process failed because another process of the group ended."""
     text = str(error)
-    lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
-    return "RANK" in os.environ and isinstance(error, RuntimeError) and lost
+    connection_lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
+    return "RANK" in os.environ and isinstance(error, RuntimeError) and connection_lost
 
 
 if __name__ == "__main__":
