@@ -23,7 +23,7 @@ HOME = "%USERPROFILE%" if _WINDOWS else "~"
 # Signals that ask a process to stop: SIGINT (Ctrl-C), SIGTERM (schedulers), and Ctrl-Break on Windows.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
 # The Windows builds of torch lack NCCL and the rendezvous of torchrun.
-SEVERAL_PROCESSES = not _WINDOWS
+SUPPORTS_DDP = not _WINDOWS
 # Shared memory of loader processes on Linux; other systems do not have this folder.
 SHARED_MEMORY = Path("/dev/shm")
 # Seconds between attempts to replace a file on Windows: virus scanners and indexers close it within a second.
@@ -176,13 +176,13 @@ def _explain_bad_name(parts: Iterable[str]) -> str:
     return ""
 
 
-def is_inside(name: str) -> bool:
+def is_safe_name(name: str) -> bool:
     """Return True if a file name from an archive or a server stays inside its destination folder.
 
     Rejects absolute names, `..`, backslashes and, on Windows, names such as `C:name` or a device.
 
-    >>> is_inside("run/oof.csv"), is_inside("../oof.csv"), is_inside("/oof.csv"), is_inside("a\\\\b"), is_inside("")
-    (True, False, False, False, False)
+    >>> [is_safe_name(name) for name in ("run/oof.csv", "../oof.csv", "/oof.csv", "a\\\\b", "")]
+    [True, False, False, False, False]
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
@@ -264,8 +264,8 @@ if sys.platform == "win32":
     def _total_memory_of_windows() -> int | None:
         """Return the total physical memory from GlobalMemoryStatusEx in bytes; None if the call fails."""
         status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
-        told = ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status))
-        return int(status.sizes[0]) if told else None
+        succeeded = ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status))
+        return int(status.sizes[0]) if succeeded else None
 
 
 def escape_unprintable_output(*streams: object) -> None:

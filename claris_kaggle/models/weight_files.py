@@ -61,7 +61,7 @@ _OTHER_KINDS = {
     b"\xff\xd8\xff": ("a JPEG image", "Check the path"),
     b"II*\0": ("a TIFF image", "Check the path"),
 }
-# Ends of the names of other files, where the content does not tell their kind.
+# Suffixes of files of other frameworks that cannot be recognised by their content.
 _FRAMEWORK_SUFFIXES = {
     ".msgpack": "a file of Flax", ".pb": "a graph of TensorFlow", ".index": "a part of a TensorFlow checkpoint",
     ".caffemodel": "a file of Caffe", ".params": "a file of MXNet", ".pdparams": "a file of PaddlePaddle",
@@ -125,7 +125,7 @@ def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
 
 
 def _find_network(content: bytes, source: object) -> tuple[dict[str, dict[str, Tensor]], str]:
-    """Return every dict of tensors in the bytes of a weight file, by its place in the file, such as `state_dict`.
+    """Return every dict of tensors in the bytes of a weight file, by its key path in the file, such as `state_dict`.
 
     Also returns the name of the network that the file states under `arch`, as timm writes it; empty without one.
 
@@ -139,26 +139,26 @@ def _find_network(content: bytes, source: object) -> tuple[dict[str, dict[str, T
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about old formats; faults that matter raise
             loaded = _load_any(content, source)
-            found = {place: tensors for place, tensors in _walk(loaded, "", 0) if tensors}
-            found = _drop_unaveraged(loaded, found)
+            networks = {key_path: tensors for key_path, tensors in _find_tensor_dicts(loaded, "", 0) if tensors}
+            networks = _drop_unaveraged(loaded, networks)
     except DataError:
         raise
     except Exception as error:  # both readers raise many exception types on damaged files
         raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _AGAIN) from error
-    if not found:
+    if not networks:
         raise _describe_tensorless(loaded, source)
-    stated = loaded.get("arch") if isinstance(loaded, Mapping) else None
-    return found, stated.split(".")[0] if isinstance(stated, str) else ""
+    architecture = loaded.get("arch") if isinstance(loaded, Mapping) else None
+    return networks, architecture.split(".")[0] if isinstance(architecture, str) else ""
 
 
-def _drop_unaveraged(loaded: object, found: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+def _drop_unaveraged(loaded: object, networks: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Return the dicts of tensors without MMEngine's `ema_state_dict`.
 
     Its EMAHook swaps the two: `state_dict` holds the averaged weights.
     """
-    if not (isinstance(loaded, Mapping) and "message_hub" in loaded and "state_dict" in found):
-        return found
-    return {place: tensors for place, tensors in found.items() if place.split(".")[0] != "ema_state_dict"}
+    if not (isinstance(loaded, Mapping) and "message_hub" in loaded and "state_dict" in networks):
+        return networks
+    return {key_path: tensors for key_path, tensors in networks.items() if key_path.split(".")[0] != "ema_state_dict"}
 
 
 def _unreadable(source: object, what: str, hint: str) -> DataError:
@@ -193,11 +193,13 @@ def _load_safetensors(content: bytes, source: object) -> dict[str, Tensor]:
     """
     import safetensors.torch
 
-    begin = 8 + int.from_bytes(content[:8], "little")
-    if begin > len(content):
-        _refuse(source, f"cut off: {len(content):,} bytes of at least {begin:,}", _AGAIN)
-    header = json.loads(content[8:begin])
-    size = begin + max((one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"), default=0)
+    data_start = 8 + int.from_bytes(content[:8], "little")
+    if data_start > len(content):
+        _refuse(source, f"cut off: {len(content):,} bytes of at least {data_start:,}", _AGAIN)
+    header = json.loads(content[8:data_start])
+    size = data_start + max(
+        (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+    )
     if size > len(content):
         _refuse(source, f"cut off: {len(content):,} of {size:,} bytes", _AGAIN)
     return safetensors.torch.load(content)
@@ -211,13 +213,13 @@ def _refuse_other_kinds(content: bytes, source: object) -> None:
     """
     if not content.strip(b"\0"):
         _refuse(source, "an empty file" if not content else "only zero bytes, an incomplete download", _AGAIN)
-    start = content[:400].removeprefix(b"\xef\xbb\xbf").lstrip()
+    text_start = content[:400].removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, (what, hint) in _OTHER_KINDS.items():
         if content.startswith(magic):
             _refuse(source, what, hint)
-    if start[:1] == b"<" and re.match(rb"<(!doctype|html|head|body|\?xml|!--|error)", start, re.IGNORECASE):
+    if text_start[:1] == b"<" and re.match(rb"<(!doctype|html|head|body|\?xml|!--|error)", text_start, re.IGNORECASE):
         _refuse(source, "a web page, not the file itself", _ITSELF)
-    if start[:1] in (b"{", b"["):
+    if text_start[:1] in (b"{", b"["):
         index = b"weight_map" in content[:1_000_000]
         what = "the index of weights in several files" if index else "a JSON file"
         _refuse(source, what, "Join the files into one" if index else "Give the file of the weights")
@@ -230,9 +232,9 @@ def _refuse_other_kinds(content: bytes, source: object) -> None:
     if content[257:262] == b"ustar":
         _refuse(source, "a tar archive", _UNPACK)
     if content[:1] != b"\x80" and content[:2] != b"PK":
-        text = start.split(b"\n")[0][:40].decode("ascii", "replace")
-        told = f"text: {text!r}" if text.isprintable() and text.isascii() else "an unknown format"
-        _refuse(source, told, "Give the file of the weights; if this should be it, download it again")
+        first_line = text_start.split(b"\n")[0][:40].decode("ascii", "replace")
+        kind = f"text: {first_line!r}" if first_line.isprintable() and first_line.isascii() else "an unknown format"
+        _refuse(source, kind, "Give the file of the weights; if this should be it, download it again")
 
 
 def _name_by_suffix(source: object) -> str:
@@ -277,14 +279,14 @@ def _require_checksums(archive: zipfile.ZipFile, source: object) -> None:
     Raises:
         DataError: names the first such file.
     """
-    for one in archive.infolist():
-        if one.CRC:  # torch can be told to write 0 instead
+    for entry in archive.infolist():
+        if entry.CRC:  # torch can be told to write 0 instead
             try:
-                with archive.open(one) as stream:
+                with archive.open(entry) as stream:
                     while stream.read(1 << 24):
                         pass
             except (zipfile.BadZipFile, zlib.error) as error:
-                raise _unreadable(source, f"damaged: wrong checksum of {one.filename} in it", _AGAIN) from error
+                raise _unreadable(source, f"damaged: wrong checksum of {entry.filename} in it", _AGAIN) from error
 
 
 def _load_pickle(content: bytes, source: object) -> object:
@@ -296,16 +298,16 @@ def _load_pickle(content: bytes, source: object) -> object:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        names, newest = _scan_pickle(content)
+        names, protocol = _scan_pickle(content)
         code = sorted(name for name in names if name.split(".")[0] in _CODE_MODULES or name in _CODE_FUNCTIONS)
         if code:
             hint = "Do not open it with another tool. Take weights from a source that you trust"
             raise _unreadable(source, f"opening it would run {code[0]}", hint) from error
         if content[:2] != b"PK" and _MAGIC_NUMBER not in content[:40]:
             raise _describe_plain_pickle(names, source) from error
-        if newest > 2:
+        if protocol > 2:
             hint = _SAVE_TENSORS.format(_file_name(source))
-            raise _unreadable(source, f"pickle protocol {newest}, which torch does not read safely", hint) from error
+            raise _unreadable(source, f"pickle protocol {protocol}, which torch does not read safely", hint) from error
         return _load_with_stand_ins(content, source, names)
 
 
@@ -353,11 +355,11 @@ def _scan_pickle(content: bytes) -> tuple[set[str], int]:
     from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
     names: set[str] = set()
-    newest = 0
+    protocol = 0
     texts = ["", ""]  # the last two, which name a class in protocol 4
     for operation, argument in _pickle_operations(content):
         if operation == "PROTO":
-            newest = max(newest, int(str(argument)))
+            protocol = max(protocol, int(str(argument)))
         if operation in ("GLOBAL", "INST"):
             module, name = str(argument).split(" ", 1)
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
@@ -365,9 +367,9 @@ def _scan_pickle(content: bytes) -> tuple[set[str], int]:
         if operation.endswith("UNICODE"):
             texts = [texts[1], str(argument)]
         if operation == "STACK_GLOBAL":
-            newest = max(newest, 4)
+            protocol = max(protocol, 4)
             names.add(".".join(texts))
-    return names, newest
+    return names, protocol
 
 
 def _pickle_operations(content: bytes) -> Iterator[tuple[str, object]]:
@@ -384,20 +386,20 @@ def _pickle_operations(content: bytes) -> Iterator[tuple[str, object]]:
             return
 
 
-def _walk(loaded: object, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the place and the tensors of each dict that has tensors, without those of optimizers."""
+def _find_tensor_dicts(loaded: object, key_path: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the key path and the tensors of each dict that has tensors, without those of optimizers."""
     if depth > _MAX_DEPTH:
         return
     if isinstance(loaded, Mapping) and not (isinstance(loaded, _Inert) and loaded.is_network()):
-        inside = {str(key): value for key, value in loaded.items()}
-        yield place, {key: _to_plain(value) for key, value in inside.items() if isinstance(value, Tensor)}
+        children = {str(key): value for key, value in loaded.items()}
+        yield key_path, {key: _to_plain(value) for key, value in children.items() if isinstance(value, Tensor)}
     elif isinstance(loaded, list | tuple) and len(loaded) <= _MAX_SEQUENCE:
-        inside = {str(number): value for number, value in enumerate(loaded)}
+        children = {str(number): value for number, value in enumerate(loaded)}
     else:
         return
-    for key, value in inside.items():
+    for key, value in children.items():
         if not _NOT_WEIGHTS.search(key.lower()):
-            yield from _walk(value, f"{place}.{key}" if place else key, depth + 1)
+            yield from _find_tensor_dicts(value, f"{key_path}.{key}" if key_path else key, depth + 1)
 
 
 def _to_plain(value: Tensor) -> Tensor:

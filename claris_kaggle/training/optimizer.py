@@ -30,14 +30,14 @@ def _require_optimizer(name: str) -> None:
         return
     from timm.optim import list_optimizers
 
-    known: list[str] = list_optimizers()
+    names: list[str] = list_optimizers()
     prefix = next((prefix for prefix in _UNSUITABLE if name.startswith(prefix)), "")
-    if name in known and not prefix:
+    if name in names and not prefix:
         return
-    found = _UNSUITABLE[prefix] if name in known else "unknown timm optimizer"
-    usable = [one for one in known if not one.startswith(tuple(_UNSUITABLE))]
-    near = get_close_matches(name.removeprefix(prefix) or name, usable, 3, cutoff=0.5)
-    hint = f"Similar names: {name_few(near)}" if near else f"Try {_DEFAULT}, nadamw, lion or sgd"
+    found = _UNSUITABLE[prefix] if name in names else "unknown timm optimizer"
+    usable = [other for other in names if not other.startswith(tuple(_UNSUITABLE))]
+    similar = get_close_matches(name.removeprefix(prefix) or name, usable, 3, cutoff=0.5)
+    hint = f"Similar names: {name_few(similar)}" if similar else f"Try {_DEFAULT}, nadamw, lion or sgd"
     raise UsageError(f"--optimizer is {name!r}", found, hint)
 
 
