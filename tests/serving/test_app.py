@@ -102,9 +102,11 @@ def test_page_and_json_are_what_classify_answers(client: Any, trained: FoldModel
 
 def test_a_larger_image_has_its_heat(client: Any) -> None:
     content = picture(200, 120)
-    windows = send(client, content).json()["images"][0]["windows"]
-    assert np.array(windows["probabilities"]).shape == (2, 5)
-    assert "All windows" in send(client, content, path="/").text
+    image = send(client, content).json()["images"][0]
+    assert np.array(image["windows"]["probabilities"]).shape == (2, 5)
+    page = send(client, content, path="/").text
+    square = f"left: {image['left'] / 2}%; top: {round(image['top'] / 1.2, 2)}%; width: 48.0%; height: 80.0%"
+    assert "All windows" in page and square in page
 
 
 def test_the_page_alone_has_a_form_that_needs_no_script(client: Any) -> None:

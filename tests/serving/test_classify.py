@@ -294,7 +294,7 @@ def test_subfolders_csv_and_the_fast_way(
     for row, one in zip(rows_of(rows), found["images"], strict=True):
         assert row["name"] == one["name"] and row["answer"] == one["answer"]
         assert float(row["probability"]) == one["probability"] and row["reasons"] == "; ".join(one["reasons"])
-    assert ">deeper/scan.png</a>" in page.read_text() and str(tmp_path) not in page.read_text()
+    assert ">deeper/<wbr>scan.png</a>" in page.read_text() and str(tmp_path) not in page.read_text()
     code, shown, _ = call("classify", "--run", finished.root, scan, "--fast", "--stride", 96, "--views", 4, "--json")
     again = json.loads(shown)
     assert again["run"]["views"] == 4 and again["images"][0]["windows"]["lefts"] == [0, 96, 192, 199]
