@@ -161,6 +161,13 @@ def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Map
         return KaggleError(
             found, "", "Run the same command again: it gets a new address", status=status, retryable=True
         )
+    return _explain_http_error(call, failure, arguments)
+
+
+def _explain_http_error(call: _Call[_T], failure: _CallFailure, arguments: Mapping[str, object]) -> KaggleError:
+    """Return the error for an error response of Kaggle, with a hint that depends on its HTTP status."""
+    text, status = failure.text.rstrip("."), failure.status
+    details = f": {text}" if text else ""
     if status == 401:
         found = f"Kaggle refused the token (401{details}); it has expired or was revoked"
         return KaggleError(found, "expected a valid token", _LOGIN, status=status)
@@ -176,14 +183,8 @@ def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Map
     if call is _SUBMIT and "limit" in text.lower():
         hint = "Run the same command after midnight UTC"
     retry_after = float(failure.retry_after) if failure.retry_after.replace(".", "", 1).isdigit() else 0.0
-    return KaggleError(
-        f"Kaggle answered {status} and did not {call.task}{details}",
-        "",
-        hint,
-        status=status,
-        retryable=retryable,
-        retry_after=retry_after,
-    )
+    found = f"Kaggle answered {status} and did not {call.task}{details}"
+    return KaggleError(found, "", hint, status=status, retryable=retryable, retry_after=retry_after)
 
 
 def _explain_403(call: _Call[_T], arguments: Mapping[str, object]) -> str:
