@@ -70,7 +70,7 @@ _FRAMEWORK_SUFFIXES = {
     ".weights": "a file of Darknet", ".joblib": "a file of joblib",
 }  # fmt: skip
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".pkl")
-# Parts of a checkpoint that hold tensors but no weights.
+# Names of parts of a checkpoint that have tensors but no weights.
 _NOT_WEIGHTS = re.compile(r"(^|_)opt(im\w*)?(_|$)|sched|scaler|(^|_)amp(_|$)|rng|random|loader|metric|history|callback")
 _MAX_DEPTH, _MAX_SEQUENCE = 5, 16
 # The number with which torch.save begins its old format, as it is pickled.
@@ -81,13 +81,13 @@ _CODE_FUNCTIONS = ("builtins.eval", "builtins.exec", "builtins.__import__", "bui
 
 
 class _Inert(dict[object, object]):
-    """Stands for every object of a pickle that is not a tensor. Holds its state and executes nothing."""
+    """A stand-in for a pickled object that is not a tensor. Keeps its state and executes nothing."""
 
     path = ""
     state: object = None
 
     def __hash__(self) -> int:  # type: ignore[override]
-        """Return a number for this object alone: some checkpoints use objects as keys."""
+        """Return the identity of this object, because some checkpoints use objects as keys."""
         return id(self)
 
     def __new__(cls, *_: object, **__: object) -> _Inert:
@@ -99,16 +99,16 @@ class _Inert(dict[object, object]):
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """Keep the state of the object that this one stands for."""
+        """Keep the state of the pickled object."""
         self.state = state
 
     def is_network(self) -> bool:
-        """Return True if this stands for a whole network (torch.nn.Module)."""
+        """Return True if the pickled object is a whole network (torch.nn.Module)."""
         return isinstance(self.state, Mapping) and "_modules" in self.state
 
 
 class _InertDict(_Inert):
-    """Stands for an object of a subclass of dict: a plain dict that keeps the items."""
+    """A stand-in for an object of a subclass of dict: a plain dict that keeps the items."""
 
     def __new__(cls, *_: object, **__: object) -> OrderedDict[object, object]:  # type: ignore[misc]
         """Return a dict without the arguments."""
@@ -328,7 +328,7 @@ def _describe_plain_pickle(names: set[str], source: object) -> DataError:
 def _load_with_stand_ins(content: bytes, source: object, names: set[str]) -> object:
     """Return the content of a file that torch.save wrote, with an inert object for each object of these classes.
 
-    torch sets items only of plain dicts, so a class that turns out to be a dict is replaced by one.
+    torch restores items of plain dicts only. So the stand-in for a subclass of dict is a plain dict.
 
     Raises:
         DataError: torch does not read the file in this way either.
