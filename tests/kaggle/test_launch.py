@@ -636,7 +636,7 @@ def test_a_slide_map_that_cannot_be_fetched_says_why(
     assert code == 2 and "no such file" in said and len(kaggle.seen) == seen and not (tmp_path / "new").exists()
     assert not small.slides.exists()
     code, _, said = call("folds", "--data", small.root, "--out", tmp_path / "f.csv", "--k", 2)
-    assert code == 0 and said.splitlines()[0].startswith("folds by patch put patches of one slide on both sides")
+    assert code == 0 and said.splitlines()[0].startswith("folds by patch put patches of one slide in training")
     assert said.count("0.996") == 1
 
 
