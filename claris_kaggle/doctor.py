@@ -27,7 +27,7 @@ _CHECKED_PACKAGES = (
     "kaggle",
     "joblib",
 )
-_OLDEST, _NEWEST = (3, 11), (3, 13)
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 13)
 _WHOLE_PACK_GB, _RUN_GB, _MEMORY_GB = 7.7, 1.0, 6.0
 
 
@@ -69,7 +69,7 @@ def check_installation(
 def _check_python() -> list[Finding]:
     """Check that the Python version is supported."""
     found = f"{platform.python_version()} at {sys.prefix}"
-    if not _OLDEST <= sys.version_info[:2] <= _NEWEST:
+    if not _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
         return [Finding("python", WARNING, found, "3.11 to 3.13 are tested: use one of them for the environment's")]
     return [Finding("python", GOOD, found)]
 

@@ -39,7 +39,7 @@ from claris_kaggle.data.augment import _color_draws, _stain_draws, _symmetry_num
 from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.learner import _CHECK_EVERY, _Learner, _train_epoch, _train_step
+from claris_kaggle.training.learner import _CHECK_INTERVAL, _Learner, _train_epoch, _train_step
 from claris_kaggle.training.throughput import _synchronize, _time_loader
 
 BATCH, LARGE, ROWS, FILES, SKIPPED = (4, 8, 32, 16, 1) if QUICK else (128, 512, 20_480, 2_560, 8)
@@ -118,7 +118,9 @@ def streamed(pack: Pack, batch_size: int) -> Callable[[], float]:
 
         _train_epoch(learner, batches, OUR_WORKERS, between)
         _synchronize(DEVICE)
-        first = min(_CHECK_EVERY[DEVICE.type], len(done) // 2)  # the device was waited for in the step before this one
+        first = min(
+            _CHECK_INTERVAL[DEVICE.type], len(done) // 2
+        )  # the device was waited for in the step before this one
         return sum(rows for _, rows in done[first + 1 :]) / (time.perf_counter() - done[first][0])
 
     return measured

@@ -13,7 +13,7 @@
     ├── KaggleError         exit 1   Kaggle refused, or could not be reached
     └── Stopped             exit 3   time limit or signal; run again to resume
 
-Imports no other module of the package, so that every module can raise these.
+This module imports no other module of the package, so that every module can raise these errors.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
-_READ_BYTES = 1 << 22
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 _LOCK_ATTEMPTS = 100  # each fails only if another process removed the lock in that moment
 _HELD_LOCKS: set[BaseFileLock] = set()  # locks held by this process
@@ -214,14 +213,9 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of the file as 64 hex digits; reads chunks of 4 MiB."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of the file as 64 hex digits."""
     with explain_disk_errors(path), path.open("rb", buffering=0) as stream:
-        buffer = bytearray(_READ_BYTES)
-        view = memoryview(buffer)
-        while size := stream.readinto(buffer):
-            digest.update(view[:size])
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -29,11 +29,11 @@ SHARED_MEMORY = Path("/dev/shm")
 # Seconds between attempts to replace a file on Windows: virus scanners and indexers close it within a second.
 _RETRY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 # Names that Windows reserves for devices, with any suffix: data written to `nul.csv` is lost.
-_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
-_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
-_FORBIDDEN = set('<>:"|?*') | {chr(code) for code in range(32)}
+_RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_RESERVED_NAMES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
+_FORBIDDEN_CHARACTERS = set('<>:"|?*') | {chr(code) for code in range(32)}
 # Longer paths need a Windows setting that is off by default.
-_WINDOWS_LONGEST_PATH = 259
+_WINDOWS_MAX_PATH = 259
 
 
 # --- files
@@ -153,7 +153,7 @@ def _explain_refused_name(path: Path) -> str:
         return ""
     return _explain_bad_name(path.parts[1:] if path.anchor else path.parts) or (
         f"{len(str(path.absolute()))} characters, which is too long for Windows"
-        if len(str(path.absolute())) > _WINDOWS_LONGEST_PATH
+        if len(str(path.absolute())) > _WINDOWS_MAX_PATH
         else ""
     )
 
@@ -167,9 +167,9 @@ def _explain_bad_name(parts: Iterable[str]) -> str:
     for part in parts:
         if part in ("", ".", ".."):
             continue
-        if part.split(".")[0].rstrip(" ").upper() in _DEVICES:
+        if part.split(".")[0].rstrip(" ").upper() in _RESERVED_NAMES:
             return f"{part!r} is a reserved name on Windows"
-        if _FORBIDDEN & set(part):
+        if _FORBIDDEN_CHARACTERS & set(part):
             return f"{part!r} contains a character that Windows does not allow"
         if part[-1] in " .":
             return f"{part!r} ends in a space or dot, which Windows drops"

@@ -31,7 +31,7 @@ SPLIT_BY_PATCH = (
 )
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Without a JSON file, groups are slides if they have at least this mean number of patches.
-_SLIDE_SIZE = 2
+_MIN_MEAN_SLIDE_SIZE = 2
 FOLD_NAMES = ("fold", "kfold", "fold_id", "folds", "k_fold", "fold_no", "fold_number", "fold_num", "cv_fold", "cv")
 LABEL_NAMES = (
     "label", "target", "labels", "targets", "y", "y_true", "true", "truth", "ground_truth", "gt", "class", "is_tumor",
@@ -72,7 +72,7 @@ class Folds:
     @property
     def slides(self) -> list[str] | None:
         """The slide of each patch; None if the groups are not slides, as in a split by patch."""
-        large = len(set(self.groups)) * _SLIDE_SIZE <= len(self.ids)
+        large = len(set(self.groups)) * _MIN_MEAN_SLIDE_SIZE <= len(self.ids)
         return self.groups if (large if self.by_slide is None else self.by_slide) else None
 
     def _repr_html_(self) -> str:

@@ -18,11 +18,11 @@ from claris_kaggle.data.arrays import Columns, Labels
 from claris_kaggle.evaluation.metrics import clip_probabilities, midranks
 
 _Weights = NDArray[np.float64]
-_BAGS, _BAG_FRACTION, _MAX_SELECTIONS = 20, 0.5, 20
+_BAG_COUNT, _BAG_FRACTION, _MAX_SELECTIONS = 20, 0.5, 20
 # The smallest size of a bag. Smaller bags would often miss the only good run.
 _MIN_BAG_SIZE = 6
 # Greedy selection rounds values to this number of levels, so that the AUC needs counting instead of sorting.
-_LEVELS = 1 << 14
+_ROUNDING_LEVELS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -131,18 +131,18 @@ def _fit_auc(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
 def _fit_greedy(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """Fit weights by greedy selection with replacement, scored by AUC (Caruana et al. 2004).
 
-    With more than `_MIN_BAG_SIZE` runs, the counts are summed over `_BAGS` random bags. A bag has half of the runs, at
-    least `_MIN_BAG_SIZE`.
+    With more than `_MIN_BAG_SIZE` runs, the counts are summed over `_BAG_COUNT` random bags. A bag has half of them,
+    but at least `_MIN_BAG_SIZE`.
     """
     runs = columns.shape[1]
     low, high = columns.min(), columns.max()
-    levels = np.round((columns - low) / (high - low or 1.0) * (_LEVELS - 1)).astype(np.int32)
+    levels = np.round((columns - low) / (high - low or 1.0) * (_ROUNDING_LEVELS - 1)).astype(np.int32)
     malignant = np.asarray(labels) == 1
     by_class = levels[malignant].T.copy(), levels[~malignant].T.copy()
     generator = np.random.default_rng(0)
     counts = np.zeros(runs)
     size = min(runs, max(_MIN_BAG_SIZE, math.ceil(runs * _BAG_FRACTION)))
-    for _ in range(_BAGS if size < runs else 1):
+    for _ in range(_BAG_COUNT if size < runs else 1):
         counts += _select_greedily(by_class, np.sort(generator.permutation(runs)[:size]))
     return _to_simplex(counts), 0.0
 
@@ -173,10 +173,10 @@ def _select_greedily(by_class: tuple[NDArray[np.int32], NDArray[np.int32]], bag:
 
 
 def _count_auc(positive: NDArray[np.int32], negative: NDArray[np.int32]) -> float:
-    """Return the AUC of integers in 0.._LEVELS-1, by counting instead of sorting. Ties count one half."""
+    """Return the AUC of integers in 0.._ROUNDING_LEVELS-1, by counting instead of sorting. Ties count one half."""
     positive_counts, negative_counts = (
-        np.bincount(positive, minlength=_LEVELS),
-        np.bincount(negative, minlength=_LEVELS),
+        np.bincount(positive, minlength=_ROUNDING_LEVELS),
+        np.bincount(negative, minlength=_ROUNDING_LEVELS),
     )
     below = np.cumsum(negative_counts) - negative_counts / 2
     return float(positive_counts @ below / (len(positive) * len(negative)))

@@ -200,9 +200,8 @@ def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) ->
     """
     if a.is_constant() or b.is_constant():
         return ""  # a constant correlates with nothing; `_find_outliers` reports it
-    min_improvement = max(
-        _MIN_IMPROVEMENT, _MIN_STANDARD_ERRORS / np.sqrt(len(a.ids))
-    )  # in small files a wrong shift can fit by chance
+    # In small files a wrong shift can fit by chance.
+    min_improvement = max(_MIN_IMPROVEMENT, _MIN_STANDARD_ERRORS / np.sqrt(len(a.ids)))
     corrected, text = max(_try_corrections(a, b))
     if corrected > correlation + min_improvement:
         return text.format(corrected)

@@ -21,7 +21,7 @@ from claris_kaggle.evaluation.metrics import _require_both_classes, midranks
 
 _RESAMPLES = 1000
 
-_LEVEL = 0.95
+_CONFIDENCE_LEVEL = 0.95
 # With more slides the matrix of slide pairs needs too much memory; the components of the slides give the same variance.
 _MAX_PAIRED_SLIDES = 2000
 
@@ -32,7 +32,7 @@ class _Estimate:
 
     Attributes:
         value, error: the AUC and its standard error.
-        interval: the ends of the interval at `_LEVEL`.
+        interval: the ends of the interval at `_CONFIDENCE_LEVEL`.
         way: method of the standard error: `DeLong` or `slides`.
     """
 
@@ -48,7 +48,7 @@ class Comparison:
 
     Attributes:
         difference, error: the difference and its standard error.
-        interval: the ends of the interval at `_LEVEL`.
+        interval: the ends of the interval at `_CONFIDENCE_LEVEL`.
         p: two-sided p-value.
         way: method of the standard error: `DeLong` or `slides`.
     """
@@ -243,10 +243,10 @@ def _degrees_of_freedom(components: NDArray[np.float64] | None) -> float:
 
 
 def _t_quantile(degrees: float) -> float:
-    """Return the quantile of Student's t for an interval at `_LEVEL`: its half-width in standard errors."""
+    """Return the quantile of Student's t for an interval at `_CONFIDENCE_LEVEL`: its half-width in standard errors."""
     from scipy.special import ndtri, stdtrit
 
-    probability = (1 + _LEVEL) / 2
+    probability = (1 + _CONFIDENCE_LEVEL) / 2
     return float(stdtrit(degrees, probability) if math.isfinite(degrees) else ndtri(probability))
 
 
@@ -270,7 +270,7 @@ def _exact_interval(value: float, pairs: int) -> tuple[float, float]:
 
     Source: the exact bound of Clopper and Pearson 1934 for `pairs` independent trials with the same outcome.
     """
-    half_width = 1 - ((1 - _LEVEL) / 2) ** (1 / pairs)
+    half_width = 1 - ((1 - _CONFIDENCE_LEVEL) / 2) ** (1 / pairs)
     return (1 - half_width, 1.0) if value > 0 else (0.0, half_width)
 
 

@@ -26,7 +26,7 @@ _FEATURES = (
     *(f"log deviation of {colour} less grey" for colour in ("red", "green", "blue")),
 )
 # Keeps logarithms finite, in optical density. A pixel with more optical density than _TISSUE_DENSITY is tissue.
-_SMALLEST_DENSITY, _TISSUE_DENSITY, _LEAST_TISSUE = 0.01, 0.05, 0.01
+_MIN_DENSITY, _TISSUE_DENSITY, _MIN_TISSUE_SHARE = 0.01, 0.05, 0.01
 _RIDGE = 1e-6
 
 
@@ -95,7 +95,7 @@ class PatchStatistics:
 
 def has_tissue(pixels: Pixels) -> NDArray[np.bool_]:
     """Return False for each patch, uint8 [N, S, S, 3], with less than 1 % of pixels darker than the background."""
-    return (_density(pixels).mean(axis=3) > _TISSUE_DENSITY).mean(axis=(1, 2)) >= _LEAST_TISSUE
+    return (_density(pixels).mean(axis=3) > _TISSUE_DENSITY).mean(axis=(1, 2)) >= _MIN_TISSUE_SHARE
 
 
 def _density(pixels: Pixels) -> NDArray[np.float32]:
@@ -119,7 +119,7 @@ def _features_of_block(pixels: Pixels) -> Columns:
         density.mean(axis=(1, 2)), density.std(axis=(1, 2)), _gradient(grey)[:, None], _gradient(block_means)[:, None],
         color_differences.std(axis=(1, 2)),
     )  # fmt: skip
-    return np.log(np.concatenate(values, axis=1).astype(np.float64) + _SMALLEST_DENSITY)
+    return np.log(np.concatenate(values, axis=1).astype(np.float64) + _MIN_DENSITY)
 
 
 def _gradient(grey: NDArray[np.float32]) -> NDArray[np.float32]:

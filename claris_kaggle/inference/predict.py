@@ -198,10 +198,9 @@ def _predict_folds(
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
     precision = distributed.broadcast_from_rank_zero(world, _choose_reusable_precision(job, config.precision, finished))
+    reusable_config = replace(config, precision=precision)
     for fold in finished:
-        if not distributed.broadcast_from_rank_zero(
-            world, _is_predicted(job, replace(config, precision=precision), fold)
-        ):
+        if not distributed.broadcast_from_rank_zero(world, _is_predicted(job, reusable_config, fold)):
             with convert_cudnn_failures(f"fold {fold}", job.cudnn):
                 _predict_fold(job, config, data, fold, model, world, stopper)
 
@@ -277,18 +276,14 @@ def _predict_fold(
         def on_progress(done: int) -> None:
             progress.update(done)
             if stopper.reason():
-                values = f"stopped by {stopper.reason()} while fold {fold} was predicted"
-                raise Stopped(values, "", "Run the same command to resume with that fold")
+                found = f"stopped by {stopper.reason()} while fold {fold} was predicted"
+                raise Stopped(found, "", "Run the same command to resume with that fold")
 
         def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
             values = predict_ids(
                 fused, pack, ids, world, config, views=job.views, workers=job.workers, on_progress=on_progress
             )
-            if wrong := int((~np.isfinite(values)).sum()):
-                what = (
-                    f"fold {fold}: {wrong:,} of {len(values):,} predictions are NaN or infinite in {config.precision}"
-                )
-                raise TrainingError(what, "", "Predict with --precision fp32. If that also fails, train the fold again")
+            _require_finite(values, f"fold {fold}", config.precision)
             return values
 
         oof = probabilities(data.train, valid_ids)
@@ -300,6 +295,17 @@ def _predict_fold(
         predictions.write_test(fold_dir.test, data.test.ids, test)
         write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir, config))
     log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} per second, {progress.note}")
+
+
+def _require_finite(values: NDArray[np.float32], name: str, precision: str) -> None:
+    """Raise an error if a prediction is NaN or infinite.
+
+    Raises:
+        TrainingError: names the fold and the number of such predictions.
+    """
+    if wrong := int((~np.isfinite(values)).sum()):
+        found = f"{name}: {wrong:,} of {len(values):,} predictions are NaN or infinite in {precision}"
+        raise TrainingError(found, "", "Predict with --precision fp32. If that also fails, train the fold again")
 
 
 def _fit_statistics(data: _PredictData) -> PatchStatistics:

@@ -19,5 +19,5 @@ Other packages use:
 - `session_inputs`: `find_data`
 - `session`: `FAILED`, `run_session`
 - `session_progress`: `follow_session`
-- `submit`: `MAX_WAIT_SECONDS`, `submit_file`
+- `submit`: `MAX_SCORE_WAIT`, `submit_file`
 """

@@ -26,7 +26,7 @@ _LOGIN_METHODS = {
     "legacy_api_key": "a user name and key (kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY)",
     "oauth": "kaggle auth login",
 }
-_ACCOUNTS = "accounts.json"
+_ACCOUNTS_FILE = "accounts.json"
 
 
 def check_account() -> list[Finding]:
@@ -163,7 +163,7 @@ def _suggest_probe(user: str) -> None:
 def _read_known_accounts() -> list[str]:
     """Return the accounts that have made a launch or a probe on this machine."""
     try:
-        return [str(account) for account in read_json(default_cache() / _ACCOUNTS)["accounts"]]
+        return [str(account) for account in read_json(default_cache() / _ACCOUNTS_FILE)["accounts"]]
     except (ClarisError, OSError, KeyError, TypeError):
         return []
 
@@ -171,4 +171,4 @@ def _read_known_accounts() -> list[str]:
 def _record_account(user: str) -> None:
     """Record the account as known. Write errors are ignored: the suggestion is then shown again."""
     with contextlib.suppress(ClarisError, OSError):
-        write_json(default_cache() / _ACCOUNTS, {"accounts": sorted({*_read_known_accounts(), user})})
+        write_json(default_cache() / _ACCOUNTS_FILE, {"accounts": sorted({*_read_known_accounts(), user})})

@@ -42,7 +42,7 @@ _CALL_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 _MAX_RETRY_PAUSE = 120.0
 _CONFLICT = 409
 # Environment variables that would change the client's behaviour, or print requests with their token.
-_DROPPED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
+_REMOVED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
 # The pages that a message names.
 _SITE = "https://www.kaggle.com"
 _SETTINGS_PAGE, _CODE_PAGE = f"{_SITE}/settings", f"{_SITE}/code"
@@ -50,7 +50,7 @@ _LOGIN = (
     f"Run kaggle auth login; or create a token at {_SETTINGS_PAGE}, under API, and put it into "
     f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
-_PAGE_INSTEAD = "The response was an HTML page: check for a proxy, a login page or an outage, then run it again"
+_HTML_RESPONSE_HINT = "The response was an HTML page: check for a proxy, a login page or an outage, then run it again"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _call_once(call: _Call[_T], *, deadline: float = _DEADLINE, **arguments: obj
         KaggleError: refused, failed or timed out; `retryable` is True if a retry may succeed.
         DiskError: the client could not write a fetched file.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES}
     # -P: a kaggle.py in the user's own folder is not the client.
     command = [sys.executable, "-P", "-m", "claris_kaggle.kaggle.client_process", call.method]
     environment["CLARIS_CALLER"] = str(os.getpid())
@@ -161,12 +161,19 @@ def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Map
         return KaggleError(
             found, "", "Run the same command again: it gets a new address", status=status, retryable=True
         )
+    return _explain_http_error(call, failure, arguments)
+
+
+def _explain_http_error(call: _Call[_T], failure: _CallFailure, arguments: Mapping[str, object]) -> KaggleError:
+    """Return the error for an error response of Kaggle, with a hint that depends on its HTTP status."""
+    text, status = failure.text.rstrip("."), failure.status
+    details = f": {text}" if text else ""
     if status == 401:
         found = f"Kaggle refused the token (401{details}); it has expired or was revoked"
         return KaggleError(found, "expected a valid token", _LOGIN, status=status)
     if status == 403:
         found = f"Kaggle refused to {call.task} (403{details})"
-        hint = _PAGE_INSTEAD if text.startswith("an answer of type") else _explain_403(call, arguments)
+        hint = _HTML_RESPONSE_HINT if text.startswith("an answer of type") else _explain_403(call, arguments)
         return KaggleError(found, "", hint, status=status)
     if status == 404:
         found = f"Kaggle did not find it and could not {call.task} (404{details})"
@@ -176,14 +183,8 @@ def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Map
     if call is _SUBMIT and "limit" in text.lower():
         hint = "Run the same command after midnight UTC"
     retry_after = float(failure.retry_after) if failure.retry_after.replace(".", "", 1).isdigit() else 0.0
-    return KaggleError(
-        f"Kaggle answered {status} and did not {call.task}{details}",
-        "",
-        hint,
-        status=status,
-        retryable=retryable,
-        retry_after=retry_after,
-    )
+    found = f"Kaggle answered {status} and did not {call.task}{details}"
+    return KaggleError(found, "", hint, status=status, retryable=retryable, retry_after=retry_after)
 
 
 def _explain_403(call: _Call[_T], arguments: Mapping[str, object]) -> str:

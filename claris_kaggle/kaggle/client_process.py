@@ -49,7 +49,7 @@ _KERNEL_REFUSALS = (
 _SOURCES = ("dataset", "competition", "kernel", "model")
 # Matches a listed name that would be written outside the target folder.
 _OUTSIDE_PATTERN = r"^/|(?:^|/)\.\.(?:/|$)"
-_CALLER = "CLARIS_CALLER"  # process id of the caller
+_CALLER_VARIABLE = "CLARIS_CALLER"  # process id of the caller
 # The client's own answer after a failed upload.
 _UPLOAD_FAILED = "Could not submit to competition"
 
@@ -313,7 +313,7 @@ def _answer_call() -> None:
     """Read one call from stdin, and write its answer to stdout."""
     # Exit with the caller: an orphaned fetch would write beside the next one. On Windows the direct parent is the
     # launcher of the virtual environment.
-    exit_with_parent(int(os.environ.get(_CALLER, "0")))
+    exit_with_parent(int(os.environ.get(_CALLER_VARIABLE, "0")))
     # The client prints to stdout, which must contain only the answer.
     real_stdout = os.dup(1)
     os.dup2(2, 1)

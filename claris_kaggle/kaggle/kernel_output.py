@@ -173,7 +173,7 @@ def _resume_hint(kernel: Kernel) -> str:
 
 
 def explain_failed_session(kernel: Kernel, output: _Output, out: Path) -> KaggleError:
-    """Return the error for a failed session that kept its finished work, with the folder that now holds it."""
+    """Return the error for a failed session whose finished folds were pulled, with their folder."""
     found = f"{kernel.name()} failed: {output.message or 'no reason given'}"
     return KaggleError(
         found,

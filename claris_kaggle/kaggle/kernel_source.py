@@ -26,7 +26,7 @@ _NOT_BUNDLED = {"__pycache__", _PACKAGED_TEMPLATES}
 # Kaggle accepts sources below one megabyte, and the library needs 0.6 of that. So the script contains the library, and
 # script and library always have the same version.
 _MAX_SOURCE_BYTES = 1_000_000
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _build_bundle() -> bytes:
     with zipfile.ZipFile(stream, "w") as archive:
         for path in _tracked_files():
             name = f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}"
-            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry = zipfile.ZipInfo(name, _ZIP_DATE)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
     return stream.getvalue()

@@ -36,7 +36,7 @@ from claris_kaggle.kaggle.session_progress import _ProgressReader
 from claris_kaggle.kaggle.submit import submit_file
 
 # Seconds: the maximum wait for a session or a temporary refusal, and the maximum pause between two refused pushes.
-_MAX_WAIT_SECONDS, _MAX_PUSH_PAUSE = 24 * 3600.0, 1800.0
+_MAX_SESSION_WAIT, _MAX_PUSH_PAUSE = 24 * 3600.0, 1800.0
 _MAX_SESSIONS_PER_PART, _MAX_RENAMES = 12, 5
 # The output of a failed session is requested at least this often, and for this share of its running time.
 _MIN_FETCH_ATTEMPTS, _FETCH_WAIT_SHARE = 3, 0.1
@@ -188,7 +188,7 @@ def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
         if len(launch.queue.launches) > 1 and kernel_push._is_quota_used(error):
             launch.queue.used_up = error
             return None
-        if not error.retryable or time.time() - session.started > _MAX_WAIT_SECONDS:
+        if not error.retryable or time.time() - session.started > _MAX_SESSION_WAIT:
             raise
         log_info(f"{session.ref}: {error.found}; checking again later")
     return None
@@ -287,7 +287,7 @@ def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
         session.push_token, session.push_attempted = new_push_token(launch.plan.name), False
         _rename_session(launch, part, session)
         log_info(f"{error.found}; using the name {session.ref}")
-    elif error.session_limit and time.time() - session.started <= _MAX_WAIT_SECONDS:
+    elif error.session_limit and time.time() - session.started <= _MAX_SESSION_WAIT:
         pause = min(queue.poll * 2**queue.limit_refusals, _MAX_PUSH_PAUSE)
         queue.limit_refusals, queue.next_push = queue.limit_refusals + 1, time.time() + pause
         log_info(f"{session.ref}: {error.found}; pushing again in {format_duration(pause)}")
@@ -316,8 +316,8 @@ def _poll_session(launch: _Launch, part: int) -> None:
             _pull_complete(launch, part)
         else:
             _pull_failed(launch, part, message)
-    elif time.time() - session.started > _MAX_WAIT_SECONDS:
-        hours = _MAX_WAIT_SECONDS / 3600
+    elif time.time() - session.started > _MAX_SESSION_WAIT:
+        hours = _MAX_SESSION_WAIT / 3600
         found = f"{session.ref} version {session.version} is {session.status.lower()} for {hours:.0f} hours"
         raise KaggleError(found, "", "Cancel it on the web page, then run the same command again")
 

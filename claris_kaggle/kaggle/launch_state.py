@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_PARALLEL_SESSIONS = 2
 _STATE_FILE, _PLAN_FILE = "launch.json", "plan.json"
-_FOLDS = 5
+_DEFAULT_FOLDS = 5
 # Numbers of patches, and of views in a session's predictions, for the estimate of hours in `models.cost`.
 _TRAIN_PATCHES, _TEST_PATCHES, _SESSION_VIEWS = 220_025, 57_458, 8
 # Hours to start a session and pack the patches, an estimate; and Kaggle's GPU hours a week.
@@ -69,10 +69,10 @@ class Plan(_FileSettings):
         return _PACK_HOURS + cost.hours(
             train_patches=_TRAIN_PATCHES,
             epochs=config.epochs,
-            folds=len(self.parts[number]) or _FOLDS,
+            folds=len(self.parts[number]) or _DEFAULT_FOLDS,
             views=_SESSION_VIEWS,
             predict_patches=_TEST_PATCHES,
-            all_folds=_FOLDS,
+            all_folds=_DEFAULT_FOLDS,
         )
 
     def cost(self) -> NetworkCost | None:
@@ -334,7 +334,7 @@ def describe_plan(plan: Plan) -> PlanSummary:
         kernels=[
             _PlannedKernel(
                 slug=plan.slug(number, 0),
-                folds=part or tuple(range(_FOLDS)),
+                folds=part or tuple(range(_DEFAULT_FOLDS)),
                 hours=_round_hours(plan.part_hours(number)),
             )
             for number, part in enumerate(plan.parts)

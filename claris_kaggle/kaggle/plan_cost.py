@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from claris_kaggle.core.config import parse_config_flags
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
-from claris_kaggle.kaggle.launch_state import _FOLDS, _MAX_PARALLEL_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
+from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, _MAX_PARALLEL_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
 from claris_kaggle.kaggle.plan_file import _prefix_error, _RunsPlan
 from claris_kaggle.kaggle.preflight import _check_recipe, _require_memory
 
@@ -125,7 +125,7 @@ def _describe_run_row(name: str, run: Plan, hours: float, weeks: tuple[int, int]
         model=config.model,
         resolution=config.side,
         epochs=config.epochs,
-        folds=sum(len(part) or _FOLDS for part in run.parts),
+        folds=sum(len(part) or _DEFAULT_FOLDS for part in run.parts),
         kernels=[run.slug(number, 0) for number in range(len(run.parts))],
         gflop=round(cost.gflop, 2) if (cost := run.cost()) else 0.0,
         hours=round(hours, 1),

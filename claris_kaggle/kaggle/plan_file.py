@@ -21,9 +21,9 @@ from claris_kaggle.core.files import explain_disk_errors
 from claris_kaggle.kaggle.kernel_push import _MAX_SLUG_LENGTH
 from claris_kaggle.kaggle.kernel_source import require_file_name, require_references
 from claris_kaggle.kaggle.launch import _MAX_SESSIONS_PER_PART
-from claris_kaggle.kaggle.launch_state import _FOLDS, Plan
+from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, Plan
 
-_PLANS = Path(__file__).parent / "plans"
+_PLANS_FOLDER = Path(__file__).parent / "plans"
 _PLAN_KEYS = ("description", "run")
 _RUN_KEYS = ("name", "folds", "seeds", "weights_from", "datasets", "models")
 # Folders of a launch of several runs that are not runs.
@@ -87,7 +87,7 @@ def _find_plan(source: str) -> Path:
     Raises:
         UsageError: there is neither.
     """
-    built_in = {path.stem: path for path in sorted(_PLANS.glob("*.toml"))}
+    built_in = {path.stem: path for path in sorted(_PLANS_FOLDER.glob("*.toml"))}
     path = built_in.get(source, Path(source))
     if not path.is_file():
         similar = get_close_matches(source, built_in, 1)
@@ -169,7 +169,7 @@ def _read_parts(folds: object, label: str) -> tuple[tuple[int, ...], ...]:
     if folds == "all":
         return ((),)
     if folds == "each":
-        return tuple((fold,) for fold in range(_FOLDS))
+        return tuple((fold,) for fold in range(_DEFAULT_FOLDS))
     if isinstance(folds, list) and folds and all(isinstance(part, list) and part for part in folds):
         numbers = [fold for part in folds for fold in part]
         if all(isinstance(fold, int) for fold in numbers) and sorted(numbers) == list(range(len(numbers))):

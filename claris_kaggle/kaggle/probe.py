@@ -30,7 +30,7 @@ _SCHEMA = 1
 _TEST_ADDRESS = "huggingface.co:443"
 _MAX_PROBE_SECONDS = 20 * 60.0
 # Package versions of Kaggle's image that claris is tested with.
-_EXPECTED = {
+_TESTED_VERSIONS = {
     "torch": "2.10", "torchvision": "0.25", "timm": "1.0.26", "albumentations": "2.0.8", "numpy": "2.0.2",
     "pandas": "2.2.2", "scikit-learn": "1.6.1", "joblib": "1.5.3",
 }  # fmt: skip
@@ -222,7 +222,7 @@ def _write_record(path: Path, probe: _Probe, started: str, exchanges: Sequence[o
 
 def _describe_image(machine: _Machine) -> list[str]:
     """Return a description of the session's machine, one line per subject."""
-    found = [f"{name} {machine.packages.get(name, 'missing')}" for name in _EXPECTED]
+    found = [f"{name} {machine.packages.get(name, 'missing')}" for name in _TESTED_VERSIONS]
     disks = [f"{name} {one.free_gb} of {one.total_gb} GB free" for name, one in machine.disk.items()]
     reached = machine.reached
     network = f"{reached.host} {'answers' if reached.answered else 'does not answer'}" if reached else ""
@@ -238,6 +238,6 @@ def _unexpected_versions(packages: Mapping[str, str]) -> list[str]:
     """Return the packages whose versions differ from the tested ones."""
     return [
         f"{name} {packages.get(name, 'missing')} (tested with {wanted})"
-        for name, wanted in _EXPECTED.items()
+        for name, wanted in _TESTED_VERSIONS.items()
         if not str(packages.get(name, "")).startswith(wanted)
     ]

@@ -31,7 +31,7 @@ from claris_kaggle.kaggle.session_inputs import _FileSettings, _find_named_files
 _JOBS = ("train", "predict", "ensemble", "probe")
 _COMPLETE, _STOPPED, FAILED = "complete", "stopped", "failed"
 # Output folder of a session on Kaggle.
-_WORKING = Path("/kaggle/working")
+_KAGGLE_WORKING_FOLDER = Path("/kaggle/working")
 _SUBMISSION = "submission.csv"
 # Seconds between two checks for finished folds.
 _MANIFEST_INTERVAL = 1.0
@@ -152,7 +152,7 @@ def _open_session(settings: _Settings) -> _Session:
     Raises:
         UsageError: the folder of inputs does not exist.
     """
-    working = Path(os.environ.get("KAGGLE_WORKING_DIR", _WORKING))
+    working = Path(os.environ.get("KAGGLE_WORKING_DIR", _KAGGLE_WORKING_FOLDER))
     temporary = os.environ.get("KAGGLE_TEMP_DIR") or tempfile.mkdtemp(prefix="claris-temporary-")
     deadline = time.monotonic() + parse_duration(settings.time_limit)
     inputs = Path(os.environ.get("KAGGLE_INPUT_ROOT", "/kaggle/input"))
@@ -172,7 +172,7 @@ def _count_processes(session: _Session, expected: int) -> int:
 
     found = torch.cuda.device_count()
     # Environment variables do not distinguish a Kaggle session from a test on another machine; the folder does.
-    if found == expected or (found == 0 and session.working != _WORKING):
+    if found == expected or (found == 0 and session.working != _KAGGLE_WORKING_FOLDER):
         return found or 2
     what = f"{found} GPUs in this session, expected {expected}"
     raise UsageError(what, "", "Select the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")

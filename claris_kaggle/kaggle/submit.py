@@ -17,7 +17,7 @@ from claris_kaggle.kaggle.client_answers import _ListedSubmission
 from claris_kaggle.kaggle.kernel_source import commit_name
 
 # Seconds: the maximum wait for a score, and the maximum delay until Kaggle lists a submission.
-MAX_WAIT_SECONDS, _MAX_LISTING_LAG = 2 * 3600.0, 600.0
+MAX_SCORE_WAIT, _MAX_LISTING_LAG = 2 * 3600.0, 600.0
 
 
 def submit_file(
@@ -25,7 +25,7 @@ def submit_file(
     sample_ids: Sequence[str],
     ledger: Path,
     *,
-    wait: float = MAX_WAIT_SECONDS,
+    wait: float = MAX_SCORE_WAIT,
     poll: float = 10.0,
 ) -> dict[str, str]:
     """Check the file, submit it unless the same bytes were submitted before, and wait for its score.

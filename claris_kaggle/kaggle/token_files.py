@@ -11,20 +11,20 @@ import re
 import sys
 from pathlib import Path
 
-_NAME = "kaggle.json"
+_KEY_FILE = "kaggle.json"
 _SMART_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
-_TOKEN_ELSEWHERE = "holds an API token, which belongs into ~/.kaggle/access_token"
+_API_TOKEN_HINT = "holds an API token, which belongs into ~/.kaggle/access_token"
 _LEGACY_KEY = re.compile(r"[0-9a-f]{32}")
 _API_TOKEN = "KGAT_"
 # Patterns of the names that browsers, editors and file managers give to copies of the file.
-_ADDED = r"([ _-]*(\(\d+\)|copy|\d+))*"
-_ENDING = r"(\.(txt|json|bak|old|download|crdownload|part|partial))*~?"
+_COPY_SUFFIX = r"([ _-]*(\(\d+\)|copy|\d+))*"
+_EXTRA_SUFFIX = r"(\.(txt|json|bak|old|download|crdownload|part|partial))*~?"
 _OTHER_NAMES = {
-    _NAME: re.compile(rf"\.?kaggle{_ADDED}([. ]json|(?=\.txt)){_ENDING}", re.IGNORECASE),
-    "access_token": re.compile(rf"\.?access[ _-]?token{_ADDED}{_ENDING}", re.IGNORECASE),
+    _KEY_FILE: re.compile(rf"\.?kaggle{_COPY_SUFFIX}([. ]json|(?=\.txt)){_EXTRA_SUFFIX}", re.IGNORECASE),
+    "access_token": re.compile(rf"\.?access[ _-]?token{_COPY_SUFFIX}{_EXTRA_SUFFIX}", re.IGNORECASE),
 }
 _DOWNLOADING = (".download", ".crdownload", ".part", ".partial")
-_USUAL_PLACES = (".kaggle", ".", "Downloads", "Desktop", "Documents", "kaggle", ".config/kaggle")
+_SEARCHED_FOLDERS = (".kaggle", ".", "Downloads", "Desktop", "Documents", "kaggle", ".config/kaggle")
 # First bytes of files that are not plain text, and what to do.
 _DOCUMENT_KINDS = {
     b"PK\x03\x04": "is an archive or a document; save the token as plain text",
@@ -51,8 +51,8 @@ def _explain_token_files() -> str:
             return _find_access_token_fault(path)
     folder = _config_folder()
     if folder.is_file():
-        return f"KAGGLE_CONFIG_DIR is the file {folder}; give the folder of {_NAME}"
-    path = folder / _NAME
+        return f"KAGGLE_CONFIG_DIR is the file {folder}; give the folder of {_KEY_FILE}"
+    path = folder / _KEY_FILE
     if os.path.lexists(path):
         fault = _find_json_fault(path)
         return fault or (
@@ -78,8 +78,8 @@ def _find_misplaced(folder: Path) -> str:
         home = Path("~").expanduser()
     except RuntimeError:  # no home folder
         return ""
-    expected = {_NAME: folder / _NAME, "access_token": home / ".kaggle" / "access_token"}
-    for folder_to_search in dict.fromkeys([folder, *(home / name for name in _USUAL_PLACES), Path()]):
+    expected = {_KEY_FILE: folder / _KEY_FILE, "access_token": home / ".kaggle" / "access_token"}
+    for folder_to_search in dict.fromkeys([folder, *(home / name for name in _SEARCHED_FOLDERS), Path()]):
         try:
             names = sorted(os.listdir(folder_to_search))  # noqa: PTH208 - names only
         except OSError:
@@ -141,7 +141,7 @@ def _find_json_fault(path: Path) -> str:
         return f"{path} holds a {kind}; an object with username and key is needed"
     missing = [name for name in ("username", "key") if not content.get(name)]
     if missing and any(str(value).startswith(_API_TOKEN) for value in content.values()):
-        return f"{path} {_TOKEN_ELSEWHERE}"
+        return f"{path} {_API_TOKEN_HINT}"
     if missing:
         misspelled = [name for name in content if name.strip().lower().removeprefix("kaggle_") in missing]
         remark = (
@@ -158,7 +158,7 @@ def _explain_syntax(text: str) -> str:
     if text.lstrip()[:1] == "<":
         return "is a web page; download the file again"
     if text.strip().startswith(_API_TOKEN):
-        return _TOKEN_ELSEWHERE
+        return _API_TOKEN_HINT
     if _LEGACY_KEY.fullmatch(text.strip()):
         return f"holds the key alone; {_EXAMPLE} is needed"
     if "'" in text and '"' not in text:

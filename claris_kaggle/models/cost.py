@@ -37,16 +37,16 @@ T4_GIGABYTES = 15.0
 _TWO_GPU_SPEEDUP = 1.8
 _T4_BANDWIDTH_RATIO = 320 / 936
 # The two models above: saved bytes per second and forward FLOP per second of an RTX 3090 in fp16.
-_TRAINING, _PREDICTION = (80e9, 23e12), (330e9, 45e12)
+_TRAINING_SPEEDS, _PREDICTION_SPEEDS = (80e9, 23e12), (330e9, 45e12)
 # Tensor cores of a T4 do 65 TFLOP/s in fp16; without them it does 8.1 in fp32.
 _FP32_SPEED_RATIO = 8.1 / 65
 # Safety margin of the activations, for temporary tensors and fragmentation. With 15 %, no estimate is above the batch
 # sizes that timm publishes for a card of 24 GB: 9 of the 13 networks get the same size, 4 the next smaller one.
-_MARGIN = 1.15
+_ACTIVATION_MARGIN = 1.15
 # CUDA context, cuDNN workspace and the like, in GB.
 _FIXED_GIGABYTES = 0.75
 # Bytes per weight: value, gradient, the two moments of AdamW; EMA copy; fp16 copy under autocast.
-_STEP_BYTES, _EMA_BYTES, _HALF_BYTES = 16, 4, 2
+_BYTES_PER_WEIGHT, _EMA_BYTES_PER_WEIGHT, _HALF_BYTES_PER_WEIGHT = 16, 4, 2
 _COUNTED_BATCH = {"meta": 64, "cpu": 2}
 # Functions that CUDA's autocast runs in half precision, and those that it runs in float32. From torch's table
 # "CUDA Ops that can autocast", those that occur in image networks.
@@ -73,7 +73,7 @@ class NetworkCost:
     weights: int
     precision: str
 
-    def step_gigabytes(self, batch_size: int, *, ema: bool = True, margin: float = _MARGIN) -> float:
+    def step_gigabytes(self, batch_size: int, *, ema: bool = True, margin: float = _ACTIVATION_MARGIN) -> float:
         """Return the estimated GPU memory of a training step in one process, in 1e9 bytes.
 
         Counts weights, gradients, the moments of AdamW, the EMA copy, fp16 copies of the weights, activations, and 0.75
@@ -84,7 +84,11 @@ class NetworkCost:
             ema: True if an EMA of the weights is kept.
             margin: factor for the activations, for temporary tensors and fragmentation.
         """
-        copies = _STEP_BYTES + (_EMA_BYTES if ema else 0) + (0 if self.precision == "fp32" else _HALF_BYTES)
+        copies = (
+            _BYTES_PER_WEIGHT
+            + (_EMA_BYTES_PER_WEIGHT if ema else 0)
+            + (0 if self.precision == "fp32" else _HALF_BYTES_PER_WEIGHT)
+        )
         activations = batch_size * self.saved_megabytes * 1e6 * margin
         return (self.weights * copies + activations) / 1e9 + _FIXED_GIGABYTES
 
@@ -95,15 +99,15 @@ class NetworkCost:
             gigabytes: memory of the GPU, in 1e9 bytes.
         """
         free = gigabytes - self.step_gigabytes(0)
-        return max(0, int(free * 1e3 / (self.saved_megabytes * _MARGIN)))
+        return max(0, int(free * 1e3 / (self.saved_megabytes * _ACTIVATION_MARGIN)))
 
     def training_rate(self) -> float:
         """Return the estimated training speed of two T4s together, in images per second."""
-        return self._rate(_TRAINING)
+        return self._rate(_TRAINING_SPEEDS)
 
     def prediction_rate(self) -> float:
         """Return the estimated prediction speed of two T4s together, in views per second."""
-        return self._rate(_PREDICTION)
+        return self._rate(_PREDICTION_SPEEDS)
 
     def hours(
         self,

@@ -27,7 +27,7 @@ _FORWARD_ERRORS = (AssertionError, IndexError, RuntimeError, ValueError)
 # timm's networks, 13 to 15 in those whose classifier is initialised again.
 _MAX_CLASSIFIER_SCALE = 4.0
 # Input sizes that are tried, to name those that a network accepts.
-_SIDES = (64, 96, 128, 160, 192, 224, 256, 384)
+_TRIED_SIDES = (64, 96, 128, 160, 192, 224, 256, 384)
 
 
 class _TinyNet(nn.Sequential):
@@ -257,9 +257,9 @@ def require_trainable(model: nn.Module, name: str, side: int) -> None:
 def _explain_unsupported_side(name: str, architecture: _Architecture, side: int) -> UsageError:
     """Return the error for a network that does not accept inputs of `side` x `side` pixels."""
     found = f"--model {name} does not accept inputs of {side} x {side} pixels"
-    sides = [other for other in _SIDES if other != side and _can_use_side(architecture, other)]
+    sides = [other for other in _TRIED_SIDES if other != side and _can_use_side(architecture, other)]
     if not sides:
-        return UsageError(found, f"it accepts none of {', '.join(map(str, _SIDES))}", "Give another network")
+        return UsageError(found, f"it accepts none of {', '.join(map(str, _TRIED_SIDES))}", "Give another network")
     nearest = min(sides, key=lambda other: abs(other - side))
     return UsageError(
         found, f"it accepts {', '.join(map(str, sides))}", f"Give --resolution {nearest}, or another network"

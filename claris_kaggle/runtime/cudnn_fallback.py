@@ -25,11 +25,11 @@ from claris_kaggle.runtime.rank_process import _write_job
 
 _RunResult = TypeVar("_RunResult")
 DEFAULT_MODE, _NO_AUTOTUNE_MODE, _CONTIGUOUS_MODE = CUDNN_MODES
-_DESCRIPTIONS = {
+_MODE_DESCRIPTIONS = {
     _NO_AUTOTUNE_MODE: "without autotuning",
     _CONTIGUOUS_MODE: "with contiguous tensors and without autotuning",
 }
-_NEXT_STEP = {
+_NEXT_MODE_HINT = {
     DEFAULT_MODE: "Run the same command with --cudnn no-autotune",
     _NO_AUTOTUNE_MODE: "Run the same command with --cudnn contiguous",
     _CONTIGUOUS_MODE: "Update the GPU driver, or use another GPU or --precision",
@@ -61,7 +61,7 @@ def convert_cudnn_failures(name: str, mode: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_cudnn_error(error):
             raise
-        raise CudnnError(f"{name}: cuDNN failed on the GPU ({first_line(error)})", "", _NEXT_STEP[mode]) from error
+        raise CudnnError(f"{name}: cuDNN failed on the GPU ({first_line(error)})", "", _NEXT_MODE_HINT[mode]) from error
 
 
 def move_network(model: nn.Module, device: torch.device, mode: str) -> nn.Module:
@@ -120,7 +120,7 @@ def run_ranks(
             found = error.found
         _free_gpu_memory()
         current_mode = CUDNN_MODES[CUDNN_MODES.index(current_mode) + 1]
-        log_info(f"{found}; retrying {_DESCRIPTIONS[current_mode]}")
+        log_info(f"{found}; retrying {_MODE_DESCRIPTIONS[current_mode]}")
 
 
 def _free_gpu_memory() -> None:

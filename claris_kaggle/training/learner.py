@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _WARM_UP = 0.3
 _START_FACTOR, _END_FACTOR = 1 / 25, 1e-4
 # Reading the loss from a GPU waits for the device, so it is read once in this many steps.
-_CHECK_EVERY = {"cpu": 1, "cuda": 20}
+_CHECK_INTERVAL = {"cpu": 1, "cuda": 20}
 # Training has diverged after this many consecutive steps without a finite loss.
 _MAX_SKIPPED_STEPS = 5
 # Training has also diverged after this many consecutive steps without a weight update. Each halves fp16's loss scale.
@@ -400,7 +400,7 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, after_s
     """
     steps = len(batches)
     device = learner.world.device
-    check_interval = _CHECK_EVERY.get(device.type, 1)
+    check_interval = _CHECK_INTERVAL.get(device.type, 1)
     loader = load_in_order(batches, range(learner.step, steps), workers, pin=device.type == "cuda")
     for batch in prefetch_to_device(loader, device):
         global_step = learner.epoch * steps + learner.step

@@ -17,7 +17,7 @@ from claris_kaggle.runtime.loading import load_in_order
 from claris_kaggle.training.learner import _Learner, _train_step
 
 # (warm-up steps, timed steps). A step takes seconds on a CPU.
-_STEPS = {"cuda": (5, 20), "cpu": (1, 2)}
+_TIMED_STEPS = {"cuda": (5, 20), "cpu": (1, 2)}
 _TIMED_BATCHES = 40
 
 
@@ -57,7 +57,7 @@ def _time_loader(batches: EpochBatches, items: list[int], workers: int, pin: boo
 def _time_steps(learner: _Learner, batches: list[Batch]) -> float:
     """Return the images/s of training steps on batches that are already loaded."""
     device = learner.world.device
-    warm_up, timed = _STEPS.get(device.type, (1, 2))
+    warm_up, timed = _TIMED_STEPS.get(device.type, (1, 2))
     warm_up = max(warm_up, len(batches)) if learner.compiled else warm_up  # each batch size is compiled once
     images, start = 0, 0.0
     for number, batch in enumerate(itertools.islice(itertools.cycle(batches), warm_up + timed)):

@@ -120,7 +120,7 @@ def test_an_outage_is_waited_through(trained: FakeKaggle, tmp_path: Path, monkey
     trained.faults["ListKernelSessionOutput"] = [Fault(status=503)]
     assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
     assert trained.count("SaveKernel") == 1
-    monkeypatch.setattr(launch, "_MAX_WAIT_SECONDS", -1.0)
+    monkeypatch.setattr(launch, "_MAX_SESSION_WAIT", -1.0)
     trained.faults["SaveKernel"] = [Fault(status=503)]
     with pytest.raises(KaggleError, match="answered 503"):
         launch.run_launch(plan_of(), tmp_path / "second", tmp_path / "ledger.csv", poll=0)

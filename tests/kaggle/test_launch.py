@@ -392,7 +392,7 @@ def test_a_session_that_never_ends_is_given_up(
     trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained.statuses = ["RUNNING"]
-    monkeypatch.setattr(launch, "_MAX_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "_MAX_SESSION_WAIT", 0.0)
     with pytest.raises(KaggleError, match="is running for"):
         launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 

@@ -507,13 +507,13 @@ def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_varia
     import torch
 
     from claris_kaggle.core.errors import UsageError
-    from claris_kaggle.kaggle.session import _WORKING, _count_processes, _Session
+    from claris_kaggle.kaggle.session import _KAGGLE_WORKING_FOLDER, _count_processes, _Session
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(_WORKING))
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(_KAGGLE_WORKING_FOLDER))
     assert _count_processes(_Session(tmp_path, tmp_path, tmp_path, 0.0), 2) == 2
     with pytest.raises(UsageError, match="0 GPUs in this session"):
-        _count_processes(_Session(tmp_path, _WORKING, tmp_path, 0.0), 2)
+        _count_processes(_Session(tmp_path, _KAGGLE_WORKING_FOLDER, tmp_path, 0.0), 2)
 
 
 def test_the_template_alone_says_how_to_build_it(tmp_path: Path) -> None:
