@@ -231,9 +231,8 @@ def _stamp_nucleus(
     reach = int(radius * longer) + 3
     top, left = max(int(row) - reach, 0), max(int(column) - reach, 0)
     window = plane[top : int(row) + reach + 1, left : int(column) + reach + 1]
-    rows, columns = np.meshgrid(
-        _GRID[top : top + window.shape[0]] - row, _GRID[left : left + window.shape[1]] - column, indexing="ij"
-    )
+    rows = _GRID[top : top + window.shape[0], None] - row
+    columns = _GRID[None, left : left + window.shape[1]] - column
     along = (rows * np.cos(angle) + columns * np.sin(angle)) / longer
     across = columns * np.cos(angle) - rows * np.sin(angle)
     distance = np.hypot(along, across) - radius  # in pixels, below 0 inside
