@@ -21,10 +21,10 @@ BATCH, ROUNDS, CORES = 128, 5, 4
 WANTED = {96: 3000, 192: 750}
 
 
-def host(bench: Bench, augment: str, *, turn_here: bool) -> Callable[[], float]:
+def host(bench: Bench, augment: str, *, transform_on_host: bool) -> Callable[[], float]:
     """The batches of an epoch in this process: images a second of CPU time, whatever else the machine does."""
     config = TrainConfig(batch_size=BATCH, color=1.0, augment=augment)
-    batches = EpochBatches(bench.trainset, config, epoch=0, rank=0, world_size=1, turn_here=turn_here)
+    batches = EpochBatches(bench.trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=transform_on_host)
 
     def work() -> float:
         began = time.process_time()
@@ -41,10 +41,12 @@ def main() -> None:
     with bench_patches() as bench:
         rates = interleave(
             {
-                f"{augment}, turns on the {'host' if turn_here else 'GPU'}": host(bench, augment, turn_here=turn_here)
+                f"{augment}, turns on the {'host' if transform_on_host else 'GPU'}": host(
+                    bench, augment, transform_on_host=transform_on_host
+                )
                 for augment in ("none", "light", "strong")
-                for turn_here in (True, False)
-                if augment != "none" or not turn_here
+                for transform_on_host in (True, False)
+                if augment != "none" or not transform_on_host
             },
             ROUNDS,
         )

@@ -19,7 +19,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.inference.fold_models import FoldModels, predict_ensemble
 from claris_kaggle.inference.forward import block_size
-from claris_kaggle.models.factory import create_model, fold_batch_norm, fold_every_batch_norm
+from claris_kaggle.models.factory import create_model, fuse_batch_norm, fuse_every_batch_norm
 from claris_kaggle.serving.classify import ClassifyJob, classify_image
 from claris_kaggle.serving.images import _crop_window, _window_starts
 
@@ -61,8 +61,8 @@ def main() -> None:
     threads, rounds, name = int(option("--threads", "1")), int(option("--rounds", "3")), option("--model", "resnet18")
     torch.set_num_threads(threads)
     models = make_folds(name)
-    before = ensemble(name, [fold_batch_norm(one) for one in models])
-    trained = ensemble(name, [fold_every_batch_norm(one) for one in models])
+    before = ensemble(name, [fuse_batch_norm(one) for one in models])
+    trained = ensemble(name, [fuse_every_batch_norm(one) for one in models])
     one_fold = dataclasses.replace(trained, models={0: trained.models[0]})
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     windows, found = len(_window_starts(SIDE, STRIDE)) ** 2, {}

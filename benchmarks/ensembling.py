@@ -29,7 +29,7 @@ from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.combine import _choose_method, _try_methods
 from claris_kaggle.ensembling.runs import Run, _correlate_columns
 from claris_kaggle.evaluation import calibration, metrics
-from claris_kaggle.evaluation.auc_intervals import _cluster_bootstrap, _resample_weights, _whole_interval, measure
+from claris_kaggle.evaluation.auc_intervals import _cluster_bootstrap, _exact_interval, _resample_weights, measure
 from claris_kaggle.evaluation.calibration import _CALIBRATION_BINS
 from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, read_oof, read_test
@@ -216,9 +216,8 @@ def agreement_table() -> list[str]:
         len(scores.labels) // _CALIBRATION_BINS * _CALIBRATION_BINS
     )  # so that bins of equal size are the same for both
     labels, columns = scores.labels[:even], to_probabilities(scores.values[:even]).astype(np.float64)
-    slides = scores.slides[:even]
     values, smooth = columns[:, 0], stats.rankdata(columns[:, 0]) / len(labels)
-    numbers = np.unique(slides, return_inverse=True)[1]
+    numbers = np.unique(scores.slides[:even], return_inverse=True)[1]
     weights = _resample_weights(numbers, labels == 1, 20, np.random.default_rng(0))
     resampled = [sklearn.roc_auc_score(labels, values, sample_weight=weight[numbers]) for weight in weights]
     wins = stats.mannwhitneyu(values[labels == 1], values[labels == 0]).statistic / (labels.sum() * (1 - labels).sum())
@@ -229,7 +228,7 @@ def agreement_table() -> list[str]:
         "AUC, `sklearn.metrics.roc_auc_score`": (auc(labels, values), sklearn.roc_auc_score(labels, values)),
         "AUC of DeLong's placements, `scipy.stats.mannwhitneyu`": (measure(labels, values).value, wins),
         "AUC of resampled slides, `roc_auc_score` with weights": (
-            _cluster_bootstrap(labels, values, slides, resamples=20), resampled,
+            _cluster_bootstrap(labels, values, numbers, resamples=20), resampled,
         ),
         "log loss, `sklearn.metrics.log_loss`": (metrics.log_loss(labels, values), sklearn.log_loss(labels, values)),
         "Brier score, `sklearn.metrics.brier_score_loss`": (
@@ -241,7 +240,7 @@ def agreement_table() -> list[str]:
         "rank correlation, `scipy.stats.spearmanr`": (
             _correlate_columns(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,
         ),
-        "interval of an AUC of 1, `scipy.stats.binomtest`": (_whole_interval(1.0, 40)[0], bound),
+        "interval of an AUC of 1, `scipy.stats.binomtest`": (_exact_interval(1.0, 40)[0], bound),
     }  # fmt: skip
     differences = ((name, float(np.abs(np.subtract(ours, theirs)).max())) for name, (ours, theirs) in pairs.items())
     return [

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ from claris_kaggle.data.tables import read_sample, write_table
 from claris_kaggle.evaluation.predictions import Oof, write_run_oof, write_test
 
 TRAIN, TEST, RUNS, SLIDES = 220_025, 57_458, 5, 200
+_WRITTEN_AT_A_TIME = 2_000
 if QUICK:
     TRAIN, TEST, SLIDES = 600, 120, 12
-_WRITTEN_AT_A_TIME = 2_000
+    _WRITTEN_AT_A_TIME = 250
 
 
 @dataclass
@@ -79,8 +81,7 @@ def write_split(folder: Path, count: int, seed: int, kinds: NDArray[np.uint8]) -
     patches, ids = draw_patches(count, seed, kinds), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while len(ids) < count:
-            some = [one for one, _ in zip(patches, range(_WRITTEN_AT_A_TIME), strict=False)]
-            ids += pool.map(write, some)
+            ids += pool.map(write, islice(patches, _WRITTEN_AT_A_TIME))
             print(f"{folder}: {len(ids):,} of {count:,} patches written", file=sys.stderr, flush=True)
     return ids
 

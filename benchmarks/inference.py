@@ -19,7 +19,7 @@ from claris_kaggle.data.augment import to_input
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.data.d4 import view
 from claris_kaggle.inference.forward import predict_ids
-from claris_kaggle.models.factory import fold_batch_norm
+from claris_kaggle.models.factory import fuse_batch_norm
 from claris_kaggle.training.learner import _train_epoch
 
 PATCHES, BATCH, TRAINED, UNSEEN = (8, 4, 16, 32) if QUICK else (96, 32, 600, 600)
@@ -64,7 +64,7 @@ def main() -> None:
         def ours(network: torch.nn.Module, precision: str) -> Callable[[], float]:
             return rate_of(PATCHES, lambda: predict_ids(network, bench.pack, ids, ALONE, configs[precision], views=8))
 
-        folded = fold_batch_norm(model)
+        folded = fuse_batch_norm(model)
         rates = interleave(
             {
                 "eight plain passes, contiguous, inference mode": rate_of(

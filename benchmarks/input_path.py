@@ -29,14 +29,14 @@ WANTED, LOADERS = 2000, 2
 ROWS = 4_096 if QUICK else 100_000
 
 
-def ours(bench: Bench, *, color: float, turn_here: bool, normalise: bool, workers: int) -> Callable[[], float]:
+def ours(bench: Bench, *, color: float, transform_on_host: bool, normalise: bool, workers: int) -> Callable[[], float]:
     """Our loader, with what follows it on the CPU."""
 
     def work() -> None:
         for epoch in range(PASSES):
             batches = EpochBatches(
                 bench.trainset, TrainConfig(batch_size=BATCH, color=color), epoch=epoch, rank=0, world_size=1,
-                turn_here=turn_here,
+                transform_on_host=transform_on_host,
             )  # fmt: skip
             for batch in load_in_order(batches, range(len(batches)), workers, pin=False):
                 if normalise:
@@ -48,7 +48,7 @@ def ours(bench: Bench, *, color: float, turn_here: bool, normalise: bool, worker
 def gather(bench: Bench) -> Callable[[], float]:
     """The batches that the host makes for a GPU, without a loader around them."""
     batches = EpochBatches(
-        bench.trainset, TrainConfig(batch_size=BATCH, color=1.0), epoch=0, rank=0, world_size=1, turn_here=False
+        bench.trainset, TrainConfig(batch_size=BATCH, color=1.0), epoch=0, rank=0, world_size=1, transform_on_host=False
     )
 
     def work() -> None:
@@ -67,7 +67,7 @@ def loader_cost(workers: int) -> float:
     trainset = TrainSet(pack, ids, np.arange(ROWS, dtype=np.int64) % 2)
     began = sum(os.times()[:4])  # of this process and of children that have ended
     config = TrainConfig(batch_size=BATCH, color=1.0)
-    batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=False)
+    batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=False)
     for _ in load_in_order(batches, range(len(batches)), workers, pin=False):
         pass
     return (sum(os.times()[:4]) - began) / ROWS
@@ -90,10 +90,12 @@ def main() -> None:
         rates = interleave(
             {
                 "reference: Pillow and torchvision": rate_of(len(patches), run_reference),
-                "packed, D4, normalised": ours(bench, color=0.0, turn_here=True, normalise=True, workers=0),
-                "packed, D4, colour, normalised": ours(bench, color=1.0, turn_here=True, normalise=True, workers=0),
+                "packed, D4, normalised": ours(bench, color=0.0, transform_on_host=True, normalise=True, workers=0),
+                "packed, D4, colour, normalised": ours(
+                    bench, color=1.0, transform_on_host=True, normalise=True, workers=0
+                ),
                 "packed, D4 in one process, as for a CPU": ours(
-                    bench, color=1.0, turn_here=True, normalise=False, workers=0
+                    bench, color=1.0, transform_on_host=True, normalise=False, workers=0
                 ),
                 "host's part for a GPU: one gather, random values of D4 and colour": gather(bench),
             },

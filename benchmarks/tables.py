@@ -70,16 +70,16 @@ def main() -> None:
     took["DeLong's covariance"], measured = seconds(
         lambda: [auc_intervals.measure(oof.labels, column) for column in columns.T]
     )
+    numbers = np.unique(slides, return_inverse=True)[1]
     took[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = seconds(
         lambda: [
-            auc_intervals._cluster_bootstrap(oof.labels, column, slides, resamples=RESAMPLES) for column in columns.T
+            auc_intervals._cluster_bootstrap(oof.labels, column, numbers, resamples=RESAMPLES) for column in columns.T
         ]
     )
     for name in blending._FITTED_METHODS:
         took[f"{name}: weights fitted five times (nested)"], _ = seconds(
             lambda name=name: blending._nested_predictions(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
         )
-    numbers = np.unique(slides, return_inverse=True)[1]
     weights = auc_intervals._resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
 
     def loop() -> np.ndarray[Any, Any]:
@@ -90,7 +90,7 @@ def main() -> None:
     apart = max(np.abs(loop() - samples[0][:LOOPED]).max(), off)
 
     def ours() -> Any:
-        return auc_intervals._cluster_bootstrap(oof.labels, columns[:, 0], slides, resamples=RESAMPLES)
+        return auc_intervals._cluster_bootstrap(oof.labels, columns[:, 0], numbers, resamples=RESAMPLES)
 
     rates = interleave(
         {

@@ -20,7 +20,7 @@ from benchmarks.training import ALONE, new_learner
 from claris_kaggle.data.batches import EpochBatches, TrainSet
 from claris_kaggle.data.pack import ensure_pack
 from claris_kaggle.inference.forward import predict_ids
-from claris_kaggle.models.factory import fold_batch_norm
+from claris_kaggle.models.factory import fuse_batch_norm
 from claris_kaggle.training.learner import _train_epoch
 
 TRAINED, PREDICTED, BATCH, VIEWS, ROUNDS = 512, 256, 32, 8, 3
@@ -57,7 +57,7 @@ def run_ours(bench: Bench, precision: str, times: Times) -> None:
         learner = new_learner(precision)
         batches = EpochBatches(trainset, learner.config, epoch=0, rank=0, world_size=1)
         timed(times, "train", lambda: _train_epoch(learner, batches, 0, lambda rows: ""))
-        folded = fold_batch_norm(learner.model)
+        folded = fuse_batch_norm(learner.model)
         timed(
             times, "predict",
             lambda: predict_ids(folded, trainset.pack, ids[-PREDICTED:], ALONE, learner.config, views=VIEWS),

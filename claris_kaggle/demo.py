@@ -65,11 +65,11 @@ def run_demo(
     make_packs(data, cache)
     log_info("3 of 7, folds: five, by slide")
     make_fold_file(data, fold_file, slides=slide_map, seed=seed, cache=cache, force=True)
-    places: dict[str, Any] = {"data": data, "run_dir": run_dir, "cache": cache, "nproc": nproc}
+    job_inputs: dict[str, Any] = {"data": data, "run_dir": run_dir, "cache": cache, "nproc": nproc}
     log_info(f"4 of 7, train: {model}, five folds, {_RECIPE['epochs']} epochs")
-    train_run(TrainJob(fold_file=fold_file, **places), {**_RECIPE, "model": model, "seed": seed})
+    train_run(TrainJob(fold_file=fold_file, **job_inputs), {**_RECIPE, "model": model, "seed": seed})
     log_info("5 of 7, predict: 8-way test-time augmentation")
-    predict_run(PredictJob(**places))
+    predict_run(PredictJob(**job_inputs))
     log_info("6 of 7, ensemble: the mean of the folds, checked against the sample submission")
     result = ensemble_runs([run_dir], data, out / "submission.csv")
     log_info("7 of 7, report")

@@ -27,7 +27,7 @@ _CHECKED_PACKAGES = (
     "kaggle",
     "joblib",
 )
-_OLDEST, _NEWEST = (3, 11), (3, 13)
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 13)
 _WHOLE_PACK_GB, _RUN_GB, _MEMORY_GB = 7.7, 1.0, 6.0
 
 
@@ -44,7 +44,7 @@ def check_installation(
     Returns:
         One or more findings per check. An exception in a check becomes a finding.
     """
-    looks: dict[str, Callable[[], list[Finding]]] = {
+    checks: dict[str, Callable[[], list[Finding]]] = {
         "python": _check_python,
         "packages": _check_packages,
         "torch pair": _check_torch_pair,
@@ -55,11 +55,11 @@ def check_installation(
         "kaggle account": lambda: _check_kaggle_account(account or probe is not None),
     }
     if probe is not None:
-        looks["probe"] = lambda: _check_kaggle_probe(probe)
+        checks["probe"] = lambda: _check_kaggle_probe(probe)
     findings = []
-    for name, look in looks.items():
+    for name, check in checks.items():
         try:
-            findings += run_check(name, look)
+            findings += run_check(name, check)
         except Exception as error:  # a broken library must not stop the other checks
             found = f"{type(error).__name__}: {first_line(error)}"
             findings.append(Finding(name, BAD, found, "Install the packages again"))
@@ -69,7 +69,7 @@ def check_installation(
 def _check_python() -> list[Finding]:
     """Check that the Python version is supported."""
     found = f"{platform.python_version()} at {sys.prefix}"
-    if not _OLDEST <= sys.version_info[:2] <= _NEWEST:
+    if not _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
         return [Finding("python", WARNING, found, "3.11 to 3.13 are tested: use one of them for the environment's")]
     return [Finding("python", GOOD, found)]
 
@@ -110,9 +110,9 @@ def _check_devices() -> list[Finding]:
         return [Finding("gpu", WARNING, found, "Train on Kaggle's two T4s (claris launch), or expect hours per epoch")]
     findings = []
     for number in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(number)
-        memory = about.total_memory / 1e9
-        found = f"{about.name}, {memory:.0f} GB"
+        properties = torch.cuda.get_device_properties(number)
+        memory = properties.total_memory / 1e9
+        found = f"{properties.name}, {memory:.0f} GB"
         state = GOOD if memory >= 8 else WARNING
         findings.append(Finding(f"gpu {number}", state, found, "" if state == GOOD else "Give a smaller --batch-size"))
     return findings
@@ -133,11 +133,11 @@ def _check_memory() -> list[Finding]:
 
 def _check_disk(cache: Path) -> list[Finding]:
     """Check that the packed patches of the whole competition fit on the disk of the cache."""
-    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     found = f"{format_bytes(free)} free for packs at {cache}"
-    if not os.access(place, os.W_OK):
-        return [Finding("disk", BAD, f"{place} is not writable", "Give another folder with --cache")]
+    if not os.access(existing, os.W_OK):
+        return [Finding("disk", BAD, f"{existing} is not writable", "Give another folder with --cache")]
     if free / 1e9 < _WHOLE_PACK_GB + _RUN_GB:
         needed = f"{_WHOLE_PACK_GB + _RUN_GB:.1f} GB are needed for the whole competition"
         return [Finding("disk", WARNING, found, f"{needed}: give another folder with --cache")]
@@ -150,14 +150,14 @@ def _check_data_folder(data: Path | None) -> list[Finding]:
         return [Finding("data", WARNING, "not checked", "Give it: claris doctor --data DIR")]
     from claris_kaggle.data import tables
 
-    place = DataDir(data).require()
-    ids, test_ids = tables.read_labels(place.labels)[0], tables.read_sample(place.sample)
+    folder = DataDir(data).require()
+    ids, test_ids = tables.read_labels(folder.labels)[0], tables.read_sample(folder.sample)
     return [Finding("data", GOOD, f"{len(ids):,} training and {len(test_ids):,} test patches at {data}")]
 
 
-def _check_kaggle_account(ask: bool) -> list[Finding]:
-    """Check login, rules, submissions and GPU hours. Contacts Kaggle only if `ask` is true."""
-    if not ask:
+def _check_kaggle_account(requested: bool) -> list[Finding]:
+    """Check login, rules, submissions and GPU hours. Contacts Kaggle only if `requested` is true."""
+    if not requested:
         return [Finding("kaggle account", WARNING, "not asked", "Check it with claris doctor --account")]
     from claris_kaggle.kaggle.account import check_account
 
@@ -173,5 +173,5 @@ def _check_kaggle_probe(path: Path) -> list[Finding]:
 
 def summary_line(findings: list[Finding]) -> str:
     """Return a one-line summary that names the failed checks."""
-    bad = [one.name for one in findings if one.state == BAD]
+    bad = [finding.name for finding in findings if finding.state == BAD]
     return f"{len(bad)} to fix: {', '.join(bad)}" if bad else "all required checks passed"

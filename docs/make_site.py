@@ -42,10 +42,11 @@ nav ul {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; p
 nav {{ border-bottom: 1px solid var(--line); }}
 main pre {{ overflow-x: auto; padding: .7rem 1rem; background: var(--tint); border-radius: .6rem; }}
 main img {{ max-width: 100%; height: auto; }}
-main h2, main h3 {{ margin-top: 2rem; }}
-main table {{ display: block; overflow-x: auto; }}
+main h1 {{ margin-top: 1.5rem; }} main h2, main h3 {{ margin-top: 2rem; }}
+main li {{ max-width: 44rem; }}
 main code {{ overflow-wrap: anywhere; }}
 main td, main th {{ white-space: normal; text-align: left; vertical-align: top; }}
+main th:first-child {{ min-width: 9rem; }}
 </style></head>
 <body><header><nav aria-label="Pages"><ul>{links}</ul></nav></header><main>{body}</main></body>
 </html>
@@ -61,7 +62,7 @@ def main(out: Path) -> None:
         listed = {**{name: shown for name, (_, shown) in PAGES.items()}, API: "API"}
         links = "".join(f'<li><a href="{up}{name}">{shown}</a></li>' for name, shown in listed.items())
         html = markdown2.markdown(text, extras=["tables", "fenced-code-blocks", "header-ids"])
-        body = _link_pages(html, ROOT / source)
+        body = _wrap_tables(_link_pages(html, ROOT / source))
         path = out / target
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(LAYOUT.format(title=title, style=style, links=links, body=body), "utf-8")
@@ -94,6 +95,12 @@ def _link_pages(body: str, source: Path) -> str:
         return text if target is None else f'<a href="{up}{target}{anchor}">{text}</a>'
 
     return re.sub(r'<a href="(?![a-z]+:)([^"#]+)(#[^"]*)?">(.*?)</a>', changed, body)
+
+
+def _wrap_tables(body: str) -> str:
+    """Return the HTML of a page with each table in a box that scrolls, with a shade where there is more of it."""
+    box = '<div class="wide" role="group" tabindex="0" aria-label="Table"><table>'
+    return body.replace("<table>", box).replace("</table>", "</table></div>")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -308,9 +308,7 @@ def open_page(browser: Any, address: str, width: int, scheme: str) -> tuple[Any,
     page.on("console", lambda message: faults.append(message.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("requestfailed", lambda request: faults.append(request.url))
-    page.on(
-        "request", lambda one: None if one.url == address or one.url.startswith("data:") else faults.append(one.url)
-    )
+    page.on("request", lambda one: None if one.url.startswith((address, "data:")) else faults.append(one.url))
     page.goto(address)
     return page, faults
 

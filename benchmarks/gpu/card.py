@@ -20,7 +20,7 @@ from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.training.throughput import _wait_for
+from claris_kaggle.training.throughput import _synchronize
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
@@ -41,10 +41,10 @@ def config_of(precision: str, batch_size: int) -> TrainConfig:
 
 def seconds_of(work: Work) -> float:
     """Return the seconds that the device takes for the work."""
-    _wait_for(DEVICE)
+    _synchronize(DEVICE)
     began = time.perf_counter()
     work()
-    _wait_for(DEVICE)
+    _synchronize(DEVICE)
     return time.perf_counter() - began
 
 
@@ -64,11 +64,11 @@ def rate_of_steps(loop: Callable[[], object], skipped: int) -> float:
     images, began = 0, 0.0
     for number, rows in enumerate(loop()):  # type: ignore[arg-type, var-annotated]
         if number == skipped:
-            _wait_for(DEVICE)
+            _synchronize(DEVICE)
             began, images = time.perf_counter(), 0
         else:
             images += rows
-    _wait_for(DEVICE)
+    _synchronize(DEVICE)
     return images / (time.perf_counter() - began)
 
 

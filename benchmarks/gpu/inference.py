@@ -35,7 +35,7 @@ from benchmarks.timing import QUICK, Result, interleave, publish
 from benchmarks.two_t4s import TRAFFIC
 from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.inference.forward import _view_logits, predict_ids
-from claris_kaggle.models.factory import fold_batch_norm
+from claris_kaggle.models.factory import fuse_batch_norm
 
 BLOCK, BLOCKS, VIEWS, ROUNDS = (4, 2, 8, 1) if QUICK else (512, 8, 8, 5)
 OURS = "ours, fp16, channels-last"
@@ -44,7 +44,7 @@ OURS = "ours, fp16, channels-last"
 def our_model(*, folded: bool = True) -> nn.Module:
     """Return the network as `claris predict` uses it."""
     model = channels_last_network()
-    return fold_batch_norm(model) if folded else model.eval()
+    return fuse_batch_norm(model) if folded else model.eval()
 
 
 def host_block() -> Tensor:

@@ -35,12 +35,12 @@ from benchmarks.gpu.card import (
 )
 from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
-from claris_kaggle.data.augment import _color_draws, _stain_draws, _turn_numbers
+from claris_kaggle.data.augment import _color_draws, _stain_draws, _symmetry_numbers
 from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.learner import _CHECK_EVERY, _Learner, _train_epoch, _train_step
-from claris_kaggle.training.throughput import _time_loader, _wait_for
+from claris_kaggle.training.learner import _CHECK_INTERVAL, _Learner, _train_epoch, _train_step
+from claris_kaggle.training.throughput import _synchronize, _time_loader
 
 BATCH, LARGE, ROWS, FILES, SKIPPED = (4, 8, 32, 16, 1) if QUICK else (128, 512, 20_480, 2_560, 8)
 REPEATS = 3  # of the files in an epoch of the others
@@ -94,7 +94,7 @@ def their_loader_alone(loader: DataLoader[Any]) -> Callable[[], float]:
 def our_batches(pack: Pack, batch_size: int) -> EpochBatches:
     """Return the batches of an epoch over the pack."""
     trainset = TrainSet(pack, pack.ids, np.arange(ROWS, dtype=np.int64) % 2)
-    return EpochBatches(trainset, config_of("fp16", batch_size), epoch=0, rank=0, world_size=1, turn_here=False)
+    return EpochBatches(trainset, config_of("fp16", batch_size), epoch=0, rank=0, world_size=1, transform_on_host=False)
 
 
 def new_learner(batch_size: int) -> _Learner:
@@ -117,8 +117,10 @@ def streamed(pack: Pack, batch_size: int) -> Callable[[], float]:
             return ""
 
         _train_epoch(learner, batches, OUR_WORKERS, between)
-        _wait_for(DEVICE)
-        first = min(_CHECK_EVERY[DEVICE.type], len(done) // 2)  # the device was waited for in the step before this one
+        _synchronize(DEVICE)
+        first = min(
+            _CHECK_INTERVAL[DEVICE.type], len(done) // 2
+        )  # the device was waited for in the step before this one
         return sum(rows for _, rows in done[first + 1 :]) / (time.perf_counter() - done[first][0])
 
     return measured
@@ -131,7 +133,7 @@ def resident(pack: Pack, batch_size: int, *, recorded: bool = False) -> Callable
     parts = [
         torch.from_numpy(np.asarray(part)).to(DEVICE)
         for part in (
-            pack.pixels, _turn_numbers(words), batches.trainset.labels, _color_draws(words, config.color),
+            pack.pixels, _symmetry_numbers(words), batches.trainset.labels, _color_draws(words, config.color),
             _stain_draws(words, config.stain),
         )
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks import reference
 from benchmarks.gpu.card import CUDA, DEVICE, LR, MODEL, Work, channels_last_network
 from claris_kaggle.models.factory import create_model
-from claris_kaggle.training.throughput import _wait_for
+from claris_kaggle.training.throughput import _synchronize
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -138,14 +138,14 @@ class StepClock:
     def step(self, rows: int) -> None:
         """Count the start of a step."""
         if self.steps == self.skipped:
-            _wait_for(DEVICE)
+            _synchronize(DEVICE)
             self.began, self.images = time.perf_counter(), 0
         self.steps += 1
         self.images += rows
 
     def rate(self) -> float:
         """Return images per second so far."""
-        _wait_for(DEVICE)
+        _synchronize(DEVICE)
         return self.images / (time.perf_counter() - self.began)
 
 

@@ -32,7 +32,7 @@ from benchmarks.gpu.card import (
 from benchmarks.gpu.graphs import capture_forward, record
 from benchmarks.timing import QUICK, Grid, number, option, publish
 from benchmarks.two_t4s import TRAFFIC
-from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.models.factory import create_model, fuse_batch_norm
 from claris_kaggle.runtime.precision import DTYPES
 
 SIDES = (96, 128) if QUICK else (96, 128, 192, 224)
@@ -91,7 +91,7 @@ class Predictor:
     """The network with folded batch norms, used for every size."""
 
     def __init__(self) -> None:
-        self.model = fold_batch_norm(channels_last_network())
+        self.model = fuse_batch_norm(channels_last_network())
 
     def steps(self, images: Tensor, precision: str) -> tuple[Step, Callable[[], Step]]:
         """Return a forward pass on the images, and a function that records it."""

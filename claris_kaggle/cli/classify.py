@@ -58,48 +58,48 @@ def run(args: argparse.Namespace) -> None:
         require_suffix(args.csv, ".csv")
     paths = list_images(args.images, recursive=args.recursive)
     trained, job = options._load_classifier(args)
-    answers: list[Mapping[str, object]] = []
+    results: list[Mapping[str, object]] = []
     sections, faults = [], []
-    for found in classify_files(trained, paths, job):
-        if isinstance(found, ClarisError):
-            faults.append(found)
+    for result in classify_files(trained, paths, job):
+        if isinstance(result, ClarisError):
+            faults.append(result)
             if len(paths) > 1:
-                log_info(str(found))
+                log_info(str(result))
             continue
-        if not args.json and not answers:
+        if not args.json and not results:
             print(_ROW.format(*_HEADER))
-        if found.map is None and not answers:
+        if result.map is None and not results:
             log_info(NO_MAP)
-        answers.append(found.to_json())
+        results.append(result.to_json())
         if args.html:
-            sections.append(render_section(found, trained.config.crop))
+            sections.append(render_section(result, trained.config.crop))
         if not args.json:
-            print(_format_row(found), flush=True)
-    _write_results(args, trained, job.views, answers, sections, faults)
+            print(_format_row(result), flush=True)
+    _write_results(args, trained, job.views, results, sections, faults)
 
 
-def _format_row(found: Classification) -> str:
+def _format_row(result: Classification) -> str:
     """Return the table row of an image."""
     from claris_kaggle.data.arrays import THRESHOLD
 
-    name = found.name
-    if found.heat is not None:
-        place = f"highest {found.left} px from the left, {found.top} px from the top"
-        name += f" ({found.malignant_windows:.1%} of {found.heat.probabilities.size:,} windows malignant; {place})"
-    if found.threshold != THRESHOLD:
-        name += f" (threshold {found.threshold:.3f})"
-    if found.reasons:
-        name += f" (uncertain: {'; '.join(found.reasons)})"
-    ranges = ["{:.3f} to {:.3f}".format(*ends) for ends in (found.fold_range, found.view_range)]
-    share = "-" if found.centre_share is None else f"{found.centre_share:.0%}"
-    return _ROW.format(f"{found.probability:.4f}", found.answer, *ranges, share, name)
+    name = result.name
+    if result.heat is not None:
+        position = f"highest {result.left} px from the left, {result.top} px from the top"
+        name += f" ({result.malignant_windows:.1%} of {result.heat.probabilities.size:,} windows malignant; {position})"
+    if result.threshold != THRESHOLD:
+        name += f" (threshold {result.threshold:.3f})"
+    if result.reasons:
+        name += f" (uncertain: {'; '.join(result.reasons)})"
+    ranges = ["{:.3f} to {:.3f}".format(*ends) for ends in (result.fold_range, result.view_range)]
+    share = "-" if result.centre_share is None else f"{result.centre_share:.0%}"
+    return _ROW.format(f"{result.probability:.4f}", result.answer, *ranges, share, name)
 
 
 def _write_results(
     args: argparse.Namespace,
     trained: FoldModels,
     views: int,
-    answers: list[Mapping[str, object]],
+    results: list[Mapping[str, object]],
     sections: list[Mapping[str, object]],
     faults: list[ClarisError],
 ) -> None:
@@ -116,17 +116,17 @@ def _write_results(
     from claris_kaggle.serving.page import all_as_json, write_page, write_rows
 
     messages = [str(fault) for fault in faults]
-    if args.html and answers:
+    if args.html and results:
         write_page(args.html, sections, messages, trained)
-    if args.csv and answers:
-        write_rows(args.csv, answers)
+    if args.csv and results:
+        write_rows(args.csv, results)
     if args.json:
-        print(json.dumps(all_as_json(trained, views, answers, messages)))
-    elif answers:
+        print(json.dumps(all_as_json(trained, views, results, messages)))
+    elif results:
         print(NOTICE)
-    if len(answers) + len(faults) == 1 and faults:
+    if len(results) + len(faults) == 1 and faults:
         raise faults[0]
-    if faults and not answers:
+    if faults and not results:
         raise PatchError(f"none of {len(faults)} images could be classified", "", "The messages above say why")
     if faults:
-        raise PatchError(f"{len(faults)} of {format_count(len(answers) + len(faults), 'image')} not classified")
+        raise PatchError(f"{len(faults)} of {format_count(len(results) + len(faults), 'image')} not classified")

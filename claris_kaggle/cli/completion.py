@@ -13,7 +13,7 @@ from pathlib import Path
 from claris_kaggle.core.files import explain_disk_errors, write_text
 
 HELP = "print a completion script for bash or zsh"
-_PLACES = {"bash": "~/.local/share/bash-completion/completions/claris", "zsh": "~/.zfunc/_claris"}
+_INSTALL_PATHS = {"bash": "~/.local/share/bash-completion/completions/claris", "zsh": "~/.zfunc/_claris"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.cli.main import _COMMANDS, _build_parser
 
     parser = _build_parser(*_COMMANDS)
-    for action in _walk_parser(parser):
+    for action in _list_actions(parser):
         if action.type is Path:
             folder = "DIR" in str(action.metavar)
             action.complete = shtab.DIRECTORY if folder else shtab.FILE  # type: ignore[attr-defined]
@@ -41,18 +41,18 @@ def run(args: argparse.Namespace) -> None:
     if not args.install:
         print(script)
         return
-    place = Path(_PLACES[args.shell]).expanduser()
-    with explain_disk_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    write_text(place, script.rstrip("\n") + "\n")
-    print(place)
+    path = Path(_INSTALL_PATHS[args.shell]).expanduser()
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, script.rstrip("\n") + "\n")
+    print(path)
 
 
-def _walk_parser(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def _list_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return the arguments of the parser and of its commands."""
     found = []
     for action in parser._actions:
         found.append(action)
         if isinstance(action, argparse._SubParsersAction):
-            found += [inner for sub in action.choices.values() for inner in _walk_parser(sub)]
+            found += [inner for sub in action.choices.values() for inner in _list_actions(sub)]
     return found

@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
     from claris_kaggle.doctor import check_installation, summary_line
 
     findings = check_installation(args.data, args.cache, account=args.account, probe=args.probe)
-    bad = any(one.state == BAD for one in findings)
+    bad = any(finding.state == BAD for finding in findings)
     if args.json:
-        print(json.dumps({"ok": not bad, "findings": [one.to_json() for one in findings]}))
+        print(json.dumps({"ok": not bad, "findings": [finding.to_json() for finding in findings]}))
         return int(bad)
-    for one in findings:
-        print(f"{one.state:<8}{one.name:<15}{one.found}" + (f". {one.hint}" if one.hint else ""))
+    for finding in findings:
+        print(f"{finding.state:<8}{finding.name:<15}{finding.found}" + (f". {finding.hint}" if finding.hint else ""))
     print(summary_line(findings))
     return int(bad)

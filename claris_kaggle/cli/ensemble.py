@@ -80,13 +80,14 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(result.to_json()))
         return
-    for name, figures in result.runs.items():
+    for name, metrics in result.runs.items():
         kind = "holdout" if name in result.holdouts else "OOF"
-        print(f"{name}: {_format_figures(figures, kind)}{_format_gap(evidence.against_best.get(name), evidence.best)}")
+        difference = _format_difference(evidence.against_best.get(name), evidence.best)
+        print(f"{name}: {_format_metrics(metrics, kind)}{difference}")
     if len(evidence.weights) > 1:
         _print_methods(evidence)
     if len(result.runs) > 1:
-        print(f"ensemble: {_format_figures(result.oof, 'holdout' if result.holdouts else 'OOF')}")
+        print(f"ensemble: {_format_metrics(result.oof, 'holdout' if result.holdouts else 'OOF')}")
     if evidence.over_best:
         _print_against_best(evidence, evidence.over_best, dict(zip(result.runs, args.runs, strict=True)), args)
     if result.oof.pooling_remark:
@@ -97,30 +98,30 @@ def run(args: argparse.Namespace) -> None:
     options._suggest_next("submit", args.out, "--data", args.data)
 
 
-def _format_figures(figures: OverallMetrics, kind: str) -> str:
+def _format_metrics(metrics: OverallMetrics, kind: str) -> str:
     """Return AUC with its interval and accuracy, in one line. `kind` is OOF or holdout."""
-    low, high = figures.auc_interval
-    return f"{kind} AUC {figures.auc:.4f} ({low:.4f} to {high:.4f}), accuracy {figures.accuracy:.4f}"
+    low, high = metrics.auc_interval
+    return f"{kind} AUC {metrics.auc:.4f} ({low:.4f} to {high:.4f}), accuracy {metrics.accuracy:.4f}"
 
 
-def _format_gap(gap: Comparison | None, best: str) -> str:
+def _format_difference(comparison: Comparison | None, best: str) -> str:
     """Return a run's difference to the best run, as text; empty for the best run and for a run that was left out."""
-    if gap is None:
+    if comparison is None:
         return ""
-    low, high = gap.interval
-    return f"; {gap.difference:+.4f} ({low:+.4f} to {high:+.4f}) compared with {best}, {_format_p(gap.p)}"
+    low, high = comparison.interval
+    return f"; {comparison.difference:+.4f} ({low:+.4f} to {high:+.4f}) compared with {best}, {_format_p(comparison.p)}"
 
 
 def _report_evidence(evidence: EnsembleEvidence) -> None:
     """Log the remarks about the runs."""
     for name, text in evidence.remarks.items():
-        left_out = "left out" if name in evidence.left_out else "kept; --only-sound excludes it"
-        log_info(f"{name}: {text} ({left_out})")
+        action = "left out" if name in evidence.left_out else "kept; --only-sound excludes it"
+        log_info(f"{name}: {text} ({action})")
     for name, other in evidence.copies.items():
         log_info(f"{name}: same predictions as {other}; used once")
-    asked = evidence.methods.get(evidence.asked)
-    if asked and evidence.asked != evidence.method:
-        gain = _format_gain(asked.gain)
+    requested = evidence.methods.get(evidence.asked)
+    if requested and evidence.asked != evidence.method:
+        gain = _format_gain(requested.gain)
         log_info(f"{evidence.asked}: its gain over the mean, {gain}, is not significant; the mean is used")
 
 
@@ -143,15 +144,15 @@ def _print_methods(evidence: EnsembleEvidence) -> None:
     for row, name in enumerate(names):
         cells = [f"{evidence.correlations[name][other]:7.4f}" for other in names[:row]]
         print(f"  {row + 1:>2} {name:<{width}} {' '.join(cells)}".rstrip())
-    for name, tried in evidence.methods.items():
-        over = "" if name == "mean" else f", over the mean {_format_gain(tried.gain)}"
-        print(f"{name:<7} nested OOF AUC {tried.auc:.5f}{over}")
+    for name, score in evidence.methods.items():
+        gain = "" if name == "mean" else f", over the mean {_format_gain(score.gain)}"
+        print(f"{name:<7} nested OOF AUC {score.auc:.5f}{gain}")
     weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence.weights.items())
     print(f"method: {evidence.method} ({weights})")
     print("AUC of the mean with each run minus without it")
-    for name, added in evidence.members.items():
-        low, high = added.interval
-        print(f"  {name:<{width}} {added.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(added.p)}")
+    for name, comparison in evidence.members.items():
+        low, high = comparison.interval
+        print(f"  {name:<{width}} {comparison.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(comparison.p)}")
 
 
 def _print_against_best(
@@ -171,19 +172,19 @@ def _print_against_best(
     verdict = f"{winner} is better" if significant else f"{winner} scored higher, but the difference is not significant"
     if gain.difference == 0:
         verdict = "they score alike"
-    figures = f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(gain.p)}"
-    print(f"ensemble compared with the best run, {evidence.best}: {figures}: {verdict}")
+    numbers = f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), {_format_p(gain.p)}"
+    print(f"ensemble compared with the best run, {evidence.best}: {numbers}: {verdict}")
     if gain.difference < 0:
-        alone = format_command("ensemble", folders[evidence.best], "--data", args.data, "--out", args.out)
-        print(f"for {evidence.best} alone: {alone}")
+        command = format_command("ensemble", folders[evidence.best], "--data", args.data, "--out", args.out)
+        print(f"for {evidence.best} alone: {command}")
 
 
-def _print_calibration(found: CalibrationEvidence) -> None:
+def _print_calibration(calibration: CalibrationEvidence) -> None:
     """Print the temperature, and its effect on held-out folds."""
-    before, after = found.before, found.after
-    figures = (
+    before, after = calibration.before, calibration.after
+    effect = (
         f"log loss {before.log_loss:.4f} to {after.log_loss:.4f}, "
         f"calibration error {before.calibration_error:.4f} to {after.calibration_error:.4f}"
     )
-    left = f"AUC {found.auc:.4f} before and after" if found.applied else "not applied"
-    print(f"temperature {found.temperature:.3f}: {figures}, on held-out folds; {left}")
+    remark = f"AUC {calibration.auc:.4f} before and after" if calibration.applied else "not applied"
+    print(f"temperature {calibration.temperature:.3f}: {effect}, on held-out folds; {remark}")

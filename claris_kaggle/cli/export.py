@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> None:
 
     from claris_kaggle.serving.export import export_run
 
-    facts = export_run(options._open_run(args.run), args.out, onnx=args.onnx, views=args.views)
-    print(json.dumps({"out": str(args.out), **facts}) if args.json else args.out)
+    metadata = export_run(options._open_run(args.run), args.out, onnx=args.onnx, views=args.views)
+    print(json.dumps({"out": str(args.out), **metadata}) if args.json else args.out)

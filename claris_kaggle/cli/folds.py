@@ -24,9 +24,9 @@ HELP = "create or check a fold file"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     options._add_data_flag(parser)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
-    what.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--out", type=Path, metavar="FILE.csv", help="fold file to write")
+    action.add_argument("--check", type=Path, metavar="FILE.csv", help="fold file to check against the data")
     options._add_slides_flag(parser, "each slide is in one fold")
     parser.add_argument("--k", type=int, metavar="K", help="number of folds [5]")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the split [0]")
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """
     given = {"--k": args.k is not None, "--seed": args.seed is not None, "--force": args.force}
     if args.check and any(given.values()):
-        found = f"{' and '.join(flag for flag, typed in given.items() if typed)} with --check"
+        found = f"{' and '.join(flag for flag, is_given in given.items() if is_given)} with --check"
         raise UsageError(
             found,
             "these flags apply only when folds are created",
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
             data, args.out, slides=slides, k=5 if args.k is None else args.k, seed=args.seed or 0, cache=cache,
             force=args.force,
         )  # fmt: skip
-    rows = [asdict(one) for one in count_folds(folds)]
+    rows = [asdict(counts) for counts in count_folds(folds)]
     if args.json:
         print(json.dumps({"file": str(args.out or args.check), "digest": folds.digest, "folds": rows}))
         return

@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> None:
     if args.plan:
         _launch_plan(args)
         return
-    chosen = [] if args.epochs is None else ["--epochs", str(args.epochs)]
+    epochs = [] if args.epochs is None else ["--epochs", str(args.epochs)]
     plan = Plan(
         name=require_name(args.name),
         parts=tuple((fold,) for fold in range(5)) if args.per_fold else ((),),
-        flags=options._check_train_flags([*chosen, *args.rest]),
+        flags=options._check_train_flags([*epochs, *args.rest]),
         time_limit=args.time_limit,
         datasets=tuple(args.dataset),
         models=tuple(args.model_input),
@@ -96,10 +96,10 @@ def _launch_plan(args: argparse.Namespace) -> None:
         "--weights-from": args.weights_from,
         "flags after --": args.rest,
     }
-    taken = [name for name, value in given.items() if value]
-    if taken:
+    conflicting = [name for name, value in given.items() if value]
+    if conflicting:
         hint = "Write them into a plan file of your own; docs/kaggle.md describes it"
-        raise UsageError(f"{' and '.join(taken)} with --plan", "the plan sets them for each run", hint)
+        raise UsageError(f"{' and '.join(conflicting)} with --plan", "the plan sets them for each run", hint)
     common = Plan(
         name=require_name(args.name),
         parts=((),),
@@ -138,20 +138,20 @@ def _print_runs(summary: RunsSummary, *, as_json: bool) -> None:
         print(json.dumps(dataclasses.asdict(summary)))
         return
     print(f"plan     {summary.plan}: {summary.description}")
-    head = ("run", "model", "size", "epochs", "folds", "kernels", "GFLOP", "hours", "week")
+    header = ("run", "model", "size", "epochs", "folds", "kernels", "GFLOP", "hours", "week")
     rows = [
         (
-            *(one.run, one.model, one.resolution, one.epochs, one.folds, len(one.kernels)),
-            *(f"{one.gflop:.1f}", f"{one.hours:.1f}", one.week()),
+            *(run.run, run.model, run.resolution, run.epochs, run.folds, len(run.kernels)),
+            *(f"{run.gflop:.1f}", f"{run.hours:.1f}", run.week()),
         )
-        for one in summary.runs
+        for run in summary.runs
     ]
-    widths = [max(len(str(row[column])) for row in [head, *rows]) for column in range(len(head))]
-    for row in [head, *rows]:
+    widths = [max(len(str(row[column])) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
         texts = (f"{row[column]:<{widths[column]}}" for column in range(2))
-        numbers = (f"{row[column]:>{widths[column]}}" for column in range(2, len(head)))
+        numbers = (f"{row[column]:>{widths[column]}}" for column in range(2, len(header)))
         print("  ".join(["", *texts, *numbers]).rstrip())
-    inputs = dict.fromkeys(name for one in summary.runs for name in one.inputs)
+    inputs = dict.fromkeys(name for run in summary.runs for name in run.inputs)
     print(f"inputs   {', '.join(['the competition', *inputs])}")
     print(f"parallel {summary.at_a_time}; time limit {summary.time_limit}; then {', '.join(summary.then)}")
     weeks = "fits into one week" if summary.weeks == 1 else f"takes {summary.weeks} weeks"
@@ -186,15 +186,15 @@ def _describe_hours(summary: PlanSummary) -> str:
     from math import ceil
 
     from claris_kaggle.core.time_limit import parse_duration
-    from claris_kaggle.kaggle.kernel_push import LONGEST_SESSION_TEXT
+    from claris_kaggle.kaggle.kernel_push import MAX_SESSION_TEXT
 
     hours = [kernel.hours for kernel in summary.kernels if kernel.hours is not None]
     if summary.estimated_hours is None:
         return f"not known for {summary.network} on this machine; the quota is {summary.weekly_hours:g} a week"
-    sessions = sum(max(1, ceil(3600 * one / parse_duration(summary.time_limit))) for one in hours)
+    sessions = sum(max(1, ceil(3600 * kernel_hours / parse_duration(summary.time_limit))) for kernel_hours in hours)
     weeks = " (several weeks)" if summary.estimated_hours > summary.weekly_hours else ""
     return (
         f"about {summary.estimated_hours} on two T4s (estimated) for {summary.network}, {summary.gflop:.3g} GFLOP an "
         f"image; {sessions} session{'s' if sessions > 1 else ''} of at most {summary.time_limit} (Kaggle's limit is "
-        f"{LONGEST_SESSION_TEXT}); the quota is {summary.weekly_hours:g} a week{weeks}"
+        f"{MAX_SESSION_TEXT}); the quota is {summary.weekly_hours:g} a week{weeks}"
     )

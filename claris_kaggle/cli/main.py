@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from claris_kaggle.core.console import is_speaker, messages_on_stderr
+from claris_kaggle.core.console import is_rank_zero, messages_on_stderr
 from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, ClarisError, Stopped
 from claris_kaggle.core.files import explain_unexpected_error
 from claris_kaggle.core.platforms import escape_unprintable_output
@@ -28,7 +28,7 @@ _COMMANDS = (
     "completion",
 )  # fmt: skip
 # These commands pass the flags after -- to `claris train`.
-_COMMANDS_WITH_REST = ("push", "launch")
+_COMMANDS_WITH_TRAIN_FLAGS = ("push", "launch")
 # Package names by import name, where the two differ.
 _PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
 _EPILOG = """typical steps, from any folder:
@@ -56,23 +56,23 @@ class _OneLineParser(argparse.ArgumentParser):
     """A parser that reports errors in one line.
 
     Attributes:
-        named: the parser of the typed command. argparse leaves that command's unknown flags to this parser.
+        command_parser: the parser of the typed command. argparse reports that command's unknown flags with this parser.
     """
 
-    named: _OneLineParser | None = None
+    command_parser: _OneLineParser | None = None
 
     def error(self, message: str) -> NoReturn:
         """Print the error, the nearest command or flag, and the help command, and exit with code 2."""
         if message.startswith("unrecognized"):
-            if self.named:
-                self.named.error(message)
+            if self.command_parser:
+                self.command_parser.error(message)
             typed = next((word.split("=")[0] for word in message.split() if word.startswith("--")), "")
-            near = get_close_matches(typed, self._option_string_actions, 1)
-            message += f"; did you mean {near[0]}?" if near else ""
+            similar = get_close_matches(typed, self._option_string_actions, 1)
+            message += f"; did you mean {similar[0]}?" if similar else ""
         if "invalid choice" in message and "COMMAND" in message:
             typed = message.split("'")[1]
-            near = get_close_matches(typed, _COMMANDS, 1)
-            message = f"unknown command {typed!r}" + (f"; did you mean {near[0]}?" if near else "")
+            similar = get_close_matches(typed, _COMMANDS, 1)
+            message = f"unknown command {typed!r}" + (f"; did you mean {similar[0]}?" if similar else "")
         if message.startswith("argument --fold:") and ".csv" in message:
             message += "; did you mean --folds?"
         end = "" if message.endswith((".", "?")) else "."
@@ -98,7 +98,7 @@ def _build_parser(*commands: str) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name in commands:
-            parser.named = sub
+            parser.command_parser = sub
             module.add_arguments(sub)
             sub.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     return parser
@@ -116,15 +116,17 @@ def _run_command(arguments: list[str]) -> int:
     """Run the command line with messages on stderr, and return its exit code."""
     command = next((word for word in arguments if not word.startswith("-")), None)
     if command == "help":  # claris help train
-        place = arguments.index("help")
-        return _run_command([*arguments[place + 1 : place + 2], "--help"])
+        index = arguments.index("help")
+        return _run_command([*arguments[index + 1 : index + 2], "--help"])
     if not arguments:
         _build_parser().print_help()
         return 2
     try:
-        own, rest = _split_rest(arguments) if command in _COMMANDS_WITH_REST else (arguments, [])
-        args = _build_parser(command or "").parse_args(own)
-        args.rest = rest
+        own_arguments, train_flags = (
+            _split_rest(arguments) if command in _COMMANDS_WITH_TRAIN_FLAGS else (arguments, [])
+        )
+        args = _build_parser(command or "").parse_args(own_arguments)
+        args.rest = train_flags
         _expand_homes(args)
         module = importlib.import_module(f"claris_kaggle.cli.{args.command}")
         code = int(module.run(args) or 0)
@@ -151,7 +153,7 @@ def _expand_homes(args: argparse.Namespace) -> None:
         if isinstance(value, Path):
             setattr(args, name, _expand_home(value))
         elif isinstance(value, list):
-            setattr(args, name, [_expand_home(one) if isinstance(one, Path) else one for one in value])
+            setattr(args, name, [_expand_home(item) if isinstance(item, Path) else item for item in value])
 
 
 def _expand_home(path: Path) -> Path:
@@ -164,8 +166,8 @@ def _expand_home(path: Path) -> Path:
 
 def _split_rest(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Return the arguments before and after the first --."""
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], arguments[place + 1 :]
+    index = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:index], arguments[index + 1 :]
 
 
 def _report_error(error: ClarisError, arguments: Sequence[str]) -> int:
@@ -173,7 +175,7 @@ def _report_error(error: ClarisError, arguments: Sequence[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
     line = " ".join(str(error).split())
-    if is_speaker() or not isinstance(error, Stopped):
+    if is_rank_zero() or not isinstance(error, Stopped):
         print(f"claris: {line}", file=sys.stderr, flush=True)
     if ERROR_FILE_VARIABLE in os.environ:
         with contextlib.suppress(OSError):  # the error is already printed
@@ -200,12 +202,12 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _find_missing(wanted: Sequence[str]) -> list[str]:
+def _find_missing(requirements: Sequence[str]) -> list[str]:
     """Return the required packages that are not installed, from lines of the package's metadata."""
     from importlib.metadata import PackageNotFoundError, version
 
     missing = []
-    for line in wanted:
+    for line in requirements:
         name = re.match(r"[\w.-]+", line)
         if name and ";" not in line:  # no extra, and for every system
             try:
@@ -222,11 +224,11 @@ def _explain_missing_package(error: ModuleNotFoundError) -> ClarisError:
     module = (error.name or "").split(".")[0]
     package = _PIP_NAMES.get(module, module.replace("_", "-"))
     try:
-        wanted = requires("claris_kaggle") or []
+        requirements = requires("claris_kaggle") or []
     except PackageNotFoundError:  # the library was copied without its metadata, as in a kernel
-        wanted = []
-    found = (re.match(r"([\w.-]+).*extra == .(\w+)", line) for line in wanted)
-    extras = [one[2] for one in found if one and one[1].lower() == package]
-    others = [name for name in _find_missing(wanted) if name != package]
+        requirements = []
+    matches = (re.match(r"([\w.-]+).*extra == .(\w+)", line) for line in requirements)
+    extras = [match[2] for match in matches if match and match[1].lower() == package]
+    others = [name for name in _find_missing(requirements) if name != package]
     what = f"'claris_kaggle[{extras[0]}]'" if extras else " ".join([package, *others])
     return ClarisError(f"the Python package {package} is not installed", "", f"Install it: pip install {what}")

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from claris_kaggle.inference.fold_models import FoldModels
     from claris_kaggle.serving.classify import ClassifyJob
 
-# Flags that a kernel passes to `claris train` itself.
-_SESSION_SETS = ("data", "folds", "run", "slides", "extra", "fold", "nproc", "cache", "time_limit")
-# Those of them that a file of an input can set.
-_FROM_INPUTS = ("--folds", "--slides", "--extra")
+# Flags of `claris train` that the session sets itself.
+_SET_BY_SESSION = ("data", "folds", "run", "slides", "extra", "fold", "nproc", "cache", "time_limit")
+# Flags of these whose file an input of the session can provide.
+_SETTABLE_FROM_INPUT = ("--folds", "--slides", "--extra")
 _NO_STATISTICS = (
     "{} has no image_statistics.json, so images are not compared with its training patches. Run claris predict on the "
     "run to add it"
@@ -199,8 +199,8 @@ def _parse_train_flags(rest: Sequence[str]) -> argparse.Namespace:
     """
     from claris_kaggle.cli.main import _build_parser
 
-    own = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
-    return _build_parser("train").parse_args([*own, *rest])
+    required = ["train", "--data", "DIR", "--folds", "FILE.csv", "--run", "DIR"]
+    return _build_parser("train").parse_args([*required, *rest])
 
 
 def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
@@ -212,13 +212,17 @@ def _check_train_flags(rest: Sequence[str]) -> tuple[str, ...]:
     """
     from claris_kaggle.core.config import apply_preset, read_given_flags
 
-    before, after = _parse_train_flags([]), _parse_train_flags(rest)
-    taken = ["--" + name.replace("_", "-") for name in _SESSION_SETS if vars(after)[name] != vars(before)[name]]
-    if taken:
-        instead = [f"{flag}-from owner/dataset/file before --" for flag in taken if flag in _FROM_INPUTS]
-        hint = f"Give {' and '.join(instead)}" if instead else "Remove it"
-        raise UsageError(f"{', '.join(taken)} after --", "the session sets this itself", hint)
-    apply_preset(read_given_flags(after))
+    defaults, given = _parse_train_flags([]), _parse_train_flags(rest)
+    conflicting = [
+        "--" + name.replace("_", "-") for name in _SET_BY_SESSION if vars(given)[name] != vars(defaults)[name]
+    ]
+    if conflicting:
+        replacements = [
+            f"{flag}-from owner/dataset/file before --" for flag in conflicting if flag in _SETTABLE_FROM_INPUT
+        ]
+        hint = f"Give {' and '.join(replacements)}" if replacements else "Remove it"
+        raise UsageError(f"{', '.join(conflicting)} after --", "the session sets this itself", hint)
+    apply_preset(read_given_flags(given))
     return tuple(rest)
 
 
@@ -229,11 +233,11 @@ def _require_session(text: str) -> None:
         UsageError: it is invalid, or not below Kaggle's limit; the message names both.
     """
     from claris_kaggle.core.time_limit import parse_duration
-    from claris_kaggle.kaggle.kernel_push import LONGEST_SESSION_TEXT
+    from claris_kaggle.kaggle.kernel_push import MAX_SESSION_TEXT
 
-    if parse_duration(text) >= parse_duration(LONGEST_SESSION_TEXT):
+    if parse_duration(text) >= parse_duration(MAX_SESSION_TEXT):
         raise UsageError(
-            f"--time-limit is {text}", f"Kaggle ends a session at {LONGEST_SESSION_TEXT}", "Use at most 11h20m"
+            f"--time-limit is {text}", f"Kaggle ends a session at {MAX_SESSION_TEXT}", "Use at most 11h20m"
         )
 
 
@@ -254,17 +258,17 @@ def _read_named_files(args: argparse.Namespace) -> dict[str, str]:
     from claris_kaggle.core.config import apply_preset, read_given_flags
     from claris_kaggle.kaggle.kernel_source import require_file_name
 
-    found = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from", "extra_from")}
-    for name, value in found.items():
+    named = {name: str(getattr(args, name)) for name in ("weights_from", "slides_from", "folds_from", "extra_from")}
+    for name, value in named.items():
         if value:
             require_file_name(value, "--" + name.replace("_", "-"))
-    if found["weights_from"]:
+    if named["weights_from"]:
         given = read_given_flags(_parse_train_flags(args.rest))
         if "weights" in given:
-            what = f"--weights-from {found['weights_from']} and --weights {given['weights']} after --"
+            what = f"--weights-from {named['weights_from']} and --weights {given['weights']} after --"
             raise UsageError(what, "training starts from only one of them", "Remove one of them")
-        apply_preset({**given, "weights": found["weights_from"]})
-    return found
+        apply_preset({**given, "weights": named["weights_from"]})
+    return named
 
 
 def _open_data(args: argparse.Namespace) -> DataDir:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     data = options._open_data(args)
     import json
 
-    from claris_kaggle.core.console import is_speaker
+    from claris_kaggle.core.console import is_rank_zero
     from claris_kaggle.ensembling.runs import suggest_single_fold
     from claris_kaggle.evaluation.run_metrics import explain_pooling
     from claris_kaggle.inference.predict import PredictJob, predict_run
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         cudnn=args.cudnn,
     )
     metrics = predict_run(job)
-    if not is_speaker():
+    if not is_rank_zero():
         return
     if metrics is None:
         log_info(suggest_single_fold(RunDir(args.run), args.data, "submission.csv"))

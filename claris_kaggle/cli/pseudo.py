@@ -49,17 +49,17 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.ensembling.pseudo_labels import make_pseudo_labels
 
     runs = [options._open_run(path) for path in args.runs]
-    found = make_pseudo_labels(runs, DataDir(args.data), args.out, confidence=args.confidence, balanced=args.balance)
-    single = [str(one.fold) for one in found.folds if not one.benign or not one.malignant]
+    summary = make_pseudo_labels(runs, DataDir(args.data), args.out, confidence=args.confidence, balanced=args.balance)
+    single = [str(fold.fold) for fold in summary.folds if not fold.benign or not fold.malignant]
     if single:
         log_info(
             f"warning: {format_count(len(single), 'fold')} ({name_few(single)}) without pseudo-labels of one class, "
             "which biases a training on them. A lower --confidence may find patches of both classes"
         )
     if args.json:
-        print(json.dumps(found.to_json()))
+        print(json.dumps(summary.to_json()))
         return
     print("fold  benign  malignant")
-    for one in found.folds:
-        print(f"{one.fold:<4}  {one.benign:>6,}  {one.malignant:>9,}")
-    print(f"{found.file}: of {found.test_patches:,} test patches")
+    for fold in summary.folds:
+        print(f"{fold.fold:<4}  {fold.benign:>6,}  {fold.malignant:>9,}")
+    print(f"{summary.file}: of {summary.test_patches:,} test patches")

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
     kernel = kernel_push.find_recorded_push(args.record, args.ref)
     output = kernel_output.pull_with_retries(kernel, args.out)
-    facts = {"out": str(args.out), "status": output.status, "files": list(output.files)}
-    print(json.dumps(facts) if args.json else f"{args.out}: {len(output.files)} files, {output.status}")
+    result = {"out": str(args.out), "status": output.status, "files": list(output.files)}
+    print(json.dumps(result) if args.json else f"{args.out}: {len(output.files)} files, {output.status}")
     if output.status == FAILED:
         raise kernel_output.explain_failed_session(kernel, output, args.out)

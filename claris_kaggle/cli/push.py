@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> None:
     user, slug = _choose_owner(args), args.slug or f"claris-{args.job}"
     built = str(args.build_only or "")
     base = f"{user}/{slug}"
-    about = {"job": args.job, "ref": base, "commit": kernel_source.commit_name(), "built": built}
-    asked = {**about, **settings.to_json()}
-    push_token, ref = ("", "") if built else kernel_push.find_pending_push(args.record, asked)
-    again = bool(push_token)
-    if not again:
+    job_arguments = {"job": args.job, "ref": base, "commit": kernel_source.commit_name(), "built": built}
+    arguments = {**job_arguments, **settings.to_json()}
+    push_token, ref = ("", "") if built else kernel_push.find_pending_push(args.record, arguments)
+    pending = bool(push_token)
+    if not pending:
         push_token = kernel_push.new_push_token(slug)
         ref = kernel_push.choose_kernel_name(args.record, base, push_token)
     with tempfile.TemporaryDirectory() as temporary:
@@ -73,14 +73,14 @@ def run(args: argparse.Namespace) -> None:
         )
         # Recorded before the push: the push token finds a push whose response was lost.
         kernel = Kernel(ref=ref, version=0, push_token=push_token, pushed=time.time())
-        kernel_push.record_push(args.record, kernel, job=args.job, asked=asked, built=built)
+        kernel_push.record_push(args.record, kernel, job=args.job, asked=arguments, built=built)
         if args.build_only:
             print(json.dumps({"folder": str(folder), "ref": ref}) if args.json else folder)
             return
-        kernel = kernel_push.push_recorded(folder, kernel, base, args.record, again=again)
+        kernel = kernel_push.push_recorded(folder, kernel, base, args.record, search_first=pending)
     kernel_push.record_push(args.record, kernel, job=args.job, base=base)
-    facts = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
-    print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}")
+    result = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
+    print(json.dumps(result) if args.json else f"{kernel.ref} version {kernel.version}")
 
 
 def _read_settings(args: argparse.Namespace) -> KernelSettings:

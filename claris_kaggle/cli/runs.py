@@ -41,27 +41,27 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.ensembling.ledger import read_ledger
     from claris_kaggle.ensembling.run_list import list_runs
 
-    found = list_runs(args.folder, read_ledger(args.ledger))
-    best = found[0].name if found and found[0].oof_auc is not None else None
+    runs = list_runs(args.folder, read_ledger(args.ledger))
+    best = runs[0].name if runs and runs[0].oof_auc is not None else None
     if args.json:
-        print(json.dumps({"best": best, "runs": [one.to_json() for one in found]}))
+        print(json.dumps({"best": best, "runs": [summary.to_json() for summary in runs]}))
         return
-    if not found:
+    if not runs:
         log_info(f"{args.folder}: no runs in this folder")
         return
     print(_RUN_ROW.format(*_RUN_HEADER))
-    for one in found:
-        print(_format_run(one, marked=one.name == best))
-    for one in found:
-        if one.problem:
-            log_info(f"{one.name}: {one.problem}")
+    for summary in runs:
+        print(_format_run(summary, marked=summary.name == best))
+    for summary in runs:
+        if summary.problem:
+            log_info(f"{summary.name}: {summary.problem}")
 
 
-def _format_run(one: RunSummary, *, marked: bool) -> str:
+def _format_run(summary: RunSummary, *, marked: bool) -> str:
     """Return the table row of a run."""
-    scores = ["-" if value is None else f"{value:.4f}" for value in (one.oof_auc, one.public, one.private)]
-    interval = "-" if one.oof_interval is None else "{:.4f} to {:.4f}".format(*one.oof_interval)
-    folds = f"{one.folds_finished}/{'?' if one.folds_total is None else one.folds_total}"
-    hours = "-" if one.hours is None else f"{one.hours:.1f}"
-    mark, about = "*" if marked else "", (one.model or "-", one.preset or "-", one.state, one.name)
-    return _RUN_ROW.format(mark, scores[0], interval, *scores[1:], folds, hours, *about)
+    scores = ["-" if value is None else f"{value:.4f}" for value in (summary.oof_auc, summary.public, summary.private)]
+    interval = "-" if summary.oof_interval is None else "{:.4f} to {:.4f}".format(*summary.oof_interval)
+    folds = f"{summary.folds_finished}/{'?' if summary.folds_total is None else summary.folds_total}"
+    hours = "-" if summary.hours is None else f"{summary.hours:.1f}"
+    mark, columns = "*" if marked else "", (summary.model or "-", summary.preset or "-", summary.state, summary.name)
+    return _RUN_ROW.format(mark, scores[0], interval, *scores[1:], folds, hours, *columns)

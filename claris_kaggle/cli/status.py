@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     kernel = kernel_push.find_recorded_push(args.record, args.ref)
     status, message = follow_session(kernel, args.poll) if args.follow else kernel_output.kernel_status(kernel)
-    failed = status in kernel_output.ENDED and status != "COMPLETE"
+    failed = status in kernel_output.END_STATES and status != "COMPLETE"
     error = (
         kernel_output.explain_session_end(kernel, status, message, kernel_output.session_log(kernel))
         if failed
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if error and not args.json:
         raise error
     message = error.found if error else message
-    facts = {"ref": kernel.ref, "version": kernel.version, "status": status, "message": message}
-    shown = "not listed yet; this can take some minutes" if status == kernel_output.NOT_LISTED else status.lower()
-    print(json.dumps(facts) if args.json else f"{kernel.ref} version {kernel.version}: {shown}")
+    result = {"ref": kernel.ref, "version": kernel.version, "status": status, "message": message}
+    text = "not listed yet; this can take some minutes" if status == kernel_output.NOT_LISTED else status.lower()
+    print(json.dumps(result) if args.json else f"{kernel.ref} version {kernel.version}: {text}")
     return int(failed)

@@ -59,16 +59,16 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.ensembling.submission_file import check_submission
 
     path = args.files[0]
-    facts = check_submission(path, read_sample(data.sample))
+    summary = check_submission(path, read_sample(data.sample))
     if args.json:
-        print(json.dumps({"file": str(path), **asdict(facts)}))
+        print(json.dumps({"file": str(path), **asdict(summary)}))
         return
-    spread = f"{facts.min:.4g} to {facts.max:.4g}, mean {facts.mean:.4g}"
-    order = "" if facts.sample_order else ", not in the sample's order (Kaggle joins by id)"
-    tied = f", but {facts.tied:,} rows are tied" if facts.tie_remark else ""
-    print(f"{path}: {facts.rows:,} rows, {spread}{order}: valid{tied}")
-    if facts.tie_remark:
-        log_info(f"{path}: {facts.tie_remark}")
+    values = f"{summary.min:.4g} to {summary.max:.4g}, mean {summary.mean:.4g}"
+    order = "" if summary.sample_order else ", not in the sample's order (Kaggle joins by id)"
+    tied = f", but {summary.tied:,} rows are tied" if summary.tie_remark else ""
+    print(f"{path}: {summary.rows:,} rows, {values}{order}: valid{tied}")
+    if summary.tie_remark:
+        log_info(f"{path}: {summary.tie_remark}")
 
 
 def _print_comparison(args: argparse.Namespace) -> None:

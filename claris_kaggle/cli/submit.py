@@ -37,14 +37,14 @@ def run(args: argparse.Namespace) -> None:
 
     from claris_kaggle.data import tables
     from claris_kaggle.kaggle.download import fetch_file
-    from claris_kaggle.kaggle.submit import LONGEST_WAIT, submit_file
+    from claris_kaggle.kaggle.submit import MAX_SCORE_WAIT, submit_file
 
     with tempfile.TemporaryDirectory() as temporary:
         sample = (args.data or Path(temporary)) / "sample_submission.csv"
         if args.data is None:
             fetch_file(sample.name, sample.parent)
         ids = tables.read_sample(sample)
-    entry = submit_file(args.file, ids, args.ledger, wait=0 if args.no_wait else LONGEST_WAIT, poll=args.poll)
+    entry = submit_file(args.file, ids, args.ledger, wait=0 if args.no_wait else MAX_SCORE_WAIT, poll=args.poll)
     if args.json:
         print(json.dumps(entry))
     else:

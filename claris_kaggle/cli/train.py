@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
     limit = parse_duration(args.time_limit) if args.time_limit else None
     data = options._open_data(args)
-    from claris_kaggle.core.console import is_speaker
+    from claris_kaggle.core.console import is_rank_zero
     from claris_kaggle.training.setup import TrainJob
     from claris_kaggle.training.train import train_run
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         compile=args.compile,
     )
     train_run(job, read_given_flags(args))
-    if is_speaker():
+    if is_rank_zero():
         print(args.run)
         cache = ["--cache", args.cache] if args.cache else []
         options._suggest_next("predict", "--data", args.data, "--run", args.run, *cache)

@@ -2,11 +2,11 @@
 
 Other packages use:
 
-- `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `LEAST_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`,
+- `config`: `CENTRE_SIZE`, `CUDNN_MODES`, `MIN_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`, `TrainConfig`,
   `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`, `generated_mark`, `is_generated`,
-  `parse_config_flags`, `read_given_flags`, `require_resolution`, `require_same`, `update_config`, `without_about_file`
-- `console`: `LOGGER`, `Progress`, `Waiting`, `capture_native_code`, `format_command`, `format_duration`, `is_speaker`,
-  `log_info`, `messages_on_stderr`, `silence_native_code`
+  `parse_config_flags`, `read_given_flags`, `require_resolution`, `require_same`, `update_config`, `without_metadata`
+- `console`: `LOGGER`, `Progress`, `StatusLine`, `capture_native_code`, `format_command`, `format_duration`,
+  `is_rank_zero`, `log_info`, `messages_on_stderr`, `silence_native_code`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
   `OversizeError`, `PatchError`, `RunError`, `Stopped`, `TableError`, `TrainingError`, `UsageError`,
   `escape_unprintable`, `first_line`, `format_bytes`, `format_count`, `name_few`
@@ -16,7 +16,7 @@ Other packages use:
 - `findings`: `BAD`, `Finding`, `GOOD`, `WARNING`, `run_check`
 - `paths`: `ARCHIVE_SUFFIXES`, `DataDir`, `ExportDir`, `FoldDir`, `RunDir`, `default_cache`, `require_replaceable`,
   `require_suffix`
-- `platforms`: `HOME`, `SEVERAL_PROCESSES`, `SHARED_MEMORY`, `STOP_SIGNALS`, `allocate`, `escape_unprintable_output`,
-  `is_inside`, `link_or_copy`, `move_folder`, `replace`, `signal_name`, `sync_file`, `total_memory`, `write_at`
+- `platforms`: `HOME`, `SHARED_MEMORY`, `STOP_SIGNALS`, `SUPPORTS_DDP`, `allocate`, `escape_unprintable_output`,
+  `is_safe_name`, `link_or_copy`, `move_folder`, `replace`, `signal_name`, `sync_file`, `total_memory`, `write_at`
 - `time_limit`: `Stopper`, `exit_process`, `exit_with_parent`, `parse_duration`, `restore_signals`
 """

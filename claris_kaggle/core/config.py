@@ -31,12 +31,12 @@ _TAILS = ("pool", "no-pool")
 _EQUIVARIANCES = ("none", "p4m")
 # Global pooling by timm's names, and generalised mean pooling; empty: the network's own.
 POOLINGS = ("avg", "max", "avgmax", "catavgmax", "gem")
-# Mean and standard deviation of a network whose values have no name: `0.5,0.5,0.5/0.25,0.25,0.25`.
+# Channel means and standard deviations as numbers: `0.5,0.5,0.5/0.25,0.25,0.25`.
 _NUMBER = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"
 _STATISTICS_TEXT = ",".join([_NUMBER] * 3) + "/" + ",".join([rf"(?=[0-9.]*[1-9]){_NUMBER}"] * 3)
 # Options of earlier versions with their defaults. A config.json that has them at these values still loads.
 _REMOVED_OPTIONS = {"small_share": 0.0, "shift": 0, "pooling": "mean", "cutmix": 0.0, "drop_path": 0.0}
-# Options that were added later. A config.json without them is from before, and has them at their defaults.
+# Options that older versions do not have. A config.json without them is read with their defaults.
 _ADDED_OPTIONS = {
     "architecture",
     "augment",
@@ -56,16 +56,16 @@ _ADDED_OPTIONS = {
     "swa_lr",
     "tail",
 }
-# The format of config.json. Files without a number are of format 1, which has neither it nor the version. A change that
-# earlier versions would misread, such as another meaning of a field, raises it. A new option does not.
+# The number of the format of config.json. Format 1 stores neither this number nor the version. Raise it for a change
+# that earlier versions would misread, such as a new meaning of a field. A new option does not change it.
 _CONFIG_SCHEMA = 2
 _GENERATED = "generated_data"
-_ABOUT_FILE = {"schema", "claris_kaggle", _GENERATED}
+_METADATA_KEYS = {"schema", "claris_kaggle", _GENERATED}
 PATCH_SIZE = 96  # the side of a patch, in pixels
 CENTRE_SIZE = 32  # the side of the centre square that the label describes, in pixels
-LEAST_SIDE, _LARGEST_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
+MIN_SIDE, _MAX_SIDE = 32, 384  # DenseNet halves the side five times; few timm networks take more than 384
 _FlagValue = TypeVar("_FlagValue", str, int, float)
-_DEFAULT_BATCH_SIZE, _LOWEST_BATCH_SIZE, _LEAST_STEPS = 128, 16, 30
+_DEFAULT_BATCH_SIZE, _MIN_BATCH_SIZE, _MIN_STEPS = 128, 16, 30
 
 
 def default_batch_size(patches: int) -> int:
@@ -82,7 +82,7 @@ def default_batch_size(patches: int) -> int:
     (128, 32, 16)
     """
     size = _DEFAULT_BATCH_SIZE
-    while size > _LOWEST_BATCH_SIZE and patches < _LEAST_STEPS * size:
+    while size > _MIN_BATCH_SIZE and patches < _MIN_STEPS * size:
         size //= 2
     return size
 
@@ -90,9 +90,9 @@ def default_batch_size(patches: int) -> int:
 def default_learning_rate(steps: int) -> float:
     """Return the default peak learning rate for fine-tuning.
 
-    A short training needs large steps; a long one loses less of the initial weights with small ones. 2e-3 was the best
-    peak for 180 and for 1,000 steps in `docs/recipes.md`. From there it decreases with the square root of the number of
-    steps, into the range of 1e-4 to 1e-3 in which published solutions of this competition train.
+    Few training steps need a high learning rate; with many steps, a low one preserves the pretrained weights better.
+    2e-3 was the best peak for 180 and for 1,000 steps in `docs/recipes.md`. Above 1,000 steps the peak decreases with
+    the square root of their number, into the range of published solutions of this competition (1e-4 to 1e-3).
 
     Args:
         steps: number of training steps in all epochs.
@@ -106,7 +106,7 @@ def default_learning_rate(steps: int) -> float:
 
 
 def _flag_field(default: _FlagValue, text: str, **limits: object) -> _FlagValue:
-    """Return a dataclass field that is also a command-line flag; `limits` are choices, low or high."""
+    """Return a dataclass field that is also a command-line flag; `limits` are choices, pattern, low or high."""
     return field(default=default, metadata={"help": text, "flag": True, **limits})
 
 
@@ -175,7 +175,7 @@ class TrainConfig:
         "patches", "channel mean and standard deviation; model: those of the network's published weights",
         choices=_NORMALISATIONS, pattern=_STATISTICS_TEXT,
     )  # fmt: skip
-    crop: int = _flag_field(PATCH_SIZE, "side of the centre crop in pixels", low=LEAST_SIDE, high=PATCH_SIZE)
+    crop: int = _flag_field(PATCH_SIZE, "side of the centre crop in pixels", low=MIN_SIDE, high=PATCH_SIZE)
     resolution: int = _flag_field(
         0,
         "input size in pixels; patches are resized (bilinear up, area averaging down); 0: crop size",
@@ -245,9 +245,9 @@ class TrainConfig:
         return self.resolution or self.crop
 
     @property
-    def least_side(self) -> int:
+    def min_side(self) -> int:
         """The smallest input size in pixels that leaves at least one cell in the last feature map."""
-        return 2 * LEAST_SIDE if self.stem == "pool4" and self.tail == "pool" else LEAST_SIDE
+        return 2 * MIN_SIDE if self.stem == "pool4" and self.tail == "pool" else MIN_SIDE
 
     def to_json(self) -> dict[str, object]:
         """Return all fields as plain values."""
@@ -264,25 +264,25 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, content: Mapping[str, object], source: object) -> TrainConfig:
-        """Return the config whose `to_json` or `to_file` is `content`; `source` is the file named in messages.
+        """Return the config from content that `to_json` or `to_file` made; `source` is the file named in messages.
 
-        Options that were added later have their defaults, which reproduce the behaviour before they existed.
+        Options that are missing in older files get their defaults, which reproduce the behaviour of older versions.
 
         Raises:
             DataError: the file is of a later format, or a field is unknown, missing or of the wrong type. An unknown
                 option may change the result, so it is never ignored.
         """
         _require_known_schema(content, source)
-        options = _without_removed_options(without_about_file(content), source)
-        known = {item.name for item in dataclasses.fields(cls)}
-        unknown, missing = sorted(set(options) - known), sorted(known - set(options) - _ADDED_OPTIONS)
+        options = _without_removed_options(without_metadata(content), source)
+        field_names = {item.name for item in dataclasses.fields(cls)}
+        unknown, missing = sorted(set(options) - field_names), sorted(field_names - set(options) - _ADDED_OPTIONS)
         if unknown or missing:
             parts = ("unknown", unknown), ("missing", missing)
-            what = " and ".join(f"{kind} fields {', '.join(names)}" for kind, names in parts if names)
-            raise DataError(f"{source}: {what}", _name_versions(content), _SCHEMA_HINT)
+            problem = " and ".join(f"{kind} fields {', '.join(names)}" for kind, names in parts if names)
+            raise DataError(f"{source}: {problem}", _name_versions(content), _SCHEMA_HINT)
         content = {**_default_values(_ADDED_OPTIONS), **options}
         try:
-            return _config_of(content)
+            return _create_config(content)
         except (UsageError, TypeError) as error:
             raise DataError(f"{source}: {error}", "", "Start a new run folder") from error
 
@@ -300,9 +300,9 @@ def is_generated(content: Mapping[str, object]) -> bool:
     return bool(content.get(_GENERATED))
 
 
-def without_about_file(content: Mapping[str, object]) -> dict[str, object]:
-    """Return the options in the content of a `config.json`, without format, version and the mark of synthetic data."""
-    return {name: value for name, value in content.items() if name not in _ABOUT_FILE}
+def without_metadata(content: Mapping[str, object]) -> dict[str, object]:
+    """Return the options in the content of a `config.json`: without format, version and the mark of synthetic data."""
+    return {name: value for name, value in content.items() if name not in _METADATA_KEYS}
 
 
 def _name_versions(content: Mapping[str, object]) -> str:
@@ -334,20 +334,24 @@ def _without_removed_options(content: Mapping[str, object], source: object) -> d
     Raises:
         DataError: one of them is not at its default, so the run cannot be repeated.
     """
-    used = [f"{name} {content[name]!r}" for name, off in _REMOVED_OPTIONS.items() if content.get(name, off) != off]
-    if used:
-        found = f"{source}: trained with {', '.join(used)}"
+    changed = [
+        f"{name} {content[name]!r}"
+        for name, default in _REMOVED_OPTIONS.items()
+        if content.get(name, default) != default
+    ]
+    if changed:
+        found = f"{source}: trained with {', '.join(changed)}"
         raise DataError(found, "this option was removed", "Use the version that trained the run")
     return {name: value for name, value in content.items() if name not in _REMOVED_OPTIONS}
 
 
-def require_resolution(side: int, expected: str = f"{LEAST_SIDE} to {_LARGEST_SIDE}") -> None:
+def require_resolution(side: int, expected: str = f"{MIN_SIDE} to {_MAX_SIDE}") -> None:
     """Reject an input size that is too small or too large for the networks of this task.
 
     Raises:
         UsageError: names the flag and what was expected.
     """
-    if not LEAST_SIDE <= side <= _LARGEST_SIDE:
+    if not MIN_SIDE <= side <= _MAX_SIDE:
         raise UsageError(f"--resolution is {side}", f"expected {expected}")
 
 
@@ -358,8 +362,8 @@ def _check_sides(config: TrainConfig) -> None:
         UsageError: names the flags.
     """
     if config.resolution:
-        require_resolution(config.resolution, f"0 (no resizing), or {LEAST_SIDE} to {_LARGEST_SIDE}")
-    side, least = config.side, config.least_side
+        require_resolution(config.resolution, f"0 (no resizing), or {MIN_SIDE} to {_MAX_SIDE}")
+    side, least = config.side, config.min_side
     if side < least:
         found = f"--stem pool4 with --tail pool leaves no feature map at {side} pixels"
         raise UsageError(found, f"expected at least {least}", "Give --tail no-pool")
@@ -408,16 +412,16 @@ def _check_value(item: dataclasses.Field[object], value: Any) -> None:
     """
     flag = "--" + item.name.replace("_", "-")
     limits = item.metadata
-    kinds: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(item.type), (str,))
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise UsageError(f"{flag} is {value!r}", f"expected {kinds[-1].__name__}")
-    free = "pattern" in limits and re.fullmatch(limits["pattern"], str(value))
-    if "choices" in limits and value not in limits["choices"] and not free:
+    types: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(item.type), (str,))
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise UsageError(f"{flag} is {value!r}", f"expected {types[-1].__name__}")
+    matches_pattern = "pattern" in limits and re.fullmatch(limits["pattern"], str(value))
+    if "choices" in limits and value not in limits["choices"] and not matches_pattern:
         numbers = " or numbers such as 0.5,0.5,0.5/0.2,0.2,0.2" if "pattern" in limits else ""
         raise UsageError(f"{flag} is {value!r}", f"it must be one of {', '.join(limits['choices'])}{numbers}")
     if "low" in limits and not limits["low"] <= value <= limits.get("high", 1e9):
-        span = f"from {limits['low']} to {limits['high']}" if "high" in limits else f"at least {limits['low']}"
-        raise UsageError(f"{flag} is {value}", f"it must be {span}")
+        allowed = f"from {limits['low']} to {limits['high']}" if "high" in limits else f"at least {limits['low']}"
+        raise UsageError(f"{flag} is {value}", f"it must be {allowed}")
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -425,16 +429,16 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training config (stored in config.json; must not change on resume)")
     for item in dataclasses.fields(TrainConfig):
         if item.metadata.get("flag"):
-            kind = {"int": int, "float": float}.get(str(item.type), str)
+            value_type = {"int": int, "float": float}.get(str(item.type), str)
             choices = item.metadata.get("choices", ())
-            free = "pattern" in item.metadata  # argparse would reject other values than the choices
-            names = "{" + ",".join([*choices, "NUMBERS"]) + "}" if free else None
+            accepts_numbers = "pattern" in item.metadata  # argparse would reject other values than the choices
+            placeholder = "{" + ",".join([*choices, "NUMBERS"]) + "}" if accepts_numbers else None
             group.add_argument(
                 "--" + item.name.replace("_", "-"),
-                type=functools.partial(_parse_text, item) if free else kind,
+                type=functools.partial(_parse_text, item) if accepts_numbers else value_type,
                 default=argparse.SUPPRESS,
-                metavar=item.name.upper() if kind is str and not choices else names,
-                choices=None if free else choices or None,
+                metavar=item.name.upper() if value_type is str and not choices else placeholder,
+                choices=None if accepts_numbers else choices or None,
                 help=f"{item.metadata['help']} [{_describe_default(item)}]",
             )
 
@@ -460,7 +464,7 @@ def _describe_default(item: dataclasses.Field[object]) -> str:
     return "; ".join([str(item.default), *others])
 
 
-def _config_of(options: Mapping[str, object]) -> TrainConfig:
+def _create_config(options: Mapping[str, object]) -> TrainConfig:
     """Return the config with these options; the others have their defaults.
 
     Raises:
@@ -475,7 +479,7 @@ def update_config(config: TrainConfig, options: Mapping[str, object]) -> TrainCo
     Raises:
         UsageError: as in `TrainConfig`.
     """
-    return _config_of({**config.to_json(), **options})
+    return _create_config({**config.to_json(), **options})
 
 
 def read_given_flags(args: argparse.Namespace) -> dict[str, object]:
@@ -489,7 +493,7 @@ def parse_config_flags(words: Sequence[str], weights: str = "") -> dict[str, obj
 
     Args:
         words: the flags as typed.
-        weights: the initial weights, if they are given in another way; empty to take those of the flags.
+        weights: the initial weights, which override those in `words`; empty to use those in `words`.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_config_flags(parser)
@@ -498,23 +502,23 @@ def parse_config_flags(words: Sequence[str], weights: str = "") -> dict[str, obj
 
 
 def apply_preset(given: Mapping[str, object]) -> TrainConfig:
-    """Return the config of the given fields; the preset sets the others, and `auto` is resolved.
+    """Return the config of the given fields. The preset sets the other fields; `auto` becomes the chosen preset.
 
     Raises:
         UsageError: as in `TrainConfig`.
     """
-    typed = _config_of({name: given[name] for name in ("model", "weights", "preset") if name in given})
-    preset = _choose_preset(typed.preset, pretrained=typed.weights != "none")
-    return _config_of({**_preset_for(preset, typed.model), **given, "preset": preset})
+    chosen = _create_config({name: given[name] for name in ("model", "weights", "preset") if name in given})
+    preset = _choose_preset(chosen.preset, pretrained=chosen.weights != "none")
+    return _create_config({**_preset_for(preset, chosen.model), **given, "preset": preset})
 
 
-def require_same(found: TrainConfig, asked: TrainConfig, source: object) -> None:
+def require_same(stored: TrainConfig, requested: TrainConfig, source: object) -> None:
     """Reject a resume with another config.
 
     Raises:
         RunError: names each field that differs, with both values.
     """
-    old, new = found.to_json(), asked.to_json()
+    old, new = stored.to_json(), requested.to_json()
     if old["weights_sha256"] and old["weights_sha256"] == new["weights_sha256"]:
         new["weights"] = old["weights"]  # the same file under another name
     changed = [f"{name}: {old[name]!r} in the run, {new[name]!r} now" for name in old if old[name] != new[name]]

@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("claris_kaggle")
 
-_LINE_EVERY = 30.0
-# Keeps long logs short: the pause between two lines grows to a sixtieth of the age of the process, which makes
-# about 250 lines in twelve hours.
+_LOG_INTERVAL = 30.0
+# Keeps long logs short: the interval grows to a sixtieth of the age of the process. Twelve hours give about 250 lines.
 _AGE_SHARE = 1 / 60
 _START_TIME = time.monotonic()
-_SILENCE_LOCK = threading.Lock()
+_STDERR_LOCK = threading.Lock()
 
 
 class _StderrHandler(logging.Handler):
@@ -49,7 +48,7 @@ def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
     if _is_on_stderr():  # a command called by another command
         yield
         return
-    handler, kept = _StderrHandler(), (LOGGER.level, LOGGER.propagate)
+    handler, previous = _StderrHandler(), (LOGGER.level, LOGGER.propagate)
     LOGGER.addHandler(handler)
     LOGGER.setLevel(level)
     LOGGER.propagate = False
@@ -57,15 +56,15 @@ def messages_on_stderr(level: int = logging.INFO) -> Iterator[None]:
         yield
     finally:
         LOGGER.removeHandler(handler)
-        LOGGER.setLevel(kept[0])
-        LOGGER.propagate = kept[1]
+        LOGGER.setLevel(previous[0])
+        LOGGER.propagate = previous[1]
 
 
 @contextlib.contextmanager
 def silence_native_code() -> Iterator[None]:
     """Discard what C libraries, such as libtiff, write to the process's stderr within the context.
 
-    One thread at a time: a second one would restore the discarding stderr of the first.
+    A lock lets in one thread at a time. Otherwise a second thread would save and restore the redirected stderr.
     """
     with Path(os.devnull).open("wb") as discard, _redirect_stderr(discard):
         yield
@@ -87,10 +86,10 @@ def capture_native_code() -> Iterator[bytearray]:
 
 @contextlib.contextmanager
 def _redirect_stderr(target: IO[bytes]) -> Iterator[None]:
-    """Let the process's stderr be `target` within the context. Nothing is redirected if stderr is closed."""
-    with _SILENCE_LOCK:
+    """Redirect the process's stderr to `target` within the context. Does nothing if stderr is closed."""
+    with _STDERR_LOCK:
         try:
-            kept = os.dup(2)
+            saved_stderr = os.dup(2)
         except OSError:  # stderr is closed
             yield
             return
@@ -98,17 +97,17 @@ def _redirect_stderr(target: IO[bytes]) -> Iterator[None]:
             os.dup2(target.fileno(), 2)
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(saved_stderr, 2)
+            os.close(saved_stderr)
 
 
 def _shows_progress() -> bool:
     """Return True if a progress bar can be drawn: on a terminal, when messages go to stderr."""
-    return _is_on_stderr() and is_speaker() and sys.stderr.isatty() and _terminal_width() > 0
+    return _is_on_stderr() and is_rank_zero() and sys.stderr.isatty() and _terminal_width() > 0
 
 
 def _terminal_width() -> int:
-    """Return the columns of the terminal on stderr. Some terminals say 0, and a bar would not be shown on them."""
+    """Return the columns of the terminal on stderr. Some terminals report 0; they cannot show a progress bar."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):
@@ -120,14 +119,14 @@ def _is_on_stderr() -> bool:
     return any(isinstance(handler, _StderrHandler) for handler in LOGGER.handlers)
 
 
-def is_speaker() -> bool:
+def is_rank_zero() -> bool:
     """Return True if this process logs for all ranks: rank 0, or no rank at all."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def log_info(text: str) -> None:
     """Log one message at level INFO, on rank 0 only."""
-    if is_speaker():
+    if is_rank_zero():
         LOGGER.info("%s", text)
 
 
@@ -152,11 +151,11 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-class Waiting:
+class StatusLine:
     """A status line: updated in place on a terminal, otherwise logged every 30 seconds, later less often."""
 
     def __init__(self, **bar: Any) -> None:
-        self.spoken = time.monotonic()
+        self.last_logged = time.monotonic()
         self.bar: tqdm[NoReturn] | None = None
         if _shows_progress():
             from tqdm import tqdm
@@ -168,13 +167,13 @@ class Waiting:
         if self.bar is not None:
             self.bar.set_description_str(text)
         else:
-            self.speak(text)
+            self.log_if_due(text)
 
-    def speak(self, text: str) -> None:
+    def log_if_due(self, text: str) -> None:
         """Log the text if enough time has passed since the last line."""
         now = time.monotonic()
-        if now - self.spoken >= max(_LINE_EVERY, _AGE_SHARE * (now - _START_TIME)):
-            self.spoken = now
+        if now - self.last_logged >= max(_LOG_INTERVAL, _AGE_SHARE * (now - _START_TIME)):
+            self.last_logged = now
             log_info(text)
 
     def close(self) -> None:
@@ -191,7 +190,7 @@ class Waiting:
         self.close()
 
 
-class Progress(Waiting):
+class Progress(StatusLine):
     """A progress bar on a terminal; otherwise a log line every 30 seconds, later less often.
 
     Args:
@@ -206,7 +205,7 @@ class Progress(Waiting):
         super().__init__(total=total, initial=done, desc=name, unit=f" {unit}", postfix=note or None)
         self.name, self.total, self.unit, self.note = name, total, unit, note
         self.done = self.initial = done
-        self.start = self.spoken
+        self.start = self.last_logged
 
     def update(self, amount: int) -> None:
         """Add `amount` finished units."""
@@ -215,7 +214,7 @@ class Progress(Waiting):
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(amount)
         else:
-            self.speak(self.line())
+            self.log_if_due(self.line())
 
     def rate(self) -> float:
         """Return the units per second since the start."""
@@ -224,9 +223,8 @@ class Progress(Waiting):
     def line(self) -> str:
         """Return the state in one line: count, share, rate and remaining time."""
         rate = self.rate()
-        left = f", {format_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
+        remaining = f", {format_duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         note = f", {self.note}" if self.note else ""
         share, digits = self.done / max(self.total, 1), 0 if rate >= 10 else 1
-        return (
-            f"{self.name}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), {rate:,.{digits}f}/s{left}{note}"
-        )
+        count = f"{self.done:,} of {self.total:,} {self.unit}"
+        return f"{self.name}: {count} ({share:.0%}), {rate:,.{digits}f}/s{remaining}{note}"

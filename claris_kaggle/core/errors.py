@@ -13,7 +13,7 @@
     ├── KaggleError         exit 1   Kaggle refused, or could not be reached
     └── Stopped             exit 3   time limit or signal; run again to resume
 
-Imports no other module of the package, so that every module can raise these.
+This module imports no other module of the package, so that every module can raise these errors.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ class KaggleError(ClarisError):
 
     Attributes:
         status: the HTTP status; 0 without a response.
-        passing: True if a later attempt may succeed.
-        after: seconds that the server asked to wait.
-        busy: True if Kaggle refused only because other sessions are running.
+        retryable: True if a later attempt may succeed.
+        retry_after: seconds that the server asked to wait.
+        session_limit: True if Kaggle refused only because other sessions are running.
         refused: True if Kaggle answered a push and did not create the requested kernel.
         no_version: True if the refused push created no version of the kernel.
     """
@@ -103,15 +103,15 @@ class KaggleError(ClarisError):
         hint: str = "",
         *,
         status: int = 0,
-        passing: bool = False,
-        after: float = 0.0,
-        busy: bool = False,
+        retryable: bool = False,
+        retry_after: float = 0.0,
+        session_limit: bool = False,
         refused: bool = False,
         no_version: bool = False,
     ) -> None:
         super().__init__(found, expected, hint)
-        self.status, self.passing, self.after = status, passing, after
-        self.busy, self.refused, self.no_version = busy, refused, no_version
+        self.status, self.retryable, self.retry_after = status, retryable, retry_after
+        self.session_limit, self.refused, self.no_version = session_limit, refused, no_version
 
 
 class Stopped(ClarisError):

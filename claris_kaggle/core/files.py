@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
-_READ_BYTES = 1 << 22
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 _LOCK_ATTEMPTS = 100  # each fails only if another process removed the lock in that moment
 _HELD_LOCKS: set[BaseFileLock] = set()  # locks held by this process
@@ -64,7 +63,7 @@ def explain_os_error(error: OSError, path: object) -> DiskError:
         return DiskError(f"{path}: file not found", "", "Check the path")
     if error.errno == errno.EISDIR:
         return DiskError(f"{path}: a folder", "expected a file", "Check the path")
-    parent = next((one for one in Path(str(path)).parents if os.path.lexists(one)), None)
+    parent = next((folder for folder in Path(str(path)).parents if os.path.lexists(folder)), None)
     if parent and not is_folder(parent):
         return DiskError(f"{parent}: a file", "expected a folder; nothing was changed", "Give a folder")
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -73,7 +72,7 @@ def explain_os_error(error: OSError, path: object) -> DiskError:
 
 
 def explain_unexpected_error(error: Exception, hint: str) -> ClarisError:
-    """Return the error to report for an exception that no message of this package foresees.
+    """Return the error to report for an exception that this package does not handle elsewhere.
 
     Args:
         error: the exception. An OSError of the operating system becomes a DiskError.
@@ -107,7 +106,7 @@ def _temporary_name(path: Path) -> Path:
 
 def _list_missing(path: Path) -> list[Path]:
     """Return the path and its parents that do not exist, innermost first."""
-    return [one for one in (path, *path.parents) if not os.path.lexists(one)]
+    return [missing for missing in (path, *path.parents) if not os.path.lexists(missing)]
 
 
 @contextlib.contextmanager
@@ -118,8 +117,8 @@ def _remove_new_folders(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(OSError):  # another process has written there
-            for one in created:
-                one.rmdir()
+            for path in created:
+                path.rmdir()
         raise
 
 
@@ -155,22 +154,22 @@ def create_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         DiskError: `path` exists and is not empty, or is the current folder (a shell there would keep the old, empty
-            one); or the folder cannot be created or written, or the disk is full.
+            folder); or the folder cannot be created or written, or the disk is full.
     """
     with explain_disk_errors(path):
         path = path.resolve()
         if path.exists() and path.samefile(os.curdir):
             raise DiskError(f"{path}: the current folder", "nothing was changed", "Give a new folder")
         with _remove_new_folders(path.parent):
-            aside = _temporary_name(path)
+            temporary = _temporary_name(path)
             try:
-                aside.mkdir()
-                yield aside
-                platforms._sync_folder(aside)
-                platforms.move_folder(aside, path)
+                temporary.mkdir()
+                yield temporary
+                platforms._sync_folder(temporary)
+                platforms.move_folder(temporary, path)
                 platforms._sync_folder(path.parent)
             finally:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -214,14 +213,9 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of the file as 64 hex digits; reads chunks of 4 MiB."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of the file as 64 hex digits."""
     with explain_disk_errors(path), path.open("rb", buffering=0) as stream:
-        buffer = bytearray(_READ_BYTES)
-        view = memoryview(buffer)
-        while size := stream.readinto(buffer):
-            digest.update(view[:size])
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -274,24 +268,24 @@ def _acquire_lock(path: Path, holder: Path, *, wait: bool) -> BaseFileLock:
                 found = f"{path.parent}: in use by {_read_holder(holder)}"
                 hint = "Wait until it ends, or use another folder"
                 raise RunError(found, "only one process may write at a time", hint) from None
-            except FileNotFoundError:  # its last holder failed, and removed the folder
+            except FileNotFoundError:  # the previous holder failed and removed the folder
                 if attempt == _LOCK_ATTEMPTS - 1:
                     raise
                 continue
             if path.exists():
                 break
-            lock.release()  # its last holder failed, and removed the file
+            lock.release()  # the previous holder failed and removed the file
     return lock
 
 
 def _remove_created(created: Sequence[Path]) -> None:
     """Remove a lock file and the folders that were created for it, innermost first, if they hold nothing else."""
     with contextlib.suppress(OSError):  # a folder is not empty
-        for one in created:
-            if one.is_dir():
-                one.rmdir()
+        for path in created:
+            if path.is_dir():
+                path.rmdir()
             else:
-                one.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
 
 def _read_holder(path: Path) -> str:

@@ -13,8 +13,8 @@ from claris_kaggle.core.errors import DataError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json
 
 _COMPETITION_FOLDER = "the competition's folder has train/, test/, train_labels.csv and sample_submission.csv"
-_TABLES_AND_FOLDERS = 4
-_NESTED = 4
+_REQUIRED_COUNT = 4
+_SEARCH_DEPTH = 4
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
@@ -72,10 +72,10 @@ class DataDir(_Folder):
             UsageError: one of them is missing.
         """
         if not self.root.is_dir():
-            there = self.root.exists()
+            exists = self.root.exists()
             archive = self.root.name.lower().endswith(ARCHIVE_SUFFIXES)
-            what = ("an archive" if archive else "a file") if there else "no such folder"
-            hint = "Unpack it, then give the folder" if there and archive else "Give that folder as --data DIR"
+            what = ("an archive" if archive else "a file") if exists else "no such folder"
+            hint = "Unpack it, then give the folder" if exists and archive else "Give that folder as --data DIR"
             if re.match(r"https?:/", str(self.root)):
                 what, hint = "a web address", "Download the data first: claris fetch --out DIR"
             elif self.root.is_symlink():
@@ -87,8 +87,8 @@ class DataDir(_Folder):
             raise UsageError(found, _COMPETITION_FOLDER, self._suggest_folder(missing))
         return self
 
-    def _explain_near(self, name: str, other: str) -> str:
-        """Return what to do about a file or folder `other` that stands for the missing `name`."""
+    def _explain_similar_name(self, name: str, other: str) -> str:
+        """Return a hint for a missing `name` when a file or folder with the similar name `other` exists."""
         path = self.root / other
         if path.is_symlink() and not path.exists():
             return f"{other} is a broken symbolic link to {path.readlink()}"
@@ -103,20 +103,20 @@ class DataDir(_Folder):
 
     def _suggest_folder(self, missing: Sequence[str]) -> str:
         """Return what to do about missing files: another folder that has them, or archives to unpack."""
-        around = [self.root.resolve().parent, *_list_subfolders(self.root, _NESTED)]
-        other = next((path for path in around if not DataDir(path)._missing()), None)
+        candidates = [self.root.resolve().parent, *_list_subfolders(self.root, _SEARCH_DEPTH)]
+        other = next((path for path in candidates if not DataDir(path)._missing()), None)
         if other:
             return f"Give --data {other}"
         names = sorted(path.name for path in self.root.iterdir())
-        near = {one: other for one in missing for other in names if _is_same_name(one, other)}
-        if near:
-            return "; ".join(self._explain_near(name, other) for name, other in near.items())
+        similar = {name: other for name in missing for other in names if _is_similar_name(name, other)}
+        if similar:
+            return "; ".join(self._explain_similar_name(name, other) for name, other in similar.items())
         if any(name.lower().endswith(".tif") for name in names):
             return "Move its .tif files into train/ and test/, by the ids of the two tables"
         archives = sorted(path.name for path in self.root.iterdir() if path.name.lower().endswith(ARCHIVE_SUFFIXES))
-        parts = [name for name in archives if name.split(".")[0] in {one.split(".")[0] for one in missing}]
-        if parts or len(missing) == _TABLES_AND_FOLDERS:
-            archives = parts or archives
+        matching = [name for name in archives if name.split(".")[0] in {name.split(".")[0] for name in missing}]
+        if matching or len(missing) == _REQUIRED_COUNT:
+            archives = matching or archives
         return f"Unpack {name_few(archives)} there" if archives else "Give that folder as --data DIR"
 
 
@@ -225,13 +225,13 @@ class RunDir(_Folder):
 
     def lacks(self, names: str) -> str:
         """Return a message about missing files `names` or a missing folder, with the names of nearby runs."""
-        there = self.root.is_dir()
-        where = self.root if there else self.root.parent
-        runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in where.glob(f"*/{name}")})
-        nearest = [] if there else get_close_matches(self.root.name, runs, 1)
-        meant = f"; did you mean {where / nearest[0]}?" if nearest else ""
-        near = f" (runs in {where}: {name_few(runs)}{meant})" if runs else ""
-        return f"{self.root}: {f'no {names} there' if there else 'no such folder'}{near}"
+        exists = self.root.is_dir()
+        parent = self.root if exists else self.root.parent
+        runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in parent.glob(f"*/{name}")})
+        nearest = [] if exists else get_close_matches(self.root.name, runs, 1)
+        suggestion = f"; did you mean {parent / nearest[0]}?" if nearest else ""
+        nearby = f" (runs in {parent}: {name_few(runs)}{suggestion})" if runs else ""
+        return f"{self.root}: {f'no {names} there' if exists else 'no such folder'}{nearby}"
 
     def finished_folds(self) -> list[int]:
         """Return the numbers of the folds that have a model.json. Does not verify the weights."""
@@ -281,14 +281,14 @@ def _list_subfolders(folder: Path, depth: int) -> list[Path]:
     """Return the folders below a folder up to this depth, without hidden ones; those near the top come first."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(Path(one.path) for one in entries if one.is_dir() and one.name[0] not in "._")
+            found = sorted(Path(entry.path) for entry in entries if entry.is_dir() and entry.name[0] not in "._")
     except OSError:
         return []
-    return found + [path for one in found if depth > 1 for path in _list_subfolders(one, depth - 1)]
+    return found + [path for entry in found if depth > 1 for path in _list_subfolders(entry, depth - 1)]
 
 
-def _is_same_name(name: str, other: str) -> bool:
-    """Return True if `other` is a name that a browser, an unpacker or an editor gives to a second `name`."""
+def _is_similar_name(name: str, other: str) -> bool:
+    """Return True if `other` is a variant of `name`: a numbered download, a copy, or another file type."""
     stem, _, suffix = name.partition(".")
     added = r"( ?\(\d+\)| ?-? ?copy| \d+)?"
     endings = rf"\.{suffix}(\.txt)?|\.txt|\.xlsx?|\.ods|\.numbers" if suffix else ""
@@ -323,7 +323,7 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
     require_suffix(path, ".csv")
     if path.name in (DataDir(path.parent).labels.name, DataDir(path.parent).sample.name):
         raise UsageError(f"{path}: the competition's own file", "it is never modified", "Give another --out")
-    about = path.with_suffix(".json")
+    json_path = path.with_suffix(".json")
     with explain_disk_errors(path):
         if path.exists() and path.stat().st_size > 0:
             with path.open("rb") as stream:
@@ -331,8 +331,8 @@ def require_replaceable(path: Path, columns: Sequence[str]) -> None:
             if header != ",".join(columns):
                 found = f"{path}: already exists as another kind of file (first line {header[:80]!r})"
                 raise UsageError(found, "nothing was changed", "Give another --out")
-        if about.exists() and not _is_written_by_claris(about):
-            found = f"{about}: already exists; the metadata of {path.name} would overwrite it"
+        if json_path.exists() and not _is_written_by_claris(json_path):
+            found = f"{json_path}: already exists; the metadata of {path.name} would overwrite it"
             raise UsageError(found, "nothing was changed", "Give another --out")
 
 

@@ -23,17 +23,17 @@ HOME = "%USERPROFILE%" if _WINDOWS else "~"
 # Signals that ask a process to stop: SIGINT (Ctrl-C), SIGTERM (schedulers), and Ctrl-Break on Windows.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
 # The Windows builds of torch lack NCCL and the rendezvous of torchrun.
-SEVERAL_PROCESSES = not _WINDOWS
+SUPPORTS_DDP = not _WINDOWS
 # Shared memory of loader processes on Linux; other systems do not have this folder.
 SHARED_MEMORY = Path("/dev/shm")
 # Seconds between attempts to replace a file on Windows: virus scanners and indexers close it within a second.
 _RETRY_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
 # Names that Windows reserves for devices, with any suffix: data written to `nul.csv` is lost.
-_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
-_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
-_FORBIDDEN = set('<>:"|?*') | {chr(code) for code in range(32)}
+_RESERVED_NAMES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_RESERVED_NAMES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
+_FORBIDDEN_CHARACTERS = set('<>:"|?*') | {chr(code) for code in range(32)}
 # Longer paths need a Windows setting that is off by default.
-_WINDOWS_LONGEST_PATH = 259
+_WINDOWS_MAX_PATH = 259
 
 
 # --- files
@@ -153,7 +153,7 @@ def _explain_refused_name(path: Path) -> str:
         return ""
     return _explain_bad_name(path.parts[1:] if path.anchor else path.parts) or (
         f"{len(str(path.absolute()))} characters, which is too long for Windows"
-        if len(str(path.absolute())) > _WINDOWS_LONGEST_PATH
+        if len(str(path.absolute())) > _WINDOWS_MAX_PATH
         else ""
     )
 
@@ -167,22 +167,22 @@ def _explain_bad_name(parts: Iterable[str]) -> str:
     for part in parts:
         if part in ("", ".", ".."):
             continue
-        if part.split(".")[0].rstrip(" ").upper() in _DEVICES:
+        if part.split(".")[0].rstrip(" ").upper() in _RESERVED_NAMES:
             return f"{part!r} is a reserved name on Windows"
-        if _FORBIDDEN & set(part):
+        if _FORBIDDEN_CHARACTERS & set(part):
             return f"{part!r} contains a character that Windows does not allow"
         if part[-1] in " .":
             return f"{part!r} ends in a space or dot, which Windows drops"
     return ""
 
 
-def is_inside(name: str) -> bool:
+def is_safe_name(name: str) -> bool:
     """Return True if a file name from an archive or a server stays inside its destination folder.
 
     Rejects absolute names, `..`, backslashes and, on Windows, names such as `C:name` or a device.
 
-    >>> is_inside("run/oof.csv"), is_inside("../oof.csv"), is_inside("/oof.csv"), is_inside("a\\\\b"), is_inside("")
-    (True, False, False, False, False)
+    >>> [is_safe_name(name) for name in ("run/oof.csv", "../oof.csv", "/oof.csv", "a\\\\b", "")]
+    [True, False, False, False, False]
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
@@ -264,8 +264,8 @@ if sys.platform == "win32":
     def _total_memory_of_windows() -> int | None:
         """Return the total physical memory from GlobalMemoryStatusEx in bytes; None if the call fails."""
         status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
-        told = ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status))
-        return int(status.sizes[0]) if told else None
+        succeeded = ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status))
+        return int(status.sizes[0]) if succeeded else None
 
 
 def escape_unprintable_output(*streams: object) -> None:

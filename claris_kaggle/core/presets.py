@@ -31,8 +31,8 @@ _PRESETS: dict[str, dict[str, object]] = {
         "normalise": "patches",
     },
     # Published weights, fine-tuned as in the published solutions with a private score of 0.975 or more: enlarged
-    # patches, ten epochs or more, averaged weights. The peak follows from the number of steps. The EMA warms up with
-    # the steps, so that one decay suits 300 steps and 14,000.
+    # patches, ten epochs or more, averaged weights. The peak learning rate depends on the number of steps (`lr` 0). The
+    # EMA decay increases during the first steps, so that one value suits 300 steps and 14,000.
     "pretrained": {
         "epochs": 10,
         "resolution": 192,
@@ -45,7 +45,7 @@ _PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-# Options that only a DenseNet has; the recipes of other networks leave them out.
+# Options that only a DenseNet has. Presets of other networks do not set them.
 _DENSENET_OPTIONS = ("stem", "tail")
 
 
@@ -59,8 +59,8 @@ def _preset_for(name: str, model: str) -> dict[str, object]:
     return {key: value for key, value in _PRESETS[name].items() if densenet or key not in _DENSENET_OPTIONS}
 
 
-def _choose_preset(asked: str, *, pretrained: bool) -> str:
+def _choose_preset(name: str, *, pretrained: bool) -> str:
     """Return the preset; `auto` is `pretrained` with starting weights and `scratch` without."""
-    if asked != "auto":
-        return asked
+    if name != "auto":
+        return name
     return "pretrained" if pretrained else "scratch"

@@ -43,19 +43,19 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def exit_with_parent(known: int = 0, every: float = 0.5) -> None:
+def exit_with_parent(parent_id: int = 0, interval: float = 0.5) -> None:
     """End this process as soon as the process that started it has ended.
 
     Args:
-        known: process id of the parent, in case it ends before this call; 0 uses the current parent.
-        every: seconds between two checks.
+        parent_id: process id of the parent, in case it ends before this call; 0 uses the current parent.
+        interval: seconds between two checks.
     """
     parent = os.getppid()
 
     def watch() -> None:
         # When the parent ends, the parent id changes; on Windows it stays the same.
-        while os.getppid() == parent and platforms._is_alive(known or parent):
-            time.sleep(every)
+        while os.getppid() == parent and platforms._is_alive(parent_id or parent):
+            time.sleep(interval)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -84,16 +84,16 @@ def restore_signals() -> Iterator[tuple[int, ...]]:
     if threading.current_thread() is not threading.main_thread():
         yield ()
         return
-    kept = {number: signal.getsignal(number) for number in platforms.STOP_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in platforms.STOP_SIGNALS}
     try:
-        yield tuple(kept)
+        yield tuple(handlers)
     finally:
-        for number, handler in kept.items():
+        for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class Stopper:
-    """A check whether work should stop, because of the time limit or a signal.
+    """Tells a loop when to stop, because of the time limit or a signal.
 
     Args:
         limit: seconds from now until the process must have ended; None for no limit.
@@ -101,8 +101,8 @@ class Stopper:
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit = limit
-        self.start = self.last = time.monotonic()
-        self.slowest = 0.0
+        self.start = self.last_tick = time.monotonic()
+        self.slowest_step = 0.0
         self.signal = ""
 
     @contextlib.contextmanager
@@ -114,10 +114,10 @@ class Stopper:
         """
         with restore_signals() as numbers:
             for number in numbers:
-                signal.signal(number, self.hear)
+                signal.signal(number, self.handle_signal)
             yield
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
         """Record the signal, and restore the default effect of the next one."""
         self.signal = platforms.signal_name(number)
         if "RANK" not in os.environ:
@@ -126,20 +126,20 @@ class Stopper:
     def tick(self) -> None:
         """Record the time since the last tick as one step, which cannot be interrupted."""
         now = time.monotonic()
-        self.slowest = max(self.slowest, now - self.last)
-        self.last = now
+        self.slowest_step = max(self.slowest_step, now - self.last_tick)
+        self.last_tick = now
 
-    def pause(self) -> None:
-        """Ignore the time since the last tick, because it will not occur again."""
-        self.last = time.monotonic()
+    def skip_interval(self) -> None:
+        """Do not count the time since the last tick as a step. Call this after work that occurs only once."""
+        self.last_tick = time.monotonic()
 
-    def left(self) -> float:
+    def remaining_seconds(self) -> float:
         """Return the seconds until the limit; infinite without a limit."""
         return float("inf") if self.limit is None else self.limit - (time.monotonic() - self.start)
 
     def limit_from_now(self) -> float | None:
         """Return the limit for processes that start now, at least one second, so that they stop cleanly."""
-        return None if self.limit is None else max(1.0, self.left())
+        return None if self.limit is None else max(1.0, self.remaining_seconds())
 
     def reason(self) -> str:
         """Return the reason to stop now: a signal, or too little time for another step. Empty to continue."""
@@ -147,5 +147,5 @@ class Stopper:
             return self.signal
         if self.limit is None:
             return ""
-        reserve = max(2 * self.slowest, min(_RESERVE_SECONDS, _RESERVE_SHARE * self.limit))
-        return "the time limit" if self.left() < reserve else ""
+        reserve = max(2 * self.slowest_step, min(_RESERVE_SECONDS, _RESERVE_SHARE * self.limit))
+        return "the time limit" if self.remaining_seconds() < reserve else ""

@@ -5,7 +5,7 @@ Other packages use:
 - `arrays`: `Columns`, `Labels`, `Pixels`, `Probabilities`, `THRESHOLD`
 - `augment`: `STATISTICS`, `change_stain`, `crop_centre`, `to_input`
 - `batches`: `Batch`, `EpochBatches`, `ExtraPatches`, `PredictionBlocks`, `TrainSet`
-- `d4`: `turn_on_device`, `view`, `view_back`
+- `d4`: `apply_symmetry`, `view`, `undo_view`
 - `fold_file`: `CLASS_NAMES`, `FOLD_NAMES`, `Folds`, `LABEL_NAMES`, `SPLIT_BY_PATCH`, `check_folds`, `count_folds`,
   `parse_fold_numbers`, `read_folds`, `require_together`, `write_folds`
 - `fold_split`: `make_folds`

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from claris_kaggle.data.d4 import _TURNS, _cached_tensor
+from claris_kaggle.data.d4 import _SYMMETRIES, _cached_tensor
 from claris_kaggle.data.patches import SIZE
 
 # Without this, albumentations looks for a new version online at import.
@@ -61,12 +61,12 @@ class _Geometry:
         kind: `d4` draws one of the eight symmetries with equal probability. `flips` draws two flips and a rotation
             within 20 degrees with black corners, as the original project did.
         crop: side of the crop in pixels.
-        turn: False leaves the symmetries to the device (see `turn_on_device`).
+        transform: False only crops, and leaves the symmetries to the device (see `apply_symmetry`).
     """
 
-    def __init__(self, kind: str = "d4", crop: int = SIZE, *, turn: bool = True) -> None:
-        self.kind, self.crop, self.turn = kind, crop, turn
-        if not turn:
+    def __init__(self, kind: str = "d4", crop: int = SIZE, *, transform: bool = True) -> None:
+        self.kind, self.crop, self.transform = kind, crop, transform
+        if not transform:
             return
         import albumentations
         import cv2
@@ -90,25 +90,25 @@ class _Geometry:
         Returns:
             uint8 [B, crop, crop, 3].
         """
-        begin = (SIZE - self.crop) // 2
-        pixels = pixels[:, begin : begin + self.crop, begin : begin + self.crop]
-        if not self.turn:
+        offset = (SIZE - self.crop) // 2
+        pixels = pixels[:, offset : offset + self.crop, offset : offset + self.crop]
+        if not self.transform:
             return np.ascontiguousarray(pixels)
-        turns = _turn_numbers(words).tolist()
+        symmetries = _symmetry_numbers(words).tolist()
         seeds = words[:, _GEOMETRY_WORD].tolist()
-        return np.stack([self.turned(*each) for each in zip(pixels, turns, seeds, strict=True)])
+        return np.stack([self.transform_one(*each) for each in zip(pixels, symmetries, seeds, strict=True)])
 
-    def turned(self, image: NDArray[np.uint8], turn: int, word: int) -> NDArray[np.uint8]:
+    def transform_one(self, image: NDArray[np.uint8], symmetry: int, word: int) -> NDArray[np.uint8]:
         """Return one patch rotated or reflected. Passes the D4 element, because seeding albumentations is slower."""
         if self.kind == "d4":
-            return np.asarray(self.symmetry.apply(image, group_element=self.elements[turn]))
+            return np.asarray(self.symmetry.apply(image, group_element=self.elements[symmetry]))
         self.flips.set_random_seed(word & 0xFFFFFFFF)
         return np.asarray(self.flips(image=np.ascontiguousarray(image))["image"])
 
 
-def _turn_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _symmetry_numbers(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the number of each patch's symmetry, int64 [B] of 0..7 in albumentations' order."""
-    return (words[:, _GEOMETRY_WORD] % np.uint64(len(_TURNS))).astype(np.int64)
+    return (words[:, _GEOMETRY_WORD] % np.uint64(len(_SYMMETRIES))).astype(np.int64)
 
 
 def _color_draws(words: NDArray[np.uint64], strength: float) -> NDArray[np.float32]:
@@ -144,12 +144,12 @@ def change_stain(images: Tensor, draws: Tensor) -> Tensor:
     Returns:
         float32 [B, H, W, 3] in 0..255.
     """
-    stains, unmixed = _stain_matrices(images.device)
+    stains, unmixing = _stain_matrices(images.device)
     density = -torch.log((images.reshape(len(images), -1, 3).float() + 1) / 256)
-    amounts = torch.matmul(density, unmixed)
-    changed = amounts * (1 + draws[:, None, :3]) + 0.1 * draws[:, None, 3:]
-    light = 256 * torch.exp(-torch.matmul(changed, stains)) - 1
-    return light.clamp(0, 255).reshape(images.shape)
+    amounts = torch.matmul(density, unmixing)
+    new_amounts = amounts * (1 + draws[:, None, :3]) + 0.1 * draws[:, None, 3:]
+    transmitted = 256 * torch.exp(-torch.matmul(new_amounts, stains)) - 1
+    return transmitted.clamp(0, 255).reshape(images.shape)
 
 
 def crop_centre(images: Tensor, crop: int) -> Tensor:
@@ -206,13 +206,13 @@ def to_input(images: Tensor, normalise: str, draws: Tensor | None = None, resolu
     mean, deviation = (_cached_tensor(values, images.device) for values in _channel_statistics(normalise))
     flat = images.reshape(images.shape[0], -1, 3).float()
     if draws is None:
-        shaped = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))
+        normalised = torch.addcmul(-mean / deviation, flat, 1 / (255 * deviation))
     else:
         matrix, offset = _color_maps(draws, mean)
         # normalise(matrix @ (x / 255) + offset) as one batched product.
         matrix = matrix.transpose(1, 2) / (255 * deviation)
-        shaped = torch.baddbmm(((offset - mean) / deviation)[:, None, :], flat, matrix)
-    inputs = shaped.reshape(images.shape).permute(0, 3, 1, 2)
+        normalised = torch.baddbmm(((offset - mean) / deviation)[:, None, :], flat, matrix)
+    inputs = normalised.reshape(images.shape).permute(0, 3, 1, 2)
     return _resize(inputs, resolution) if resolution else inputs
 
 

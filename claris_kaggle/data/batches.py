@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.data.augment import _ORDER_WORD, _color_draws, _draw_words, _Geometry, _stain_draws, _turn_numbers
+from claris_kaggle.data.augment import (
+    _ORDER_WORD,
+    _color_draws,
+    _draw_words,
+    _Geometry,
+    _stain_draws,
+    _symmetry_numbers,
+)
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.strong_augment import _StrongAugmentation
 
@@ -26,15 +33,15 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [B, crop, crop, 3].
-        turns: int64 [B], symmetries that the device must apply; empty if none.
+        symmetries: int64 [B], symmetries that the device must apply; empty if none.
         labels: int64 [B].
         colors, stains: float32 [B, 6], random values of the colour and stain augmentation.
-        total_weight: sum of the class weights of the whole step, times the weights of its patches, over all ranks.
+        total_weight: sum of class weight times patch weight over all patches of the step, on all ranks.
         weights: float32 [B], weight of each patch in the loss besides its class weight; None if all are 1.
     """
 
     images: Tensor
-    turns: Tensor
+    symmetries: Tensor
     labels: Tensor
     colors: Tensor
     stains: Tensor
@@ -56,16 +63,16 @@ class Batch(NamedTuple):
 class _Block(NamedTuple):
     """A block of patches to predict: their rows in the result, int64 [B], and images, uint8 [B, 96, 96, 3]."""
 
-    places: Tensor
+    rows: Tensor
     images: Tensor
 
     def to(self, device: torch.device) -> _Block:
         """Return the block with its images on the device; the copy from pinned memory is asynchronous."""
-        return _Block(self.places, self.images.to(device, non_blocking=True))
+        return _Block(self.rows, self.images.to(device, non_blocking=True))
 
 
 def _split_evenly(total: int, size: int) -> list[tuple[int, int]]:
-    """Return begin and end of each of ceil(total / size) parts, whose sizes differ by at most one row.
+    """Split `total` rows into ceil(total / size) parts, and return begin and end of each. Sizes differ by at most one.
 
     Every patch is used in every epoch, and no step is a small remainder.
 
@@ -73,8 +80,8 @@ def _split_evenly(total: int, size: int) -> list[tuple[int, int]]:
     [(0, 4), (4, 7), (7, 10)]
     """
     parts = max(1, -(-total // size))
-    edges = [-(-total * part // parts) for part in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    bounds = [-(-total * part // parts) for part in range(parts + 1)]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,8 @@ class EpochBatches(Dataset[Batch]):
         epoch: number of the epoch, from 0.
         rank: rank of this process, from 0.
         world_size: number of ranks.
-        turn_here: True rotates the patches in this process; False leaves it to the device (see `Batch.turns`).
+        transform_on_host: True applies the symmetries in this process; False leaves them to the device (see
+            `Batch.symmetries`).
     """
 
     def __init__(
@@ -137,22 +145,22 @@ class EpochBatches(Dataset[Batch]):
         epoch: int,
         rank: int,
         world_size: int,
-        turn_here: bool = True,
+        transform_on_host: bool = True,
     ) -> None:
         self.trainset, self.config, self.rank, self.world_size = trainset, config, rank, world_size
-        turns = config.augment != "none"
-        self.turn_here = turns and (turn_here or config.geometry != "d4")
-        self.turn_later = turns and not self.turn_here
+        augmented = config.augment != "none"
+        self.transform_on_host = augmented and (transform_on_host or config.geometry != "d4")
+        self.symmetry_on_device = augmented and not self.transform_on_host
         extra = trainset.extra
         self.words = _draw_words(config.seed, epoch, trainset.ids + (extra.ids if extra else []))
         self.order = np.argsort(self.words[:, _ORDER_WORD], kind="stable")
-        self.rows, self.labels = trainset.pack.rows(trainset.ids), trainset.labels
+        self.pack_rows, self.labels = trainset.pack.rows(trainset.ids), trainset.labels
         if extra:
-            self.rows = np.concatenate([self.rows, extra.pack.rows(extra.ids)])
+            self.pack_rows = np.concatenate([self.pack_rows, extra.pack.rows(extra.ids)])
             self.labels = np.concatenate([self.labels, extra.labels])
         self.steps = _split_evenly(len(trainset), config.batch_size)
         # Created here, so that loader processes do not import albumentations in every epoch.
-        self.geometry = _Geometry(config.geometry, config.crop, turn=self.turn_here)
+        self.geometry = _Geometry(config.geometry, config.crop, transform=self.transform_on_host)
         self.strong = _StrongAugmentation() if config.augment == "strong" else None
 
     def __len__(self) -> int:
@@ -162,40 +170,40 @@ class EpochBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         """Return this rank's part of the step: every world_size-th row."""
         begin, end = self.steps[step]
-        whole = self.order[begin:end]
-        mine = whole[self.rank :: self.world_size]
-        pixels = self._read_pixels(mine)
-        words = self.words[mine]
+        step_rows = self.order[begin:end]
+        rank_rows = step_rows[self.rank :: self.world_size]
+        pixels = self._read_pixels(rank_rows)
+        words = self.words[rank_rows]
         if self.strong is not None:
             pixels = self.strong(pixels, words)
         labels, extra = self.labels, self.trainset.extra
-        total = np.array(self.trainset.class_weights)[labels[whole]]
+        step_weights = np.array(self.trainset.class_weights)[labels[step_rows]]
         if extra:
-            total = total * np.where(self._is_extra(whole), extra.weight, 1.0)
-        weights = np.where(self._is_extra(mine), extra.weight, 1.0) if extra else None
+            step_weights = step_weights * np.where(self._is_extra(step_rows), extra.weight, 1.0)
+        weights = np.where(self._is_extra(rank_rows), extra.weight, 1.0) if extra else None
         return Batch(
             torch.from_numpy(self.geometry(pixels, words)),
-            torch.from_numpy(_turn_numbers(words)[: None if self.turn_later else 0]),
-            torch.from_numpy(labels[mine]),
+            torch.from_numpy(_symmetry_numbers(words)[: None if self.symmetry_on_device else 0]),
+            torch.from_numpy(labels[rank_rows]),
             torch.from_numpy(_color_draws(words, self.config.color)),
             torch.from_numpy(_stain_draws(words, self.config.stain)),
-            float(total.sum()),
+            float(step_weights.sum()),
             None if weights is None else torch.from_numpy(weights.astype(np.float32)),
         )
 
-    def _is_extra(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return True for each place of an extra patch."""
-        return places >= len(self.trainset.ids)
+    def _is_extra(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return True for each row that is an extra patch; these follow the training patches."""
+        return rows >= len(self.trainset.ids)
 
-    def _read_pixels(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the patches at these places, uint8 [B, 96, 96, 3]."""
+    def _read_pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the pixels of these rows, uint8 [B, 96, 96, 3]."""
         pack, extra = self.trainset.pack, self.trainset.extra
         if extra is None:
-            return pack.pixels[self.rows[places]]
-        there = self._is_extra(places)
-        pixels = np.empty((len(places), *pack.pixels.shape[1:]), dtype=np.uint8)
-        for where, source in ((~there, pack), (there, extra.pack)):
-            pixels[where] = source.pixels[self.rows[places[where]]]
+            return pack.pixels[self.pack_rows[rows]]
+        is_extra = self._is_extra(rows)
+        pixels = np.empty((len(rows), *pack.pixels.shape[1:]), dtype=np.uint8)
+        for selected, source in ((~is_extra, pack), (is_extra, extra.pack)):
+            pixels[selected] = source.pixels[self.pack_rows[rows[selected]]]
         return pixels
 
 
@@ -206,13 +214,13 @@ class PredictionBlocks(Dataset[_Block]):
     """
 
     def __init__(self, pack: Pack, ids: Sequence[str], block_size: int) -> None:
-        self.pack, self.rows, self.block_size = pack, pack.rows(ids), block_size
+        self.pack, self.pack_rows, self.block_size = pack, pack.rows(ids), block_size
 
     def __len__(self) -> int:
         """Return the number of blocks; the last block may be smaller."""
-        return -(-len(self.rows) // self.block_size)
+        return -(-len(self.pack_rows) // self.block_size)
 
     def __getitem__(self, block: int) -> _Block:
         """Return the block's rows in the result and its images."""
-        places = np.arange(block * self.block_size, min((block + 1) * self.block_size, len(self.rows)))
-        return _Block(torch.from_numpy(places), torch.from_numpy(self.pack.pixels[self.rows[places]]))
+        rows = np.arange(block * self.block_size, min((block + 1) * self.block_size, len(self.pack_rows)))
+        return _Block(torch.from_numpy(rows), torch.from_numpy(self.pack.pixels[self.pack_rows[rows]]))

@@ -13,14 +13,14 @@ from torch import Tensor
 
 # The eight symmetries in albumentations' order, as flags applied in this sequence: transpose, vertical flip,
 # horizontal flip.
-_TURNS = (
+_SYMMETRIES = (
     (False, False, False), (True, True, False), (False, True, True), (True, False, True),
     (False, True, False), (True, True, True), (False, False, True), (True, False, False),
 )  # fmt: skip
 
 
 def _cached_tensor(values: tuple[object, ...], device: torch.device) -> Tensor:
-    """Return the values as a cached tensor on the device; a new copy each time would synchronise the GPU."""
+    """Return the values as a cached tensor on the device. Copying them each time would synchronise the GPU."""
     # An exported graph needs its own constants.
     return torch.tensor(values) if torch.compiler.is_compiling() else _cached_tensor_from_tuple(values, device)
 
@@ -32,20 +32,20 @@ def _cached_tensor_from_tuple(values: tuple[object, ...], device: torch.device) 
         return torch.tensor(values, device=device)
 
 
-def turn_on_device(images: Tensor, turns: Tensor) -> Tensor:
+def apply_symmetry(images: Tensor, symmetries: Tensor) -> Tensor:
     """Apply the D4 symmetries of augmentation to a batch on the device, without synchronisation.
 
     Gives the same result as `_Geometry` of kind `d4`.
 
     Args:
         images: uint8 [B, S, S, 3].
-        turns: int64 [B] from `_turn_numbers`.
+        symmetries: int64 [B] from `_symmetry_numbers`.
     Returns:
         uint8 [B, S, S, 3].
     """
-    transposed, upside_down, mirrored = _cached_tensor(_TURNS, images.device)[turns].T[:, :, None, None, None]
+    transposed, flipped, mirrored = _cached_tensor(_SYMMETRIES, images.device)[symmetries].T[:, :, None, None, None]
     images = torch.where(transposed, images.transpose(1, 2), images)
-    images = torch.where(upside_down, images.flip(1), images)
+    images = torch.where(flipped, images.flip(1), images)
     return torch.where(mirrored, images.flip(2), images)
 
 
@@ -55,7 +55,7 @@ def view(images: Tensor, number: int) -> Tensor:
     return torch.rot90(mirrored, number % 4, (1, 2))
 
 
-def view_back(maps: Tensor, number: int) -> Tensor:
+def undo_view(maps: Tensor, number: int) -> Tensor:
     """Undo view `number`: return maps of that view, [B, S, S] or [B, S, S, C], in the orientation of view 0."""
-    turned = torch.rot90(maps, -(number % 4), (1, 2))
-    return turned.flip(2) if number >= 4 else turned
+    rotated = torch.rot90(maps, -(number % 4), (1, 2))
+    return rotated.flip(2) if number >= 4 else rotated

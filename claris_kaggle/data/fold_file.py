@@ -26,12 +26,12 @@ CLASS_NAMES = ("benign", "malignant")
 # Published scores of this competition: public notebooks of the same network with folds by patch and by slide, and the
 # private leaderboard.
 SPLIT_BY_PATCH = (
-    "folds by patch put patches of one slide on both sides, so the OOF AUC is too high (published: 0.996 by patch, "
-    "0.967 by slide, 0.97 on the leaderboard); split again with the slide map of claris fetch --slides"
+    "folds by patch put patches of one slide in training and validation, so the OOF AUC is too high (published: 0.996 "
+    "by patch, 0.967 by slide, 0.97 on the leaderboard); split again with the slide map of claris fetch --slides"
 )
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
-# Without a JSON file, groups count as slides from this mean number of patches on.
-_SLIDE_SIZE = 2
+# Without a JSON file, groups are slides if they have at least this mean number of patches.
+_MIN_MEAN_SLIDE_SIZE = 2
 FOLD_NAMES = ("fold", "kfold", "fold_id", "folds", "k_fold", "fold_no", "fold_number", "fold_num", "cv_fold", "cv")
 LABEL_NAMES = (
     "label", "target", "labels", "targets", "y", "y_true", "true", "truth", "ground_truth", "gt", "class", "is_tumor",
@@ -50,7 +50,7 @@ class Folds:
         labels: int8 [N] of 0 and 1.
         groups: [N] text; all patches of a group are in the same fold.
         fold: int64 [N] of 0..k-1, the fold that validates each patch.
-        by_slide: True if the groups are slides; None if unknown, then the group size decides.
+        by_slide: True if the groups are slides; None if unknown: then the mean group size decides.
     """
 
     ids: list[str]
@@ -72,7 +72,7 @@ class Folds:
     @property
     def slides(self) -> list[str] | None:
         """The slide of each patch; None if the groups are not slides, as in a split by patch."""
-        large = len(set(self.groups)) * _SLIDE_SIZE <= len(self.ids)
+        large = len(set(self.groups)) * _MIN_MEAN_SLIDE_SIZE <= len(self.ids)
         return self.groups if (large if self.by_slide is None else self.by_slide) else None
 
     def _repr_html_(self) -> str:
@@ -129,9 +129,9 @@ def count_folds(folds: Folds) -> list[_FoldCounts]:
     groups = np.array(folds.groups)
     rows = []
     for fold in range(folds.k):
-        where = folds.fold == fold
-        malignant = int(folds.labels[where].sum())
-        patches = int(where.sum())
+        in_fold = folds.fold == fold
+        malignant = int(folds.labels[in_fold].sum())
+        patches = int(in_fold.sum())
         rows.append(
             _FoldCounts(
                 fold=fold,
@@ -139,7 +139,7 @@ def count_folds(folds: Folds) -> list[_FoldCounts]:
                 benign=patches - malignant,
                 malignant=malignant,
                 share=malignant / patches,
-                groups=len(np.unique(groups[where])),
+                groups=len(np.unique(groups[in_fold])),
             )
         )
     return rows
@@ -151,7 +151,7 @@ def write_folds(path: Path, folds: Folds, about: Mapping[str, object], *, overwr
     Args:
         path: the CSV to write.
         folds: the folds.
-        about: more content for the JSON: seed, digests of the inputs.
+        about: metadata for the JSON: seed, digests of the inputs.
         overwrite: replace a file with other folds.
     Returns:
         False if the file already contains these folds.
@@ -165,7 +165,7 @@ def write_folds(path: Path, folds: Folds, about: Mapping[str, object], *, overwr
             raise RunError(
                 f"{path}: already exists with different folds", "", "Give another --out, or use --force to overwrite it"
             )
-        if _read_about(path, folds):
+        if _read_metadata(path, folds):
             return False
     values: dict[str, Iterable[object]] = {
         "id": folds.ids,
@@ -205,13 +205,13 @@ def _contains_folds(path: Path, folds: Folds) -> bool:
         return False
 
 
-def _read_about(path: Path, folds: Folds) -> dict[str, object]:
+def _read_metadata(path: Path, folds: Folds) -> dict[str, object]:
     """Return the content of the JSON next to the file; empty if it is damaged or belongs to other folds."""
     try:
-        about = read_json(Path(path).with_suffix(".json"))
+        metadata = read_json(Path(path).with_suffix(".json"))
     except (DataError, DiskError):
         return {}
-    return about if about.get("folds_sha256") == folds.digest else {}
+    return metadata if metadata.get("folds_sha256") == folds.digest else {}
 
 
 def read_folds(path: Path, known: Mapping[str, int] | None = None) -> Folds:
@@ -240,16 +240,16 @@ def read_folds(path: Path, known: Mapping[str, int] | None = None) -> Folds:
     folds = Folds([ids[row] for row in order], labels[order], [groups[row] for row in order], fold[order])
     require_together(folds, folds.groups, "group", path, hint)
     _require_classes_in_folds(folds, path, hint)
-    by_slide = _read_about(path, folds).get("by_slide")
+    by_slide = _read_metadata(path, folds).get("by_slide")
     return replace(folds, by_slide=by_slide if isinstance(by_slide, bool) else None)
 
 
 def _choose_hint(path: Path) -> str:
-    """Return what to do about a faulty fold file: one of this package can be created again, another is corrected."""
-    about = Path(path).with_suffix(".json")
+    """Return what to do about a faulty fold file: create it again if this package wrote it, otherwise correct it."""
+    json_path = Path(path).with_suffix(".json")
     if not Path(path).exists():
         return _FOLD_FILE_HINT.format(path)
-    if has_header(path, _FOLD_COLUMNS) and (about.exists() or not Path(path).stat().st_size):
+    if has_header(path, _FOLD_COLUMNS) and (json_path.exists() or not Path(path).stat().st_size):
         return _FOLD_FILE_HINT.format(path)
     return _FOREIGN_FOLD_HINT
 
@@ -282,23 +282,23 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     return ids, table.texts(label) if label else None, groups, numbers
 
 
-def _look_up_labels(ids: Sequence[str], known: Mapping[str, int] | None, path: Path) -> list[str]:
+def _look_up_labels(ids: Sequence[str], label_of: Mapping[str, int] | None, path: Path) -> list[str]:
     """Return the label of each id, as text.
 
     Raises:
-        TableError: there are no known labels, or an id has none.
+        TableError: there are no labels, or an id has none.
     """
-    if known is None:
+    if label_of is None:
         raise TableError(f"{path}: no label column", "", "Add the label of each patch, from train_labels.csv")
-    missing = [name for name in ids if name not in known]
+    missing = [name for name in ids if name not in label_of]
     if missing:
         found = f"{path}: {format_count(len(missing), 'id')} not in train_labels.csv ({name_few(missing)})"
         raise TableError(found, "", _FOREIGN_FOLD_HINT)
-    return [str(known[name]) for name in ids]
+    return [str(label_of[name]) for name in ids]
 
 
 def _number_from_zero(fold: NDArray[np.int64], path: Path, hint: str) -> NDArray[np.int64]:
-    """Return the fold numbers, counted from 0. Numbers from 1 on are changed, and this is logged.
+    """Return the fold numbers, counted from 0. Numbers that start at 1 are decreased by one, and this is logged.
 
     Raises:
         TableError: there is a single fold, or a number without patches.
@@ -325,8 +325,8 @@ def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[n
     Raises:
         TableError: a text is not an integer from 0 to 9999.
     """
-    found = {text: re.fullmatch(r"([0-9]{1,4})(\.0)?", text) for text in set(texts)}
-    number_of = {text: int(match[1]) for text, match in found.items() if match}
+    matches = {text: re.fullmatch(r"([0-9]{1,4})(\.0)?", text) for text in set(texts)}
+    number_of = {text: int(match[1]) for text, match in matches.items() if match}
     wrong = [f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if text not in number_of]
     if wrong:
         raise TableError(f"{path}: {format_count(len(wrong), 'invalid fold number')} ({name_few(wrong)})", "", hint)
@@ -334,21 +334,21 @@ def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[n
 
 
 def require_together(folds: Folds, keys: Sequence[str], noun: str, path: object, hint: str) -> None:
-    """Raise if a key is in more than one fold, which would leak training data into validation.
+    """Raise if a group or slide is in more than one fold, which would leak training data into validation.
 
     Args:
         folds: the folds to check.
-        keys: the key of each row of the folds.
-        noun: name of a key in messages: group, slide.
+        keys: the group or slide of each row of the folds.
+        noun: the word for a key in messages: group, slide.
         path: the fold file, for messages.
         hint: what to do, for messages.
     Raises:
         TableError: names the first such keys.
     """
-    seen: dict[str, set[int]] = defaultdict(set)
+    folds_of: dict[str, set[int]] = defaultdict(set)
     for key, fold in zip(keys, folds.fold.tolist(), strict=True):
-        seen[key].add(fold)
-    split = sorted(key for key, where in seen.items() if len(where) > 1)
+        folds_of[key].add(fold)
+    split = sorted(key for key, numbers in folds_of.items() if len(numbers) > 1)
     if split:
         found = f"{path}: {format_count(len(split), noun)} in more than one fold ({name_few(split)})"
         raise TableError(found, "each must be in exactly one fold", hint)

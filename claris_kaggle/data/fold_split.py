@@ -124,8 +124,8 @@ def _split_by_slide(labels: Labels, groups: Sequence[str], k: int, seed: int) ->
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    place = {name: number for number, name in enumerate(_shuffle_names(groups, seed))}
-    numbers = np.array([place[name] for name in groups])
+    position = {name: number for number, name in enumerate(_shuffle_names(groups, seed))}
+    numbers = np.array([position[name] for name in groups])
     fold = np.empty(len(labels), dtype=np.int64)
     for number, (_, rows) in enumerate(StratifiedGroupKFold(n_splits=k).split(labels, labels, numbers)):
         fold[rows] = number

@@ -1,4 +1,4 @@
-"""Find out where the files of missing ids are: in other folders, under other names, unfinished, or in an archive."""
+"""Find the files of missing ids: in other folders, under other names, unfinished, or in an archive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from claris_kaggle.core.errors import format_count, name_few
 from claris_kaggle.core.paths import ARCHIVE_SUFFIXES
 
-_DEPTH = 6
+_MAX_SEARCH_DEPTH = 6
 _ID = re.compile(r"[0-9a-f]{40}", re.IGNORECASE)
 _LOSSY = (".jpg", ".jpeg", ".webp")
 _IMAGES = (".tif", ".tiff", ".png", ".bmp", ".gif", ".npy", *_LOSSY)
@@ -19,7 +19,7 @@ _UNFINISHED = (".crdownload", ".download", ".part", ".partial", ".tmp")
 _PLACEHOLDERS = (".icloud", ".cloud", ".cloudf")
 
 
-class _Found(NamedTuple):
+class _FileMatch(NamedTuple):
     """A file whose name has the id of a patch, as in `<head><name><tail>`."""
 
     folder: Path
@@ -34,42 +34,42 @@ class _Found(NamedTuple):
 
 
 def _explain_layout(source: Path, missing: Sequence[str]) -> str:
-    """Return where the files of missing ids are and what to do; empty if they are not there in another form.
+    """Return where the files of missing ids are and what to do; empty if they are not found.
 
     Args:
         source: the folder that should have one `<id>.tif` for each id.
         missing: ids without such a file.
     """
-    wanted = {name.lower() for name in missing}
-    found = [one for one in _find_ids(source, _DEPTH) if one.name.lower() in wanted]
-    found = found or [one for one in _find_ids(source.parent, 1) if one.name.lower() in wanted]
+    missing_ids = {name.lower() for name in missing}
+    found = [match for match in _find_ids(source, _MAX_SEARCH_DEPTH) if match.name.lower() in missing_ids]
+    found = found or [match for match in _find_ids(source.parent, 1) if match.name.lower() in missing_ids]
     if not found:
         return _explain_archives(source)
-    waiting = _explain_unfinished(found)
-    if waiting:
-        return waiting
+    unfinished = _explain_unfinished(found)
+    if unfinished:
+        return unfinished
     root = source.parent
-    places = sorted({one.folder for one in found if one.folder != source})
+    folders = sorted({match.folder for match in found if match.folder != source})
     parts = []
-    if places:
-        names = [root.name if one == root else one.relative_to(root).as_posix() for one in places]
+    if folders:
+        names = [root.name if folder == root else folder.relative_to(root).as_posix() for folder in folders]
         parts.append(f"the files are in {name_few(names)}: move them to {source}")
-    others = sorted({one.tail for one in found if not one.renamed and one.tail != ".tif"})
+    others = sorted({match.tail for match in found if not match.renamed and match.tail != ".tif"})
     if others:
         parts.append(_explain_suffixes(others))
-    renamed = next((one for one in found if one.renamed), None)
+    renamed = next((match for match in found if match.renamed), None)
     if renamed:
         example = f"{renamed.head}{renamed.name}{renamed.tail}"
         parts.append(f"file names are not those of Kaggle, for example {example}: rename them to <id>.tif")
-    elif {one.name for one in found}.isdisjoint(missing):
+    elif {match.name for match in found}.isdisjoint(missing):
         parts.append("file names are in other letters than the ids: rename them to the ids of the table")
     return "; ".join(parts)
 
 
 def _explain_surplus(surplus: Sequence[str], missing: Sequence[str]) -> str:
-    """Return what to do about files without a row in the table; empty if they may be those of missing ids.
+    """Return what to do about files without a row in the table.
 
-    Copies are recognised by the id in their names.
+    Copies are recognised by the id in their names. Empty if ids are missing, because these may be their files.
     """
     if missing:
         return ""
@@ -79,16 +79,16 @@ def _explain_surplus(surplus: Sequence[str], missing: Sequence[str]) -> str:
     return "Move the files without a row to another folder, or fix the table"
 
 
-def _explain_unfinished(found: Sequence[_Found]) -> str:
-    """Return what to do about unfinished downloads, placeholders and compressed files; empty without such."""
+def _explain_unfinished(found: Sequence[_FileMatch]) -> str:
+    """Return what to do about unfinished downloads, placeholders and compressed files; empty if there are none."""
     for endings, what, hint in (
         (_UNFINISHED, "unfinished download", "download the data again"),
         (_PLACEHOLDERS, "placeholder", "let the cloud storage keep the folder on this computer"),
         (ARCHIVE_SUFFIXES, "compressed file", "unpack them"),
     ):
-        some = [one for one in found if one.tail.lower().endswith(endings)]
-        if some:
-            return f"{format_count(len(some), what)} ({some[0].tail}): {hint}"
+        matches = [match for match in found if match.tail.lower().endswith(endings)]
+        if matches:
+            return f"{format_count(len(matches), what)} ({matches[0].tail}): {hint}"
     return ""
 
 
@@ -99,7 +99,7 @@ def _explain_archives(source: Path) -> str:
             names = sorted(os.listdir(folder))  # noqa: PTH208 - names only
         except OSError:
             continue
-        found = [one for one in names if one.lower().endswith(ARCHIVE_SUFFIXES) and one.startswith(start)]
+        found = [name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES) and name.startswith(start)]
         if found:
             return f"unpack {name_few(f'{folder.name}/{name}' for name in found)} into {source}"
     return ""
@@ -107,18 +107,18 @@ def _explain_archives(source: Path) -> str:
 
 def _explain_suffixes(suffixes: Sequence[str]) -> str:
     """Return what to do about files of the right name with these suffixes."""
-    told = f"the files end in {name_few(suffixes)}, not in .tif"
+    found = f"the files end in {name_few(suffixes)}, not in .tif"
     if any(suffix.lower() in _LOSSY for suffix in suffixes):
-        return f"{told}: lossy compression changed their pixels, so download the competition's files"
+        return f"{found}: lossy compression changed their pixels, so download the competition's files"
     if all(suffix.lower() in (".tif", ".tiff") for suffix in suffixes):
-        return f"{told}: rename them"
-    return f"{told}: convert them to uncompressed TIFF, or download the competition's files"
+        return f"{found}: rename them"
+    return f"{found}: convert them to uncompressed TIFF, or download the competition's files"
 
 
-def _find_ids(folder: Path, depth: int) -> Iterator[_Found]:
+def _find_ids(folder: Path, depth: int) -> Iterator[_FileMatch]:
     """Yield the files whose names have the id of a patch, also in subfolders up to this depth.
 
-    Hidden files are no patches, unless they stand for a file in a cloud storage.
+    Hidden files are ignored, except placeholders of cloud storage.
     """
     try:
         with os.scandir(folder) as entries:
@@ -133,4 +133,4 @@ def _find_ids(folder: Path, depth: int) -> Iterator[_Found]:
             continue
         found = _ID.search(name)
         if found and (not hidden or name.endswith(_PLACEHOLDERS)):
-            yield _Found(folder, name[: found.start()], found[0], name[found.end() :])
+            yield _FileMatch(folder, name[: found.start()], found[0], name[found.end() :])

@@ -28,7 +28,7 @@ _SLIDE_NAMES = (
 )  # fmt: skip
 _SEPARATORS = ",;\t|"
 _PATCH_ID = re.compile(r"[0-9a-f]{40}")
-_ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
+_ENDINGS = ("tif", "tiff", "png", "jpg", "jpeg", "npy")
 # First bytes of tables in other formats.
 _OTHER_TABLES = {
     b"PAR1": "a Parquet file", b"ARROW1": "a Feather file", b"\x93NUMPY": "a NumPy array", b"\x80": "a pickle",
@@ -99,8 +99,9 @@ class ForeignTable:
             ids = clean_ids(self.columns[name])
             return len(wanted.intersection(ids)) if wanted else sum(map(bool, map(_PATCH_ID.fullmatch, ids)))
 
-        best = max(candidates, key=count, default=None)
-        return best if best is not None and count(best) else next(iter(named), None)
+        counts = {name: count(name) for name in candidates}
+        best = max(candidates, key=counts.__getitem__, default="")
+        return best if counts.get(best) else next(iter(named), None)
 
     def numbers(self, name: str) -> list[str]:
         """Return the texts of a column of numbers, with decimal points."""
@@ -125,9 +126,9 @@ def clean_ids(texts: Sequence[str]) -> list[str]:
 
 def _clean_id(text: str) -> str:
     """Return the id without folder and file extension."""
-    name = re.split(r"[/\\]", text.strip())[-1]
-    ending = PurePosixPath(name).suffix
-    return name[: -len(ending)] if ending.lower() in _ENDINGS else name
+    name = text.strip().replace("\\", "/").rpartition("/")[2]
+    stem, _, ending = name.rpartition(".")
+    return stem if stem and ending.lower() in _ENDINGS else name
 
 
 def open_table(path: Path, hint: str = "") -> ForeignTable:

@@ -72,13 +72,13 @@ def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Find
         "malignant": malignant,
         "malignant_share": malignant / len(ids),
     }
-    both = sorted(set(ids) & set(test_ids))
-    if both:
-        findings.faults.append(f"{format_count(len(both), 'id')} in train and in test ({name_few(both)})")
+    in_both = sorted(set(ids) & set(test_ids))
+    if in_both:
+        findings.faults.append(f"{format_count(len(in_both), 'id')} in train and in test ({name_few(in_both)})")
     checks = [
-        one
+        check
         for split, names in (("train", ids), ("test", test_ids))
-        for one in _check_split(data, split, names, findings, jobs)
+        for check in _check_split(data, split, names, findings, jobs)
     ]
     _find_duplicates(checks, dict(zip(ids, labels.tolist(), strict=True)), findings)
     _find_flat(checks, findings)
@@ -106,11 +106,11 @@ def _check_split(data: DataDir, split: str, ids: Sequence[str], findings: Findin
 
     with Progress(f"check {split}", len(names)) as progress:
         parts = _map_chunks(functools.partial(_check_files, source), names, jobs, progress)
-        checks = [one for part in parts for one in part]
+        checks = [check for part in parts for check in part]
         log_info(f"{split}: checked {len(names):,} files at {progress.rate():,.0f} per second")
-    unreadable = [one for one in checks if one.fault]
-    mismatched = [one.name for one in checks if one.digest and one.digest != one.name]
-    findings.faults += [one.fault for one in unreadable]
+    unreadable = [check for check in checks if check.fault]
+    mismatched = [check.name for check in checks if check.digest and check.digest != check.name]
+    findings.faults += [check.fault for check in unreadable]
     if mismatched:
         what = f"{format_count(len(mismatched), 'file')} whose pixels do not match their id"
         findings.faults.append(f"{split}: {what} ({name_few(mismatched)})")
@@ -144,9 +144,9 @@ def _check_file(source: Path, name: str) -> _FileCheck:
 def _find_duplicates(checks: Sequence[_FileCheck], label_of: dict[str, int], findings: Findings) -> None:
     """Add ids with equal pixels to the findings: a fault if their labels differ, else a note."""
     same: dict[str, list[str]] = defaultdict(list)
-    for one in checks:
-        if one.digest:
-            same[one.digest].append(one.name)
+    for check in checks:
+        if check.digest:
+            same[check.digest].append(check.name)
     groups = [sorted(names) for names in same.values() if len(names) > 1]
     findings.facts["duplicates"] = {"groups": len(groups), "patches": sum(map(len, groups))}
     for names in sorted(groups):
@@ -159,10 +159,10 @@ def _find_duplicates(checks: Sequence[_FileCheck], label_of: dict[str, int], fin
 
 def _find_flat(checks: Sequence[_FileCheck], findings: Findings) -> None:
     """Add single-colour patches to the notes. The competition has one black and one white patch."""
-    for one in checks:
-        if one.flat:
-            findings.notes.append(f"all {one.flat}: {one.name}")
-    flats = Counter(one.flat.split(" ")[0] for one in checks if one.flat)
+    for check in checks:
+        if check.flat:
+            findings.notes.append(f"all {check.flat}: {check.name}")
+    flats = Counter(check.flat.split(" ")[0] for check in checks if check.flat)
     findings.facts["flat"] = {"black": flats["black"], "white": flats["white"], "grey": flats["grey"]}
 
 

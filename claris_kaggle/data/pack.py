@@ -68,12 +68,12 @@ class Pack:
         Raises:
             DataError: an id is not in the pack.
         """
-        place = {name: row for row, name in enumerate(self.ids)}
-        foreign = [name for name in ids if name not in place]
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        foreign = [name for name in ids if name not in row_of]
         if foreign:
             found = f"{self.folder}: {format_count(len(foreign), 'id')} not in the cache ({name_few(foreign)})"
             raise DataError(found, "", "Give the data folder that the cache was created from")
-        return np.array([place[name] for name in ids], dtype=np.int64)
+        return np.array([row_of[name] for name in ids], dtype=np.int64)
 
 
 def pack_folder(cache: Path, split: str, ids: Sequence[str]) -> Path:
@@ -128,8 +128,8 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
         DiskError: the pack does not exist.
     """
     manifest = read_json(folder / "manifest.json")
-    wanted = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
-    if {name: manifest.get(name) for name in wanted} != wanted:
+    expected = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
+    if {name: manifest.get(name) for name in expected} != expected:
         raise DataError(
             f"{folder}: cache of different patches or of another claris version",
             "",
@@ -165,13 +165,13 @@ def _passes_sample(pack: Pack) -> bool:
 
 
 def _describe_file(folder: Path) -> dict[str, object]:
-    """Return what changes when the pixels are written again or replaced."""
-    found = (folder / _PIXELS).stat()
-    return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns, "inode": found.st_ino}
+    """Return properties of the pixel file that change when it is written again or replaced."""
+    status = (folder / _PIXELS).stat()
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
 def _write_stamp(folder: Path) -> None:
-    """Note the state of the verified file. A folder that cannot be written to is verified again the next time."""
+    """Record the properties of the verified file. In a read-only folder the next command verifies all rows again."""
     with contextlib.suppress(DiskError):
         write_json(folder / _STAMP, _describe_file(folder))
 
@@ -183,13 +183,12 @@ def _verify_pack(pack: Pack, jobs: int) -> None:
         DataError: rows are damaged; the message names their ids.
     """
 
-    look = functools.partial(_find_damaged, pack.folder / _PIXELS)
+    find_damaged = functools.partial(_find_damaged, pack.folder / _PIXELS)
     with Progress(f"verify {pack.folder.name}", len(pack.ids)) as progress:
-        wrong = [name for part in _map_chunks(look, pack.ids, jobs, progress) for name in part]
-    if wrong:
-        found = (
-            f"{pack.folder}: {format_count(len(wrong), 'patch', 'patches')} damaged on disk ({name_few(sorted(wrong))})"
-        )
+        damaged = [name for part in _map_chunks(find_damaged, pack.ids, jobs, progress) for name in part]
+    if damaged:
+        count = format_count(len(damaged), "patch", "patches")
+        found = f"{pack.folder}: {count} damaged on disk ({name_few(sorted(damaged))})"
         raise DataError(found, "", "Delete that folder and run the command again")
 
 
@@ -206,12 +205,12 @@ def _build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
     with explain_disk_errors(folder):
         for leftover in folder.parent.glob(f".{folder.name}.*.part"):
             shutil.rmtree(leftover)  # of a killed process; this process holds the lock
-    with create_folder(folder) as aside:
-        _write_pixels(source, ids, aside / _PIXELS, jobs)
-        write_text(aside / "ids.txt", "\n".join(ids) + "\n")
+    with create_folder(folder) as temporary:
+        _write_pixels(source, ids, temporary / _PIXELS, jobs)
+        write_text(temporary / "ids.txt", "\n".join(ids) + "\n")
         manifest = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
-        write_json(aside / "manifest.json", manifest)
-        _write_stamp(aside)
+        write_json(temporary / "manifest.json", manifest)
+        _write_stamp(temporary)
         if folder.exists():
             shutil.rmtree(folder)
 
@@ -243,13 +242,13 @@ def _write_pixels(source: Path, ids: list[str], path: Path, jobs: int) -> None:
 
 def _fill_rows(source: Path, path: Path, start: int, names: Sequence[str]) -> list[str]:
     """Write the rows of these names, starting at `start`; return the errors of their files."""
-    begin = np.load(path, mmap_mode="r", allow_pickle=False).offset
+    offset = np.load(path, mmap_mode="r", allow_pickle=False).offset
     faults = []
     # Uses write, not a memory map: a map causes a page fault every 4 KB, and is half as fast.
     with path.open("r+b", buffering=0) as stream:
         for row, name in enumerate(names, start):
             try:
-                platforms.write_at(stream, begin + row * PATCH_BYTES, read_verified_patch(source, name).data)
+                platforms.write_at(stream, offset + row * PATCH_BYTES, read_verified_patch(source, name).data)
             except PatchError as error:
                 faults.append(str(error))
     return faults

@@ -16,15 +16,15 @@ _MANY_FILES = 20_000
 
 
 def _map_chunks(
-    work: Callable[[int, Sequence[str]], _ChunkResult], names: Sequence[str], jobs: int, progress: Progress
+    function: Callable[[int, Sequence[str]], _ChunkResult], names: Sequence[str], jobs: int, progress: Progress
 ) -> Iterator[_ChunkResult]:
-    """Yield `work(start, part)` for each chunk of the names, in order.
+    """Yield `function(start, part)` for each chunk of the names, in order.
 
-    Uses processes, not threads: the work of a file is many calls of a few microseconds, so threads would spend more
-    time on the GIL than on the files.
+    Uses processes, not threads: a file needs many calls of a few microseconds, so threads would mostly wait for the
+    GIL.
 
     Args:
-        work: a function of a module, or a partial of one, because it is pickled.
+        function: a function of a module, or a partial of one, because it is pickled.
         names: the names to process.
         jobs: number of processes; 0 uses one, or one per core if there are many names.
         progress: updated after each chunk.
@@ -38,7 +38,7 @@ def _map_chunks(
     parts = [(start, names[start : start + _FILES_PER_CHUNK]) for start in range(0, len(names), _FILES_PER_CHUNK)]
     parallel = Parallel(n_jobs=jobs, return_as="generator")
     try:
-        for (_, part), result in zip(parts, parallel(delayed(work)(*part) for part in parts), strict=True):
+        for (_, part), result in zip(parts, parallel(delayed(function)(*part) for part in parts), strict=True):
             progress.update(len(part))
             yield result
     except TerminatedWorkerError as error:

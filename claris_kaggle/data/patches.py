@@ -26,7 +26,7 @@ from claris_kaggle.data.image_kinds import name_image_kind
 SIZE, CENTRE = config.PATCH_SIZE, config.CENTRE_SIZE
 PATCH_SHAPE = (SIZE, SIZE, 3)
 PATCH_BYTES = SIZE * SIZE * 3
-_LONGEST_HEADER = 4096
+_MAX_HEADER_BYTES = 4096
 _TIFF_HINT = "Download the file again"
 # Ids of two known special patches of the training set, all black and all white (verified: SHA-1 of the pixels).
 _BLACK_ID = "9369c7278ec8bcc6c880d99194de09fc2bd4efbe"
@@ -101,7 +101,7 @@ def _find_pixel_offset(content: bytes) -> int | None:
     The competition's files share one header and end with the pixels, so the result for this header is cached.
     """
     header = content[:-PATCH_BYTES]
-    if len(header) < _LONGEST_HEADER and _parse_header(header) == len(header):
+    if len(header) < _MAX_HEADER_BYTES and _parse_header(header) == len(header):
         return len(header)
     return _parse_header.__wrapped__(content)
 
@@ -119,10 +119,12 @@ def _parse_header(content: bytes) -> int | None:
         tags = _read_tags(content, order)
     except struct.error:
         return None
-    plain = all(set(tags.get(tag, ())) == wanted for tag, wanted in _TAGS.items())
-    plain = plain and all(set(tags.get(tag, wanted)) == wanted for tag, wanted in _OPTIONAL_TAGS.items())
+    is_standard = all(set(tags.get(tag, ())) == expected for tag, expected in _TAGS.items())
+    is_standard = is_standard and all(
+        set(tags.get(tag, expected)) == expected for tag, expected in _OPTIONAL_TAGS.items()
+    )
     offsets = tags.get(273, ())
-    return offsets[0] if plain and len(offsets) == 1 else None
+    return offsets[0] if is_standard and len(offsets) == 1 else None
 
 
 def _read_tags(content: bytes, order: str) -> dict[int, tuple[int, ...]]:
@@ -135,15 +137,15 @@ def _read_tags(content: bytes, order: str) -> dict[int, tuple[int, ...]]:
     (entries,) = struct.unpack_from(order + "H", content, directory)
     tags: dict[int, tuple[int, ...]] = {}
     for entry in range(min(entries, 64)):
-        place = directory + 2 + 12 * entry
-        tag, kind, number = struct.unpack_from(order + "HHI", content, place)
-        if kind not in (3, 4) or number > 4:
+        position = directory + 2 + 12 * entry
+        tag, field_type, count = struct.unpack_from(order + "HHI", content, position)
+        if field_type not in (3, 4) or count > 4:
             continue
-        code, width = ("H", 2) if kind == 3 else ("I", 4)
-        where = place + 8
-        if number * width > 4:
-            (where,) = struct.unpack_from(order + "I", content, where)
-        tags[tag] = struct.unpack_from(f"{order}{number}{code}", content, where)
+        code, width = ("H", 2) if field_type == 3 else ("I", 4)
+        value_position = position + 8
+        if count * width > 4:
+            (value_position,) = struct.unpack_from(order + "I", content, value_position)
+        tags[tag] = struct.unpack_from(f"{order}{count}{code}", content, value_position)
     return tags
 
 

@@ -150,7 +150,7 @@ def make_fold_file(
         slides: a CSV with the slide of each training id; then every slide is in exactly one fold.
         k, seed: as in `make_folds`.
         cache: folder of packs; with a pack the search for duplicates is not needed.
-        force: replace an existing fold file with other folds.
+        force: replace an existing fold file that has other folds.
     Raises:
         ClarisError: a table or patch has an error, k is impossible, or `out` contains other folds.
     """

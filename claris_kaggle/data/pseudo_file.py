@@ -1,8 +1,8 @@
 """Files of pseudo-labels: labels that networks of a first round predicted for test patches, for each fold.
 
-Fold k of a second round trains only on rows that fold k's networks of the first round predicted. Those networks never
-saw the validation patches of fold k, so these rows carry nothing of their labels. The rows of another fold come from
-networks that trained on those patches, so fold k never uses them.
+In a second round, fold k trains only on rows that fold k's networks of the first round predicted. These networks did
+not train on the validation patches of fold k, so their predictions do not leak those labels. Networks of other folds
+trained on these patches, so fold k never uses their rows.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ class PseudoLabels:
         return np.flatnonzero(self.fold == fold)
 
 
-def write_pseudo_file(path: Path, found: PseudoLabels, folds: Folds, about: Mapping[str, object]) -> None:
+def write_pseudo_file(path: Path, pseudo: PseudoLabels, folds: Folds, about: Mapping[str, object]) -> None:
     """Write pseudo-labels, and a JSON beside them that binds them to the fold file.
 
     Args:
         path: the CSV to write.
-        found: the pseudo-labels.
+        pseudo: the pseudo-labels.
         folds: the folds of the runs that predicted them.
         about: the origin of the pseudo-labels, added to the JSON.
     Raises:
         UsageError: the name does not end in .csv, or belongs to a file of another kind.
     """
     require_replaceable(path, PSEUDO_COLUMNS)
-    columns = (found.ids, found.fold, found.labels, found.probabilities)
+    columns = (pseudo.ids, pseudo.fold, pseudo.labels, pseudo.probabilities)
     tables.write_table(path, dict(zip(PSEUDO_COLUMNS, columns, strict=True)))
-    digests = {"folds_sha256": folds.digest, "rows_sha256": found.digest}
+    digests = {"folds_sha256": folds.digest, "rows_sha256": pseudo.digest}
     write_json(path.with_suffix(".json"), {**digests, **about, "versions": {"claris_kaggle": __version__}})
 
 
@@ -81,7 +81,7 @@ def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> Pseud
         test_ids: ids of the test patches.
     Raises:
         TableError: the file is cut off, has invalid values, was changed, or has ids that are not test ids.
-        DataError: its networks had other folds, or its JSON is missing or damaged.
+        DataError: its networks were trained with other folds, or its JSON is missing or damaged.
         DiskError: the file does not exist.
     """
     frame = tables.read_table(path, PSEUDO_COLUMNS, hint=_PSEUDO_HINT, ended=True)
@@ -93,10 +93,10 @@ def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> Pseud
         [f"{name} in fold {number}" for name, number in zip(ids, fold, strict=True)], path, _PSEUDO_HINT
     )
     labels = tables.parse_labels(frame["label"].tolist(), path)
-    values = tables.parse_probabilities(frame["probability"].tolist(), path, _PSEUDO_HINT)
-    found = sort_pseudo_labels(ids, fold, labels, values)
-    _require_own_folds(found, folds, path, _PSEUDO_HINT)
-    return found
+    probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, _PSEUDO_HINT)
+    pseudo = sort_pseudo_labels(ids, fold, labels, probabilities)
+    _require_own_folds(pseudo, folds, path, _PSEUDO_HINT)
+    return pseudo
 
 
 def sort_pseudo_labels(
@@ -108,15 +108,15 @@ def sort_pseudo_labels(
 
 
 def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Sequence[str], path: Path) -> None:
-    """Raise if an id belongs to a training patch, whose label its own fold would then learn, or to no test patch.
+    """Raise if an id is not that of a test patch. A training patch here would leak its label into its own fold.
 
     Raises:
         TableError: names the first such ids.
     """
     train, test = set(train_ids), set(test_ids)
-    own = sorted({name for name in ids if name in train})
-    if own:
-        found = f"{path}: {format_count(len(own), 'training id')} ({name_few(own)})"
+    training_ids = sorted({name for name in ids if name in train})
+    if training_ids:
+        found = f"{path}: {format_count(len(training_ids), 'training id')} ({name_few(training_ids)})"
         raise TableError(found, _TEST_ONLY, _PSEUDO_HINT)
     foreign = sorted({name for name in ids if name not in test})
     if foreign:
@@ -124,21 +124,21 @@ def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Seq
         raise TableError(found, _TEST_ONLY, "Give the --data folder that it was made for")
 
 
-def _require_own_folds(found: PseudoLabels, folds: Folds, path: Path, hint: str) -> None:
+def _require_own_folds(pseudo: PseudoLabels, folds: Folds, path: Path, hint: str) -> None:
     """Raise unless the JSON beside the file shows that its rows are unchanged and belong to these folds.
 
     Raises:
-        DataError: the JSON is missing or damaged, or the networks had other folds.
+        DataError: the JSON is missing or damaged, or the networks were trained with other folds.
         TableError: rows were changed.
     """
-    beside = path.with_suffix(".json")
+    json_path = path.with_suffix(".json")
     try:
-        about = read_json(beside)
+        about = read_json(json_path)
     except (DataError, DiskError) as error:
         what = "claris pseudo writes it beside the CSV, and it says which folds the networks had"
         raise DataError(error.found, what, f"Put it beside {path.name}, or create both again") from error
-    if about.get("rows_sha256") != found.digest:
-        raise TableError(f"{path}: its rows are not those that {beside.name} describes", "", hint)
+    if about.get("rows_sha256") != pseudo.digest:
+        raise TableError(f"{path}: its rows are not those that {json_path.name} describes", "", hint)
     if about.get("folds_sha256") != folds.digest:
         expected = "its networks may have trained on the validation patches of this run"
         raise DataError(f"{path}: made with another fold file", expected, "Give --folds the fold file of those runs")

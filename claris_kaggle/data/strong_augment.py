@@ -1,9 +1,9 @@
 """The augmentation `strong`: distortions and colour changes in the ranges of published solutions.
 
 The ranges are those of a team at place 15 of the competition (private score 0.9795): shift 0.06, scale 0.5, rotation by
-45 degrees, elastic and grid distortion, brightness, gamma, HSV 20 and CLAHE. What its write-up leaves open has
-albumentations' defaults, except the elastic distortion and CLAHE, which are weaker. Holes follow DeVries and Taylor
-(2017). One hole hides at most a quarter of the labelled centre.
+45 degrees, elastic and grid distortion, brightness, gamma, HSV 20 and CLAHE. Parameters that its write-up does not give
+have albumentations' defaults, except the elastic distortion and CLAHE, which are weaker. Holes follow DeVries and
+Taylor (2017). One hole hides at most a quarter of the labelled centre.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _StrongAugmentation:
         )
 
     def __call__(self, pixels: NDArray[np.uint8], words: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """Return the changed patches.
+        """Return the augmented patches.
 
         Args:
             pixels: uint8 [B, 96, 96, 3].
@@ -70,9 +70,9 @@ class _StrongAugmentation:
             uint8 [B, 96, 96, 3].
         """
         seeds = (words[:, _GEOMETRY_WORD] >> np.uint64(32)).tolist()
-        return np.stack([self.change(*each) for each in zip(pixels, seeds, strict=True)])
+        return np.stack([self.augment_one(*arguments) for arguments in zip(pixels, seeds, strict=True)])
 
-    def change(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Return one patch changed. Two generators for all steps are ten times as fast to create as two for each."""
+    def augment_one(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Return one augmented patch. All transforms share two generators; two for each take ten times longer."""
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return np.asarray(self.pipeline(image=image)["image"])

@@ -23,7 +23,7 @@ from claris_kaggle.data.patches import CENTRE, SIZE, _encode_tiff, patch_id
 
 # Optical density of haematoxylin and eosin in R, G, B (Ruifrok and Johnston 2001).
 _SYNTHETIC_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-_MIDDLE, _HALF_CENTRE = SIZE / 2, CENTRE / 2
+_PATCH_CENTRE, _HALF_CENTRE = SIZE / 2, CENTRE / 2
 _GRID = np.arange(SIZE) + 0.5
 _Plane = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     Args:
         root: the folder to create, written atomically; unchanged if it already contains these patches.
         train, test: numbers of patches. Four training patches are special: black, white, bare glass, out of focus.
-        slides: number of slides of the training patches, at least 5; test patches come from a third as many others.
+        slides: number of slides of the training patches, at least 5; a third as many other slides give test patches.
         seed: another seed gives other patches.
     Returns:
         root.
@@ -55,15 +55,15 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     if slides < 5 or train < 4 * slides or test < 4:
         found = f"{train} training patches of {slides} slides and {test} test patches"
         raise UsageError(found, "expected at least 5 slides, 4 patches of each and 4 test patches")
-    wanted = {"format": _SYNTHETIC_FORMAT, "train": train, "test": test, "slides": slides, "seed": seed}
+    expected = {"format": _SYNTHETIC_FORMAT, "train": train, "test": test, "slides": slides, "seed": seed}
     if root.exists():
-        mark = DataDir(root).generated
-        if mark.exists() and read_json(mark) == wanted:
+        marker = DataDir(root).generated
+        if marker.exists() and read_json(marker) == expected:
             return root
         raise UsageError(f"{root}: contains other files", "expected a new folder", "Give another folder, or remove it")
-    with create_folder(root) as aside:
-        _write_layout(aside, train=train, test=test, slides=slides, seed=seed)
-        write_json(DataDir(aside).generated, wanted)
+    with create_folder(root) as temporary:
+        _write_layout(temporary, train=train, test=test, slides=slides, seed=seed)
+        write_json(DataDir(temporary).generated, expected)
     return root
 
 
@@ -83,14 +83,14 @@ def _write_layout(root: Path, *, train: int, test: int, slides: int, seed: int) 
     with Progress("generate", train + test) as progress:
         patches = _make_split("train", train - 4, slides, seed, progress) + _make_special_patches(seed)
         train_ids = _write_patches(root / "train", patches)
-        rows = sorted((name, one.label, one.slide) for name, one in zip(train_ids, patches, strict=True))
+        rows = sorted((name, patch.label, patch.slide) for name, patch in zip(train_ids, patches, strict=True))
         _write_csv(root / "train_labels.csv", "id,label", [(name, label) for name, label, _ in rows])
         _write_csv(root / "slides.csv", "id,wsi", [(name, slide) for name, _, slide in rows])
         patches = _make_split("test", test, max(2, slides // 3), seed, progress)
         test_ids = _write_patches(root / "test", patches)
     # As in the competition, the sample is not sorted: a submission must follow its order.
     _write_csv(root / "sample_submission.csv", "id,label", [(name, 0) for name in test_ids])
-    answers = [(name, one.label) for name, one in zip(test_ids, patches, strict=True)]
+    answers = [(name, patch.label) for name, patch in zip(test_ids, patches, strict=True)]
     _write_csv(root / "test_answers.csv", "id,label", answers)
 
 
@@ -102,9 +102,9 @@ def _write_csv(path: Path, header: str, rows: Sequence[tuple[object, ...]]) -> N
 def _write_patches(folder: Path, patches: Sequence[_Patch]) -> list[str]:
     """Write each patch as `<id>.tif`; return the ids, in the order of the patches."""
     folder.mkdir()
-    ids = [patch_id(one.pixels) for one in patches]
-    for name, one in zip(ids, patches, strict=True):
-        (folder / f"{name}.tif").write_bytes(_encode_tiff(one.pixels))
+    ids = [patch_id(patch.pixels) for patch in patches]
+    for name, patch in zip(ids, patches, strict=True):
+        (folder / f"{name}.tif").write_bytes(_encode_tiff(patch.pixels))
     return ids
 
 
@@ -123,8 +123,8 @@ def _make_split(split: str, total: int, slides: int, seed: int, progress: Progre
 
     parallel = Parallel(n_jobs=os.cpu_count() or 1, prefer="threads", return_as="generator")
     patches = []
-    for one in parallel(delayed(make)(number) for number in range(total)):
-        patches.append(one)
+    for patch in parallel(delayed(make)(number) for number in range(total)):
+        patches.append(patch)
         progress.update(1)
     return patches
 
@@ -159,87 +159,87 @@ class _Stain(NamedTuple):
 
 
 def _make_stain(generator: np.random.Generator) -> _Stain:
-    """Return a random stain for a slide, which varies as stains vary between laboratories."""
+    """Return a random stain for a slide; it varies like stains of different laboratories."""
     vectors = _SYNTHETIC_STAINS * generator.uniform(0.85, 1.15, (2, 3))
     return _Stain(vectors, np.array([0.30, 0.32]) * generator.uniform(0.7, 1.3, 2))
 
 
 def _draw_patch(generator: np.random.Generator, stain: _Stain, label: int) -> Pixels:
     """Return one patch of synthetic tissue, uint8 [96, 96, 3]."""
-    island = _tumour_island(generator, label)
-    haematoxylin = _draw_nuclei(generator, island)
+    tumour = _draw_tumour_mask(generator, label)
+    haematoxylin = _draw_nuclei(generator, tumour)
     eosin = _smooth_noise(generator, 12) + 0.5 * _smooth_noise(generator, 5)
     amounts = stain.amounts * generator.uniform(0.85, 1.15, 2)
     planes = np.stack([haematoxylin, np.clip(eosin + 1.5, 0.1, None)], axis=-1)
     density = planes * amounts / planes.mean(axis=(0, 1)) @ stain.vectors
     picture = 255 * np.exp(-1.3 * density) + generator.normal(0, 3, (SIZE, SIZE, 3))
-    return _equalize_color(generator, picture, stain)
+    return _remove_color_cue(generator, picture, stain)
 
 
-def _equalize_color(generator: np.random.Generator, picture: _Plane, stain: _Stain) -> Pixels:
-    """Return the image with its mean colour over about 30 pixels replaced by one that is independent of the label."""
+def _remove_color_cue(generator: np.random.Generator, picture: _Plane, stain: _Stain) -> Pixels:
+    """Replace the local mean colour (over about 30 pixels) by a colour that does not depend on the label."""
     from scipy.ndimage import gaussian_filter
 
-    usual = 255 * np.exp(-1.3 * stain.amounts @ stain.vectors) + generator.normal(0, 8, 3)
-    wanted = usual + 8 * _smooth_noise(generator, 40)[:, :, None]
-    levelled = picture - gaussian_filter(picture, (14, 14, 0), mode="reflect") + wanted
-    return np.clip(np.rint(levelled), 0, 255).astype(np.uint8)
+    mean_color = 255 * np.exp(-1.3 * stain.amounts @ stain.vectors) + generator.normal(0, 8, 3)
+    new_color = mean_color + 8 * _smooth_noise(generator, 40)[:, :, None]
+    result = picture - gaussian_filter(picture, (14, 14, 0), mode="reflect") + new_color
+    return np.clip(np.rint(result), 0, 255).astype(np.uint8)
 
 
-def _tumour_island(generator: np.random.Generator, label: int) -> _Plane:
+def _draw_tumour_mask(generator: np.random.Generator, label: int) -> _Plane:
     """Return the tumour mask, 0..1 [96, 96]: over the centre for label 1, otherwise beside it or empty."""
     rows, columns = np.meshgrid(_GRID, _GRID, indexing="ij")
     if label:
-        place, radius = _MIDDLE + generator.uniform(-8, 8, 2), generator.uniform(26, 60)
+        centre, radius = _PATCH_CENTRE + generator.uniform(-8, 8, 2), generator.uniform(26, 60)
     elif generator.random() < 0.4:
         radius = generator.uniform(15, 25)
-        away, angle = radius + _HALF_CENTRE * 2**0.5 + 2, generator.uniform(0, 2 * np.pi)
-        place = _MIDDLE + away * np.array([np.sin(angle), np.cos(angle)])
+        distance_from_centre, angle = radius + _HALF_CENTRE * 2**0.5 + 2, generator.uniform(0, 2 * np.pi)
+        centre = _PATCH_CENTRE + distance_from_centre * np.array([np.sin(angle), np.cos(angle)])
     else:
         return np.zeros((SIZE, SIZE))
-    distance = np.hypot(rows - place[0], columns - place[1])
+    distance = np.hypot(rows - centre[0], columns - centre[1])
     return np.clip((radius - distance) / 4 + 0.5, 0, 1)
 
 
-def _draw_nuclei(generator: np.random.Generator, island: _Plane) -> _Plane:
+def _draw_nuclei(generator: np.random.Generator, tumour: _Plane) -> _Plane:
     """Return the haematoxylin plane [96, 96]: large pale nuclei with dark rims in tumour, small dark ones elsewhere."""
     plane = 0.12 + 0.03 * _smooth_noise(generator, 8)
     # The classes overlap: some tumours have small nuclei, and some benign tissue has enlarged ones.
     sizes = {True: generator.uniform(0.75, 1.1), False: generator.uniform(0.8, 1.35)}
     for large, spacing in ((True, 12), (False, 9)):
-        for row, column in _scatter(generator, spacing):
-            inside = island[min(int(row), SIZE - 1), min(int(column), SIZE - 1)]
+        for row, column in _jittered_grid(generator, spacing):
+            inside = tumour[min(int(row), SIZE - 1), min(int(column), SIZE - 1)]
             if (inside > 0.5) == large and generator.random() < 0.8:
-                _stamp_nucleus(generator, plane, (row, column), sizes[large], large)
+                _draw_nucleus(generator, plane, (row, column), sizes[large], large)
     return plane
 
 
-def _scatter(generator: np.random.Generator, spacing: int) -> _Plane:
+def _jittered_grid(generator: np.random.Generator, spacing: int) -> _Plane:
     """Return positions [N, 2] in pixels, one in each cell of a jittered grid."""
     grid = np.arange(0, SIZE, spacing) + spacing / 2
-    places = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-    return np.clip(places + generator.uniform(-0.4, 0.4, places.shape) * spacing, 0, SIZE - 1)
+    positions = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    return np.clip(positions + generator.uniform(-0.4, 0.4, positions.shape) * spacing, 0, SIZE - 1)
 
 
-def _stamp_nucleus(
-    generator: np.random.Generator, plane: _Plane, place: tuple[float, float], size: float, large: bool
+def _draw_nucleus(
+    generator: np.random.Generator, plane: _Plane, centre: tuple[float, float], size: float, large: bool
 ) -> None:
     """Draw one elliptic nucleus onto the plane; `size` is relative to the usual size."""
-    row, column = place
+    row, column = centre
     radius = size * (generator.uniform(4.5, 6.5) if large else generator.uniform(1.8, 2.6))
-    longer, angle = generator.uniform(1.0, 1.5), generator.uniform(0, np.pi)
-    reach = int(radius * longer) + 3
-    top, left = max(int(row) - reach, 0), max(int(column) - reach, 0)
-    window = plane[top : int(row) + reach + 1, left : int(column) + reach + 1]
+    elongation, angle = generator.uniform(1.0, 1.5), generator.uniform(0, np.pi)
+    half_width = int(radius * elongation) + 3
+    top, left = max(int(row) - half_width, 0), max(int(column) - half_width, 0)
+    window = plane[top : int(row) + half_width + 1, left : int(column) + half_width + 1]
     rows = _GRID[top : top + window.shape[0], None] - row
     columns = _GRID[None, left : left + window.shape[1]] - column
-    along = (rows * np.cos(angle) + columns * np.sin(angle)) / longer
-    across = columns * np.cos(angle) - rows * np.sin(angle)
-    distance = np.hypot(along, across) - radius  # in pixels, below 0 inside
+    major = (rows * np.cos(angle) + columns * np.sin(angle)) / elongation
+    minor = columns * np.cos(angle) - rows * np.sin(angle)
+    distance = np.hypot(major, minor) - radius  # in pixels, below 0 inside
     body = np.clip(0.5 - distance, 0, 1)
     if large:
         rim = np.exp(-((distance + 0.8) ** 2) / 1.5)
-        shade = 0.45 * body + 0.75 * rim + 0.5 * np.exp(-(along**2 + across**2) / 2)
+        shade = 0.45 * body + 0.75 * rim + 0.5 * np.exp(-(major**2 + minor**2) / 2)
     else:
         shade = 1.3 * body
     np.maximum(window, shade * generator.uniform(0.85, 1.15), out=window)

@@ -1,7 +1,7 @@
 """Fit weights for the predictions of several runs, and compute their nested (leakage-free) predictions.
 
-Nested means: the weights for a row are fitted on the other folds. Every method is a weighted sum of one column per
-run. The columns are probabilities, logits or ranks.
+Nested predictions: the weights for a row are fitted on the other folds. Every method is a weighted sum of one column
+per run. The columns are probabilities, logits or ranks.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from claris_kaggle.data.arrays import Columns, Labels
 from claris_kaggle.evaluation.metrics import clip_probabilities, midranks
 
 _Weights = NDArray[np.float64]
-_BAGS, _BAG_SHARE, _PICKS = 20, 0.5, 20
+_BAG_COUNT, _BAG_FRACTION, _MAX_SELECTIONS = 20, 0.5, 20
 # The smallest size of a bag. Smaller bags would often miss the only good run.
-_LEAST_BAG = 6
-# Greedy selection rounds values to this many levels, so that it can count instead of sort.
-_LEVELS = 1 << 14
+_MIN_BAG_SIZE = 6
+# Greedy selection rounds values to this number of levels, so that the AUC needs counting instead of sorting.
+_ROUNDING_LEVELS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class _Blend:
             float64 [N] in 0..1.
         """
         # Sorting before the sum makes the result bit-identical for every order of the runs.
-        mixed = np.sort(columns * self.weights, axis=1).sum(axis=1) + self.intercept
+        combined = np.sort(columns * self.weights, axis=1).sum(axis=1) + self.intercept
         if _BLEND_METHODS[self.method].space != "logit":
-            return np.asarray(np.clip(mixed, 0.0, 1.0))
+            return np.asarray(np.clip(combined, 0.0, 1.0))
         from scipy.special import expit
 
-        return np.asarray(expit(mixed))
+        return np.asarray(expit(combined))
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def _fit_log_loss(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """
     from scipy.optimize import minimize
 
-    right = clip_probabilities(np.where(np.asarray(labels)[:, None] == 1, columns, 1 - columns))
+    true_class = clip_probabilities(np.where(np.asarray(labels)[:, None] == 1, columns, 1 - columns))
 
     def loss(weights: _Weights) -> tuple[float, _Weights]:
-        mixed = right @ weights
-        return float(-np.log(mixed).mean()), -(right / mixed[:, None]).mean(axis=0)
+        combined = true_class @ weights
+        return float(-np.log(combined).mean()), -(true_class / combined[:, None]).mean(axis=0)
 
     runs = columns.shape[1]
     found = minimize(
@@ -119,78 +119,83 @@ def _fit_auc(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     from scipy.linalg import cholesky, solve_triangular
     from scipy.optimize import nnls
 
-    ups, downs = columns[np.asarray(labels) == 1], columns[np.asarray(labels) != 1]
-    spread = np.atleast_2d(np.cov(ups, rowvar=False) + np.cov(downs, rowvar=False))
+    positive, negative = columns[np.asarray(labels) == 1], columns[np.asarray(labels) != 1]
+    covariance = np.atleast_2d(np.cov(positive, rowvar=False) + np.cov(negative, rowvar=False))
     # A small ridge keeps the weights unique when runs are nearly identical.
-    spread = spread + np.eye(len(spread)) * (1e-6 * np.trace(spread) / len(spread) + 1e-12)
-    factor = cholesky(spread, lower=True)
-    aim = solve_triangular(factor, ups.mean(axis=0) - downs.mean(axis=0), lower=True)
-    return _to_simplex(nnls(factor.T, aim)[0]), 0.0
+    covariance = covariance + np.eye(len(covariance)) * (1e-6 * np.trace(covariance) / len(covariance) + 1e-12)
+    factor = cholesky(covariance, lower=True)
+    target = solve_triangular(factor, positive.mean(axis=0) - negative.mean(axis=0), lower=True)
+    return _to_simplex(nnls(factor.T, target)[0]), 0.0
 
 
 def _fit_greedy(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """Fit weights by greedy selection with replacement, scored by AUC (Caruana et al. 2004).
 
-    With more than `_LEAST_BAG` runs, the counts are summed over `_BAGS` random bags. A bag has half of the runs, at
-    least `_LEAST_BAG`.
+    With more than `_MIN_BAG_SIZE` runs, the counts are summed over `_BAG_COUNT` random bags. A bag has half of them,
+    but at least `_MIN_BAG_SIZE`.
     """
     runs = columns.shape[1]
     low, high = columns.min(), columns.max()
-    coarse = np.round((columns - low) / (high - low or 1.0) * (_LEVELS - 1)).astype(np.int32)
+    levels = np.round((columns - low) / (high - low or 1.0) * (_ROUNDING_LEVELS - 1)).astype(np.int32)
     malignant = np.asarray(labels) == 1
-    halves = coarse[malignant].T.copy(), coarse[~malignant].T.copy()
+    by_class = levels[malignant].T.copy(), levels[~malignant].T.copy()
     generator = np.random.default_rng(0)
     counts = np.zeros(runs)
-    size = min(runs, max(_LEAST_BAG, math.ceil(runs * _BAG_SHARE)))
-    for _ in range(_BAGS if size < runs else 1):
-        counts += _select_greedily(halves, np.sort(generator.permutation(runs)[:size]))
+    size = min(runs, max(_MIN_BAG_SIZE, math.ceil(runs * _BAG_FRACTION)))
+    for _ in range(_BAG_COUNT if size < runs else 1):
+        counts += _select_greedily(by_class, np.sort(generator.permutation(runs)[:size]))
     return _to_simplex(counts), 0.0
 
 
-def _select_greedily(halves: tuple[NDArray[np.int32], NDArray[np.int32]], bag: NDArray[np.int64]) -> _Weights:
-    """Count how often each run is selected. Each step adds the run with the largest gain, until none gains.
+def _select_greedily(by_class: tuple[NDArray[np.int32], NDArray[np.int32]], bag: NDArray[np.int64]) -> _Weights:
+    """Count how often each run is selected. Each step adds the run with the largest gain, until no run improves.
 
     Args:
-        halves: the runs' rounded values, int32 [M, P] of malignant and [M, N - P] of benign patches.
+        by_class: the runs' rounded values, int32 [M, P] of malignant and [M, N - P] of benign patches.
         bag: int64, the indices of the runs that may be selected.
     Returns:
-        float64 [M], the number of selections of each run, at most `_PICKS` in total.
+        float64 [M], the number of selections of each run, at most `_MAX_SELECTIONS` in total.
     """
-    ups, downs = halves
-    counts, best = np.zeros(len(ups)), -1.0
-    up, down = np.zeros_like(ups[0]), np.zeros_like(downs[0])
-    for picked in range(1, _PICKS + 1):
-        scores = [_count_auc((up + ups[run]) // picked, (down + downs[run]) // picked) for run in bag]
+    positive, negative = by_class
+    counts, best = np.zeros(len(positive)), -1.0
+    positive_sum, negative_sum = np.zeros_like(positive[0]), np.zeros_like(negative[0])
+    for size in range(1, _MAX_SELECTIONS + 1):
+        scores = [
+            _count_auc((positive_sum + positive[run]) // size, (negative_sum + negative[run]) // size) for run in bag
+        ]
         if max(scores) <= best:
             break
         best = max(scores)
         run = bag[int(np.argmax(scores))]
         counts[run] += 1
-        up, down = up + ups[run], down + downs[run]
+        positive_sum, negative_sum = positive_sum + positive[run], negative_sum + negative[run]
     return counts
 
 
-def _count_auc(ups: NDArray[np.int32], downs: NDArray[np.int32]) -> float:
-    """Return the AUC of integers in 0.._LEVELS-1, by counting instead of sorting. Ties count one half."""
-    above, under = np.bincount(ups, minlength=_LEVELS), np.bincount(downs, minlength=_LEVELS)
-    below = np.cumsum(under) - under / 2
-    return float(above @ below / (len(ups) * len(downs)))
+def _count_auc(positive: NDArray[np.int32], negative: NDArray[np.int32]) -> float:
+    """Return the AUC of integers in 0.._ROUNDING_LEVELS-1, by counting instead of sorting. Ties count one half."""
+    positive_counts, negative_counts = (
+        np.bincount(positive, minlength=_ROUNDING_LEVELS),
+        np.bincount(negative, minlength=_ROUNDING_LEVELS),
+    )
+    below = np.cumsum(negative_counts) - negative_counts / 2
+    return float(positive_counts @ below / (len(positive) * len(negative)))
 
 
 def _fit_stack(labels: Labels, columns: Columns) -> tuple[_Weights, float]:
     """Fit a logistic regression on the standardised logits of the runs, with scikit-learn's default L2 penalty."""
     from sklearn.linear_model import LogisticRegression
 
-    middle, spread = columns.mean(axis=0), columns.std(axis=0) + 1e-12
-    model = LogisticRegression(max_iter=1000, tol=1e-8).fit((columns - middle) / spread, np.asarray(labels))
-    weights = model.coef_[0] / spread
-    return weights, float(model.intercept_[0] - weights @ middle)
+    mean, deviation = columns.mean(axis=0), columns.std(axis=0) + 1e-12
+    model = LogisticRegression(max_iter=1000, tol=1e-8).fit((columns - mean) / deviation, np.asarray(labels))
+    weights = model.coef_[0] / deviation
+    return weights, float(model.intercept_[0] - weights @ mean)
 
 
 def _to_simplex(weights: _Weights) -> _Weights:
     """Clip weights at 0 and scale them to sum 1. Return equal weights if all are 0."""
-    kept = np.clip(weights, 0.0, None)
-    return kept / kept.sum() if kept.sum() > 0 else np.full(len(kept), 1 / len(kept))
+    clipped = np.clip(weights, 0.0, None)
+    return clipped / clipped.sum() if clipped.sum() > 0 else np.full(len(clipped), 1 / len(clipped))
 
 
 _BLEND_METHODS: dict[str, _Method] = {
@@ -276,6 +281,6 @@ def _nested_predictions(name: str, labels: Labels, columns: Columns, fold: NDArr
         return _fit_blend(name, labels, space).apply(space)
     combined = np.empty(len(labels))
     for number in np.unique(fold):
-        inside = fold == number
-        combined[inside] = _fit_blend(name, np.asarray(labels)[~inside], space[~inside]).apply(space[inside])
+        in_fold = fold == number
+        combined[in_fold] = _fit_blend(name, np.asarray(labels)[~in_fold], space[~in_fold]).apply(space[in_fold])
     return combined

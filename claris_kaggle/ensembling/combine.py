@@ -32,9 +32,9 @@ from claris_kaggle.evaluation.calibration import (
 )
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions
 
-_HOLDOUT_GROUPS = 5  # groups of whole slides that weights of a holdout are scored without
+_HOLDOUT_GROUPS = 5  # number of groups of slides that take the place of folds for a holdout
 # One-sided significance level: a method is used only if the p-value of its gain over the mean is below this.
-_MOST_DOUBT = 0.05
+_SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _CalibrationFigures:
 
 @dataclass(frozen=True)
 class CalibrationEvidence:
-    """The effect of a temperature on held-out folds.
+    """The effect of temperature scaling on held-out folds.
 
     Attributes:
         temperature: the divisor of the logits, fitted on all folds.
@@ -118,12 +118,12 @@ class EnsembleEvidence:
 
     def to_json(self) -> dict[str, object]:
         """Return all fields as JSON values. `best` is in each entry of `against_best`, and in `over_best`."""
-        found = asdict(self)
-        best = found.pop("best")
-        found["against_best"] = {name: {"best": best, **gap} for name, gap in found["against_best"].items()}
+        content = asdict(self)
+        best = content.pop("best")
+        content["against_best"] = {name: {"best": best, **gap} for name, gap in content["against_best"].items()}
         if self.over_best is not None:
-            found["over_best"] = {"best": best, **found["over_best"]}
-        return {name: value for name, value in found.items() if value is not None}
+            content["over_best"] = {"best": best, **content["over_best"]}
+        return {name: value for name, value in content.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Ensemble:
         oof: OOF predictions. The weights for a patch were fitted without its fold.
         test: test predictions, with weights fitted on all folds.
         slides: as in `Run`.
-        groups: int64 [N], the groups that weights and temperature were scored without: folds, or slides.
+        groups: int64 [N], folds or groups of slides. Weights and temperature are scored on groups outside their fit.
         measured: the AUC of `oof` with the data for intervals and comparisons.
         evidence: the method, its weights, the score of each method, correlations and warnings.
     """
@@ -182,40 +182,40 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     _require_comparable(runs)
     runs = _share_folds(_share_slides(runs))
     remarks = _examine_runs(runs)
-    kept, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
-    if not kept:
+    used, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
+    if not used:
         raise RunError(
             f"{name_few(remarks)}: every run was excluded by --only-sound",
             "",
             "See their reports, or run it without --only-sound",
         )
-    oof = kept[0].oof
-    columns = _stack_columns([run.oof.probabilities for run in kept])
-    groups = _scoring_groups(kept[0])
-    trials = _try_methods(kept, columns, _choose_trials(method, oof, len(kept), groups), groups)
-    taken = _choose_method(trials)
-    space = blending._BLEND_METHODS[taken].space
-    blend = blending._fit_blend(taken, oof.labels, blending._to_space(columns, space))
-    test = blend.apply(blending._to_space(_stack_columns([run.test.probabilities for run in kept]), space))
-    best, against_best = _compare_with_best_run(kept)
+    oof = used[0].oof
+    columns = _stack_columns([run.oof.probabilities for run in used])
+    groups = _scoring_groups(used[0])
+    trials = _try_methods(used, columns, _choose_trials(method, oof, len(used), groups), groups)
+    chosen = _choose_method(trials)
+    space = blending._BLEND_METHODS[chosen].space
+    blend = blending._fit_blend(chosen, oof.labels, blending._to_space(columns, space))
+    test = blend.apply(blending._to_space(_stack_columns([run.test.probabilities for run in used]), space))
+    best, against_best = _compare_with_best_run(used)
     evidence = EnsembleEvidence(
-        method=taken,
-        weights=dict(sorted(zip([run.name for run in kept], map(float, blend.weights), strict=True))),
+        method=chosen,
+        weights=dict(sorted(zip([run.name for run in used], map(float, blend.weights), strict=True))),
         intercept=blend.intercept,
         asked=method,
         methods={name: trial.score for name, trial in trials.items()},
         best=best,
         against_best=against_best,
-        over_best=_compare_outcome(kept, best, trials[taken].measured),
-        members=_compare_without_each(kept, columns, trials["mean"].measured),
-        correlations=_describe_correlations(kept),
+        over_best=_compare_outcome(used, best, trials[chosen].measured),
+        members=_compare_without_each(used, columns, trials["mean"].measured),
+        correlations=_describe_correlations(used),
         remarks=remarks,
         copies=copies,
         left_out=sorted(remarks) if only_sound else [],
     )
-    together = replace(oof, probabilities=trials[taken].values)
-    predictions = TestPredictions(kept[0].test.ids, test.astype(_common_type([run.test.probabilities for run in kept])))
-    return Ensemble(together, predictions, kept[0].slides, trials[taken].measured, evidence, groups)
+    oof_result = replace(oof, probabilities=trials[chosen].values)
+    predictions = TestPredictions(used[0].test.ids, test.astype(_common_type([run.test.probabilities for run in used])))
+    return Ensemble(oof_result, predictions, used[0].slides, trials[chosen].measured, evidence, groups)
 
 
 def _stack_columns(columns: Sequence[Probabilities]) -> Columns:
@@ -229,10 +229,10 @@ def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
 
 
 def _scoring_groups(run: Run) -> NDArray[np.int64]:
-    """Return the group of each patch, int64 [N]: its weights are fitted on the patches outside the group.
+    """Return the group of each patch, int64 [N]. The weights for a patch are fitted on the other groups.
 
-    The groups are the folds. Those of a holdout or a single fold are whole slides, or a single group if the slides are
-    unknown or too few.
+    The groups are the folds. For a holdout or a single fold they are groups of slides, or one group of all patches if
+    the slides are unknown or too few.
     """
     if run.has_one_group and run.slides is not None:
         oof, slides = run.oof, run.slides
@@ -264,9 +264,9 @@ def _try_methods(
     """
     trials: dict[str, _Trial] = {}
     first, oof = runs[0], runs[0].oof
-    kind = _common_type([run.oof.probabilities for run in runs])
+    dtype = _common_type([run.oof.probabilities for run in runs])
     for name in names:
-        values = blending._nested_predictions(name, oof.labels, columns, groups).astype(kind)
+        values = blending._nested_predictions(name, oof.labels, columns, groups).astype(dtype)
         measured = first.measured if len(runs) == 1 else measure(oof.labels, values, first.slides)
         gain = measured.compare(trials["mean"].measured if trials else measured)
         trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.doubt))
@@ -275,7 +275,7 @@ def _try_methods(
 
 def _choose_method(trials: Mapping[str, _Trial]) -> str:
     """Return the method with the highest nested AUC among those significantly better than the mean, else `mean`."""
-    better = [name for name, trial in trials.items() if trial.score.doubt < _MOST_DOUBT]
+    better = [name for name, trial in trials.items() if trial.score.doubt < _SIGNIFICANCE_LEVEL]
     return max(better, key=lambda name: trials[name].score.auc, default="mean")
 
 
@@ -304,12 +304,12 @@ def _compare_without_each(runs: Sequence[Run], columns: Columns, mean: MeasuredA
         columns: float64 [N, M], the OOF probabilities of the runs.
         mean: the AUC of the mean of all runs.
     """
-    found, whole = {}, mean.without_resamples()
-    for place, run in enumerate(runs if len(runs) > 1 else []):
-        others = np.delete(columns, place, axis=1)
+    found, mean_of_all = {}, mean.without_resamples()
+    for column, run in enumerate(runs if len(runs) > 1 else []):
+        others = np.delete(columns, column, axis=1)
         values = blending._fit_blend("mean", run.oof.labels, others).apply(others)
-        part = measure(run.oof.labels, values.astype(np.float32), run.slides, resample=False)
-        found[run.name] = whole.compare(part)
+        mean_of_others = measure(run.oof.labels, values.astype(np.float32), run.slides, resample=False)
+        found[run.name] = mean_of_all.compare(mean_of_others)
     return dict(sorted(found.items()))
 
 
@@ -325,24 +325,24 @@ def _describe_correlations(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     }
 
 
-def _calibrate_ensemble(together: Ensemble) -> Ensemble:
+def _calibrate_ensemble(ensemble: Ensemble) -> Ensemble:
     """Return the ensemble with probabilities scaled by one temperature that was fitted on its OOF predictions.
 
     OOF and test predictions are scaled by the same temperature, so the order of both, and the AUC, do not change.
     Whether scaling lowers the log loss is measured on each fold with the temperature of the other folds. The
     probabilities stay unchanged if it does not.
     """
-    oof, test = together.oof, together.test
+    oof, test = ensemble.oof, ensemble.test
     temperature = fit_temperature(oof.labels, oof.probabilities)
-    scaled = nested_temperature(oof.labels, oof.probabilities, together.groups)
+    scaled = nested_temperature(oof.labels, oof.probabilities, ensemble.groups)
     before, after = (_calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
     applied = after.log_loss < before.log_loss
-    found = CalibrationEvidence(temperature, before, after, metrics.auc(oof.labels, oof.probabilities), applied)
-    evidence = replace(together.evidence, calibration=found)
+    calibration = CalibrationEvidence(temperature, before, after, metrics.auc(oof.labels, oof.probabilities), applied)
+    evidence = replace(ensemble.evidence, calibration=calibration)
     if not applied:
-        return replace(together, evidence=evidence)
+        return replace(ensemble, evidence=evidence)
     return replace(
-        together,
+        ensemble,
         oof=replace(oof, probabilities=apply_temperature(oof.probabilities, temperature)),
         test=replace(test, probabilities=apply_temperature(test.probabilities, temperature)),
         evidence=evidence,

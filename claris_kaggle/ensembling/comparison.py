@@ -20,13 +20,13 @@ from claris_kaggle.evaluation.auc_intervals import Comparison
 from claris_kaggle.evaluation.metrics import auc
 
 _SHOWN_DIFFERENCES = 5
-# Two files with a lower rank correlation are reported as unrelated.
-_UNLIKE = 0.2
-# A writing error is reported only if correcting it raises the correlation by at least `_BETTER`, and by at least
-# `_CHANCES` standard errors of a correlation of unrelated files (1 / sqrt(rows)).
-_BETTER, _CHANCES = 0.1, 5.0
+# A pair of files with a lower rank correlation is reported as unrelated.
+_UNRELATED_CORRELATION = 0.2
+# A writing error is reported only if correcting it raises the correlation by at least `_MIN_IMPROVEMENT`, and by at
+# least `_MIN_STANDARD_ERRORS` standard errors of a correlation of unrelated files (1 / sqrt(rows)).
+_MIN_IMPROVEMENT, _MIN_STANDARD_ERRORS = 0.1, 5.0
 # A submission with a lower rank correlation to the test predictions of its run was not made from them.
-_SAME = 0.99
+_SAME_FILE_CORRELATION = 0.99
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class RunComparison:
         rows: comparison of each other run with the best one.
         blend: the gain of the mean of all runs; None if they cannot be combined.
         members: what each run adds to the mean, by name, as in `EnsembleEvidence`.
-        apart: why they cannot be combined; else empty.
+        apart: why the runs cannot be combined; empty if they can.
     """
 
     best: str
@@ -152,9 +152,9 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
             f"{len(run_dirs)} runs for {len(paths)} files", "expected one run per file, in their order", ""
         )
     files = [_read_submission(path) for path in paths]
-    for path, one in zip(paths[1:], files[1:], strict=True):
-        tables.require_equal_ids(one.ids, files[0].ids, path, files[0].name, "Compare files of the same test patches")
-    pairs = [_compare_pair(a, b) for place, a in enumerate(files) for b in files[place + 1 :]]
+    for path, file in zip(paths[1:], files[1:], strict=True):
+        tables.require_equal_ids(file.ids, files[0].ids, path, files[0].name, "Compare files of the same test patches")
+    pairs = [_compare_pair(a, b) for position, a in enumerate(files) for b in files[position + 1 :]]
     remarks = _find_outliers(files, pairs)
     blend = _compare_blend(files, run_dirs) if run_dirs else None
     return _SubmissionComparison(len(files[0].ids), pairs, remarks, blend)
@@ -163,34 +163,34 @@ def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) 
 def _compare_blend(files: Sequence[_Submission], run_dirs: Sequence[RunDir]) -> _BlendGain:
     """Return the gain of the mean of the runs, with remarks on files that do not match their run."""
     runs = _load_runs(run_dirs)
-    found = _expect_blend(runs, combine(runs))
+    found = _compare_mean_with_best(runs, combine(runs))
     return replace(found, remarks=[*found.remarks, *_find_mismatched_files(files, runs)])
 
 
 def _find_outliers(files: Sequence[_Submission], pairs: Sequence[SubmissionPair]) -> list[str]:
-    """Return remarks on single files: constant, or in disagreement with every other file while those agree."""
-    said = [f"{one.name}: every value is {one.values[0]:g}" for one in files if one.is_constant()]
+    """Return remarks on single files: a constant file, or one that disagrees with all others while those agree."""
+    remarks = [f"{file.name}: every value is {file.values[0]:g}" for file in files if file.is_constant()]
     odd = [pair for pair in pairs if pair.odd]
-    for one in files if len(files) > 2 else []:
-        own = [pair for pair in pairs if one.name in (pair.a, pair.b)]
-        if own == odd:
-            said.append(f"{one.name} disagrees with every other file")
-    return said
+    for file in files if len(files) > 2 else []:
+        pairs_of_file = [pair for pair in pairs if file.name in (pair.a, pair.b)]
+        if pairs_of_file == odd:
+            remarks.append(f"{file.name} disagrees with every other file")
+    return remarks
 
 
 def _compare_pair(a: _Submission, b: _Submission) -> SubmissionPair:
     """Return rank correlation, largest rank differences, and a remark."""
-    ids, of_a, of_b = sorted(a.ids), a.by_id(), b.by_id()
-    apart = np.abs(_to_ranks(of_a) - _to_ranks(of_b))
+    ids, values_a, values_b = sorted(a.ids), a.by_id(), b.by_id()
+    rank_differences = np.abs(_to_ranks(values_a) - _to_ranks(values_b))
     rows = [
-        _PatchDifference(ids[row], float(of_a[row]), float(of_b[row]), float(apart[row]))
-        for row in np.argsort(-apart, kind="stable")[:_SHOWN_DIFFERENCES]
-        if apart[row] > 0
+        _PatchDifference(ids[row], float(values_a[row]), float(values_b[row]), float(rank_differences[row]))
+        for row in np.argsort(-rank_differences, kind="stable")[:_SHOWN_DIFFERENCES]
+        if rank_differences[row] > 0
     ]
-    correlation = _correlate_ranks(of_a, of_b)
+    correlation = _correlate_ranks(values_a, values_b)
     remark = _explain_disagreement(a, b, correlation)
-    said = remark if rows else "they rank all patches alike, so Kaggle gives them the same score"
-    return SubmissionPair(a.name, b.name, correlation, rows, bool(remark), said)
+    shown_remark = remark if rows else "they rank all patches alike, so Kaggle gives them the same score"
+    return SubmissionPair(a.name, b.name, correlation, rows, bool(remark), shown_remark)
 
 
 def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) -> str:
@@ -200,53 +200,56 @@ def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) ->
     """
     if a.is_constant() or b.is_constant():
         return ""  # a constant correlates with nothing; `_find_outliers` reports it
-    needed = max(_BETTER, _CHANCES / np.sqrt(len(a.ids)))  # in small files a wrong shift can fit by chance
-    better, text = max(_arrangements(a, b))
-    if better > correlation + needed:
-        return text.format(better)
-    if correlation < _UNLIKE and needed < 1:
+    # In small files a wrong shift can fit by chance.
+    min_improvement = max(_MIN_IMPROVEMENT, _MIN_STANDARD_ERRORS / np.sqrt(len(a.ids)))
+    corrected, text = max(_try_corrections(a, b))
+    if corrected > correlation + min_improvement:
+        return text.format(corrected)
+    if correlation < _UNRELATED_CORRELATION and min_improvement < 1:
         return "they are almost uncorrelated: the rows of one of them may be out of order"
     return ""
 
 
-def _arrangements(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
+def _try_corrections(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
     """Return the rank correlation after correcting each possible writing error, with the message for that error."""
-    turned = -_correlate_ranks(a.by_id(), b.by_id())
-    found = [(turned, "one of them is inverted: it has the probability of benign")]
+    inverted = -_correlate_ranks(a.by_id(), b.by_id())
+    found = [(inverted, "one of them is inverted: it has the probability of benign")]
     if a.ids != b.ids:
         text = (
             "they correlate ({:.2f}) by row, but not by id: in one of them the values are not in the order of the ids"
         )
         found.append((_correlate_ranks(a.values, b.values), text))
-    for one, other in ((a, b), (b, a)):
-        if one.ids != sorted(one.ids):
+    for file, other in ((a, b), (b, a)):
+        if file.ids != sorted(file.ids):
             text = (
-                f"they correlate ({{:.2f}}) if the values of {one.name} are matched to its sorted ids: "
+                f"they correlate ({{:.2f}}) if the values of {file.name} are matched to its sorted ids: "
                 "its ids are in the wrong order"
             )
-            found.append((_correlate_ranks(one.values, other.by_id()), text))
-    return [*found, *_shifts(a, b), *(_shifts(b, a) if a.ids != b.ids else [])]
+            found.append((_correlate_ranks(file.values, other.by_id()), text))
+    return [*found, *_try_shifts(a, b), *(_try_shifts(b, a) if a.ids != b.ids else [])]
 
 
-def _shifts(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
+def _try_shifts(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
     """Return the rank correlation if one file is shifted in the row order of `a`, with the message for it.
 
     Tries the shift with the values as they are and inverted.
     """
     found = []
-    mine, others = _to_ranks(a.values), _to_ranks(b.values[_match_order(b.ids, a.ids)])
-    for sign, twist in ((1, ""), (-1, " and inverted")):
-        shift, fit = _best_shift(mine, others, sign)
+    ranks_a, ranks_b = _to_ranks(a.values), _to_ranks(b.values[_match_order(b.ids, a.ids)])
+    for sign, inversion in ((1, ""), (-1, " and inverted")):
+        shift, correlation = _best_shift(ranks_a, ranks_b, sign)
         if shift:
-            move = f"shifted by {format_count(abs(shift), 'row')}{twist}"
-            found.append((fit, f"they correlate ({{:.2f}}) if one is {move}: its values and ids do not match"))
+            change = f"shifted by {format_count(abs(shift), 'row')}{inversion}"
+            found.append(
+                (correlation, f"they correlate ({{:.2f}}) if one is {change}: its values and ids do not match")
+            )
     return found
 
 
-def _match_order(ids: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
-    """Return the row in `ids` of each id in `wanted`."""
-    place = {name: row for row, name in enumerate(ids)}
-    return np.array([place[name] for name in wanted], dtype=np.int64)
+def _match_order(ids: Sequence[str], target_ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the row in `ids` of each id in `target_ids`."""
+    row_of = {name: row for row, name in enumerate(ids)}
+    return np.array([row_of[name] for name in target_ids], dtype=np.int64)
 
 
 def _best_shift(a: NDArray[np.float64], b: NDArray[np.float64], sign: int = 1) -> tuple[int, float]:
@@ -263,32 +266,34 @@ def _best_shift(a: NDArray[np.float64], b: NDArray[np.float64], sign: int = 1) -
     """
     a, b = a - a.mean(), sign * (b - b.mean())
     size = float(np.sqrt((a @ a) * (b @ b))) or 1.0
-    found = np.fft.irfft(np.fft.rfft(a) * np.conj(np.fft.rfft(b)), len(a)) / size
-    shift = int(np.argmax(found))
-    return (shift if shift <= len(a) // 2 else shift - len(a)), float(found[shift])
+    correlations = np.fft.irfft(np.fft.rfft(a) * np.conj(np.fft.rfft(b)), len(a)) / size
+    shift = int(np.argmax(correlations))
+    return (shift if shift <= len(a) // 2 else shift - len(a)), float(correlations[shift])
 
 
-def _expect_blend(runs: Sequence[Run], together: Ensemble) -> _BlendGain:
+def _compare_mean_with_best(runs: Sequence[Run], ensemble: Ensemble) -> _BlendGain:
     """Compare the OOF AUC of the runs' mean with the best run. The runs have the same slides or none."""
-    each = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
-    best = max(runs, key=lambda run: each[run.name])
+    aucs = {run.name: auc(run.oof.labels, run.oof.probabilities) for run in runs}
+    best = max(runs, key=lambda run: aucs[run.name])
     return _BlendGain(
-        runs=each,
+        runs=aucs,
         best=best.name,
-        mean=auc(best.oof.labels, together.oof.probabilities),
-        gain=together.measured.compare(best.measured),
-        remarks=[f"{name}: {text}" for name, text in together.evidence.remarks.items()],
+        mean=auc(best.oof.labels, ensemble.oof.probabilities),
+        gain=ensemble.measured.compare(best.measured),
+        remarks=[f"{name}: {text}" for name, text in ensemble.evidence.remarks.items()],
     )
 
 
 def _find_mismatched_files(files: Sequence[_Submission], runs: Sequence[Run]) -> list[str]:
     """Return a remark for each file that does not match the test predictions of its run."""
     remarks = []
-    for one, run in zip(files, runs, strict=True):
-        if sorted(one.ids) != run.test.ids:
-            remarks.append(f"{one.name}: other ids than the test predictions of {run.name}")
-        elif (fit := _correlate_ranks(one.by_id(), run.test.probabilities)) < _SAME:
-            remarks.append(f"{one.name} does not match the test predictions of {run.name}: rank correlation {fit:.4f}")
+    for file, run in zip(files, runs, strict=True):
+        if sorted(file.ids) != run.test.ids:
+            remarks.append(f"{file.name}: other ids than the test predictions of {run.name}")
+        elif (correlation := _correlate_ranks(file.by_id(), run.test.probabilities)) < _SAME_FILE_CORRELATION:
+            remarks.append(
+                f"{file.name} does not match the test predictions of {run.name}: rank correlation {correlation:.4f}"
+            )
     return remarks
 
 
@@ -302,8 +307,8 @@ def compare_runs(runs: Sequence[Run]) -> RunComparison:
     best = max(runs, key=lambda run: auc(run.oof.labels, run.oof.probabilities))
     blend, members, apart = None, {}, ""
     try:
-        together = combine(runs)
-        blend, members = _expect_blend(runs, together), together.evidence.members
+        ensemble = combine(runs)
+        blend, members = _compare_mean_with_best(runs, ensemble), ensemble.evidence.members
     except RunError as error:
         apart = error.found
     rows = [_compare_with(best, run) for run in runs if run is not best]

@@ -71,8 +71,8 @@ class EnsembleResult:
         columns = ("AUC", "interval of 95 %", "accuracy", "log loss")
         named = {**self.runs, f"ensemble ({self.method})": self.oof}
         rows = {
-            name: [one.auc, "{:.4f} to {:.4f}".format(*one.auc_interval), one.accuracy, one.log_loss]
-            for name, one in named.items()
+            name: [metrics.auc, "{:.4f} to {:.4f}".format(*metrics.auc_interval), metrics.accuracy, metrics.log_loss]
+            for name, metrics in named.items()
         }
         return html_table(rows, columns)
 
@@ -81,7 +81,7 @@ class EnsembleResult:
         return {
             "submission": str(self.submission),
             "method": self.method,
-            "runs": {name: one.to_json() for name, one in self.runs.items()},
+            "runs": {name: metrics.to_json() for name, metrics in self.runs.items()},
             "oof": self.oof.to_json(),
             "ensemble": self.ensemble.to_json(),
             "holdouts": self.holdouts,
@@ -120,35 +120,35 @@ def ensemble_runs(
             or `keep` holds other files.
     """
     _require_method(method)
-    _require_places(run_dirs, out, keep)
+    _require_replaceable_outputs(run_dirs, out, keep)
     sample_ids = tables.read_sample(data.sample)
     runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids, columns=columns), data.slides)
     tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].predicted_test, data.sample.name, _PREDICT_HINT)
     _report_unchecked(runs, run_dirs, data)
-    together = combine.combine(runs, method, only_sound=only_sound)
+    ensemble = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:
-        together = combine._calibrate_ensemble(together)
-    _require_variety(together)
-    figures = run_metrics(together.oof, together.slides, together.measured)
-    evidence = {"ensemble": together.evidence.to_json()}
+        ensemble = combine._calibrate_ensemble(ensemble)
+    _require_varied_predictions(ensemble)
+    metrics = run_metrics(ensemble.oof, ensemble.slides, ensemble.measured)
+    evidence = {"ensemble": ensemble.evidence.to_json()}
     origin = {run.name: describe_run(run_dir).to_json() for run, run_dir in zip(runs, run_dirs, strict=True)}
-    about = {"method": together.evidence.method, "oof": figures.overall.to_json(), "runs": origin, **evidence}
-    write_submission(out, together.test, sample_ids, about)
+    about = {"method": ensemble.evidence.method, "oof": metrics.overall.to_json(), "runs": origin, **evidence}
+    write_submission(out, ensemble.test, sample_ids, about)
     if keep:
-        mark = generated_mark(data.generated.exists() or any(map(is_generated_run, run_dirs)))
-        content = {**mark, **evidence, **figures.to_json(slide_metrics(together.oof, together.slides))}
-        _keep_run(keep, together, content, next((run.folds for run in runs if run.folds), None))
+        synthetic_mark = generated_mark(data.generated.exists() or any(map(is_generated_run, run_dirs)))
+        content = {**synthetic_mark, **evidence, **metrics.to_json(slide_metrics(ensemble.oof, ensemble.slides))}
+        _write_ensemble_run(keep, ensemble, content, next((run.folds for run in runs if run.folds), None))
     return EnsembleResult(
         submission=out,
-        method=together.evidence.method,
+        method=ensemble.evidence.method,
         runs={run.name: run_metrics(run.oof, run.slides, run.measured).overall for run in runs},
-        oof=figures.overall,
-        ensemble=together.evidence,
+        oof=metrics.overall,
+        ensemble=ensemble.evidence,
         holdouts=[run.name for run in runs if run.is_holdout],
     )
 
 
-def _require_places(run_dirs: Sequence[RunDir], out: Path, keep: RunDir | None) -> None:
+def _require_replaceable_outputs(run_dirs: Sequence[RunDir], out: Path, keep: RunDir | None) -> None:
     """Reject outputs that would replace files of another kind.
 
     Raises:
@@ -159,16 +159,16 @@ def _require_places(run_dirs: Sequence[RunDir], out: Path, keep: RunDir | None) 
         _require_free(keep, run_dirs)
 
 
-def _require_variety(together: combine.Ensemble) -> None:
+def _require_varied_predictions(ensemble: combine.Ensemble) -> None:
     """Reject a constant ensemble of suspicious runs, such as a run and its inverse.
 
     Raises:
         RunError: the test predictions are constant; the message names a suspicious run.
     """
-    values, remarks = together.test.probabilities, together.evidence.remarks
-    kept = [f"{name}: {text}" for name, text in remarks.items() if name not in together.evidence.left_out]
-    if len(together.evidence.weights) > 1 and kept and np.ptp(values) == 0:
-        found = f"the ensemble predicts the same value ({values[0]:g}) for every patch; {kept[0]}"
+    values, remarks = ensemble.test.probabilities, ensemble.evidence.remarks
+    warnings = [f"{name}: {text}" for name, text in remarks.items() if name not in ensemble.evidence.left_out]
+    if len(ensemble.evidence.weights) > 1 and warnings and np.ptp(values) == 0:
+        found = f"the ensemble predicts the same value ({values[0]:g}) for every patch; {warnings[0]}"
         raise RunError(found, "", "Remove it, or use --only-sound")
 
 
@@ -209,15 +209,15 @@ def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:
         UsageError: the folder is a file, a trained run or one of the runs to combine, or holds files of another origin.
     """
     files = (run_dir.folds, run_dir.folds.with_suffix(".json"), run_dir.oof, run_dir.test, run_dir.metrics)
-    taken = [path.name for path in files if path.exists()]
-    if run_dir.root.resolve() in [one.root.resolve() for one in run_dirs]:
+    existing = [path.name for path in files if path.exists()]
+    if run_dir.root.resolve() in [other.root.resolve() for other in run_dirs]:
         what = "it is one of the runs to combine"
     elif run_dir.config.exists():
         what = "a trained run"
     elif run_dir.root.is_file():
         what = "a file"
-    elif taken and not _is_ensemble(run_dir):
-        what = f"it has {name_few(taken)} from another source"
+    elif existing and not _is_ensemble(run_dir):
+        what = f"it has {name_few(existing)} from another source"
     else:
         return
     raise UsageError(f"{run_dir.root}: {what}", "expected a folder of its own", "Give another --save-run")
@@ -231,14 +231,17 @@ def _is_ensemble(run_dir: RunDir) -> bool:
         return False
 
 
-def _keep_run(run_dir: RunDir, together: combine.Ensemble, content: Mapping[str, object], folds: Folds | None) -> None:
+def _write_ensemble_run(
+    run_dir: RunDir, ensemble: combine.Ensemble, content: Mapping[str, object], folds: Folds | None
+) -> None:
     """Write the ensemble as a run. Reports and further ensembles can use it.
 
-    `metrics.json` comes first: it marks the folder, so that the same command may replace a half-written run.
+    `metrics.json` is written first. It marks the folder as an ensemble, so that the same command may replace an
+    incomplete one.
 
     Args:
         run_dir: the folder to write to.
-        together: the ensemble.
+        ensemble: the combined predictions.
         content: the content of `metrics.json`.
         folds: the fold file of the runs; None if no run has one.
     """
@@ -248,8 +251,8 @@ def _keep_run(run_dir: RunDir, together: combine.Ensemble, content: Mapping[str,
     else:
         for path in (run_dir.folds, run_dir.folds.with_suffix(".json")):
             path.unlink(missing_ok=True)
-    write_run_oof(run_dir.oof, together.oof)
-    write_test(run_dir.test, together.test.ids, together.test.probabilities)
+    write_run_oof(run_dir.oof, ensemble.oof)
+    write_test(run_dir.test, ensemble.test.ids, ensemble.test.probabilities)
 
 
 def describe_run(run_dir: RunDir) -> _RunOrigin:

@@ -90,14 +90,14 @@ def record_submission(path: Path, entry: LedgerEntry) -> None:
     Raises:
         TableError: the file is not a ledger.
     """
-    given = {name: re.sub(r'[,"\r\n]', " ", value) for name, value in asdict(entry).items() if value}
+    values = {name: re.sub(r'[,"\r\n]', " ", value) for name, value in asdict(entry).items() if value}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         lines = read_ledger(path)
-        known = next((line for line in lines if line.ref == given["ref"]), None)
-        if known is None:
-            lines.append(LedgerEntry(**given))
+        existing = next((line for line in lines if line.ref == values["ref"]), None)
+        if existing is None:
+            lines.append(LedgerEntry(**values))
         else:
-            lines[lines.index(known)] = replace(known, **given)
+            lines[lines.index(existing)] = replace(existing, **values)
         tables.write_table(path, {name: [getattr(line, name) for line in lines] for name in _LEDGER_COLUMNS})
 
 

@@ -1,7 +1,7 @@
 """Make pseudo-labels of test patches from the predictions of finished runs, for a second round of training.
 
-The rows of fold k hold what fold k's networks predict for the test patches. Those networks trained without the
-validation patches of fold k. A second round's fold k uses only these rows, so its OOF predictions stay out-of-fold.
+The rows of fold k are the predictions of fold k's networks for the test patches. These networks did not train on the
+validation patches of fold k. In a second round, fold k uses only these rows, so its OOF predictions stay out-of-fold.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _require_own_predictions(fold_dir: FoldDir) -> None:
     Raises:
         RunError: the file is missing, or is not the one that `predictions.json` describes.
     """
-    missing = [one for one in (fold_dir.test, fold_dir.predictions_manifest) if not one.exists()]
+    missing = [path for path in (fold_dir.test, fold_dir.predictions_manifest) if not path.exists()]
     if missing:
         raise RunError(f"{missing[0]}: file not found", "expected the predictions of every fold", _PREDICT_AGAIN)
     if read_json(fold_dir.predictions_manifest).get("files", {}).get("test.csv") != sha256_file(fold_dir.test):
@@ -156,9 +156,9 @@ def _choose_confident(values: NDArray[np.float64], confidence: float, *, balance
 
     With `balanced`, keep the most confident rows of the larger class, as many as the smaller class has.
     """
-    classes = [np.flatnonzero(one >= confidence) for one in (1 - values, values)]
+    classes = [np.flatnonzero(class_probabilities >= confidence) for class_probabilities in (1 - values, values)]
     if balanced:
         count = min(len(rows) for rows in classes)
-        surest = np.maximum(values, 1 - values)
-        classes = [rows[np.argsort(-surest[rows], kind="stable")[:count]] for rows in classes]
+        certainty = np.maximum(values, 1 - values)
+        classes = [rows[np.argsort(-certainty[rows], kind="stable")[:count]] for rows in classes]
     return np.sort(np.concatenate(classes))

@@ -65,23 +65,23 @@ def list_runs(folder: Path, ledger: Sequence[LedgerEntry] = ()) -> list[RunSumma
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder", "expected the folder that contains the runs")
     with explain_disk_errors(folder):
-        places = {path.parent for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")}
-    found = [_with_scores(_summarize(RunDir(place)), ledger) for place in places]
+        folders = {path.parent for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")}
+    found = [_with_scores(_list_run(RunDir(run_folder)), ledger) for run_folder in folders]
     return sorted(found, key=lambda run: (run.oof_auc is None, -(run.oof_auc or 0), run.name))
 
 
-def _summarize(run_dir: RunDir) -> RunSummary:
-    """Return the line of one run, without scores."""
+def _list_run(run_dir: RunDir) -> RunSummary:
+    """Return the line of one run, without scores. A damaged run gets a line with the problem."""
     name = run_dir.root.name
     try:
-        return _summarise_run(run_dir) if run_dir.config.exists() else _read_foreign(run_dir)
+        return _list_own_run(run_dir) if run_dir.config.exists() else _list_foreign_run(run_dir)
     except (ClarisError, OSError) as error:
         return RunSummary(name=name, problem=" ".join(str(error).split()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return RunSummary(name=name, problem=f"a file of the run has wrong content ({type(error).__name__}: {error})")
 
 
-def _summarise_run(run_dir: RunDir) -> RunSummary:
+def _list_own_run(run_dir: RunDir) -> RunSummary:
     """Return the line of a run of this package."""
     config = TrainConfig.from_json(read_json(run_dir.config), run_dir.config)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
@@ -103,7 +103,7 @@ def _summarise_run(run_dir: RunDir) -> RunSummary:
     )
 
 
-def _read_foreign(run_dir: RunDir) -> RunSummary:
+def _list_foreign_run(run_dir: RunDir) -> RunSummary:
     """Return the line of predictions of another tool."""
     run = load_run(run_dir)
     metrics = run_metrics(run.oof, run.slides)

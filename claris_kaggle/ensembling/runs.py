@@ -255,12 +255,19 @@ def _share_slides(runs: Sequence[Run]) -> list[Run]:
 def add_slides(runs: Sequence[Run], slide_map: Path) -> list[Run]:
     """Give each run the slides in the file if no run knows them and the file exists.
 
+    The file is read once for all runs over the same patches.
+
     Raises:
         TableError: the file is not a slide map of these patches.
     """
+    found = list(runs)
     if any(run.slides for run in runs) or not slide_map.exists():
-        return list(runs)
-    return [replace(run, slides=read_slides(slide_map, run.oof.ids)) for run in runs]
+        return found
+    for number in range(len(found)):
+        if not found[number].slides:
+            found[number] = replace(found[number], slides=read_slides(slide_map, found[number].oof.ids))
+            found = _share_slides(found)
+    return found
 
 
 def label_runs(run_dirs: Sequence[RunDir]) -> list[str]:

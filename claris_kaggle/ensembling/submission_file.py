@@ -19,14 +19,14 @@ from claris_kaggle.evaluation.predictions import TestPredictions
 from claris_kaggle.version import __version__
 
 _SUBMISSION_COLUMNS = ("id", "label")
-# Ties are reported from this share of the rows on.
-_MOST_TIED = 0.01
+# Smallest share of tied rows that is reported.
+_MIN_TIED_SHARE = 0.01
 # Values with at most this many decimals count as rounded.
-_FEW_DECIMALS = 6
-# With at least this many rows per distinct value, the values are called few.
-_MANY_PER_VALUE = 20
+_MAX_ROUNDED_DECIMALS = 6
+# With at least this many rows per distinct value, a remark says that there are few distinct values.
+_MANY_ROWS_PER_VALUE = 20
 _SUBMISSION_HINT = "Correct it, or create another: claris ensemble RUN_DIR --data DIR --out NEW.csv"
-# Numbers with more decimals than this that half precision holds are probably of half precision, not rounded.
+# If half precision holds all values and they have more decimals than this, they are probably not rounded decimals.
 _HALF_DECIMALS = 3
 
 
@@ -109,24 +109,24 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
             values that are not probabilities, or the same value in every row.
         DiskError: the file does not exist.
     """
-    one = _read_submission(path, called)
-    tables.require_equal_ids(one.ids, sample_ids, called or path, "sample_submission.csv", _SUBMISSION_HINT)
-    if one.is_constant():
-        found = f"{one.name}: every value is {one.values[0]:g}"
+    submission = _read_submission(path, called)
+    tables.require_equal_ids(submission.ids, sample_ids, called or path, "sample_submission.csv", _SUBMISSION_HINT)
+    if submission.is_constant():
+        found = f"{submission.name}: every value is {submission.values[0]:g}"
         raise TableError(
             found, "a constant column scores 0.5", "Check the predictions; it may be the sample submission"
         )
-    counts = np.unique(one.values, return_counts=True)[1]
+    counts = np.unique(submission.values, return_counts=True)[1]
     tied = int(counts[counts > 1].sum())
     return SubmissionSummary(
-        rows=len(one.ids),
-        min=float(one.values.min()),
-        max=float(one.values.max()),
-        mean=float(one.values.mean()),
+        rows=len(submission.ids),
+        min=float(submission.values.min()),
+        max=float(submission.values.max()),
+        mean=float(submission.values.mean()),
         distinct=len(counts),
         tied=tied,
-        tie_remark=_explain_ties(one.values, tied) if tied >= _MOST_TIED * len(one.values) else "",
-        sample_order=one.ids == list(sample_ids),
+        tie_remark=_explain_ties(submission.values, tied) if tied >= _MIN_TIED_SHARE * len(submission.values) else "",
+        sample_order=submission.ids == list(sample_ids),
         sha256=sha256_file(path),
     )
 
@@ -142,23 +142,25 @@ def _find_tie_cause(values: NDArray[np.float64]) -> str:
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) == 2:
         return "only two distinct values; submit probabilities, which give a higher AUC than classes"
-    decimals = next((digits for digits in range(_FEW_DECIMALS + 1) if (values.round(digits) == values).all()), None)
-    if decimals is not None and not (decimals > _HALF_DECIMALS and _find_short_type(values)):
+    decimals = next(
+        (digits for digits in range(_MAX_ROUNDED_DECIMALS + 1) if (values.round(digits) == values).all()), None
+    )
+    if decimals is not None and not (decimals > _HALF_DECIMALS and _find_half_precision(values)):
         return f"the values are rounded to {format_count(decimals, 'decimal')}; write them with all digits"
     ends = f"{int((values == 0).sum()):,} are exactly 0 and {int((values == 1).sum()):,} exactly 1"
-    if kind := _find_short_type(values):
+    if kind := _find_half_precision(values):
         return f"every value is a number in {kind} ({ends}); apply the sigmoid or softmax in float32 or float64"
     if values.min() == 0 or values.max() == 1:
         return f"{ends}, from rounding or clipping; apply the sigmoid or softmax in float64, and do not clip"
     low, high = int(counts[0]), int(counts[-1])
-    few = _MANY_PER_VALUE * len(distinct) <= len(values)
+    few = _MANY_ROWS_PER_VALUE * len(distinct) <= len(values)
     if not few and low + high > 2 and 2 * (low + high) >= counts[counts > 1].sum():
         found = f"{low:,} are {distinct[0]:.6g} and {high:,} are {distinct[-1]:.6g}, the smallest and largest value"
         return f"{found}; the values may be clipped"
     return f"there are only {len(distinct):,} distinct values"
 
 
-def _find_short_type(values: NDArray[np.float64]) -> str:
+def _find_half_precision(values: NDArray[np.float64]) -> str:
     """Return the name of the 16-bit floating-point type that holds all values; empty if there is none."""
     single = values.astype(np.float32)
     half = single.astype(np.float16)
@@ -192,11 +194,11 @@ def write_submission(
     value_of = dict(zip(test.ids, test.probabilities, strict=True))
     values = np.array([value_of[name] for name in sample_ids], dtype=test.probabilities.dtype)
     # Both files are complete before either gets its final name.
-    with replace_file(path.with_suffix(".json")) as beside, replace_file(path) as draft:
+    with replace_file(path.with_suffix(".json")) as json_draft, replace_file(path) as draft:
         tables.write_table(draft, dict(zip(_SUBMISSION_COLUMNS, (list(sample_ids), values), strict=True)))
-        facts = check_submission(draft, sample_ids, called=path)
-        record = {**asdict(facts), **about, "versions": {"claris_kaggle": __version__}}
-        write_json(beside, record)
-    if facts.tie_remark:
-        log_info(f"{path}: {facts.tie_remark}")
+        summary = check_submission(draft, sample_ids, called=path)
+        record = {**asdict(summary), **about, "versions": {"claris_kaggle": __version__}}
+        write_json(json_draft, record)
+    if summary.tie_remark:
+        log_info(f"{path}: {summary.tie_remark}")
     return record

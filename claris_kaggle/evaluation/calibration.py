@@ -58,8 +58,8 @@ def _bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     """Return the first row of each bin after the first, for ascending values. Never splits equal values."""
     edges = np.arange(1, bins) * len(values) // bins
     edges = edges[edges > 0]
-    ends = np.searchsorted(values, values[edges], "left"), np.searchsorted(values, values[edges - 1], "right")
-    return np.unique(np.concatenate(ends))
+    boundaries = np.searchsorted(values, values[edges], "left"), np.searchsorted(values, values[edges - 1], "right")
+    return np.unique(np.concatenate(boundaries))
 
 
 def fit_temperature(labels: Labels, probabilities: NDArray[np.floating]) -> float:
@@ -70,33 +70,33 @@ def fit_temperature(labels: Labels, probabilities: NDArray[np.floating]) -> floa
     logits = logit(clip_probabilities(probabilities))
     signed = np.where(np.asarray(labels) == 1, logits, -logits)
 
-    def loss(power: float) -> float:
-        return float(-log_expit(signed * np.exp(-power)).mean())
+    def loss(log_temperature: float) -> float:
+        return float(-log_expit(signed * np.exp(-log_temperature)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
 
 
 def apply_temperature(probabilities: NDArray[np.floating], temperature: float) -> Probabilities:
-    """Return the probabilities with logits divided by the temperature, as float64 if they are, else as float32.
+    """Return the probabilities after dividing their logits by the temperature; float64 stays float64, else float32.
 
     The order does not change, and different probabilities stay different.
     """
     from scipy.special import expit, logit
 
-    kind = np.float64 if np.asarray(probabilities).dtype == np.float64 else np.float32
-    values, places = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
-    scaled = expit(logit(values) / temperature).astype(kind)
-    return _separate_ties(scaled)[places.reshape(np.shape(probabilities))]
+    dtype = np.float64 if np.asarray(probabilities).dtype == np.float64 else np.float32
+    values, inverse = np.unique(np.asarray(probabilities, dtype=np.float64), return_inverse=True)
+    scaled = expit(logit(values) / temperature).astype(dtype)
+    return _separate_ties(scaled)[inverse.reshape(np.shape(probabilities))]
 
 
 def _separate_ties(values: NDArray[np.float32] | NDArray[np.float64]) -> Probabilities:
     """Return ascending values in 0..1 with equal values moved to the next unused number of their type."""
     rows = np.arange(len(values))
     # The bits of non-negative floats, read as integers, have the same order as the floats, without gaps.
-    whole = np.int64 if values.dtype == np.float64 else np.int32
-    bits = np.maximum.accumulate(values.view(whole).astype(np.int64) - rows) + rows
-    highest = int(np.ones(1, values.dtype).view(whole)[0]) - rows[::-1]
-    return np.minimum(bits, highest).astype(whole).view(values.dtype)
+    integer = np.int64 if values.dtype == np.float64 else np.int32
+    bits = np.maximum.accumulate(values.view(integer).astype(np.int64) - rows) + rows
+    highest = int(np.ones(1, values.dtype).view(integer)[0]) - rows[::-1]
+    return np.minimum(bits, highest).astype(integer).view(values.dtype)
 
 
 def nested_temperature(labels: Labels, probabilities: NDArray[np.floating], fold: NDArray[np.int64]) -> Probabilities:
@@ -107,13 +107,13 @@ def nested_temperature(labels: Labels, probabilities: NDArray[np.floating], fold
         probabilities: float [N] in 0..1.
         fold: int64 [N], the fold of each patch.
     Returns:
-        [N] of the type of `apply_temperature`; the order within a fold is unchanged, the order between folds may
-        change. So these values measure the effect of a temperature, and are no predictions.
+        [N] of the type of `apply_temperature`. The order within a fold is unchanged, the order between folds may
+        change. Use these values only to measure the effect of a temperature, not as predictions.
     """
     values: Probabilities = np.asarray(probabilities)
     scaled = values.copy()
     for number in np.unique(fold) if len(np.unique(fold)) > 1 else []:
-        inside = fold == number
-        temperature = fit_temperature(np.asarray(labels)[~inside], values[~inside])
-        scaled[inside] = apply_temperature(values[inside], temperature)
+        in_fold = fold == number
+        temperature = fit_temperature(np.asarray(labels)[~in_fold], values[~in_fold])
+        scaled[in_fold] = apply_temperature(values[in_fold], temperature)
     return scaled

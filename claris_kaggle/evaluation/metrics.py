@@ -104,8 +104,8 @@ def auc(labels: Labels, probabilities: Probabilities) -> float:
     ranks = midranks(probabilities)
     if nans := int(np.isnan(ranks).sum()):
         raise DataError(f"{nans:,} of {len(ranks):,} values are NaN", "a patch without a value cannot be ranked")
-    ups, downs = int(malignant.sum()), int((~malignant).sum())
-    return float((ranks[malignant].sum() - ups * (ups + 1) / 2) / (ups * downs))
+    positives, negatives = int(malignant.sum()), int((~malignant).sum())
+    return float((ranks[malignant].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def midranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -157,24 +157,24 @@ def _best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float
     # Cut before row i: earlier rows are classified as benign, row i and later as malignant.
     benign_below = np.concatenate([[0], np.cumsum(1 - sorted_labels)])
     malignant_above = sorted_labels.sum() - np.concatenate([[0], np.cumsum(sorted_labels)])
-    right = benign_below + malignant_above
+    correct = benign_below + malignant_above
     possible = np.concatenate([[True], values[1:] > values[:-1], values[-1:] < 1])
-    cut = int(np.argmax(np.where(possible, right, -1)))
-    low = values[cut - 1] if cut > 0 else 0.0
-    high = values[cut] if cut < len(values) else 1.0
-    return float((low + high) / 2), float(right[cut] / len(values))
+    best = int(np.argmax(np.where(possible, correct, -1)))
+    low = values[best - 1] if best > 0 else 0.0
+    high = values[best] if best < len(values) else 1.0
+    return float((low + high) / 2), float(correct[best] / len(values))
 
 
 def _nested_accuracy(labels: Labels, probabilities: Probabilities, fold: NDArray[np.int64]) -> float | None:
     """Return the accuracy with the best threshold of the other folds for each fold; None with a single fold."""
     if len(np.unique(fold)) < 2:
         return None
-    right = 0.0
+    correct = 0.0
     for number in np.unique(fold):
-        inside = fold == number
-        threshold, _ = _best_threshold(labels[~inside], probabilities[~inside])
-        right += _accuracy(labels[inside], probabilities[inside], threshold) * inside.sum()
-    return right / len(labels)
+        in_fold = fold == number
+        threshold, _ = _best_threshold(labels[~in_fold], probabilities[~in_fold])
+        correct += _accuracy(labels[in_fold], probabilities[in_fold], threshold) * in_fold.sum()
+    return correct / len(labels)
 
 
 def _require_both_classes(labels: Labels, probabilities: Probabilities) -> None:

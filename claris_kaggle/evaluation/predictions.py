@@ -40,7 +40,7 @@ _SOFTMAX_PAIRS = (
     *((f"{name}{sign}0", f"{name}{sign}1") for name in ("prob", "pred", "proba", "p", "class") for sign in ("_", "")),
     ("0", "1"), ("benign", "malignant"), ("normal", "tumor"), ("no_tumor", "tumor"), ("negative", "positive"),
 )  # fmt: skip
-# The columns of a softmax in half precision add up to 1 with this error.
+# Maximum distance from 1 of the sum of two softmax columns, as computed in half precision.
 _SOFTMAX_ERROR = 2e-3
 _PREDICTIONS_HINT = "Create it again with claris predict, or with the tool that wrote it"
 
@@ -53,7 +53,7 @@ class Oof:
         ids: sorted patch ids.
         labels: int8 [N] of 0 and 1.
         fold: int64 [N], the fold of each patch.
-        probabilities: float [N] of label 1, in 0..1; see `_narrow`.
+        probabilities: float [N] of label 1, in 0..1; see `_to_exact_float32`.
         has_folds: False if the predictions are without fold numbers; then `fold` is constant.
     """
 
@@ -70,7 +70,7 @@ class TestPredictions:
 
     Attributes:
         ids: sorted patch ids.
-        probabilities: float [N] of label 1, in 0..1; see `_narrow`.
+        probabilities: float [N] of label 1, in 0..1; see `_to_exact_float32`.
     """
 
     __test__ = False  # not a test class for pytest
@@ -103,7 +103,7 @@ def write_test(path: Path, ids: Sequence[str], probabilities: Probabilities) -> 
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Return the columns of another tool in a text such as `target=label,pred=probability`, by their names there.
+    """Parse a text such as `target=label,pred=probability` into a dict from another tool's column names to ours.
 
     Raises:
         UsageError: a part is not NAME=COLUMN, or there is no such column.
@@ -125,7 +125,7 @@ def read_oof(path: Path, columns: Mapping[str, str] | None = None) -> Oof:
 
     Args:
         path: the file.
-        columns: result of `parse_columns`, for column names that are not known.
+        columns: result of `parse_columns`, for column names that are not recognised.
     Raises:
         TableError: the file is cut off, or has a wrong header, repeated ids or invalid values.
         DiskError: the file does not exist.
@@ -138,7 +138,7 @@ def read_oof(path: Path, columns: Mapping[str, str] | None = None) -> Oof:
     ids, order = _sort_checked_ids(texts[0], path)
     labels = tables.parse_labels(texts[1], path)
     fold = parse_fold_numbers(texts[2], path, _PREDICTIONS_HINT)
-    probabilities = _narrow(tables.parse_probabilities(texts[3], path, _PREDICTIONS_HINT))
+    probabilities = _to_exact_float32(tables.parse_probabilities(texts[3], path, _PREDICTIONS_HINT))
     return Oof(ids, labels[order], fold[order], probabilities[order], has_folds)
 
 
@@ -159,7 +159,7 @@ def read_test(path: Path, columns: Mapping[str, str] | None = None) -> TestPredi
         table, names = _open_predictions(path, columns or {})
         texts = _choose_probabilities(table, [*_PROBABILITY_NAMES, *LABEL_NAMES], columns or {})
     ids, order = _sort_checked_ids(names, path)
-    probabilities = _narrow(tables.parse_probabilities(texts, path, _PREDICTIONS_HINT))
+    probabilities = _to_exact_float32(tables.parse_probabilities(texts, path, _PREDICTIONS_HINT))
     return TestPredictions(ids, probabilities[order])
 
 
@@ -179,7 +179,7 @@ def _open_predictions(path: Path, columns: Mapping[str, str]) -> tuple[ForeignTa
 
 
 def _rename_columns(table: ForeignTable, columns: Mapping[str, str]) -> ForeignTable:
-    """Return the table with the named columns under other names, in place of columns that have these names."""
+    """Return the table with columns renamed. Another column that already has a new name is dropped."""
     renamed = {columns[name]: texts for name, texts in table.columns.items() if name in columns}
     others = {name: texts for name, texts in table.columns.items() if name not in columns and name not in renamed}
     return replace(table, columns={**renamed, **others})
@@ -196,9 +196,9 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
         TableError: the file is not a complete table, or a column is missing.
     """
     table, ids = _open_predictions(path, columns)
-    absent = [name for name, column in columns.items() if column not in table.columns]
-    if absent:
-        raise TableError(f"{path}: {list_columns(table)}", f"--columns names {name_few(absent)}", "Correct --columns")
+    missing = [name for name, column in columns.items() if column not in table.columns]
+    if missing:
+        raise TableError(f"{path}: {list_columns(table)}", f"--columns names {name_few(missing)}", "Correct --columns")
     label, fold = table.find_column(LABEL_NAMES), table.find_column(FOLD_NAMES)
     if label is None:
         expected = "expected a column label (or target) of 0 and 1"
@@ -208,18 +208,18 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
     return [ids, table.numbers(label), folds, values], fold is not None
 
 
-def _choose_probabilities(table: ForeignTable, names: Sequence[str], given: Mapping[str, str]) -> list[str]:
-    """Return the texts of the probabilities of label 1: the second of two softmax columns, or the column so named.
+def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """Return the texts of the probabilities of label 1: the second softmax column, or a column with a usual name.
 
     Args:
         table: the table, with the columns of `parse_columns` renamed.
         names: usual names of the column.
-        given: result of `parse_columns`.
+        columns: result of `parse_columns`.
 
     Raises:
         TableError: there is no such column, or several that differ.
     """
-    if "probability" in given.values() and "probability" in table.columns:
+    if "probability" in columns.values() and "probability" in table.columns:
         return table.numbers("probability")
     found = f"{table.path}: {list_columns(table)}"
     for pair in _SOFTMAX_PAIRS:
@@ -228,14 +228,16 @@ def _choose_probabilities(table: ForeignTable, names: Sequence[str], given: Mapp
             _require_softmax(table, benign, malignant)
             report_form(table.path, f"read {malignant} of {benign},{malignant} as the probability of malignant")
             return table.numbers(malignant)
-    columns = list(dict.fromkeys(name for one in names if (name := table.find_column([one])) is not None))
-    soft = [name for name in columns if not set(table.numbers(name)) <= {"0", "1", "0.0", "1.0"}] or columns
-    soft = soft[:1] if len({tuple(table.columns[name]) for name in soft}) == 1 else soft
-    if len(soft) == 1:
-        report_form(table.path, f"read {soft[0]} as the probability of malignant")
-        return table.numbers(soft[0])
-    if soft:
-        raise TableError(f"{found}: {name_few(soft)} may be the probability", "expected one of them", "Keep one")
+    found_columns = list(dict.fromkeys(name for usual in names if (name := table.find_column([usual])) is not None))
+    candidates = [
+        name for name in found_columns if not set(table.numbers(name)) <= {"0", "1", "0.0", "1.0"}
+    ] or found_columns
+    candidates = candidates[:1] if len({tuple(table.columns[name]) for name in candidates}) == 1 else candidates
+    if len(candidates) == 1:
+        report_form(table.path, f"read {candidates[0]} as the probability of malignant")
+        return table.numbers(candidates[0])
+    if candidates:
+        raise TableError(f"{found}: {name_few(candidates)} may be the probability", "expected one of them", "Keep one")
     hint = LOGIT_HINT if table.find_column(("logit", "logits")) else "Name the column with the predictions probability"
     raise TableError(found, f"expected {', '.join(_PROBABILITY_NAMES[:4])} or the like", hint)
 
@@ -255,7 +257,7 @@ def _require_softmax(table: ForeignTable, benign: str, malignant: str) -> None:
         raise TableError(found, "expected the probabilities of both classes", "Keep only the probability of malignant")
 
 
-def _narrow(values: NDArray[np.float64]) -> Probabilities:
+def _to_exact_float32(values: NDArray[np.float64]) -> Probabilities:
     """Return the values as float32 if their shortest texts are the same numbers, else unchanged.
 
     The predictions of this package are float32. Those of other tools may be float64: as float32, different values near
@@ -317,13 +319,13 @@ def _collect_test(files: Mapping[int, Path], ids: Sequence[str]) -> TestPredicti
     Raises:
         TableError: a file has an error, or belongs to other test patches.
     """
-    wanted = sorted(ids)
-    total = np.zeros(len(wanted))
+    test_ids = sorted(ids)
+    total = np.zeros(len(test_ids))
     for number in sorted(files):
         part = read_test(files[number])
-        tables.require_equal_ids(part.ids, wanted, files[number], "sample_submission.csv", _PREDICTIONS_HINT)
+        tables.require_equal_ids(part.ids, test_ids, files[number], "sample_submission.csv", _PREDICTIONS_HINT)
         total += part.probabilities
-    return TestPredictions(wanted, (total / len(files)).astype(np.float32))
+    return TestPredictions(test_ids, (total / len(files)).astype(np.float32))
 
 
 def _require_all_folds(files: Mapping[int, Path], k: int) -> None:

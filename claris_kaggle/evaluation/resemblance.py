@@ -26,7 +26,7 @@ _FEATURES = (
     *(f"log deviation of {colour} less grey" for colour in ("red", "green", "blue")),
 )
 # Keeps logarithms finite, in optical density. A pixel with more optical density than _TISSUE_DENSITY is tissue.
-_SMALLEST_DENSITY, _TISSUE_DENSITY, _LEAST_TISSUE = 0.01, 0.05, 0.01
+_MIN_DENSITY, _TISSUE_DENSITY, _MIN_TISSUE_SHARE = 0.01, 0.05, 0.01
 _RIDGE = 1e-6
 
 
@@ -38,7 +38,7 @@ class PatchStatistics:
         patches: number of patches.
         mean: float64 [F], mean of the features.
         precision: float64 [F, F], inverse of their covariance.
-        limit: patches with a larger distance do not resemble the patches.
+        limit: a patch with a larger distance does not resemble the training patches.
         held_out_rate: share of the patches of each fold beyond the limit of the other folds, 0..1.
     """
 
@@ -52,14 +52,16 @@ class PatchStatistics:
     def fit(cls, pixels: Pixels, fold: NDArray[np.int64]) -> Self:
         """Return the statistics of the patches, uint8 [N, S, S, 3] with N above 1, and their folds, int64 [N]."""
         features = _features(pixels)
-        beyond = 0
+        exceeding = 0
         for number in np.unique(fold):
-            held = fold == number
-            if held.sum() <= len(fold) - 2:
-                mean, precision, limit = _fit_normal(features[~held])
-                beyond += int((_distances(features[held], mean, precision) > limit).sum())
+            in_fold = fold == number
+            if in_fold.sum() <= len(fold) - 2:
+                mean, precision, limit = _fit_normal(features[~in_fold])
+                exceeding += int((_distances(features[in_fold], mean, precision) > limit).sum())
         mean, precision, limit = _fit_normal(features)
-        return cls(patches=len(pixels), mean=mean, precision=precision, limit=limit, held_out_rate=beyond / len(pixels))
+        return cls(
+            patches=len(pixels), mean=mean, precision=precision, limit=limit, held_out_rate=exceeding / len(pixels)
+        )
 
     def distances(self, pixels: Pixels) -> Columns:
         """Return the distance of each patch, uint8 [N, S, S, 3], from the training patches: float64 [N]."""
@@ -93,7 +95,7 @@ class PatchStatistics:
 
 def has_tissue(pixels: Pixels) -> NDArray[np.bool_]:
     """Return False for each patch, uint8 [N, S, S, 3], with less than 1 % of pixels darker than the background."""
-    return (_density(pixels).mean(axis=3) > _TISSUE_DENSITY).mean(axis=(1, 2)) >= _LEAST_TISSUE
+    return (_density(pixels).mean(axis=3) > _TISSUE_DENSITY).mean(axis=(1, 2)) >= _MIN_TISSUE_SHARE
 
 
 def _density(pixels: Pixels) -> NDArray[np.float32]:
@@ -111,19 +113,19 @@ def _features_of_block(pixels: Pixels) -> Columns:
     density = _density(pixels)
     grey = density.mean(axis=3)
     side = grey.shape[1] // _CELL
-    coarse = grey.reshape(len(grey), side, _CELL, side, _CELL).mean(axis=(2, 4))
-    tints = density - grey[..., None]
+    block_means = grey.reshape(len(grey), side, _CELL, side, _CELL).mean(axis=(2, 4))
+    color_differences = density - grey[..., None]
     values = (
-        density.mean(axis=(1, 2)), density.std(axis=(1, 2)), _gradient(grey)[:, None], _gradient(coarse)[:, None],
-        tints.std(axis=(1, 2)),
+        density.mean(axis=(1, 2)), density.std(axis=(1, 2)), _gradient(grey)[:, None], _gradient(block_means)[:, None],
+        color_differences.std(axis=(1, 2)),
     )  # fmt: skip
-    return np.log(np.concatenate(values, axis=1).astype(np.float64) + _SMALLEST_DENSITY)
+    return np.log(np.concatenate(values, axis=1).astype(np.float64) + _MIN_DENSITY)
 
 
 def _gradient(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean absolute difference of neighbours in each image, [N, H, W] to [N]."""
-    found = sum(np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
-    return np.asarray(found, dtype=np.float32)
+    total = sum(np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
+    return np.asarray(total, dtype=np.float32)
 
 
 def _fit_normal(features: Columns) -> tuple[Columns, Columns, float]:
@@ -136,5 +138,5 @@ def _fit_normal(features: Columns) -> tuple[Columns, Columns, float]:
 
 def _distances(features: Columns, mean: Columns, precision: Columns) -> Columns:
     """Return the Mahalanobis distance of each row."""
-    off = features - mean
-    return np.sqrt(np.einsum("nf,fg,ng->n", off, precision, off))
+    centred = features - mean
+    return np.sqrt(np.einsum("nf,fg,ng->n", centred, precision, centred))

@@ -21,8 +21,8 @@ from claris_kaggle.evaluation.calibration import CalibrationCurve, calibration_c
 from claris_kaggle.evaluation.metrics import Metrics, _PartMetrics
 from claris_kaggle.evaluation.predictions import Oof, _collect_oof, _collect_test, write_run_oof, write_test
 
-# A smaller difference of the pooled AUC and the mean of the folds is not explained.
-_POOLING_LOSS = 0.001
+# Smallest difference of the pooled AUC and the mean AUC of the folds for which a message explains it.
+_EXPLAINED_POOLING_LOSS = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +125,9 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: Measure
     labels, values = oof.labels, oof.probabilities
     folds = []
     for number in np.unique(oof.fold).tolist():
-        where = oof.fold == number
-        folds.append(FoldMetrics(fold=number, **vars(metrics._summary_of_part(labels[where], values[where]))))
-    aucs = [one.auc for one in folds if one.auc is not None]
+        rows = oof.fold == number
+        folds.append(FoldMetrics(fold=number, **vars(metrics._summary_of_part(labels[rows], values[rows]))))
+    aucs = [fold.auc for fold in folds if fold.auc is not None]
     estimate = (measured or measure(labels, values, slides)).estimate
     curve = calibration_curve(labels, values)
     overall = OverallMetrics(
@@ -146,7 +146,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: Measure
 
 def explain_pooling(pooled: float, fold_mean: float | None) -> str:
     """Return a sentence if the pooled AUC is at least 0.001 below the mean AUC of the folds, else an empty text."""
-    if fold_mean is None or fold_mean - pooled < _POOLING_LOSS:
+    if fold_mean is None or fold_mean - pooled < _EXPLAINED_POOLING_LOSS:
         return ""
     return (
         f"the pooled AUC, {pooled:.4f}, is below the mean of the folds, {fold_mean:.4f}: each fold has its own "
@@ -167,28 +167,34 @@ def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:
     rows = []
     names, numbers = np.unique(np.asarray(slides), return_inverse=True)
     order = np.argsort(numbers, kind="stable")
-    for name, where in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
-        labels, values = oof.labels[where], oof.probabilities[where]
+    for name, slide_rows in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
+        labels, values = oof.labels[slide_rows], oof.probabilities[slide_rows]
         part = metrics._summary_of_part(labels, values)
-        rows.append(SlideMetrics(slide=name, fold=int(oof.fold[where[0]]), malignant=int(labels.sum()), **vars(part)))
+        rows.append(
+            SlideMetrics(slide=name, fold=int(oof.fold[slide_rows[0]]), malignant=int(labels.sum()), **vars(part))
+        )
     return sorted(rows, key=lambda row: (-row.log_loss, row.slide))
 
 
 def _report_mixed_folds(fold_dirs: Mapping[int, FoldDir]) -> None:
     """Log if the folds were predicted with different views, precision or input settings."""
-    stored: dict[int, dict[str, Any]] = {}
+    manifests: dict[int, dict[str, Any]] = {}
     for number, fold_dir in fold_dirs.items():
         with contextlib.suppress(DataError, DiskError):
-            stored[number] = read_json(fold_dir.predictions_manifest)
-    known: dict[str, object] = next(
-        (one["input"] for one in stored.values() if one.get("input")), {}
+            manifests[number] = read_json(fold_dir.predictions_manifest)
+    default_input: dict[str, object] = next(
+        (manifest["input"] for manifest in manifests.values() if manifest.get("input")), {}
     )  # older files do not name it
-    ways: dict[str, list[int]] = {}
-    for number, one in stored.items():
-        settings = ", ".join(f"{name} {value}" for name, value in one.get("input", known).items())
-        ways.setdefault(f"{one.get('views')} views in {one.get('precision')}, {settings}", []).append(number)
-    if len(ways) > 1:
-        named = "; ".join(f"fold {name_few(numbers)} with {way}" for way, numbers in ways.items())
+    folds_by_settings: dict[str, list[int]] = {}
+    for number, manifest in manifests.items():
+        settings = ", ".join(f"{name} {value}" for name, value in manifest.get("input", default_input).items())
+        folds_by_settings.setdefault(
+            f"{manifest.get('views')} views in {manifest.get('precision')}, {settings}", []
+        ).append(number)
+    if len(folds_by_settings) > 1:
+        named = "; ".join(
+            f"fold {name_few(numbers)} with {settings}" for settings, numbers in folds_by_settings.items()
+        )
         log_info(f"the folds were predicted in different ways ({named}); predict again to make them comparable")
 
 

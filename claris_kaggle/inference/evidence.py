@@ -5,8 +5,9 @@ minus benign logit) are the sum of one contribution per cell and a bias. This is
 al. 2016, here without a remainder. A contribution belongs to the position of its cell. The receptive field of the cell
 is larger, because earlier layers use neighbouring pixels.
 
-Other poolings have an exact split too. A maximum belongs to the cell that has it, and in a generalised mean each cell
-has the share of its power. Heads with a normalisation or attention between the map and the linear layer have none.
+Other poolings have an exact split too. A maximum is assigned to the cell that has it. In a generalised mean, each cell
+gets the share of its power in the sum of powers. Heads with a normalisation or attention between the map and the linear
+layer have no such split.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from torch import Tensor, nn
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import Pixels
-from claris_kaggle.data.d4 import view_back
+from claris_kaggle.data.d4 import undo_view
 from claris_kaggle.data.patches import CENTRE, PATCH_SHAPE
-from claris_kaggle.inference.forward import _through_views, _view_logits, block_size
+from claris_kaggle.inference.forward import _forward_views, _view_logits, block_size
 from claris_kaggle.inference.tta import average_views, require_views
-from claris_kaggle.models.pooling import LEAST_VALUE, GeM
+from claris_kaggle.models.pooling import MIN_VALUE, GeM
 
 NO_MAP = "no evidence map: the head of this network is not only a global pooling and one linear layer"
 Float32Array = NDArray[np.float32]
@@ -59,7 +60,7 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
     """Return the probabilities of the patches and the split of their log-odds.
 
     Args:
-        model: a network from `create_model`, with or without folded batch norms. It is set to evaluation mode.
+        model: a network from `create_model`, with or without fused batch norms. It is set to evaluation mode.
         images: uint8 [B, 96, 96, 3], B at least 1.
         config: crop, resolution, normalisation and precision are used.
         views: number of views of the test-time augmentation: 1, 4 or 8.
@@ -93,12 +94,12 @@ def explain(model: nn.Module, images: Pixels, config: TrainConfig, *, views: int
 
 @dataclass(frozen=True)
 class _Head:
-    """A head that splits exactly.
+    """The head of a network whose log-odds can be split exactly.
 
     Attributes:
         last: the linear layer.
-        split: from float64 [B, C, h, w] to the contributions of each cell to the pooled values, [B, F, h, w]. F is the
-            number of inputs of `last`.
+        split: maps a feature map, float64 [B, C, h, w], to the contributions of each cell to the pooled values,
+            [B, F, h, w]. F is the number of inputs of `last`.
         channels_last: the feature map of the network is [B, h, w, C].
     """
 
@@ -119,9 +120,9 @@ def _explain_block(
         return model.forward_head(features), features  # type: ignore[operator]
 
     logits, maps = [], []
-    for number, (answer, features) in enumerate(_through_views(forward, images, config, views)):
-        logits.append(answer.float())
-        maps.append(view_back(_split_log_odds(features, head), number))
+    for number, (view_logits, features) in enumerate(_forward_views(forward, images, config, views)):
+        logits.append(view_logits.float())
+        maps.append(undo_view(_split_log_odds(features, head), number))
     return torch.stack(logits), torch.stack(maps).mean(dim=0)
 
 
@@ -137,29 +138,29 @@ def _split_mean(features: Tensor) -> Tensor:
 
 
 def _split_maximum(features: Tensor) -> Tensor:
-    """Return the contribution of each cell to the maximum: all of it is of the first cell that has this value."""
+    """Return the contribution of each cell to the maximum: the first cell with this value gets all of it."""
     flat = features.flatten(2)
-    place = flat.argmax(dim=2, keepdim=True)
-    return torch.zeros_like(flat).scatter(2, place, flat.gather(2, place)).reshape(features.shape)
+    index = flat.argmax(dim=2, keepdim=True)
+    return torch.zeros_like(flat).scatter(2, index, flat.gather(2, index)).reshape(features.shape)
 
 
 def _split_power_mean(features: Tensor, exponent: Tensor) -> Tensor:
     """Return the contribution of each cell to the generalised mean: its share of the sum of the powers."""
-    powers = features.clamp(min=LEAST_VALUE).pow(exponent)
+    powers = features.clamp(min=MIN_VALUE).pow(exponent)
     total = powers.sum(dim=(2, 3), keepdim=True)
     return powers / total * (total / (features.shape[2] * features.shape[3])).pow(1 / exponent)
 
 
 def _find_splits(model: nn.Module) -> list[Callable[[Tensor], Tensor]]:
-    """Return the splits of the poolings that a head may have. They are tried in this order."""
+    """Return the splits for the poolings that a head may have, in the order in which to try them."""
     splits = [
         _split_mean,
         _split_maximum,
         lambda features: (_split_mean(features) + _split_maximum(features)) / 2,
         lambda features: torch.cat([_split_mean(features), _split_maximum(features)], dim=1),
     ]
-    powers = [part for part in model.modules() if isinstance(part, GeM)]
-    return [partial(_split_power_mean, exponent=powers[0].p.double())] if powers else splits
+    gem_layers = [layer for layer in model.modules() if isinstance(layer, GeM)]
+    return [partial(_split_power_mean, exponent=gem_layers[0].p.double())] if gem_layers else splits
 
 
 def _class_difference(classes: Tensor) -> Tensor:
@@ -179,17 +180,17 @@ def _find_linear_head(model: nn.Module) -> _Head | None:
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
     channels = getattr(model, "num_features", last.in_features)
     generator = torch.Generator().manual_seed(0)
-    grid = torch.randn(2, channels, 3, 3, generator=generator).to(last.weight)
+    features = torch.randn(2, channels, 3, 3, generator=generator).to(last.weight)
     try:
-        found = forward_head(grid.permute(0, 2, 3, 1) if channels_last else grid)
+        actual = forward_head(features.permute(0, 2, 3, 1) if channels_last else features)
     except (RuntimeError, ValueError, IndexError, AssertionError):  # other kinds of heads
         return None
     for split in _find_splits(model):
-        pooled = split(grid.double()).sum(dim=(2, 3)).to(last.weight)
+        pooled = split(features.double()).sum(dim=(2, 3)).to(last.weight)
         if pooled.shape[1] != last.in_features:
             continue
-        needed = last(pooled)
-        if found.shape == needed.shape and torch.allclose(found, needed, rtol=1e-3, atol=1e-4):
+        expected = last(pooled)
+        if actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-3, atol=1e-4):
             return _Head(last, split, channels_last)
     return None
 
@@ -209,8 +210,8 @@ def centre_share(maps: Float32Array, crop: int) -> Float32Array:
     rows, columns = (_overlap_with_centre(cells, crop) for cells in maps.shape[1:])
     weight = np.abs(maps).astype(np.float64)
     total = weight.sum(axis=(1, 2))
-    inside = np.einsum("bhw,h,w->b", weight, rows, columns)
-    return np.divide(inside, total, out=np.zeros_like(total), where=total > 0).astype(np.float32)
+    in_centre = np.einsum("bhw,h,w->b", weight, rows, columns)
+    return np.divide(in_centre, total, out=np.zeros_like(total), where=total > 0).astype(np.float32)
 
 
 def _overlap_with_centre(cells: int, crop: int) -> NDArray[np.float64]:

@@ -21,12 +21,12 @@ from claris_kaggle.core.paths import ExportDir, RunDir
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.evaluation.resemblance import PatchStatistics
 from claris_kaggle.inference.evidence import Float32Array, explain
-from claris_kaggle.models.factory import fold_every_batch_norm, trained_network
+from claris_kaggle.models.factory import fuse_every_batch_norm, trained_network
 from claris_kaggle.models.weights import load_verified
 from claris_kaggle.runtime.precision import usable_precision
 
 EXPORT_FORMAT = 1
-_SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
+_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)")
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,18 @@ def predict_ensemble(trained: FoldModels, patches: Pixels, *, views: int = 8) ->
         DataError: another shape or dtype of `patches`.
         TrainingError: a probability is NaN, which a comparison with the threshold would treat as benign.
     """
-    found = [explain(model, patches, trained.config, views=views) for model in trained.models.values()]
-    if not all(np.isfinite(one.probabilities).all() for one in found):
+    evidence = [explain(model, patches, trained.config, views=views) for model in trained.models.values()]
+    if not all(np.isfinite(fold.probabilities).all() for fold in evidence):
         what = f"{trained.name}: a prediction is NaN or infinite in {trained.config.precision}"
         raise TrainingError(what, "expected a probability", "Train a run with --precision fp32")
-    maps = [one.maps for one in found if one.maps is not None]
+    maps = [fold.maps for fold in evidence if fold.maps is not None]
     return EnsemblePrediction(
-        probabilities=_mean_of_parts([one.probabilities for one in found]),
-        fold_probabilities=np.stack([one.probabilities for one in found]),
-        view_probabilities=_mean_of_parts([one.view_probabilities for one in found]),
-        log_odds=_mean_of_parts([one.log_odds for one in found]),
+        probabilities=_mean_of_parts([fold.probabilities for fold in evidence]),
+        fold_probabilities=np.stack([fold.probabilities for fold in evidence]),
+        view_probabilities=_mean_of_parts([fold.view_probabilities for fold in evidence]),
+        log_odds=_mean_of_parts([fold.log_odds for fold in evidence]),
         maps=_mean_of_parts(maps) if maps else None,
-        bias=float(np.mean([one.bias for one in found])),
+        bias=float(np.mean([fold.bias for fold in evidence])),
     )
 
 
@@ -129,19 +129,19 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     export, run_dir = ExportDir(folder), RunDir(folder)
     if export.sums.exists():
-        config, metrics, sealed = _read_export(export)
+        config, metrics, weight_files = _read_export(export)
         hint = "Copy the export again"
     elif run_dir.config.exists():
-        config, metrics, sealed = _read_trained_run(run_dir)
+        config, metrics, weight_files = _read_trained_run(run_dir)
         hint = "Remove the model.json in its folder, then run claris train again"
     else:
         expected = "expected the folder of a run, or of claris export"
         raise RunError(run_dir.lacks("config.json"), expected, "Train first: claris train")
     model = trained_network(config)
     models = {}
-    for fold, (path, digest) in sealed.items():
+    for fold, (path, digest) in weight_files.items():
         load_verified(path, digest, model, hint)
-        models[fold] = fold_every_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        models[fold] = fuse_every_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
     figures, aucs = metrics
     statistics = _read_statistics(export.statistics)
@@ -157,14 +157,14 @@ def _read_statistics(path: Path) -> PatchStatistics | None:
 
 def _read_fold_aucs(folds: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """Return the AUC of each fold that has one."""
-    return {int(one["fold"]): float(one["auc"]) for one in folds if one.get("auc") is not None}
+    return {int(fold["fold"]): float(fold["auc"]) for fold in folds if fold.get("auc") is not None}
 
 
-_OofFigures = tuple[Mapping[str, object], Mapping[int, float]]
+_OofMetrics = tuple[Mapping[str, object], Mapping[int, float]]
 _VerifiedWeights = dict[int, tuple[Path, object]]
 
 
-def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, _OofFigures, _VerifiedWeights]:
+def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, _OofMetrics, _VerifiedWeights]:
     """Return the config and metrics of a run, and the weight files of its finished folds with their SHA-256.
 
     Raises:
@@ -180,27 +180,27 @@ def _read_trained_run(run_dir: RunDir) -> tuple[TrainConfig, _OofFigures, _Verif
     return config, metrics, {fold: (run_dir.fold(fold).weights, digest) for fold, digest in manifests.items()}
 
 
-def _read_export(export: ExportDir) -> tuple[TrainConfig, _OofFigures, _VerifiedWeights]:
-    """Return the same of an export. Verifies all its files except the weights, which are verified when loaded.
+def _read_export(export: ExportDir) -> tuple[TrainConfig, _OofMetrics, _VerifiedWeights]:
+    """Return the same as `_read_trained_run`, for an export. Verifies all files except the weights.
 
     Raises:
         RunError: a file is missing or has changed, or the export has another format.
         DataError: the list of checksums is damaged.
     """
-    sums = _read_sums(export)
-    names = {export.facts.name, export.config.name, *(name for name in sums if not name.endswith(".safetensors"))}
+    checksums = _read_checksums(export)
+    names = {export.facts.name, export.config.name, *(name for name in checksums if not name.endswith(".safetensors"))}
     for path in sorted(export.root / name for name in names):
-        if not path.is_file() or sha256_file(path) != sums.get(path.name):
+        if not path.is_file() or sha256_file(path) != checksums.get(path.name):
             raise RunError(f"{path}: missing or changed since the export", "", "Copy the export again")
-    facts = read_json(export.facts)
-    if facts.get("format") != EXPORT_FORMAT:
+    metadata = read_json(export.facts)
+    if metadata.get("format") != EXPORT_FORMAT:
         raise RunError(
-            f"{export.facts}: of format {facts.get('format')}", f"expected {EXPORT_FORMAT}", "Export it again"
+            f"{export.facts}: of format {metadata.get('format')}", f"expected {EXPORT_FORMAT}", "Export it again"
         )
-    paths = {int(fold): export.weights(int(fold)) for fold in facts["folds"]}
+    paths = {int(fold): export.weights(int(fold)) for fold in metadata["folds"]}
     config = TrainConfig.from_json(read_json(export.config), export.config)
-    metrics = facts["oof"], _read_fold_aucs(facts.get("oof_folds") or [])
-    return config, metrics, {fold: (path, sums.get(path.name)) for fold, path in paths.items()}
+    metrics = metadata["oof"], _read_fold_aucs(metadata.get("oof_folds") or [])
+    return config, metrics, {fold: (path, checksums.get(path.name)) for fold, path in paths.items()}
 
 
 def sums_text(sums: dict[str, str]) -> str:
@@ -212,7 +212,7 @@ def sums_text(sums: dict[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
 
 
-def _read_sums(export: ExportDir) -> dict[str, str]:
+def _read_checksums(export: ExportDir) -> dict[str, str]:
     """Return the SHA-256 of each file of an export by its name. Names with a folder are rejected.
 
     Raises:
@@ -220,8 +220,8 @@ def _read_sums(export: ExportDir) -> dict[str, str]:
     """
     with explain_disk_errors(export.sums):
         content = export.sums.read_bytes()
-    lines = [_SUMS_LINE.fullmatch(line) for line in content.decode("ascii", "replace").splitlines()]
-    sums = {line[2]: line[1] for line in lines if line}
-    if sums_text(sums).encode() != content:
+    lines = [_CHECKSUM_LINE.fullmatch(line) for line in content.decode("ascii", "replace").splitlines()]
+    checksums = {line[2]: line[1] for line in lines if line}
+    if sums_text(checksums).encode() != content:
         raise DataError(f"{export.sums}: damaged or cut off", "", "Copy the export again")
-    return sums
+    return checksums

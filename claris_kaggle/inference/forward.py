@@ -20,7 +20,7 @@ from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.patches import PATCH_BYTES
 from claris_kaggle.inference.tta import average_views
 from claris_kaggle.runtime.distributed import World, gather_rows
-from claris_kaggle.runtime.loading import fitting_workers, load_in_order, send_ahead
+from claris_kaggle.runtime.loading import limit_workers, load_in_order, prefetch_to_device
 from claris_kaggle.runtime.precision import DTYPES
 
 _ViewOutput = TypeVar("_ViewOutput")
@@ -37,7 +37,7 @@ def predict_ids(
     *,
     views: int = 8,
     workers: int = 0,
-    after: Callable[[int], None] = lambda rows: None,
+    on_progress: Callable[[int], None] = lambda rows: None,
 ) -> NDArray[np.float32]:
     """Return the probability of label 1 of each id, averaged over the views.
 
@@ -52,7 +52,8 @@ def predict_ids(
         config: crop, resolution, normalisation and precision are used.
         views: number of views of the test-time augmentation: 1, 4 or 8.
         workers: number of worker processes for data loading; 0 loads in this process.
-        after: called after each block with the number of patches that all ranks have processed since the last call.
+        on_progress: called after each block with the number of patches that all ranks have processed since the last
+            call.
     Returns:
         float32 [len(ids)] in 0..1, in the order of `ids`, on every rank.
     Raises:
@@ -60,20 +61,20 @@ def predict_ids(
     """
     device = world.device
     blocks = PredictionBlocks(pack, ids, block_size(device))
-    workers = fitting_workers(workers, blocks.block_size * PATCH_BYTES, world.local_size)
-    mine = range(world.rank, len(blocks), world.world_size)
-    places, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
+    workers = limit_workers(workers, blocks.block_size * PATCH_BYTES, world.local_size)
+    rank_blocks = range(world.rank, len(blocks), world.world_size)
+    rows, values = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     model.eval()
-    with torch.inference_mode(), _explain_memory(blocks.block_size):
-        for block in send_ahead(load_in_order(blocks, mine, workers, pin=device.type == "cuda"), device):
-            places.append(block.places.clone())  # a tensor from a worker process keeps a file open
+    with torch.inference_mode(), _convert_out_of_memory(blocks.block_size):
+        for block in prefetch_to_device(load_in_order(blocks, rank_blocks, workers, pin=device.type == "cuda"), device):
+            rows.append(block.rows.clone())  # a tensor from a worker process keeps a file open
             values.append(average_views(_view_logits(model, block.images, config, views)))
-            after(len(block.places) * world.world_size)
-    return gather_rows(world, torch.cat(places), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
+            on_progress(len(block.rows) * world.world_size)
+    return gather_rows(world, torch.cat(rows), torch.cat([part.cpu() for part in values]), len(ids)).numpy()
 
 
 @contextlib.contextmanager
-def _explain_memory(patches: int) -> Iterator[None]:
+def _convert_out_of_memory(patches: int) -> Iterator[None]:
     """Convert an out-of-memory error into one with a hint.
 
     The block size is fixed and fits in an idle GPU, so another program probably uses the memory.
@@ -94,10 +95,10 @@ def block_size(device: torch.device) -> int:
 
 def _view_logits(model: nn.Module, images: Tensor, config: TrainConfig, views: int) -> Tensor:
     """Return the logits of each view of the patches, float32 [V, B, 2]."""
-    return torch.stack([logits.float() for logits in _through_views(model, images, config, views)])
+    return torch.stack([logits.float() for logits in _forward_views(model, images, config, views)])
 
 
-def _through_views(
+def _forward_views(
     forward: Callable[[Tensor], _ViewOutput], images: Tensor, config: TrainConfig, views: int
 ) -> Iterator[_ViewOutput]:
     """Yield the output of `forward` for each view of the patches, uint8 [B, 96, 96, 3].

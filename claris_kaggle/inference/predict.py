@@ -29,7 +29,7 @@ from claris_kaggle.evaluation.metrics import auc
 from claris_kaggle.evaluation.resemblance import PatchStatistics
 from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.inference.tta import require_views
-from claris_kaggle.models.factory import fold_batch_norm, trained_network
+from claris_kaggle.models.factory import fuse_batch_norm, trained_network
 from claris_kaggle.models.weights import finished_sha256, load_finished
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.cudnn_fallback import convert_cudnn_failures, move_network, run_ranks
@@ -88,7 +88,7 @@ def predict_run(job: PredictJob) -> dict[str, Any] | None:
     require_views(job.views)
     stopper = Stopper(job.time_limit)
     if distributed.under_torchrun():
-        with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
+        with distributed.join_world() as world, distributed.lock_on_rank_zero(world, job.run_dir.lock):
             return _predict_rank(job, world, stopper, verified=False)
     _require_config(job.run_dir)  # before the lock, which would create the folder
     with hold_lock(job.run_dir.lock):
@@ -173,7 +173,7 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
         if not verified and world.world_size > 1:
             if world.local_rank == 0:
                 _load_run_inputs(job)
-            distributed.any_rank(world, 0)
+            distributed.max_over_ranks(world, 0)
             verified = True
         config, data, finished = _load_run_inputs(job, verified=verified)
         config = replace(config, precision=usable_precision(job.precision, config.precision, world.device.type))
@@ -197,38 +197,40 @@ def _predict_folds(
     """Predict, in turn, with the finished folds that have no predictions yet."""
     model = trained_network(config)
     move_network(model, world.device, job.cudnn)
-    precision = distributed.from_main(world, _kept_precision(job, config.precision, finished))
+    precision = distributed.broadcast_from_rank_zero(world, _choose_reusable_precision(job, config.precision, finished))
+    reusable_config = replace(config, precision=precision)
     for fold in finished:
-        if not distributed.from_main(world, _is_predicted(job, replace(config, precision=precision), fold)):
+        if not distributed.broadcast_from_rank_zero(world, _is_predicted(job, reusable_config, fold)):
             with convert_cudnn_failures(f"fold {fold}", job.cudnn):
                 _predict_fold(job, config, data, fold, model, world, stopper)
 
 
-def _kept_precision(job: PredictJob, precision: str, finished: list[int]) -> str:
-    """Return the precision that predictions must have to be kept, so that the folds of a run do not mix several.
+def _choose_reusable_precision(job: PredictJob, precision: str, finished: list[int]) -> str:
+    """Return the precision for which existing predictions are reused, so that the folds of a run do not mix several.
 
-    That of the files where all folds have been predicted in one and none was asked for; else the one in use.
+    If --precision is not given and all folds were predicted with the same precision, it is that one; otherwise it is
+    the precision in use.
     """
-    found: set[str] = set()
+    precisions: set[str] = set()
     with contextlib.suppress(DataError, DiskError, KeyError):
-        found = {read_json(job.run_dir.fold(fold).predictions_manifest)["precision"] for fold in finished}
-    return found.pop() if len(found) == 1 and not job.precision else precision
+        precisions = {read_json(job.run_dir.fold(fold).predictions_manifest)["precision"] for fold in finished}
+    return precisions.pop() if len(precisions) == 1 and not job.precision else precision
 
 
 def _is_predicted(job: PredictJob, config: TrainConfig, fold: int) -> bool:
     """Return True if the fold has intact prediction files made from the same weights, settings and test patches."""
     fold_dir = job.run_dir.fold(fold)
     with contextlib.suppress(DataError, DiskError):
-        needed = _make_predictions_manifest(job, fold_dir, config)
+        current = _make_predictions_manifest(job, fold_dir, config)
         stored = read_json(fold_dir.predictions_manifest)
-        if {"input": needed["input"], **stored} == needed:  # older files do not name the input
+        if {"input": current["input"], **stored} == current:  # older files do not name the input
             log_info(f"fold {fold}: already predicted")
             return True
     return False
 
 
 def _make_predictions_manifest(job: PredictJob, fold_dir: FoldDir, config: TrainConfig) -> dict[str, object]:
-    """Return all that the fold's two prediction files depend on, and the SHA-256 of the files.
+    """Return the content of `predictions.json`: the inputs of the fold's two prediction files, and their SHA-256.
 
     Args:
         job: the inputs.
@@ -264,25 +266,25 @@ def _predict_fold(
     """
     fold_dir = job.run_dir.fold(fold)
     load_finished(fold_dir, model)
-    folded = move_network(fold_batch_norm(model), world.device, job.cudnn)
+    fused = move_network(fuse_batch_norm(model), world.device, job.cudnn)
     rows = data.folds.valid_rows(fold)
     valid_ids = [data.folds.ids[row] for row in rows]
     total = len(valid_ids) + len(data.test.ids)
 
     with Progress(f"fold {fold}, {job.views} views", total) as progress:
 
-        def after(done: int) -> None:
+        def on_progress(done: int) -> None:
             progress.update(done)
             if stopper.reason():
                 found = f"stopped by {stopper.reason()} while fold {fold} was predicted"
                 raise Stopped(found, "", "Run the same command to resume with that fold")
 
         def probabilities(pack: Pack, ids: list[str]) -> NDArray[np.float32]:
-            found = predict_ids(folded, pack, ids, world, config, views=job.views, workers=job.workers, after=after)
-            if wrong := int((~np.isfinite(found)).sum()):
-                what = f"fold {fold}: {wrong:,} of {len(found):,} predictions are NaN or infinite in {config.precision}"
-                raise TrainingError(what, "", "Predict with --precision fp32. If that also fails, train the fold again")
-            return found
+            values = predict_ids(
+                fused, pack, ids, world, config, views=job.views, workers=job.workers, on_progress=on_progress
+            )
+            _require_finite(values, f"fold {fold}", config.precision)
+            return values
 
         oof = probabilities(data.train, valid_ids)
         progress.note = f"OOF AUC {auc(data.folds.labels[rows], oof):.4f}"
@@ -293,6 +295,17 @@ def _predict_fold(
         predictions.write_test(fold_dir.test, data.test.ids, test)
         write_json(fold_dir.predictions_manifest, _make_predictions_manifest(job, fold_dir, config))
     log_info(f"fold {fold}: predicted {total:,} patches at {progress.rate():,.0f} per second, {progress.note}")
+
+
+def _require_finite(values: NDArray[np.float32], name: str, precision: str) -> None:
+    """Raise an error if a prediction is NaN or infinite.
+
+    Raises:
+        TrainingError: names the fold and the number of such predictions.
+    """
+    if wrong := int((~np.isfinite(values)).sum()):
+        found = f"{name}: {wrong:,} of {len(values):,} predictions are NaN or infinite in {precision}"
+        raise TrainingError(found, "", "Predict with --precision fp32. If that also fails, train the fold again")
 
 
 def _fit_statistics(data: _PredictData) -> PatchStatistics:

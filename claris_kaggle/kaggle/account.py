@@ -16,7 +16,7 @@ from claris_kaggle.kaggle.client_answers import _CompetitionState, _Login
 from claris_kaggle.kaggle.launch_state import Plan, _Launch, _sum_hours
 from claris_kaggle.kaggle.machine import _Machine
 from claris_kaggle.kaggle.probe import _describe_image, _Probe, _run_probe, _unexpected_versions
-from claris_kaggle.kaggle.quota import _ask_quota, _describe_quota, _Fit, _judge_plan, _require_quota
+from claris_kaggle.kaggle.quota import _ask_quota, _compare_with_quota, _describe_quota, _Fit, _require_quota
 
 _COMPETITION_PAGE = f"{api._SITE}/competitions/{api._COMPETITION}"
 _RULES_PAGE = api._rules_page()
@@ -26,7 +26,7 @@ _LOGIN_METHODS = {
     "legacy_api_key": "a user name and key (kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY)",
     "oauth": "kaggle auth login",
 }
-_ACCOUNTS = "accounts.json"
+_ACCOUNTS_FILE = "accounts.json"
 
 
 def check_account() -> list[Finding]:
@@ -39,12 +39,12 @@ def check_account() -> list[Finding]:
         login = api._call_with_retries(api._WHOAMI)
     except ClarisError as error:
         return [Finding("kaggle account", BAD, error.found, api._LOGIN)]
-    looks: dict[str, Callable[[], list[Finding]]] = {
+    checks: dict[str, Callable[[], list[Finding]]] = {
         "kaggle account": lambda: [_describe_login(login)],
         "rules": _check_competition,
         "gpu hours": lambda: [_check_quota()],
     }
-    return [finding for name, look in looks.items() for finding in run_check(name, look)]
+    return [finding for name, check in checks.items() for finding in run_check(name, check)]
 
 
 def _describe_login(login: _Login) -> Finding:
@@ -77,14 +77,14 @@ def _describe_rules(state: _CompetitionState) -> Finding:
 def _describe_submissions(state: _CompetitionState) -> Finding:
     """Report whether the competition accepts submissions, and how many are left today."""
     if state.closed or state.only_kernels:
-        why = "accepts no submissions now" if state.closed else "accepts submissions from notebooks only"
-        return Finding("submissions", BAD, f"the competition {why}", f"See {_COMPETITION_PAGE}/submissions")
+        reason = "accepts no submissions now" if state.closed else "accepts submissions from notebooks only"
+        return Finding("submissions", BAD, f"the competition {reason}", f"See {_COMPETITION_PAGE}/submissions")
     limits = api._call_with_retries(api._LIMITS, competition=api._COMPETITION)
-    left, made = limits.allowed, limits.today
-    if left < 1 and made:
-        return Finding("submissions", WARNING, f"none left today, {made} made", "Submit after midnight UTC")
+    remaining, used = limits.allowed, limits.today
+    if remaining < 1 and used:
+        return Finding("submissions", WARNING, f"none left today, {used} made", "Submit after midnight UTC")
     # Kaggle returns zeros for an account that has no team yet.
-    count = f"{left} left today" if left else f"{state.daily or 5} a day"
+    count = f"{remaining} left today" if remaining else f"{state.daily or 5} a day"
     return Finding("submissions", GOOD, f"open, {count}")
 
 
@@ -93,7 +93,7 @@ def _check_quota() -> Finding:
     quota = _ask_quota()
     if quota is None:
         return Finding("gpu hours", WARNING, "Kaggle returned no GPU hours", f"See {api._SETTINGS_PAGE}")
-    verdict = _judge_plan(quota, Plan(name="default").hours())
+    verdict = _compare_with_quota(quota, Plan(name="default").hours())
     if verdict.fit is _Fit.NEVER:
         hint = f"Verify your phone number at {api._SETTINGS_PAGE}"
         return Finding("gpu hours", BAD, "0 h a week, so a session has 0 GPUs", hint)
@@ -163,7 +163,7 @@ def _suggest_probe(user: str) -> None:
 def _read_known_accounts() -> list[str]:
     """Return the accounts that have made a launch or a probe on this machine."""
     try:
-        return [str(one) for one in read_json(default_cache() / _ACCOUNTS)["accounts"]]
+        return [str(account) for account in read_json(default_cache() / _ACCOUNTS_FILE)["accounts"]]
     except (ClarisError, OSError, KeyError, TypeError):
         return []
 
@@ -171,4 +171,4 @@ def _read_known_accounts() -> list[str]:
 def _record_account(user: str) -> None:
     """Record the account as known. Write errors are ignored: the suggestion is then shown again."""
     with contextlib.suppress(ClarisError, OSError):
-        write_json(default_cache() / _ACCOUNTS, {"accounts": sorted({*_read_known_accounts(), user})})
+        write_json(default_cache() / _ACCOUNTS_FILE, {"accounts": sorted({*_read_known_accounts(), user})})

@@ -37,12 +37,12 @@ _COMPETITION = "histopathologic-cancer-detection"
 _DEADLINE = float(os.environ.get("CLARIS_KAGGLE_DEADLINE", "120"))
 _PUSH_DEADLINE = 300.0
 _DOWNLOAD_DEADLINE = 6 * 3600.0
-# Seconds before the second, third ... try; a server's Retry-After is heeded up to the longest.
+# Seconds before the second, third ... attempt. A longer Retry-After of the server is respected, up to the maximum.
 _CALL_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-_LONGEST_PAUSE = 120.0
+_MAX_RETRY_PAUSE = 120.0
 _CONFLICT = 409
-# Settings of the client that would change what it does, or print requests with their token.
-_DROPPED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
+# Environment variables that would change the client's behaviour, or print requests with their token.
+_REMOVED_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT", "KAGGLE_COMPETITION", "KAGGLE_PATH", "KAGGLE_PROXY", "KAGGLE_TOKEN")
 # The pages that a message names.
 _SITE = "https://www.kaggle.com"
 _SETTINGS_PAGE, _CODE_PAGE = f"{_SITE}/settings", f"{_SITE}/code"
@@ -50,7 +50,7 @@ _LOGIN = (
     f"Run kaggle auth login; or create a token at {_SETTINGS_PAGE}, under API, and put it into "
     f"KAGGLE_API_TOKEN, {HOME}/.kaggle/access_token or {HOME}/.kaggle/kaggle.json"
 )
-_PAGE_INSTEAD = "The response was an HTML page: check for a proxy, a login page or an outage, then run it again"
+_HTML_RESPONSE_HINT = "The response was an HTML page: check for a proxy, a login page or an outage, then run it again"
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class _Call(Generic[_T]):
 
     Attributes:
         method: its name in `client_process`.
-        task: what Kaggle is asked to do, as in "Kaggle refused to ...".
+        task: completes the sentence "Kaggle refused to ...".
         parse: returns the answer from its JSON: from the values of an object by their names, or from another value.
-        of: kernel, competition or dataset: names the page to look at when Kaggle refuses; empty for neither.
+        of: kernel, competition or dataset; selects the page that a hint names after a refusal. Empty for none of them.
     """
 
     method: str
@@ -103,10 +103,10 @@ def _call_once(call: _Call[_T], *, deadline: float = _DEADLINE, **arguments: obj
     """Make the call once with these arguments of its method, and return the answer.
 
     Raises:
-        KaggleError: refused, failed or timed out; `passing` is True if a retry may succeed.
+        KaggleError: refused, failed or timed out; `retryable` is True if a retry may succeed.
         DiskError: the client could not write a fetched file.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _DROPPED_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES}
     # -P: a kaggle.py in the user's own folder is not the client.
     command = [sys.executable, "-P", "-m", "claris_kaggle.kaggle.client_process", call.method]
     environment["CLARIS_CALLER"] = str(os.getpid())
@@ -125,7 +125,7 @@ def _call_once(call: _Call[_T], *, deadline: float = _DEADLINE, **arguments: obj
         )
     except subprocess.TimeoutExpired:
         text = f"Kaggle did not answer within {deadline:.0f} s"
-        raise KaggleError(text, "", "Run the same command again", passing=True) from None
+        raise KaggleError(text, "", "Run the same command again", retryable=True) from None
     try:
         reply = json.loads(done.stdout)
     except ValueError:
@@ -142,41 +142,49 @@ def _call_once(call: _Call[_T], *, deadline: float = _DEADLINE, **arguments: obj
 def _explain_call_failure(call: _Call[_T], failure: _CallFailure, arguments: Mapping[str, object]) -> ClarisError:
     """Return the error for a failed call, with a hint that says what to do."""
     text, status = failure.text.rstrip("."), failure.status
-    said = f": {text}" if text else ""
+    details = f": {text}" if text else ""
     if failure.kind == "disk":
         return explain_disk(OSError(failure.errno, failure.text), arguments.get("folder", "the disk"))
     if failure.kind == "login":
         return KaggleError(text, "", _LOGIN, status=401)  # all other calls would fail as well
     if failure.kind == "network":
         return KaggleError(
-            f"Kaggle could not be reached ({text})", "", "Check the network, then run it again", passing=True
+            f"Kaggle could not be reached ({text})", "", "Check the network, then run it again", retryable=True
         )
     if call is _SESSION_OUTPUT and "outside" in text:
-        found = f"the output lists a file outside its folder{said}"
+        found = f"the output lists a file outside its folder{details}"
         return KaggleError(found, "nothing was written", f"Do not trust this output; see{_format_page(arguments)}")
     if failure.kind == "client":
-        return KaggleError(f"Kaggle's client did not {call.task}{said}", "", "")
+        return KaggleError(f"Kaggle's client did not {call.task}{details}", "", "")
     if failure.kind == "storage":
         found = f"the upload address of Kaggle did not {call.task} ({status})"
-        return KaggleError(found, "", "Run the same command again: it gets a new address", status=status, passing=True)
+        return KaggleError(
+            found, "", "Run the same command again: it gets a new address", status=status, retryable=True
+        )
+    return _explain_http_error(call, failure, arguments)
+
+
+def _explain_http_error(call: _Call[_T], failure: _CallFailure, arguments: Mapping[str, object]) -> KaggleError:
+    """Return the error for an error response of Kaggle, with a hint that depends on its HTTP status."""
+    text, status = failure.text.rstrip("."), failure.status
+    details = f": {text}" if text else ""
     if status == 401:
-        found = f"Kaggle refused the token (401{said}); it has expired or was revoked"
+        found = f"Kaggle refused the token (401{details}); it has expired or was revoked"
         return KaggleError(found, "expected a valid token", _LOGIN, status=status)
     if status == 403:
-        found = f"Kaggle refused to {call.task} (403{said})"
-        hint = _PAGE_INSTEAD if text.startswith("an answer of type") else _explain_403(call, arguments)
+        found = f"Kaggle refused to {call.task} (403{details})"
+        hint = _HTML_RESPONSE_HINT if text.startswith("an answer of type") else _explain_403(call, arguments)
         return KaggleError(found, "", hint, status=status)
     if status == 404:
-        found = f"Kaggle did not find it and could not {call.task} (404{said})"
+        found = f"Kaggle did not find it and could not {call.task} (404{details})"
         return KaggleError(found, "", f"Check the name{_format_page(arguments)}", status=status)
-    passing = status == 429 or status >= 500
-    hint = "Try again later" if passing else "Correct this, then run the same command again"
+    retryable = status == 429 or status >= 500
+    hint = "Try again later" if retryable else "Correct this, then run the same command again"
     if call is _SUBMIT and "limit" in text.lower():
         hint = "Run the same command after midnight UTC"
-    after = float(failure.after) if failure.after.replace(".", "", 1).isdigit() else 0.0
-    return KaggleError(
-        f"Kaggle answered {status} and did not {call.task}{said}", "", hint, status=status, passing=passing, after=after
-    )
+    retry_after = float(failure.retry_after) if failure.retry_after.replace(".", "", 1).isdigit() else 0.0
+    found = f"Kaggle answered {status} and did not {call.task}{details}"
+    return KaggleError(found, "", hint, status=status, retryable=retryable, retry_after=retry_after)
 
 
 def _explain_403(call: _Call[_T], arguments: Mapping[str, object]) -> str:
@@ -206,14 +214,14 @@ def _call_with_retries(call: _Call[_T], *, deadline: float = _DEADLINE, **argume
     return _retry_attempt(lambda: _call_once(call, deadline=deadline, **arguments))
 
 
-def _retry_attempt(attempt: Callable[[], _T], done: Callable[[], _T | None] | None = None) -> _T:
+def _retry_attempt(attempt: Callable[[], _T], find_result: Callable[[], _T | None] | None = None) -> _T:
     """Return the attempt's answer. Temporary failures are retried.
 
     Args:
-        done: for an attempt that changes something: returns the answer of a failed attempt that Kaggle carried
-            out nevertheless, or None if it did not. It is called after the pause, because a server may still
-            carry out a request that it failed to answer. After a conflict (409) only `done` is called and nothing
-            is retried: the conflict may be with the previous attempt, whose response was lost.
+        find_result: for an attempt that changes something: returns the result if Kaggle carried out the failed
+            attempt nevertheless, else None. It is called after the pause, because a server may still carry out a
+            request whose response was lost. After a conflict (409) only `find_result` is called and nothing is
+            retried: the conflict may be with the previous attempt, whose response was lost.
     Raises:
         KaggleError: refused permanently, or still failing after the last pause.
     """
@@ -223,28 +231,28 @@ def _retry_attempt(attempt: Callable[[], _T], done: Callable[[], _T | None] | No
             return attempt()
         except KaggleError as error:
             failure = error
-            if not error.passing and not (done and error.status == _CONFLICT):
+            if not error.retryable and not (find_result and error.status == _CONFLICT):
                 raise
         if pause is not None:
-            wait = min(max(pause, failure.after), _LONGEST_PAUSE)
+            wait = min(max(pause, failure.retry_after), _MAX_RETRY_PAUSE)
             log_info(f"{failure.found}; trying again in {wait:.0f} s")
             time.sleep(wait)
-        if done is not None:
-            found = _look_repeatedly(done) if _may_have_acted(failure) else done()
-            if found is not None:
-                return found
+        if find_result is not None:
+            result = _poll_until_found(find_result) if _may_have_succeeded(failure) else find_result()
+            if result is not None:
+                return result
         if failure.status == _CONFLICT:
             break
     raise failure or AssertionError("not reached")
 
 
-def _may_have_acted(failure: KaggleError) -> bool:
-    """Return True if Kaggle may have acted: lost response, server error or conflict, and no stated refusal."""
+def _may_have_succeeded(failure: KaggleError) -> bool:
+    """Return True if Kaggle may have carried out a failed call: lost response, server error or conflict."""
     return not failure.refused and (failure.status in (0, _CONFLICT) or failure.status >= 500)
 
 
-def _look_repeatedly(find: Callable[[], _T | None]) -> _T | None:
-    """Return the result of `find`, or None after 45 seconds. Kaggle may list a change only after some time."""
+def _poll_until_found(find: Callable[[], _T | None]) -> _T | None:
+    """Call `find` until it returns a result, or None after 45 seconds. Kaggle lists a change after some delay."""
     for pause in (0.0, *(3 * pause for pause in _CALL_PAUSES[:4])):
         time.sleep(pause)
         found = find()

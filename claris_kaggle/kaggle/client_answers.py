@@ -19,7 +19,7 @@ class _PushAnswer:
     """The answer to a push.
 
     Attributes:
-        version: number of the new version; 0 if the answer names none.
+        version: number of the new version; 0 if the answer has none.
         error: reason of a refusal; empty if the push was accepted.
         refused: inputs that Kaggle does not attach, by kind.
         ref, url: the name under which Kaggle put the kernel, in any of its forms; may be empty.
@@ -54,7 +54,7 @@ class _SubmitAnswer:
     """The answer to a submission.
 
     Attributes:
-        ref: its number; 0 if the answer names none.
+        ref: number of the submission; 0 if the answer has none.
         message: Kaggle's message; the client's own message if the upload failed.
         uploaded: True unless the upload failed.
     """
@@ -120,12 +120,12 @@ class _CallFailure:
         kind: login, http, storage (a download host answered, not Kaggle), network, disk or client.
         text: the reason.
         status: HTTP status of the response; 0 without one.
-        after: the header Retry-After; may be empty.
+        retry_after: the header Retry-After; may be empty.
         errno: of a disk error.
     """
 
     kind: str
     text: str
     status: int = 0
-    after: str = ""
+    retry_after: str = ""
     errno: int = 0

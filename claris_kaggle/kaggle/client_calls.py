@@ -31,14 +31,14 @@ def _call_quota(api: KaggleApi) -> _QuotaAnswer:
 
 def _call_competition(api: KaggleApi, competition: str) -> _CompetitionState:
     """Return the account's state in the competition."""
-    for one in _find_competition(api, competition):
-        if one.ref.rstrip("/").split("/")[-1] == competition:
+    for listed in _find_competition(api, competition):
+        if listed.ref.rstrip("/").split("/")[-1] == competition:
             return _CompetitionState(
                 found=True,
-                entered=bool(one.user_has_entered),
-                closed=bool(one.submissions_disabled),
-                only_kernels=bool(one.is_kernels_submissions_only),
-                daily=one.max_daily_submissions or 0,
+                entered=bool(listed.user_has_entered),
+                closed=bool(listed.submissions_disabled),
+                only_kernels=bool(listed.is_kernels_submissions_only),
+                daily=listed.max_daily_submissions or 0,
             )
     return _CompetitionState(found=False)
 
@@ -71,23 +71,23 @@ def _call_running_log(api: KaggleApi, ref: str, version: int, seconds: float) ->
         seconds: longest time for reading the stream.
     """
     events: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
-    newest = [time.monotonic()]
-    begun, ended = threading.Event(), threading.Event()
+    last_event = [time.monotonic()]
+    started, ended = threading.Event(), threading.Event()
 
     def read() -> None:
         # A session without a stream answers with an error; the saved log is then requested below.
         with contextlib.suppress(Exception):
             for event in api.kernels_logs_stream(f"{ref}/{version}"):
                 events.append(event)
-                newest[0] = time.monotonic()
-                begun.set()
+                last_event[0] = time.monotonic()
+                started.set()
         ended.set()
 
     # The client reads without a timeout, so a daemon thread reads, and is abandoned when the time is over.
     threading.Thread(target=read, daemon=True).start()
     end = time.monotonic() + seconds
     while not ended.is_set() and time.monotonic() < end:
-        if begun.is_set() and time.monotonic() - newest[0] > _QUIET_SECONDS:
+        if started.is_set() and time.monotonic() - last_event[0] > _QUIET_SECONDS:
             break
         ended.wait(0.1)
     log = "".join(line if line.endswith("\n") else line + "\n" for line in map(_event_text, tuple(events)) if line)

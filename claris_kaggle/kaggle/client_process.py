@@ -49,7 +49,7 @@ _KERNEL_REFUSALS = (
 _SOURCES = ("dataset", "competition", "kernel", "model")
 # Matches a listed name that would be written outside the target folder.
 _OUTSIDE_PATTERN = r"^/|(?:^|/)\.\.(?:/|$)"
-_CALLER = "CLARIS_CALLER"  # process id of the caller
+_CALLER_VARIABLE = "CLARIS_CALLER"  # process id of the caller
 # The client's own answer after a failed upload.
 _UPLOAD_FAILED = "Could not submit to competition"
 
@@ -82,9 +82,9 @@ def _call_kernel(api: KaggleApi, ref: str) -> _KernelSource:
     request.user_name, request.kernel_slug = ref.split("/")
     with api.build_kaggle_client() as client:
         answer = client.kernels.kernels_api_client.get_kernel(request)
-    about, blob = answer.metadata, answer.blob
-    sources = {f"{kind}_sources": list(getattr(about, f"{kind}_data_sources", None) or []) for kind in _SOURCES}
-    version = getattr(about, "current_version_number", None) or 0
+    metadata, blob = answer.metadata, answer.blob
+    sources = {f"{kind}_sources": list(getattr(metadata, f"{kind}_data_sources", None) or []) for kind in _SOURCES}
+    version = getattr(metadata, "current_version_number", None) or 0
     return _KernelSource(version=int(version), source=getattr(blob, "source", None) or "", sources=sources)
 
 
@@ -125,15 +125,15 @@ def _call_submissions(api: KaggleApi, competition: str) -> list[_ListedSubmissio
     found = api.competition_submissions(competition, page_size=100)
     return [
         _ListedSubmission(
-            ref=one.ref or 0,
-            description=one.description or "",
-            status=one.status.name,
-            error=one.error_description or "",
-            public=one.public_score or "",
-            private=one.private_score or "",
+            ref=submission.ref or 0,
+            description=submission.description or "",
+            status=submission.status.name,
+            error=submission.error_description or "",
+            public=submission.public_score or "",
+            private=submission.private_score or "",
         )
-        for one in found or []
-        if one
+        for submission in found or []
+        if submission
     ]
 
 
@@ -254,25 +254,25 @@ def _log_in() -> KaggleApi | None:
         raise
     except (SystemExit, OSError, ValueError):
         return None
-    _refuse_nested_errors(kaggle.api)
+    _raise_nested_errors(kaggle.api)
     return kaggle.api if _has_login(kaggle.api) else None
 
 
-def _refuse_nested_errors(api: KaggleApi) -> None:
-    """Make the client raise on `{"error": {"code": ...}}`, which it would read as an empty answer."""
+def _raise_nested_errors(api: KaggleApi) -> None:
+    """Make the client raise an error for `{"error": {"code": ...}}`, which it treats as an empty answer."""
     import requests
 
-    known = type(api).get_response_processor(api)
+    process_response = type(api).get_response_processor(api)
 
     def process(response: Response) -> None:
-        if _error_of(response)[0] >= 400:
+        if _parse_json_error(response)[0] >= 400:
             raise requests.HTTPError(response=response)
-        known(response)
+        process_response(response)
 
     api.get_response_processor = lambda: process  # type: ignore[method-assign]
 
 
-def _error_of(response: Response) -> tuple[int, str]:
+def _parse_json_error(response: Response) -> tuple[int, str]:
     """Return code and message of a JSON error, plain or nested; 0 and an empty string if there is none."""
     if "json" not in response.headers.get("Content-Type", ""):
         return 0, ""
@@ -281,8 +281,8 @@ def _error_of(response: Response) -> tuple[int, str]:
     except ValueError:
         return 0, ""
     nested = answer.get("error") if isinstance(answer, dict) else None
-    about = nested if isinstance(nested, dict) else answer if isinstance(answer, dict) else {}
-    code, message = about.get("code", 0), about.get("message") or about.get("status") or nested or ""
+    content = nested if isinstance(nested, dict) else answer if isinstance(answer, dict) else {}
+    code, message = content.get("code", 0), content.get("message") or content.get("status") or nested or ""
     return int(code) if str(code).isdigit() else 0, " ".join(str(message).split())[:300]
 
 
@@ -291,10 +291,10 @@ def _describe_answer(response: Response | None, error: Exception) -> _CallFailur
     if response is None:
         return _CallFailure(kind="http", text=str(error)[:300])
     kind = "http" if "/v1/" in urlsplit(response.url or "/v1/").path else "storage"
-    after = response.headers.get("Retry-After", "")
-    code, message = _error_of(response)
+    retry_after = response.headers.get("Retry-After", "")
+    code, message = _parse_json_error(response)
     status = response.status_code if response.status_code >= 400 else code
-    return _CallFailure(kind=kind, status=status, text=message or _describe_body(response), after=after)
+    return _CallFailure(kind=kind, status=status, text=message or _describe_body(response), retry_after=retry_after)
 
 
 def _describe_body(response: Response) -> str:
@@ -313,12 +313,12 @@ def _answer_call() -> None:
     """Read one call from stdin, and write its answer to stdout."""
     # Exit with the caller: an orphaned fetch would write beside the next one. On Windows the direct parent is the
     # launcher of the virtual environment.
-    exit_with_parent(int(os.environ.get(_CALLER, "0")))
+    exit_with_parent(int(os.environ.get(_CALLER_VARIABLE, "0")))
     # The client prints to stdout, which must contain only the answer.
-    answer_to = os.dup(1)
+    real_stdout = os.dup(1)
     os.dup2(2, 1)
     answer = _run_method(sys.argv[1], sys.stdin.read())
-    with os.fdopen(answer_to, "w", encoding="utf-8") as stream:
+    with os.fdopen(real_stdout, "w", encoding="utf-8") as stream:
         stream.write(answer)
 
 

@@ -1,5 +1,7 @@
-"""Fetch the competition's files: a single one, or all as one archive that is unpacked completely or not at
-all. Also fetches a slide map."""
+"""Fetch the competition's files as one archive or a single file, and a slide map.
+
+The archive is unpacked completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.console import Progress, Waiting, log_info
+from claris_kaggle.core.console import Progress, StatusLine, log_info
 from claris_kaggle.core.errors import (
     ClarisError,
     DataError,
@@ -61,13 +63,13 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
         return data
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder}: contains other files", "expected a new or empty folder", "Give another --out")
-    aside = folder.parent / f".{folder.name}.fetching"
-    with hold_lock(folder.parent / f".{folder.name}.lock"), explain_disk_errors(aside):
-        archive_folder = aside / "archive"
+    partial = folder.parent / f".{folder.name}.fetching"
+    with hold_lock(folder.parent / f".{folder.name}.lock"), explain_disk_errors(partial):
+        archive_folder = partial / "archive"
         archive_folder.mkdir(parents=True, exist_ok=True)
         log_info("downloading the competition's archive, about 7 GB")
         try:
-            with _show_growth(archive_folder):
+            with _show_download_size(archive_folder):
                 api._call_with_retries(
                     api._DOWNLOAD_ALL,
                     deadline=api._DOWNLOAD_DEADLINE,
@@ -76,28 +78,28 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
                 )
         finally:
             if not any(archive_folder.iterdir()):
-                shutil.rmtree(aside)  # nothing has arrived that a second call could resume
+                shutil.rmtree(partial)  # nothing has arrived that a second call could resume
         archive = _find_archive(archive_folder)
-        _unpack(archive, aside / "files")
-        DataDir(aside / "files").require()
+        _unpack(archive, partial / "files")
+        DataDir(partial / "files").require()
         if folder.exists():
             folder.rmdir()
-        platforms.move_folder(aside / "files", folder)
-        shutil.rmtree(aside)
+        platforms.move_folder(partial / "files", folder)
+        shutil.rmtree(partial)
     return data.require()
 
 
 @contextlib.contextmanager
-def _show_growth(folder: Path, every: float = 1.0) -> Iterator[None]:
+def _show_download_size(folder: Path, interval: float = 1.0) -> Iterator[None]:
     """Show how many bytes have arrived in the folder. Kaggle's client, in a separate process, reports no progress."""
     done = threading.Event()
 
     def watch() -> None:
-        before, start = _size_of(folder), time.monotonic()
-        with Waiting() as waiting:
-            while not done.wait(every):
+        initial, start = _size_of(folder), time.monotonic()
+        with StatusLine() as waiting:
+            while not done.wait(interval):
                 now = _size_of(folder)
-                rate = (now - before) / (time.monotonic() - start)
+                rate = (now - initial) / (time.monotonic() - start)
                 waiting.show(f"{now / 1e9:.2f} GB downloaded, {rate / 1e6:.1f} MB/s")
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -142,9 +144,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with _refuse_damage(archive), zipfile.ZipFile(archive) as source:
+    with _convert_damage_errors(archive), zipfile.ZipFile(archive) as source:
         entries = [entry for entry in source.infolist() if not entry.is_dir()]
-        wrong = [entry.filename for entry in entries if not platforms.is_inside(entry.filename)]
+        wrong = [entry.filename for entry in entries if not platforms.is_safe_name(entry.filename)]
         if wrong:
             raise DataError(f"{archive.name}: holds a file {wrong[0]!r}", "expected names inside the folder", "")
         needed, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
@@ -158,7 +160,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _refuse_damage(archive: Path) -> Iterator[None]:
+def _convert_damage_errors(archive: Path) -> Iterator[None]:
     """Raise a one-line error for a damaged archive, and remove the archive."""
     try:
         yield
@@ -194,9 +196,9 @@ def find_slides(reference: str) -> Iterator[Path]:
         UsageError: the reference is neither.
         KaggleError: refused, there is no such file, or the dataset has several tables.
     """
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as temporary:
         path = Path(reference)
-        yield path if path.is_file() else _fetch_dataset_file(reference, Path(aside))
+        yield path if path.is_file() else _fetch_dataset_file(reference, Path(temporary))
 
 
 def store_slides(path: Path, data: DataDir) -> Path:
@@ -238,12 +240,12 @@ def _fetch_dataset_file(reference: str, folder: Path) -> Path:
     dataset = f"{owner}/{slug}"
     if not name:
         names = api._call_with_retries(api._DATASET_FILES, dataset=dataset)
-        found_names = [one for one in names if one.lower().endswith(_TABLE_ENDINGS)]
-        likely = [one for one in found_names if re.search(r"slide|wsi", one.lower())]
-        if len(found_names) != 1 and len(likely) != 1:
+        found_names = [file for file in names if file.lower().endswith(_TABLE_ENDINGS)]
+        likely_names = [file for file in found_names if re.search(r"slide|wsi", file.lower())]
+        if len(found_names) != 1 and len(likely_names) != 1:
             what = f"the dataset {dataset} has {name_few(found_names or names or ['no files'])}"
             raise KaggleError(what, "expected one table", f"Name the file: --slides {dataset}/FILE")
-        name = (found_names if len(found_names) == 1 else likely)[0]
+        name = (found_names if len(found_names) == 1 else likely_names)[0]
     log_info(f"fetching {dataset}/{name}")
     content = api._retry_attempt(lambda: _fetch_content(name, folder, api._DOWNLOAD_DATASET_FILE, dataset=dataset))
     path = folder / Path(name).name
@@ -257,20 +259,20 @@ def _fetch_content(name: str, folder: Path, call: api._Call[None], **arguments: 
     Raises:
         KaggleError: refused, or the response is not that file, which may be temporary.
     """
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as aside:
-        api._call_once(call, deadline=api._PUSH_DEADLINE, name=name, folder=aside, **arguments)
-        fetched = sorted(path for path in Path(aside).rglob("*") if path.is_file())
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
+        api._call_once(call, deadline=api._PUSH_DEADLINE, name=name, folder=temporary, **arguments)
+        fetched = sorted(path for path in Path(temporary).rglob("*") if path.is_file())
         if len(fetched) != 1:
             raise KaggleError(f"{name}: Kaggle sent {len(fetched)} files", "expected one", "Run it again")
         if zipfile.is_zipfile(fetched[0]):
             with zipfile.ZipFile(fetched[0]) as archive:
-                held = {Path(one).name: one for one in archive.namelist()}
-                # A name that is not in the archive: the file is an archive itself, or Kaggle sent another one.
-                content = archive.read(held[Path(name).name]) if Path(name).name in held else b""
+                members = {Path(member).name: member for member in archive.namelist()}
+                # If the name is not in the archive, the file is an archive itself, or Kaggle sent another file.
+                content = archive.read(members[Path(name).name]) if Path(name).name in members else b""
                 if not content and name.endswith(".zip"):
                     content = fetched[0].read_bytes()
         else:
             content = fetched[0].read_bytes()
     if not content or content.lstrip()[:1] == b"<":
-        raise KaggleError(f"{name}: Kaggle sent another file", "", "Run it again", passing=True)
+        raise KaggleError(f"{name}: Kaggle sent another file", "", "Run it again", retryable=True)
     return content

@@ -14,23 +14,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import DataError, KaggleError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, write_json
 from claris_kaggle.kaggle import api
-from claris_kaggle.kaggle.manifest import _MANIFEST, _FileFacts, _is_whole, _Manifest
+from claris_kaggle.kaggle.manifest import _MANIFEST, _FileDigest, _is_intact, _Manifest
 from claris_kaggle.kaggle.session import _COMPLETE, _STOPPED, FAILED
 
-ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
-# Ours: Kaggle answers 404 for some minutes after a push.
+END_STATES = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
+# A state of this package: Kaggle answers 404 for some minutes after a push.
 NOT_LISTED = "NOT_LISTED"
-# Seconds: how long that may last, and how long the listing of a session's output may lag behind its end.
-_SETTLING, _LISTING_LAG = 600.0, 600.0
+# Seconds: the maximum duration of that state, and of the delay between a session's end and the listing of its output.
+_NOT_LISTED_SECONDS, _LISTING_LAG = 600.0, 600.0
 _LISTING_PAUSE = 20.0
-# Seconds for a file of 1 MB, beyond the time for an answer: what a slow line takes.
-_PER_MEGABYTE = 4.0
-_USUAL_SESSION_SECONDS = 12 * 3600.0
-# A session that was stopped after this share of its limit was stopped by it.
+# Additional seconds for each MB of a download, for a slow connection.
+_SECONDS_PER_MEGABYTE = 4.0
+_DEFAULT_SESSION_SECONDS = 12 * 3600.0
+# A session that was cancelled after at least this share of its time limit has timed out.
 _TIMED_OUT_SHARE = 0.95
 _TABLES = {"oof.csv": "id,label,fold,probability", "test.csv": "id,probability", "submission.csv": "id,label"}
 
@@ -56,8 +56,8 @@ class Kernel:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Return the kernel of an entry in the record of pushes. Its key `mark` holds the push token."""
-        known = {field.name for field in dataclasses.fields(cls)} & stored.keys()
-        return cls(push_token=stored["mark"], **{name: stored[name] for name in known})
+        names = {field.name for field in dataclasses.fields(cls)} & stored.keys()
+        return cls(push_token=stored["mark"], **{name: stored[name] for name in names})
 
     def to_json(self) -> dict[str, object]:
         """Return an entry for the record of pushes."""
@@ -95,7 +95,7 @@ class _NotListedError(KaggleError):
     """The session has ended, but its output is not listed or not complete yet."""
 
     def __init__(self, found: str, expected: str = "", hint: str = "Pull again in a few minutes") -> None:
-        super().__init__(found, expected, hint, passing=True)
+        super().__init__(found, expected, hint, retryable=True)
 
 
 def kernel_status(kernel: Kernel) -> tuple[str, str]:
@@ -109,14 +109,14 @@ def kernel_status(kernel: Kernel) -> tuple[str, str]:
     try:
         state = api._call_with_retries(api._STATUS, ref=kernel.ref, version=kernel.version)
     except KaggleError as error:
-        if error.status == 404 and time.time() - kernel.pushed < _SETTLING:
+        if error.status == 404 and time.time() - kernel.pushed < _NOT_LISTED_SECONDS:
             return NOT_LISTED, ""
         raise
     return state.status, state.message
 
 
 def explain_session_end(
-    kernel: Kernel, status: str, message: str, log: str, *, out: Path | None = None, came: str = ""
+    kernel: Kernel, status: str, message: str, log: str, *, out: Path | None = None, pulled_output: str = ""
 ) -> KaggleError:
     """Return the error for a session that failed, was cancelled or timed out, with the last lines of its log.
 
@@ -126,15 +126,15 @@ def explain_session_end(
         message: the reason of the failure, as Kaggle gives it.
         log: its log; may be empty.
         out: folder that its output was pulled to; None if it was not pulled.
-        came: description of the pulled output; empty if it is not usable.
+        pulled_output: description of the pulled output; empty if it is not usable.
     """
     reasons = "; ".join(part for part in (message, _log_tail(log)) if part) or "no reason given"
     found = f"{kernel.name()} {_describe_session_end(kernel, status, _session_seconds(kernel, log))}: {reasons}"
     if out is None:
         return KaggleError(found, "", "Download the finished folds with claris pull, fix the cause, then push it again")
-    if not came:
+    if not pulled_output:
         return KaggleError(found, "nothing of its output can be used", "Fix the cause, then push it again")
-    return KaggleError(found, f"finished folds are in {out} ({came})", _resume_hint(kernel))
+    return KaggleError(found, f"finished folds are in {out} ({pulled_output})", _resume_hint(kernel))
 
 
 def _describe_session_end(kernel: Kernel, status: str, seconds: float) -> str:
@@ -149,7 +149,7 @@ def _describe_session_end(kernel: Kernel, status: str, seconds: float) -> str:
 
 def _is_timed_out(kernel: Kernel, status: str, seconds: float) -> bool:
     """Return True if a cancelled session had used up its time limit."""
-    return status == "CANCEL_ACKNOWLEDGED" and seconds >= _TIMED_OUT_SHARE * (kernel.limit or _USUAL_SESSION_SECONDS)
+    return status == "CANCEL_ACKNOWLEDGED" and seconds >= _TIMED_OUT_SHARE * (kernel.limit or _DEFAULT_SESSION_SECONDS)
 
 
 def session_log(kernel: Kernel) -> str:
@@ -168,12 +168,12 @@ def _session_seconds(kernel: Kernel, log: str) -> float:
 
 def _resume_hint(kernel: Kernel) -> str:
     """Return the hint for a failed session that left finished folds."""
-    ways = f"run the same claris launch, or claris push with --input {kernel.ref}"
-    return f"Fix the cause. To resume with these folds, {ways}"
+    commands = f"run the same claris launch, or claris push with --input {kernel.ref}"
+    return f"Fix the cause. To resume with these folds, {commands}"
 
 
 def explain_failed_session(kernel: Kernel, output: _Output, out: Path) -> KaggleError:
-    """Return the error for a failed session that kept its finished work, with the folder that now holds it."""
+    """Return the error for a failed session whose finished folds were pulled, with their folder."""
     found = f"{kernel.name()} failed: {output.message or 'no reason given'}"
     return KaggleError(
         found,
@@ -217,16 +217,16 @@ def _pull_kernel(kernel: Kernel, out: Path) -> _Output:
         UsageError: the folder holds files of another pull that were changed since.
     """
     status, message = kernel_status(kernel)
-    if status not in ENDED:
+    if status not in END_STATES:
         found = f"{kernel.name()} is still {status.lower().replace('_', ' ')}"
         raise KaggleError(found, "", "Wait, then pull again")
     if status == "COMPLETE":
         return _fetch_output(kernel, out)
     try:
-        output = _fetch_output(kernel, out, whole=False)
+        output = _fetch_output(kernel, out, require_all=False)
     except _NotListedError:
         raise explain_session_end(kernel, status, message, session_log(kernel), out=out) from None
-    raise explain_session_end(kernel, status, message, session_log(kernel), out=out, came=output.folds())
+    raise explain_session_end(kernel, status, message, session_log(kernel), out=out, pulled_output=output.folds())
 
 
 def pull_with_retries(kernel: Kernel, out: Path) -> _Output:
@@ -236,7 +236,7 @@ def pull_with_retries(kernel: Kernel, out: Path) -> _Output:
         ClarisError: see `_pull_kernel`.
     """
     start = time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             try:
                 return _pull_kernel(kernel, out)
@@ -248,14 +248,14 @@ def pull_with_retries(kernel: Kernel, out: Path) -> _Output:
                 time.sleep(_LISTING_PAUSE)
 
 
-def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
+def _fetch_output(kernel: Kernel, out: Path, *, require_all: bool = True) -> _Output:
     """Fetch a version's output into the folder. Each file is verified before it is moved into place.
 
     Args:
         kernel: the version.
         out: the folder.
-        whole: require every file in the manifest. Otherwise folders with a missing or different file are skipped,
-            because a killed session may have been writing there.
+        require_all: require every file in the manifest. Otherwise folders with a missing or different file are
+            skipped, because a killed session may have been writing there.
     Raises:
         _NotListedError: the manifest or one of its files is not listed, or does not match this push; may be temporary.
         KaggleError: an invalid file name, or a table with an unexpected header.
@@ -264,27 +264,27 @@ def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
     with explain_disk_errors(out), _remove_if_empty(out):
         earlier = _Manifest.from_json(read_json(out / _MANIFEST)).files if (out / _MANIFEST).exists() else {}
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=out) as temporary:
-            aside = Path(temporary)
-            manifest = _fetch_manifest(kernel, aside)
-            if whole and manifest.status not in (_COMPLETE, _STOPPED, FAILED):
+            partial = Path(temporary)
+            manifest = _fetch_manifest(kernel, partial)
+            if require_all and manifest.status not in (_COMPLETE, _STOPPED, FAILED):
                 raise _NotListedError(f"{kernel.ref}: {_MANIFEST} is not the last one that the session wrote")
             files = manifest.files
-            missing, wrong = _fetch_files(kernel, files, aside, out)
-            left_out = _choose_left_out(kernel, files, missing, wrong, whole=whole)
-            kept = {name: facts for name, facts in files.items() if name not in left_out}
-            stale = _find_stale(out, earlier, kept)
-            for name in kept:
-                if (aside / name).exists():
+            missing, wrong = _fetch_files(kernel, files, partial, out)
+            left_out = _choose_skipped(kernel, files, missing, wrong, require_all=require_all)
+            kept_files = {name: facts for name, facts in files.items() if name not in left_out}
+            stale = _find_stale(out, earlier, kept_files)
+            for name in kept_files:
+                if (partial / name).exists():
                     (out / name).parent.mkdir(parents=True, exist_ok=True)
-                    platforms.replace(aside / name, out / name)
+                    platforms.replace(partial / name, out / name)
             for path in stale:
                 path.unlink()
-            # The manifest last: where it is, everything that it names is there.
-            write_json(out / _MANIFEST, dataclasses.replace(manifest, files=kept).to_json())
+            # Written last: where there is a manifest, all files that it lists exist.
+            write_json(out / _MANIFEST, dataclasses.replace(manifest, files=kept_files).to_json())
     return _Output(
         status=manifest.status,
         message=manifest.message,
-        files=tuple(sorted(kept)),
+        files=tuple(sorted(kept_files)),
         left_out=tuple(sorted(left_out)),
     )
 
@@ -292,51 +292,51 @@ def _fetch_output(kernel: Kernel, out: Path, *, whole: bool = True) -> _Output:
 @contextlib.contextmanager
 def _remove_if_empty(folder: Path) -> Iterator[None]:
     """Create the folder if needed, and remove it again if it was created and stays empty."""
-    made = not folder.exists()
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        if made and not any(folder.iterdir()):
+        if created and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _choose_left_out(
-    kernel: Kernel, files: Iterable[str], missing: Sequence[str], wrong: Sequence[str], *, whole: bool
+def _choose_skipped(
+    kernel: Kernel, files: Iterable[str], missing: Sequence[str], wrong: Sequence[str], *, require_all: bool
 ) -> set[str]:
     """Return the files to skip: all files of a folder in which one is missing or differs from the manifest.
 
     Raises:
-        _NotListedError: `whole` is True, and a file is missing or different.
+        _NotListedError: `require_all` is True, and a file is missing or different.
     """
-    if whole and missing:
+    if require_all and missing:
         raise _NotListedError(f"{kernel.ref}: {len(missing)} output files are not listed ({name_few(missing)})")
-    if whole and wrong:
+    if require_all and wrong:
         found = f"{kernel.ref}: {name_few(wrong)} is not the file that the session wrote"
         raise _NotListedError(found, "expected size and SHA-256 of the manifest")
     folders = {PurePosixPath(name).parent for name in (*missing, *wrong)}
-    left_out = {name for name in files if PurePosixPath(name).parent in folders}
-    if left_out:
+    skipped = {name for name in files if PurePosixPath(name).parent in folders}
+    if skipped:
         log_info(f"{kernel.ref}: skipped, because incomplete: {', '.join(sorted(map(str, folders)))}")
-    return left_out
+    return skipped
 
 
-def _find_stale(out: Path, earlier: Mapping[str, _FileFacts], files: Container[str]) -> list[Path]:
-    """Return the files of an earlier pull that this one does not have. Kept, they would mix two runs.
+def _find_stale(out: Path, earlier: Mapping[str, _FileDigest], files: Container[str]) -> list[Path]:
+    """Return the files of an earlier pull that this one does not have. They would mix two runs.
 
     Raises:
         UsageError: some of them were changed since, and would be lost.
     """
-    left = {
+    stale = {
         _require_safe_name(name): facts
         for name, facts in earlier.items()
         if name not in files and (out / name).exists()
     }
-    changed = sorted(name for name, facts in left.items() if not _is_whole(out / name, facts))
+    changed = sorted(name for name, facts in stale.items() if not _is_intact(out / name, facts))
     if changed:
         found = f"{out}: files of an earlier pull have changed ({name_few(changed)})"
         raise UsageError(found, "nothing was changed", "Give another --out")
-    return [out / name for name in left]
+    return [out / name for name in stale]
 
 
 def _require_safe_name(name: str) -> str:
@@ -345,22 +345,22 @@ def _require_safe_name(name: str) -> str:
     Raises:
         KaggleError: it is outside the folder.
     """
-    if not platforms.is_inside(name):
+    if not platforms.is_safe_name(name):
         raise KaggleError(f"the output lists a file {name!r}", "expected a name inside the folder", "Do not trust it")
     return name
 
 
-def _fetch_manifest(kernel: Kernel, aside: Path) -> _Manifest:
+def _fetch_manifest(kernel: Kernel, partial: Path) -> _Manifest:
     """Return the manifest of exactly this push.
 
     Raises:
         _NotListedError: there is no manifest, or it is of another push; may be temporary.
         KaggleError: a file name in it is outside the folder.
     """
-    if _MANIFEST not in _fetch_listed(kernel, [_MANIFEST], aside):
+    if _MANIFEST not in _fetch_listed(kernel, [_MANIFEST], partial):
         raise _NotListedError(f"{kernel.name()} wrote no {_MANIFEST}", "each session writes it")
     try:
-        stored = read_json(aside / _MANIFEST)
+        stored = read_json(partial / _MANIFEST)
     except DataError as error:
         raise _NotListedError(f"{kernel.ref}: Kaggle sent another file as {_MANIFEST}") from error
     if not isinstance(stored.get("files"), dict):
@@ -374,7 +374,7 @@ def _fetch_manifest(kernel: Kernel, aside: Path) -> _Manifest:
 
 
 def _fetch_files(
-    kernel: Kernel, files: Mapping[str, _FileFacts], aside: Path, out: Path
+    kernel: Kernel, files: Mapping[str, _FileDigest], partial: Path, out: Path
 ) -> tuple[list[str], list[str]]:
     """Fetch the files of a manifest that are not in the folder yet.
 
@@ -383,27 +383,27 @@ def _fetch_files(
     Raises:
         KaggleError: a table has an unexpected header.
     """
-    needed = {name: facts for name, facts in files.items() if not _is_whole(out / name, facts)}
+    needed = {name: facts for name, facts in files.items() if not _is_intact(out / name, facts)}
     if not needed:
         return [], []
     size = sum(facts.bytes for facts in needed.values())
     log_info(f"{kernel.ref}: downloading {len(needed)} files, {size / 1e6:.1f} MB")
-    listed = _fetch_listed(kernel, list(needed), aside, seconds=size / 1e6 * _PER_MEGABYTE)
+    listed = _fetch_listed(kernel, list(needed), partial, seconds=size / 1e6 * _SECONDS_PER_MEGABYTE)
     missing = sorted(needed.keys() - listed)
-    wrong = sorted(name for name in listed if not _is_whole(aside / name, needed[name]))
+    wrong = sorted(name for name in listed if not _is_intact(partial / name, needed[name]))
     for name in listed - set(wrong):
-        _check_table(aside / name)
+        _check_table(partial / name)
     return missing, wrong
 
 
-def _fetch_listed(kernel: Kernel, names: list[str], aside: Path, *, seconds: float = 0.0) -> set[str]:
+def _fetch_listed(kernel: Kernel, names: list[str], partial: Path, *, seconds: float = 0.0) -> set[str]:
     """Fetch these output files into the folder, with retries, and return the names that Kaggle lists."""
     return api._call_with_retries(
         api._SESSION_OUTPUT,
         deadline=api._DEADLINE + seconds,
         ref=kernel.ref,
         version=kernel.version,
-        folder=str(aside),
+        folder=str(partial),
         names=names,
     )
 
@@ -414,9 +414,9 @@ def _check_table(path: Path) -> None:
     Raises:
         KaggleError: unexpected header; the message names both.
     """
-    wanted = _TABLES.get(path.name)
-    if wanted is not None:
+    expected = _TABLES.get(path.name)
+    if expected is not None:
         with path.open("rb") as stream:
             header = stream.readline(200).decode("utf-8", "replace").strip()
-        if header != wanted:
-            raise KaggleError(f"{path.name}: the header is {header[:80]!r}", f"expected {wanted}", "Pull again")
+        if header != expected:
+            raise KaggleError(f"{path.name}: the header is {header[:80]!r}", f"expected {expected}", "Pull again")

@@ -21,10 +21,10 @@ from claris_kaggle.kaggle.client_answers import _KernelSource, _PushAnswer
 from claris_kaggle.kaggle.kernel_output import Kernel
 
 _PUSH_RECORD = "kernels.json"
-# Beyond the limit at which a session stops itself, for its end. Kaggle takes a limit below its own longest session.
-_SESSION_SLACK, LONGEST_SESSION_TEXT, _LONGEST_LIMIT_TEXT = 1800.0, "12h", "11h59m"
-_LONGEST_SLUG = 50
-# What an empty kernel answers, which the first push of its name left when it was refused.
+# Seconds that a session gets after its own time limit, to end. Kaggle accepts only limits below its maximum of 12 h.
+_SESSION_SLACK, MAX_SESSION_TEXT, _MAX_LIMIT_TEXT = 1800.0, "12h", "11h59m"
+_MAX_SLUG_LENGTH = 50
+# Kaggle's answer for an empty kernel. A refused first push leaves one.
 _EMPTY_KERNEL = "notebook not found"
 
 
@@ -37,7 +37,7 @@ class _RecordedPush:
         job: of the kernel.
         base: requested owner/slug of a confirmed push, without an added suffix.
         built: folder of a kernel that was only built.
-        asked: the request of `claris push`; an equal request is the same push. Empty once it is confirmed.
+        asked: the arguments of `claris push`; equal arguments are the same push. Empty once it is confirmed.
     """
 
     kernel: Kernel
@@ -58,22 +58,22 @@ def new_push_token(name: str) -> str:
     return f"{name}-{secrets.token_hex(6)}"
 
 
-def _fresh_slug(slug: str, push_token: str) -> str:
+def _unused_slug(slug: str, push_token: str) -> str:
     """Return an unused slug: the given one and the end of the push token.
 
-    >>> _fresh_slug("claris-train", "claris-train-0123456789ab")
+    >>> _unused_slug("claris-train", "claris-train-0123456789ab")
     'claris-train-89ab'
     """
-    return f"{slug[: _LONGEST_SLUG - 5].rstrip('-')}-{push_token[-4:]}"
+    return f"{slug[: _MAX_SLUG_LENGTH - 5].rstrip('-')}-{push_token[-4:]}"
 
 
-def _push_kernel(folder: Path, push_token: str, *, again: bool = False, optional: Sequence[str] = ()) -> Kernel:
+def _push_kernel(folder: Path, push_token: str, *, search_first: bool = False, optional: Sequence[str] = ()) -> Kernel:
     """Push the composed kernel, and return the version that Kaggle created.
 
     Args:
         folder: holds the script and its metadata.
         push_token: unique text in the source, by which a push is found whose response was lost.
-        again: an earlier call may have sent this push: look for it first.
+        search_first: an earlier call may have sent this push: search for it first.
         optional: kernels whose output the session does not require, such as the output of a failed session.
     Raises:
         KaggleError: refused, or accepted without one of the required inputs.
@@ -83,26 +83,26 @@ def _push_kernel(folder: Path, push_token: str, *, again: bool = False, optional
     ref, script = str(metadata["id"]), (folder / str(metadata["code_file"])).read_text("utf-8")
     limit = _session_timeout(script)
 
-    def look() -> _PushAnswer | None:
+    def find_push() -> _PushAnswer | None:
         return _find_push(ref, push_token, inputs)
 
     def attempt() -> _PushAnswer:
         try:
             return api._call_once(api._PUSH, deadline=api._PUSH_DEADLINE, folder=str(folder.absolute()), timeout=limit)
         except KaggleError as error:
-            if _is_busy(error.found):  # the same refusal, as an error instead of an answer
+            if _is_session_limit(error.found):  # the same refusal, as an error instead of an answer
                 raise _explain_refusal(ref, error.found) from error
             raise
 
-    answer = api._look_repeatedly(look) if again else None
+    answer = api._poll_until_found(find_push) if search_first else None
     try:
-        answer = answer or api._retry_attempt(attempt, look)
+        answer = answer or api._retry_attempt(attempt, find_push)
         if answer.version < 1 and not answer.error:
-            answer = api._look_repeatedly(look) or answer
-        refused = _drop_optional(ref, answer.refused, optional)
+            answer = api._poll_until_found(find_push) or answer
+        refused = _without_optional_inputs(ref, answer.refused, optional)
         version = _check_push_response(ref, dataclasses.replace(answer, refused=refused))
     except KaggleError as error:
-        # Any other refusal by an HTTP status. What was wrong with the token or the request is wrong under any name.
+        # A conflict concerns the name of the kernel. Other errors would occur with any name.
         if error.status == api._CONFLICT:
             hint = "Run the same command again: it uses another name"
             raise KaggleError(error.found, "", hint, status=error.status, refused=True, no_version=True) from error
@@ -113,9 +113,7 @@ def _push_kernel(folder: Path, push_token: str, *, again: bool = False, optional
 def _session_timeout(script: str) -> int:
     """Return the time limit to send to Kaggle for this script, in seconds; 0 for Kaggle's default."""
     limit = re.search(r"'time_limit': '([^']+)'", script)
-    return (
-        int(min(parse_duration(limit.group(1)) + _SESSION_SLACK, parse_duration(_LONGEST_LIMIT_TEXT))) if limit else 0
-    )
+    return int(min(parse_duration(limit.group(1)) + _SESSION_SLACK, parse_duration(_MAX_LIMIT_TEXT))) if limit else 0
 
 
 def _check_push_response(ref: str, answer: _PushAnswer) -> int:
@@ -128,24 +126,28 @@ def _check_push_response(ref: str, answer: _PushAnswer) -> int:
         raise _explain_refusal(ref, answer.error)
     if answer.refused:
         raise _explain_lost_inputs(ref, answer.refused)
-    landed = _parse_kernel_ref(answer.ref) or _parse_kernel_ref(answer.url)
-    if landed and landed.lower() != ref.lower():
+    actual_ref = _parse_kernel_ref(answer.ref) or _parse_kernel_ref(answer.url)
+    if actual_ref and actual_ref.lower() != ref.lower():
         hint = "Cancel it there, then check the title and the id"
-        raise KaggleError(f"Kaggle put the kernel at {landed}", f"expected {ref}", hint, refused=True)
+        raise KaggleError(f"Kaggle put the kernel at {actual_ref}", f"expected {ref}", hint, refused=True)
     if answer.version < 1:
         hint = f"Run the same command again: it searches for the version first; or see {api._CODE_PAGE}/{ref}"
         raise KaggleError(f"Kaggle's response to the push of {ref} has no version number", "expected a number", hint)
     return answer.version
 
 
-def _drop_optional(ref: str, refused: Mapping[str, list[str]], optional: Sequence[str]) -> Mapping[str, list[str]]:
+def _without_optional_inputs(
+    ref: str, refused: Mapping[str, list[str]], optional: Sequence[str]
+) -> Mapping[str, list[str]]:
     """Return the refused inputs without the optional kernels. Logs the optional kernels that were refused."""
-    known = {_shorten_source(one) for one in optional}
-    lost = {name for names in refused.values() for name in names if _shorten_source(name) in known}
-    if lost:
-        log_info(f"{ref}: Kaggle does not attach the output of {name_few(lost)}; the session trains those folds again")
-    kept = {kind: [name for name in names if name not in lost] for kind, names in refused.items()}
-    return {kind: names for kind, names in kept.items() if names}
+    optional_names = {_shorten_source(source) for source in optional}
+    dropped = {name for names in refused.values() for name in names if _shorten_source(name) in optional_names}
+    if dropped:
+        log_info(
+            f"{ref}: Kaggle does not attach the output of {name_few(dropped)}; the session trains those folds again"
+        )
+    remaining = {kind: [name for name in names if name not in dropped] for kind, names in refused.items()}
+    return {kind: names for kind, names in remaining.items() if names}
 
 
 def _parse_kernel_ref(address: str) -> str:
@@ -173,10 +175,10 @@ def _explain_lost_inputs(ref: str, refused: Mapping[str, list[str]]) -> KaggleEr
     return KaggleError(found, "it runs without them", hint, refused=True)
 
 
-def _is_busy(reason: str) -> bool:
+def _is_session_limit(reason: str) -> bool:
     """Return True if the refusal lasts only until another session ends: too many sessions or reserved hours.
 
-    >>> _is_busy("Maximum batch GPU session count of 2 reached."), _is_busy("Kernel source too large")
+    >>> _is_session_limit("Maximum batch GPU session count of 2 reached."), _is_session_limit("Kernel source too large")
     (True, False)
     """
     reason = reason.lower()
@@ -186,19 +188,19 @@ def _is_busy(reason: str) -> bool:
 def _explain_refusal(ref: str, reason: str) -> KaggleError:
     """Return the error for a refused kernel, with a hint that says what to do."""
     found, hint = f"Kaggle refused the kernel {ref}: {reason.rstrip('.')}", "Correct it and push again"
-    said = reason.lower()
-    if _is_busy(reason):
+    text = reason.lower()
+    if _is_session_limit(reason):
         hint = "Run the same command again when another session has ended"
-    elif _EMPTY_KERNEL in said:
+    elif _EMPTY_KERNEL in text:
         hint = "The refused push left an empty kernel of this name: run the same command again, which uses another name"
-    elif "quota" in said:
+    elif "quota" in text:
         hint = f"Run the same command when the weekly quota resets; {api._SETTINGS_PAGE} says when"
-    elif "phone" in said or "verif" in said:
+    elif "phone" in text or "verif" in text:
         hint = f"Verify the phone number at {api._SETTINGS_PAGE}, and run the same command again"
-    elif "rules" in said:
+    elif "rules" in text:
         hint = f"Accept the rules at {api._rules_page()}, and run the same command again"
-    busy = _is_busy(reason)
-    return KaggleError(found, "", hint, busy=busy, refused=not busy, no_version=True)
+    session_limit = _is_session_limit(reason)
+    return KaggleError(found, "", hint, session_limit=session_limit, refused=not session_limit, no_version=True)
 
 
 def _is_quota_used(error: KaggleError) -> bool:
@@ -206,7 +208,7 @@ def _is_quota_used(error: KaggleError) -> bool:
     return error.refused and "quota" in error.found.lower()
 
 
-def _is_name_trouble(error: KaggleError) -> bool:
+def _needs_new_name(error: KaggleError) -> bool:
     """Return True if a push under another name may succeed."""
     return error.status == api._CONFLICT or _EMPTY_KERNEL in error.found.lower()
 
@@ -230,7 +232,7 @@ def _read_newest(ref: str) -> _KernelSource | None:
         KaggleError: Kaggle does not answer.
     """
 
-    def ask() -> _KernelSource | None:
+    def request() -> _KernelSource | None:
         try:
             return api._call_once(api._KERNEL, ref=ref)
         except KaggleError as error:
@@ -239,7 +241,7 @@ def _read_newest(ref: str) -> _KernelSource | None:
                 return None
             raise
 
-    return api._retry_attempt(ask)
+    return api._retry_attempt(request)
 
 
 def _has_session(ref: str) -> bool:
@@ -257,15 +259,17 @@ def _has_session(ref: str) -> bool:
     return True
 
 
-def _find_missing_inputs(wanted: Mapping[str, list[str]], found: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
-    """Return the requested inputs that are not among those found, by kind. Ignores versions and case.
+def _find_missing_inputs(
+    requested: Mapping[str, list[str]], attached: Mapping[str, list[str]]
+) -> Mapping[str, list[str]]:
+    """Return the requested inputs that are not attached, by kind. Ignores versions and case.
 
     >>> _find_missing_inputs({"dataset_sources": ["me/Slides/2", "me/weights"]}, {"dataset_sources": ["me/slides"]})
     {'dataset_sources': ['me/weights']}
     """
     missing = {
-        kind: [one for one in wanted.get(kind, []) if _shorten_source(one) not in map(_shorten_source, names)]
-        for kind, names in found.items()
+        kind: [one for one in requested.get(kind, []) if _shorten_source(one) not in map(_shorten_source, names)]
+        for kind, names in attached.items()
     }
     return {kind: names for kind, names in missing.items() if names}
 
@@ -279,8 +283,8 @@ def record_push(path: Path, kernel: Kernel, **about: object) -> None:
     """Add the push to the record of pushes under a lock. Replaces an earlier entry of the same push token."""
     entry = {**kernel.to_json(), **about}
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
-        known = [one for one in _read_entries(path) if one["mark"] != kernel.push_token]
-        write_json(path, {"kernels": [*known, entry], "empty": _read_empty_kernels(path)})
+        others = [other for other in _read_entries(path) if other["mark"] != kernel.push_token]
+        write_json(path, {"kernels": [*others, entry], "empty": _read_empty_kernels(path)})
 
 
 def _delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
@@ -292,8 +296,10 @@ def _delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
         empty: base name that must not be used again, because the refused push may have left an empty kernel of it.
     """
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
-        known = [one for one in _read_entries(path) if one["mark"] != push_token]
-        write_json(path, {"kernels": known, "empty": sorted({*_read_empty_kernels(path), *([empty] if empty else [])})})
+        others = [other for other in _read_entries(path) if other["mark"] != push_token]
+        write_json(
+            path, {"kernels": others, "empty": sorted({*_read_empty_kernels(path), *([empty] if empty else [])})}
+        )
 
 
 def _read_entries(path: Path) -> list[dict[str, object]]:
@@ -316,49 +322,49 @@ def _has_version(path: Path, ref: str) -> bool:
     return any(one.kernel.ref == ref and one.kernel.version for one in _read_pushes(path))
 
 
-def choose_kernel_name(record: Path, asked: str, push_token: str) -> str:
+def choose_kernel_name(record: Path, requested: str, push_token: str) -> str:
     """Return the kernel's owner/slug: the requested one, or another if a refused push left that one empty.
 
     Args:
         record: the record of pushes.
-        asked: the requested owner/slug.
+        requested: the requested owner/slug.
         push_token: of the push.
     """
-    if asked not in _read_empty_kernels(record) or _has_version(record, asked):
-        return asked
-    taken = [one.kernel.ref for one in _read_pushes(record) if one.base == asked and one.kernel.version]
-    user, slug = asked.split("/")
-    ref = taken[-1] if taken else f"{user}/{_fresh_slug(slug, push_token)}"
-    log_info(f"{asked}: a refused push may have left an empty kernel of this name; using {ref}")
+    if requested not in _read_empty_kernels(record) or _has_version(record, requested):
+        return requested
+    confirmed = [push.kernel.ref for push in _read_pushes(record) if push.base == requested and push.kernel.version]
+    user, slug = requested.split("/")
+    ref = confirmed[-1] if confirmed else f"{user}/{_unused_slug(slug, push_token)}"
+    log_info(f"{requested}: a refused push may have left an empty kernel of this name; using {ref}")
     return ref
 
 
-def push_recorded(folder: Path, kernel: Kernel, asked: str, record: Path, *, again: bool) -> Kernel:
+def push_recorded(folder: Path, kernel: Kernel, requested: str, record: Path, *, search_first: bool) -> Kernel:
     """Push a kernel that is in the record, and return its version. A refused push is removed from the record.
 
     Args:
         folder: holds the script and its metadata.
         kernel: as recorded before the push.
-        asked: the requested name, without an added suffix.
+        requested: the requested name, without an added suffix.
         record: the record of pushes.
-        again: as in `_push_kernel`.
+        search_first: as in `_push_kernel`.
     Raises:
         KaggleError: refused, or not confirmed.
     """
     try:
-        return _push_kernel(folder, kernel.push_token, again=again)
+        return _push_kernel(folder, kernel.push_token, search_first=search_first)
     except KaggleError as error:
-        if error.refused or error.busy:
+        if error.refused or error.session_limit:
             empty = error.no_version and not _has_version(record, kernel.ref)
-            _delete_push(record, kernel.push_token, empty=asked if empty else "")
+            _delete_push(record, kernel.push_token, empty=requested if empty else "")
         raise
 
 
-def find_pending_push(path: Path, asked: Mapping[str, object]) -> tuple[str, str]:
-    """Return push token and name of the newest push if it is unconfirmed and asked for the same; else empty strings."""
-    fitting = [one for one in _read_pushes(path) if asked["ref"] in (one.kernel.ref, one.asked.get("ref"))]
-    same = bool(fitting) and not fitting[-1].kernel.version and fitting[-1].asked == asked
-    return (fitting[-1].kernel.push_token, fitting[-1].kernel.ref) if same else ("", "")
+def find_pending_push(path: Path, arguments: Mapping[str, object]) -> tuple[str, str]:
+    """Return token and name of the newest push if it is unconfirmed and has these arguments; else empty strings."""
+    matching = [push for push in _read_pushes(path) if arguments["ref"] in (push.kernel.ref, push.asked.get("ref"))]
+    same = bool(matching) and not matching[-1].kernel.version and matching[-1].asked == arguments
+    return (matching[-1].kernel.push_token, matching[-1].kernel.ref) if same else ("", "")
 
 
 def find_recorded_push(path: Path, ref: str = "") -> Kernel:
@@ -367,21 +373,21 @@ def find_recorded_push(path: Path, ref: str = "") -> Kernel:
     Raises:
         UsageError: there is none, or it did not reach Kaggle.
     """
-    fitting = [one for one in _read_pushes(path) if ref in ("", one.kernel.ref, one.kernel.ref.split("/")[-1])]
-    if not fitting:
+    matching = [push for push in _read_pushes(path) if ref in ("", push.kernel.ref, push.kernel.ref.split("/")[-1])]
+    if not matching:
         what = f"no push of {ref}" if ref else "no push"
         hint = "Give the --record of that push, or push first: claris push train"
         raise UsageError(f"{path}: {what} is recorded", "", hint)
-    for one in reversed(fitting):
-        kernel = one.kernel
+    for push in reversed(matching):
+        kernel = push.kernel
         if kernel.version:
             return kernel
-        arrived = _find_push(kernel.ref, kernel.push_token, {})
-        if arrived is not None:
-            kernel = dataclasses.replace(kernel, version=arrived.version)
-            record_push(path, kernel, job=one.job)
+        found = _find_push(kernel.ref, kernel.push_token, {})
+        if found is not None:
+            kernel = dataclasses.replace(kernel, version=found.version)
+            record_push(path, kernel, job=push.job)
             return kernel
-        if not one.built:
-            break  # what was built only, to be read, hides no push before it
-    hint = f"Push it: kaggle kernels push -p {one.built}" if one.built else "Run the same claris push again"
-    raise UsageError(f"{one.kernel.ref}: the push that {path} names did not reach Kaggle", "", hint)
+        if not push.built:
+            break  # an entry of a kernel that was only built does not hide earlier pushes
+    hint = f"Push it: kaggle kernels push -p {push.built}" if push.built else "Run the same claris push again"
+    raise UsageError(f"{push.kernel.ref}: the push that {path} names did not reach Kaggle", "", hint)

@@ -23,10 +23,10 @@ _PACKAGE = Path(__file__).parent.parent
 # The folder of templates: beside the package in a clone, inside it in an installation.
 _TEMPLATES_FOLDER, _PACKAGED_TEMPLATES = "kernels", "kernel_scripts"
 _NOT_BUNDLED = {"__pycache__", _PACKAGED_TEMPLATES}
-# Kaggle accepts sources below one megabyte, and the library needs 0.6 of that. So the script contains the
-# library: there is one thing to push, and script and library always have the same version.
-_LARGEST_SOURCE = 1_000_000
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+# Kaggle accepts sources below one megabyte, and the library needs 0.6 of that. So the script contains the library, and
+# script and library always have the same version.
+_MAX_SOURCE_BYTES = 1_000_000
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ def require_references(references: Sequence[str], label: str, parts: Sequence[in
     Raises:
         UsageError: a reference has another form; the message names the first.
     """
-    for one in references:
-        if len(one.split("/")) not in parts or not all(one.split("/")):
-            raise UsageError(f"{label} {one}", f"expected a name such as {example}")
+    for reference in references:
+        if len(reference.split("/")) not in parts or not all(reference.split("/")):
+            raise UsageError(f"{label} {reference}", f"expected a name such as {example}")
 
 
 def require_file_name(name: str, label: str) -> None:
@@ -132,7 +132,7 @@ def _build_bundle() -> bytes:
     with zipfile.ZipFile(stream, "w") as archive:
         for path in _tracked_files():
             name = f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}"
-            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry = zipfile.ZipInfo(name, _ZIP_DATE)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
     return stream.getvalue()
@@ -179,9 +179,9 @@ def _require_own_kernel(folder: Path, script: str) -> None:
         UsageError: names the file.
     """
     marks = {script: ["BUNDLE"], "kernel-metadata.json": [f'"{job}.py"' for job in _JOBS]}
-    for name, known in marks.items():
+    for name, markers in marks.items():
         path = folder / name
-        if path.exists() and not any(mark in path.read_text("utf-8", errors="replace") for mark in known):
+        if path.exists() and not any(mark in path.read_text("utf-8", errors="replace") for mark in markers):
             raise UsageError(f"{path}: belongs to another kernel", "nothing was changed", "Give another folder")
 
 
@@ -195,8 +195,8 @@ def _attach_named(
     """
     attached = list(datasets)
     for name in names:
-        whole = [*("/".join(one.split("/")[:2]) for one in (*inputs, *attached)), *models]
-        if not any(name.lower().startswith(f"{one.lower()}/") for one in whole):
+        covered = [*("/".join(source.split("/")[:2]) for source in (*inputs, *attached)), *models]
+        if not any(name.lower().startswith(f"{source.lower()}/") for source in covered):
             attached.append("/".join(name.split("/")[:2]))
     return attached
 
@@ -207,12 +207,12 @@ def _fill_script(source: str, settings: Mapping[str, object]) -> str:
     Raises:
         UsageError: the time limit is invalid, or the script is too large for Kaggle.
     """
-    own = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
-    settings = {**own, **settings}
+    defaults = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
+    settings = {**defaults, **settings}
     parse_duration(str(settings["time_limit"]))
     bundle = base64.b64encode(_build_bundle()).decode()
     source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.M)
     source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.M)
-    if len(source) >= _LARGEST_SOURCE:
-        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle accepts fewer than {_LARGEST_SOURCE:,}")
+    if len(source) >= _MAX_SOURCE_BYTES:
+        raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle accepts fewer than {_MAX_SOURCE_BYTES:,}")
     return source

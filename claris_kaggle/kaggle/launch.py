@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError, RunError
 from claris_kaggle.core.files import hold_lock, read_json
 from claris_kaggle.core.paths import DataDir, RunDir
@@ -29,17 +29,17 @@ from claris_kaggle.kaggle.kernel_output import (
 )
 from claris_kaggle.kaggle.kernel_push import new_push_token
 from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
-from claris_kaggle.kaggle.launch_state import _MOST_SESSIONS, _PLAN_FILE, Plan, _Launch, _Queue, _Round
+from claris_kaggle.kaggle.launch_state import _MAX_PARALLEL_SESSIONS, _PLAN_FILE, Plan, _Launch, _PartSession, _Queue
 from claris_kaggle.kaggle.manifest import _merge_runs
 from claris_kaggle.kaggle.session import _STOPPED, FAILED
 from claris_kaggle.kaggle.session_progress import _ProgressReader
 from claris_kaggle.kaggle.submit import submit_file
 
-# Seconds: how long a session or a refusal that passes is waited for, and the longest pause between two refused pushes.
-_PATIENCE, _LONGEST_HOLD = 24 * 3600.0, 1800.0
-_MOST_ROUNDS, _MOST_NAMES = 12, 5
-# The output of a session that ended badly is looked for this often, and for this share of the time that it ran.
-_LOOKS, _LOOK_SHARE = 3, 0.1
+# Seconds: the maximum wait for a session or a temporary refusal, and the maximum pause between two refused pushes.
+_MAX_SESSION_WAIT, _MAX_PUSH_PAUSE = 24 * 3600.0, 1800.0
+_MAX_SESSIONS_PER_PART, _MAX_RENAMES = 12, 5
+# The output of a failed session is requested at least this often, and for this share of its running time.
+_MIN_FETCH_ATTEMPTS, _FETCH_WAIT_SHARE = 3, 0.1
 
 
 def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> dict[str, str]:
@@ -68,7 +68,7 @@ def run_launch(plan: Plan, root: Path, ledger: Path, *, poll: float = 60.0) -> d
 
 
 def _open_launch(root: Path, plan: Plan, user: str = "") -> _Launch:
-    """Return the launch in this folder, ready to continue: failed sessions have their next round.
+    """Return the launch in this folder, ready to continue: each failed part has its next session.
 
     Args:
         root: folder of the launch.
@@ -93,41 +93,44 @@ def _remove_partial_pulls(root: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _was_accepted(one: _Round) -> bool:
-    """Return True if Kaggle accepted the round's kernel. Asks Kaggle if the response was lost."""
-    if one.version or one.outcome == FAILED:
-        return bool(one.version)
-    return one.tried and api._look_repeatedly(lambda: kernel_push._find_push(one.ref, one.push_token, {})) is not None
+def _was_accepted(session: _PartSession) -> bool:
+    """Return True if Kaggle accepted the session's kernel. Asks Kaggle if the response was lost."""
+    if session.version or session.outcome == FAILED:
+        return bool(session.version)
+    return (
+        session.push_attempted
+        and api._poll_until_found(lambda: kernel_push._find_push(session.ref, session.push_token, {})) is not None
+    )
 
 
 def _schedule_retries(launch: _Launch) -> None:
-    """Add a new round for each part whose session failed. It resumes from the kept output, or starts again."""
-    for number, part in enumerate(launch.rounds):
+    """Add a new session for each part whose session failed. It resumes from the pulled output, or starts again."""
+    for number, part in enumerate(launch.sessions):
         if part and part[-1].outcome == FAILED:
-            kept = f"resuming with its finished folds ({part[-1].came or 'its folds'})"
-            log_info(f"{part[-1].ref} failed before: {kept if part[-1].kept else 'pushing it again'}")
-            part.append(_plan_retry(launch, number))
+            action = f"resuming with its finished folds ({part[-1].pulled_output or 'its folds'})"
+            log_info(f"{part[-1].ref} failed before: {action if part[-1].resumable else 'pushing it again'}")
+            part.append(_plan_session(launch, number))
     launch.save()
 
 
-def _plan_retry(launch: _Launch, number: int) -> _Round:
-    """Return the next round of a part. It has a new slug unless the last session failed without output."""
-    part = launch.rounds[number]
-    one = _Round(push_token=new_push_token(launch.plan.name), ref="")
+def _plan_session(launch: _Launch, number: int) -> _PartSession:
+    """Return the next session of a part. It has a new slug unless the last session failed without output."""
+    part = launch.sessions[number]
+    session = _PartSession(push_token=new_push_token(launch.plan.name), ref="")
     last = part[-1] if part else None
-    if last is None or last.kept or last.outcome != FAILED:
-        one.ref = f"{launch.user}/{launch.plan.slug(number, len(part))}"
-    elif last.empty:
-        _rename_round(launch, number, one)
+    if last is None or last.resumable or last.outcome != FAILED:
+        session.ref = f"{launch.user}/{launch.plan.slug(number, len(part))}"
+    elif last.left_empty_kernel:
+        _rename_session(launch, number, session)
     else:
-        one.ref = last.ref
-    return one
+        session.ref = last.ref
+    return session
 
 
-def _rename_round(launch: _Launch, number: int, one: _Round) -> None:
-    """Give the round an unused slug. A refused first push can leave an empty kernel under its slug."""
-    slug = launch.plan.slug(number, max(0, len(launch.rounds[number]) - 1))
-    one.ref = f"{launch.user}/{kernel_push._fresh_slug(slug, one.push_token)}"
+def _rename_session(launch: _Launch, number: int, session: _PartSession) -> None:
+    """Give the session an unused slug. A refused first push can leave an empty kernel under its slug."""
+    slug = launch.plan.slug(number, max(0, len(launch.sessions[number]) - 1))
+    session.ref = f"{launch.user}/{kernel_push._unused_slug(slug, session.push_token)}"
 
 
 def _train_parts(queue: _Queue) -> None:
@@ -137,10 +140,10 @@ def _train_parts(queue: _Queue) -> None:
         KaggleError: a session failed, or the week's hours are used up. The other sessions are pulled first.
     """
     failed: dict[tuple[str, int], KaggleError] = {}
-    shown, reader = "", _ProgressReader()
+    logged, reader = "", _ProgressReader()
 
-    def left() -> list[tuple[_Launch, int]]:
-        parts = [(launch, part) for launch in queue.launches for part in range(len(launch.rounds))]
+    def remaining() -> list[tuple[_Launch, int]]:
+        parts = [(launch, part) for launch in queue.launches for part in range(len(launch.sessions))]
         return [
             (launch, part)
             for launch, part in parts
@@ -148,17 +151,17 @@ def _train_parts(queue: _Queue) -> None:
             if not (queue.used_up and launch.needs_push(part))
         ]
 
-    with Waiting() as waiting:
-        while left():
-            for launch, part in left():
+    with StatusLine() as waiting:
+        while remaining():
+            for launch, part in remaining():
                 error = _step_part_with_retries(launch, part)
                 if error is not None:
                     failed[launch.plan.name, part] = error
             table = "\n".join(map(_format_status, queue.launches))
-            if table != shown:
+            if table != logged:
                 log_info(table)
-                shown = table
-            if left():
+                logged = table
+            if remaining():
                 waiting.show(_describe_wait(queue, reader))
                 time.sleep(queue.poll)
     errors = [*filter(None, [queue.used_up]), *failed.values()]
@@ -179,29 +182,33 @@ def _step_part_with_retries(launch: _Launch, part: int) -> KaggleError | None:
     try:
         _step_part(launch, part)
     except KaggleError as error:
-        one = launch.rounds[part][-1]
-        if one.version and one.outcome == FAILED:
+        session = launch.sessions[part][-1]
+        if session.version and session.outcome == FAILED:
             return error
         if len(launch.queue.launches) > 1 and kernel_push._is_quota_used(error):
             launch.queue.used_up = error
             return None
-        if not error.passing or time.time() - one.began > _PATIENCE:
+        if not error.retryable or time.time() - session.started > _MAX_SESSION_WAIT:
             raise
-        log_info(f"{one.ref}: {error.found}; checking again later")
+        log_info(f"{session.ref}: {error.found}; checking again later")
     return None
 
 
 def _describe_wait(queue: _Queue, reader: _ProgressReader) -> str:
     """Return the progress of the running sessions from their logs, and the estimated time left for the plan."""
-    now, parts = time.time(), [rounds for launch in queue.launches for rounds in launch.rounds]
-    running = [rounds[-1] for rounds in parts if rounds and rounds[-1].running and rounds[-1].version]
-    times = ", ".join(reader.describe(one.kernel(), one.status or "PUSHED", now - one.began) for one in running)
-    spent = sum((one.ended or now) - one.began for rounds in parts for one in rounds if one.version)
+    now, parts = time.time(), [sessions for launch in queue.launches for sessions in launch.sessions]
+    running = [sessions[-1] for sessions in parts if sessions and sessions[-1].running and sessions[-1].version]
+    progress = ", ".join(
+        reader.describe(session.kernel(), session.status or "PUSHED", now - session.started) for session in running
+    )
+    spent_seconds = sum(
+        (session.ended or now) - session.started for sessions in parts for session in sessions if session.version
+    )
     hours = queue.total_hours()
-    left = (3600 * (hours or 0.0) - spent) / max(len(running), 1)
-    guess = f"about {format_duration(left)} left" if left > 0 else "longer than estimated"
-    guess = "time left unknown" if hours is None else guess
-    return f"{queue.name}: {times or 'waiting for a free session'}; {guess}"
+    seconds_left = (3600 * (hours or 0.0) - spent_seconds) / max(len(running), 1)
+    estimate = f"about {format_duration(seconds_left)} left" if seconds_left > 0 else "longer than estimated"
+    estimate = "time left unknown" if hours is None else estimate
+    return f"{queue.name}: {progress or 'waiting for a free session'}; {estimate}"
 
 
 def _format_aucs(folder: Path) -> str:
@@ -211,39 +218,39 @@ def _format_aucs(folder: Path) -> str:
 
 
 def _step_part(launch: _Launch, part: int) -> None:
-    """Do the next step of a part: start a round, push it, poll it or pull it.
+    """Do the next step of a part: start a session, push it, poll it or pull it.
 
     Raises:
         KaggleError: its session failed, was cancelled or never ends.
     """
-    rounds = launch.rounds[part]
+    sessions = launch.sessions[part]
     if launch.complete(part):
         return
-    if not rounds or not rounds[-1].running:
-        if launch.queue.active() >= _MOST_SESSIONS or launch.queue.used_up:
+    if not sessions or not sessions[-1].running:
+        if launch.queue.active() >= _MAX_PARALLEL_SESSIONS or launch.queue.used_up:
             return
-        if len(rounds) >= _MOST_ROUNDS:
-            raise KaggleError(f"{rounds[-1].ref}: not finished after {len(rounds)} sessions", "", "See its log")
-        rounds.append(_plan_retry(launch, part))
+        if len(sessions) >= _MAX_SESSIONS_PER_PART:
+            raise KaggleError(f"{sessions[-1].ref}: not finished after {len(sessions)} sessions", "", "See its log")
+        sessions.append(_plan_session(launch, part))
         launch.save()
-    if not rounds[-1].version:
+    if not sessions[-1].version:
         _push_part(launch, part)
     else:
         _poll_session(launch, part)
 
 
 def _push_part(launch: _Launch, part: int) -> None:
-    """Push the part's newest round, unless it was pushed already. Does nothing while pushes are on hold.
+    """Push the part's newest session. Does nothing until the time of the next push.
 
     Raises:
-        KaggleError: refused, or accepted without one of its inputs. The round has then failed.
+        KaggleError: refused, or accepted without one of its inputs. The session has then failed.
     """
-    one, plan = launch.rounds[part][-1], launch.plan
-    if time.time() < launch.queue.hold or launch.queue.used_up:
+    session, plan = launch.sessions[part][-1], launch.plan
+    if time.time() < launch.queue.next_push or launch.queue.used_up:
         return
-    slug = one.ref.split("/")[1]
+    slug = session.ref.split("/")[1]
     folder = launch.root / "kernels" / slug
-    inputs = tuple(earlier.output for earlier in launch.rounds[part][:-1] if earlier.kept)[-1:]
+    inputs = tuple(earlier.output for earlier in launch.sessions[part][:-1] if earlier.resumable)[-1:]
     settings = KernelSettings(
         folds=plan.parts[part],
         flags=plan.flags,
@@ -253,64 +260,65 @@ def _push_part(launch: _Launch, part: int) -> None:
         models=plan.models,
         **plan.named_files,
     )
-    compose_kernel("train", folder, settings, user=launch.user, slug=slug, push_token=one.push_token)
-    again, one.tried = one.tried, True
+    compose_kernel("train", folder, settings, user=launch.user, slug=slug, push_token=session.push_token)
+    search_first, session.push_attempted = session.push_attempted, True
     launch.save()
     try:
-        kernel = kernel_push._push_kernel(folder, one.push_token, again=again, optional=inputs)
+        kernel = kernel_push._push_kernel(folder, session.push_token, search_first=search_first, optional=inputs)
     except KaggleError as error:
-        if error.busy or error.refused:
+        if error.session_limit or error.refused:
             _record_refusal(launch, part, error)
-        if (error.busy or error.refused) and one.running:
+        if (error.session_limit or error.refused) and session.running:
             return  # to be pushed again
         raise
     kernel_push.record_push(launch.queue.records / kernel_push._PUSH_RECORD, kernel, job="train")
-    one.version, one.began, one.limit = kernel.version, time.time(), kernel.limit
-    launch.queue.busy, launch.queue.hold = 0, 0.0
+    session.version, session.started, session.limit = kernel.version, time.time(), kernel.limit
+    launch.queue.limit_refusals, launch.queue.next_push = 0, 0.0
     launch.save()
 
 
 def _record_refusal(launch: _Launch, part: int, error: KaggleError) -> None:
-    """Record that the round's push was refused. A temporary refusal is retried later, any other ends the round."""
-    one, queue = launch.rounds[part][-1], launch.queue
-    known = any(other.version for other in launch.rounds[part] if other.ref == one.ref)
-    one.empty = error.no_version and not known
-    if kernel_push._is_name_trouble(error) and queue.renamed < _MOST_NAMES:
+    """Record that the push was refused. A temporary refusal is retried later, any other ends the session."""
+    session, queue = launch.sessions[part][-1], launch.queue
+    has_version = any(other.version for other in launch.sessions[part] if other.ref == session.ref)
+    session.left_empty_kernel = error.no_version and not has_version
+    if kernel_push._needs_new_name(error) and queue.renamed < _MAX_RENAMES:
         queue.renamed += 1
-        one.push_token, one.tried = new_push_token(launch.plan.name), False
-        _rename_round(launch, part, one)
-        log_info(f"{error.found}; using the name {one.ref}")
-    elif error.busy and time.time() - one.began <= _PATIENCE:
-        pause = min(queue.poll * 2**queue.busy, _LONGEST_HOLD)
-        queue.busy, queue.hold = queue.busy + 1, time.time() + pause
-        log_info(f"{one.ref}: {error.found}; pushing again in {format_duration(pause)}")
-        # A version that was saved all the same never runs: it must not be found by its push token.
-        one.push_token, one.tried = new_push_token(launch.plan.name), False
-        if one.empty:
-            _rename_round(launch, part, one)
+        session.push_token, session.push_attempted = new_push_token(launch.plan.name), False
+        _rename_session(launch, part, session)
+        log_info(f"{error.found}; using the name {session.ref}")
+    elif error.session_limit and time.time() - session.started <= _MAX_SESSION_WAIT:
+        pause = min(queue.poll * 2**queue.limit_refusals, _MAX_PUSH_PAUSE)
+        queue.limit_refusals, queue.next_push = queue.limit_refusals + 1, time.time() + pause
+        log_info(f"{session.ref}: {error.found}; pushing again in {format_duration(pause)}")
+        # Kaggle may have saved a version that never runs. A new push token avoids that it is found.
+        session.push_token, session.push_attempted = new_push_token(launch.plan.name), False
+        if session.left_empty_kernel:
+            _rename_session(launch, part, session)
     else:
-        one.outcome, one.ended = FAILED, time.time()
+        session.outcome, session.ended = FAILED, time.time()
     launch.save()
 
 
 def _poll_session(launch: _Launch, part: int) -> None:
-    """Request the state of the part's newest round, and pull its output when it has ended.
+    """Request the state of the part's newest session, and pull its output when it has ended.
 
     Raises:
         KaggleError: it failed, was cancelled or never ends; or its output is not listed yet, which is temporary.
     """
-    one = launch.rounds[part][-1]
-    one.status, message = kernel_status(one.kernel())
-    if one.status in kernel_output.ENDED:
-        one.ended, one.looks = one.ended or time.time(), one.looks + 1
-        launch.queue.hold = 0.0  # a session is free
+    session = launch.sessions[part][-1]
+    session.status, message = kernel_status(session.kernel())
+    if session.status in kernel_output.END_STATES:
+        session.ended, session.fetch_attempts = session.ended or time.time(), session.fetch_attempts + 1
+        launch.queue.next_push = 0.0  # a session is free
         launch.save()
-        if one.status == "COMPLETE":
+        if session.status == "COMPLETE":
             _pull_complete(launch, part)
         else:
             _pull_failed(launch, part, message)
-    elif time.time() - one.began > _PATIENCE:
-        found = f"{one.ref} version {one.version} is {one.status.lower()} for {_PATIENCE / 3600:.0f} hours"
+    elif time.time() - session.started > _MAX_SESSION_WAIT:
+        hours = _MAX_SESSION_WAIT / 3600
+        found = f"{session.ref} version {session.version} is {session.status.lower()} for {hours:.0f} hours"
         raise KaggleError(found, "", "Cancel it on the web page, then run the same command again")
 
 
@@ -321,19 +329,19 @@ def _pull_complete(launch: _Launch, part: int) -> None:
         _NotListedError: its output is not listed yet; try again.
         KaggleError: its manifest says that it failed, or its output is not available.
     """
-    one, folder = launch.rounds[part][-1], launch.folder(part)
+    session, folder = launch.sessions[part][-1], launch.folder(part)
     try:
-        output = kernel_output._fetch_output(one.kernel(), folder)
+        output = kernel_output._fetch_output(session.kernel(), folder)
     except _NotListedError as error:
-        if time.time() - one.ended > kernel_output._LISTING_LAG:
-            hint = f"See {api._CODE_PAGE}/{one.ref}, and run the same command again"
+        if time.time() - session.ended > kernel_output._LISTING_LAG:
+            hint = f"See {api._CODE_PAGE}/{session.ref}, and run the same command again"
             raise KaggleError(error.found, error.expected, hint) from error
         raise
-    one.outcome, one.ended = output.status, time.time()
-    one.came = output.folds() if output.status == FAILED else ""
+    session.outcome, session.ended = output.status, time.time()
+    session.pulled_output = output.folds() if output.status == FAILED else ""
     launch.save()
-    if one.outcome == FAILED:
-        raise explain_failed_session(one.kernel(), output, folder)
+    if session.outcome == FAILED:
+        raise explain_failed_session(session.kernel(), output, folder)
 
 
 def _pull_failed(launch: _Launch, part: int, message: str) -> None:
@@ -343,31 +351,33 @@ def _pull_failed(launch: _Launch, part: int, message: str) -> None:
         _NotListedError: nothing is listed yet; try again.
         KaggleError: it failed or was cancelled, or none of its output is usable.
     """
-    one, folder = launch.rounds[part][-1], launch.folder(part)
-    kernel = one.kernel()
+    session, folder = launch.sessions[part][-1], launch.folder(part)
+    kernel = session.kernel()
     try:
-        output = kernel_output._fetch_output(kernel, folder, whole=False)
-        one.came = output.folds() if output.files else ""
+        output = kernel_output._fetch_output(kernel, folder, require_all=False)
+        session.pulled_output = output.folds() if output.files else ""
     except _NotListedError:
-        waited, ran = time.time() - one.ended, one.ended - one.began
-        if one.looks < _LOOKS or waited < min(kernel_output._LISTING_LAG, _LOOK_SHARE * ran):
+        waited, ran = time.time() - session.ended, session.ended - session.started
+        if session.fetch_attempts < _MIN_FETCH_ATTEMPTS or waited < min(
+            kernel_output._LISTING_LAG, _FETCH_WAIT_SHARE * ran
+        ):
             raise
     log = kernel_output.session_log(kernel)
-    error = explain_session_end(kernel, one.status, message, log, out=folder, came=one.came)
-    timed_out = kernel_output._is_timed_out(kernel, one.status, kernel_output._session_seconds(kernel, log))
-    one.outcome = _STOPPED if timed_out and one.came else FAILED
+    error = explain_session_end(kernel, session.status, message, log, out=folder, pulled_output=session.pulled_output)
+    timed_out = kernel_output._is_timed_out(kernel, session.status, kernel_output._session_seconds(kernel, log))
+    session.outcome = _STOPPED if timed_out and session.pulled_output else FAILED
     launch.save()
-    if one.outcome == FAILED:
+    if session.outcome == FAILED:
         raise error
-    log_info(f"{error.found}; resuming with its finished folds ({one.came})")
+    log_info(f"{error.found}; resuming with its finished folds ({session.pulled_output})")
 
 
 def _format_status(launch: _Launch) -> str:
     """Return the state of all parts, one line each."""
     lines = []
-    for part, rounds in enumerate(launch.rounds):
-        state = "waiting" if not rounds else rounds[-1].outcome or rounds[-1].status.lower() or "pushed"
-        name = rounds[-1].ref if rounds else launch.plan.slug(part, 0)
+    for part, sessions in enumerate(launch.sessions):
+        state = "waiting" if not sessions else sessions[-1].outcome or sessions[-1].status.lower() or "pushed"
+        name = sessions[-1].ref if sessions else launch.plan.slug(part, 0)
         found = _format_aucs(launch.folder(part)) if launch.complete(part) else ""
         lines.append(f"  {name:<44} {state}" + (f" ({found})" if found else ""))
     return "\n".join(lines)

@@ -23,10 +23,10 @@ from claris_kaggle.kaggle.session_inputs import _FileSettings
 if TYPE_CHECKING:
     from claris_kaggle.models.cost import NetworkCost
 
-_MOST_SESSIONS = 2
+_MAX_PARALLEL_SESSIONS = 2
 _STATE_FILE, _PLAN_FILE = "launch.json", "plan.json"
-_FOLDS = 5
-# Numbers of patches, and the views of a session's predictions. `models.cost` estimates the hours from them.
+_DEFAULT_FOLDS = 5
+# Numbers of patches, and of views in a session's predictions, for the estimate of hours in `models.cost`.
 _TRAIN_PATCHES, _TEST_PATCHES, _SESSION_VIEWS = 220_025, 57_458, 8
 # Hours to start a session and pack the patches, an estimate; and Kaggle's GPU hours a week.
 _PACK_HOURS, _WEEKLY_HOURS = 0.15, 30.0
@@ -69,10 +69,10 @@ class Plan(_FileSettings):
         return _PACK_HOURS + cost.hours(
             train_patches=_TRAIN_PATCHES,
             epochs=config.epochs,
-            folds=len(self.parts[number]) or _FOLDS,
+            folds=len(self.parts[number]) or _DEFAULT_FOLDS,
             views=_SESSION_VIEWS,
             predict_patches=_TEST_PATCHES,
-            all_folds=_FOLDS,
+            all_folds=_DEFAULT_FOLDS,
         )
 
     def cost(self) -> NetworkCost | None:
@@ -89,7 +89,7 @@ class Plan(_FileSettings):
             return None
 
     def config(self) -> TrainConfig:
-        """Return the recipe that the sessions train by. A network of fixed size has its own size, if it is known here.
+        """Return the config of the sessions. A network with a fixed input size gets that size, if it is known here.
 
         Imports torch, as `cost` does.
         """
@@ -99,10 +99,10 @@ class Plan(_FileSettings):
         """Return all inputs besides the competition."""
         return [*self.datasets, *self.models, *filter(None, self.named_files.values())]
 
-    def slug(self, number: int, round_number: int) -> str:
-        """Return the kernel's slug. Every round has its own, so that its output can be the next round's input."""
-        again = f"-r{round_number + 1}" if round_number else ""
-        return f"claris-{self.name}-{self.part_name(number)}{again}"
+    def slug(self, number: int, session_number: int) -> str:
+        """Return the kernel's slug. Every session has its own slug: its output can be the next session's input."""
+        suffix = f"-r{session_number + 1}" if session_number else ""
+        return f"claris-{self.name}-{self.part_name(number)}{suffix}"
 
 
 @functools.cache
@@ -117,18 +117,29 @@ def _session_config(flags: tuple[str, ...], weights: str) -> TrainConfig:
         return apply_preset(given)
 
 
+# Keys in launch.json that differ from the names of the fields of a session.
+_STORED_KEYS = {
+    "push_token": "mark",
+    "push_attempted": "tried",
+    "started": "began",
+    "fetch_attempts": "looks",
+    "pulled_output": "came",
+    "left_empty_kernel": "empty",
+}
+
+
 @dataclass
-class _Round:
+class _PartSession:
     """One session of a part. Its push token is saved before the push, the other fields when they are known.
 
     Attributes:
-        tried: a push may have been sent.
+        push_attempted: a push may have been sent.
         limit: seconds after which Kaggle stops the session.
-        began: time of planning, then time of the push; seconds since the epoch.
+        started: time of planning, then time of the push; seconds since the epoch.
         ended: time at which its end was first seen; seconds since the epoch.
-        looks: number of attempts to fetch its output since then.
-        came: description of the pulled output of a session that failed, was cancelled or timed out.
-        empty: the push was refused, and may have left an empty kernel under its slug.
+        fetch_attempts: number of attempts to fetch its output since its end.
+        pulled_output: description of the pulled output of a session that failed, was cancelled or timed out.
+        left_empty_kernel: the push was refused, and may have left an empty kernel under its slug.
     """
 
     push_token: str
@@ -136,13 +147,13 @@ class _Round:
     version: int = 0
     status: str = ""
     outcome: str = ""
-    began: float = field(default_factory=lambda: time.time())
+    started: float = field(default_factory=lambda: time.time())
     ended: float = 0.0
-    tried: bool = False
+    push_attempted: bool = False
     limit: float = 0.0
-    looks: int = 0
-    came: str = ""
-    empty: bool = False
+    fetch_attempts: int = 0
+    pulled_output: str = ""
+    left_empty_kernel: bool = False
 
     @property
     def running(self) -> bool:
@@ -150,9 +161,9 @@ class _Round:
         return not self.outcome
 
     @property
-    def kept(self) -> bool:
+    def resumable(self) -> bool:
         """Return True if its output can be resumed: the session stopped at its time limit, or failed with output."""
-        return self.outcome in (_STOPPED, FAILED) and (self.status == "COMPLETE" or bool(self.came))
+        return self.outcome in (_STOPPED, FAILED) and (self.status == "COMPLETE" or bool(self.pulled_output))
 
     @property
     def output(self) -> str:
@@ -161,19 +172,18 @@ class _Round:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Return a stored round. Earlier versions did not store `tried`, which is then assumed to be True."""
-        values = {"tried": True, **stored}
-        return cls(push_token=values.pop("mark"), **values)
+        """Return a stored session. Without the key `tried`, as in older files, a push may have been sent."""
+        field_of = {key: name for name, key in _STORED_KEYS.items()}
+        return cls(**{field_of.get(key, key): value for key, value in {"tried": True, **stored}.items()})
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values, with the push token under the key `mark`."""
-        values = dataclasses.asdict(self)
-        return {"mark": values.pop("push_token"), **values}
+        """Return plain values by the keys of launch.json."""
+        return {_STORED_KEYS.get(name, name): value for name, value in dataclasses.asdict(self).items()}
 
     def kernel(self) -> Kernel:
         """Return the pushed version."""
         return Kernel(
-            ref=self.ref, version=self.version, push_token=self.push_token, pushed=self.began, limit=self.limit
+            ref=self.ref, version=self.version, push_token=self.push_token, pushed=self.started, limit=self.limit
         )
 
 
@@ -186,18 +196,18 @@ class _Queue:
         launches: in the order in which they start.
         records: folder of the record of pushes.
         poll: seconds between two polls.
-        busy: consecutive refusals because of other sessions.
-        hold: no push before this time.
-        renamed: pushes whose slug was not available.
-        used_up: the refusal that said that the week's hours are used up. Nothing is pushed after it.
+        limit_refusals: consecutive refusals because other sessions are running.
+        next_push: no push before this time, in seconds since the epoch.
+        renamed: number of pushes whose slug was not available.
+        used_up: the refusal because the week's hours are used up. Nothing is pushed after it.
     """
 
     name: str
     launches: list[_Launch]
     records: Path
     poll: float = 60.0
-    busy: int = 0
-    hold: float = 0.0
+    limit_refusals: int = 0
+    next_push: float = 0.0
     renamed: int = 0
     used_up: KaggleError | None = None
 
@@ -216,34 +226,36 @@ class _Launch:
     Args:
         root: folder of the launch.
         plan: what to launch.
-        taken: returns True if Kaggle accepted the kernel of a round. The plan may change until it accepts one.
+        was_accepted: returns True if Kaggle accepted the kernel of a session. The plan may change until then.
     Raises:
         RunError: the launch was started with another plan.
     """
 
-    def __init__(self, root: Path, plan: Plan, taken: Callable[[_Round], bool] = lambda one: True) -> None:
+    def __init__(
+        self, root: Path, plan: Plan, was_accepted: Callable[[_PartSession], bool] = lambda session: True
+    ) -> None:
         self.root, self.plan, self.path = root, plan, root / _STATE_FILE
         self.queue = _Queue(plan.name, [self], root.parent)
         self.user = ""
-        self.rounds: list[list[_Round]] = [[] for _ in plan.parts]
+        self.sessions: list[list[_PartSession]] = [[] for _ in plan.parts]
         if self.path.exists():
             stored = read_json(self.path)
-            asked, rounds = _plan_to_json(plan), [[_Round.from_json(one) for one in part] for part in stored["rounds"]]
+            requested = _plan_to_json(plan)
+            sessions = [[_PartSession.from_json(session) for session in part] for part in stored["rounds"]]
             self.user = stored["user"]
-            stored["plan"] = (
-                _plan_to_json(Plan(name="")) | stored["plan"]
-            )  # saved by an earlier version, without newer fields
-            if stored["plan"] == asked:
-                self.rounds = rounds
-            elif any(taken(one) for part in rounds for one in part):
-                changed = [name for name in asked if stored["plan"].get(name) != asked[name]]
+            # Newer fields of the plan are missing in files of older versions.
+            stored["plan"] = _plan_to_json(Plan(name="")) | stored["plan"]
+            if stored["plan"] == requested:
+                self.sessions = sessions
+            elif any(was_accepted(session) for part in sessions for session in part):
+                changed = [name for name in requested if stored["plan"].get(name) != requested[name]]
                 found = f"{self.path}: started with another plan ({', '.join(changed)})"
                 raise RunError(found, "", "Use the same flags, or another NAME")
 
     def save(self) -> None:
         """Write the state to disk."""
-        rounds = [[one.to_json() for one in part] for part in self.rounds]
-        write_json(self.path, {"plan": _plan_to_json(self.plan), "user": self.user, "rounds": rounds})
+        sessions = [[session.to_json() for session in part] for part in self.sessions]
+        write_json(self.path, {"plan": _plan_to_json(self.plan), "user": self.user, "rounds": sessions})
 
     def folder(self, part: int) -> Path:
         """Return the folder that a part's output is pulled to."""
@@ -251,21 +263,21 @@ class _Launch:
 
     def complete(self, part: int) -> bool:
         """Return True if the part is trained, predicted and pulled."""
-        return bool(self.rounds[part]) and self.rounds[part][-1].outcome == _COMPLETE
+        return bool(self.sessions[part]) and self.sessions[part][-1].outcome == _COMPLETE
 
     def needs_push(self, part: int) -> bool:
         """Return True if the part is not complete and no session of it may still be running on Kaggle."""
-        rounds = self.rounds[part]
-        return not self.complete(part) and not (rounds and rounds[-1].running and rounds[-1].version)
+        sessions = self.sessions[part]
+        return not self.complete(part) and not (sessions and sessions[-1].running and sessions[-1].version)
 
     def hours_to_push(self) -> float | None:
         """Return the estimated GPU hours of the parts that are not pushed yet: 0 without any, None if unknown."""
-        parts = [part for part in range(len(self.rounds)) if self.needs_push(part)]
+        parts = [part for part in range(len(self.sessions)) if self.needs_push(part)]
         return _sum_hours([self.plan.part_hours(part) for part in parts])
 
     def active(self) -> int:
         """Return the number of sessions that may be running."""
-        return sum(one.running for part in self.rounds for one in part[-1:])
+        return sum(session.running for part in self.sessions for session in part[-1:])
 
 
 def _plan_to_json(plan: Plan) -> dict[str, object]:
@@ -322,7 +334,7 @@ def describe_plan(plan: Plan) -> PlanSummary:
         kernels=[
             _PlannedKernel(
                 slug=plan.slug(number, 0),
-                folds=part or tuple(range(_FOLDS)),
+                folds=part or tuple(range(_DEFAULT_FOLDS)),
                 hours=_round_hours(plan.part_hours(number)),
             )
             for number, part in enumerate(plan.parts)
@@ -330,7 +342,7 @@ def describe_plan(plan: Plan) -> PlanSummary:
         flags=plan.flags,
         time_limit=plan.time_limit,
         inputs=plan.inputs(),
-        at_a_time=min(_MOST_SESSIONS, len(plan.parts)),
+        at_a_time=min(_MAX_PARALLEL_SESSIONS, len(plan.parts)),
         network=f"{config.model} at {config.side} pixels",
         gflop=None if cost is None else cost.gflop,
         estimated_hours=_round_hours(plan.hours()),
@@ -341,8 +353,8 @@ def describe_plan(plan: Plan) -> PlanSummary:
 
 def _sum_hours(hours: Sequence[float | None]) -> float | None:
     """Return the sum, or None if one of the hours is not known."""
-    known = [one for one in hours if one is not None]
-    return sum(known) if len(known) == len(hours) else None
+    known_hours = [value for value in hours if value is not None]
+    return sum(known_hours) if len(known_hours) == len(hours) else None
 
 
 def _round_hours(hours: float | None) -> float | None:

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from claris_kaggle.core import platforms
 
-_LISTED_DEPTH, _MOST_FOLDERS, _PATCHES = 4, 60, ("train", "test")
-_REACH_SECONDS = 5.0
+_LISTED_DEPTH, _MAX_FOLDERS, _PATCH_FOLDERS = 4, 60, ("train", "test")
+_CONNECT_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class _Mounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reached:
+class _ConnectionTest:
     """The result of a connection test."""
 
     host: str
@@ -65,16 +65,16 @@ class _Machine:
     disk: Mapping[str, _Disk]
     inputs: _Mounts
     variables: Sequence[str]
-    reached: _Reached | None
+    reached: _ConnectionTest | None
     data: str
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Return the machine that a session has described."""
         parts = {
-            "disk": {name: _Disk(**one) for name, one in stored["disk"].items()},
+            "disk": {name: _Disk(**disk) for name, disk in stored["disk"].items()},
             "inputs": _Mounts(**stored["inputs"]),
-            "reached": _Reached(**stored["reached"]) if stored["reached"] else None,
+            "reached": _ConnectionTest(**stored["reached"]) if stored["reached"] else None,
         }
         return cls(**{**stored, **parts})
 
@@ -83,7 +83,7 @@ class _Machine:
         return {**asdict(self), "reached": asdict(self.reached) if self.reached else {}}
 
 
-def _describe_machine(inputs: Path, working: Path, temporary: Path, data: str, reach: str = "") -> _Machine:
+def _describe_machine(inputs: Path, working: Path, temporary: Path, data: str, test_address: str = "") -> _Machine:
     """Return a description of this machine, without user names.
 
     Args:
@@ -91,7 +91,7 @@ def _describe_machine(inputs: Path, working: Path, temporary: Path, data: str, r
         working: folder of the output.
         temporary: folder of the packed patches.
         data: folder of the competition below the inputs, or why there is none.
-        reach: host and port of a connection test, such as "huggingface.co:443"; empty for no test.
+        test_address: host and port of a connection test, such as "huggingface.co:443"; empty for no test.
     """
     return _Machine(
         python=platform.python_version(),
@@ -103,7 +103,7 @@ def _describe_machine(inputs: Path, working: Path, temporary: Path, data: str, r
         disk={name: _describe_disk(path) for name, path in (("working", working), ("temporary", temporary))},
         inputs=_Mounts(root=str(inputs), folders=_list_folders(inputs)),
         variables=sorted(name for name in os.environ if name.startswith("KAGGLE_")),
-        reached=_Reached(host=reach, answered=_can_reach(reach)) if reach else None,
+        reached=_ConnectionTest(host=test_address, answered=_can_connect(test_address)) if test_address else None,
         data=data,
     )
 
@@ -131,19 +131,19 @@ def _list_folders(root: Path) -> list[str]:
     for folder, folders, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
         # Folders of patches take long to list, and contain nothing else.
-        folders[:] = sorted(name for name in folders if name not in _PATCHES) if depth < _LISTED_DEPTH else []
+        folders[:] = sorted(name for name in folders if name not in _PATCH_FOLDERS) if depth < _LISTED_DEPTH else []
         if depth:
             found.append(f"{Path(folder).relative_to(root).as_posix()} ({len(files)} files)")
-        if len(found) >= _MOST_FOLDERS:
+        if len(found) >= _MAX_FOLDERS:
             break
     return found
 
 
-def _can_reach(address: str) -> bool:
+def _can_connect(address: str) -> bool:
     """Return True if a connection to the host and port succeeds."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT):
             return True
     except (OSError, ValueError):
         return False

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from claris_kaggle.core.config import without_about_file
+from claris_kaggle.core.config import without_metadata
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import RunError, name_few
 from claris_kaggle.core.files import create_folder, explain_disk_errors, read_json, sha256_file, write_bytes
 from claris_kaggle.core.paths import RunDir
 
 _MANIFEST = "claris-session.json"
-# Status in a manifest that was written during the session. It remains if the session is killed.
+# Status in a manifest that is written during the session. A killed session keeps this status.
 _RUNNING = "running"
 
 
 @dataclass(frozen=True)
-class _FileFacts:
+class _FileDigest:
     """Size and SHA-256 of a file."""
 
     bytes: int
@@ -33,7 +33,7 @@ class _Manifest:
     """The manifest of a session.
 
     Attributes:
-        about: settings of the session that are recorded only: job, push token (`mark`), commit and folds.
+        about: settings of the session, for information: job, push token (`mark`), commit and folds.
         status: how the session ended; `running` while it runs.
         message: reason of a failure.
         files: size and SHA-256 of each file, by its name in the output.
@@ -42,12 +42,12 @@ class _Manifest:
     about: Mapping[str, object] = field(default_factory=dict)
     status: str = ""
     message: str = ""
-    files: Mapping[str, _FileFacts] = field(default_factory=dict)
+    files: Mapping[str, _FileDigest] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Return the stored manifest. Entries that are not known are kept in `about`."""
-        files = {name: _FileFacts(facts["bytes"], facts["sha256"]) for name, facts in stored.get("files", {}).items()}
+        files = {name: _FileDigest(facts["bytes"], facts["sha256"]) for name, facts in stored.get("files", {}).items()}
         about = {name: value for name, value in stored.items() if name not in ("status", "message", "files")}
         status, message = str(stored.get("status", "")), str(stored.get("message", ""))
         return cls(about=about, status=status, message=message, files=files)
@@ -58,7 +58,7 @@ class _Manifest:
         return {**self.about, "status": self.status, "message": self.message, "files": files}
 
 
-def _copy_finished(folder: Path, files: Mapping[str, _FileFacts], target: Path) -> RunDir:
+def _copy_finished(folder: Path, files: Mapping[str, _FileDigest], target: Path) -> RunDir:
     """Copy the finished work of a killed session: its verified folds, and intact checkpoints of the others.
 
     Raises:
@@ -67,15 +67,15 @@ def _copy_finished(folder: Path, files: Mapping[str, _FileFacts], target: Path) 
     """
     from claris_kaggle.training.checkpoint import is_whole_checkpoint
 
-    broken = {Path(name).parent.name for name, facts in files.items() if not _is_whole(folder / name, facts)}
+    broken = {Path(name).parent.name for name, facts in files.items() if not _is_intact(folder / name, facts)}
     common = {name: facts for name, facts in files.items() if not Path(name).parent.name.startswith("fold")}
     _verify_files(folder, common)
     if broken:
         log_info(f"{folder}: {', '.join(sorted(broken))} skipped, because incomplete")
-    whole = [name for name in files if Path(name).parent.name not in broken]
+    intact = [name for name in files if Path(name).parent.name not in broken]
     run = RunDir(target / "run")
     with explain_disk_errors(folder):
-        for name in whole:
+        for name in intact:
             write_bytes(target / name, (folder / name).read_bytes())
         for number, fold in RunDir(folder / "run").fold_dirs().items():
             if not run.fold(number).weights_manifest.exists() and is_whole_checkpoint(fold.checkpoint):
@@ -83,31 +83,31 @@ def _copy_finished(folder: Path, files: Mapping[str, _FileFacts], target: Path) 
     return run
 
 
-def _verify_files(folder: Path, files: Mapping[str, _FileFacts]) -> None:
+def _verify_files(folder: Path, files: Mapping[str, _FileDigest]) -> None:
     """Check that all files of a manifest are present and match it.
 
     Raises:
         RunError: files are missing or different; the message names the first.
     """
-    wrong = [name for name, facts in files.items() if not _is_whole(folder / name, facts)]
+    wrong = [name for name, facts in files.items() if not _is_intact(folder / name, facts)]
     if wrong:
         found = f"{folder}: {len(wrong)} files differ from its manifest ({name_few(sorted(wrong))})"
         raise RunError(found, "", "Run the kernel that wrote them again")
 
 
-def _is_whole(path: Path, facts: _FileFacts) -> bool:
+def _is_intact(path: Path, digest: _FileDigest) -> bool:
     """Return True if the file exists with the size and SHA-256 in the manifest."""
-    return path.is_file() and path.stat().st_size == facts.bytes and sha256_file(path) == facts.sha256
+    return path.is_file() and path.stat().st_size == digest.bytes and sha256_file(path) == digest.sha256
 
 
-def _is_same_config(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+def _is_same_config(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
     """Return True if the configs agree. The same starting weights may have different paths.
 
     Parts of a run may be of different versions of this package.
     """
-    one, other = without_about_file(one), without_about_file(other)
-    same_weights = bool(one.get("weights_sha256")) and one["weights_sha256"] == other.get("weights_sha256")
-    return {**one, "weights": other.get("weights")} == other if same_weights else one == other
+    first, second = without_metadata(first), without_metadata(second)
+    same_weights = bool(first.get("weights_sha256")) and first["weights_sha256"] == second.get("weights_sha256")
+    return {**first, "weights": second.get("weights")} == second if same_weights else first == second
 
 
 def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
@@ -131,8 +131,8 @@ def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
                     )
                 write_bytes(copy, path.read_bytes())
             for folder in sorted(source.root.glob("fold[0-9]*")):
-                place = target.root / folder.name
-                if not (place / "model.json").exists():
-                    shutil.rmtree(place, ignore_errors=True)
-                    with create_folder(place) as aside:  # a partial copy could be taken for a finished fold
-                        shutil.copytree(folder, aside, dirs_exist_ok=True)
+                fold_folder = target.root / folder.name
+                if not (fold_folder / "model.json").exists():
+                    shutil.rmtree(fold_folder, ignore_errors=True)
+                    with create_folder(fold_folder) as temporary:  # a partial copy could be taken for a finished fold
+                        shutil.copytree(folder, temporary, dirs_exist_ok=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from claris_kaggle.core.config import parse_config_flags
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
-from claris_kaggle.kaggle.launch_state import _FOLDS, _MOST_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
-from claris_kaggle.kaggle.plan_file import _in_run, _RunsPlan
+from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, _MAX_PARALLEL_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
+from claris_kaggle.kaggle.plan_file import _prefix_error, _RunsPlan
 from claris_kaggle.kaggle.preflight import _check_recipe, _require_memory
 
 
@@ -81,7 +81,7 @@ def require_networks(plan: _RunsPlan) -> None:
     Raises:
         UsageError: a network or a recipe does not; the message names the run.
     """
-    from claris_kaggle.models.factory import own_normalisation
+    from claris_kaggle.models.factory import pretrained_normalisation
     from claris_kaggle.training.setup import new_config
 
     for name, run in plan.runs.items():
@@ -90,9 +90,9 @@ def require_networks(plan: _RunsPlan) -> None:
             _check_recipe(config, run)
             _require_memory(config)  # counts one forward pass
             if config.normalise == "model":
-                own_normalisation(config.model)
+                pretrained_normalisation(config.model)
         except UsageError as error:
-            raise _in_run(error, f"{plan.source}, run {name}") from error
+            raise _prefix_error(error, f"{plan.source}, run {name}") from error
 
 
 def describe_runs(plan: _RunsPlan) -> RunsSummary:
@@ -109,7 +109,7 @@ def describe_runs(plan: _RunsPlan) -> RunsSummary:
         description=plan.description,
         runs=rows,
         time_limit=next(iter(plan.runs.values())).time_limit,
-        at_a_time=min(_MOST_SESSIONS, kernels),
+        at_a_time=min(_MAX_PARALLEL_SESSIONS, kernels),
         estimated_hours=round(sum(hours), 1),
         weeks=weeks[-1][1],
         upload_bytes=kernels * _script_bytes(),
@@ -125,7 +125,7 @@ def _describe_run_row(name: str, run: Plan, hours: float, weeks: tuple[int, int]
         model=config.model,
         resolution=config.side,
         epochs=config.epochs,
-        folds=sum(len(part) or _FOLDS for part in run.parts),
+        folds=sum(len(part) or _DEFAULT_FOLDS for part in run.parts),
         kernels=[run.slug(number, 0) for number in range(len(run.parts))],
         gflop=round(cost.gflop, 2) if (cost := run.cost()) else 0.0,
         hours=round(hours, 1),

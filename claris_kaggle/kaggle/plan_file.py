@@ -18,12 +18,12 @@ from typing import Any
 from claris_kaggle.core.config import TrainConfig, apply_preset
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.files import explain_disk_errors
-from claris_kaggle.kaggle.kernel_push import _LONGEST_SLUG
+from claris_kaggle.kaggle.kernel_push import _MAX_SLUG_LENGTH
 from claris_kaggle.kaggle.kernel_source import require_file_name, require_references
-from claris_kaggle.kaggle.launch import _MOST_ROUNDS
-from claris_kaggle.kaggle.launch_state import _FOLDS, Plan
+from claris_kaggle.kaggle.launch import _MAX_SESSIONS_PER_PART
+from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, Plan
 
-_PLANS = Path(__file__).parent / "plans"
+_PLANS_FOLDER = Path(__file__).parent / "plans"
 _PLAN_KEYS = ("description", "run")
 _RUN_KEYS = ("name", "folds", "seeds", "weights_from", "datasets", "models")
 # Folders of a launch of several runs that are not runs.
@@ -87,29 +87,29 @@ def _find_plan(source: str) -> Path:
     Raises:
         UsageError: there is neither.
     """
-    built_in = {path.stem: path for path in sorted(_PLANS.glob("*.toml"))}
+    built_in = {path.stem: path for path in sorted(_PLANS_FOLDER.glob("*.toml"))}
     path = built_in.get(source, Path(source))
     if not path.is_file():
-        near = get_close_matches(source, built_in, 1)
-        hint = f"Did you mean {near[0]}?" if near else "Give one of these, or the path of a TOML file"
+        similar = get_close_matches(source, built_in, 1)
+        hint = f"Did you mean {similar[0]}?" if similar else "Give one of these, or the path of a TOML file"
         raise UsageError(f"--plan {source}: no such plan or file", f"the plans are {', '.join(built_in)}", hint)
     return path
 
 
-def _reject_unknown_keys(table: Mapping[str, object], known: Sequence[str], where: str) -> None:
+def _reject_unknown_keys(table: Mapping[str, object], allowed: Sequence[str], label: str) -> None:
     """Reject keys that have no meaning.
 
     Raises:
-        UsageError: names the first such key, with the most similar known one.
+        UsageError: names the first such key, with the most similar allowed one.
     """
     for key in table:
-        if key not in known:
-            near = get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(known)}"
-            raise UsageError(f"{where}: unknown key {key!r}", "", hint)
+        if key not in allowed:
+            similar = get_close_matches(key, allowed, 1)
+            hint = f"Did you mean {similar[0]}?" if similar else f"Known keys: {', '.join(allowed)}"
+            raise UsageError(f"{label}: unknown key {key!r}", "", hint)
 
 
-def _read_run(table: Mapping[str, Any], where: str, common: Plan) -> list[tuple[str, Plan]]:
+def _read_run(table: Mapping[str, Any], label: str, common: Plan) -> list[tuple[str, Plan]]:
     """Return the name and the plan of each run of a table: one run for each of its seeds.
 
     Raises:
@@ -117,12 +117,12 @@ def _read_run(table: Mapping[str, Any], where: str, common: Plan) -> list[tuple[
     """
     options = [item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("flag")]
     options.remove("seed")  # one run has one seed; a table has a list of them
-    _reject_unknown_keys(table, [*_RUN_KEYS, *options], where)
+    _reject_unknown_keys(table, [*_RUN_KEYS, *options], label)
     for key in ("name", "model"):
         if not isinstance(table.get(key), str) or not table[key]:
-            raise UsageError(f"{where}: no {key}", f"expected {key} = a text")
+            raise UsageError(f"{label}: no {key}", f"expected {key} = a text")
     given = {name: table[name] for name in options if name in table}
-    seeds = _read_seeds(table, where)
+    seeds = _read_seeds(table, label)
     seeded = [{**given, "seed": seed} for seed in seeds] or [given]
     plans = []
     for chosen in seeded:
@@ -131,34 +131,36 @@ def _read_run(table: Mapping[str, Any], where: str, common: Plan) -> list[tuple[
         plan = dataclasses.replace(
             common,
             name=f"{common.name}-{name}",
-            parts=_read_parts(table.get("folds", "all"), where),
+            parts=_read_parts(table.get("folds", "all"), label),
             flags=tuple(flags),
-            datasets=(*common.datasets, *_read_references(table, "datasets", (2, 3), "owner/slug", where)),
+            datasets=(*common.datasets, *_read_references(table, "datasets", (2, 3), "owner/slug", label)),
             models=(
                 *common.models,
-                *_read_references(table, "models", (5,), "owner/model/framework/variation/version", where),
+                *_read_references(table, "models", (5,), "owner/model/framework/variation/version", label),
             ),
             weights_from=str(table.get("weights_from", "")),
         )
-        _check_run(name, plan, chosen, where)
+        _check_run(name, plan, chosen, label)
         plans.append((name, plan))
     return plans
 
 
-def _read_seeds(table: Mapping[str, Any], where: str) -> Sequence[int]:
+def _read_seeds(table: Mapping[str, Any], label: str) -> Sequence[int]:
     """Return the seeds of a run; none for the default seed.
 
     Raises:
         UsageError: they are not a list of different whole numbers.
     """
     seeds = table.get("seeds", [])
-    whole = isinstance(seeds, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in seeds)
-    if not whole or len({*seeds}) != len(seeds) or ("seeds" in table and not seeds):
-        raise UsageError(f"{where}: seeds is {seeds!r}", "expected different whole numbers, for example [0, 1]")
+    are_integers = isinstance(seeds, list) and all(
+        isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds
+    )
+    if not are_integers or len({*seeds}) != len(seeds) or ("seeds" in table and not seeds):
+        raise UsageError(f"{label}: seeds is {seeds!r}", "expected different whole numbers, for example [0, 1]")
     return list(seeds)
 
 
-def _read_parts(folds: object, where: str) -> tuple[tuple[int, ...], ...]:
+def _read_parts(folds: object, label: str) -> tuple[tuple[int, ...], ...]:
     """Return the folds of each kernel.
 
     Raises:
@@ -167,17 +169,17 @@ def _read_parts(folds: object, where: str) -> tuple[tuple[int, ...], ...]:
     if folds == "all":
         return ((),)
     if folds == "each":
-        return tuple((fold,) for fold in range(_FOLDS))
+        return tuple((fold,) for fold in range(_DEFAULT_FOLDS))
     if isinstance(folds, list) and folds and all(isinstance(part, list) and part for part in folds):
         numbers = [fold for part in folds for fold in part]
         if all(isinstance(fold, int) for fold in numbers) and sorted(numbers) == list(range(len(numbers))):
             return tuple(tuple(part) for part in folds)
     expected = 'expected "all" (one kernel), "each" (a kernel for each fold), or lists such as [[0, 1], [2, 3, 4]]'
-    raise UsageError(f"{where}: folds is {folds!r}", expected)
+    raise UsageError(f"{label}: folds is {folds!r}", expected)
 
 
 def _read_references(
-    table: Mapping[str, Any], key: str, parts: Sequence[int], example: str, where: str
+    table: Mapping[str, Any], key: str, parts: Sequence[int], example: str, label: str
 ) -> tuple[str, ...]:
     """Return the references of a run's further inputs.
 
@@ -186,36 +188,36 @@ def _read_references(
     """
     names = table.get(key, [])
     if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-        raise UsageError(f"{where}: {key} is {names!r}", f'expected a list such as ["{example}"]')
-    require_references(names, f"{where}: {key}", parts, example)
+        raise UsageError(f"{label}: {key} is {names!r}", f'expected a list such as ["{example}"]')
+    require_references(names, f"{label}: {key}", parts, example)
     return tuple(names)
 
 
-def _check_run(name: str, plan: Plan, options: Mapping[str, object], where: str) -> None:
+def _check_run(name: str, plan: Plan, options: Mapping[str, object], label: str) -> None:
     """Reject a run that a session would refuse.
 
     Raises:
         UsageError: its name cannot be part of a kernel's name, or a training option is invalid.
     """
-    longest = max(len(plan.slug(number, _MOST_ROUNDS - 1)) for number in range(len(plan.parts)))
+    longest = max(len(plan.slug(number, _MAX_SESSIONS_PER_PART - 1)) for number in range(len(plan.parts)))
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name in (_SESSIONS, _SAMPLE, _ENSEMBLE):
         reserved = f"other than {_SESSIONS}, {_SAMPLE} and {_ENSEMBLE}"
-        raise UsageError(f"{where}: invalid name {name!r}", f"expected lower-case letters, digits and -, {reserved}")
-    if longest > _LONGEST_SLUG:
-        found = f"{where}: the kernel name {plan.slug(0, 0)} is {longest - _LONGEST_SLUG} characters too long"
+        raise UsageError(f"{label}: invalid name {name!r}", f"expected lower-case letters, digits and -, {reserved}")
+    if longest > _MAX_SLUG_LENGTH:
+        found = f"{label}: the kernel name {plan.slug(0, 0)} is {longest - _MAX_SLUG_LENGTH} characters too long"
         raise UsageError(found, "", "Give the run or the launch a shorter name")
     if plan.weights_from:
-        require_file_name(plan.weights_from, f"{where}: weights_from")
+        require_file_name(plan.weights_from, f"{label}: weights_from")
         if "weights" in options:
-            found = f"{where}: weights_from {plan.weights_from} and weights {options['weights']}"
+            found = f"{label}: weights_from {plan.weights_from} and weights {options['weights']}"
             raise UsageError(found, "training starts from only one of them", "Remove one of them")
         options = {**options, "weights": plan.weights_from}
     try:
         apply_preset(options)
     except UsageError as error:
-        raise _in_run(error, where) from error
+        raise _prefix_error(error, label) from error
 
 
-def _in_run(error: UsageError, where: str) -> UsageError:
+def _prefix_error(error: UsageError, label: str) -> UsageError:
     """Return the error with the plan and the run before it."""
-    return UsageError(f"{where}: {error.found}", error.expected, error.hint)
+    return UsageError(f"{label}: {error.found}", error.expected, error.hint)

@@ -24,7 +24,7 @@ from claris_kaggle.ensembling.ensemble_runs import EnsembleResult, ensemble_runs
 from claris_kaggle.kaggle import account, api
 from claris_kaggle.kaggle.launch import _fetch_sample, _gather_parts, _open_launch, _train_parts
 from claris_kaggle.kaggle.launch_state import _PLAN_FILE, _STATE_FILE, _Queue
-from claris_kaggle.kaggle.plan_file import _ENSEMBLE, _SESSIONS, _in_run, _RunsPlan
+from claris_kaggle.kaggle.plan_file import _ENSEMBLE, _SESSIONS, _prefix_error, _RunsPlan
 from claris_kaggle.kaggle.submit import submit_file
 
 
@@ -77,9 +77,9 @@ def _require_same_runs(plan: _RunsPlan, root: Path) -> None:
         raise RunError(f"{root / _STATE_FILE}: started without --plan", "", hint)
     if (root / _PLAN_FILE).exists():
         stored = read_json(root / _PLAN_FILE)
-        gone = [name for name in stored["runs"] if name not in plan.runs]
-        if gone:
-            found = f"{root / _PLAN_FILE}: started with --plan {stored['plan']}, which has {', '.join(gone)}"
+        missing = [name for name in stored["runs"] if name not in plan.runs]
+        if missing:
+            found = f"{root / _PLAN_FILE}: started with --plan {stored['plan']}, which has {', '.join(missing)}"
             raise RunError(found, "a plan may only get more runs", hint)
 
 
@@ -95,7 +95,7 @@ def _open_queue(plan: _RunsPlan, root: Path, poll: float) -> _Queue:
         try:
             launch = _open_launch(root / _SESSIONS / name, run, user)
         except UsageError as error:
-            raise _in_run(error, f"{plan.source}, run {name}") from error
+            raise _prefix_error(error, f"{plan.source}, run {name}") from error
         user, launch.queue = launch.user, queue
         queue.launches.append(launch)
     return queue
@@ -116,8 +116,8 @@ def _require_one_fold_file(run_dirs: Sequence[RunDir]) -> None:
     first = run_dirs[0]
     for run_dir in run_dirs[1:]:
         for name in ("data_sha256", "folds_sha256"):
-            one, other = (read_json(run.config).get(name) for run in (first, run_dir))
-            if one != other:
+            first_digest, digest = (read_json(run.config).get(name) for run in (first, run_dir))
+            if first_digest != digest:
                 what = "patches" if name == "data_sha256" else "folds"
                 found = f"{run_dir.root.name}: trained on other {what} than {first.root.name}"
                 raise RunError(found, "expected one fold file for all runs", "Launch the plan under another NAME")
@@ -125,13 +125,13 @@ def _require_one_fold_file(run_dirs: Sequence[RunDir]) -> None:
 
 def _log_ensemble(submission: Path, result: EnsembleResult) -> None:
     """Log the AUC of each run and of the ensemble, and what each run adds."""
-    for name, figures in result.runs.items():
-        added = result.ensemble.members.get(name)
+    for name, metrics in result.runs.items():
+        contribution = result.ensemble.members.get(name)
         text = ""
-        if added:
-            low, high = added.interval
-            text = f"; the mean without it differs by {added.difference:+.5f} ({low:+.5f} to {high:+.5f})"
-        log_info(f"{name}: OOF AUC {figures.auc:.4f}{text}")
+        if contribution:
+            low, high = contribution.interval
+            text = f"; the mean without it differs by {contribution.difference:+.5f} ({low:+.5f} to {high:+.5f})"
+        log_info(f"{name}: OOF AUC {metrics.auc:.4f}{text}")
     log_info(f"{submission}: {result.method} of {len(result.runs)} runs, OOF AUC {result.oof.auc:.4f}")
 
 

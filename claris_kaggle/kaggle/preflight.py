@@ -31,12 +31,37 @@ if TYPE_CHECKING:
 
 # A session has two T4 GPUs. A step needs two patches for each of them.
 _SESSION_GPUS = 2
-# Folds of a session that is given no fold file.
+# Number of folds in a session without a fold file.
 _SESSION_FOLDS = 5
 # Where `claris fetch` puts the competition's files.
-_FETCHED = DataDir(Path("data"))
-_FOREIGN_ENDS = (".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt")
-_NO_TABLES = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".pkl", ".pickle", ".npy", ".json", ".pdf", ".h5")
+_LOCAL_DATA = DataDir(Path("data"))
+_NOT_WEIGHT_SUFFIXES = (
+    ".zip",
+    ".gz",
+    ".7z",
+    ".rar",
+    ".h5",
+    ".hdf5",
+    ".keras",
+    ".onnx",
+    ".tflite",
+    ".csv",
+    ".json",
+    ".txt",
+)
+_NOT_TABLE_SUFFIXES = (
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".parquet",
+    ".feather",
+    ".pkl",
+    ".pickle",
+    ".npy",
+    ".json",
+    ".pdf",
+    ".h5",
+)
 _SPLIT_BY_SLIDE = "Split again with claris folds --slides FILE"
 
 
@@ -63,7 +88,7 @@ def _check_first_push(launch: _Launch) -> None:
     Raises:
         ClarisError: as in `check_session`.
     """
-    if not any(one.tried or one.version for part in launch.rounds for one in part):
+    if not any(session.push_attempted or session.version for part in launch.sessions for session in part):
         check_plan(launch.plan)
 
 
@@ -112,12 +137,12 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
 def _find_copy(name: str) -> Path | None:
     """Return the copy of owner/dataset/file in the current folder; None if there is none."""
     parts = name.split("/")
-    places = [Path(*parts), Path(*parts[1:]), Path(parts[-1])] if len(parts) >= 3 else []
-    return next((path for path in places if path.is_file()), None)
+    candidates = [Path(*parts), Path(*parts[1:]), Path(parts[-1])] if len(parts) >= 3 else []
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
-    """Check the options that a machine with two T4 GPUs would refuse, and files that are on this machine only.
+    """Check for options that a machine with two T4 GPUs does not support, and for files that only this machine has.
 
     Raises:
         UsageError: names the flag.
@@ -131,7 +156,7 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
         raise UsageError(f"--batch-size is {config.batch_size}", expected, "Give a larger one")
     if config.extra_weight != TrainConfig.extra_weight and not files.extra_from:
         raise UsageError("--extra-weight without --extra-from", "it weights pseudo-labels", "Give --extra-from")
-    if files.weights_from.lower().endswith(_FOREIGN_ENDS):
+    if files.weights_from.lower().endswith(_NOT_WEIGHT_SUFFIXES):
         found = f"--weights-from {files.weights_from}: not a weight file by its name"
         raise UsageError(found, "expected .safetensors or .pth", "Unpack or convert it")
     if config.model.startswith("local-dir:"):
@@ -154,27 +179,27 @@ def _attached_names(files: _FileSettings) -> set[str]:
 
 
 def _require_tables(files: _FileSettings) -> None:
-    """Raise if a slide map, fold file or file of pseudo-labels is no CSV by its name.
+    """Raise if the name of a slide map, fold file or file of pseudo-labels shows that it is not a CSV.
 
     Raises:
         UsageError: names the flag.
     """
     for name, value in files.named_files.items():
-        if name != "weights_from" and value.lower().endswith(_NO_TABLES):
+        if name != "weights_from" and value.lower().endswith(_NOT_TABLE_SUFFIXES):
             found = f"--{name.replace('_', '-')} {value}: not a CSV file by its name"
             raise UsageError(found, "", "Save the table as CSV, and put that into the dataset")
 
 
 def _require_memory(config: TrainConfig) -> None:
-    """Raise if a step surely needs more memory than a T4 has: even without the safety margin.
+    """Raise if a step needs more memory than a T4 has, even without the safety margin.
 
     Raises:
         UsageError: names the largest batch size that should fit.
     """
     from claris_kaggle.models.cost import T4_GIGABYTES, run_cost
 
-    cost, own = run_cost(config, config.precision), -(-config.batch_size // _SESSION_GPUS)
-    needed = cost.step_gigabytes(own, ema=bool(config.ema or config.swa_epochs), margin=1.0)
+    cost, per_gpu = run_cost(config, config.precision), -(-config.batch_size // _SESSION_GPUS)
+    needed = cost.step_gigabytes(per_gpu, ema=bool(config.ema or config.swa_epochs), margin=1.0)
     if config.batch_size and needed > T4_GIGABYTES:
         found = f"--batch-size {config.batch_size} needs about {needed:.0f} GB on each of {_SESSION_GPUS} GPUs"
         largest = _SESSION_GPUS * cost.largest_batch_size()
@@ -211,14 +236,14 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
             _require_slides(ids, labels, slides, path)
         if split:
             require_together(split, slides, "slide", copies["folds_from"], _SPLIT_BY_SLIDE)
-    if "extra_from" in copies and split and _FETCHED.sample.is_file():
-        read_pseudo_file(copies["extra_from"], split, tables.read_sample(_FETCHED.sample))
+    if "extra_from" in copies and split and _LOCAL_DATA.sample.is_file():
+        read_pseudo_file(copies["extra_from"], split, tables.read_sample(_LOCAL_DATA.sample))
     return split
 
 
 def _read_labels_copy() -> tuple[list[str], NDArray[np.int8]]:
-    """Return the training ids and their labels; none if they are not at hand."""
-    return tables.read_labels(_FETCHED.labels) if _FETCHED.labels.is_file() else ([], np.empty(0, np.int8))
+    """Return the training ids and their labels; empty without a local copy of the competition's files."""
+    return tables.read_labels(_LOCAL_DATA.labels) if _LOCAL_DATA.labels.is_file() else ([], np.empty(0, np.int8))
 
 
 def _require_slides(ids: list[str], labels: NDArray[np.int8], slides: list[str], path: Path) -> None:
@@ -234,12 +259,12 @@ def _require_slides(ids: list[str], labels: NDArray[np.int8], slides: list[str],
 
 
 def _read_split_copy(path: Path) -> Folds:
-    """Return the folds in the file, checked against the training labels if they are at hand.
+    """Return the folds in the file, checked against the training labels if there is a local copy of them.
 
     Raises:
         ClarisError: the file has an error, or belongs to other data.
     """
-    return read_training_folds(_FETCHED, path) if _FETCHED.labels.is_file() else read_folds(path)
+    return read_training_folds(_LOCAL_DATA, path) if _LOCAL_DATA.labels.is_file() else read_folds(path)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import ClarisError, KaggleError
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.kaggle import api, kernel_output, kernel_push, session_progress, wire_log
@@ -27,10 +27,10 @@ from claris_kaggle.version import __version__
 
 _SCHEMA = 1
 # Host from which a training session downloads its starting weights.
-_REACH = "huggingface.co:443"
-_LONGEST_PROBE = 20 * 60.0
+_TEST_ADDRESS = "huggingface.co:443"
+_MAX_PROBE_SECONDS = 20 * 60.0
 # Package versions of Kaggle's image that claris is tested with.
-_EXPECTED = {
+_TESTED_VERSIONS = {
     "torch": "2.10", "torchvision": "0.25", "timm": "1.0.26", "albumentations": "2.0.8", "numpy": "2.0.2",
     "pandas": "2.2.2", "scikit-learn": "1.6.1", "joblib": "1.5.3",
 }  # fmt: skip
@@ -84,7 +84,7 @@ def _run_probe(path: Path, *, poll: float = 10.0) -> _Probe:
         The rehearsal; `error` is the reason for an early end.
     """
     probe = _Probe()
-    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with tempfile.TemporaryDirectory() as temporary:
         record = Path(temporary) / "wire.jsonl"
         with wire_log._recording(record):
@@ -94,7 +94,7 @@ def _run_probe(path: Path, *, poll: float = 10.0) -> _Probe:
                 probe.error = " ".join(str(error).split())
             finally:
                 _remove_kernel(probe)
-                _write_record(path, probe, began, wire_log._read_exchanges(record))
+                _write_record(path, probe, started, wire_log._read_exchanges(record))
     return probe
 
 
@@ -104,27 +104,27 @@ def _rehearse(probe: _Probe, folder: Path, poll: float) -> None:
     Raises:
         KaggleError: a step failed.
     """
-    with _timed(probe, "account") as done:
+    with _timed(probe, "account") as record_result:
         probe.user = api.find_user()
-        done("logged in")
+        record_result("logged in")
     push_token = kernel_push.new_push_token("probe")
     slug = f"claris-probe-{secrets.token_hex(3)}"
-    settings = KernelSettings(flags=(_REACH,))
+    settings = KernelSettings(flags=(_TEST_ADDRESS,))
     ref = compose_kernel("probe", folder / "script", settings, user=probe.user, slug=slug, push_token=push_token)
     log_info(f"pushing the private kernel {ref}; it is deleted at the end")
-    with _timed(probe, "push") as done:
+    with _timed(probe, "push") as record_result:
         probe.ref = ref  # from here on there may be a kernel to delete
         kernel = kernel_push._push_kernel(folder / "script", push_token)
-        done(f"version {kernel.version}")
-    with _timed(probe, "status") as done:
-        done(_wait_for_end(kernel, poll))
-    with _timed(probe, "log") as done:
-        done(session_progress._ask_progress(kernel) or "no progress line in it")
-    with _timed(probe, "listing and pull") as done:
+        record_result(f"version {kernel.version}")
+    with _timed(probe, "status") as record_result:
+        record_result(_wait_for_end(kernel, poll))
+    with _timed(probe, "log") as record_result:
+        record_result(session_progress._ask_progress(kernel) or "no progress line in it")
+    with _timed(probe, "listing and pull") as record_result:
         output = kernel_output.pull_with_retries(kernel, folder / "out")
-        done(f"{len(output.files)} files, verified against their manifest")
+        record_result(f"{len(output.files)} files, verified against their manifest")
     probe.machine = _Machine.from_json(read_json(folder / "out" / "run" / _PROBE_FILE))
-    _ask_refusals(probe, kernel)
+    _record_refusals(probe, kernel)
 
 
 def _wait_for_end(kernel: Kernel, poll: float) -> str:
@@ -133,16 +133,16 @@ def _wait_for_end(kernel: Kernel, poll: float) -> str:
     Raises:
         KaggleError: it failed, or did not end in time.
     """
-    seen: list[str] = []
+    states: list[str] = []
     reader, start = session_progress._ProgressReader(), time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             status, message = kernel_output.kernel_status(kernel)
-            seen += [status] if status not in seen[-1:] else []
-            if status in kernel_output.ENDED:
+            states += [status] if status not in states[-1:] else []
+            if status in kernel_output.END_STATES:
                 break
             waited = time.monotonic() - start
-            if waited > _LONGEST_PROBE:
+            if waited > _MAX_PROBE_SECONDS:
                 raise KaggleError(
                     f"{kernel.ref} is {status.lower()} after {format_duration(waited)}", "", "Try again later"
                 )
@@ -150,22 +150,22 @@ def _wait_for_end(kernel: Kernel, poll: float) -> str:
             time.sleep(poll)
     if status != "COMPLETE":
         raise kernel_output.explain_session_end(kernel, status, message, kernel_output.session_log(kernel))
-    return ", ".join(seen)
+    return ", ".join(states)
 
 
-def _ask_refusals(probe: _Probe, kernel: Kernel) -> None:
-    """Request things that do not exist, to record how Kaggle refuses them. Nothing depends on the responses."""
-    questions = {
+def _record_refusals(probe: _Probe, kernel: Kernel) -> None:
+    """Request versions and kernels that do not exist, to record how Kaggle refuses them. The launch needs no result."""
+    requests = {
         "status of a bare version number": (kernel.ref, str(kernel.version)),
         "status of a version that is not there": (kernel.ref, f"v{kernel.version + 98}"),
         "status of a kernel that is not there": (f"{kernel.ref}-none", "v1"),
     }
-    for name, (ref, label) in questions.items():
-        with _timed(probe, name) as done:
+    for name, (ref, label) in requests.items():
+        with _timed(probe, name) as record_result:
             try:
-                done(api._call_once(api._STATUS_OF_LABEL, ref=ref, label=label))
+                record_result(api._call_once(api._STATUS_OF_LABEL, ref=ref, label=label))
             except KaggleError as error:
-                done(f"refused ({error.status or error.found})")
+                record_result(f"refused ({error.status or error.found})")
 
 
 def _remove_kernel(probe: _Probe) -> None:
@@ -180,9 +180,9 @@ def _remove_kernel(probe: _Probe) -> None:
             done("deleted")
         probe.deleted = True
     except KaggleError as error:
-        gone = error.status in (403, 404) and not any(step.name == "status" for step in probe.steps)
-        probe.deleted = gone  # the push never arrived
-        if not gone:
+        missing = error.status in (403, 404) and not any(step.name == "status" for step in probe.steps)
+        probe.deleted = missing  # the push never arrived
+        if not missing:
             log_info(f"{error.found}; delete it at {api._CODE_PAGE}/{probe.ref}")
 
 
@@ -199,11 +199,11 @@ def _timed(probe: _Probe, name: str) -> Iterator[Callable[[str], None]]:
     probe.steps.append(_Step(name, round(time.monotonic() - start, 1), "".join(results)))
 
 
-def _write_record(path: Path, probe: _Probe, began: str, exchanges: Sequence[object]) -> None:
+def _write_record(path: Path, probe: _Probe, started: str, exchanges: Sequence[object]) -> None:
     """Write the record for a bug report, without the account's name."""
-    facts: object = {
+    content: object = {
         "schema": _SCHEMA,
-        "began": began,
+        "began": started,
         "claris": __version__,
         "client": {name: importlib.metadata.version(name) for name in ("kaggle", "kagglesdk", "requests")},
         "python": platform.python_version(),
@@ -216,13 +216,13 @@ def _write_record(path: Path, probe: _Probe, began: str, exchanges: Sequence[obj
     }
     home = str(Path.home())  # it often contains a person's name
     for name in (probe.user, home if home != "/" else ""):
-        facts = wire_log._hide_user(facts, name)
-    write_json(path, facts)
+        content = wire_log._hide_user(content, name)
+    write_json(path, content)
 
 
 def _describe_image(machine: _Machine) -> list[str]:
     """Return a description of the session's machine, one line per subject."""
-    found = [f"{name} {machine.packages.get(name, 'missing')}" for name in _EXPECTED]
+    found = [f"{name} {machine.packages.get(name, 'missing')}" for name in _TESTED_VERSIONS]
     disks = [f"{name} {one.free_gb} of {one.total_gb} GB free" for name, one in machine.disk.items()]
     reached = machine.reached
     network = f"{reached.host} {'answers' if reached.answered else 'does not answer'}" if reached else ""
@@ -238,6 +238,6 @@ def _unexpected_versions(packages: Mapping[str, str]) -> list[str]:
     """Return the packages whose versions differ from the tested ones."""
     return [
         f"{name} {packages.get(name, 'missing')} (tested with {wanted})"
-        for name, wanted in _EXPECTED.items()
+        for name, wanted in _TESTED_VERSIONS.items()
         if not str(packages.get(name, "")).startswith(wanted)
     ]

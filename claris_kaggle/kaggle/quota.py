@@ -66,7 +66,7 @@ def _ask_quota() -> _GpuQuota | None:
 
 
 def _require_quota(hours: float | None) -> None:
-    """Log the account's GPU hours, and whether a plan fits into them. If Kaggle does not answer, the plan goes ahead.
+    """Log the account's GPU hours, and whether a plan fits into them. Does not stop a plan if Kaggle does not answer.
 
     Args:
         hours: estimated hours of the sessions to push; None if unknown.
@@ -80,7 +80,7 @@ def _require_quota(hours: float | None) -> None:
             raise
         log_info(f"GPU hours: unknown ({error.found})")
         return
-    verdict = _judge_plan(quota, hours)
+    verdict = _compare_with_quota(quota, hours)
     if verdict.fit is _Fit.NEVER:
         raise KaggleError(verdict.text, "nothing was pushed", "Run the same command after verification")
     log_info(f"GPU hours: {_describe_quota(quota)}; {verdict.text}" if quota else f"GPU hours: {verdict.text}")
@@ -120,7 +120,7 @@ def _describe_renewal(quota: _GpuQuota) -> str:
     return f"{quota.renews:%a %Y-%m-%d %H:%M} UTC" if quota.renews else "at an unknown time"
 
 
-def _judge_plan(quota: _GpuQuota | None, hours: float | None) -> _Verdict:
+def _compare_with_quota(quota: _GpuQuota | None, hours: float | None) -> _Verdict:
     """Compare a plan with the week's quota.
 
     Args:

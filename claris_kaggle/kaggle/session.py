@@ -1,9 +1,9 @@
 """Run a job inside a Kaggle session: find its inputs, run the commands, and write a manifest of the output.
 
 The working folder keeps only what the next step needs. Packed patches go to fast temporary storage. A session that
-stops at its time limit exits successfully: its output is the next session's input. So does a session that fails with
-a finished fold or a checkpoint. The manifest is also written after each finished fold, for sessions that are killed or
-time out.
+stops at its time limit exits successfully, because its output is the next session's input. So does a session that fails
+after it finished a fold or wrote a checkpoint. The manifest is also written after each finished fold, for sessions that
+are killed or time out.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from claris_kaggle.core.files import sha256_file, write_json
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.core.time_limit import parse_duration
 from claris_kaggle.kaggle.machine import _describe_machine
-from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _FileFacts, _Manifest, _merge_runs
+from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _FileDigest, _Manifest, _merge_runs
 from claris_kaggle.kaggle.session_inputs import _FileSettings, _find_named_files, _find_runs, _find_unnamed, find_data
 
 _JOBS = ("train", "predict", "ensemble", "probe")
 _COMPLETE, _STOPPED, FAILED = "complete", "stopped", "failed"
-# Output folder of a real session.
-_WORKING = Path("/kaggle/working")
+# Output folder of a session on Kaggle.
+_KAGGLE_WORKING_FOLDER = Path("/kaggle/working")
 _SUBMISSION = "submission.csv"
 # Seconds between two checks for finished folds.
-_MANIFEST_EVERY = 1.0
+_MANIFEST_INTERVAL = 1.0
 _PROBE_FILE = "probe.json"
 
 
@@ -70,8 +70,8 @@ class _Settings(_FileSettings):
         """
         if stored.get("job") not in _JOBS:
             raise UsageError(f"unknown job {stored.get('job')!r}", f"it must be one of {', '.join(_JOBS)}")
-        known = {field.name for field in fields(cls)} & stored.keys()
-        return cls(push_token=stored.get("mark", ""), **{name: stored[name] for name in known})
+        names = {field.name for field in fields(cls)} & stored.keys()
+        return cls(push_token=stored.get("mark", ""), **{name: stored[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Session:
         """Return the flags that name the competition's files and their packed patches."""
         return ["--data", data.root, "--cache", self.temporary / "packs"]
 
-    def left(self) -> str:
+    def time_flag_value(self) -> str:
         """Return the time until the deadline in the format of a flag, such as 3600s."""
         return f"{max(1.0, self.deadline - time.monotonic()):.0f}s"
 
@@ -135,13 +135,13 @@ def _run_job(session: _Session, settings: _Settings) -> tuple[str, str]:
             "probe": _run_probe_job,
         }[settings.job](session, settings), ""
     except ClarisError as error:
-        if settings.job == "ensemble" or not _is_worth_keeping(session.run_dir):
+        if settings.job == "ensemble" or not _has_finished_work(session.run_dir):
             raise
         print(f"claris: THE JOB FAILED. Finished folds are kept in the output of this session. {error}", flush=True)
         return FAILED, " ".join(str(error).split())
 
 
-def _is_worth_keeping(run_dir: RunDir) -> bool:
+def _has_finished_work(run_dir: RunDir) -> bool:
     """Return True if there is a finished fold or a checkpoint."""
     return any(fold.weights_manifest.exists() or fold.checkpoint.exists() for fold in run_dir.fold_dirs().values())
 
@@ -152,7 +152,7 @@ def _open_session(settings: _Settings) -> _Session:
     Raises:
         UsageError: the folder of inputs does not exist.
     """
-    working = Path(os.environ.get("KAGGLE_WORKING_DIR", _WORKING))
+    working = Path(os.environ.get("KAGGLE_WORKING_DIR", _KAGGLE_WORKING_FOLDER))
     temporary = os.environ.get("KAGGLE_TEMP_DIR") or tempfile.mkdtemp(prefix="claris-temporary-")
     deadline = time.monotonic() + parse_duration(settings.time_limit)
     inputs = Path(os.environ.get("KAGGLE_INPUT_ROOT", "/kaggle/input"))
@@ -162,19 +162,19 @@ def _open_session(settings: _Settings) -> _Session:
     return _Session(inputs, working, Path(temporary), deadline)
 
 
-def _count_processes(session: _Session, wanted: int) -> int:
-    """Return the number of processes: one per GPU, or two on a machine without GPUs, for a trial.
+def _count_processes(session: _Session, expected: int) -> int:
+    """Return the number of processes: one per GPU. Outside Kaggle, a machine without GPUs gets two.
 
     Raises:
-        UsageError: the number of GPUs is not `wanted`, or a real session has none.
+        UsageError: the number of GPUs is not `expected`, or a Kaggle session has none.
     """
     import torch
 
     found = torch.cuda.device_count()
-    # Kaggle sets its variables too, so only the folder distinguishes a real session from a trial.
-    if found == wanted or (found == 0 and session.working != _WORKING):
+    # Environment variables do not distinguish a Kaggle session from a test on another machine; the folder does.
+    if found == expected or (found == 0 and session.working != _KAGGLE_WORKING_FOLDER):
         return found or 2
-    what = f"{found} GPUs in this session, expected {wanted}"
+    what = f"{found} GPUs in this session, expected {expected}"
     raise UsageError(what, "", "Select the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")
 
 
@@ -189,20 +189,20 @@ def _gather_runs(session: _Session) -> None:
 
 def _run_claris(*arguments: object) -> int:
     """Run a command in a separate process, and return its exit code. Its messages go to this session's log."""
-    return subprocess.call(_announce_command(arguments))
+    return subprocess.call(_print_command(arguments))
 
 
-def _announce_command(arguments: Sequence[object]) -> list[str]:
+def _print_command(arguments: Sequence[object]) -> list[str]:
     """Print a command to this session's log, and return it with this interpreter."""
-    words = [str(one) for one in arguments]
+    words = [str(argument) for argument in arguments]
     print(f"$ claris {' '.join(words)}", flush=True)
     return [sys.executable, "-m", "claris_kaggle", *words]
 
 
-def _run_watched(session: _Session, settings: _Settings, *arguments: object) -> int:
+def _run_with_manifests(session: _Session, settings: _Settings, *arguments: object) -> int:
     """Run a command like `_run_claris`, and write the manifest after each fold that it finishes."""
     written: list[tuple[Path, int]] = []
-    with subprocess.Popen(_announce_command(arguments)) as process:
+    with subprocess.Popen(_print_command(arguments)) as process:
         while True:
             code = process.poll()
             # A file may be replaced between two checks: the next check writes the manifest again.
@@ -215,7 +215,7 @@ def _run_watched(session: _Session, settings: _Settings, *arguments: object) -> 
             if code is not None:
                 return code
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_MANIFEST_EVERY)
+                process.wait(_MANIFEST_INTERVAL)
 
 
 def _run_required_claris(*arguments: object) -> None:
@@ -230,7 +230,7 @@ def _run_required_claris(*arguments: object) -> None:
 
 
 def _explain_failed_command(command: object, code: int) -> RunError:
-    """Return the error of a failed command, with the message that it left in the error file."""
+    """Return the error of a failed command, with the message that it wrote to the error file."""
     path = Path(os.environ[ERROR_FILE_VARIABLE])
     if path.exists():
         return RunError(f"claris {command}: {path.read_text('utf-8')}")
@@ -255,9 +255,9 @@ def _run_train_job(session: _Session, settings: _Settings) -> str:
     weights = ["--weights", named.weights] if named.weights else []
     extra = ["--extra", named.extra] if named.extra else []
     folds = ["--fold", *settings.folds] if settings.folds else []
-    code = _run_watched(
+    code = _run_with_manifests(
         session, settings, "train", *packs, "--folds", fold_file, "--run", run_dir.root, "--nproc", processes,
-        "--time-limit", session.left(), "--rates", *folds, *slides, *extra, *settings.flags, *weights,
+        "--time-limit", session.time_flag_value(), "--rates", *folds, *slides, *extra, *settings.flags, *weights,
     )  # fmt: skip
     if code == 3:
         return _STOPPED
@@ -276,9 +276,9 @@ def _run_predict_job(session: _Session, settings: _Settings) -> str:
 
 def _predict_finished_folds(session: _Session, settings: _Settings, packs: Sequence[Path | str], processes: int) -> str:
     """Predict with every finished fold of the session's run."""
-    code = _run_watched(
+    code = _run_with_manifests(
         session, settings, "predict", *packs, "--run", session.run_dir.root, "--nproc", processes,
-        "--time-limit", session.left(),
+        "--time-limit", session.time_flag_value(),
     )  # fmt: skip
     if code not in (0, 3):
         raise _explain_failed_command("predict", code)
@@ -341,10 +341,10 @@ def _all_files(session: _Session) -> list[Path]:
 
 def _write_manifest(session: _Session, settings: _Settings, status: str, message: str, files: Iterable[Path]) -> None:
     """Write the manifest: the settings, the status and its reason, and size and SHA-256 of each file."""
-    facts = {
-        path.relative_to(session.working).as_posix(): _FileFacts(path.stat().st_size, sha256_file(path))
+    digests = {
+        path.relative_to(session.working).as_posix(): _FileDigest(path.stat().st_size, sha256_file(path))
         for path in sorted(files)
     }
     about = {"job": settings.job, "mark": settings.push_token, "commit": settings.commit, "folds": settings.folds}
-    manifest = _Manifest(about=about, status=status, message=message, files=facts)
+    manifest = _Manifest(about=about, status=status, message=message, files=digests)
     write_json(session.working / _MANIFEST, manifest.to_json())

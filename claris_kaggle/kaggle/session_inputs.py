@@ -13,12 +13,12 @@ from claris_kaggle.core.files import read_json
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.kaggle.manifest import _MANIFEST, _RUNNING, _copy_finished, _Manifest, _verify_files
 
-_SEARCHED_DEPTH = 8
+_MAX_INPUT_DEPTH = 8
 # Kaggle mounts inputs in folders by kind, or in its older layout without kind and owner.
 _MOUNTS: tuple[tuple[str, ...], ...] = (("datasets",), ("notebooks",), ("models",), ())
-_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
-_LISTED = 12
-_LIKELY = ("*.safetensors", "*.pth", "slides.csv", "patch_id_wsi*.csv", "folds.csv", "pseudo*.csv")
+_INPUT_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
+_MAX_LISTED = 12
+_INPUT_PATTERNS = ("*.safetensors", "*.pth", "slides.csv", "patch_id_wsi*.csv", "folds.csv", "pseudo*.csv")
 
 
 def _walk_inputs(root: Path) -> list[tuple[Path, set[str]]]:
@@ -26,7 +26,7 @@ def _walk_inputs(root: Path) -> list[tuple[Path, set[str]]]:
     found = []
     for folder, folders, files in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = sorted(name for name in folders if name not in ("train", "test") and depth < _SEARCHED_DEPTH)
+        folders[:] = sorted(name for name in folders if name not in ("train", "test") and depth < _MAX_INPUT_DEPTH)
         found.append((Path(folder), set(files)))
     return found
 
@@ -79,7 +79,7 @@ class _FileSettings:
 def _find_named_files(
     root: Path, *, weights_from: str, slides_from: str, folds_from: str, extra_from: str = ""
 ) -> _NamedFiles:
-    """Return the input files that the settings of these names name; None for an empty setting.
+    """Return the input file that each of these settings names; None for an empty setting.
 
     Raises:
         RunError: one of them is not among the inputs; the message lists what is there.
@@ -106,40 +106,42 @@ def _find_named(root: Path, name: str, flag: str) -> Path:
     for kind in _MOUNTS:
         folder = _find_subfolder(root, [*kind, *([owner] if kind else []), slug])
         if folder.is_dir():
-            there = sorted(
-                (one / name).relative_to(folder).as_posix() for one, names in _walk_inputs(folder) for name in names
+            present = sorted(
+                (subfolder / name).relative_to(folder).as_posix()
+                for subfolder, names in _walk_inputs(folder)
+                for name in names
             )
             found = f"{flag} {name}: there is no such file in {owner}/{slug}"
-            raise RunError(found, f"it has {_list_some(there)}", f"Give one of these with {flag}")
+            raise RunError(found, f"it has {_name_first(present)}", f"Give one of these with {flag}")
     found = f"{flag} {name}: {owner}/{slug} is not among the inputs of this session"
-    raise RunError(found, f"the inputs are: {_list_some(_list_inputs(root))}", "Check the name and its access rights")
+    raise RunError(found, f"the inputs are: {_name_first(_list_inputs(root))}", "Check the name and its access rights")
 
 
 def _find_subfolder(folder: Path, names: Sequence[str]) -> Path:
     """Return the subfolder with these names. Ignores case, as Kaggle's references do."""
     for name in names:
-        same = [one for one in folder.iterdir() if one.name.lower() == name.lower()] if folder.is_dir() else []
-        folder = same[0] if len(same) == 1 else folder / name
+        matching = [path for path in folder.iterdir() if path.name.lower() == name.lower()] if folder.is_dir() else []
+        folder = matching[0] if len(matching) == 1 else folder / name
     return folder
 
 
 def _list_inputs(root: Path) -> list[str]:
     """Return the inputs of a session as Kaggle mounts them: datasets, competitions, models, outputs of kernels."""
     found: list[Path] = []
-    for one in root.iterdir():
-        depth = _DEPTHS.get(one.name, 0)
-        found += list(one.glob("/".join("*" * depth))) if depth else [one]
+    for folder in root.iterdir():
+        depth = _INPUT_DEPTHS.get(folder.name, 0)
+        found += list(folder.glob("/".join("*" * depth))) if depth else [folder]
     return sorted(path.relative_to(root).as_posix() for path in found)
 
 
-def _list_some(names: Sequence[str]) -> str:
+def _name_first(names: Sequence[str]) -> str:
     """Return the first names and the number of the others, as text."""
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "") if names else "no files"
+    more = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "") if names else "no files"
 
 
 def _find_unnamed(root: Path, data: DataDir, named: _NamedFiles) -> list[Path]:
-    """Return the weights, slide maps and fold files among the inputs that no setting names. They stay unused."""
+    """Return the weights, slide maps and fold files among the inputs that no setting names. They are not used."""
     walked = _walk_inputs(root)
     outputs = [data.root, *(folder for folder, names in walked if _MANIFEST in names)]
     used = (named.weights, named.slides, named.folds, named.extra)
@@ -147,12 +149,12 @@ def _find_unnamed(root: Path, data: DataDir, named: _NamedFiles) -> list[Path]:
         folder / name
         for folder, names in walked
         for name in sorted(names)
-        if any(fnmatch(name, pattern) for pattern in _LIKELY) and folder / name not in used
+        if any(fnmatch(name, pattern) for pattern in _INPUT_PATTERNS) and folder / name not in used
         if not any(folder.is_relative_to(output) for output in outputs)
     ]
 
 
-def _find_runs(root: Path, aside: Path) -> list[RunDir]:
+def _find_runs(root: Path, temporary: Path) -> list[RunDir]:
     """Return the runs of earlier sessions among the inputs, every file verified.
 
     Args:
@@ -166,7 +168,7 @@ def _find_runs(root: Path, aside: Path) -> list[RunDir]:
         if _MANIFEST in names:
             manifest = _Manifest.from_json(read_json(folder / _MANIFEST))
             if manifest.status == _RUNNING:
-                found.append(_copy_finished(folder, manifest.files, aside / str(len(found))))
+                found.append(_copy_finished(folder, manifest.files, temporary / str(len(found))))
             else:
                 _verify_files(folder, manifest.files)
                 found.append(RunDir(folder / "run"))

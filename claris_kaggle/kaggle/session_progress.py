@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import time
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api
-from claris_kaggle.kaggle.kernel_output import ENDED, Kernel, _log_lines, kernel_status
+from claris_kaggle.kaggle.kernel_output import END_STATES, Kernel, _log_lines, kernel_status
 
-_STREAM_SECONDS, _CALL_SECONDS, _ASK_EVERY = 10.0, 40.0, 60.0
-_LONGEST_LINE = 160
+_STREAM_SECONDS, _CALL_SECONDS, _PROGRESS_INTERVAL = 10.0, 40.0, 60.0
+_MAX_LINE_LENGTH = 160
 # As `console.Progress` prints it: "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.97".
 _PROGRESS = re.compile(r"[^:$]{1,60}: [\d,]+ of [\d,]+ \w+ \(\d+ ?%\)")
 # Lines that `claris train` and `claris predict` print at the end of an epoch or a fold.
@@ -31,7 +31,7 @@ def _progress_line(log: str) -> str:
         if command:
             return command.group(1)
         if _PROGRESS.match(line) or _SUMMARY.match(line):
-            return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
+            return line if len(line) <= _MAX_LINE_LENGTH else line[: _MAX_LINE_LENGTH - 1] + "…"
     return ""
 
 
@@ -51,15 +51,15 @@ def follow_session(kernel: Kernel, poll: float) -> tuple[str, str]:
         KaggleError: Kaggle refused permanently. Temporary failures are retried.
     """
     reader, start = _ProgressReader(), time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             try:
                 status, message = kernel_status(kernel)
-                if status in ENDED:
+                if status in END_STATES:
                     return status, message
                 waiting.show(reader.describe(kernel, status, time.monotonic() - start))
             except KaggleError as error:
-                if not error.passing:
+                if not error.retryable:
                     raise
                 log_info(f"{error.found}; checking again in {poll:.0f} s")
             time.sleep(poll)
@@ -69,16 +69,16 @@ class _ProgressReader:
     """The newest progress line of each running session, requested at most once a minute."""
 
     def __init__(self) -> None:
-        self.asked: dict[tuple[str, int], float] = {}
+        self.requested_at: dict[tuple[str, int], float] = {}
         self.lines: dict[tuple[str, int], str] = {}
 
     def line(self, kernel: Kernel) -> str:
         """Return the session's progress line. It is cached for one minute."""
         key, now = (kernel.ref, kernel.version), time.monotonic()
-        if key not in self.asked or now - self.asked[key] >= _ASK_EVERY:
+        if key not in self.requested_at or now - self.requested_at[key] >= _PROGRESS_INTERVAL:
             # An answer without a progress line keeps the previous one.
             self.lines[key] = _ask_progress(kernel) or self.lines.get(key, "")
-            self.asked[key] = time.monotonic()
+            self.requested_at[key] = time.monotonic()
         return self.lines[key]
 
     def describe(self, kernel: Kernel, status: str, waited: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claris_kaggle.core.console import Waiting, format_duration, log_info
+from claris_kaggle.core.console import StatusLine, format_duration, log_info
 from claris_kaggle.core.errors import KaggleError, name_few
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.ensembling.ledger import LedgerEntry, record_submission
@@ -16,8 +16,8 @@ from claris_kaggle.kaggle import api
 from claris_kaggle.kaggle.client_answers import _ListedSubmission
 from claris_kaggle.kaggle.kernel_source import commit_name
 
-# Seconds: how long a score is waited for, and after which a submission that is not listed never arrived.
-LONGEST_WAIT, _LONGEST_LAG = 2 * 3600.0, 600.0
+# Seconds: the maximum wait for a score, and the maximum delay until Kaggle lists a submission.
+MAX_SCORE_WAIT, _MAX_LISTING_LAG = 2 * 3600.0, 600.0
 
 
 def submit_file(
@@ -25,7 +25,7 @@ def submit_file(
     sample_ids: Sequence[str],
     ledger: Path,
     *,
-    wait: float = LONGEST_WAIT,
+    wait: float = MAX_SCORE_WAIT,
     poll: float = 10.0,
 ) -> dict[str, str]:
     """Check the file, submit it unless the same bytes were submitted before, and wait for its score.
@@ -43,20 +43,20 @@ def submit_file(
         KaggleError: refused, over the daily limit, or scored as an error. The next call sends a file again that was
             scored as an error.
     """
-    facts = check_submission(path, sample_ids)
-    if facts.tie_remark:
-        log_info(f"{path}: {facts.tie_remark}")
-    push_token = f"claris-{facts.sha256[:16]}"
-    about = _read_submission_origin(path, facts.sha256)
-    known = _find_earlier(push_token, ledger)
-    failed = [one.ref for one in known if one.status == "ERROR"]
-    earlier = next((one for one in known if one.ref not in failed), None)
+    summary = check_submission(path, sample_ids)
+    if summary.tie_remark:
+        log_info(f"{path}: {summary.tie_remark}")
+    push_token = f"claris-{summary.sha256[:16]}"
+    origin = _read_submission_origin(path, summary.sha256)
+    submissions = _find_earlier(push_token, ledger)
+    failed = [submission.ref for submission in submissions if submission.status == "ERROR"]
+    earlier = next((submission for submission in submissions if submission.ref not in failed), None)
     if earlier is None:
         if failed:
             log_info(f"{path}: submitted before, as {name_few(failed)}, and not scored; sending it again")
         _require_allowance()
         write_json(_attempt_file(ledger), {"mark": push_token, "time": time.time()})
-        ref = _send_submission(path, f"{about['text']} [{push_token}]", push_token, failed)
+        ref = _send_submission(path, f"{origin['text']} [{push_token}]", push_token, failed)
     else:
         ref = earlier.ref
         log_info(f"{path}: submitted before, as {ref}")
@@ -64,10 +64,10 @@ def submit_file(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if earlier is None else "",
         "ref": str(ref),
         "file": str(path),
-        "sha256": facts.sha256,
-        "runs": about["runs"],
-        "commit": about["commit"],
-        **{name: about[name] for name in ("oof_auc", "oof_low", "oof_high")},
+        "sha256": summary.sha256,
+        "runs": origin["runs"],
+        "commit": origin["commit"],
+        **{name: origin[name] for name in ("oof_auc", "oof_low", "oof_high")},
         "status": "PENDING",
     }
     record_submission(ledger, LedgerEntry(**entry))
@@ -95,14 +95,14 @@ def _send_submission(path: Path, message: str, push_token: str, failed: Collecti
         if not answer.uploaded:
             reason = f" ({answer.message})" if answer.message else ""
             found = f"the submission could not be uploaded{reason}"
-            raise KaggleError(found, "", "Run the same command again", passing=True, refused=True)
+            raise KaggleError(found, "", "Run the same command again", retryable=True, refused=True)
         return answer.ref
 
-    def look() -> int | None:
+    def find() -> int | None:
         found = _find_submission(push_token, failed)
         return None if found is None else found.ref
 
-    ref = api._retry_attempt(attempt, look) or api._look_repeatedly(look)
+    ref = api._retry_attempt(attempt, find) or api._poll_until_found(find)
     if ref is None:
         hint = "Run the same command in a minute: it searches for the submission before it sends anything"
         raise KaggleError("Kaggle does not list the submission yet", "", hint)
@@ -118,10 +118,10 @@ def _find_earlier(push_token: str, ledger: Path) -> list[_ListedSubmission]:
     """Return the submissions with the push token. Retries if a recent attempt may not be listed yet."""
     path = _attempt_file(ledger)
     attempt = read_json(path) if path.exists() else {}
-    if attempt.get("mark") != push_token or time.time() - attempt["time"] > _LONGEST_LAG:
+    if attempt.get("mark") != push_token or time.time() - attempt["time"] > _MAX_LISTING_LAG:
         return _find_submissions(push_token)
     log_info("an earlier call may have sent this file; searching for it")
-    return api._look_repeatedly(lambda: _find_submissions(push_token) or None) or []
+    return api._poll_until_found(lambda: _find_submissions(push_token) or None) or []
 
 
 def _find_submissions(push_token: str) -> list[_ListedSubmission]:
@@ -149,17 +149,17 @@ def _require_allowance() -> None:
 
 def _read_submission_origin(path: Path, sha256: str) -> dict[str, str]:
     """Return runs, commit and OOF AUC of a submission, from the JSON file beside it if its SHA-256 matches."""
-    beside = path.with_suffix(".json")
-    known = read_json(beside) if beside.exists() else {}
-    if known.get("sha256") != sha256:
-        known = {}
-    runs, commit = " ".join(sorted(map(_mark_second_round, known.get("runs", {}).items()))), commit_name()
-    oof = known.get("oof", {})
-    figures = [oof.get("auc"), *oof.get("auc_interval", [None, None])]
-    score, low, high = ("" if value is None else f"{value:.5f}" for value in figures)
+    json_path = path.with_suffix(".json")
+    origin = read_json(json_path) if json_path.exists() else {}
+    if origin.get("sha256") != sha256:
+        origin = {}
+    runs, commit = " ".join(sorted(map(_mark_second_round, origin.get("runs", {}).items()))), commit_name()
+    oof = origin.get("oof", {})
+    values = [oof.get("auc"), *oof.get("auc_interval", [None, None])]
+    score, low, high = ("" if value is None else f"{value:.5f}" for value in values)
     text = f"{runs or path.name} at {commit}" + (f", OOF AUC {score}" if score else "")
-    oof_figures = {"oof_auc": score, "oof_low": low, "oof_high": high}
-    return {"runs": runs, "commit": commit, **oof_figures, "text": text[:400]}
+    oof_values = {"oof_auc": score, "oof_low": low, "oof_high": high}
+    return {"runs": runs, "commit": commit, **oof_values, "text": text[:400]}
 
 
 def _mark_second_round(run: tuple[str, Mapping[str, Any]]) -> str:
@@ -177,13 +177,13 @@ def _wait_for_score(
         KaggleError: Kaggle could not score the file.
     """
     start = time.monotonic()
-    with Waiting() as waiting:
+    with StatusLine() as waiting:
         while True:
             found = None
             try:
                 found = _find_submission(push_token, failed)
             except KaggleError as error:
-                if not error.passing:
+                if not error.retryable:
                     raise
                 log_info(f"{error.found}; checking again in {poll:.0f} s")
             waited = time.monotonic() - start

@@ -11,21 +11,21 @@ import re
 import sys
 from pathlib import Path
 
-_NAME = "kaggle.json"
+_KEY_FILE = "kaggle.json"
 _SMART_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
-_TOKEN_ELSEWHERE = "holds an API token, which belongs into ~/.kaggle/access_token"
+_API_TOKEN_HINT = "holds an API token, which belongs into ~/.kaggle/access_token"
 _LEGACY_KEY = re.compile(r"[0-9a-f]{32}")
 _API_TOKEN = "KGAT_"
-# Names that browsers, editors and file managers give to the file.
-_ADDED = r"([ _-]*(\(\d+\)|copy|\d+))*"
-_ENDING = r"(\.(txt|json|bak|old|download|crdownload|part|partial))*~?"
+# Patterns of the names that browsers, editors and file managers give to copies of the file.
+_COPY_SUFFIX = r"([ _-]*(\(\d+\)|copy|\d+))*"
+_EXTRA_SUFFIX = r"(\.(txt|json|bak|old|download|crdownload|part|partial))*~?"
 _OTHER_NAMES = {
-    _NAME: re.compile(rf"\.?kaggle{_ADDED}([. ]json|(?=\.txt)){_ENDING}", re.IGNORECASE),
-    "access_token": re.compile(rf"\.?access[ _-]?token{_ADDED}{_ENDING}", re.IGNORECASE),
+    _KEY_FILE: re.compile(rf"\.?kaggle{_COPY_SUFFIX}([. ]json|(?=\.txt)){_EXTRA_SUFFIX}", re.IGNORECASE),
+    "access_token": re.compile(rf"\.?access[ _-]?token{_COPY_SUFFIX}{_EXTRA_SUFFIX}", re.IGNORECASE),
 }
 _DOWNLOADING = (".download", ".crdownload", ".part", ".partial")
-_USUAL_PLACES = (".kaggle", ".", "Downloads", "Desktop", "Documents", "kaggle", ".config/kaggle")
-# The first bytes of files that are no text of their own, and what to do.
+_SEARCHED_FOLDERS = (".kaggle", ".", "Downloads", "Desktop", "Documents", "kaggle", ".config/kaggle")
+# First bytes of files that are not plain text, and what to do.
 _DOCUMENT_KINDS = {
     b"PK\x03\x04": "is an archive or a document; save the token as plain text",
     b"%PDF": "is a PDF document; save the token as plain text",
@@ -35,13 +35,13 @@ _EXAMPLE = '{"username": "...", "key": "..."}'
 
 
 def _explain_token_files() -> str:
-    """Return the first fault of the token files and variables of this user, without any value; empty if none is known.
+    """Return the first fault of this user's token files and variables, without any value; empty if none is found.
 
-    The client's order is kept: the variables, the access token, then kaggle.json.
+    They are checked in the client's order: the variables, the access token, then kaggle.json.
     """
     pair = ("KAGGLE_USERNAME", "KAGGLE_KEY")
-    given = [name for name in pair if os.environ.get(name)]
-    if len(given) == 2:
+    set_variables = [name for name in pair if os.environ.get(name)]
+    if len(set_variables) == 2:
         return _find_pair_fault("the variables KAGGLE_USERNAME and KAGGLE_KEY", *(os.environ[name] for name in pair))
     if os.environ.get("KAGGLE_API_TOKEN"):
         return _find_variable_fault(os.environ["KAGGLE_API_TOKEN"])
@@ -51,13 +51,15 @@ def _explain_token_files() -> str:
             return _find_access_token_fault(path)
     folder = _config_folder()
     if folder.is_file():
-        return f"KAGGLE_CONFIG_DIR is the file {folder}; give the folder of {_NAME}"
-    path = folder / _NAME
+        return f"KAGGLE_CONFIG_DIR is the file {folder}; give the folder of {_KEY_FILE}"
+    path = folder / _KEY_FILE
     if os.path.lexists(path):
         fault = _find_json_fault(path)
-        return fault or (f"{given[0]} is set without the other of {' and '.join(pair)}" if given else "")
-    if given:
-        return f"{given[0]} is set, and {next(name for name in pair if name not in given)} is not"
+        return fault or (
+            f"{set_variables[0]} is set without the other of {' and '.join(pair)}" if set_variables else ""
+        )
+    if set_variables:
+        return f"{set_variables[0]} is set, and {next(name for name in pair if name not in set_variables)} is not"
     return _find_misplaced(folder)
 
 
@@ -76,25 +78,27 @@ def _find_misplaced(folder: Path) -> str:
         home = Path("~").expanduser()
     except RuntimeError:  # no home folder
         return ""
-    right = {_NAME: folder / _NAME, "access_token": home / ".kaggle" / "access_token"}
-    for place in dict.fromkeys([folder, *(home / name for name in _USUAL_PLACES), Path()]):
+    expected = {_KEY_FILE: folder / _KEY_FILE, "access_token": home / ".kaggle" / "access_token"}
+    for folder_to_search in dict.fromkeys([folder, *(home / name for name in _SEARCHED_FOLDERS), Path()]):
         try:
-            names = sorted(os.listdir(place))  # noqa: PTH208 - names only
+            names = sorted(os.listdir(folder_to_search))  # noqa: PTH208 - names only
         except OSError:
             continue
         for kind, pattern in _OTHER_NAMES.items():
             for name in filter(pattern.fullmatch, names):
-                found = place / name / kind if (place / name).is_dir() else place / name
-                if found.is_file() and found != right[kind]:
-                    return _explain_misplaced(found, right[kind])
+                found = (
+                    folder_to_search / name / kind if (folder_to_search / name).is_dir() else folder_to_search / name
+                )
+                if found.is_file() and found != expected[kind]:
+                    return _explain_misplaced(found, expected[kind])
     return ""
 
 
-def _explain_misplaced(found: Path, right: Path) -> str:
+def _explain_misplaced(found: Path, expected: Path) -> str:
     """Return what to do about a token file in the wrong place."""
     if found.name.lower().endswith(_DOWNLOADING) and not found.name.lower().endswith(".json.download"):
-        return f"{found} is an unfinished download; download it again, to {right}"
-    return f"{found} is not read; it belongs at {right}"
+        return f"{found} is an unfinished download; download it again, to {expected}"
+    return f"{found} is not read; it belongs at {expected}"
 
 
 def _read_text(path: Path) -> tuple[str, str]:
@@ -124,7 +128,7 @@ def _read_text(path: Path) -> tuple[str, str]:
 
 
 def _find_json_fault(path: Path) -> str:
-    """Return what is wrong with a kaggle.json; empty if nothing is known to be."""
+    """Return what is wrong with a kaggle.json; empty if no fault is found."""
     text, fault = _read_text(path)
     if fault:
         return fault
@@ -137,11 +141,13 @@ def _find_json_fault(path: Path) -> str:
         return f"{path} holds a {kind}; an object with username and key is needed"
     missing = [name for name in ("username", "key") if not content.get(name)]
     if missing and any(str(value).startswith(_API_TOKEN) for value in content.values()):
-        return f"{path} {_TOKEN_ELSEWHERE}"
+        return f"{path} {_API_TOKEN_HINT}"
     if missing:
-        others = [name for name in content if name.strip().lower().removeprefix("kaggle_") in missing]
-        near = " (names are in small letters, without spaces)" if any(name not in missing for name in others) else ""
-        return f"{path} has no {' and no '.join(missing)}{near}"
+        misspelled = [name for name in content if name.strip().lower().removeprefix("kaggle_") in missing]
+        remark = (
+            " (names are in small letters, without spaces)" if any(name not in missing for name in misspelled) else ""
+        )
+        return f"{path} has no {' and no '.join(missing)}{remark}"
     return _find_pair_fault(str(path), content["username"], content["key"])
 
 
@@ -152,7 +158,7 @@ def _explain_syntax(text: str) -> str:
     if text.lstrip()[:1] == "<":
         return "is a web page; download the file again"
     if text.strip().startswith(_API_TOKEN):
-        return _TOKEN_ELSEWHERE
+        return _API_TOKEN_HINT
     if _LEGACY_KEY.fullmatch(text.strip()):
         return f"holds the key alone; {_EXAMPLE} is needed"
     if "'" in text and '"' not in text:
@@ -169,7 +175,7 @@ def _explain_syntax(text: str) -> str:
 
 
 def _find_pair_fault(source: str, user: object, key: object) -> str:
-    """Return what is wrong with a user name and key; empty if nothing is known to be."""
+    """Return what is wrong with a user name and key; empty if no fault is found."""
     if not isinstance(user, str) or not isinstance(key, str):
         return f"{source}: username and key must be text"
     if len(user.split()) != 1 or len(key.split()) != 1 or user != user.strip() or key != key.strip():
@@ -203,13 +209,13 @@ def _find_variable_fault(value: str) -> str:
 
 
 def _find_access_token_fault(path: Path) -> str:
-    """Return what is wrong with a file of an access token; empty if nothing is known to be."""
+    """Return what is wrong with a file of an access token; empty if no fault is found."""
     text, fault = _read_text(path)
     return fault or _find_token_fault(str(path), text)
 
 
 def _find_token_fault(source: str, text: str) -> str:
-    """Return what is wrong with the text of an access token; empty if nothing is known to be."""
+    """Return what is wrong with the text of an access token; empty if no fault is found."""
     token = text.strip()
     if token[:1] == "{":
         return f"{source} holds JSON; JSON belongs into kaggle.json, and the token alone into access_token"

@@ -1,6 +1,6 @@
 """Record the client's requests and Kaggle's responses for a bug report, without headers, tokens or names.
 
-Values are replaced by placeholders ("", "<text>", 0), except the fields in `_KEPT`.
+Values are replaced by placeholders ("", "<text>", 0), except the fields in `_RECORDED_FIELDS`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
 
 _WIRE_LOG_VARIABLE = "CLARIS_KAGGLE_WIRE_LOG"
-_USER, _TEXT_SHAPE = "USER", "<text>"
-# Fields that show how Kaggle answers. Of the account they contain only its name, which is replaced.
-_KEPT = frozenset(
+_USER, _TEXT_PLACEHOLDER = "USER", "<text>"
+# Fields that show how Kaggle answers. The account's name is the only personal data in them, and it is replaced.
+_RECORDED_FIELDS = frozenset(
     (
         "status", "code", "message", "error", "errorMessage", "failureMessage", "ref", "url", "slug", "userName",
         "kernelSlug", "versionLabel", "versionNumber", "currentVersionNumber", "fileName", "nextPageToken",
@@ -31,7 +31,7 @@ _KEPT = frozenset(
         "invalidCompetitionSources", "invalidKernelSources", "invalidModelSources", "log", "newTitle",
     )
 )  # fmt: skip
-_LONGEST_TEXT = 4000
+_MAX_TEXT_LENGTH = 4000
 # Anyone with a signed URL can open its file, so only its host is kept.
 _ADDRESS = re.compile(r"https?://[^\s\"'<>]+")
 _OWN_HOST = re.compile(r"(^|\.)kaggle\.com$|^localhost$|^127\.0\.0\.1$")
@@ -42,15 +42,15 @@ _PAGE = re.compile(r"^/code/[\w-]+/[\w-]+/?$")
 @contextmanager
 def _recording(path: Path) -> Iterator[None]:
     """Record the requests of client processes that start within this context in the file."""
-    before = os.environ.get(_WIRE_LOG_VARIABLE)
+    previous = os.environ.get(_WIRE_LOG_VARIABLE)
     os.environ[_WIRE_LOG_VARIABLE] = str(path)
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[_WIRE_LOG_VARIABLE]
         else:
-            os.environ[_WIRE_LOG_VARIABLE] = before
+            os.environ[_WIRE_LOG_VARIABLE] = previous
 
 
 def _record_requests() -> None:
@@ -85,20 +85,20 @@ def _describe_exchange(request: PreparedRequest, response: Response, *, streamed
     answer = None if streamed else _read_body(response.content)
     return {
         "method": request.method,
-        "route": _route_of(request.url or ""),
-        "request": _shape_of(_read_body(request.body)),
+        "route": _describe_route(request.url or ""),
+        "request": _replace_values(_read_body(request.body)),
         "status": response.status_code,
         "type": kind,
-        "answer": _shape_of(answer),
+        "answer": _replace_values(answer),
     }
 
 
-def _route_of(address: str) -> str:
+def _describe_route(address: str) -> str:
     """Return the route of a Kaggle URL. Of any other URL only the host, because a signed URL opens a file.
 
-    >>> _route_of("https://api.kaggle.com/v1/kernels.KernelsApiService/GetKernel")
+    >>> _describe_route("https://api.kaggle.com/v1/kernels.KernelsApiService/GetKernel")
     'kernels.KernelsApiService/GetKernel'
-    >>> _route_of("https://storage.googleapis.com/v1/b?signature=1")
+    >>> _describe_route("https://storage.googleapis.com/v1/b?signature=1")
     'storage.googleapis.com'
     """
     parts = urlsplit(address)
@@ -109,7 +109,7 @@ def _route_of(address: str) -> str:
 
 
 def _read_body(body: object) -> object:
-    """Return the JSON of a body; of any other text only its length, and nothing of a stream."""
+    """Return the JSON of a body. Returns only the length of other text, and an empty dict for a stream."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body if isinstance(body, str) else ""
     try:
         return json.loads(text) if text else {}
@@ -117,26 +117,26 @@ def _read_body(body: object) -> object:
         return {"not JSON": len(text)}
 
 
-def _shape_of(value: object, name: str = "") -> object:
-    """Return the value with every field replaced by a placeholder, except those in `_KEPT`."""
+def _replace_values(value: object, name: str = "") -> object:
+    """Return the value with every field replaced by a placeholder, except those in `_RECORDED_FIELDS`."""
     if isinstance(value, dict):
-        return {key: _shape_of(one, key) for key, one in value.items()}
+        return {key: _replace_values(one, key) for key, one in value.items()}
     if isinstance(value, list):
-        return [_shape_of(one, name) for one in value]
+        return [_replace_values(one, name) for one in value]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return value if name in _KEPT else 0
-    if name not in _KEPT:
-        return _TEXT_SHAPE if value else ""
-    return _ADDRESS.sub(lambda found: _shorten_address(found.group()), str(value))[:_LONGEST_TEXT]
+        return value if name in _RECORDED_FIELDS else 0
+    if name not in _RECORDED_FIELDS:
+        return _TEXT_PLACEHOLDER if value else ""
+    return _ADDRESS.sub(lambda found: _shorten_address(found.group()), str(value))[:_MAX_TEXT_LENGTH]
 
 
 def _shorten_address(address: str) -> str:
     """Return the URL of a kernel's page unchanged; of any other URL, only scheme and host."""
     parts = urlsplit(address)
-    kept = parts.path if _PAGE.match(parts.path) and not parts.query else "/..."
-    return f"{parts.scheme}://{parts.netloc}{kept}"
+    path = parts.path if _PAGE.match(parts.path) and not parts.query else "/..."
+    return f"{parts.scheme}://{parts.netloc}{path}"
 
 
 def _read_exchanges(path: Path) -> list[object]:

@@ -31,7 +31,7 @@ class _NetworkFacts:
         accepted: True if the network accepts inputs of this size.
         megaweights: number of weights with a classifier of two classes, in millions; None if the size is not accepted.
         gflop: of a forward pass of one image, in 1e9 operations (a multiply-add counts as two); None as above.
-        normalisation: mean and standard deviation of the published weights, as in `own_normalisation`.
+        normalisation: mean and standard deviation of the published weights, as in `pretrained_normalisation`.
         weights: repository of the published weights; empty if there are none.
         cached: True if these weights are in the local cache.
     """
@@ -48,8 +48,8 @@ class _NetworkFacts:
 def list_networks(pattern: str = "", side: int = 192) -> list[_NetworkFacts]:
     """Return the networks that suit this task, or all of timm's whose name has the pattern.
 
-    The facts of the networks of this module are in a table, for usual input sizes. Other networks and sizes are counted
-    on tensors without data, in a second or two for each network.
+    A table has the facts of this module's networks at usual input sizes. Other networks and sizes are counted on
+    tensors without data, in a second or two for each network.
 
     Args:
         pattern: part of a name, or a pattern with `*`; empty for the list of this module.
@@ -105,7 +105,7 @@ def _read_network(row: Mapping[str, str], side: int) -> _NetworkFacts:
 def _count_network(name: str, side: int) -> _NetworkFacts:
     """Return the facts of one network from timm. Creates and calls the network on tensors without data."""
     from claris_kaggle.models.cost import network_cost
-    from claris_kaggle.models.factory import own_normalisation
+    from claris_kaggle.models.factory import pretrained_normalisation
 
     settings = _pretrained_settings(name)
     weights = (settings.hf_hub_id or "") if settings else ""
@@ -118,7 +118,7 @@ def _count_network(name: str, side: int) -> _NetworkFacts:
         accepted=cost is not None,
         megaweights=None if cost is None else cost.weights / 1e6,
         gflop=None if cost is None else cost.gflop,
-        normalisation=own_normalisation(name),
+        normalisation=pretrained_normalisation(name),
         weights=weights,
         cached=bool(weights) and _find_cached(weights) is not None,
     )

@@ -1,16 +1,16 @@
 """Estimate the cost of a network: arithmetic, memory of a training step, and hours on Kaggle's two T4 GPUs.
 
-Nothing here is measured on a T4. Arithmetic and activations are counted exactly, on tensors without data. Speeds follow
-from two sums that fit timm's published speeds (`results/benchmark-*-amp-nhwc-pt112-cu113-rtx3090.csv`: fp16,
-channels-last, 224 pixels, RTX 3090). For 13 networks of all kinds, the error of a sum is 9 % (root mean square) in
-training and 15 % in prediction:
+Nothing here is measured on a T4. Arithmetic and activations are counted exactly, on tensors without data. Speeds come
+from two linear models, fitted to timm's published speeds (`results/benchmark-*-amp-nhwc-pt112-cu113-rtx3090.csv`: fp16,
+channels-last, 224 pixels, RTX 3090). For 13 networks of all kinds, their error is 9 % (root mean square) in training
+and 15 % in prediction:
 
     seconds of training an image   = saved bytes / 80 GB/s  + forward FLOP / 23 TFLOP/s
     seconds of predicting an image = saved bytes / 330 GB/s + forward FLOP / 45 TFLOP/s
 
-"Saved bytes" are the activations that training keeps for the backward pass; they measure the memory traffic, which
-limits most of these networks. A T4 has 320 of the 936 GB/s of that card, and both terms are scaled by this ratio. The
-result is about 1,700 images/s for DenseNet-121 at 96 pixels on one T4.
+"Saved bytes" are the activations that training keeps for the backward pass. They approximate the memory traffic, which
+limits the speed of most of these networks. The memory bandwidth of a T4 is 320 GB/s, that of an RTX 3090 is 936 GB/s.
+Both terms are scaled by this ratio. The result is about 1,700 images/s for DenseNet-121 at 96 pixels on one T4.
 
 In this module a GFLOP is 1e9 floating-point operations, with two per multiply-add, and a GB is 1e9 bytes.
 """
@@ -33,28 +33,28 @@ from claris_kaggle.models.factory import create_model, network_options, require_
 
 # Memory of a T4 that a process can use, in GB.
 T4_GIGABYTES = 15.0
-# Two cards together are taken as 1.8 times as fast as one.
-_SCALING = 1.8
-_T4_SHARE = 320 / 936
-# The two sums above: saved bytes per second and forward FLOP per second of an RTX 3090 in fp16.
-_TRAINING, _PREDICTION = (80e9, 23e12), (330e9, 45e12)
+# Assumed speed of two cards, relative to one.
+_TWO_GPU_SPEEDUP = 1.8
+_T4_BANDWIDTH_RATIO = 320 / 936
+# The two models above: saved bytes per second and forward FLOP per second of an RTX 3090 in fp16.
+_TRAINING_SPEEDS, _PREDICTION_SPEEDS = (80e9, 23e12), (330e9, 45e12)
 # Tensor cores of a T4 do 65 TFLOP/s in fp16; without them it does 8.1 in fp32.
-_FP32_SHARE = 8.1 / 65
+_FP32_SPEED_RATIO = 8.1 / 65
 # Safety margin of the activations, for temporary tensors and fragmentation. With 15 %, no estimate is above the batch
 # sizes that timm publishes for a card of 24 GB: 9 of the 13 networks get the same size, 4 the next smaller one.
-_MARGIN = 1.15
+_ACTIVATION_MARGIN = 1.15
 # CUDA context, cuDNN workspace and the like, in GB.
 _FIXED_GIGABYTES = 0.75
 # Bytes per weight: value, gradient, the two moments of AdamW; EMA copy; fp16 copy under autocast.
-_STEP_BYTES, _EMA_BYTES, _HALF_BYTES = 16, 4, 2
+_BYTES_PER_WEIGHT, _EMA_BYTES_PER_WEIGHT, _HALF_BYTES_PER_WEIGHT = 16, 4, 2
 _COUNTED_BATCH = {"meta": 64, "cpu": 2}
 # Functions that CUDA's autocast runs in half precision, and those that it runs in float32. From torch's table
 # "CUDA Ops that can autocast", those that occur in image networks.
-_IN_HALF = {
+_FP16_FUNCTIONS = {
     "conv1d", "conv2d", "conv3d", "linear", "matmul", "__matmul__", "bmm", "baddbmm", "mm", "addmm", "einsum",
     "scaled_dot_product_attention",
 }  # fmt: skip
-_IN_FLOAT = {"layer_norm", "group_norm", "softmax", "log_softmax", "exp", "log", "pow", "rsqrt", "norm", "cumsum"}
+_FP32_FUNCTIONS = {"layer_norm", "group_norm", "softmax", "log_softmax", "exp", "log", "pow", "rsqrt", "norm", "cumsum"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class NetworkCost:
     weights: int
     precision: str
 
-    def step_gigabytes(self, batch_size: int, *, ema: bool = True, margin: float = _MARGIN) -> float:
+    def step_gigabytes(self, batch_size: int, *, ema: bool = True, margin: float = _ACTIVATION_MARGIN) -> float:
         """Return the estimated GPU memory of a training step in one process, in 1e9 bytes.
 
         Counts weights, gradients, the moments of AdamW, the EMA copy, fp16 copies of the weights, activations, and 0.75
@@ -84,7 +84,11 @@ class NetworkCost:
             ema: True if an EMA of the weights is kept.
             margin: factor for the activations, for temporary tensors and fragmentation.
         """
-        copies = _STEP_BYTES + (_EMA_BYTES if ema else 0) + (0 if self.precision == "fp32" else _HALF_BYTES)
+        copies = (
+            _BYTES_PER_WEIGHT
+            + (_EMA_BYTES_PER_WEIGHT if ema else 0)
+            + (0 if self.precision == "fp32" else _HALF_BYTES_PER_WEIGHT)
+        )
         activations = batch_size * self.saved_megabytes * 1e6 * margin
         return (self.weights * copies + activations) / 1e9 + _FIXED_GIGABYTES
 
@@ -95,15 +99,15 @@ class NetworkCost:
             gigabytes: memory of the GPU, in 1e9 bytes.
         """
         free = gigabytes - self.step_gigabytes(0)
-        return max(0, int(free * 1e3 / (self.saved_megabytes * _MARGIN)))
+        return max(0, int(free * 1e3 / (self.saved_megabytes * _ACTIVATION_MARGIN)))
 
     def training_rate(self) -> float:
         """Return the estimated training speed of two T4s together, in images per second."""
-        return self._rate(_TRAINING)
+        return self._rate(_TRAINING_SPEEDS)
 
     def prediction_rate(self) -> float:
         """Return the estimated prediction speed of two T4s together, in views per second."""
-        return self._rate(_PREDICTION)
+        return self._rate(_PREDICTION_SPEEDS)
 
     def hours(
         self,
@@ -122,17 +126,17 @@ class NetworkCost:
             all_folds: number of folds of the fold file, of which `folds` are trained.
         """
         valid = train_patches / all_folds
-        trained = folds * epochs * (train_patches - valid) / self.training_rate()
-        checked = folds * epochs * valid / self.prediction_rate()
-        predicted = folds * views * (valid + predict_patches) / self.prediction_rate()
-        return (trained + checked + predicted) / 3600
+        training = folds * epochs * (train_patches - valid) / self.training_rate()
+        validation = folds * epochs * valid / self.prediction_rate()
+        prediction = folds * views * (valid + predict_patches) / self.prediction_rate()
+        return (training + validation + prediction) / 3600
 
     def _rate(self, speeds: tuple[float, float]) -> float:
         """Return the images per second of two T4s: one image takes the sum of both terms."""
         bytes_per_second, flop_per_second = speeds
-        share = _FP32_SHARE if self.precision == "fp32" else 1.0
-        seconds = self.saved_megabytes * 1e6 / bytes_per_second + self.gflop * 1e9 / (flop_per_second * share)
-        return _SCALING * _T4_SHARE / seconds
+        speed_ratio = _FP32_SPEED_RATIO if self.precision == "fp32" else 1.0
+        seconds = self.saved_megabytes * 1e6 / bytes_per_second + self.gflop * 1e9 / (flop_per_second * speed_ratio)
+        return _TWO_GPU_SPEEDUP * _T4_BANDWIDTH_RATIO / seconds
 
 
 def forward_gflop(model: str, side: int) -> float:
@@ -247,22 +251,22 @@ def _count_cost(model: nn.Module, side: int, precision: str, device: str) -> Net
 class _SavedBytes:
     """The memory of all tensors that are saved for a backward pass, each counted once, without the weights."""
 
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        self.known = {one.untyped_storage()._cdata: one for one in known}
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self.excluded = {tensor.untyped_storage()._cdata: tensor for tensor in weights}
         self.saved: dict[int, Tensor] = {}
 
     def exclude(self, tensor: Tensor) -> None:
         """Leave out a tensor, such as a copy of a weight."""
-        self.known[tensor.untyped_storage()._cdata] = tensor
+        self.excluded[tensor.untyped_storage()._cdata] = tensor
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Count the memory of a saved tensor. Keeps the tensor, so that its memory is not used for another one."""
+        """Count the memory of a saved tensor. Keeps the tensor, so that no other tensor reuses its memory."""
         self.saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
     def total(self) -> int:
         """Return the number of bytes."""
-        return sum(one.untyped_storage().nbytes() for key, one in self.saved.items() if key not in self.known)
+        return sum(tensor.untyped_storage().nbytes() for key, tensor in self.saved.items() if key not in self.excluded)
 
 
 class _Autocast(TorchFunctionMode):
@@ -278,10 +282,10 @@ class _Autocast(TorchFunctionMode):
         """Call the function with its tensors in the data type that autocast chooses."""
         name = getattr(func, "__name__", "")
         kwargs = dict(kwargs or {})
-        if self.enabled and name in _IN_HALF | _IN_FLOAT:
-            dtype = torch.float16 if name in _IN_HALF else torch.float32
-            args = tuple(self._convert(one, dtype) for one in args)
-            kwargs = {key: self._convert(one, dtype) for key, one in kwargs.items()}
+        if self.enabled and name in _FP16_FUNCTIONS | _FP32_FUNCTIONS:
+            dtype = torch.float16 if name in _FP16_FUNCTIONS else torch.float32
+            args = tuple(self._convert(value, dtype) for value in args)
+            kwargs = {key: self._convert(value, dtype) for key, value in kwargs.items()}
         return func(*args, **kwargs)
 
     def _convert(self, value: Any, dtype: torch.dtype) -> Any:

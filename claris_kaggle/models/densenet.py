@@ -14,7 +14,7 @@ from torch import nn
 from claris_kaggle.core.errors import UsageError
 
 
-def _change_layout(model: nn.Module, *, stem: str, tail: str) -> None:
+def _change_pooling(model: nn.Module, *, stem: str, tail: str) -> None:
     """Remove or replace pooling layers in place. The defaults change nothing.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from claris_kaggle.core.config import PATCH_SIZE, POOLINGS, TrainConfig
 from claris_kaggle.core.errors import UsageError, first_line
 from claris_kaggle.data.augment import STATISTICS
-from claris_kaggle.models.densenet import _change_layout
+from claris_kaggle.models.densenet import _change_pooling
 from claris_kaggle.models.p4m import _share_weights
 from claris_kaggle.models.pooling import _GEM, _insert_gem, _timm_pooling, _tiny_pooling
 from claris_kaggle.models.sources import _Architecture, _parse_architecture, _pretrained_settings
@@ -23,11 +23,11 @@ _CLASS_COUNT = 2
 # Errors of timm for arguments and inputs that a network does not take.
 _CREATION_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _FORWARD_ERRORS = (AssertionError, IndexError, RuntimeError, ValueError)
-# Standard deviation of the classifier's weights times the root of its inputs: 0.4 to 0.6 in most of timm's networks,
-# 13 to 15 in those whose classifier is drawn again.
-_WIDEST_CLASSIFIER = 4.0
+# Standard deviation of the classifier's weights times the square root of its number of inputs: 0.4 to 0.6 in most of
+# timm's networks, 13 to 15 in those whose classifier is initialised again.
+_MAX_CLASSIFIER_SCALE = 4.0
 # Input sizes that are tried, to name those that a network accepts.
-_SIDES = (64, 96, 128, 160, 192, 224, 256, 384)
+_TRIED_SIDES = (64, 96, 128, 160, 192, 224, 256, 384)
 
 
 class _TinyNet(nn.Sequential):
@@ -104,7 +104,7 @@ def create_model(
             model: nn.Module = _TinyNet(global_pool, dropout)
         else:
             model = _create_timm_model(name, _parse_architecture(name, architecture), side, global_pool, dropout)
-    _change_layout(model, stem=stem, tail=tail)
+    _change_pooling(model, stem=stem, tail=tail)
     return _share_weights(model) if equivariance == "p4m" else model
 
 
@@ -115,7 +115,7 @@ def network_options(config: TrainConfig) -> dict[str, Any]:
 
 
 def trained_network(config: TrainConfig) -> nn.Module:
-    """Return a network, with random weights, that the weights of the run's finished folds fit."""
+    """Return a network for the weights of the run's finished folds. Its own weights are random."""
     return create_model(config.model, **{**network_options(config), "equivariance": "none", "dropout": 0.0})
 
 
@@ -141,14 +141,14 @@ def _create_timm_model(
             expected = "this network has no dropout before its classifier"
             raise UsageError(f"--dropout is {dropout:g}", expected, "Give --dropout 0, or another network") from error
         if global_pool and _can_create(architecture, *parts[2:]):
-            raise _cannot_pool(name, architecture, side, global_pool) from error
-        raise _cannot_take(name, architecture, side) from error
-    _calm_classifier(model)
+            raise _explain_unsupported_pooling(name, architecture, side, global_pool) from error
+        raise _explain_unsupported_side(name, architecture, side) from error
+    _reset_large_classifier(model)
     return model
 
 
-def _calm_classifier(model: Any) -> None:
-    """Draw the classifier again with torch's default, in place, if its random logits would be far from 0.
+def _reset_large_classifier(model: Any) -> None:
+    """Initialise the classifier again with torch's default, in place, if its random logits would be far from 0.
 
     timm draws the classifier of EfficientNets and MobileNets up to 1 / sqrt(number of classes). This suits 1,000
     classes. With two, the mean loss of the first epoch of Lite0 with ImageNet weights is 3 instead of 0.6, and the AUC
@@ -157,8 +157,8 @@ def _calm_classifier(model: Any) -> None:
     layer = model.get_classifier()
     if not isinstance(layer, nn.Linear) or layer.weight.is_meta:
         return
-    spread = float(layer.weight.detach().std()) * layer.in_features**0.5  # 0.58 with torch's default
-    if spread > _WIDEST_CLASSIFIER:
+    scale = float(layer.weight.detach().std()) * layer.in_features**0.5  # 0.58 with torch's default
+    if scale > _MAX_CLASSIFIER_SCALE:
         layer.reset_parameters()
 
 
@@ -169,8 +169,8 @@ def _size_argument(architecture: _Architecture, side: int) -> dict[str, object]:
     settings = timm.models.get_pretrained_cfg(architecture.name)
     if settings is None or not settings.fixed_input_size:
         return {}
-    own = architecture.arguments.get("img_size", settings.input_size[-1])
-    return {} if own in (side, [side, side]) else {"img_size": side}
+    default_size = architecture.arguments.get("img_size", settings.input_size[-1])
+    return {} if default_size in (side, [side, side]) else {"img_size": side}
 
 
 def _create_from_timm(architecture: _Architecture, *parts: dict[str, object]) -> nn.Module:
@@ -217,11 +217,11 @@ def require_side(model: nn.Module, name: str, side: int, architecture: str = "")
     Raises:
         UsageError: the forward pass fails. The message names input sizes that the network accepts.
     """
-    if not _accepts(model, side):
-        raise _cannot_take(name, _parse_architecture(name, architecture), side)
+    if not _forward_works(model, side):
+        raise _explain_unsupported_side(name, _parse_architecture(name, architecture), side)
 
 
-def _accepts(model: nn.Module, side: int) -> bool:
+def _forward_works(model: nn.Module, side: int) -> bool:
     """Return True if one forward pass with inputs of `side` x `side` pixels works."""
     was_training, device = model.training, next(model.parameters()).device
     try:
@@ -254,32 +254,34 @@ def require_trainable(model: nn.Module, name: str, side: int) -> None:
         raise UsageError(found, f"expected {(2, _CLASS_COUNT)}", "Give another network")
 
 
-def _cannot_take(name: str, architecture: _Architecture, side: int) -> UsageError:
+def _explain_unsupported_side(name: str, architecture: _Architecture, side: int) -> UsageError:
     """Return the error for a network that does not accept inputs of `side` x `side` pixels."""
     found = f"--model {name} does not accept inputs of {side} x {side} pixels"
-    sides = [one for one in _SIDES if one != side and _can_use_side(architecture, one)]
+    sides = [other for other in _TRIED_SIDES if other != side and _can_use_side(architecture, other)]
     if not sides:
-        return UsageError(found, f"it accepts none of {', '.join(map(str, _SIDES))}", "Give another network")
-    own = min(sides, key=lambda one: abs(one - side))
-    return UsageError(found, f"it accepts {', '.join(map(str, sides))}", f"Give --resolution {own}, or another network")
+        return UsageError(found, f"it accepts none of {', '.join(map(str, _TRIED_SIDES))}", "Give another network")
+    nearest = min(sides, key=lambda other: abs(other - side))
+    return UsageError(
+        found, f"it accepts {', '.join(map(str, sides))}", f"Give --resolution {nearest}, or another network"
+    )
 
 
 def _can_use_side(architecture: _Architecture, side: int) -> bool:
     """Return True if the network can be created for inputs of this size and accepts them. Computes no values."""
     try:
         with torch.device("meta"):
-            return _accepts(_create_from_timm(architecture, _size_argument(architecture, side)), side)
+            return _forward_works(_create_from_timm(architecture, _size_argument(architecture, side)), side)
     except _CREATION_ERRORS:
         return False
 
 
-def _cannot_pool(name: str, architecture: _Architecture, side: int, global_pool: str) -> UsageError:
+def _explain_unsupported_pooling(name: str, architecture: _Architecture, side: int, global_pool: str) -> UsageError:
     """Return the error for a network whose head does not take that pooling."""
     size = _size_argument(architecture, side)
     kinds = [kind for kind in POOLINGS if _can_pool(architecture, size, kind)]
-    takes = f"its head takes {', '.join(kinds)}" if kinds else "its head has no pooling to choose"
+    supported = f"its head takes {', '.join(kinds)}" if kinds else "its head has no pooling to choose"
     return UsageError(
-        f"--model {name} with --global-pool {global_pool}", takes, "Give one of these, or no --global-pool"
+        f"--model {name} with --global-pool {global_pool}", supported, "Give one of these, or no --global-pool"
     )
 
 
@@ -289,10 +291,10 @@ def fixed_side(name: str) -> int:
     return settings.input_size[-1] if settings and settings.fixed_input_size else 0
 
 
-def own_normalisation(name: str) -> str:
+def pretrained_normalisation(name: str) -> str:
     """Return the mean and standard deviation of the network's published weights, as a value of `--normalise`.
 
-    That is a key of `STATISTICS` if one has these values, else the numbers as text. `tiny` and networks without
+    The result is the key of `STATISTICS` with these values, or else the numbers as text. `tiny` and networks without
     published weights use `patches`.
 
     Raises:
@@ -310,18 +312,21 @@ def own_normalisation(name: str) -> str:
     return "/".join(",".join(repr(float(number)) for number in part) for part in (settings.mean, settings.std))
 
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Return a copy for inference in which batch norms are folded into the convolution directly before them.
+def fuse_batch_norm(model: nn.Module) -> nn.Module:
+    """Return a copy for inference in which batch norms are fused into the convolution directly before them.
 
     In timm's DenseNet these are the first norm of the network and the second norm of each dense layer: 59 of the 121
     norms of DenseNet-121. The others come before their convolution and are kept. Other networks are copied unchanged.
     """
-    folded = copy.deepcopy(model).eval()
+    fused = copy.deepcopy(model).eval()
     if type(model).__name__ == "DenseNet":
-        layers = [part for part in folded.modules() if type(part).__name__ == "DenseLayer"]
-        for parent, conv, norm in [(folded.features, "conv0", "norm0"), *((part, "conv1", "norm2") for part in layers)]:
-            setattr(parent, norm, _fold_pair(getattr(parent, conv), getattr(parent, norm)))
-    return folded
+        layers = [layer for layer in fused.modules() if type(layer).__name__ == "DenseLayer"]
+        for parent, conv, norm in [
+            (fused.features, "conv0", "norm0"),
+            *((layer, "conv1", "norm2") for layer in layers),
+        ]:
+            setattr(parent, norm, _fuse_pair(getattr(parent, conv), getattr(parent, norm)))
+    return fused
 
 
 class _NormTracer(torch.fx.Tracer):
@@ -332,32 +337,37 @@ class _NormTracer(torch.fx.Tracer):
         return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
 
 
-def fold_every_batch_norm(model: nn.Module) -> nn.Module:
-    """Return a copy for inference in which each batch norm directly after a convolution is folded into it.
+def fuse_every_batch_norm(model: nn.Module) -> nn.Module:
+    """Return a copy for inference in which each batch norm directly after a convolution is fused into it.
 
-    Unlike `fold_batch_norm` this covers every network that torch.fx can trace, such as ResNets. The logits differ in
-    the last digits of float32. A network that cannot be traced is returned as `fold_batch_norm` returns it.
+    Unlike `fuse_batch_norm` this covers every network that torch.fx can trace, such as ResNets. The logits differ in
+    the last digits of float32. A network that cannot be traced is returned as `fuse_batch_norm` returns it.
     """
-    folded = fold_batch_norm(model)
+    fused = fuse_batch_norm(model)
     try:
-        nodes = list(_NormTracer().trace(folded).nodes)
+        nodes = list(_NormTracer().trace(fused).nodes)
     except Exception:  # torch.fx raises different types for control flow that depends on the values
-        return folded
-    modules = dict(folded.named_modules())
+        return fused
+    modules = dict(fused.named_modules())
     calls = Counter(node.target for node in nodes if node.op == "call_module")
     for node in nodes:
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) != 1:
+        previous = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(previous, torch.fx.Node) or previous.op != "call_module" or len(previous.users) != 1:
             continue
-        conv, norm = modules[str(before.target)], modules[str(node.target)]
-        once = calls[node.target] == calls[before.target] == 1
-        if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-            folded.set_submodule(str(node.target), _fold_pair(conv, norm))
-    return folded
+        conv, norm = modules[str(previous.target)], modules[str(node.target)]
+        called_once = calls[node.target] == calls[previous.target] == 1
+        if (
+            called_once
+            and isinstance(conv, nn.Conv2d)
+            and isinstance(norm, nn.BatchNorm2d)
+            and norm.running_mean is not None
+        ):
+            fused.set_submodule(str(node.target), _fuse_pair(conv, norm))
+    return fused
 
 
-def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
-    """Fold the norm into the convolution, in place. Return the activation of timm's norm layers, else an identity."""
+def _fuse_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
+    """Fuse the norm into the convolution, in place. Return the activation of timm's norm layers, else an identity."""
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
     assert norm.running_mean is not None and norm.running_var is not None  # false only without running statistics

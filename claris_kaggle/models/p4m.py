@@ -2,9 +2,9 @@
 
 The method is from Cohen and Welling 2016; Veeling et al. 2018 use it in DenseNets for this task. Channels come in
 groups of eight, one per view of `data.d4`. Rotating the patch rotates the feature maps and permutes the channels within
-each group, so the pooled values of a group stay the same up to their order. This holds only for input sizes at which
-every stride samples the same pixels from both ends: 93 or 61 for a DenseNet, not 96 (`require_symmetric`). Shapes and
-operations are those of the plain network. It learns an eighth of the weights.
+each group, so the pooled values of a group only change their order. This holds only for input sizes at which every
+stride samples the same pixels from both ends: 93 or 61 for a DenseNet, not 96 (`require_symmetric`). Shapes and
+operations are those of the plain network. The network learns an eighth of the weights.
 
 escnn builds such networks from its own layers and tensors. This module uses torch's parametrizations to share the
 weights of timm's network instead. A finished fold is saved as a plain weight file, which all other modules can read.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from claris_kaggle.core.config import LEAST_SIDE
+from claris_kaggle.core.config import MIN_SIDE
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.d4 import view
 from claris_kaggle.models.pooling import GeM
@@ -42,42 +42,42 @@ def _relative_views() -> list[list[int]]:
     grids = [_view_grid(3, number) for number in range(_GROUP_ORDER)]
     product = [[0] * _GROUP_ORDER for _ in range(_GROUP_ORDER)]
     for g, relative in itertools.product(range(_GROUP_ORDER), repeat=2):
-        seen = view(grids[relative][None], g)[0]
-        h = next(number for number in range(_GROUP_ORDER) if torch.equal(grids[number], seen))
+        transformed = view(grids[relative][None], g)[0]
+        h = next(number for number in range(_GROUP_ORDER) if torch.equal(grids[number], transformed))
         product[g][h] = relative
     return product
 
 
-class _Turned(nn.Module):
+class _RotatedKernels(nn.Module):
     """A parametrization that computes all eight orientations of the kernels of a convolution.
 
     The learned weight is float [K / 8, C, S * S] for the first layer, whose input is an image, and
     [K / 8, C / 8, 8 * S * S] for other layers, whose input is groups of eight maps. The output is [K, C, S, S].
     """
 
-    places: Tensor
+    source_index: Tensor
 
     def __init__(self, side: int, first: bool) -> None:
         super().__init__()
         relative = [[0] for _ in range(_GROUP_ORDER)] if first else _relative_views()
         cells = side * side
-        places = [
+        source_index = [
             relative[g][h] * cells + _view_grid(side, g).flatten()
             for g in range(_GROUP_ORDER)
             for h in range(len(relative[g]))
         ]
-        self.register_buffer("places", torch.cat(places), persistent=False)
+        self.register_buffer("source_index", torch.cat(source_index), persistent=False)
         self.side, self.maps = side, len(relative[0])
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the kernels [K, C, S, S] of the learned weight."""
         kernels, channels = weight.shape[:2]
-        turned = weight.index_select(2, self.places)
-        turned = turned.reshape(kernels, channels, _GROUP_ORDER, self.maps, self.side, self.side).transpose(1, 2)
-        return turned.reshape(kernels * _GROUP_ORDER, channels * self.maps, self.side, self.side)
+        rotated = weight.index_select(2, self.source_index)
+        rotated = rotated.reshape(kernels, channels, _GROUP_ORDER, self.maps, self.side, self.side).transpose(1, 2)
+        return rotated.reshape(kernels * _GROUP_ORDER, channels * self.maps, self.side, self.side)
 
 
-class _Repeated(nn.Module):
+class _RepeatedValues(nn.Module):
     """A parametrization that uses one value for all eight channels of a group, along the last dimension."""
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -94,22 +94,23 @@ def _share_weights(model: nn.Module) -> nn.Module:
     Raises:
         UsageError: another layer type has weights, or a number of channels is not a multiple of 8.
     """
-    for name, part in list(model.named_modules()):
-        own = list(part.parameters(recurse=False))
-        if not own or isinstance(part, GeM):  # its exponent is the same for all orientations
+    for name, layer in list(model.named_modules()):
+        parameters = list(layer.parameters(recurse=False))
+        if not parameters or isinstance(layer, GeM):  # its exponent is the same for all orientations
             continue
-        first = isinstance(part, nn.Conv2d) and part.in_channels == 3
-        if not _can_share(part, first):
-            found = f"--equivariance is p4m, and {name} is {type(part).__name__} with weights of {tuple(own[0].shape)}"
+        first = isinstance(layer, nn.Conv2d) and layer.in_channels == 3
+        if not _can_share(layer, first):
+            shape = tuple(parameters[0].shape)
+            found = f"--equivariance is p4m, and {name} is {type(layer).__name__} with weights of {shape}"
             raise UsageError(
                 found, "expected convolutions, batch norms and linear layers of 8, 16, 24, ... channels", _P4M_HINT
             )
-        if isinstance(part, nn.Conv2d):
-            _share_convolution(part, first)
+        if isinstance(layer, nn.Conv2d):
+            _share_convolution(layer, first)
         else:
-            _repeat_values(part, "weight")
-            if isinstance(part, nn.BatchNorm2d):
-                _repeat_values(part, "bias")
+            _repeat_values(layer, "weight")
+            if isinstance(layer, nn.BatchNorm2d):
+                _repeat_values(layer, "bias")
     return model
 
 
@@ -119,78 +120,80 @@ def require_symmetric(model: nn.Module, side: int) -> None:
     Raises:
         UsageError: it is not. The hint names the next smaller size that works.
     """
-    if _sees_alike(model, side):
+    if _is_equivariant(model, side):
         return
-    fitting = next((one for one in range(side - 1, LEAST_SIDE - 1, -1) if _sees_alike(model, one)), None)
-    hint = f"Give --crop {fitting} and --resolution 0" if fitting else _P4M_HINT
+    smaller = next(
+        (candidate for candidate in range(side - 1, MIN_SIDE - 1, -1) if _is_equivariant(model, candidate)), None
+    )
+    hint = f"Give --crop {smaller} and --resolution 0" if smaller else _P4M_HINT
     found = f"--equivariance p4m at {side} pixels: the strides break the symmetry"
     raise UsageError(found, "expected a side that keeps the symmetry", hint)
 
 
 @torch.inference_mode()
-def _sees_alike(model: nn.Module, side: int) -> bool:
+def _is_equivariant(model: nn.Module, side: int) -> bool:
     """Return True if noise of that size gives the same logits as the same noise rotated by 90 degrees."""
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     logits = copy.deepcopy(model).eval()(torch.cat([image, image.rot90(1, (2, 3))]))
     return bool(torch.allclose(logits[0], logits[1], rtol=0, atol=1e-3 * float(logits.abs().max())))
 
 
-def _can_share(part: nn.Module, first: bool) -> bool:
+def _can_share(layer: nn.Module, first: bool) -> bool:
     """Return True if `_share_weights` supports the layer."""
-    if isinstance(part, nn.Conv2d):
-        square = part.kernel_size[0] == part.kernel_size[1]
-        whole = part.out_channels % _GROUP_ORDER == 0 and (first or part.in_channels % _GROUP_ORDER == 0)
-        return square and whole and part.groups == 1 and part.bias is None
-    return isinstance(part, nn.BatchNorm2d | nn.Linear) and part.weight.shape[-1] % _GROUP_ORDER == 0
+    if isinstance(layer, nn.Conv2d):
+        square = layer.kernel_size[0] == layer.kernel_size[1]
+        divisible = layer.out_channels % _GROUP_ORDER == 0 and (first or layer.in_channels % _GROUP_ORDER == 0)
+        return square and divisible and layer.groups == 1 and layer.bias is None
+    return isinstance(layer, nn.BatchNorm2d | nn.Linear) and layer.weight.shape[-1] % _GROUP_ORDER == 0
 
 
-def _share_convolution(part: nn.Conv2d, first: bool) -> None:
+def _share_convolution(layer: nn.Conv2d, first: bool) -> None:
     """Learn one orientation of the kernels instead of all eight, in place."""
-    kernels, channels = part.out_channels // _GROUP_ORDER, part.in_channels // (1 if first else _GROUP_ORDER)
-    part.weight = nn.Parameter(part.weight.detach()[:kernels].reshape(kernels, channels, -1).clone())
-    parametrize.register_parametrization(part, "weight", _Turned(part.kernel_size[0], first), unsafe=True)
+    kernels, channels = layer.out_channels // _GROUP_ORDER, layer.in_channels // (1 if first else _GROUP_ORDER)
+    layer.weight = nn.Parameter(layer.weight.detach()[:kernels].reshape(kernels, channels, -1).clone())
+    parametrize.register_parametrization(layer, "weight", _RotatedKernels(layer.kernel_size[0], first), unsafe=True)
 
 
-def _repeat_values(part: Any, name: str) -> None:
+def _repeat_values(layer: Any, name: str) -> None:
     """Learn one value instead of eight along the last dimension, in place."""
-    setattr(part, name, nn.Parameter(getattr(part, name).detach()[..., ::_GROUP_ORDER].clone()))
-    parametrize.register_parametrization(part, name, _Repeated(), unsafe=True)
+    setattr(layer, name, nn.Parameter(getattr(layer, name).detach()[..., ::_GROUP_ORDER].clone()))
+    parametrize.register_parametrization(layer, name, _RepeatedValues(), unsafe=True)
 
 
 def untie_weights(model: nn.Module) -> nn.Module:
     """Return the network with plain weights: the network itself, or a copy if its weights are shared.
 
-    In the copy, the running statistics are equal for all eight channels of a group. They converge to this anyway.
+    In the copy, the running statistics are equal for all eight channels of a group, to which they converge in training.
     """
     if not any(map(parametrize.is_parametrized, model.modules())):
         return model
     model = copy.deepcopy(model)
-    for part in list(model.modules()):
-        if parametrize.is_parametrized(part):
-            _untie_layer(part)
-        if isinstance(part, nn.BatchNorm2d):
-            _level_statistics(part)
+    for layer in list(model.modules()):
+        if parametrize.is_parametrized(layer):
+            _untie_layer(layer)
+        if isinstance(layer, nn.BatchNorm2d):
+            _average_statistics(layer)
     return model
 
 
-def _untie_layer(part: Any) -> None:
+def _untie_layer(layer: Any) -> None:
     """Replace the shared weights of one layer by plain parameters, in place.
 
     torch's `remove_parametrizations` would also change the class, which a deep copy shares with its original.
     """
-    values = {name: getattr(part, name).detach() for name in part.parametrizations}
-    part.__class__ = parametrize.type_before_parametrizations(part)
-    del part.parametrizations
+    values = {name: getattr(layer, name).detach() for name in layer.parametrizations}
+    layer.__class__ = parametrize.type_before_parametrizations(layer)
+    del layer.parametrizations
     for name, value in values.items():
-        setattr(part, name, nn.Parameter(value))
+        setattr(layer, name, nn.Parameter(value))
 
 
 @torch.no_grad()
-def _level_statistics(part: nn.BatchNorm2d) -> None:
-    """Set the running mean and variance of each group of eight to those of all its values together, in place."""
+def _average_statistics(layer: nn.BatchNorm2d) -> None:
+    """Replace the running statistics of each group of eight channels by those of the pooled group, in place."""
     mean, variance = (
-        value.reshape(-1, _GROUP_ORDER) for value in (part.running_mean, part.running_var) if value is not None
+        value.reshape(-1, _GROUP_ORDER) for value in (layer.running_mean, layer.running_var) if value is not None
     )
-    middle = mean.mean(1, keepdim=True)
-    variance.copy_((variance + (mean - middle) ** 2).mean(1, keepdim=True).expand_as(variance))
-    mean.copy_(middle.expand_as(mean))
+    group_mean = mean.mean(1, keepdim=True)
+    variance.copy_((variance + (mean - group_mean) ** 2).mean(1, keepdim=True).expand_as(variance))
+    mean.copy_(group_mean.expand_as(mean))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 _GEM = "gem"
-_FIRST_EXPONENT, LEAST_VALUE = 3.0, 1e-6
+_INITIAL_EXPONENT, MIN_VALUE = 3.0, 1e-6
 
 
 class GeM(nn.Module):
@@ -23,17 +23,17 @@ class GeM(nn.Module):
 
     def __init__(self, dims: tuple[int, int] = (2, 3), *, keepdim: bool = True) -> None:
         super().__init__()
-        self.p = nn.Parameter(torch.full((1,), _FIRST_EXPONENT))
+        self.p = nn.Parameter(torch.full((1,), _INITIAL_EXPONENT))
         self.dims, self.keepdim = dims, keepdim
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the pooled features, float32, because powers overflow in half precision."""
-        powers = features.float().clamp(min=LEAST_VALUE).pow(self.p)
+        powers = features.float().clamp(min=MIN_VALUE).pow(self.p)
         return powers.mean(self.dims, keepdim=self.keepdim).pow(1 / self.p)
 
 
 def _timm_pooling(kind: str) -> str:
-    """Return the kind of pooling with which timm creates the network. `_insert_gem` replaces that of GeM."""
+    """Return timm's name of the pooling. For GeM it is average pooling, which `_insert_gem` then replaces."""
     return "avg" if kind == _GEM else kind
 
 
@@ -53,7 +53,7 @@ def _insert_gem(model: nn.Module) -> None:
 
 
 def _pooling_weights(model: nn.Module) -> set[str]:
-    """Return the names of the weights of the pooling, which published weights lack."""
+    """Return the names of the exponents of GeM, which published weights do not have."""
     return {f"{name}.p" for name, part in model.named_modules() if isinstance(part, GeM)}
 
 

@@ -68,10 +68,10 @@ def read_architecture(model: str) -> str:
     if not _is_source(model):
         return ""
     _, name, arguments = _read_source(model)
-    known = {key: value for key, value in sorted(arguments.items()) if key != "num_classes"}
-    if known.pop("in_chans", 3) != 3:
+    stored = {key: value for key, value in sorted(arguments.items()) if key != "num_classes"}
+    if stored.pop("in_chans", 3) != 3:
         raise UsageError(f"--model {model}: {arguments['in_chans']} input channels", "expected 3 (RGB)")
-    return json.dumps({"name": name, "arguments": known})
+    return json.dumps({"name": name, "arguments": stored})
 
 
 def _parse_architecture(model: str, text: str) -> _Architecture:
@@ -115,8 +115,8 @@ def _pretrained_settings(model: str, architecture: str = "") -> PretrainedCfg | 
     if not _is_source(model):
         return timm.models.get_pretrained_cfg(model)
     settings = _read_source(model)[0]
-    known = {key: value for key, value in settings.items() if key in PretrainedCfg.__dataclass_fields__}
-    return PretrainedCfg(**known)
+    fields = {key: value for key, value in settings.items() if key in PretrainedCfg.__dataclass_fields__}
+    return PretrainedCfg(**fields)
 
 
 def _find_published(model: str) -> Path:
@@ -249,7 +249,7 @@ def _require_known(name: str, source: str = "") -> None:
 
     if timm.is_model(name):
         return
-    near = get_close_matches(name.split(".")[0], timm.list_models(), 3) or timm.list_models(f"*{name[:8]}*")
-    known = f"similar names: {name_few(near)}" if near else "try densenet121"
+    similar = get_close_matches(name.split(".")[0], timm.list_models(), 3) or timm.list_models(f"*{name[:8]}*")
+    hint = f"similar names: {name_few(similar)}" if similar else "try densenet121"
     found = f"--model is {name!r}" if not source or source == name else f"--model {source} is a {name!r}"
-    raise UsageError(found, "unknown timm model", known[0].upper() + known[1:])
+    raise UsageError(found, "unknown timm model", hint[0].upper() + hint[1:])

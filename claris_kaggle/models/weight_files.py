@@ -20,11 +20,11 @@ from torch import Tensor
 
 from claris_kaggle.core.errors import DataError, format_count, name_few
 
-_WEIGHT_FILE = "expected a complete .safetensors or .pth file"
-_AGAIN = "Download or copy it again"
-_UNPACK = "Unpack it, then give the file inside"
-_ITSELF = "Download the file itself, not its page"
-_CONVERT = "Convert it to PyTorch, or give other weights"
+_EXPECTED_WEIGHT_FILE = "expected a complete .safetensors or .pth file"
+_DOWNLOAD_AGAIN_HINT = "Download or copy it again"
+_UNPACK_HINT = "Unpack it, then give the file inside"
+_HTML_INSTEAD_HINT = "Download the file itself, not its page"
+_CONVERT_HINT = "Convert it to PyTorch, or give other weights"
 _SAVE_AGAIN = (
     "Save it again where it was made: python -c \"import torch; m = torch.load('{0}', weights_only=False); "
     "torch.save({1}.state_dict(), 'weights.pth')\""
@@ -44,24 +44,24 @@ _SAVE_SCRIPT = (
 _OTHER_KINDS = {
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "Run git lfs pull, or download the file"),
     b"# xet version": ("a pointer of Hugging Face's Xet, not the file itself", "Download the file itself"),
-    b"\x89HDF\r\n\x1a\n": ("HDF5, a file of Keras or TensorFlow", _CONVERT),
-    b"\x93NUMPY": ("a NumPy array", _CONVERT),
-    b"\x08\x01\x12": ("a TensorFlow SavedModel", _CONVERT),
-    b"GGUF": ("a GGUF file", _CONVERT),
-    b"MATLAB": ("a MATLAB file", _CONVERT),
-    b"\x1f\x8b": ("compressed with gzip", _UNPACK),
-    b"BZh": ("compressed with bzip2", _UNPACK),
-    b"\xfd7zXZ": ("compressed with xz", _UNPACK),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK),
-    b"\x04\x22\x4d\x18": ("compressed with lz4", _UNPACK),
-    b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
-    b"Rar!": ("a RAR archive", _UNPACK),
-    b"%PDF": ("a PDF document", _ITSELF),
+    b"\x89HDF\r\n\x1a\n": ("HDF5, a file of Keras or TensorFlow", _CONVERT_HINT),
+    b"\x93NUMPY": ("a NumPy array", _CONVERT_HINT),
+    b"\x08\x01\x12": ("a TensorFlow SavedModel", _CONVERT_HINT),
+    b"GGUF": ("a GGUF file", _CONVERT_HINT),
+    b"MATLAB": ("a MATLAB file", _CONVERT_HINT),
+    b"\x1f\x8b": ("compressed with gzip", _UNPACK_HINT),
+    b"BZh": ("compressed with bzip2", _UNPACK_HINT),
+    b"\xfd7zXZ": ("compressed with xz", _UNPACK_HINT),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK_HINT),
+    b"\x04\x22\x4d\x18": ("compressed with lz4", _UNPACK_HINT),
+    b"7z\xbc\xaf": ("a 7z archive", _UNPACK_HINT),
+    b"Rar!": ("a RAR archive", _UNPACK_HINT),
+    b"%PDF": ("a PDF document", _HTML_INSTEAD_HINT),
     b"\x89PNG": ("a PNG image", "Check the path"),
     b"\xff\xd8\xff": ("a JPEG image", "Check the path"),
     b"II*\0": ("a TIFF image", "Check the path"),
 }
-# Ends of the names of other files, where the content does not tell their kind.
+# Suffixes of files of other frameworks that cannot be recognised by their content.
 _FRAMEWORK_SUFFIXES = {
     ".msgpack": "a file of Flax", ".pb": "a graph of TensorFlow", ".index": "a part of a TensorFlow checkpoint",
     ".caffemodel": "a file of Caffe", ".params": "a file of MXNet", ".pdparams": "a file of PaddlePaddle",
@@ -70,7 +70,7 @@ _FRAMEWORK_SUFFIXES = {
     ".weights": "a file of Darknet", ".joblib": "a file of joblib",
 }  # fmt: skip
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar", ".pkl")
-# Parts of a checkpoint that hold tensors but no weights.
+# Names of parts of a checkpoint that have tensors but no weights.
 _NOT_WEIGHTS = re.compile(r"(^|_)opt(im\w*)?(_|$)|sched|scaler|(^|_)amp(_|$)|rng|random|loader|metric|history|callback")
 _MAX_DEPTH, _MAX_SEQUENCE = 5, 16
 # The number with which torch.save begins its old format, as it is pickled.
@@ -81,13 +81,13 @@ _CODE_FUNCTIONS = ("builtins.eval", "builtins.exec", "builtins.__import__", "bui
 
 
 class _Inert(dict[object, object]):
-    """Stands for every object of a pickle that is not a tensor. Holds its state and executes nothing."""
+    """A stand-in for a pickled object that is not a tensor. Keeps its state and executes nothing."""
 
     path = ""
     state: object = None
 
     def __hash__(self) -> int:  # type: ignore[override]
-        """Return a number for this object alone: some checkpoints use objects as keys."""
+        """Return the identity of this object, because some checkpoints use objects as keys."""
         return id(self)
 
     def __new__(cls, *_: object, **__: object) -> _Inert:
@@ -99,16 +99,16 @@ class _Inert(dict[object, object]):
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        """Keep the state of the object that this one stands for."""
+        """Keep the state of the pickled object."""
         self.state = state
 
     def is_network(self) -> bool:
-        """Return True if this stands for a whole network (torch.nn.Module)."""
+        """Return True if the pickled object is a whole network (torch.nn.Module)."""
         return isinstance(self.state, Mapping) and "_modules" in self.state
 
 
 class _InertDict(_Inert):
-    """Stands for an object of a subclass of dict: a plain dict that keeps the items."""
+    """A stand-in for an object of a subclass of dict: a plain dict that keeps the items."""
 
     def __new__(cls, *_: object, **__: object) -> OrderedDict[object, object]:  # type: ignore[misc]
         """Return a dict without the arguments."""
@@ -125,7 +125,7 @@ def _parse_weights(content: bytes, source: object) -> dict[str, Tensor]:
 
 
 def _find_network(content: bytes, source: object) -> tuple[dict[str, dict[str, Tensor]], str]:
-    """Return every dict of tensors in the bytes of a weight file, by its place in the file, such as `state_dict`.
+    """Return every dict of tensors in the bytes of a weight file, by its key path in the file, such as `state_dict`.
 
     Also returns the name of the network that the file states under `arch`, as timm writes it; empty without one.
 
@@ -139,31 +139,31 @@ def _find_network(content: bytes, source: object) -> tuple[dict[str, dict[str, T
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about old formats; faults that matter raise
             loaded = _load_any(content, source)
-            found = {place: tensors for place, tensors in _walk(loaded, "", 0) if tensors}
-            found = _drop_unaveraged(loaded, found)
+            networks = {key_path: tensors for key_path, tensors in _find_tensor_dicts(loaded, "", 0) if tensors}
+            networks = _drop_unaveraged(loaded, networks)
     except DataError:
         raise
     except Exception as error:  # both readers raise many exception types on damaged files
-        raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _AGAIN) from error
-    if not found:
+        raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _DOWNLOAD_AGAIN_HINT) from error
+    if not networks:
         raise _describe_tensorless(loaded, source)
-    stated = loaded.get("arch") if isinstance(loaded, Mapping) else None
-    return found, stated.split(".")[0] if isinstance(stated, str) else ""
+    architecture = loaded.get("arch") if isinstance(loaded, Mapping) else None
+    return networks, architecture.split(".")[0] if isinstance(architecture, str) else ""
 
 
-def _drop_unaveraged(loaded: object, found: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+def _drop_unaveraged(loaded: object, networks: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Return the dicts of tensors without MMEngine's `ema_state_dict`.
 
     Its EMAHook swaps the two: `state_dict` holds the averaged weights.
     """
-    if not (isinstance(loaded, Mapping) and "message_hub" in loaded and "state_dict" in found):
-        return found
-    return {place: tensors for place, tensors in found.items() if place.split(".")[0] != "ema_state_dict"}
+    if not (isinstance(loaded, Mapping) and "message_hub" in loaded and "state_dict" in networks):
+        return networks
+    return {key_path: tensors for key_path, tensors in networks.items() if key_path.split(".")[0] != "ema_state_dict"}
 
 
 def _unreadable(source: object, what: str, hint: str) -> DataError:
     """Return the error for a file without readable weights."""
-    return DataError(f"{source}: no readable weights ({what})", _WEIGHT_FILE, hint)
+    return DataError(f"{source}: no readable weights ({what})", _EXPECTED_WEIGHT_FILE, hint)
 
 
 def _refuse(source: object, what: str, hint: str) -> NoReturn:
@@ -193,13 +193,15 @@ def _load_safetensors(content: bytes, source: object) -> dict[str, Tensor]:
     """
     import safetensors.torch
 
-    begin = 8 + int.from_bytes(content[:8], "little")
-    if begin > len(content):
-        _refuse(source, f"cut off: {len(content):,} bytes of at least {begin:,}", _AGAIN)
-    header = json.loads(content[8:begin])
-    size = begin + max((one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"), default=0)
+    data_start = 8 + int.from_bytes(content[:8], "little")
+    if data_start > len(content):
+        _refuse(source, f"cut off: {len(content):,} bytes of at least {data_start:,}", _DOWNLOAD_AGAIN_HINT)
+    header = json.loads(content[8:data_start])
+    size = data_start + max(
+        (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+    )
     if size > len(content):
-        _refuse(source, f"cut off: {len(content):,} of {size:,} bytes", _AGAIN)
+        _refuse(source, f"cut off: {len(content):,} of {size:,} bytes", _DOWNLOAD_AGAIN_HINT)
     return safetensors.torch.load(content)
 
 
@@ -210,29 +212,31 @@ def _refuse_other_kinds(content: bytes, source: object) -> None:
         DataError: the file is of another kind.
     """
     if not content.strip(b"\0"):
-        _refuse(source, "an empty file" if not content else "only zero bytes, an incomplete download", _AGAIN)
-    start = content[:400].removeprefix(b"\xef\xbb\xbf").lstrip()
+        _refuse(
+            source, "an empty file" if not content else "only zero bytes, an incomplete download", _DOWNLOAD_AGAIN_HINT
+        )
+    text_start = content[:400].removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, (what, hint) in _OTHER_KINDS.items():
         if content.startswith(magic):
             _refuse(source, what, hint)
-    if start[:1] == b"<" and re.match(rb"<(!doctype|html|head|body|\?xml|!--|error)", start, re.IGNORECASE):
-        _refuse(source, "a web page, not the file itself", _ITSELF)
-    if start[:1] in (b"{", b"["):
+    if text_start[:1] == b"<" and re.match(rb"<(!doctype|html|head|body|\?xml|!--|error)", text_start, re.IGNORECASE):
+        _refuse(source, "a web page, not the file itself", _HTML_INSTEAD_HINT)
+    if text_start[:1] in (b"{", b"["):
         index = b"weight_map" in content[:1_000_000]
         what = "the index of weights in several files" if index else "a JSON file"
         _refuse(source, what, "Join the files into one" if index else "Give the file of the weights")
     if content[4:8] == b"TFL3":
-        _refuse(source, "a TensorFlow Lite file", _CONVERT)
+        _refuse(source, "a TensorFlow Lite file", _CONVERT_HINT)
     if other := _name_by_suffix(source):
-        _refuse(source, other, _CONVERT)
+        _refuse(source, other, _CONVERT_HINT)
     if content[:1] == b"\x08" and 1 <= content[1] <= 30 and content[2] in b"\x12\x1a\x3a\x42":
         _refuse(source, "an ONNX file", "Give the weights of the network that it was made from")
     if content[257:262] == b"ustar":
-        _refuse(source, "a tar archive", _UNPACK)
+        _refuse(source, "a tar archive", _UNPACK_HINT)
     if content[:1] != b"\x80" and content[:2] != b"PK":
-        text = start.split(b"\n")[0][:40].decode("ascii", "replace")
-        told = f"text: {text!r}" if text.isprintable() and text.isascii() else "an unknown format"
-        _refuse(source, told, "Give the file of the weights; if this should be it, download it again")
+        first_line = text_start.split(b"\n")[0][:40].decode("ascii", "replace")
+        kind = f"text: {first_line!r}" if first_line.isprintable() and first_line.isascii() else "an unknown format"
+        _refuse(source, kind, "Give the file of the weights; if this should be it, download it again")
 
 
 def _name_by_suffix(source: object) -> str:
@@ -251,7 +255,7 @@ def _require_torch_archive(content: bytes, source: object) -> None:
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _AGAIN) from error
+        raise _unreadable(source, f"damaged or cut off, {len(content):,} bytes", _DOWNLOAD_AGAIN_HINT) from error
     names = archive.namelist()
     ends = {name.rsplit("/", 1)[-1] for name in names}
     if "data.pkl" in ends:
@@ -262,13 +266,13 @@ def _require_torch_archive(content: bytes, source: object) -> None:
         _require_checksums(archive, source)
         return
     if any(name.endswith(".npy") for name in ends):
-        _refuse(source, "an archive of NumPy arrays", _CONVERT)
+        _refuse(source, "an archive of NumPy arrays", _CONVERT_HINT)
     if any(name.endswith((".h5", ".keras")) for name in ends):
-        _refuse(source, "a Keras archive", _CONVERT)
+        _refuse(source, "a Keras archive", _CONVERT_HINT)
     if "serialized_exported_program.json" in ends or "archive_format" in ends:
         _refuse(source, "a program of torch.export", "Save the state_dict of the network instead")
     inside = next((name for name in names if name.endswith(_WEIGHT_SUFFIXES)), "")
-    _refuse(source, f"a ZIP archive{f' with {inside} in it' if inside else ''}", _UNPACK)
+    _refuse(source, f"a ZIP archive{f' with {inside} in it' if inside else ''}", _UNPACK_HINT)
 
 
 def _require_checksums(archive: zipfile.ZipFile, source: object) -> None:
@@ -277,14 +281,16 @@ def _require_checksums(archive: zipfile.ZipFile, source: object) -> None:
     Raises:
         DataError: names the first such file.
     """
-    for one in archive.infolist():
-        if one.CRC:  # torch can be told to write 0 instead
+    for entry in archive.infolist():
+        if entry.CRC:  # torch can be told to write 0 instead
             try:
-                with archive.open(one) as stream:
+                with archive.open(entry) as stream:
                     while stream.read(1 << 24):
                         pass
             except (zipfile.BadZipFile, zlib.error) as error:
-                raise _unreadable(source, f"damaged: wrong checksum of {one.filename} in it", _AGAIN) from error
+                raise _unreadable(
+                    source, f"damaged: wrong checksum of {entry.filename} in it", _DOWNLOAD_AGAIN_HINT
+                ) from error
 
 
 def _load_pickle(content: bytes, source: object) -> object:
@@ -296,16 +302,16 @@ def _load_pickle(content: bytes, source: object) -> object:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        names, newest = _scan_pickle(content)
+        names, protocol = _scan_pickle(content)
         code = sorted(name for name in names if name.split(".")[0] in _CODE_MODULES or name in _CODE_FUNCTIONS)
         if code:
             hint = "Do not open it with another tool. Take weights from a source that you trust"
             raise _unreadable(source, f"opening it would run {code[0]}", hint) from error
         if content[:2] != b"PK" and _MAGIC_NUMBER not in content[:40]:
             raise _describe_plain_pickle(names, source) from error
-        if newest > 2:
+        if protocol > 2:
             hint = _SAVE_TENSORS.format(_file_name(source))
-            raise _unreadable(source, f"pickle protocol {newest}, which torch does not read safely", hint) from error
+            raise _unreadable(source, f"pickle protocol {protocol}, which torch does not read safely", hint) from error
         return _load_with_stand_ins(content, source, names)
 
 
@@ -314,7 +320,7 @@ def _describe_plain_pickle(names: set[str], source: object) -> DataError:
     modules = {name.split(".")[0] for name in names}
     if "torch" not in modules:
         what = "NumPy arrays" if "numpy" in modules else "no tensors"
-        return _unreadable(source, f"a plain pickle with {what}, not written by torch.save", _CONVERT)
+        return _unreadable(source, f"a plain pickle with {what}, not written by torch.save", _CONVERT_HINT)
     save = _SAVE_AGAIN.format(_file_name(source), "m") if any(".nn.modules." in one for one in names) else ""
     hint = save or _SAVE_TENSORS.format(_file_name(source))
     hint = hint.replace("torch.load(", "pickle.load(open(").replace(", weights_only=False)", ", 'rb'))")
@@ -326,7 +332,7 @@ def _describe_plain_pickle(names: set[str], source: object) -> DataError:
 def _load_with_stand_ins(content: bytes, source: object, names: set[str]) -> object:
     """Return the content of a file that torch.save wrote, with an inert object for each object of these classes.
 
-    torch sets items only of plain dicts, so a class that turns out to be a dict is replaced by one.
+    torch restores items of plain dicts only. So the stand-in for a subclass of dict is a plain dict.
 
     Raises:
         DataError: torch does not read the file in this way either.
@@ -353,11 +359,11 @@ def _scan_pickle(content: bytes) -> tuple[set[str], int]:
     from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
     names: set[str] = set()
-    newest = 0
+    protocol = 0
     texts = ["", ""]  # the last two, which name a class in protocol 4
     for operation, argument in _pickle_operations(content):
         if operation == "PROTO":
-            newest = max(newest, int(str(argument)))
+            protocol = max(protocol, int(str(argument)))
         if operation in ("GLOBAL", "INST"):
             module, name = str(argument).split(" ", 1)
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
@@ -365,9 +371,9 @@ def _scan_pickle(content: bytes) -> tuple[set[str], int]:
         if operation.endswith("UNICODE"):
             texts = [texts[1], str(argument)]
         if operation == "STACK_GLOBAL":
-            newest = max(newest, 4)
+            protocol = max(protocol, 4)
             names.add(".".join(texts))
-    return names, newest
+    return names, protocol
 
 
 def _pickle_operations(content: bytes) -> Iterator[tuple[str, object]]:
@@ -384,20 +390,20 @@ def _pickle_operations(content: bytes) -> Iterator[tuple[str, object]]:
             return
 
 
-def _walk(loaded: object, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the place and the tensors of each dict that has tensors, without those of optimizers."""
+def _find_tensor_dicts(loaded: object, key_path: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the key path and the tensors of each dict that has tensors, without those of optimizers."""
     if depth > _MAX_DEPTH:
         return
     if isinstance(loaded, Mapping) and not (isinstance(loaded, _Inert) and loaded.is_network()):
-        inside = {str(key): value for key, value in loaded.items()}
-        yield place, {key: _to_plain(value) for key, value in inside.items() if isinstance(value, Tensor)}
+        children = {str(key): value for key, value in loaded.items()}
+        yield key_path, {key: _to_plain(value) for key, value in children.items() if isinstance(value, Tensor)}
     elif isinstance(loaded, list | tuple) and len(loaded) <= _MAX_SEQUENCE:
-        inside = {str(number): value for number, value in enumerate(loaded)}
+        children = {str(number): value for number, value in enumerate(loaded)}
     else:
         return
-    for key, value in inside.items():
+    for key, value in children.items():
         if not _NOT_WEIGHTS.search(key.lower()):
-            yield from _walk(value, f"{place}.{key}" if place else key, depth + 1)
+            yield from _find_tensor_dicts(value, f"{key_path}.{key}" if key_path else key, depth + 1)
 
 
 def _to_plain(value: Tensor) -> Tensor:

@@ -98,65 +98,67 @@ class _Match:
     """The tensors of a file under the names of a network.
 
     Attributes:
-        place: the place of the dict in the file, such as `state_dict`.
+        key_path: the keys of the dict in the file, such as `state_dict`.
         prefix: the part before the network's names, such as `module.`.
         tensors: the matched tensors by the network's names.
-        deeper: names of tensors of a body, such as inside the network's own layers, that the network does not have.
-        others: names of tensors of other parts, such as a decoder.
+        unmatched_body: names of tensors in layers of a body that the network does not have.
+        unmatched_other: names of tensors of other parts, such as a decoder.
     """
 
-    place: str
+    key_path: str
     prefix: str
     tensors: dict[str, Tensor]
-    deeper: list[str]
-    others: list[str]
+    unmatched_body: list[str]
+    unmatched_other: list[str]
 
     @property
     def label(self) -> str:
-        """The place and the prefix as one text; empty for plain names at the top of the file."""
-        return f"{self.place}.{self.prefix}".strip(".")
+        """The key path and the prefix as one text; empty for plain names at the top of the file."""
+        return f"{self.key_path}.{self.prefix}".strip(".")
 
 
-def _find_head(own: Mapping[str, Tensor], classes: int) -> set[str]:
+def _find_head(state: Mapping[str, Tensor], classes: int) -> set[str]:
     """Return the names of the classifier's tensors."""
-    return {key for key, value in own.items() if value.ndim <= 2 and value.shape[:1] == (classes,)}
+    return {key for key, value in state.items() if value.ndim <= 2 and value.shape[:1] == (classes,)}
 
 
 def _match_names(found: Mapping[str, Mapping[str, Tensor]], model: nn.Module, classes: int) -> list[_Match]:
     """Return the matches with the highest number of tensors, the preferred one first.
 
     Args:
-        found: the dicts of tensors in a file, by their place.
+        found: the dicts of tensors in a file, by their key path.
         model: the network.
         classes: number of classes of the network.
     """
     matches = [
-        _match_alias(place, {_modern_name(key): value for key, value in tensors.items()}, prefix, alias, head)
+        _match_alias(key_path, {_current_name(key): value for key, value in tensors.items()}, prefix, alias, head)
         for head in [_find_head(model.state_dict(), classes)]
-        for place, tensors in found.items()
+        for key_path, tensors in found.items()
         for alias in _aliases(model, head)
         for prefix in _best_prefixes(tensors, alias)
     ]
-    most = max((len(one.tensors) for one in matches), default=0)
+    highest = max((len(match.tensors) for match in matches), default=0)
     best: dict[str, _Match] = {}
-    for one in matches:
-        if len(one.tensors) == most:
-            best.setdefault(one.label, one)  # the first naming that fits
-    return sorted(best.values(), key=lambda one: (-_preference(one.label), len(one.deeper), len(one.prefix)))
+    for match in matches:
+        if len(match.tensors) == highest:
+            best.setdefault(match.label, match)  # the first naming that fits
+    return sorted(
+        best.values(), key=lambda match: (-_preference(match.label), len(match.unmatched_body), len(match.prefix))
+    )
 
 
 def _preference(label: str) -> int:
-    """Return the rank of a network among equal ones in a file: averaged weights first, slow copies last."""
+    """Return the preference of a network in a file: 2 for averaged weights, 0 for slow copies, else 1."""
     return 2 if _AVERAGED.search(label.lower()) else 0 if _SLOW_COPY.search(label.lower()) else 1
 
 
-def _modern_name(key: str) -> str:
+def _current_name(key: str) -> str:
     """Convert a tensor name of older torchvision files to today's name, and remove the parts of wrappers inside it."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", _WRAPPERS.sub("", key))
 
 
 def _aliases(model: nn.Module, head: set[str]) -> list[dict[str, str]]:
-    """Return the network's tensor names by the names that other programs give them, for each way of naming.
+    """Return dicts from the names that other programs use to the network's tensor names, one for each naming scheme.
 
     A body that was built as nn.Sequential of the network's children has numbers instead of names (fastai, TIAToolbox).
     A network that was saved as its `features` alone has no such first part.
@@ -168,13 +170,13 @@ def _aliases(model: nn.Module, head: set[str]) -> list[dict[str, str]]:
         (container,) = containers
         start = f"{container}."
         aliases.append({name.removeprefix(start): name for name in names})
-        numbered = _number_children(getattr(model, container), [one.removeprefix(start) for one in names], start)
+        numbered = _number_children(getattr(model, container), [name.removeprefix(start) for name in names], start)
         aliases.append({alias: name for alias, name in numbered.items() if name in set(names)})
     return [alias for number, alias in enumerate(aliases) if alias not in aliases[:number]]
 
 
 def _number_children(module: nn.Module, names: list[str], start: str) -> dict[str, str]:
-    """Return the names, after `start`, by the same names with the number of the first layer instead of its name."""
+    """Map names in which the first layer has its number instead of its name to the network's names, after `start`."""
     numbers = {name: str(number) for number, (name, _) in enumerate(module.named_children())}
     split = [name.split(".", 1) for name in names]
     return {".".join([numbers.get(first, first), *rest]): start + ".".join([first, *rest]) for first, *rest in split}
@@ -183,39 +185,45 @@ def _number_children(module: nn.Module, names: list[str], start: str) -> dict[st
 def _best_prefixes(tensors: Mapping[str, Tensor], alias: Mapping[str, str]) -> list[str]:
     """Return the prefixes under which the highest number of names is in the file."""
     counts: Counter[str] = Counter()
-    for key in map(_modern_name, tensors):
+    for key in map(_current_name, tensors):
         parts = key.split(".")
-        for cut in range(len(parts)):
-            if ".".join(parts[cut:]) in alias:
-                counts["".join(f"{part}." for part in parts[:cut])] += 1
-    most = max(counts.values(), default=0)
-    return [prefix for prefix, count in counts.items() if count == most]
+        for position in range(len(parts)):
+            if ".".join(parts[position:]) in alias:
+                counts["".join(f"{part}." for part in parts[:position])] += 1
+    highest = max(counts.values(), default=0)
+    return [prefix for prefix, count in counts.items() if count == highest]
 
 
 def _match_alias(
-    place: str, tensors: Mapping[str, Tensor], prefix: str, alias: Mapping[str, str], head: set[str]
+    key_path: str, tensors: Mapping[str, Tensor], prefix: str, alias: Mapping[str, str], head: set[str]
 ) -> _Match:
-    """Return the match of one naming and one prefix, with the leftovers sorted into two kinds."""
-    inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    taken = {alias[key]: value for key, value in inside.items() if key in alias}
-    tops = {key.split(".")[0] for key, name in alias.items() if name not in head}
-    heads = {key.split(".")[0] for key, name in alias.items() if name in head}
-    series = {re.sub(r"\d+", "#", top) for top in tops}
-    deeper: list[str] = []
-    others: list[str] = []
-    for key in inside.keys() - alias.keys():
+    """Return the match of one naming scheme and one prefix. Unmatched tensors are of the body or of other parts."""
+    candidates = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    matched = {alias[key]: value for key, value in candidates.items() if key in alias}
+    body_names = {key.split(".")[0] for key, name in alias.items() if name not in head}
+    head_names = {key.split(".")[0] for key, name in alias.items() if name in head}
+    numbered = {re.sub(r"\d+", "#", top) for top in body_names}
+    unmatched_body: list[str] = []
+    unmatched_other: list[str] = []
+    for key in candidates.keys() - alias.keys():
         first = key.split(".")[0]
-        if key.rsplit(".", 1)[-1] in _NO_WEIGHT_ENDINGS or first in heads or _is_other_head(first, tops):
+        if key.rsplit(".", 1)[-1] in _NO_WEIGHT_ENDINGS or first in head_names or _is_other_head(first, body_names):
             continue
-        own = first in tops or re.sub(r"\d+", "#", first) in series or _BODY_NAMES.match(first)
-        (deeper if own else others).append(key)
-    order = {key: number for number, key in enumerate(inside)}
-    return _Match(place, prefix, taken, sorted(deeper, key=order.__getitem__), sorted(others, key=order.__getitem__))
+        is_body = first in body_names or re.sub(r"\d+", "#", first) in numbered or _BODY_NAMES.match(first)
+        (unmatched_body if is_body else unmatched_other).append(key)
+    order = {key: number for number, key in enumerate(candidates)}
+    return _Match(
+        key_path,
+        prefix,
+        matched,
+        sorted(unmatched_body, key=order.__getitem__),
+        sorted(unmatched_other, key=order.__getitem__),
+    )
 
 
-def _is_other_head(first: str, tops: set[str]) -> bool:
+def _is_other_head(first: str, body_names: set[str]) -> bool:
     """Return True if the first part of a name is that of a head, and of no layer of the network."""
-    return first not in tops and bool(_HEAD_NAMES.match(first))
+    return first not in body_names and bool(_HEAD_NAMES.match(first))
 
 
 def _explain_names(keys: Sequence[str], missing: Sequence[str], path: Path) -> tuple[str, str]:
@@ -243,26 +251,26 @@ def _name_same_weights(path: Path) -> str:
     return _TIMM_FILE
 
 
-def _name_relative(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> str:
+def _find_fitting_network(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> str:
     """Return timm's name of a common network that the tensors in the file fit; empty if there is none."""
     sizes = [sum(not key.endswith(_NO_WEIGHT_ENDINGS) for key in tensors) for tensors in found.values()]
     for name, size in _COMMON_NETWORKS.items():
         # A file may hold a network twice. Creating only networks of the right size saves seconds.
-        if all(abs(one // copies - size) > _HEAD_TENSORS for one in sizes for copies in (1, 2)):
+        if all(abs(total // copies - size) > _HEAD_TENSORS for total in sizes for copies in (1, 2)):
             continue
-        model = _outline(name, classes)
-        best = _match_names(found, model, classes)[:1]
-        own = model.state_dict()
-        needed = {key for key in own if not key.endswith(_NO_WEIGHT_ENDINGS)} - _find_head(own, classes)
-        for match in best:
-            fits = all(key in match.tensors and match.tensors[key].shape == own[key].shape for key in needed)
-            if fits and not match.deeper:
+        model = _create_without_values(name, classes)
+        matches = _match_names(found, model, classes)[:1]
+        state = model.state_dict()
+        required = {key for key in state if not key.endswith(_NO_WEIGHT_ENDINGS)} - _find_head(state, classes)
+        for match in matches:
+            fits = all(key in match.tensors and match.tensors[key].shape == state[key].shape for key in required)
+            if fits and not match.unmatched_body:
                 return name
     return ""
 
 
 @functools.lru_cache(maxsize=len(_COMMON_NETWORKS))
-def _outline(name: str, classes: int) -> nn.Module:
+def _create_without_values(name: str, classes: int) -> nn.Module:
     """Return the network without values: tensors on the meta device."""
     import timm
 

@@ -26,10 +26,10 @@ from claris_kaggle.models.factory import _CLASS_COUNT
 from claris_kaggle.models.pooling import _pooling_weights
 from claris_kaggle.models.sources import _find_published
 from claris_kaggle.models.weight_files import _WEIGHT_SUFFIXES, _find_network, _parse_weights
-from claris_kaggle.models.weight_names import _explain_names, _find_head, _Match, _match_names, _name_relative
+from claris_kaggle.models.weight_names import _explain_names, _find_fitting_network, _find_head, _Match, _match_names
 
-# Prefixes in a row that are removed before timm's conversion, and one try with all names.
-_MOST_PREFIXES = 4
+# Attempts of timm's conversion: the unchanged names, then without one to three prefixes.
+_MAX_PREFIXES = 4
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -42,9 +42,9 @@ def save_weights(path: Path, model: nn.Module) -> None:
         temporary.write_bytes(content)
 
 
-def finish_fold(fold_dir: FoldDir, facts: Mapping[str, object]) -> None:
-    """Mark the fold as finished: write the SHA-256 of its weights and `facts` to `model.json`, after the weights."""
-    write_json(fold_dir.weights_manifest, {"weights_sha256": sha256_file(fold_dir.weights), **facts})
+def finish_fold(fold_dir: FoldDir, metadata: Mapping[str, object]) -> None:
+    """Mark the fold as finished: write the SHA-256 of its weights and `metadata` to `model.json`."""
+    write_json(fold_dir.weights_manifest, {"weights_sha256": sha256_file(fold_dir.weights), **metadata})
 
 
 def finished_sha256(fold_dir: FoldDir) -> str | None:
@@ -119,17 +119,20 @@ def _explain_no_file(path: Path, weights: str) -> tuple[str, str]:
     if re.fullmatch(r"(true|yes|default|pretrained|imagenet\w*)", weights, re.IGNORECASE):
         return "no such file", "Give imagenet for the published weights of --model"
     if weights and path.is_dir():
-        if next((one for level in ("data.pkl", "*/data.pkl") for one in path.glob(level)), None):
+        if next((file for level in ("data.pkl", "*/data.pkl") for file in path.glob(level)), None):
             return "a folder, an unpacked file of torch.save", "Download the file again, and keep it packed"
-        files = [one for level in ("*", "*/*") for one in sorted(path.glob(level)) if one.is_file()]
-        inside = [one for one in files if one.suffix.lower() in _WEIGHT_SUFFIXES]
-        return "a folder", f"Give a file in it: {name_few(inside)}" if inside else "It has no .safetensors or .pth file"
+        files = [file for level in ("*", "*/*") for file in sorted(path.glob(level)) if file.is_file()]
+        weight_files = [file for file in files if file.suffix.lower() in _WEIGHT_SUFFIXES]
+        return (
+            "a folder",
+            f"Give a file in it: {name_few(weight_files)}" if weight_files else "It has no .safetensors or .pth file",
+        )
     if re.fullmatch(r"[\w-]+/[\w.-]+", weights) and Path(weights).suffix.lower() not in _WEIGHT_SUFFIXES:
         return "no such file", f"If it is a name on Hugging Face, give --model hf-hub:{weights} --weights imagenet"
     return "no such file", ""
 
 
-def load_start(model: nn.Module, path: Path) -> list[str]:
+def load_initial_weights(model: nn.Module, path: Path) -> list[str]:
     """Load initial weights into the network. Return the names of the tensors that keep their random values.
 
     Only the classifier may keep them, if the file has no classifier or one for another number of classes. The names in
@@ -140,60 +143,61 @@ def load_start(model: nn.Module, path: Path) -> list[str]:
         DataError: the file is damaged, belongs to another network, has values that are not finite or layers of zeros
             only, or is not a weight file.
     """
-    places, stated = _find_network(_read_content(path), path)
-    found = {place: _rename_last_norm(model, tensors) for place, tensors in places.items()}
+    dicts, architecture = _find_network(_read_content(path), path)
+    found = {key_path: _rename_last_norm(model, tensors) for key_path, tensors in dicts.items()}
     matches = _match_converted(found, model, _match_names(found, model, _CLASS_COUNT))
     match = _resize_positions(matches[0], model) if matches else None
-    own = model.state_dict()
-    head = _find_head(own, _CLASS_COUNT)
+    state = model.state_dict()
+    head = _find_head(state, _CLASS_COUNT)
     tensors = match.tensors if match else {}
-    skipped = sorted(key for key in head if key not in tensors or not _fits(tensors[key], own[key]))
+    skipped = sorted(key for key in head if key not in tensors or not _is_compatible(tensors[key], state[key]))
     _require_same_network(path, found, model, match, head | _pooling_weights(model))
-    same = {key: value for key, value in tensors.items() if key not in skipped and value.shape == own[key].shape}
-    chosen = {key: value.to(own[key].dtype) for key, value in same.items()}
-    _require_values(path, chosen, head)
-    if stated and _own_name(model) not in ("", stated) and _is_timm_name(stated):
+    fitting = {key: value for key, value in tensors.items() if key not in skipped and value.shape == state[key].shape}
+    converted = {key: value.to(state[key].dtype) for key, value in fitting.items()}
+    _require_values(path, converted, head)
+    if architecture and _timm_name(model) not in ("", architecture) and _is_timm_name(architecture):
         remark = "Its tensors have the same names; the network may compute differently"
-        log_info(f"{path}: the file is of {stated}, and --model is {_own_name(model)}. {remark}")
+        log_info(f"{path}: the file is of {architecture}, and --model is {_timm_name(model)}. {remark}")
     if match and len(matches) > 1:
-        labels = name_few(one.label or "the top" for one in matches[1:])
+        labels = name_few(match.label or "the top" for match in matches[1:])
         log_info(f"{path}: several networks fit; taking {match.label or 'the top'}, not {labels}")
-    if match and match.others:
-        log_info(
-            f"{path}: {format_count(len(match.others), 'tensor')} of other parts left out ({name_few(match.others)})"
-        )
-    model.load_state_dict(chosen, strict=False)
+    if match and match.unmatched_other:
+        others = match.unmatched_other
+        log_info(f"{path}: {format_count(len(others), 'tensor')} of other parts left out ({name_few(others)})")
+    model.load_state_dict(converted, strict=False)
     return skipped
 
 
 def _match_converted(found: Mapping[str, dict[str, Tensor]], model: nn.Module, matches: list[_Match]) -> list[_Match]:
-    """Return the matches after timm's conversion of the names of a network's authors, if these are better."""
-    own = model.state_dict()
+    """Convert the original authors' names with timm, and return these matches if they have more tensors."""
+    state = model.state_dict()
     convert = _timm_conversion(model)
-    if convert is None or (matches and 2 * len(matches[0].tensors) > len(own)):
+    if convert is None or (matches and 2 * len(matches[0].tensors) > len(state)):
         return matches
     converted: dict[str, dict[str, Tensor]] = {}
-    for place, tensors in found.items():
-        tries: list[dict[str, Tensor]] = []
-        for inside in _without_prefixes(tensors):
+    for key_path, tensors in found.items():
+        conversions: list[dict[str, Tensor]] = []
+        for stripped in _without_prefixes(tensors):
             with contextlib.suppress(Exception), warnings.catch_warnings():  # it expects the files of the authors
                 warnings.simplefilter("ignore")
-                tries.append(convert(inside, model))
-        converted[place] = max(tries, key=lambda one: len(own.keys() & one.keys()), default={})
+                conversions.append(convert(stripped, model))
+        converted[key_path] = max(conversions, key=lambda conversion: len(state.keys() & conversion.keys()), default={})
     better = _match_names(converted, model, _CLASS_COUNT)
     return better if better and (not matches or len(better[0].tensors) > len(matches[0].tensors)) else matches
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield the tensors, and without one to three first parts of their names, such as `backbone.`, that most share."""
-    inside = dict(tensors)
-    for _ in range(_MOST_PREFIXES):
-        yield dict(inside)
-        firsts = Counter(key.partition(".")[0] for key in inside if "." in key)
-        first, number = max(firsts.items(), key=lambda one: one[1], default=("", 0))
-        if 2 * number <= len(inside):
+    """Yield the tensors unchanged, then without one to three common prefixes of their names, such as `backbone.`."""
+    stripped = dict(tensors)
+    for _ in range(_MAX_PREFIXES):
+        yield dict(stripped)
+        counts = Counter(key.partition(".")[0] for key in stripped if "." in key)
+        first, number = max(counts.items(), key=lambda item: item[1], default=("", 0))
+        if 2 * number <= len(stripped):
             return
-        inside = {key.removeprefix(f"{first}."): one for key, one in inside.items() if key.startswith(f"{first}.")}
+        stripped = {
+            key.removeprefix(f"{first}."): item for key, item in stripped.items() if key.startswith(f"{first}.")
+        }
 
 
 def _timm_conversion(model: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
@@ -208,7 +212,7 @@ def _is_timm_name(name: str) -> bool:
     return timm.is_model(name)
 
 
-def _own_name(model: nn.Module) -> str:
+def _timm_name(model: nn.Module) -> str:
     """Return timm's name of the network without a tag; empty if it is not one of timm's."""
     return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
 
@@ -218,19 +222,19 @@ def _rename_last_norm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str,
 
     It is `norm` before the pooling of the class token, and `fc_norm` after other poolings.
     """
-    own = model.state_dict()
+    state = model.state_dict()
     for old, new in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
-        if f"{new}weight" in own.keys() - tensors.keys() and f"{old}weight" in tensors.keys() - own.keys():
-            tensors = {new + key[len(old) :] if key.startswith(old) else key: one for key, one in tensors.items()}
+        if f"{new}weight" in state.keys() - tensors.keys() and f"{old}weight" in tensors.keys() - state.keys():
+            tensors = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in tensors.items()}
     return tensors
 
 
 def _resize_positions(match: _Match, model: nn.Module) -> _Match:
     """Interpolate position embeddings of another input size, as timm does for its published weights."""
-    own = model.state_dict()
-    other = [key for key, value in match.tensors.items() if not _fits(value, own[key])]
+    state = model.state_dict()
+    mismatched = [key for key, value in match.tensors.items() if not _is_compatible(value, state[key])]
     convert = _timm_conversion(model)
-    if convert is None or not any("pos" in key for key in other):
+    if convert is None or not any("pos" in key for key in mismatched):
         return match
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of the memory layout of timm's tensors
@@ -238,13 +242,13 @@ def _resize_positions(match: _Match, model: nn.Module) -> _Match:
             converted = convert(dict(match.tensors), model)
         except RuntimeError:  # another number of tokens before those of the patches
             return match
-    resized = {key: converted.get(key, match.tensors[key]) for key in other if "pos" in key}
+    resized = {key: converted.get(key, match.tensors[key]) for key in mismatched if "pos" in key}
     return dataclasses.replace(match, tensors={**match.tensors, **resized})
 
 
-def _fits(found: Tensor, own: Tensor) -> bool:
+def _is_compatible(found: Tensor, expected: Tensor) -> bool:
     """Return True if the two have the same shape and are both floating point, or both not."""
-    return found.shape == own.shape and found.is_floating_point() == own.is_floating_point()
+    return found.shape == expected.shape and found.is_floating_point() == expected.is_floating_point()
 
 
 def _require_same_network(
@@ -255,45 +259,46 @@ def _require_same_network(
     Raises:
         DataError: tensors are missing, of another shape, or surplus. The hint names the network that the file fits.
     """
-    own = model.state_dict()
+    state = model.state_dict()
     tensors = match.tensors if match else {}
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(key for key in own if key not in tensors and key not in head | counters)
-    body = [key for key in own if key in tensors and key not in head | counters]
-    wrong = sorted(key for key in body if not _fits(tensors[key], own[key]))
-    if missing or wrong:
-        what = _describe_mismatch(found, own, tensors, missing, wrong)
-    elif match and match.deeper:
-        what = f"{format_count(len(match.deeper), 'tensor')} that the network does not have ({name_few(match.deeper)})"
+    counters = {key for key in state if key.endswith("num_batches_tracked")}
+    missing = sorted(key for key in state if key not in tensors and key not in head | counters)
+    body = [key for key in state if key in tensors and key not in head | counters]
+    mismatched = sorted(key for key in body if not _is_compatible(tensors[key], state[key]))
+    if missing or mismatched:
+        what = _describe_mismatch(found, state, tensors, missing, mismatched)
+    elif match and match.unmatched_body:
+        surplus = match.unmatched_body
+        what = f"{format_count(len(surplus), 'tensor')} that the network does not have ({name_few(surplus)})"
     else:
         return
     if part := re.search(r"-0*(\d+)-of-0*(\d+)\.\w+$", path.name):
         raise DataError(f"{path}: part {part[1]} of {part[2]}", "expected all weights in one file", "Join the parts")
-    cause, advice = _explain_names([key for one in found.values() for key in one], missing, path)
-    relative = "" if cause or advice else _name_relative(found, _CLASS_COUNT)
-    relative = "" if relative == _own_name(model) else relative
-    hint = f"The file looks like {relative}: give --model {relative}, or other --weights" if relative else advice
+    cause, advice = _explain_names([key for tensors in found.values() for key in tensors], missing, path)
+    fitting = "" if cause or advice else _find_fitting_network(found, _CLASS_COUNT)
+    fitting = "" if fitting == _timm_name(model) else fitting
+    hint = f"The file looks like {fitting}: give --model {fitting}, or other --weights" if fitting else advice
     what = f"{what}: {cause}" if cause else what
     raise DataError(f"{path}: {what}", "expected weights of the same network", hint or "Check --model and --weights")
 
 
 def _describe_mismatch(
     found: Mapping[str, dict[str, Tensor]],
-    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     missing: list[str],
-    wrong: list[str],
+    mismatched: list[str],
 ) -> str:
-    """Return which tensors of the network are missing or differ, and what the file has instead."""
+    """Describe which tensors of the network are missing or have another shape, and what the file has instead."""
     parts = []
     if missing:
         parts.append(f"{format_count(len(missing), 'layer')} missing ({name_few(missing)})")
-    if 2 * len(missing) > len(own):
+    if 2 * len(missing) > len(state):
         largest = max(found.values(), key=len)
         parts.append(f"the file has {format_count(len(largest), 'tensor')} ({name_few(largest)})")
-    if wrong:
-        shown = [f"{key} is {_describe_shape(tensors[key])}, not {_describe_shape(own[key])}" for key in wrong]
-        parts.append(f"{len(wrong)} with another shape ({name_few(shown)})")
+    if mismatched:
+        shown = [f"{key} is {_describe_shape(tensors[key])}, not {_describe_shape(state[key])}" for key in mismatched]
+        parts.append(f"{len(mismatched)} with another shape ({name_few(shown)})")
     return ", ".join(parts)
 
 

@@ -47,7 +47,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": _LINE_COLOR,
     "axes.axisbelow": True, "lines.linewidth": 1.4, "legend.frameon": False, "legend.fontsize": 8.5,
-    "legend.handlelength": 1.6, "legend.labelspacing": 0.35, "text.parse_math": False,
+    "legend.handlelength": 1.6, "legend.labelspacing": 0.45, "legend.columnspacing": 3.0, "text.parse_math": False,
 }  # fmt: skip
 _REFERENCE: dict[str, Any] = {"color": _MUTED, "linewidth": 0.8, "linestyle": (0, (2, 3))}
 _Curve = tuple[str, Labels, NDArray[np.floating]]

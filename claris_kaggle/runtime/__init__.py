@@ -3,10 +3,10 @@
 Other packages use:
 
 - `cudnn_fallback`: `DEFAULT_MODE`, `convert_cudnn_failures`, `move_network`, `run_ranks`
-- `distributed`: `World`, `any_rank`, `choose_nproc`, `first_text`, `from_main`, `gather_rows`, `hold_for_all`,
-  `join_world`, `share_buffers`, `under_torchrun`, `was_launched`
+- `distributed`: `World`, `broadcast_buffers`, `broadcast_from_rank_zero`, `choose_nproc`, `first_nonempty_text`,
+  `gather_rows`, `join_world`, `launched_by_claris`, `lock_on_rank_zero`, `max_over_ranks`, `under_torchrun`
 - `jobs`: `Job`, `torch_settings`
-- `loading`: `fitting_workers`, `load_in_order`, `send_ahead`
+- `loading`: `limit_workers`, `load_in_order`, `prefetch_to_device`
 - `precision`: `DTYPES`, `choose_precision`, `suggest_precision`, `usable_precision`
 - `rank_process`: `is_lost_peer`
 """

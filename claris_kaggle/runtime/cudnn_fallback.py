@@ -1,8 +1,8 @@
 """Repeat work after a cuDNN failure: first without autotuning, then with contiguous tensors.
 
-A failed cuDNN call can leave the CUDA context unusable, and the other ranks wait in a collective call. So the work is
-repeated in new processes: all ranks change together and resume from the files of the run (the last checkpoint of a fold
-in training, the last finished fold in prediction).
+A failed cuDNN call can leave the CUDA context unusable, while the other ranks wait in a collective call. So all ranks
+are replaced by new processes. These resume from the files of the run: from the last checkpoint in training, after the
+last finished fold in prediction.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from claris_kaggle.runtime.rank_process import _write_job
 
 _RunResult = TypeVar("_RunResult")
 DEFAULT_MODE, _NO_AUTOTUNE_MODE, _CONTIGUOUS_MODE = CUDNN_MODES
-_DESCRIPTIONS = {
+_MODE_DESCRIPTIONS = {
     _NO_AUTOTUNE_MODE: "without autotuning",
     _CONTIGUOUS_MODE: "with contiguous tensors and without autotuning",
 }
-_NEXT_STEP = {
+_NEXT_MODE_HINT = {
     DEFAULT_MODE: "Run the same command with --cudnn no-autotune",
     _NO_AUTOTUNE_MODE: "Run the same command with --cudnn contiguous",
     _CONTIGUOUS_MODE: "Update the GPU driver, or use another GPU or --precision",
@@ -61,7 +61,7 @@ def convert_cudnn_failures(name: str, mode: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_cudnn_error(error):
             raise
-        raise CudnnError(f"{name}: cuDNN failed on the GPU ({first_line(error)})", "", _NEXT_STEP[mode]) from error
+        raise CudnnError(f"{name}: cuDNN failed on the GPU ({first_line(error)})", "", _NEXT_MODE_HINT[mode]) from error
 
 
 def move_network(model: nn.Module, device: torch.device, mode: str) -> nn.Module:
@@ -78,7 +78,7 @@ def move_network(model: nn.Module, device: torch.device, mode: str) -> nn.Module
 
 def _make_contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return contiguous copies of the inputs (a forward pre-hook)."""
-    return tuple(one.contiguous() for one in inputs)
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 def run_ranks(
@@ -86,7 +86,7 @@ def run_ranks(
     nproc: int,
     entry: str,
     make_job: Callable[[str], dict[str, object]],
-    run_here: Callable[[World], _RunResult],
+    run_in_process: Callable[[World], _RunResult],
     read_result: Callable[[], _RunResult],
 ) -> _RunResult:
     """Run a job on all ranks of this machine, and retry with the next mode after a cuDNN failure.
@@ -96,31 +96,31 @@ def run_ranks(
         nproc: number of processes on this machine. With 1, the first attempt runs in this process.
         entry: function that each rank calls with the job, as `package.module:function`.
         make_job: returns the job for a mode as JSON-serializable values, for the file that the ranks read.
-        run_here: runs the job in this process.
+        run_in_process: runs the job in this process.
         read_result: reads the result that other processes wrote.
     Returns:
-        The result of `run_here` or `read_result`.
+        The result of `run_in_process` or `read_result`.
     Raises:
         CudnnError: cuDNN also failed with contiguous tensors.
         ClarisError: any other failure of a rank.
     """
-    chosen = mode
+    current_mode = mode
     while True:
         try:
-            if nproc == 1 and chosen == mode:
+            if nproc == 1 and current_mode == mode:
                 with join_world() as world:
-                    return run_here(world)
+                    return run_in_process(world)
             with tempfile.TemporaryDirectory(prefix="claris-ranks-") as folder:
-                _write_job(Path(folder) / "job.json", entry, make_job(chosen))
+                _write_job(Path(folder) / "job.json", entry, make_job(current_mode))
                 _launch_ranks(nproc, "claris_kaggle.runtime.rank_process", str(Path(folder) / "job.json"))
             return read_result()
         except CudnnError as error:
-            if chosen == _CONTIGUOUS_MODE:
+            if current_mode == _CONTIGUOUS_MODE:
                 raise
             found = error.found
         _free_gpu_memory()
-        chosen = CUDNN_MODES[CUDNN_MODES.index(chosen) + 1]
-        log_info(f"{found}; retrying {_DESCRIPTIONS[chosen]}")
+        current_mode = CUDNN_MODES[CUDNN_MODES.index(current_mode) + 1]
+        log_info(f"{found}; retrying {_MODE_DESCRIPTIONS[current_mode]}")
 
 
 def _free_gpu_memory() -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
-_LAUNCHED = "CLARIS_LAUNCHED"  # process id of the parent that launched this rank
+_LAUNCHER_PID_VARIABLE = "CLARIS_LAUNCHED"  # process id of the parent that launched this rank
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -66,46 +66,46 @@ def under_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def was_launched() -> bool:
+def launched_by_claris() -> bool:
     """Return True if `_launch_ranks` started this process. The parent has prepared the inputs and holds the lock."""
-    return _LAUNCHED in os.environ
+    return _LAUNCHER_PID_VARIABLE in os.environ
 
 
-def choose_nproc(asked: int) -> int:
+def choose_nproc(requested: int) -> int:
     """Return the number of processes for training or prediction.
 
     Args:
-        asked: number of processes; 0 means one per GPU, or one process without a GPU.
+        requested: number of processes; 0 means one per GPU, or one process without a GPU.
     Raises:
-        UsageError: `asked` is above 1 on a system without torchrun.
+        UsageError: `requested` is above 1 on a system without torchrun.
     """
-    if asked > 1 and not platforms.SEVERAL_PROCESSES:
-        raise UsageError(f"--nproc is {asked}", "several processes need Linux or macOS", "Give --nproc 1")
-    return asked or (max(1, torch.cuda.device_count()) if platforms.SEVERAL_PROCESSES else 1)
+    if requested > 1 and not platforms.SUPPORTS_DDP:
+        raise UsageError(f"--nproc is {requested}", "several processes need Linux or macOS", "Give --nproc 1")
+    return requested or (max(1, torch.cuda.device_count()) if platforms.SUPPORTS_DDP else 1)
 
 
 @contextlib.contextmanager
 def join_world() -> Iterator[World]:
     """Yield the `World` of this process, inside a process group if there are several processes.
 
-    A process that fails does not destroy the group: NCCL would then wait for peers that wait for this process.
+    After a failure the group is not destroyed: NCCL would wait for the other processes, which wait for this one.
     """
-    rank, local, size = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    rank, local_rank, world_size = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    if was_launched():
-        exit_with_parent(int(os.environ[_LAUNCHED]))  # the parent holds the lock
-    if size <= 1:
+    if launched_by_claris():
+        exit_with_parent(int(os.environ[_LAUNCHER_PID_VARIABLE]))  # the parent holds the lock
+    if world_size <= 1:
         yield World(0, 0, 1, device)
         return
     # NCCL rejects two processes on one GPU; gloo accepts them.
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    own_card = cuda and here <= torch.cuda.device_count()
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    has_own_gpu = cuda and local_size <= torch.cuda.device_count()
     with _stdout_to_stderr():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if own_card else "gloo", timeout=_TIMEOUT)
-    yield World(rank, local, size, device, here)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_own_gpu else "gloo", timeout=_TIMEOUT)
+    yield World(rank, local_rank, world_size, device, local_size)
     dist.destroy_process_group()
 
 
@@ -113,38 +113,38 @@ def join_world() -> Iterator[World]:
 def _stdout_to_stderr() -> Iterator[None]:
     """Redirect stdout to stderr within the context: up to torch 2.10, gloo's C++ code prints connections to stdout."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved_stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved_stdout, 1)
+        os.close(saved_stdout)
 
 
 @contextlib.contextmanager
-def hold_for_all(world: World, lock: Path) -> Iterator[None]:
+def lock_on_rank_zero(world: World, lock: Path) -> Iterator[None]:
     """Hold the lock on rank 0 for the whole group, unless the parent process already holds it.
 
     Raises:
         RunError: another process holds the lock. torchrun then ends the other ranks.
     """
-    if was_launched() or not world.is_main:
+    if launched_by_claris() or not world.is_main:
         yield
         return
     with hold_lock(lock):
         yield
 
 
-def share_buffers(world: World, model: torch.nn.Module) -> None:
+def broadcast_buffers(world: World, model: torch.nn.Module) -> None:
     """Broadcast the running statistics of rank 0, so that all ranks predict with the network that is saved."""
     if world.world_size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
-def any_rank(world: World, code: int) -> int:
-    """Return the largest code of all ranks, on every rank. Also serves as a barrier."""
+def max_over_ranks(world: World, code: int) -> int:
+    """Return the maximum of the codes of all ranks, on every rank. Also serves as a barrier."""
     if world.world_size == 1:
         return code
     value = torch.tensor([code])
@@ -152,7 +152,7 @@ def any_rank(world: World, code: int) -> int:
     return int(value.item())
 
 
-def from_main(world: World, value: _Value) -> _Value:
+def broadcast_from_rank_zero(world: World, value: _Value) -> _Value:
     """Return the value of rank 0, on every rank."""
     if world.world_size == 1:
         return value
@@ -161,7 +161,7 @@ def from_main(world: World, value: _Value) -> _Value:
     return holder[0]
 
 
-def first_text(world: World, text: str) -> str:
+def first_nonempty_text(world: World, text: str) -> str:
     """Return the first non-empty text in the order of ranks, on every rank."""
     if world.world_size == 1:
         return text
@@ -170,28 +170,28 @@ def first_text(world: World, text: str) -> str:
     return next(filter(None, texts), "")
 
 
-def gather_rows(world: World, places: torch.Tensor, values: torch.Tensor, total: int) -> torch.Tensor:
+def gather_rows(world: World, rows: torch.Tensor, values: torch.Tensor, total: int) -> torch.Tensor:
     """Return the values of all ranks in the order of their rows, float32 [total], on every rank.
 
     Args:
-        places: int64 [n], row index of each value of this rank, in 0..total-1.
+        rows: int64 [n], row index of each value of this rank, in 0..total-1.
         values: float32 [n].
         total: number of rows over all ranks.
     Raises:
         TrainingError: a row was filled twice or not at all. This is a bug.
     """
-    own = (places.numpy(), values.numpy())
-    parts = [own] * world.world_size
+    local = (rows.numpy(), values.numpy())
+    parts = [local] * world.world_size
     if world.world_size > 1:
-        dist.all_gather_object(parts, own)
-    filled = torch.zeros(total, dtype=torch.int64)
+        dist.all_gather_object(parts, local)
+    counts = torch.zeros(total, dtype=torch.int64)
     result = torch.empty(total, dtype=torch.float32)
-    for where, what in parts:
-        index = torch.from_numpy(where)
-        filled.index_add_(0, index, torch.ones_like(index))
-        result[index] = torch.from_numpy(what)
-    if not bool((filled == 1).all()):
-        wrong = int((filled != 1).sum())
+    for part_rows, part_values in parts:
+        index = torch.from_numpy(part_rows)
+        counts.index_add_(0, index, torch.ones_like(index))
+        result[index] = torch.from_numpy(part_values)
+    if not bool((counts == 1).all()):
+        wrong = int((counts != 1).sum())
         raise TrainingError(f"{wrong} of {total} rows were not predicted exactly once", "", "Please report this")
     return result
 
@@ -233,23 +233,23 @@ def _launch_ranks(nproc: int, module: str, *arguments: str) -> None:
 @contextlib.contextmanager
 def _launcher_environment() -> Iterator[None]:
     """Set one thread per rank and the parent's process id in the environment, and silence torchrun."""
-    logger, kept = logging.getLogger("torch.distributed"), dict(os.environ)
+    logger, environment = logging.getLogger("torch.distributed"), dict(os.environ)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ[_LAUNCHED] = str(os.getpid())
+    os.environ[_LAUNCHER_PID_VARIABLE] = str(os.getpid())
     try:
         yield
     finally:
         logger.setLevel(level)
-        for name in set(os.environ) - set(kept):  # torchrun adds variables
+        for name in set(os.environ) - set(environment):  # torchrun adds variables
             del os.environ[name]
 
 
-def _leave_error(error: ClarisError) -> bool:
+def _write_error_for_parent(error: ClarisError) -> bool:
     """Write the error for the parent process. Return False if `_launch_ranks` did not start this process."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not was_launched() or not path:
+    if not launched_by_claris() or not path:
         return False
     parts = {"found": error.found, "expected": error.expected, "hint": error.hint}
     content = {"type": type(error).__name__, **parts, "code": error.exit_code}
@@ -260,12 +260,12 @@ def _leave_error(error: ClarisError) -> bool:
 
 def _explain_failed_ranks(failures: dict[int, ProcessFailure], nproc: int) -> ClarisError:
     """Return the first error that a rank reported, or else an error that says how the first rank died."""
-    for failure in sorted(failures.values(), key=lambda one: one.timestamp):
+    for failure in sorted(failures.values(), key=lambda failure: failure.timestamp):
         try:
-            left = json.loads(failure.message)
-            error_type = getattr(errors, left["type"], ClarisError)
-            error: ClarisError = error_type(left["found"], left["expected"], left["hint"])
-            error.exit_code = left["code"]
+            report = json.loads(failure.message)
+            error_type = getattr(errors, report["type"], ClarisError)
+            error: ClarisError = error_type(report["found"], report["expected"], report["hint"])
+            error.exit_code = report["code"]
             return error
         except (TypeError, ValueError, KeyError):
             continue  # this rank died without a message, or because it lost a peer

@@ -1,7 +1,7 @@
 """Jobs as plain values for other processes, and torch settings for the duration of a job."""
 
-# Annotations are not deferred here: tools that read the types of inherited fields look up their names in the modules of
-# the subclasses.
+# No `from __future__ import annotations` here: tools that read the types of inherited fields would look up the names in
+# the modules of the subclasses.
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -66,11 +66,11 @@ def torch_settings(threads: int, *, autotune: bool) -> Iterator[None]:
         threads: CPU threads of this process.
         autotune: let cuDNN benchmark its algorithms on the first batch of each shape.
     """
-    kept = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    previous = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = autotune
     try:
         yield
     finally:
-        torch.set_num_threads(kept[0])
-        torch.backends.cudnn.benchmark = kept[1]
+        torch.set_num_threads(previous[0])
+        torch.backends.cudnn.benchmark = previous[1]

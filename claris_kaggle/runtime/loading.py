@@ -15,7 +15,7 @@ from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.core.platforms import SHARED_MEMORY, STOP_SIGNALS
 
 # Items that each worker process prefetches (torch's default).
-_AHEAD = 2
+_PREFETCH_FACTOR = 2
 
 
 class _Movable(Protocol):
@@ -45,42 +45,42 @@ def load_in_order(dataset: Dataset[_Item], items: Iterable[int], workers: int, p
         batch_size=None,
         sampler=list(items),
         num_workers=workers,
-        prefetch_factor=_AHEAD if workers else None,
+        prefetch_factor=_PREFETCH_FACTOR if workers else None,
         pin_memory=pin,
-        worker_init_fn=_keep_to_one_core,
+        worker_init_fn=_init_worker,
     )
 
 
-def send_ahead(loaded: Iterable[_Item], device: torch.device) -> Iterator[_Item]:
+def prefetch_to_device(loaded: Iterable[_Item], device: torch.device) -> Iterator[_Item]:
     """Yield batches or blocks in their order on the device. Each is copied before the previous one is yielded.
 
     On a GPU the copy runs on a separate stream, in parallel with the computation. The computation waits only for its
     own batch.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    sent: tuple[_Item, torch.cuda.Event | None] | None = None
-    for item in _explain_workers(loaded):
+    pending: tuple[_Item, torch.cuda.Event | None] | None = None
+    for item in _explain_killed_workers(loaded):
         with torch.cuda.stream(stream):  # None has no effect
-            following = (item.to(device), None if stream is None else stream.record_event())
-        if sent is not None:
-            yield _receive(*sent, device)
-        sent = following
-    if sent is not None:
-        yield _receive(*sent, device)
+            copied = (item.to(device), None if stream is None else stream.record_event())
+        if pending is not None:
+            yield _wait_for_copy(*pending, device)
+        pending = copied
+    if pending is not None:
+        yield _wait_for_copy(*pending, device)
 
 
-def _receive(item: _Item, event: torch.cuda.Event | None, device: torch.device) -> _Item:
+def _wait_for_copy(item: _Item, event: torch.cuda.Event | None, device: torch.device) -> _Item:
     """Return the item once the device's current stream can use it."""
     if event is not None:
-        working = torch.cuda.current_stream(device)
-        working.wait_event(event)
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(event)
         for part in item:
             if isinstance(part, Tensor) and part.is_cuda:
-                part.record_stream(working)  # keeps the memory until the computation has finished
+                part.record_stream(stream)  # keeps the memory until the computation has finished
     return item
 
 
-def _explain_workers(loaded: Iterable[_Item]) -> Iterator[_Item]:
+def _explain_killed_workers(loaded: Iterable[_Item]) -> Iterator[_Item]:
     """Yield the loaded items, and convert the death of a worker process into an error with a hint.
 
     Raises:
@@ -97,27 +97,27 @@ def _explain_workers(loaded: Iterable[_Item]) -> Iterator[_Item]:
         ) from error
 
 
-def fitting_workers(wanted: int, item_bytes: int, processes: int) -> int:
+def limit_workers(requested: int, item_bytes: int, processes: int) -> int:
     """Return the number of worker processes whose prefetched items fit in shared memory.
 
     A container may have only 64 MiB of shared memory.
 
     Args:
-        wanted: requested number of worker processes, and the largest result.
+        requested: number of worker processes without this limit.
         item_bytes: size of one item in bytes.
         processes: number of ranks on this machine, each with its own worker processes.
     """
-    if wanted == 0 or not SHARED_MEMORY.is_dir():
-        return wanted
-    room = shutil.disk_usage(SHARED_MEMORY).free // processes
-    return min(wanted, room // (item_bytes * (_AHEAD + 1)))
+    if requested == 0 or not SHARED_MEMORY.is_dir():
+        return requested
+    free_per_process = shutil.disk_usage(SHARED_MEMORY).free // processes
+    return min(requested, free_per_process // (item_bytes * (_PREFETCH_FACTOR + 1)))
 
 
-def _keep_to_one_core(worker: int) -> None:
-    """Limit OpenCV and torch to one thread in a worker process, to avoid oversubscribing the cores.
+def _init_worker(worker: int) -> None:
+    """Limit OpenCV and torch to one thread in a worker process, and ignore stop signals.
 
-    Stop signals to the process group are ignored here. The training process handles them and needs its workers for an
-    orderly stop.
+    With more threads, the workers would oversubscribe the cores. The training process handles stop signals, and needs
+    its workers until it stops.
     """
     import cv2
 

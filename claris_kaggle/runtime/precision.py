@@ -12,23 +12,23 @@ from claris_kaggle.core.errors import UsageError
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def choose_precision(asked: str, device_type: str) -> str:
+def choose_precision(requested: str, device_type: str) -> str:
     """Return the precision to use. `auto` is fp16 on a GPU and fp32 on a CPU.
 
     Args:
-        asked: `auto`, `fp32`, `fp16` or `bf16`.
+        requested: `auto`, `fp32`, `fp16` or `bf16`.
         device_type: `cuda` or `cpu`.
     Raises:
         UsageError: fp16 without a GPU, or bf16 on a GPU without native support, such as the T4.
     """
-    if asked == "auto":
+    if requested == "auto":
         return "fp16" if device_type == "cuda" else "fp32"
-    if asked == "fp16" and device_type != "cuda":
+    if requested == "fp16" and device_type != "cuda":
         hint = "Give fp32, or bf16 on a processor that has it"
         raise UsageError("--precision is fp16, and there is no GPU here", "", hint)
-    if asked == "bf16" and not _has_bf16(device_type):
+    if requested == "bf16" and not _has_bf16(device_type):
         raise UsageError("--precision is bf16, which this GPU does not support", "", "Give fp16")
-    return asked
+    return requested
 
 
 def _has_bf16(device_type: str) -> bool:
@@ -36,29 +36,29 @@ def _has_bf16(device_type: str) -> bool:
     return device_type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def usable_precision(asked: str, own: str, device_type: str) -> str:
+def usable_precision(requested: str, trained: str, device_type: str) -> str:
     """Return the precision to predict with on this device.
 
     Args:
-        asked: explicit choice; empty uses the precision of the run.
-        own: precision that the run was trained with. `auto` replaces it where the device does not support it.
+        requested: explicit choice; empty uses the precision of the run.
+        trained: precision that the run was trained with. `auto` replaces it where the device does not support it.
         device_type: `cuda` or `cpu`.
     Raises:
         UsageError: the device does not support the explicit choice.
     """
-    foreign = device_type != "cuda" if own == "fp16" else own == "bf16" and not _has_bf16(device_type)
-    return choose_precision(asked or ("auto" if foreign else own), device_type)
+    unsupported = device_type != "cuda" if trained == "fp16" else trained == "bf16" and not _has_bf16(device_type)
+    return choose_precision(requested or ("auto" if unsupported else trained), device_type)
 
 
-def suggest_precision(taken: str, device_type: str, model: str) -> None:
+def suggest_precision(precision: str, device_type: str, model: str) -> None:
     """Log a suggestion, once per process, to use bf16 if the CPU supports it natively and the precision is fp32.
 
     Args:
-        taken: the precision in use.
+        precision: the precision in use.
         device_type: `cpu` or `cuda`.
         model: name of the network; `tiny` is too small to gain.
     """
-    if taken == "fp32" and device_type == "cpu" and model != "tiny":
+    if precision == "fp32" and device_type == "cpu" and model != "tiny":
         _suggest_bf16()
 
 

@@ -1,7 +1,7 @@
 """Read the job of one rank from a file and run it.
 
-`distributed._launch_ranks` starts it once per rank. So a script or a notebook can train in several processes without
-its own command line, and its main module is not imported again.
+`distributed._launch_ranks` starts this module once per rank. So a script or a notebook can train in several processes:
+its own main module is not run again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from claris_kaggle.core.console import LOGGER, messages_on_stderr
 from claris_kaggle.core.errors import ClarisError
 from claris_kaggle.core.files import explain_unexpected_error, read_json, write_json
 from claris_kaggle.core.time_limit import exit_process
-from claris_kaggle.runtime.distributed import _leave_error
+from claris_kaggle.runtime.distributed import _write_error_for_parent
 
 
 def _write_job(path: Path, entry: str, job: Mapping[str, object]) -> None:
@@ -53,15 +53,15 @@ def _report_failure(error: ClarisError) -> int:
     """Write the error for the parent process. Return the exit code."""
     if LOGGER.isEnabledFor(logging.DEBUG):
         traceback.print_exc()
-    _leave_error(error)
+    _write_error_for_parent(error)
     return error.exit_code
 
 
 def is_lost_peer(error: Exception) -> bool:
     """Return True if this process failed because another process of the group ended."""
     text = str(error)
-    lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
-    return "RANK" in os.environ and isinstance(error, RuntimeError) and lost
+    connection_lost = "Connection closed by peer" in text or "Connection reset by peer" in text or "Broken pipe" in text
+    return "RANK" in os.environ and isinstance(error, RuntimeError) and connection_lost
 
 
 if __name__ == "__main__":

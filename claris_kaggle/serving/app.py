@@ -2,6 +2,9 @@
 
 Uploads are processed in memory, and never saved or logged. One thread runs the networks, one image at a time: images of
 several clients are classified in turn. The computation stops when the client disconnects.
+
+The script of the page sends the form to `/progress`, and shows the progress while the response arrives. Without
+scripts, the form goes to `/`.
 """
 
 from __future__ import annotations
@@ -10,10 +13,9 @@ import asyncio
 import logging
 import os
 import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from importlib import resources
 
@@ -25,11 +27,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from claris_kaggle.core.errors import ClarisError, OversizeError, Stopped, UsageError
+from claris_kaggle.core.errors import ClarisError, OversizeError, UsageError
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.synthetic import draw_example
 from claris_kaggle.inference.fold_models import FoldModels
-from claris_kaggle.serving.classify import Classification, ClassifyJob, classify_image
+from claris_kaggle.serving.classify import Classification, ClassifyJob, _count_windows, classify_image
 from claris_kaggle.serving.http import (
     _FIELD,
     _MOST_FILES,
@@ -43,6 +45,7 @@ from claris_kaggle.serving.http import (
 )
 from claris_kaggle.serving.images import _largest_file, decode_image
 from claris_kaggle.serving.page import _render_page, all_as_json, render_section
+from claris_kaggle.serving.progress import _ImageProgress, _ProgressApp, _Report
 
 _SERVE_TEMPLATE, _SERVE_SCRIPT = "serve.html.jinja", "serve.js"
 # The most simultaneous connections, far more than a page needs. Each may hold one image in memory.
@@ -50,9 +53,8 @@ _CONNECTIONS = 32
 # How often to check whether the client is still connected, and how long a shutdown waits for requests in progress.
 _LOOK_SECONDS, _LAST_SECONDS = 0.25, 2
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_CLIENT_CLOSED = 499
-_Answer = Mapping[str, object]  # values of the page, or JSON
-_FormatAnswer = Callable[[Classification], _Answer]
+_ImageAnswer = Mapping[str, object]  # values of the page, or JSON
+_FormatAnswer = Callable[[Classification], _ImageAnswer]
 
 
 class _UploadHandler:
@@ -70,102 +72,106 @@ class _UploadHandler:
     async def page(self, request: Request) -> Response:
         """Return the page with the form, and after an upload with the result."""
         if request.method != "POST":
-            return self.respond(request, 200, [], [])
-        return self.respond(request, *await self.ask(request, self.tell_page))
+            return HTMLResponse(self.render(request, [], []))
+        status, page = await self.page_of_uploads(request, _report_nothing)
+        return HTMLResponse(page, status)
+
+    async def page_of_uploads(self, request: Request, report: _Report) -> tuple[int, str]:
+        """Classify the uploads of a request, and return the HTTP status and the page. Arguments as in `ask`."""
+        status, images, faults = await self.ask(request, self.tell_page, report)
+        return status, self.render(request, images, faults)
 
     async def example(self, request: Request) -> Response:
         """Return the page with the results for two synthetic patches."""
-        with _log_disconnect():
-            works = [partial(self.classify_pixels, *one, self.tell_page) for one in _draw_examples().items()]
-            return self.respond(request, 200, [await self.wait(request, work) for work in works], [], example=True)
+        works = [partial(self.classify_pixels, *one, self.tell_page) for one in _draw_examples().items()]
+        images = [await self.wait(request, work, _ImageProgress(), _report_nothing) for work in works]
+        return HTMLResponse(self.render(request, images, [], example=True))
 
     async def api(self, request: Request) -> Response:
         """Return the result as JSON, in the format of `claris classify --json`."""
-        status, images, faults = await self.ask(request, Classification.to_json)
+        status, images, faults = await self.ask(request, Classification.to_json, _report_nothing)
         return JSONResponse(all_as_json(self.trained, self.job.views, images, faults), status)
 
-    def respond(
-        self, request: Request, status: int, images: list[_Answer], faults: list[str], *, example: bool = False
-    ) -> Response:
+    def render(self, request: Request, images: list[_ImageAnswer], faults: list[str], *, example: bool = False) -> str:
         """Return the page with results or error messages."""
         size = self.job.max_pixels
         limits = {"max_pixels": size, "max_bytes": _largest_file(size), "max_files": _MOST_FILES}
         more = {"script": self.script, "field": _FIELD, "address": str(request.base_url), "example": example, **limits}
-        return HTMLResponse(_render_page(images, faults, self.trained, _SERVE_TEMPLATE, **more), status)
+        return _render_page(images, faults, self.trained, _SERVE_TEMPLATE, **more)
 
-    def tell_page(self, found: Classification) -> _Answer:
+    def tell_page(self, found: Classification) -> _ImageAnswer:
         """Format a classification as a section of the page."""
         return render_section(found, self.trained.config.crop)
 
-    async def ask(self, request: Request, tell: _FormatAnswer) -> tuple[int, list[_Answer], list[str]]:
+    async def ask(
+        self, request: Request, tell: _FormatAnswer, report: _Report
+    ) -> tuple[int, list[_ImageAnswer], list[str]]:
         """Classify the uploads of a request.
 
         Args:
             request: a POST request with a form.
             tell: formats a classification.
+            report: called with the progress several times a second.
         Returns:
             The HTTP status, the formatted classifications, and the error messages of the other images. The status is
             200 if at least one image was classified.
         Raises:
-            HTTPException: the client has disconnected.
+            ClientDisconnect: the client has disconnected.
         """
-        images: list[_Answer] = []
+        try:
+            uploads = await read_uploads(request, self.job.max_pixels)
+        except ClarisError as error:
+            return _status_of(error), [], [str(error)]
+        images: list[_ImageAnswer] = []
         errors: list[ClarisError] = []
-        with _log_disconnect():
+        for number, (name, content) in enumerate(uploads, 1):
+            work, progress = partial(self.classify_upload, name, content, tell), _ImageProgress(number, len(uploads))
             try:
-                uploads = await read_uploads(request, self.job.max_pixels)
+                images.append(await self.wait(request, work, progress, report))
             except ClarisError as error:
-                return _status_of(error), [], [str(error)]
-            for name, content in uploads:
-                try:
-                    images.append(await self.wait(request, partial(self.classify_upload, name, content, tell)))
-                except ClarisError as error:
-                    errors.append(error)
+                errors.append(error)
         return 200 if images else _status_of(errors[0]), images, [str(error) for error in errors]
 
-    async def wait(self, request: Request, work: Callable[[threading.Event], _Answer]) -> _Answer:
+    async def wait(
+        self,
+        request: Request,
+        work: Callable[[_ImageProgress], _ImageAnswer],
+        progress: _ImageProgress,
+        report: _Report,
+    ) -> _ImageAnswer:
         """Run `work` in the thread of the networks and return its result.
 
         Raises:
-            ClientDisconnect: the client has disconnected. The event passed to `work` is then set.
+            ClientDisconnect: the client has disconnected. The computation is then cancelled.
         """
-        gone = threading.Event()
-        turn = asyncio.get_running_loop().run_in_executor(self.worker, work, gone)
+        turn = asyncio.get_running_loop().run_in_executor(self.worker, work, progress)
         try:
             while not (await asyncio.wait({turn}, timeout=_LOOK_SECONDS))[0]:
                 if await request.is_disconnected():
                     raise ClientDisconnect
+                await report(progress)
             return turn.result()
         finally:
-            gone.set()
+            progress.cancel()
             turn.cancel()
 
-    def classify_upload(self, name: str, content: bytes, tell: _FormatAnswer, gone: threading.Event) -> _Answer:
+    def classify_upload(self, name: str, content: bytes, tell: _FormatAnswer, progress: _ImageProgress) -> _ImageAnswer:
         """Classify an upload and format the result. Runs in the thread of the networks.
 
         Raises:
-            Stopped: `gone` is set.
+            Stopped: the computation was cancelled.
             ClarisError: the image cannot be classified.
         """
-        return self.classify_pixels(name, decode_image(content, name, self.job.max_pixels), tell, gone)
+        return self.classify_pixels(name, decode_image(content, name, self.job.max_pixels), tell, progress)
 
-    def classify_pixels(self, name: str, pixels: Pixels, tell: _FormatAnswer, gone: threading.Event) -> _Answer:
+    def classify_pixels(self, name: str, pixels: Pixels, tell: _FormatAnswer, progress: _ImageProgress) -> _ImageAnswer:
         """Classify an image, uint8 [H, W, 3], and format the result; as `classify_upload`."""
-
-        def after(windows: int) -> None:
-            if gone.is_set():
-                raise Stopped("the client has disconnected")
-
-        return tell(classify_image(self.trained, pixels, name, self.job, after=after))
+        progress.start(_count_windows(pixels, self.job.stride))
+        return tell(classify_image(self.trained, pixels, name, self.job, after=progress.advance))
 
 
-@contextmanager
-def _log_disconnect() -> Iterator[None]:
-    """Turn a disconnected client into an HTTP status, which is only logged."""
-    try:
-        yield
-    except ClientDisconnect as error:
-        raise HTTPException(_CLIENT_CLOSED, "The client has disconnected.") from error
+async def _report_nothing(progress: _ImageProgress) -> None:
+    """Report no progress, to clients that receive the result only."""
 
 
 def _draw_examples() -> dict[str, Pixels]:
@@ -193,6 +199,7 @@ def _make_app(desk: _UploadHandler, host: str, *, debug: bool = False) -> ASGIAp
         Route("/", desk.page, methods=["GET", "POST"]),
         Route("/example", desk.example),
         Route("/classify", desk.api, methods=["POST"]),
+        Route("/progress", _ProgressApp(desk.page_of_uploads), methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
     names = [*_LOOPBACK, bracketed(host)] if is_loopback(host) else []

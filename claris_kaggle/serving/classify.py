@@ -7,6 +7,7 @@ labels, each window stands for its centre 32 x 32 pixels, so an image is maligna
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -268,10 +269,10 @@ def classify_image(
         raise UsageError(found, f"expected uint8 [H, W, 3] of at least {SIZE} x {SIZE}")
     if pixels.shape == PATCH_SHAPE:
         return _classify_patches(trained, [pixels], [name], job)[0]
-    tops, lefts = (_window_starts(side, job.stride) for side in pixels.shape[:2])
-    if len(tops) * len(lefts) > _MAX_WINDOWS:
-        found = f"{name}: {len(tops) * len(lefts):,} windows with a stride of {job.stride}"
+    if (windows := _count_windows(pixels, job.stride)) > _MAX_WINDOWS:
+        found = f"{name}: {windows:,} windows with a stride of {job.stride}"
         raise UsageError(found, f"at most {_MAX_WINDOWS:,} are allowed", "Give a larger --stride")
+    tops, lefts = (_window_starts(side, job.stride) for side in pixels.shape[:2])
     places = [(top, left) for top in tops.tolist() for left in lefts.tolist()]
     if after:
         probabilities = _predict_windows(trained, pixels, places, job.views, after)
@@ -282,6 +283,11 @@ def classify_image(
     place = places[int(heat.probabilities.argmax())]
     prediction = predict_ensemble(trained, _crop_window(pixels, *place)[None], views=job.views)
     return _make_classification(trained, prediction, 0, name, pixels, job, place, heat)
+
+
+def _count_windows(pixels: Pixels, stride: int) -> int:
+    """Return the number of windows of an image, uint8 [H, W, 3]; 1 for a patch."""
+    return math.prod(len(_window_starts(side, stride)) for side in pixels.shape[:2])
 
 
 def _predict_windows(

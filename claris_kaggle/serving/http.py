@@ -17,7 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +34,7 @@ _FORM_BYTES = 64 * 1024
 _LONGEST_NAME = 100
 
 _LOGGED_PATH_LENGTH = 100
+_CLIENT_CLOSED = 499  # logged when the client has disconnected
 
 
 class _Guard:
@@ -64,6 +65,8 @@ class _Guard:
         known = self.known.fullmatch(Headers(scope=scope).get("host", ""))
         try:
             await (self.app if known else _FOREIGN_HOST_RESPONSE)(scope, receive, send_on)
+        except ClientDisconnect:
+            status = str(_CLIENT_CLOSED)
         except Exception as error:  # `fail` has sent the response already
             status += f" {type(error).__name__}"
             if self.debug:
@@ -89,15 +92,19 @@ async def refuse(request: Request, error: Exception) -> Response:
 
 async def fail(request: Request, error: Exception) -> Response:
     """Return the response to an unexpected error."""
-    return PlainTextResponse(
-        f"The computation failed ({type(error).__name__}); claris serve --debug shows where.\n", 500
-    )
+    return PlainTextResponse(f"{_describe_failure(error)}\n", 500)
+
+
+def _describe_failure(error: Exception) -> str:
+    """Return an unexpected error as one line of text, without its message."""
+    return f"The computation failed ({type(error).__name__}); claris serve --debug shows where."
 
 
 def _security_headers(script: str) -> dict[str, str]:
-    """Return headers that restrict the page to its own script, embedded images, and forms sent to its own origin."""
+    """Return headers that restrict the page to its own script, embedded images, and requests to its own origin."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; form-action 'self'"
+    own = "form-action 'self'; connect-src 'self'"
+    allowed = f"img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; {own}"
     return {
         "Content-Security-Policy": f"default-src 'none'; {allowed}; base-uri 'none'; frame-ancestors 'none'",
         "Cross-Origin-Opener-Policy": "same-origin",

@@ -42,9 +42,9 @@ def _write_checkpoint(path: Path, content: memoryview) -> None:
             file.write(content)
             file.write(hashlib.sha256(content).digest())
         if path.exists():
-            with replace_file(_previous_path(path)) as older:
-                older.unlink()
-                platforms.link_or_copy(path, older)
+            with replace_file(_previous_path(path)) as previous:
+                previous.unlink()
+                platforms.link_or_copy(path, previous)
 
 
 class _CheckpointWriter:

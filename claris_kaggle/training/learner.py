@@ -20,10 +20,10 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import Stopped, TrainingError
 from claris_kaggle.data.augment import change_stain, to_input
 from claris_kaggle.data.batches import Batch, EpochBatches
-from claris_kaggle.data.d4 import turn_on_device
+from claris_kaggle.data.d4 import apply_symmetry
 from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
-from claris_kaggle.runtime.distributed import World, any_rank, first_text
-from claris_kaggle.runtime.loading import load_in_order, send_ahead
+from claris_kaggle.runtime.distributed import World, first_nonempty_text, max_over_ranks
+from claris_kaggle.runtime.loading import load_in_order, prefetch_to_device
 from claris_kaggle.runtime.precision import DTYPES
 from claris_kaggle.training.optimizer import _create_optimizer
 
@@ -31,17 +31,19 @@ if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
 
 _WARM_UP = 0.3
-_FIRST_LR, _LAST_LR = 1 / 25, 1e-4
+_START_FACTOR, _END_FACTOR = 1 / 25, 1e-4
 # Reading the loss from a GPU waits for the device, so it is read once in this many steps.
-_CHECK_EVERY = {"cpu": 1, "cuda": 20}
+_CHECK_INTERVAL = {"cpu": 1, "cuda": 20}
 # Training has diverged after this many consecutive steps without a finite loss.
-_MOST_SKIPPED = 5
+_MAX_SKIPPED_STEPS = 5
 # Training has also diverged after this many consecutive steps without a weight update. Each halves fp16's loss scale.
-_MOST_UNMOVED = 40
+_MAX_STEPS_WITHOUT_UPDATE = 40
 # torch 2.14 renamed this argument.
-_NEWER, _OLDER = "forward_sync_buffers", "broadcast_buffers"
-_SYNC_BUFFERS = _NEWER if _NEWER in inspect.signature(DistributedDataParallel).parameters else _OLDER
-_CONTINUE, _STOP, _BROKEN = 0, 1, 2
+_NEW_ARGUMENT, _OLD_ARGUMENT = "forward_sync_buffers", "broadcast_buffers"
+_SYNC_BUFFERS = (
+    _NEW_ARGUMENT if _NEW_ARGUMENT in inspect.signature(DistributedDataParallel).parameters else _OLD_ARGUMENT
+)
+_CONTINUE, _STOP, _UNHEALTHY = 0, 1, 2
 
 
 def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -63,12 +65,12 @@ def _learning_rate(step: int, steps: int, config: TrainConfig) -> float:
             return peak * config.swa_lr
     if config.schedule == "constant":
         return peak
-    place, warm_up = (step + 0.5) / steps, _WARM_UP if config.schedule == "onecycle" else 0.0
-    if place < warm_up:
-        low, high, share = _FIRST_LR, 1.0, place / warm_up
+    progress, warm_up = (step + 0.5) / steps, _WARM_UP if config.schedule == "onecycle" else 0.0
+    if progress < warm_up:
+        low, high, position = _START_FACTOR, 1.0, progress / warm_up
     else:
-        low, high, share = 1.0, _LAST_LR, (place - warm_up) / (1 - warm_up)
-    return peak * (high + (low - high) * (1 + math.cos(math.pi * share)) / 2)
+        low, high, position = 1.0, _END_FACTOR, (progress - warm_up) / (1 - warm_up)
+    return peak * (high + (low - high) * (1 + math.cos(math.pi * position)) / 2)
 
 
 class _Diverged(TrainingError):
@@ -86,14 +88,15 @@ class _Learner:
         compiled: train through `torch.compile`. `model` and the names of its weights do not change.
         cudnn: one of `config.CUDNN_MODES`. `contiguous` keeps the network contiguous instead of channels-last.
         epoch, step: the next step, both counted from 0; `step` within the epoch.
-        taken: number of steps so far, over all epochs.
+        global_step: number of steps so far, over all epochs.
         loss_sum: sum of the losses in this epoch so far, this rank's share, float64 on the device.
-        skipped, streak: total and consecutive steps without a finite loss, int64 on the device. Such steps change no
-            weight.
-        kept_buffers: the running statistics at the last health check.
+        skipped_steps, skipped_in_a_row: total and consecutive steps without a finite loss, int64 on the device. Such
+            steps change no weight.
+        saved_buffers: the running statistics at the last health check.
         updates: number of calls of the optimizer's step in this process.
-        looked_at, moved, moved_at: at the last health check, `skipped` and the number of weight updates; and the value
-            of `taken` when that number last changed.
+        checked_skipped_steps, checked_updates: `skipped_steps` and the number of weight updates at the last health
+            check.
+        last_update_step: the value of `global_step` when the number of weight updates last changed.
         seconds: time spent in this epoch so far.
         history: one row for each finished epoch.
     """
@@ -105,7 +108,7 @@ class _Learner:
     cudnn: str = DEFAULT_MODE
     epoch: int = 0
     step: int = 0
-    taken: int = 0
+    global_step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -115,8 +118,8 @@ class _Learner:
         move_network(self.model, device, self.cudnn)
         self.optimizer = _create_optimizer(_parameter_groups(self.model, self.config), self.config, device)
         self.updates = 0
-        self.optimizer.register_step_post_hook(self.count_update)
-        self.body = _body_parameters(self.model) if self.config.freeze_epochs else []
+        self.optimizer.register_step_post_hook(self.on_optimizer_step)
+        self.body_parameters = _body_parameters(self.model) if self.config.freeze_epochs else []
         # Only fp16 needs loss scaling. For fp32 and bf16, a scaler at scale 1 skips steps with non-finite gradients.
         scaling = self.config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(
@@ -124,32 +127,34 @@ class _Learner:
         )
         self.wrapped: nn.Module = self.model
         if self.world.world_size > 1:
-            unsynced: dict[str, Any] = {_SYNC_BUFFERS: False}
-            # The running statistics of rank 0 are saved. `share_buffers` sends them to all ranks before prediction.
+            ddp_options: dict[str, Any] = {_SYNC_BUFFERS: False}
+            # The running statistics of rank 0 are saved. `broadcast_buffers` sends them to all ranks before prediction.
             self.wrapped = DistributedDataParallel(
                 self.model,
                 device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
-                **unsynced,
+                **ddp_options,
             )
         if self.compiled:  # at most two batch sizes occur: one compiled graph each is faster than a dynamic one
             self.wrapped = torch.compile(self.wrapped, dynamic=False)  # type: ignore[assignment]
-        self.average: ModelEmaV3 | None = None
+        self.ema: ModelEmaV3 | None = None
         if self.config.ema:
             from timm.utils import ModelEmaV3
 
-            self.average = ModelEmaV3(self.model, decay=self.config.ema, use_warmup=True)
+            self.ema = ModelEmaV3(self.model, decay=self.config.ema, use_warmup=True)
         self.swa = AveragedModel(self.model) if self.config.swa_epochs else None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.skipped, self.streak = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
-        self.kept_buffers: list[Tensor] = []
-        self.looked_at, self.moved, self.moved_at = 0, -1.0, 0
+        self.skipped_steps, self.skipped_in_a_row = (
+            torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)
+        )
+        self.saved_buffers: list[Tensor] = []
+        self.checked_skipped_steps, self.checked_updates, self.last_update_step = 0, -1.0, 0
         self.class_weights = torch.tensor([1.0, self.config.class_weight], device=device)
 
     @property
     def predictor(self) -> nn.Module:
         """The network that predicts: the EMA, or the SWA after the last epoch, if enabled; else the trained network."""
-        averaged = self.swa if self.swa_is_complete else self.average
+        averaged = self.swa if self.swa_is_complete else self.ema
         predictor: nn.Module = self.model if averaged is None else averaged.module
         return predictor
 
@@ -167,30 +172,33 @@ class _Learner:
     def check_health(self) -> bool:
         """Return True if training can continue. Restore the running statistics after steps without a finite loss.
 
-        An infinite value in a forward pass would stay in the running statistics of a batch norm, even if the step
-        changes no weight. So those of the last health check are restored. Waits for the device.
+        An infinite value in a forward pass stays in the running statistics of a batch norm, even if the step changes no
+        weight. So the statistics of the last health check are restored. Waits for the device.
         """
-        skipped, networks = int(self.skipped), [self.model] if self.average is None else [self.model, self.average]
-        buffers = [one for network in networks for one in network.buffers() if one.is_floating_point()]
-        if skipped > self.looked_at and self.kept_buffers:
-            for buffer, kept in zip(buffers, self.kept_buffers, strict=True):
-                buffer.copy_(kept)
+        skipped, networks = int(self.skipped_steps), [self.model] if self.ema is None else [self.model, self.ema]
+        buffers = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
+        if skipped > self.checked_skipped_steps and self.saved_buffers:
+            for buffer, saved in zip(buffers, self.saved_buffers, strict=True):
+                buffer.copy_(saved)
         else:
-            self.kept_buffers = [one.clone() for one in buffers]
-        self.looked_at = skipped
-        moved = self.count_updates()
-        if moved != self.moved:  # the scaler skips steps whose gradients are not finite
-            self.moved, self.moved_at = moved, self.taken
-        return int(self.streak) < _MOST_SKIPPED and self.taken - self.moved_at < _MOST_UNMOVED
+            self.saved_buffers = [buffer.clone() for buffer in buffers]
+        self.checked_skipped_steps = skipped
+        updates = self.total_updates()
+        if updates != self.checked_updates:  # the scaler skips steps whose gradients are not finite
+            self.checked_updates, self.last_update_step = updates, self.global_step
+        return (
+            int(self.skipped_in_a_row) < _MAX_SKIPPED_STEPS
+            and self.global_step - self.last_update_step < _MAX_STEPS_WITHOUT_UPDATE
+        )
 
-    def count_update(self, *_: object) -> None:
+    def on_optimizer_step(self, *_: object) -> None:
         """Count a call of the optimizer's step. The scaler omits the call if gradients are not finite."""
         self.updates += 1
 
-    def count_updates(self) -> float:
-        """Return a number that grows with each weight update. A fused optimizer is always called, and counts itself."""
+    def total_updates(self) -> float:
+        """Return the number of weight updates. A fused optimizer is always called, so its own count is used."""
         if self.optimizer.defaults.get("fused"):
-            return next((float(one["step"]) for one in self.optimizer.state.values()), 0.0)
+            return next((float(state["step"]) for state in self.optimizer.state.values()), 0.0)
         return self.updates
 
     def state(self) -> dict[str, object]:
@@ -198,16 +206,16 @@ class _Learner:
         self.check_health()
         return {
             "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.module.state_dict(),
+            "average": None if self.ema is None else self.ema.module.state_dict(),
             "swa": None if self.swa is None else self.swa.state_dict(),
-            "taken": self.taken,
+            "taken": self.global_step,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum * self.world.world_size,  # approximates the sum over all ranks
-            "skipped": self.skipped,
+            "skipped": self.skipped_steps,
             "history": self.history,
             "config": self.config.to_json(),
         }
@@ -215,8 +223,8 @@ class _Learner:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the output of `state`, so that training resumes at the same step."""
         self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.module.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["average"])
         if self.swa is not None:
             self.swa.load_state_dict(state["swa"])
         for group in state["optimizer"]["param_groups"]:
@@ -224,12 +232,12 @@ class _Learner:
                 group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.taken = state["epoch"], state["step"], state["taken"]
+        self.epoch, self.step, self.global_step = state["epoch"], state["step"], state["taken"]
         self.seconds = state["seconds"]
         self.loss_sum.copy_(state["loss_sum"] / self.world.world_size)
-        self.skipped.copy_(state["skipped"])
-        self.streak.zero_()
-        self.kept_buffers, self.looked_at, self.moved = [], int(self.skipped), -1.0
+        self.skipped_steps.copy_(state["skipped"])
+        self.skipped_in_a_row.zero_()
+        self.saved_buffers, self.checked_skipped_steps, self.checked_updates = [], int(self.skipped_steps), -1.0
         self.history = list(state["history"])
 
 
@@ -243,10 +251,13 @@ def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, A
 
         groups = param_groups_layer_decay(model, config.weight_decay, layer_decay=config.layer_decay)
     else:
-        parameters = [one for one in model.parameters() if one.requires_grad]
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [one for one in parameters if one.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [parameter for parameter in parameters if parameter.ndim > 1],
+                "weight_decay": config.weight_decay,
+            },
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
     head = _head_parameters(model) if config.lr_head != 1 else set()
     return [part for group in groups for part in _split_off_head(group, head, config.lr_head)]
@@ -256,9 +267,17 @@ def _split_off_head(group: dict[str, Any], head: set[Tensor], factor: float) -> 
     """Split a group into body and head. The learning rate of the head is `factor` times as high. Omit empty groups."""
     scale = group.get("lr_scale", 1.0)
     common = {"weight_decay": group["weight_decay"]}
-    body = {**common, "lr_scale": scale, "params": [one for one in group["params"] if one not in head]}
-    last = {**common, "lr_scale": scale * factor, "params": [one for one in group["params"] if one in head]}
-    return [part for part in (body, last) if part["params"]]
+    body_group = {
+        **common,
+        "lr_scale": scale,
+        "params": [parameter for parameter in group["params"] if parameter not in head],
+    }
+    head_group = {
+        **common,
+        "lr_scale": scale * factor,
+        "params": [parameter for parameter in group["params"] if parameter in head],
+    }
+    return [part for part in (body_group, head_group) if part["params"]]
 
 
 def _head_parameters(model: nn.Module) -> set[Tensor]:
@@ -269,7 +288,7 @@ def _head_parameters(model: nn.Module) -> set[Tensor]:
 def _body_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return all parameters except those of the classifier."""
     head = _head_parameters(model)
-    return [one for one in model.parameters() if one not in head]
+    return [parameter for parameter in model.parameters() if parameter not in head]
 
 
 def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
@@ -289,33 +308,33 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)  # checkpoints of earlier versions have no factor
     frozen = learner.epoch < config.freeze_epochs
     learner.wrapped.train(not frozen)  # frozen layers also keep their running statistics
-    inputs, kept = _augment_batch(learner, batch), 1.0
+    inputs, mix_weight = _augment_batch(learner, batch), 1.0
     if config.mixup:
-        kept = _mixup_share(config.seed, learner.taken, config.mixup)
-        inputs = torch.lerp(inputs.flip(0), inputs, kept)
+        mix_weight = _mixup_weight(config.seed, learner.global_step, config.mixup)
+        inputs = torch.lerp(inputs.flip(0), inputs, mix_weight)
     with (
         _step_generator(learner),
         torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"),
     ):
         logits = learner.wrapped(inputs).float()
-    total = kept * _sum_loss(learner, logits, batch.labels, batch.weights)
-    if kept < 1:
+    weighted_sum = mix_weight * _sum_loss(learner, logits, batch.labels, batch.weights)
+    if mix_weight < 1:
         weights = None if batch.weights is None else batch.weights.flip(0)
-        total = total + (1 - kept) * _sum_loss(learner, logits, batch.labels.flip(0), weights)
-    loss = total * (learner.world.world_size / batch.total_weight)
+        weighted_sum = weighted_sum + (1 - mix_weight) * _sum_loss(learner, logits, batch.labels.flip(0), weights)
+    loss = weighted_sum * (learner.world.world_size / batch.total_weight)
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
     if frozen:
-        for parameter in learner.body:
+        for parameter in learner.body_parameters:
             parameter.grad = None  # the optimizer then skips it and its moments
     if config.clip_grad:
         learner.scaler.unscale_(learner.optimizer)
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip_grad)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    learner.taken += 1
-    if learner.average is not None:
-        learner.average.update(learner.model, step=learner.taken)
+    learner.global_step += 1
+    if learner.ema is not None:
+        learner.ema.update(learner.model, step=learner.global_step)
     _count_loss(learner, loss.detach())
 
 
@@ -323,13 +342,13 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
 def _step_generator(learner: _Learner) -> Iterator[None]:
     """Seed torch's generators for dropout by seed, step and rank, so that a resumed run draws the same masks."""
     device = learner.world.device
-    seed = np.random.SeedSequence((learner.config.seed, learner.taken, 1, learner.world.rank)).generate_state(1)
+    seed = np.random.SeedSequence((learner.config.seed, learner.global_step, 1, learner.world.rank)).generate_state(1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(seed[0]))
         yield
 
 
-def _mixup_share(seed: int, step: int, strength: float) -> float:
+def _mixup_weight(seed: int, step: int, strength: float) -> float:
     """Return the mixup weight of a step's own patches, in 0..1: Beta(strength, strength) (Zhang et al. 2018).
 
     It depends only on the seed and the step, counted over all epochs, so a resumed run draws the same weights.
@@ -340,7 +359,7 @@ def _mixup_share(seed: int, step: int, strength: float) -> float:
 def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     """Return the input of the network after augmentation with the batch's random draws: float32 [B, 3, S, S]."""
     config = learner.config
-    images = turn_on_device(batch.images, batch.turns) if len(batch.turns) else batch.images
+    images = apply_symmetry(batch.images, batch.symmetries) if len(batch.symmetries) else batch.images
     augmented = config.augment != "none"
     images = change_stain(images, batch.stains) if config.stain and augmented else images
     draws = batch.colors if config.color and augmented else None
@@ -360,18 +379,20 @@ def _count_loss(learner: _Learner, loss: Tensor) -> None:
     """Add the loss of a step to the sum of the epoch, or count it if it is not finite. Does not wait for the device."""
     finite = torch.isfinite(loss)
     learner.loss_sum += torch.where(finite, loss, torch.zeros_like(loss)) / learner.world.world_size
-    learner.skipped += ~finite
-    learner.streak = torch.where(finite, torch.zeros_like(learner.streak), learner.streak + 1)
+    learner.skipped_steps += ~finite
+    learner.skipped_in_a_row = torch.where(
+        finite, torch.zeros_like(learner.skipped_in_a_row), learner.skipped_in_a_row + 1
+    )
 
 
-def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between: Callable[[int], str]) -> float:
+def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, after_step: Callable[[int], str]) -> float:
     """Train the rest of the current epoch. Return this rank's share of the mean loss.
 
     Args:
         learner: starts at its `step`; is at the end of the epoch afterwards.
         batches: all steps of the epoch, for this rank.
         workers: worker processes for data loading; 0 loads in this process.
-        between: called after each step with the number of rows of that step over all ranks. Returns the reason to
+        after_step: called after each step with the number of rows of that step over all ranks. Returns the reason to
             stop, or an empty text to continue.
     Raises:
         _Diverged: the loss or its gradients are NaN or infinite in several consecutive steps.
@@ -379,24 +400,26 @@ def _train_epoch(learner: _Learner, batches: EpochBatches, workers: int, between
     """
     steps = len(batches)
     device = learner.world.device
-    every = _CHECK_EVERY.get(device.type, 1)
+    check_interval = _CHECK_INTERVAL.get(device.type, 1)
     loader = load_in_order(batches, range(learner.step, steps), workers, pin=device.type == "cuda")
-    for batch in send_ahead(loader, device):
-        done = learner.epoch * steps + learner.step
-        _train_step(learner, batch, _learning_rate(done, steps * learner.config.epochs, learner.config))
+    for batch in prefetch_to_device(loader, device):
+        global_step = learner.epoch * steps + learner.step
+        _train_step(learner, batch, _learning_rate(global_step, steps * learner.config.epochs, learner.config))
         learner.step += 1
-        reason = between(len(batch.labels) * learner.world.world_size)
-        if learner.step % every and learner.step < steps:
+        reason = after_step(len(batch.labels) * learner.world.world_size)
+        if learner.step % check_interval and learner.step < steps:
             continue
-        code = any_rank(learner.world, _BROKEN if not learner.check_health() else _STOP if reason else _CONTINUE)
-        if code == _BROKEN:
+        code = max_over_ranks(
+            learner.world, _UNHEALTHY if not learner.check_health() else _STOP if reason else _CONTINUE
+        )
+        if code == _UNHEALTHY:
             raise _Diverged(
                 f"epoch {learner.epoch + 1}, step {learner.step}: the loss or its gradients are NaN or infinite",
                 "",
                 f"Start a new run with a lower --lr than {learner.config.lr:g}, or with --precision fp32",
             )
         if code == _STOP:
-            reason = first_text(learner.world, reason)
+            reason = first_nonempty_text(learner.world, reason)
             found = f"stopped by {reason} in epoch {learner.epoch + 1} after step {learner.step}"
             raise Stopped(found, "", "Run the same command to resume")
     return learner.loss_sum.item() / steps
@@ -417,7 +440,7 @@ def _recompute_statistics(learner: _Learner, network: nn.Module, batches: EpochB
 
     def inputs() -> Iterator[Tensor]:
         loader = load_in_order(batches, range(len(batches)), workers, pin=device.type == "cuda")
-        for batch in send_ahead(loader, device):
+        for batch in prefetch_to_device(loader, device):
             yield _augment_batch(learner, batch)
 
     with (
@@ -428,8 +451,8 @@ def _recompute_statistics(learner: _Learner, network: nn.Module, batches: EpochB
         update_bn(inputs(), network)
 
 
-def _average_over_ranks(world: World, value: float) -> float:
-    """Return the sum of the values of all ranks, each of which is that rank's share of the mean."""
+def _sum_over_ranks(world: World, value: float) -> float:
+    """Return the sum of the values of all ranks. Each value is that rank's share of a mean."""
     if world.world_size == 1:
         return value
     tensor: Tensor = torch.tensor([value], dtype=torch.float64)

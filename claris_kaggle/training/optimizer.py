@@ -10,7 +10,7 @@ import torch
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError, name_few
 
-_DEFAULT = "adamw"
+_DEFAULT_OPTIMIZER = "adamw"
 # Prefixes of optimizers that do not train here, with the reason.
 _UNSUITABLE = {
     "bnb": "it needs the package bitsandbytes",
@@ -26,18 +26,18 @@ def _require_optimizer(name: str) -> None:
     Raises:
         UsageError: the message suggests similar names.
     """
-    if name == _DEFAULT:
+    if name == _DEFAULT_OPTIMIZER:
         return
     from timm.optim import list_optimizers
 
-    known: list[str] = list_optimizers()
+    names: list[str] = list_optimizers()
     prefix = next((prefix for prefix in _UNSUITABLE if name.startswith(prefix)), "")
-    if name in known and not prefix:
+    if name in names and not prefix:
         return
-    found = _UNSUITABLE[prefix] if name in known else "unknown timm optimizer"
-    usable = [one for one in known if not one.startswith(tuple(_UNSUITABLE))]
-    near = get_close_matches(name.removeprefix(prefix) or name, usable, 3, cutoff=0.5)
-    hint = f"Similar names: {name_few(near)}" if near else f"Try {_DEFAULT}, nadamw, lion or sgd"
+    found = _UNSUITABLE[prefix] if name in names else "unknown timm optimizer"
+    usable = [other for other in names if not other.startswith(tuple(_UNSUITABLE))]
+    similar = get_close_matches(name.removeprefix(prefix) or name, usable, 3, cutoff=0.5)
+    hint = f"Similar names: {name_few(similar)}" if similar else f"Try {_DEFAULT_OPTIMIZER}, nadamw, lion or sgd"
     raise UsageError(f"--optimizer is {name!r}", found, hint)
 
 
@@ -51,7 +51,7 @@ def _create_optimizer(groups: list[dict[str, Any]], config: TrainConfig, device:
         config: names the optimizer.
         device: device of the parameters.
     """
-    if config.optimizer == _DEFAULT:
+    if config.optimizer == _DEFAULT_OPTIMIZER:
         return torch.optim.AdamW(groups, lr=0.0, fused=device.type == "cuda")
     from timm.optim import create_optimizer_v2
 

@@ -33,13 +33,13 @@ from claris_kaggle.models.factory import (
     create_model,
     fixed_side,
     network_options,
-    own_normalisation,
+    pretrained_normalisation,
     require_side,
     require_trainable,
 )
 from claris_kaggle.models.p4m import require_symmetric
 from claris_kaggle.models.sources import canonical_name, read_architecture
-from claris_kaggle.models.weights import find_weights, load_start
+from claris_kaggle.models.weights import find_weights, load_initial_weights
 from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import Job
@@ -107,11 +107,11 @@ def _share_cores(nproc: int) -> int:
     return max(1, (os.cpu_count() or 1) // nproc)
 
 
-def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[TrainConfig, TrainingData]:
+def _prepare_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[TrainConfig, TrainingData]:
     """Check all inputs, and write the config of a new run or compare it with the stored one on resume.
 
     The config is written only after the weights are loaded, the network has made a training step, and the data are
-    read. Without a checkpoint, a stored config binds nobody: it is replaced.
+    read. A stored config without a checkpoint or a finished fold may be replaced.
 
     Args:
         job: the inputs and the options of the execution.
@@ -127,27 +127,27 @@ def _begin_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[Tra
     given = _without_auto(given)
     # Fast checks come before slow ones.
     folds = read_training_folds(job.data, job.fold_file)
-    keep = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
-    kept = stored if keep else None
-    asked = new_config(given) if kept is None else _choose_network(update_config(kept, given), kept)
-    chosen = _choose_folds(folds, job.only)
+    is_bound = stored is not None and (trained or (not given and stored.folds_sha256 == folds.digest))
+    bound = stored if is_bound else None
+    requested = new_config(given) if bound is None else _choose_network(update_config(bound, given), bound)
+    fold_numbers = _choose_folds(folds, job.only)
     _report_split(job, folds)
-    pseudo = _read_extra(job, folds, given, kept)
+    pseudo = _read_extra(job, folds, given, bound)
     if job.slides is not None:
         require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
-    _choose_precision_here(asked)
-    _require_batch_size(asked.batch_size, nproc)
-    begun = kept if all(_has_begun(job.run_dir.fold(fold)) for fold in chosen) else None
-    weights = _find_start(asked, begun)
+    _choose_training_precision(requested)
+    _require_batch_size(requested.batch_size, nproc)
+    started = bound if all(_has_progress(job.run_dir.fold(fold)) for fold in fold_numbers) else None
+    weights = _find_initial_weights(requested, started)
     if not trained:
-        check_network(asked, weights)
+        check_network(requested, weights)
     data = read_training(job.data, job.fold_file, job.cache, extra=job.extra, folds=folds, pseudo=pseudo)
-    config = _resolve_config(asked, weights, data, nproc, begun)
+    config = _resolve_config(requested, weights, data, nproc, started)
     if stored is not None and trained:
         require_same(stored, config, path)
     else:
-        _claim_folder(job, config, data, stored)
-    log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(chosen))}")
+        _write_run_config(job, config, data, stored)
+    log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(fold_numbers))}")
     _warn_of_memory(config, nproc)
     if not (stored and trained) and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu", config.model)
@@ -158,7 +158,7 @@ def _read_stored_config(job: TrainJob) -> tuple[TrainConfig | None, bool]:
     """Return the config in the folder, None without one; and True if there is a checkpoint or a finished fold."""
     path = job.run_dir.config
     folds = job.run_dir.fold_dirs().values()
-    trained = any(_has_begun(one) for one in folds)
+    trained = any(_has_progress(fold_dir) for fold_dir in folds)
     if path.exists():
         return TrainConfig.from_json(read_json(path), path), trained
     if job.only and job.run_dir.root.is_dir():
@@ -166,51 +166,51 @@ def _read_stored_config(job: TrainJob) -> tuple[TrainConfig | None, bool]:
     return None, trained
 
 
-def _has_begun(fold_dir: FoldDir) -> bool:
+def _has_progress(fold_dir: FoldDir) -> bool:
     """Return True if the fold is finished or has a checkpoint, so that it does not need the initial weights."""
     return fold_dir.weights_manifest.exists() or _has_checkpoint(fold_dir.checkpoint)
 
 
-def _find_start(asked: TrainConfig, stored: TrainConfig | None) -> Path | None:
+def _find_initial_weights(requested: TrainConfig, stored: TrainConfig | None) -> Path | None:
     """Return the file of the initial weights, or None for random weights.
 
     Args:
-        asked: the config.
-        stored: the config of a run whose folds have all begun, so that its file may be missing now; None otherwise.
+        requested: the config.
+        stored: the config of a run whose folds do not need the initial weights any more; None otherwise.
     Raises:
         ClarisError: as in `find_weights`.
     """
     try:
-        return find_weights(asked.weights, asked.model)
+        return find_weights(requested.weights, requested.model)
     except ClarisError:
-        if stored is None or (asked.weights, asked.model) != (stored.weights, stored.model):
+        if stored is None or (requested.weights, requested.model) != (stored.weights, stored.model):
             raise
         return None
 
 
-def check_network(asked: TrainConfig, weights: Path | None) -> None:
+def check_network(requested: TrainConfig, weights: Path | None) -> None:
     """Check that optimizer and network exist, and that the network takes its input size, its weights and a step.
 
     Args:
-        asked: the config; values that depend on data may be automatic.
+        requested: the config; values that depend on data may be automatic.
         weights: file of the initial weights; None for random weights, or to skip them.
     Raises:
         ClarisError: one of them fails.
     """
-    _require_optimizer(asked.optimizer)
-    model = _new_network(asked)
-    require_side(model, asked.model, asked.side, asked.architecture)
-    if asked.equivariance != "none":
-        require_symmetric(model, asked.side)
-    if asked.normalise == "model":
-        own_normalisation(asked.model)
+    _require_optimizer(requested.optimizer)
+    model = _create_network(requested)
+    require_side(model, requested.model, requested.side, requested.architecture)
+    if requested.equivariance != "none":
+        require_symmetric(model, requested.side)
+    if requested.normalise == "model":
+        pretrained_normalisation(requested.model)
     if weights is not None:
-        load_start(model, weights)
-    require_trainable(model, asked.model, asked.side)
+        load_initial_weights(model, weights)
+    require_trainable(model, requested.model, requested.side)
 
 
-def _claim_folder(job: TrainJob, config: TrainConfig, data: TrainingData, stored: TrainConfig | None) -> None:
-    """Write the config and the folds to the folder of a run in which nothing is trained yet."""
+def _write_run_config(job: TrainJob, config: TrainConfig, data: TrainingData, stored: TrainConfig | None) -> None:
+    """Write config and fold file to the folder of a run in which nothing is trained yet."""
     if stored is None:
         _suggest_preset(config, len(data.folds.ids))
     elif stored != config:
@@ -222,10 +222,10 @@ def _claim_folder(job: TrainJob, config: TrainConfig, data: TrainingData, stored
 def _read_extra(
     job: TrainJob, folds: Folds, given: Mapping[str, object], stored: TrainConfig | None
 ) -> PseudoLabels | None:
-    """Return the pseudo-labels of --extra, None for none. A run that had them needs them again.
+    """Return the pseudo-labels of --extra, None for none. A run that started with them needs them on resume.
 
     Raises:
-        UsageError: there is a weight of pseudo-labels, but no pseudo-labels.
+        UsageError: --extra-weight without --extra.
         RunError: the run was started with pseudo-labels.
         ClarisError: the file is invalid.
     """
@@ -252,7 +252,7 @@ def new_config(given: Mapping[str, object]) -> TrainConfig:
     return dataclasses.replace(config, resolution=fixed_side(config.model) or config.resolution)
 
 
-def _choose_network(asked: TrainConfig, stored: TrainConfig | None = None) -> TrainConfig:
+def _choose_network(requested: TrainConfig, stored: TrainConfig | None = None) -> TrainConfig:
     """Return the config with the full name of its network and the architecture of a repository or folder.
 
     A run that resumes keeps its stored architecture, and needs neither folder nor network connection for it.
@@ -260,10 +260,10 @@ def _choose_network(asked: TrainConfig, stored: TrainConfig | None = None) -> Tr
     Raises:
         ClarisError: there is no such repository or folder, or it has no network of timm.
     """
-    name = canonical_name(asked.model)
+    name = canonical_name(requested.model)
     if stored is not None and name in (stored.model, stored.model.removeprefix("local-dir:")):
-        return dataclasses.replace(asked, model=stored.model, architecture=stored.architecture)
-    return dataclasses.replace(asked, model=name, architecture=read_architecture(name))
+        return dataclasses.replace(requested, model=stored.model, architecture=stored.architecture)
+    return dataclasses.replace(requested, model=name, architecture=read_architecture(name))
 
 
 def _report_split(job: TrainJob, folds: Folds) -> None:
@@ -272,8 +272,8 @@ def _report_split(job: TrainJob, folds: Folds) -> None:
         return
     path = job.slides or (job.data.slides if job.data.slides.exists() else None)
     slides = tables.read_slides(path, folds.ids) if path else folds.ids
-    together = len(set(zip(slides, folds.fold.tolist(), strict=True))) == len(set(slides))
-    if path is None or not together:
+    one_fold_per_slide = len(set(zip(slides, folds.fold.tolist(), strict=True))) == len(set(slides))
+    if path is None or not one_fold_per_slide:
         log_info(SPLIT_BY_PATCH)
 
 
@@ -291,7 +291,7 @@ def _suggest_preset(config: TrainConfig, patches: int) -> None:
         )
 
 
-def _new_network(config: TrainConfig, fold: int = 0) -> nn.Module:
+def _create_network(config: TrainConfig, fold: int = 0) -> nn.Module:
     """Return the network at the start of training, with random weights that differ between folds.
 
     Raises:
@@ -311,47 +311,47 @@ def _require_no_foreign_files(run_dir: RunDir) -> None:
         raise RunError(f"{leftover[0]}: a checkpoint without a config.json", "", "Give a new folder as --run")
 
 
-def _choose_normalisation(asked: TrainConfig, stored: TrainConfig | None) -> str:
-    """Return the normalisation. That of the network itself is taken from `stored` if it cannot be read any more.
+def _choose_normalisation(requested: TrainConfig, stored: TrainConfig | None) -> str:
+    """Return the normalisation. For `model` it is read from the network's settings, or else from `stored`.
 
     Raises:
-        ClarisError: as in `own_normalisation`.
+        ClarisError: as in `pretrained_normalisation`.
     """
-    if asked.normalise != "model":
-        return asked.normalise
+    if requested.normalise != "model":
+        return requested.normalise
     try:
-        return own_normalisation(asked.model)
+        return pretrained_normalisation(requested.model)
     except ClarisError:
-        if stored is None or stored.model != asked.model:
+        if stored is None or stored.model != requested.model:
             raise
         return stored.normalise
 
 
 def _resolve_config(
-    asked: TrainConfig, weights: Path | None, data: TrainingData, nproc: int, stored: TrainConfig | None
+    requested: TrainConfig, weights: Path | None, data: TrainingData, nproc: int, stored: TrainConfig | None
 ) -> TrainConfig:
     """Return the config with all automatic values and the SHA-256 of all inputs filled in.
 
     Args:
-        asked: the config.
+        requested: the config.
         weights: file of the initial weights; None for random weights, or if the file is missing now.
         data: the training data.
         nproc: number of processes over all machines.
-        stored: as in `_find_start`.
+        stored: as in `_find_initial_weights`.
     Raises:
         UsageError: the batch size is below two patches per process, or the precision is not supported here.
     """
     patches = data.count_train(0)
-    batch_size = asked.batch_size or _fitting_batch_size(asked, patches, nproc)
+    batch_size = requested.batch_size or _choose_batch_size(requested, patches, nproc)
     _require_batch_size(batch_size, nproc)
-    digest = stored.weights_sha256 if stored is not None and stored.weights == asked.weights else ""
+    digest = stored.weights_sha256 if stored is not None and stored.weights == requested.weights else ""
     return dataclasses.replace(
-        asked,
+        requested,
         batch_size=batch_size,
-        lr=asked.lr or default_learning_rate(asked.epochs * math.ceil(patches / batch_size)),
-        normalise=_choose_normalisation(asked, stored),
-        precision=_choose_precision_here(asked),
-        threads=asked.threads or _share_cores(nproc),
+        lr=requested.lr or default_learning_rate(requested.epochs * math.ceil(patches / batch_size)),
+        normalise=_choose_normalisation(requested, stored),
+        precision=_choose_training_precision(requested),
+        threads=requested.threads or _share_cores(nproc),
         weights_sha256=sha256_file(weights) if weights else digest,
         data_sha256=tables.digest_rows(data.folds.ids, data.folds.labels),
         folds_sha256=data.folds.digest,
@@ -359,38 +359,38 @@ def _resolve_config(
     )
 
 
-def _fitting_batch_size(asked: TrainConfig, patches: int, nproc: int) -> int:
+def _choose_batch_size(requested: TrainConfig, patches: int, nproc: int) -> int:
     """Return the default batch size: `default_batch_size`, halved until each process fits the memory of a T4.
 
     The limit is that of a T4 on every machine, so that the same command gives the same config everywhere.
 
     Args:
-        asked: the config, before its automatic values are filled in.
+        requested: the config, before its automatic values are filled in.
         patches: number of training patches of a fold.
         nproc: number of processes over all machines.
     """
     size = default_batch_size(patches)
-    largest = nproc * run_cost(asked, asked.precision).largest_batch_size()
+    largest = nproc * run_cost(requested, requested.precision).largest_batch_size()
     while size > largest and size >= 4 * nproc:
         size //= 2
     return size
 
 
 def _warn_of_memory(config: TrainConfig, nproc: int) -> None:
-    """Log a warning if a step surely needs more memory than the GPU has: even without the safety margin."""
-    card = _card_gigabytes()
-    if card is None:
+    """Log a warning if a step needs more memory than the GPU has, even without the safety margin."""
+    available = _gpu_gigabytes()
+    if available is None:
         return
-    cost, own = run_cost(config, config.precision), -(-config.batch_size // nproc)
-    needed = cost.step_gigabytes(own, ema=bool(config.ema or config.swa_epochs), margin=1.0)
-    if needed > card:
+    cost, per_process = run_cost(config, config.precision), -(-config.batch_size // nproc)
+    needed = cost.step_gigabytes(per_process, ema=bool(config.ema or config.swa_epochs), margin=1.0)
+    if needed > available:
         log_info(
-            f"--batch-size {config.batch_size} needs about {needed:.1f} GB per GPU, and this one has {card:.1f} GB; "
-            f"at most {nproc * cost.largest_batch_size(card)} should fit"
+            f"--batch-size {config.batch_size} needs about {needed:.1f} GB per GPU, and this one has "
+            f"{available:.1f} GB; at most {nproc * cost.largest_batch_size(available)} should fit"
         )
 
 
-def _card_gigabytes() -> float | None:
+def _gpu_gigabytes() -> float | None:
     """Return the memory of the GPU in 1e9 bytes, or None without a GPU."""
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
 
@@ -405,13 +405,13 @@ def _describe_cost(config: TrainConfig, data: TrainingData, folds: int) -> str:
     return f"{cost.gflop:.3g} GFLOP an image, about {format_duration(3600 * hours)} on two T4s (estimated)"
 
 
-def _choose_precision_here(asked: TrainConfig) -> str:
+def _choose_training_precision(requested: TrainConfig) -> str:
     """Return the precision to train with on this machine.
 
     Raises:
         UsageError: the precision is not supported here.
     """
-    return choose_precision(asked.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    return choose_precision(requested.precision, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _require_batch_size(batch_size: int, nproc: int) -> None:
@@ -425,7 +425,7 @@ def _require_batch_size(batch_size: int, nproc: int) -> None:
 
 
 # Options that `_describe_recipe` always shows in its own format, or that are not part of the recipe.
-_DESCRIBED = {
+_ALWAYS_DESCRIBED = {
     "model", "weights", "batch_size", "preset", "epochs", "lr", "schedule", "precision", "seed", "threads",
     "extra_weight",
 }  # fmt: skip
@@ -438,7 +438,9 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     others = [
         f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
         for item in dataclasses.fields(config)
-        if item.metadata.get("flag") and item.name not in _DESCRIBED and getattr(config, item.name) != item.default
+        if item.metadata.get("flag")
+        and item.name not in _ALWAYS_DESCRIBED
+        and getattr(config, item.name) != item.default
     ]
     if config.extra_sha256:
         others.append(f"second round with pseudo-labels of weight {config.extra_weight:g}, ")
@@ -449,13 +451,13 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     )
 
 
-def _continue_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
+def _load_prepared_run(job: TrainJob) -> tuple[TrainConfig, TrainingData]:
     """Read the config and the training data that the parent process has just checked and written."""
     config = TrainConfig.from_json(read_json(job.run_dir.config), job.run_dir.config)
     return config, read_training(job.data, job.fold_file, job.cache, verified=True, extra=job.extra)
 
 
-def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) -> tuple[TrainConfig, TrainingData]:
+def _prepare_run_on_machines(job: TrainJob, given: dict[str, object], world: World) -> tuple[TrainConfig, TrainingData]:
     """Prepare a run under the user's own torchrun, possibly on several machines.
 
     Local rank 0 of each machine packs the patches. All ranks use the config of rank 0.
@@ -463,12 +465,12 @@ def _begin_on_machines(job: TrainJob, given: dict[str, object], world: World) ->
     Raises:
         RunError: this machine has another fold file than rank 0.
     """
-    own = _begin_run(job, given, world.world_size)[0] if world.is_main else None
-    config = distributed.from_main(world, own)
+    prepared = _prepare_run(job, given, world.world_size)[0] if world.is_main else None
+    config = distributed.broadcast_from_rank_zero(world, prepared)
     assert config is not None  # rank 0 has one
     if world.local_rank == 0 and not world.is_main:
         read_training(job.data, job.fold_file, job.cache, extra=job.extra)
-    distributed.any_rank(world, 0)
+    distributed.max_over_ranks(world, 0)
     data = read_training(job.data, job.fold_file, job.cache, verified=True, extra=job.extra)
     for path, found, needed in (
         (job.fold_file, data.folds.digest, config.folds_sha256), (job.extra, data.extra_sha256, config.extra_sha256),

@@ -12,13 +12,13 @@ import torch
 
 from claris_kaggle.core.console import log_info
 from claris_kaggle.data.batches import Batch, EpochBatches
-from claris_kaggle.runtime.distributed import any_rank
+from claris_kaggle.runtime.distributed import max_over_ranks
 from claris_kaggle.runtime.loading import load_in_order
 from claris_kaggle.training.learner import _Learner, _train_step
 
 # (warm-up steps, timed steps). A step takes seconds on a CPU.
-_STEPS = {"cuda": (5, 20), "cpu": (1, 2)}
-_LOADED = 40
+_TIMED_STEPS = {"cuda": (5, 20), "cpu": (1, 2)}
+_TIMED_BATCHES = 40
 
 
 def _log_throughput(learner: _Learner, batches: EpochBatches, workers: int) -> None:
@@ -30,10 +30,10 @@ def _log_throughput(learner: _Learner, batches: EpochBatches, workers: int) -> N
         workers: worker processes per rank.
     """
     world = learner.world
-    some = list(range(min(_LOADED, len(batches))))
-    loader_rate, kept = _time_loader(batches, some, workers, pin=world.device.type == "cuda")
-    any_rank(world, 0)
-    step_rate = _time_steps(learner, kept)
+    items = list(range(min(_TIMED_BATCHES, len(batches))))
+    loader_rate, last_batches = _time_loader(batches, items, workers, pin=world.device.type == "cuda")
+    max_over_ranks(world, 0)
+    step_rate = _time_steps(learner, last_batches)
     log_info(
         f"throughput of {world.world_size} processes in total: "
         f"data loading only {loader_rate * world.world_size:,.0f} images/s, "
@@ -43,34 +43,34 @@ def _log_throughput(learner: _Learner, batches: EpochBatches, workers: int) -> N
 
 def _time_loader(batches: EpochBatches, items: list[int], workers: int, pin: bool) -> tuple[float, list[Batch]]:
     """Return the images/s of the loader without its first batch, and the last batches (at most four)."""
-    kept: list[Batch] = []
-    images, began = 0, time.perf_counter()
+    last_batches: list[Batch] = []
+    images, start = 0, time.perf_counter()
     for number, batch in enumerate(load_in_order(batches, items, workers, pin=pin)):
         if number == 0:
-            began = time.perf_counter()  # the worker processes have started
+            start = time.perf_counter()  # the worker processes have started
         else:
             images += len(batch.labels)
-        kept = [*kept[-3:], batch]
-    return images / max(time.perf_counter() - began, 1e-9), kept
+        last_batches = [*last_batches[-3:], batch]
+    return images / max(time.perf_counter() - start, 1e-9), last_batches
 
 
 def _time_steps(learner: _Learner, batches: list[Batch]) -> float:
     """Return the images/s of training steps on batches that are already loaded."""
     device = learner.world.device
-    warm_up, timed = _STEPS.get(device.type, (1, 2))
+    warm_up, timed = _TIMED_STEPS.get(device.type, (1, 2))
     warm_up = max(warm_up, len(batches)) if learner.compiled else warm_up  # each batch size is compiled once
-    images, began = 0, 0.0
+    images, start = 0, 0.0
     for number, batch in enumerate(itertools.islice(itertools.cycle(batches), warm_up + timed)):
         if number == warm_up:
-            _wait_for(device)
-            began = time.perf_counter()
+            _synchronize(device)
+            start = time.perf_counter()
         _train_step(learner, batch, learner.config.lr)
         images += len(batch.labels) if number >= warm_up else 0
-    _wait_for(device)
-    return images / max(time.perf_counter() - began, 1e-9)
+    _synchronize(device)
+    return images / max(time.perf_counter() - start, 1e-9)
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

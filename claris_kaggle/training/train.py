@@ -32,7 +32,7 @@ from claris_kaggle.models.weights import (
     find_weights,
     finish_fold,
     finished_sha256,
-    load_start,
+    load_initial_weights,
     read_weights,
     save_weights,
 )
@@ -41,15 +41,15 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, convert_cudnn_fai
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import torch_settings
 from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
-from claris_kaggle.training.learner import _average_over_ranks, _Diverged, _Learner, _recompute_statistics, _train_epoch
+from claris_kaggle.training.learner import _Diverged, _Learner, _recompute_statistics, _sum_over_ranks, _train_epoch
 from claris_kaggle.training.setup import (
     TrainJob,
-    _begin_on_machines,
-    _begin_run,
     _choose_folds,
     _chosen_options,
-    _continue_run,
-    _new_network,
+    _create_network,
+    _load_prepared_run,
+    _prepare_run,
+    _prepare_run_on_machines,
 )
 from claris_kaggle.training.throughput import _log_throughput
 
@@ -73,13 +73,13 @@ def train_run(job: TrainJob, config: TrainConfig | Mapping[str, object] | None =
     """
     stopper, options = Stopper(job.time_limit), _chosen_options(config)
     if distributed.under_torchrun():
-        with distributed.join_world() as world, distributed.hold_for_all(world, job.run_dir.lock):
+        with distributed.join_world() as world, distributed.lock_on_rank_zero(world, job.run_dir.lock):
             _train_rank(job, options, world, stopper)
         return
     with hold_lock(job.run_dir.lock):
         nproc = distributed.choose_nproc(job.nproc)
         if nproc > 1:
-            _begin_run(job, options, nproc)
+            _prepare_run(job, options, nproc)
         run_ranks(
             job.cudnn, nproc, "claris_kaggle.training.train:_train_launched_rank",
             lambda mode: dataclasses.replace(job, cudnn=mode, time_limit=stopper.limit_from_now()).to_json(),
@@ -102,12 +102,12 @@ def _train_launched_rank(content: Mapping[str, object]) -> None:
 def _train_rank(job: TrainJob, given: dict[str, object], world: World, stopper: Stopper) -> None:
     """Run training on this rank: get the config that all ranks share, then train the folds in turn."""
     with stopper.listen():
-        if distributed.was_launched():
-            config, data = _continue_run(job)
+        if distributed.launched_by_claris():
+            config, data = _load_prepared_run(job)
         elif world.world_size == 1:
-            config, data = _begin_run(job, given, 1)
+            config, data = _prepare_run(job, given, 1)
         else:
-            config, data = _begin_on_machines(job, given, world)
+            config, data = _prepare_run_on_machines(job, given, world)
         with torch_settings(config.threads, autotune=job.cudnn == DEFAULT_MODE):
             _train_folds(job, config, data, world, stopper)
 
@@ -153,7 +153,7 @@ def _train_fold(
         log_info(
             f"fold {fold}: finished, validation {_format_last_auc(learner)}{_estimate_remaining(job, learner, data)}"
         )
-    distributed.any_rank(world, 0)  # a barrier: all ranks wait until the fold is marked as finished
+    distributed.max_over_ranks(world, 0)  # a barrier: all ranks wait until the fold is marked as finished
 
 
 def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> None:
@@ -170,9 +170,9 @@ def _format_last_auc(learner: _Learner) -> str:
 
 def _estimate_remaining(job: TrainJob, learner: _Learner, data: TrainingData) -> str:
     """Return the number of unfinished folds and their estimated duration as text, based on the time of this fold."""
-    left = sum(not finished_sha256(job.run_dir.fold(fold)) for fold in _choose_folds(data.folds, job.only))
-    seconds = left * sum(row["seconds"] for row in learner.history)
-    return f"; {format_count(left, 'fold')} left, about {format_duration(seconds)}" if left else ""
+    unfinished = sum(not finished_sha256(job.run_dir.fold(fold)) for fold in _choose_folds(data.folds, job.only))
+    seconds = unfinished * sum(row["seconds"] for row in learner.history)
+    return f"; {format_count(unfinished, 'fold')} left, about {format_duration(seconds)}" if unfinished else ""
 
 
 def _train_with_one_rollback(
@@ -189,7 +189,7 @@ def _train_with_one_rollback(
         return learner
     except _Diverged as error:
         log_info(f"fold {fold}: {error.found}; returning to the last checkpoint")
-    distributed.any_rank(learner.world, 0)  # a barrier: rank 0 has closed its writer, all read the same checkpoint
+    distributed.max_over_ranks(learner.world, 0)  # a barrier: rank 0 has written the checkpoint
     learner = _load_or_create_learner(job, learner.config, fold, learner.world)
     _run_epochs(job, learner, data, fold, stopper)
     return learner
@@ -209,7 +209,7 @@ def _load_or_create_learner(job: TrainJob, config: TrainConfig, fold: int, world
         require_same(TrainConfig.from_json(state["config"], path), config, path)
         learner.restore(state)
         log_info(f"fold {fold}: resuming from epoch {learner.epoch + 1}, step {learner.step + 1}")
-    if distributed.from_main(world, learner.taken) != learner.taken:
+    if distributed.broadcast_from_rank_zero(world, learner.global_step) != learner.global_step:
         found = f"{path}: process {world.rank} does not see the checkpoint of process 0"
         raise RunError(found, "all machines need the same run folder", "Put --run on a shared disk")
     return learner
@@ -219,8 +219,8 @@ def _create_learner(
     job: TrainJob, config: TrainConfig, fold: int, world: World, weights: Path | None = None
 ) -> _Learner:
     """Return a learner at the first step, with the weights in the file, or random weights."""
-    model = _new_network(config, fold)
-    if weights is not None and (skipped := load_start(model, weights)):
+    model = _create_network(config, fold)
+    if weights is not None and (skipped := load_initial_weights(model, weights)):
         log_info(f"fold {fold}: the classifier starts from random weights ({', '.join(skipped)})")
     return _Learner(config, world, model, compiled=job.compile, cudnn=job.cudnn)
 
@@ -240,71 +240,73 @@ def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int,
     with _CheckpointWriter(fold_dir.checkpoint) as writer:
         try:
             while learner.epoch < config.epochs:
-                loss = _average_over_ranks(world, _train_epoch_in_time(job, learner, trainset, writer, stopper, fold))
+                loss = _sum_over_ranks(
+                    world, _train_epoch_with_checkpoints(job, learner, trainset, writer, stopper, fold)
+                )
                 _save_if_main(learner, writer)  # validation can take longer than the time before a forced kill
                 stopper.tick()
                 _update_swa(job, learner, trainset)
                 stopper.tick()
-                distributed.share_buffers(world, learner.predictor)
+                distributed.broadcast_buffers(world, learner.predictor)
                 name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}, validation"
                 with Progress(name, len(valid_ids), "images", note=_format_last_auc(learner)) as progress:
                     probabilities = predict_ids(
                         untie_weights(learner.predictor), data.pack, valid_ids, world, config,
-                        views=1, workers=workers, after=progress.update,
+                        views=1, workers=workers, on_progress=progress.update,
                     )  # fmt: skip
                 stopper.tick()
                 if not np.isfinite(probabilities).all():
                     raise _Diverged(f"epoch {learner.epoch + 1}: predictions are NaN or infinite", "", _LOWER_LR)
-                figures = summary(data.folds.labels[valid_rows], probabilities)
-                _end_epoch(learner, fold_dir, fold, loss, len(trainset), figures)
+                metrics = summary(data.folds.labels[valid_rows], probabilities)
+                _end_epoch(learner, fold_dir, fold, loss, len(trainset), metrics)
                 _save_if_main(learner, writer)
         except Stopped:
             _save_if_main(learner, writer)
             writer.wait()
-            distributed.any_rank(world, 0)  # a barrier: after one rank has ended, torchrun gives the others 30 s
+            distributed.max_over_ranks(world, 0)  # a barrier: after one rank has ended, torchrun gives the others 30 s
             raise
 
 
 def _make_trainset(data: TrainingData, fold: int, config: TrainConfig) -> TrainSet:
     """Return the training patches of the fold, with the test patches that have a pseudo-label for this fold."""
     rows, pseudo, extra = data.folds.train_rows(fold), data.pseudo, None
-    if pseudo and data.test_pack and len(found := pseudo.rows(fold)):
-        names = [pseudo.ids[row] for row in found]
-        extra = ExtraPatches(data.test_pack, names, pseudo.labels[found].astype(np.int64), config.extra_weight)
+    if pseudo and data.test_pack and len(pseudo_rows := pseudo.rows(fold)):
+        names = [pseudo.ids[row] for row in pseudo_rows]
+        extra = ExtraPatches(data.test_pack, names, pseudo.labels[pseudo_rows].astype(np.int64), config.extra_weight)
     ids = [data.folds.ids[row] for row in rows]
     return TrainSet(data.pack, ids, data.folds.labels[rows].astype(np.int64), (1.0, config.class_weight), extra)
 
 
-def _epoch_batches(learner: _Learner, trainset: TrainSet, *, whole: bool = False) -> EpochBatches:
-    """Return the steps of the current epoch for this rank, or with `whole` for all ranks together."""
+def _epoch_batches(learner: _Learner, trainset: TrainSet, *, all_ranks: bool = False) -> EpochBatches:
+    """Return the steps of the current epoch for this rank, or with `all_ranks` for all ranks together."""
     config, world = learner.config, learner.world
     return EpochBatches(
         trainset, config, epoch=learner.epoch,
-        rank=0 if whole else world.rank, world_size=1 if whole else world.world_size,
-        turn_here=world.device.type == "cpu",
+        rank=0 if all_ranks else world.rank, world_size=1 if all_ranks else world.world_size,
+        transform_on_host=world.device.type == "cpu",
     )  # fmt: skip
 
 
 def _update_swa(job: TrainJob, learner: _Learner, trainset: TrainSet) -> None:
     """Add the epoch to the SWA. After the last epoch, recompute the statistics of its batch norms.
 
-    Every rank makes the whole pass with the batches of a single process. So the statistics do not depend on the number
-    of processes, and no rank waits for another.
+    Every rank computes them over all patches, with the batches of a single process. So the statistics do not depend on
+    the number of processes, and no rank waits for another.
     """
     learner.add_epoch_to_swa()
     swa = learner.swa
     if swa is not None and learner.swa_is_complete and _has_batch_norm(swa.module):
         log_info("recomputing the batch-norm statistics of the averaged weights")
-        batches = _epoch_batches(learner, trainset, whole=True)
+        batches = _epoch_batches(learner, trainset, all_ranks=True)
         _recompute_statistics(learner, swa.module, batches, job.rank_workers(learner.world))
 
 
 def _has_batch_norm(network: nn.Module) -> bool:
     """Return True if the network has batch norms."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
 
 
-def _train_epoch_in_time(
+def _train_epoch_with_checkpoints(
     job: TrainJob, learner: _Learner, trainset: TrainSet, writer: _CheckpointWriter, stopper: Stopper, fold: int
 ) -> float:
     """Train the rest of the epoch, with progress, regular checkpoints and the time limit.
@@ -317,16 +319,16 @@ def _train_epoch_in_time(
     """
     config, world = learner.config, learner.world
     batches = _epoch_batches(learner, trainset)
-    before, total = learner.seconds, len(trainset)
+    earlier_seconds, total = learner.seconds, len(trainset)
     saved = start = time.monotonic()
     name = f"fold {fold} epoch {learner.epoch + 1}/{config.epochs}"
     done = int(total * learner.step / len(batches))
     with Progress(name, total, "images", done=done, note=_format_last_auc(learner)) as progress:
 
-        def between(rows: int) -> str:
+        def after_step(rows: int) -> str:
             nonlocal saved
             now = time.monotonic()
-            learner.seconds = before + now - start
+            learner.seconds = earlier_seconds + now - start
             progress.update(rows)
             if now - saved >= 60 * job.checkpoint_minutes:
                 _save_if_main(learner, writer)
@@ -334,20 +336,20 @@ def _train_epoch_in_time(
             stopper.tick()
             return stopper.reason()
 
-        stopper.pause()
-        return _train_epoch(learner, batches, job.rank_workers(world), between)
+        stopper.skip_interval()
+        return _train_epoch(learner, batches, job.rank_workers(world), after_step)
 
 
 def _end_epoch(
-    learner: _Learner, fold_dir: FoldDir, fold: int, train_loss: float, images: int, figures: Metrics
+    learner: _Learner, fold_dir: FoldDir, fold: int, train_loss: float, images: int, metrics: Metrics
 ) -> None:
     """Write the history row of the epoch, save the weights if they are the best so far, and start the next epoch."""
     row = {
         "epoch": learner.epoch + 1,
         "train_loss": train_loss,
-        "valid_loss": figures.log_loss,
-        "auc": figures.auc,
-        "accuracy": figures.accuracy,
+        "valid_loss": metrics.log_loss,
+        "auc": metrics.auc,
+        "accuracy": metrics.accuracy,
         "lr": _last_learning_rate(learner),
         "seconds": learner.seconds,
         "images_per_second": images / max(learner.seconds, 1e-9),
@@ -360,10 +362,12 @@ def _end_epoch(
         if row["auc"] > best:
             save_weights(fold_dir.best_weights, untie_weights(learner.predictor))
         tables.write_table(
-            fold_dir.history, {name: [one[name] for one in learner.history] for name in _HISTORY_COLUMNS}
+            fold_dir.history, {name: [row[name] for row in learner.history] for name in _HISTORY_COLUMNS}
         )
-    if learner.skipped:
-        log_info(f"fold {fold}: {int(learner.skipped)} steps so far were skipped, because the loss was not finite")
+    if learner.skipped_steps:
+        log_info(
+            f"fold {fold}: {int(learner.skipped_steps)} steps so far were skipped, because the loss was not finite"
+        )
     log_info(
         f"fold {fold} epoch {row['epoch']}/{learner.config.epochs}: loss {train_loss:.4f}, "
         f"validation loss {row['valid_loss']:.4f}, AUC {row['auc']:.4f}, accuracy {row['accuracy']:.4f}, "
@@ -391,7 +395,7 @@ def _select_weights(learner: _Learner, fold_dir: FoldDir) -> None:
     """
     row, model = learner.history[-1], untie_weights(learner.predictor)
     if learner.config.select == "best":
-        row = max(learner.history, key=lambda one: one["auc"])
+        row = max(learner.history, key=lambda row: row["auc"])
         model.load_state_dict(read_weights(fold_dir.best_weights))
     save_weights(fold_dir.weights, model)
     finish_fold(fold_dir, {"epoch": row["epoch"], "auc": row["auc"], "select": learner.config.select})

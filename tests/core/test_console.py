@@ -12,7 +12,7 @@ import termios
 import pytest
 
 from claris_kaggle.core import console
-from claris_kaggle.core.console import Progress, Waiting
+from claris_kaggle.core.console import Progress, StatusLine
 from tests.conftest import environment
 
 HOUR = 3600.0
@@ -87,7 +87,7 @@ def test_a_line_comes_every_thirty_seconds_and_says_how_fast_how_long_and_how_go
 def test_only_rank_0_speaks(clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     go_through(Progress("pack train", 1000), clock, 1000, 100)
-    Waiting().show("for ever")
+    StatusLine().show("for ever")
     console.log_info("something")
     assert capsys.readouterr().err == ""
 

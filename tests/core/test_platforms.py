@@ -186,7 +186,7 @@ def test_a_name_that_windows_does_not_take_is_refused_there_before_anything_is_w
 
 def test_names_of_windows_devices_are_plain_names_elsewhere(tmp_path: Path) -> None:
     files.write_text(tmp_path / "con.csv", "text")
-    assert platforms.is_inside("run/con.csv") and contents(tmp_path) == {"con.csv": b"text"}
+    assert platforms.is_safe_name("run/con.csv") and contents(tmp_path) == {"con.csv": b"text"}
 
 
 @pytest.mark.parametrize("name", ["C:evil.csv", "C:/evil.csv", "run/nul", "run/oof.csv:hidden", "a/aux.txt"])
@@ -268,7 +268,7 @@ def test_a_holder_that_has_gone_leaves_no_name_behind(tmp_path: Path) -> None:
 
 
 def test_several_processes_are_refused_where_torch_has_no_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platforms, "SEVERAL_PROCESSES", False)
+    monkeypatch.setattr(platforms, "SUPPORTS_DDP", False)
     assert distributed.choose_nproc(0) == distributed.choose_nproc(1) == 1
     with pytest.raises(UsageError, match="several processes need Linux or macOS"):
         distributed.choose_nproc(2)

@@ -45,11 +45,11 @@ def test_work_in_another_thread_leaves_signals_alone() -> None:
 
 def test_what_will_not_come_again_is_no_work_to_keep_time_for() -> None:
     stopper = Stopper(100.0)
-    stopper.last -= 50
-    stopper.pause()
+    stopper.last_tick -= 50
+    stopper.skip_interval()
     stopper.tick()
-    assert stopper.slowest < 1 and not stopper.reason()
-    stopper.last -= 80
+    assert stopper.slowest_step < 1 and not stopper.reason()
+    stopper.last_tick -= 80
     stopper.tick()
     assert stopper.reason() == "the time limit"
 

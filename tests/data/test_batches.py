@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.batches import EpochBatches, PredictionBlocks, TrainSet, _split_evenly
-from claris_kaggle.data.d4 import turn_on_device
+from claris_kaggle.data.d4 import apply_symmetry
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels
@@ -72,16 +72,17 @@ def test_no_augmentation_leaves_the_pixels_and_nothing_to_the_device(trainset: T
     steps = batches(trainset, augment="none")
     batch = steps[0]
     begin, end = steps.steps[0]
-    assert np.array_equal(batch.images.numpy(), trainset.pack.pixels[steps.rows[steps.order[begin:end]]])
-    assert len(batch.turns) == 0
+    assert np.array_equal(batch.images.numpy(), trainset.pack.pixels[steps.pack_rows[steps.order[begin:end]]])
+    assert len(batch.symmetries) == 0
 
 
 def test_strong_augmentation_is_the_same_whether_the_host_or_the_device_turns(trainset: TrainSet) -> None:
     config = dataclasses.replace(CONFIG, augment="strong")
     here, later = (
-        EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=turn)[0] for turn in (True, False)
+        EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=turn)[0]
+        for turn in (True, False)
     )
-    assert torch.equal(here.images, turn_on_device(later.images, later.turns))
+    assert torch.equal(here.images, apply_symmetry(later.images, later.symmetries))
 
 
 def test_an_epoch_can_begin_at_any_step(trainset: TrainSet) -> None:
@@ -105,5 +106,5 @@ def test_prediction_blocks_hold_each_place_once(total: int, block: int) -> None:
     ids = [f"{number:05d}" for number in range(total)]
     pack = Pack(ids, np.zeros((total, 1, 1, 3), np.uint8), None)  # type: ignore[arg-type]
     blocks = PredictionBlocks(pack, ids, block)
-    places = [place for number in range(len(blocks)) for place in blocks[number].places.tolist()]
+    places = [place for number in range(len(blocks)) for place in blocks[number].rows.tolist()]
     assert places == list(range(total))

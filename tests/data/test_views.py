@@ -17,12 +17,12 @@ from claris_kaggle.data.augment import (
     _draw_words,
     _Geometry,
     _stain_draws,
-    _turn_numbers,
+    _symmetry_numbers,
     change_stain,
     crop_centre,
     to_input,
 )
-from claris_kaggle.data.d4 import turn_on_device, view
+from claris_kaggle.data.d4 import apply_symmetry, view
 from claris_kaggle.inference.tta import average_views, require_views
 
 LABELLED = torch.arange(6 * 6).reshape(1, 6, 6, 1)
@@ -121,7 +121,7 @@ def test_a_patch_is_cropped_and_turned_the_same_in_any_company(geometry: tuple[s
 
 def test_a_crop_is_the_centre_in_training_as_in_prediction() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 96, 96, 3), dtype=np.uint8)
-    cropped = _Geometry("d4", 64, turn=False)(pixels, _draw_words(0, 0, IDS[:20]))
+    cropped = _Geometry("d4", 64, transform=False)(pixels, _draw_words(0, 0, IDS[:20]))
     assert np.array_equal(cropped, pixels[:, 16:80, 16:80])
     assert np.array_equal(crop_centre(torch.from_numpy(pixels), 64).numpy(), cropped)
 
@@ -178,9 +178,9 @@ def test_the_folded_colour_change_equals_its_steps_one_by_one() -> None:
 def test_the_device_turns_patches_as_albumentations_does() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 96, 3), dtype=np.uint8)
     words = _draw_words(3, 1, [f"{number:040x}" for number in range(64)])
-    turns = _turn_numbers(words)
+    turns = _symmetry_numbers(words)
     assert set(turns.tolist()) == set(range(8))
-    ours = turn_on_device(torch.from_numpy(pixels), torch.from_numpy(turns))
+    ours = apply_symmetry(torch.from_numpy(pixels), torch.from_numpy(turns))
     assert np.array_equal(ours.numpy(), _Geometry()(pixels, words))
 
 

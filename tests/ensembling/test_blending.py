@@ -120,7 +120,7 @@ def test_the_smallest_log_loss_is_that_of_a_fine_grid() -> None:
 
 def test_the_counted_auc_is_scikit_learns() -> None:
     labels, columns = columns_of(7)
-    coarse = np.round(columns[:, 0] * (blending._LEVELS - 1)).astype(np.int32)
+    coarse = np.round(columns[:, 0] * (blending._ROUNDING_LEVELS - 1)).astype(np.int32)
     assert blending._count_auc(coarse[labels == 1], coarse[labels == 0]) == pytest.approx(
         auc(labels, coarse), abs=1e-12
     )

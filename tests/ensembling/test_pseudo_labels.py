@@ -25,7 +25,7 @@ from claris_kaggle.evaluation.predictions import read_test
 from claris_kaggle.kaggle.submit import _read_submission_origin
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.reporting.report import _compare_configs, write_report
-from claris_kaggle.training.learner import _augment_batch, _Learner, _mixup_share, _train_step
+from claris_kaggle.training.learner import _augment_batch, _Learner, _mixup_weight, _train_step
 from claris_kaggle.training.train import _make_trainset
 from tests.conftest import TINY, contents
 from tests.support.learners import ALONE
@@ -231,7 +231,7 @@ def test_a_fold_trains_on_its_own_rows_of_the_test_patches_only(joined: Training
             [*trainset.ids, *trainset.extra.ids]
         )
         seen |= {(name, fold) for name in trainset.extra.ids}
-        batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=False)
+        batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=False)
         steps = [batches[step] for step in range(len(batches))]
         assert sum(len(one.labels) for one in steps) == len(trainset)
         places_of_extra = np.concatenate([one.weights for one in steps if one.weights is not None]) == 0.25
@@ -256,7 +256,7 @@ def test_the_loss_is_the_exact_weighted_mean_over_all_ranks(joined: TrainingData
     assert {half.total_weight for half in halves} == {whole.total_weight}
     assert sum(float(half.weights.sum()) for half in halves if half.weights is not None) == float(whole.weights.sum())
     learner = _Learner(config, ALONE, create_model("tiny", 1))
-    inputs, share = _augment_batch(learner, whole), _mixup_share(0, 0, mixup) if mixup else 1.0
+    inputs, share = _augment_batch(learner, whole), _mixup_weight(0, 0, mixup) if mixup else 1.0
     with torch.no_grad():
         logits = create_model("tiny", 1).train()(share * inputs + (1 - share) * inputs.flip(0))
     wanted = 0.0

@@ -14,6 +14,7 @@ import pytest
 from claris_kaggle.core.errors import ClarisError, RunError, TableError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.fold_file import Folds, write_folds
+from claris_kaggle.data.tables import write_table
 from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
 from claris_kaggle.ensembling.runs import Run, _examine_runs, _load_runs, _require_labels, label_runs, load_run
 from claris_kaggle.ensembling.submission_file import check_submission
@@ -101,6 +102,16 @@ def test_each_run_and_each_blend_is_resampled_once_and_each_table_read_once(
     assert (
         len(read) == len(set(read)) == 2 * len(runs) + 4
     )  # with the sample, the labels, the submission and one fold file
+
+
+def test_the_slide_map_of_the_data_is_read_once_for_all_runs(
+    call: Call, data: DataDir, two: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(data.slides, {"id": IDS, "wsi": SLIDES})
+    _, read = watch_work(monkeypatch)
+    code, _, said = call("ensemble", *(one.root for one in two), "--data", data.root, "--out", data.root / "s.csv")
+    assert code == 0 and "no slide ids" not in said, said
+    assert read.count(data.slides) == 1
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from claris_kaggle.evaluation.auc_intervals import (
     Comparison,
     MeasuredAuc,
     _cluster_bootstrap,
-    _count_wins,
-    _effective_freedom,
+    _count_correct_pairs,
+    _degrees_of_freedom,
+    _number_slides,
     _resample_weights,
-    _slide_shares,
+    _slide_components,
     measure,
 )
 
@@ -88,8 +89,8 @@ def test_delong_is_close_to_the_jackknife() -> None:
 
 def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
     labels, columns, slides = scores(2)
-    samples = [_cluster_bootstrap(labels, column, slides, resamples=40, seed=5) for column in columns.T]
     numbers = np.unique(slides, return_inverse=True)[1]
+    samples = [_cluster_bootstrap(labels, column, numbers, resamples=40, seed=5) for column in columns.T]
     weights = _resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
     for sample, weight in zip(np.transpose(samples), weights, strict=True):
         plain = [roc_auc_score(labels, column, sample_weight=weight[numbers]) for column in columns.T]
@@ -98,20 +99,21 @@ def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
 
 def test_slides_of_one_class_each_are_resampled_with_both_classes_present() -> None:
     labels = np.array([1, 1, 0, 0], np.int8)
-    samples = _cluster_bootstrap(labels, np.array([0.9, 0.4, 0.5, 0.1]), ["a", "a", "b", "b"], resamples=50)
+    samples = _cluster_bootstrap(labels, np.array([0.9, 0.4, 0.5, 0.1]), np.array([0, 0, 1, 1]), resamples=50)
     assert samples == pytest.approx(np.full(50, 0.75))
 
 
 def test_the_bootstrap_agrees_with_the_formula_for_slides() -> None:
     labels, columns, slides = scores(3, rows=3000, slides=60)
-    samples = [_cluster_bootstrap(labels, column, slides, resamples=4000) for column in columns.T]
-    shares = np.stack([_slide_shares(labels, column, slides)[1] for column in columns.T])
+    numbers = _number_slides(slides)
+    samples = [_cluster_bootstrap(labels, column, numbers, resamples=4000) for column in columns.T]
+    shares = np.stack([_slide_components(labels, column, numbers)[1] for column in columns.T])
     assert np.cov(samples) == pytest.approx(shares @ shares.T, rel=0.15)
 
 
 def test_slides_of_one_patch_each_are_delong() -> None:
     labels, columns, _ = scores(4)
-    shares = np.stack([_slide_shares(labels, column, [str(row) for row in range(300)])[1] for column in columns.T])
+    shares = np.stack([_slide_components(labels, column, np.arange(300))[1] for column in columns.T])
     assert shares @ shares.T == pytest.approx(covariance_of(measure_each(labels, columns)), rel=0.02)
 
 
@@ -139,7 +141,7 @@ def test_a_comparison_is_signed_paired_and_symmetric() -> None:
 
 def test_a_comparison_by_slides_pairs_the_resamples() -> None:
     labels, columns, slides = scores(9)
-    samples = [_cluster_bootstrap(labels, columns[:, run], slides) for run in (2, 0)]
+    samples = [_cluster_bootstrap(labels, columns[:, run], _number_slides(slides)) for run in (2, 0)]
     found = compare(labels, columns[:, 2], columns[:, 0], slides)
     assert found.error == pytest.approx(np.std(samples[0] - samples[1], ddof=1), abs=1e-12)
     aucs = [metrics.auc(labels, columns[:, run]) for run in (2, 0)]
@@ -188,20 +190,23 @@ def test_the_parts_of_a_small_measurement_done_by_hand() -> None:
     found = measure(labels, values)
     step = np.sqrt(2) / 8
     assert found.deviations.tolist() == pytest.approx([-step, step, step, -step])
-    assert (found.shares, found.pairs, found.way) == (None, 2, "DeLong") and found.without_resamples() is found
+    assert (found.components, found.pairs, found.way) == (None, 2, "DeLong") and found.without_resamples() is found
     slides = ["b", "a", "a", "b"]
     by_slide = measure(labels, values, slides, resample=False)
     assert by_slide.value == 0.75 and by_slide.way == "slides" and by_slide.pairs == 1
-    assert by_slide.shares.tolist() == by_slide.deviations.tolist() == pytest.approx([0.25 * 2**0.5, -0.25 * 2**0.5])
+    assert (
+        by_slide.components.tolist() == by_slide.deviations.tolist() == pytest.approx([0.25 * 2**0.5, -0.25 * 2**0.5])
+    )
 
 
 def test_resamples_give_the_error_of_slides_and_can_be_left_out() -> None:
     labels, columns, slides = scores(11)
     found, quick = (measure(labels, columns[:, 0], slides, resample=one) for one in (True, False))
-    samples = _cluster_bootstrap(labels, columns[:, 0], slides)
-    assert np.array_equal(samples, _cluster_bootstrap(labels, columns[:, 0], slides, resamples=1000, seed=0))
+    numbers = np.unique(slides, return_inverse=True)[1]
+    samples = _cluster_bootstrap(labels, columns[:, 0], numbers)
+    assert np.array_equal(samples, _cluster_bootstrap(labels, columns[:, 0], numbers, resamples=1000, seed=0))
     assert len(samples) == 1000 and found.estimate.error == pytest.approx(np.std(samples, ddof=1), abs=1e-12)
-    assert quick.estimate.error == pytest.approx(np.sqrt((quick.shares**2).sum()), abs=1e-12)
+    assert quick.estimate.error == pytest.approx(np.sqrt((quick.components**2).sum()), abs=1e-12)
     assert np.array_equal(found.without_resamples().deviations, quick.deviations)
     assert found.without_resamples().estimate == quick.estimate and quick.estimate.way == "slides"
 
@@ -226,26 +231,26 @@ def test_independent_pairs_share_no_slide() -> None:
 
 def test_the_freedom_of_an_error_is_satterthwaites() -> None:
     """Twice the squared sum over the spread of the squares: [3, 1, 1, 1] gives 2 * 144 / (4 * 16) = 4.5, at most 3."""
-    assert _effective_freedom(None) == np.inf
-    assert _effective_freedom(np.array([3.0, 1.0, -1.0, 1.0])) == 3
-    assert _effective_freedom(np.array([2.0, -2.0, 2.0])) == 2
+    assert _degrees_of_freedom(None) == np.inf
+    assert _degrees_of_freedom(np.array([3.0, 1.0, -1.0, 1.0])) == 3
+    assert _degrees_of_freedom(np.array([2.0, -2.0, 2.0])) == 2
     ten = np.array([5.0, *[1.0] * 9])
-    assert _effective_freedom(ten) == pytest.approx(2 * 34**2 / (10 * (24**2 / 10)))
-    assert _effective_freedom(np.array([1.0, *[0.0] * 9])) == pytest.approx(2)
+    assert _degrees_of_freedom(ten) == pytest.approx(2 * 34**2 / (10 * (24**2 / 10)))
+    assert _degrees_of_freedom(np.array([1.0, *[0.0] * 9])) == pytest.approx(2)
 
 
 def test_intervals_are_students_on_the_logit_scale() -> None:
     labels, columns, slides = scores(12)
     for known in (None, slides):
         found = measure(labels, columns[:, 0], known, resample=False)
-        freedom = np.inf if known is None else _effective_freedom(found.shares)
+        freedom = np.inf if known is None else _degrees_of_freedom(found.components)
         value, error = found.estimate.value, found.estimate.error
         middle, reach = np.log(value / (1 - value)), stats.t.ppf(0.975, freedom) * error / (value * (1 - value))
         expected = [1 / (1 + np.exp(-(middle + sign * reach))) for sign in (-1, 1)]
         assert found.estimate.interval == pytest.approx(expected, abs=1e-12)
         other = measure(labels, columns[:, 1], known, resample=False)
         gap = found.compare(other)
-        freedom = np.inf if known is None else _effective_freedom(found.shares - other.shares)
+        freedom = np.inf if known is None else _degrees_of_freedom(found.components - other.components)
         width = stats.t.ppf(0.975, freedom) * gap.error
         assert gap.error == pytest.approx(np.sqrt(((found.deviations - other.deviations) ** 2).sum()), abs=1e-15)
         assert gap.interval == pytest.approx([gap.difference - width, gap.difference + width], abs=1e-12)
@@ -293,7 +298,7 @@ def test_wins_of_each_pair_of_slides_are_counted_one_by_one() -> None:
     for up, row in zip(ups, of_up, strict=True):
         for down, column in zip(downs, of_down, strict=True):
             plain[row, column] += 1.0 if up > down else 0.5 if up == down else 0.0
-    assert np.array_equal(_count_wins(ups, of_up, downs, of_down), plain)
+    assert np.array_equal(_count_correct_pairs(ups, of_up, downs, of_down), plain)
 
 
 def test_a_measurement_of_one_class_or_another_length_is_refused() -> None:
@@ -303,7 +308,7 @@ def test_a_measurement_of_one_class_or_another_length_is_refused() -> None:
         with pytest.raises(DataError, match="2 labels and 3 probabilities"):
             measure(np.array([0, 1]), np.array([0.1, 0.2, 0.3]), slides)
     with pytest.raises(DataError, match="one class|both classes"):
-        _cluster_bootstrap(np.ones(3, np.int8), np.array([0.1, 0.2, 0.3]), ["a", "b", "c"], resamples=2)
+        _cluster_bootstrap(np.ones(3, np.int8), np.array([0.1, 0.2, 0.3]), np.arange(3), resamples=2)
     with pytest.raises(
         DataError, match="^a single malignant patch; an interval needs at least two patches of each class$"
     ):

@@ -292,9 +292,12 @@ def test_named_columns_that_a_test_file_does_not_have_are_ignored(tmp_path: Path
 
 def test_values_are_float32_where_that_loses_nothing() -> None:
     shortest, longer = np.array([0.1, 0.25]), np.array([0.1, 0.1 + 1e-12])
-    assert predictions._narrow(shortest).tolist() == [np.float32(0.1), 0.25]
-    assert predictions._narrow(shortest).dtype == np.float32
-    assert predictions._narrow(longer).tolist() == longer.tolist() and predictions._narrow(longer).dtype == np.float64
+    assert predictions._to_exact_float32(shortest).tolist() == [np.float32(0.1), 0.25]
+    assert predictions._to_exact_float32(shortest).dtype == np.float32
+    assert (
+        predictions._to_exact_float32(longer).tolist() == longer.tolist()
+        and predictions._to_exact_float32(longer).dtype == np.float64
+    )
 
 
 def test_collected_predictions_are_float32_with_the_labels_and_folds_of_the_run(

@@ -29,7 +29,7 @@ def main(out: str) -> None:
     for buffer in wrapped.model.buffers():
         dist.broadcast(buffer, src=0)
     found = {"summed": summed.cpu(), "codes": codes, "backend": backend, "ranks": dist.get_world_size()}
-    torch.save({**found, "taken": wrapped.taken}, out)
+    torch.save({**found, "taken": wrapped.global_step}, out)
     dist.destroy_process_group()
 
 

@@ -20,7 +20,7 @@ from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.tables import read_labels, read_sample
 from claris_kaggle.evaluation.predictions import read_oof, read_test
 from claris_kaggle.models.weights import read_weights
-from claris_kaggle.training.setup import _new_network
+from claris_kaggle.training.setup import _create_network
 from tests.conftest import DEADLINE, ROOT, TINY, claris, environment
 from tests.support.runs import kill_all, places, start, wait_for_line
 
@@ -70,7 +70,7 @@ def weights_of(run: Path) -> torch.Tensor:
 def weights_before(run: Path) -> torch.Tensor:
     """The weights that the fold began with."""
     config = TrainConfig.from_json(json.loads((run / "config.json").read_text()), run)
-    begun = sorted(_new_network(config, 0).state_dict().items())
+    begun = sorted(_create_network(config, 0).state_dict().items())
     return torch.cat([value.flatten() for name, value in begun if name.endswith(("weight", "bias"))])
 
 

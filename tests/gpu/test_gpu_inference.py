@@ -16,7 +16,7 @@ from claris_kaggle.data.pack import Pack
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels
 from claris_kaggle.inference.forward import _view_logits, predict_ids
-from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.models.factory import create_model, fuse_batch_norm
 from claris_kaggle.runtime.distributed import World
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -45,7 +45,7 @@ def little_memory() -> Iterator[Callable[[float], None]]:
 
 def network(device: torch.device) -> torch.nn.Module:
     """DenseNet-121 as `claris predict` has it."""
-    return fold_batch_norm(create_model("densenet121").to(device=device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    return fuse_batch_norm(create_model("densenet121").to(device=device, memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

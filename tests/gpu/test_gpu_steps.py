@@ -15,7 +15,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import Batch, _Block
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.runtime.loading import send_ahead
+from claris_kaggle.runtime.loading import prefetch_to_device
 from claris_kaggle.training import learner as learner_module
 from claris_kaggle.training.checkpoint import _serialize
 from claris_kaggle.training.learner import _Learner, _train_step
@@ -72,7 +72,7 @@ def test_a_densenet_step_is_the_cpus_but_for_the_precision(precision: str) -> No
     _train_step(here, batch_of(), LR)
     moved = [name for name, value in weights_of(there).items() if not torch.equal(value, before[name])]
     # A convolution that a batch norm follows may get no gradient worth a change in 16 bits; all others move.
-    assert len(moved) > 0.95 * len(before) and int(there.skipped) == 0
+    assert len(moved) > 0.95 * len(before) and int(there.skipped_steps) == 0
     assert all(value.device == GPU for value in there.model.state_dict().values())
     assert loss_of(there) == pytest.approx(loss_of(here), abs={"fp32": 1e-3, "fp16": 2e-2, "bf16": 0.1}[precision])
 
@@ -85,7 +85,7 @@ def test_steps_on_a_gpu_learn(precision: str) -> None:
         learner.loss_sum.zero_()
         _train_step(learner, batch_of(), 1e-2)
         losses.append(loss_of(learner))
-    assert losses[-1] < 0.7 * losses[0] and int(learner.skipped) == 0
+    assert losses[-1] < 0.7 * losses[0] and int(learner.skipped_steps) == 0
 
 
 def test_only_fp16_has_a_loss_scale() -> None:
@@ -99,7 +99,7 @@ def test_a_step_without_a_finite_loss_changes_no_weight(monkeypatch: pytest.Monk
     learner, whole = learner_of("fp16"), learner_module._augment_batch
 
     def spoiled(learner: _Learner, batch: Batch) -> Tensor:
-        return whole(learner, batch) * (float("inf") if learner.taken == 1 else 1)
+        return whole(learner, batch) * (float("inf") if learner.global_step == 1 else 1)
 
     monkeypatch.setattr(learner_module, "_augment_batch", spoiled)
     seen = []
@@ -109,7 +109,7 @@ def test_a_step_without_a_finite_loss_changes_no_weight(monkeypatch: pytest.Monk
         seen.append(weights_of(learner))
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
     assert not all(torch.equal(seen[1][name], seen[2][name]) for name in seen[0])
-    assert int(learner.skipped) == 1 and learner.scaler.get_scale() == 2.0**15
+    assert int(learner.skipped_steps) == 1 and learner.scaler.get_scale() == 2.0**15
     assert all(bool(torch.isfinite(value).all()) for value in learner.state()["model"].values())
 
 
@@ -119,7 +119,7 @@ def test_gradients_that_overflow_fp16_halve_the_scale_and_change_no_weight() -> 
     before = weights_of(learner)
     _train_step(learner, batch_of(), LR)
     assert all(torch.equal(value, before[name]) for name, value in weights_of(learner).items())
-    assert learner.scaler.get_scale() == 2.0**39 and int(learner.skipped) == 0  # the loss itself was finite
+    assert learner.scaler.get_scale() == 2.0**39 and int(learner.skipped_steps) == 0  # the loss itself was finite
     for _ in range(39):
         _train_step(learner, batch_of(), LR)
     assert not all(torch.equal(value, before[name]) for name, value in weights_of(learner).items())
@@ -161,7 +161,7 @@ def test_blocks_are_copied_on_a_stream_of_their_own_and_arrive_whole(monkeypatch
     monkeypatch.setattr(_Block, "to", seen)
     images = [torch.full((512, 96, 96, 3), number, dtype=torch.uint8).pin_memory() for number in range(20)]
     work, sums = torch.randn(2048, 2048, device=GPU), []
-    for block in send_ahead((_Block(torch.arange(512), one) for one in images), GPU):
+    for block in prefetch_to_device((_Block(torch.arange(512), one) for one in images), GPU):
         work = (work @ work).clamp(-1, 1)
         sums.append(block.images.sum(dtype=torch.int64))
         del block
@@ -176,13 +176,13 @@ def test_a_step_waits_for_nothing_that_the_device_has_still_to_compute(precision
     _train_step(learner, loaded[0], LR)  # constants are sent once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch in send_ahead(loaded, GPU):
+        for batch in prefetch_to_device(loaded, GPU):
             _train_step(learner, batch, LR)
         with pytest.raises(RuntimeError, match="synchroniz"):
             learner.loss_sum.item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert learner.taken == 5 and int(learner.skipped) == 0
+    assert learner.global_step == 5 and int(learner.skipped_steps) == 0
 
 
 @pytest.mark.parametrize("model", ["tiny", "densenet121"])
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_a_gpu_is_restored_bit_for_bit_and_training_goes_on_the_
         assert torch.equal(second.model.state_dict()[name], value), name
     for one, other in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
         assert all(torch.equal(one[key], other[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
-    assert second.scaler.get_scale() == first.scaler.get_scale() and second.taken == 3
+    assert second.scaler.get_scale() == first.scaler.get_scale() and second.global_step == 3
     for learner in (first, second):
         _train_step(learner, batch_of(seed=3), LR)
     assert_same_steps(first, second, LR)

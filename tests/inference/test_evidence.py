@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import DataError, UsageError
-from claris_kaggle.data.d4 import view, view_back
+from claris_kaggle.data.d4 import undo_view, view
 from claris_kaggle.data.pack import Pack
 from claris_kaggle.inference.evidence import Evidence, _find_linear_head, centre_share, explain
 from claris_kaggle.inference.forward import _view_logits, predict_ids
-from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.models.factory import create_model, fuse_batch_norm
 from claris_kaggle.runtime.distributed import World
 
 PLAIN = TrainConfig(model="tiny", precision="fp32")
@@ -69,7 +69,7 @@ def test_a_real_densenets_parts_and_bias_are_its_log_odds(
     layout: dict[str, str], crop: int, grid: tuple[int, int], folded: bool
 ) -> None:
     model, images = restless(create_model("densenet121", **layout)), patches(2)
-    model = fold_batch_norm(model) if folded else model
+    model = fuse_batch_norm(model) if folded else model
     config = dataclasses.replace(PLAIN, model="densenet121", crop=crop, **layout)
     found = explain(model, images, config, views=4)
     assert found.maps is not None and found.maps.shape == (2, *grid) and found.maps.dtype == np.float32
@@ -102,8 +102,8 @@ LABELLED = torch.arange(6 * 6).reshape(1, 6, 6)
 
 @pytest.mark.parametrize("number", range(8))
 def test_every_view_is_undone(number: int) -> None:
-    assert torch.equal(view_back(view(LABELLED, number), number), LABELLED)
-    assert torch.equal(view(view_back(LABELLED, number), number), LABELLED)
+    assert torch.equal(undo_view(view(LABELLED, number), number), LABELLED)
+    assert torch.equal(view(undo_view(LABELLED, number), number), LABELLED)
 
 
 class Brightness(torch.nn.Module):

@@ -135,6 +135,6 @@ def test_the_rehearsal_is_proposed_once_for_each_account(
         account._suggest_probe(user)
         said = capsys.readouterr().err
         assert ("claris doctor --probe" in said and user in said) is proposed
-    (account.default_cache() / account._ACCOUNTS).write_text("{not JSON")
+    (account.default_cache() / account._ACCOUNTS_FILE).write_text("{not JSON")
     account._suggest_probe("anna")
     assert "claris doctor --probe" in capsys.readouterr().err

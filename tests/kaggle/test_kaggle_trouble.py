@@ -120,7 +120,7 @@ def test_an_outage_is_waited_through(trained: FakeKaggle, tmp_path: Path, monkey
     trained.faults["ListKernelSessionOutput"] = [Fault(status=503)]
     assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
     assert trained.count("SaveKernel") == 1
-    monkeypatch.setattr(launch, "_PATIENCE", -1.0)
+    monkeypatch.setattr(launch, "_MAX_SESSION_WAIT", -1.0)
     trained.faults["SaveKernel"] = [Fault(status=503)]
     with pytest.raises(KaggleError, match="answered 503"):
         launch.run_launch(plan_of(), tmp_path / "second", tmp_path / "ledger.csv", poll=0)
@@ -159,7 +159,7 @@ def test_an_act_is_looked_for_after_the_pause(monkeypatch: pytest.MonkeyPatch) -
 
     def attempt() -> dict[str, object]:
         events.append("attempt")
-        raise KaggleError("Kaggle answered 504", passing=True)
+        raise KaggleError("Kaggle answered 504", retryable=True)
 
     def look() -> dict[str, object] | None:
         events.append("look")

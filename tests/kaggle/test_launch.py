@@ -359,9 +359,9 @@ def test_sessions_that_never_finish_their_folds_end_the_launch(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
 ) -> None:
     trained.produce = lambda settings: (run_files(finished, (0,)), "stopped")
-    with pytest.raises(KaggleError, match=f"not finished after {launch._MOST_ROUNDS} sessions"):
+    with pytest.raises(KaggleError, match=f"not finished after {launch._MAX_SESSIONS_PER_PART} sessions"):
         launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
-    assert trained.count("SaveKernel") == launch._MOST_ROUNDS and trained.submissions == []
+    assert trained.count("SaveKernel") == launch._MAX_SESSIONS_PER_PART and trained.submissions == []
 
 
 @pytest.mark.usefixtures("quick")
@@ -392,7 +392,7 @@ def test_a_session_that_never_ends_is_given_up(
     trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained.statuses = ["RUNNING"]
-    monkeypatch.setattr(launch, "_PATIENCE", 0.0)
+    monkeypatch.setattr(launch, "_MAX_SESSION_WAIT", 0.0)
     with pytest.raises(KaggleError, match="is running for"):
         launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
@@ -636,7 +636,7 @@ def test_a_slide_map_that_cannot_be_fetched_says_why(
     assert code == 2 and "no such file" in said and len(kaggle.seen) == seen and not (tmp_path / "new").exists()
     assert not small.slides.exists()
     code, _, said = call("folds", "--data", small.root, "--out", tmp_path / "f.csv", "--k", 2)
-    assert code == 0 and said.splitlines()[0].startswith("folds by patch put patches of one slide on both sides")
+    assert code == 0 and said.splitlines()[0].startswith("folds by patch put patches of one slide in training")
     assert said.count("0.996") == 1
 
 
@@ -644,11 +644,11 @@ def test_a_long_fetch_tells_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from claris_kaggle.core import console
-    from claris_kaggle.kaggle.download import _show_growth
+    from claris_kaggle.kaggle.download import _show_download_size
 
-    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_LOG_INTERVAL", 0.0)
     monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
-    with _show_growth(tmp_path, every=0.01):
+    with _show_download_size(tmp_path, interval=0.01):
         (tmp_path / "archive.zip.kaggle-partial").write_bytes(bytes(30_000_000))
         deadline = time.monotonic() + 20
         while "0.03 GB downloaded" not in (said := capsys.readouterr().err):

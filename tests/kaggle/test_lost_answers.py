@@ -230,7 +230,7 @@ def test_looks_for_what_may_have_happened_are_repeated_and_others_are_not(monkey
         seen: list[str] = []
 
         def attempt(status: int = status) -> dict[str, object]:
-            raise KaggleError("no answer", status=status, passing=True)
+            raise KaggleError("no answer", status=status, retryable=True)
 
         def look(seen: list[str] = seen) -> None:
             seen.append("look")

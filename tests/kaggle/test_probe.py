@@ -14,7 +14,7 @@ import pytest
 from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.kaggle import account, api, wire_log
-from claris_kaggle.kaggle.probe import _EXPECTED
+from claris_kaggle.kaggle.probe import _TESTED_VERSIONS
 from tests.conftest import ROOT, contents
 from tests.kaggle.test_session import Machine
 from tests.support.client_here import ClientHere
@@ -107,7 +107,9 @@ def test_it_says_what_the_image_holds_and_where_it_differs(rehearsal: Rehearsal)
 def test_the_versions_that_are_expected_are_those_of_the_tests() -> None:
     lines = (ROOT / "kaggle-versions.txt").read_text("utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    assert {name: pinned[name] for name in _EXPECTED if not pinned[name].startswith(_EXPECTED[name])} == {}
+    assert {
+        name: pinned[name] for name in _TESTED_VERSIONS if not pinned[name].startswith(_TESTED_VERSIONS[name])
+    } == {}
 
 
 def test_the_record_holds_no_token_name_header_source_or_address(rehearsal: Rehearsal) -> None:

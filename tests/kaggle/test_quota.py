@@ -14,8 +14,8 @@ from claris_kaggle.core.errors import KaggleError
 from claris_kaggle.kaggle import api, launch, quota
 from claris_kaggle.kaggle.account import _prepare_account
 from claris_kaggle.kaggle.client_answers import _QuotaAnswer
-from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
-from claris_kaggle.kaggle.quota import _describe_quota, _Fit, _GpuQuota, _judge_plan, _parse_quota
+from claris_kaggle.kaggle.launch_state import Plan, _Launch, _PartSession
+from claris_kaggle.kaggle.quota import _compare_with_quota, _describe_quota, _Fit, _GpuQuota, _parse_quota
 from tests.support.kaggle_double import FakeKaggle, Fault, log_of
 
 Call = Callable[..., tuple[int, str, str]]
@@ -45,7 +45,7 @@ def hours(used: float, reserved: float, allowed: float = 30.0) -> _GpuQuota:
 def test_a_plan_fits_where_the_hours_neither_used_nor_reserved_cover_it(
     found: _GpuQuota | None, needed: float | None, fit: _Fit, words: str
 ) -> None:
-    verdict = _judge_plan(found, needed)
+    verdict = _compare_with_quota(found, needed)
     assert verdict.fit is fit and words in verdict.text
 
 
@@ -81,7 +81,7 @@ def plan_of(epochs: int = 2) -> Plan:
 def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress_while_it_waits(
     trained: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_LOG_INTERVAL", 0.0)
     monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
     line = "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.9712"
     trained.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
@@ -119,11 +119,11 @@ def test_only_what_is_still_to_be_pushed_needs_hours(
     plan = Plan(name="first", parts=((0,), (1,), (2,)))
     begun = _Launch(tmp_path / "first", plan)
     one = Plan(name="first", parts=((2,),)).hours() or 0.0
-    begun.rounds[0] = [_Round(push_token="a", ref="me/a", version=1, outcome="complete")]
-    begun.rounds[1] = [_Round(push_token="b", ref="me/b", version=1)]
+    begun.sessions[0] = [_PartSession(push_token="a", ref="me/a", version=1, outcome="complete")]
+    begun.sessions[1] = [_PartSession(push_token="b", ref="me/b", version=1)]
     _prepare_account(begun)
     assert f"the plan takes about {one:.1f} h" in capsys.readouterr().err
-    begun.rounds[1][0].outcome = "stopped"
+    begun.sessions[1][0].outcome = "stopped"
     _prepare_account(begun)
     assert f"the plan takes about {2 * one:.1f} h" in capsys.readouterr().err
 

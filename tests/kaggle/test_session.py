@@ -28,7 +28,7 @@ from claris_kaggle.data.tables import read_sample, read_slides
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.kaggle import session
 from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
-from claris_kaggle.kaggle.launch_state import Plan, _Launch, _Round
+from claris_kaggle.kaggle.launch_state import Plan, _Launch, _PartSession
 from claris_kaggle.kaggle.manifest import _MANIFEST, _Manifest, _merge_runs
 from claris_kaggle.kaggle.session import _finished_files, _Session, _Settings, _write_manifest
 from claris_kaggle.kaggle.session_inputs import _find_named, _find_runs
@@ -124,7 +124,7 @@ class Machine:
         said: list[str] = []
 
         def run_command(*arguments: object) -> int:
-            session._announce_command(arguments)
+            session._print_command(arguments)
             code, shown, told = call(*arguments)
             said.append(shown + told)
             return code
@@ -526,7 +526,7 @@ def test_named_files_that_cannot_be_are_refused_before_the_push(call: Call, flag
 def test_a_launch_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
     plan = Plan(name="first")
     launch = _Launch(tmp_path, plan)
-    launch.user, launch.rounds = "me", [[_Round(push_token="m", ref="me/k", version=1)]]
+    launch.user, launch.sessions = "me", [[_PartSession(push_token="m", ref="me/k", version=1)]]
     launch.save()
     stored = json.loads(launch.path.read_text())
     for name in plan.named_files:
@@ -543,13 +543,13 @@ def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_varia
     import torch
 
     from claris_kaggle.core.errors import UsageError
-    from claris_kaggle.kaggle.session import _WORKING, _count_processes, _Session
+    from claris_kaggle.kaggle.session import _KAGGLE_WORKING_FOLDER, _count_processes, _Session
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(_WORKING))
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(_KAGGLE_WORKING_FOLDER))
     assert _count_processes(_Session(tmp_path, tmp_path, tmp_path, 0.0), 2) == 2
     with pytest.raises(UsageError, match="0 GPUs in this session"):
-        _count_processes(_Session(tmp_path, _WORKING, tmp_path, 0.0), 2)
+        _count_processes(_Session(tmp_path, _KAGGLE_WORKING_FOLDER, tmp_path, 0.0), 2)
 
 
 def test_the_template_alone_says_how_to_build_it(tmp_path: Path) -> None:

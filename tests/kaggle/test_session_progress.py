@@ -52,7 +52,7 @@ def test_later_news_goes_before_an_earlier_bar() -> None:
     assert _progress_line(f"{LINE}\n{end}") == end
     assert _progress_line(f"{LINE}\n$ claris predict --data /kaggle/input") == "claris predict"
     assert _progress_line("fold 1: finished, validation AUC 0.97; about 5 h left") != ""
-    assert len(_progress_line("fold 1: finished, " + "x" * 1000)) <= session_progress._LONGEST_LINE
+    assert len(_progress_line("fold 1: finished, " + "x" * 1000)) <= session_progress._MAX_LINE_LENGTH
 
 
 @pytest.mark.parametrize("log", ["", "[]", "null", "{}", "[1, 2]", "Traceback (most recent call last):\nKeyError: 'x'"])
@@ -102,7 +102,7 @@ def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
     monkeypatch.setattr(session_progress, "_ask_progress", lambda kernel: next(answers))
     reader = _ProgressReader()
     assert [reader.line(running) for _ in range(5)] == [LINE] * 5
-    monkeypatch.setattr(session_progress, "_ASK_EVERY", 0.0)
+    monkeypatch.setattr(session_progress, "_PROGRESS_INTERVAL", 0.0)
     assert [reader.line(running) for _ in range(2)] == [LINE, "later"]
 
 
@@ -110,7 +110,7 @@ def test_a_log_is_asked_for_once_a_minute_and_the_line_before_is_kept(
 def test_status_follows_a_session_to_its_end_and_shows_its_progress(
     kaggle: FakeKaggle, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(console, "_LOG_INTERVAL", 0.0)
     monkeypatch.setattr(console, "_AGE_SHARE", 0.0)
     kaggle.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     record = ["--record", tmp_path / "kernels.json"]

@@ -12,8 +12,8 @@ import torch
 
 from claris_kaggle.core.config import _ADDED_OPTIONS, TrainConfig, apply_preset, require_same
 from claris_kaggle.core.errors import ClarisError, DataError, RunError, UsageError
-from claris_kaggle.models.factory import create_model, fold_batch_norm, fold_every_batch_norm
-from claris_kaggle.models.weights import find_weights, load_start, read_weights
+from claris_kaggle.models.factory import create_model, fuse_batch_norm, fuse_every_batch_norm
+from claris_kaggle.models.weights import find_weights, load_initial_weights, read_weights
 from claris_kaggle.training.checkpoint import _load_checkpoint, _previous_path, _serialize, _write_checkpoint
 
 
@@ -56,7 +56,7 @@ def test_starting_weights_of_another_number_of_classes_leave_only_the_classifier
     torch.save({"state_dict": {f"module.{name}": value for name, value in source.items()}}, tmp_path / "w.pth")
     for name in ("w.safetensors", "w.pth"):
         model = create_model("densenet121")
-        assert load_start(model, tmp_path / name) == ["classifier.bias", "classifier.weight"]
+        assert load_initial_weights(model, tmp_path / name) == ["classifier.bias", "classifier.weight"]
         assert torch.equal(model.state_dict()["features.conv0.weight"], source["features.conv0.weight"])
 
 
@@ -65,7 +65,7 @@ def test_torchvisions_old_names_of_layers_are_known(tmp_path: Path) -> None:
     old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value for name, value in own.items()}
     torch.save(old, tmp_path / "w.pth")
     model = create_model("densenet121", seed=4)
-    assert load_start(model, tmp_path / "w.pth") == []
+    assert load_initial_weights(model, tmp_path / "w.pth") == []
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_or_hostile_file_of_weights_is_one_clear_line(tmp_path: Path, 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(create_model("tiny").state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(DataError, match="expected weights of the same network"):
-        load_start(create_model("densenet121"), tmp_path / "w.safetensors")
+        load_initial_weights(create_model("densenet121"), tmp_path / "w.safetensors")
 
 
 def test_imagenet_weights_without_a_network_fail_with_the_way_out(capfd: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +195,7 @@ def test_folded_batch_norms_give_the_same_logits() -> None:
             torch.nn.init.normal_(part.running_mean, 0.0, 0.1)
             torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
             torch.nn.init.uniform_(part.weight, 0.5, 1.5)
-    folded = fold_batch_norm(model)
+    folded = fuse_batch_norm(model)
     images = torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model(images)
@@ -212,7 +212,7 @@ def test_every_norm_after_a_convolution_is_folded(name: str, before: int, left: 
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(part.running_mean, 0.0, 0.1)
             torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
-    folded = fold_every_batch_norm(model)
+    folded = fuse_every_batch_norm(model)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-5)

@@ -10,10 +10,10 @@ import torch
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
-from claris_kaggle.models.factory import create_model, fold_batch_norm, require_side, trained_network
+from claris_kaggle.models.factory import create_model, fuse_batch_norm, require_side, trained_network
 from claris_kaggle.models.p4m import untie_weights
 from claris_kaggle.models.pooling import GeM
-from claris_kaggle.models.weights import load_start
+from claris_kaggle.models.weights import load_initial_weights
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
@@ -31,7 +31,7 @@ def test_published_weights_fit_every_pooling(name: str, pool: str, tmp_path: Pat
     source = create_model(name, seed=1)
     safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
     model = create_model(name, seed=2, global_pool=pool, dropout=0.5).eval()
-    load_start(model, tmp_path / "w.safetensors")
+    load_initial_weights(model, tmp_path / "w.safetensors")
     own, theirs = model.state_dict(), source.state_dict()
     assert all(torch.equal(own[key], value) for key, value in theirs.items() if value.ndim == 4)
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def test_the_exponent_of_gem_is_learned_and_saved() -> None:
 def test_a_densenet_folds_its_batch_norms_with_another_pooling() -> None:
     model = create_model("densenet121", global_pool="gem").eval()
     with torch.inference_mode():
-        torch.testing.assert_close(fold_batch_norm(model)(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fuse_batch_norm(model)(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 def test_shared_weights_stay_symmetric_with_every_pooling() -> None:

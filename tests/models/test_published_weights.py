@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from claris_kaggle.core.errors import DataError, UsageError
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weight_names import _COMMON_NETWORKS, _NO_WEIGHT_ENDINGS, _SAME_WEIGHTS
-from claris_kaggle.models.weights import _match_converted, find_weights, load_start, read_weights
+from claris_kaggle.models.weights import _match_converted, find_weights, load_initial_weights, read_weights
 
 State = dict[str, Tensor]
 NETWORK = "test_resnet"  # one of timm's, with 470,000 weights
@@ -140,7 +140,7 @@ def test_published_weights_are_read(tmp_path: Path, capfd: pytest.CaptureFixture
     content, with_head = PUBLISHED[name]
     torch.save(content, tmp_path / "w.pth.tar")
     model = create_model(NETWORK, seed=6)
-    assert load_start(model, tmp_path / "w.pth.tar") == ([] if with_head else ["fc.bias", "fc.weight"])
+    assert load_initial_weights(model, tmp_path / "w.pth.tar") == ([] if with_head else ["fc.bias", "fc.weight"])
     expected = STATE if with_head else BODY
     rough = {"rtol": 1e-2, "atol": 1e-3} if name == "half precision" else {"rtol": 0, "atol": 0}
     for key, value in model.state_dict().items():
@@ -152,9 +152,9 @@ def test_published_weights_are_read(tmp_path: Path, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize("name", ["w.pt", "w.bin", "w.ckpt", "w.pth", "weights", "w.safetensors"])
 def test_the_content_decides_and_not_the_name(tmp_path: Path, name: str) -> None:
     torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=name != "w.pth")
-    assert load_start(create_model(NETWORK), tmp_path / name) == []
+    assert load_initial_weights(create_model(NETWORK), tmp_path / name) == []
     safetensors.torch.save_file(put("model."), tmp_path / name)
-    assert load_start(create_model(NETWORK), tmp_path / name) == []
+    assert load_initial_weights(create_model(NETWORK), tmp_path / name) == []
 
 
 def test_densenets_of_chexnet_and_fastai_are_read(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_densenets_of_chexnet_and_fastai_are_read(tmp_path: Path) -> None:
         torch.save({"epoch": 1, "state_dict": tensors}, tmp_path / "w.pth")
         for value in model.state_dict().values():
             value.fill_(7)
-        assert load_start(model, tmp_path / "w.pth") == ["classifier.bias", "classifier.weight"], name
+        assert load_initial_weights(model, tmp_path / "w.pth") == ["classifier.bias", "classifier.weight"], name
         loaded = model.state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in body.items()), name
 
@@ -180,7 +180,7 @@ def test_densenets_of_chexnet_and_fastai_are_read(tmp_path: Path) -> None:
 def test_which_network_of_a_file_is_taken_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "claris_kaggle")
     torch.save(PUBLISHED["timm"][0], tmp_path / "w.pth")
-    load_start(create_model(NETWORK), tmp_path / "w.pth")
+    load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
     assert f"{tmp_path / 'w.pth'}: several networks fit; taking state_dict_ema, not state_dict" in caplog.messages
 
 
@@ -208,7 +208,7 @@ def test_weights_of_a_deeper_relative_are_refused(tmp_path: Path, own: str, deep
     torch.save(light(outline(deeper), prefix), tmp_path / "w.pth")
     words = "with another shape" if own == "densenet121" else r"\d+ tensors that the network does not have"
     with pytest.raises(DataError, match=rf"{words} \(.* looks like {deeper}: give --model {deeper}"):
-        load_start(outline(own), tmp_path / "w.pth")
+        load_initial_weights(outline(own), tmp_path / "w.pth")
 
 
 def test_a_refused_file_leaves_the_network_as_it_was(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_refused_file_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     model = create_model(NETWORK)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(DataError, match=r"1 tensor that the network does not have \(layer1.2.conv1.weight\)"):
-        load_start(model, tmp_path / "w.pth")
+        load_initial_weights(model, tmp_path / "w.pth")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -225,7 +225,7 @@ def test_another_network_is_named_too(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"23 with another shape \(layer1.*The file looks like resnet50: give --model resnet50"
     ):
-        load_start(outline("resnet18"), tmp_path / "w.pth")
+        load_initial_weights(outline("resnet18"), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
@@ -235,14 +235,14 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) ->
     tensors["layer2.0.conv1.weight"][0, 0, 0, 0] = value
     torch.save(tensors, tmp_path / "w.pth")
     with pytest.raises(DataError, match=r"1 tensor with NaN or infinite values \(layer2.0.conv1.weight\)"):
-        load_start(create_model(NETWORK), tmp_path / "w.pth")
+        load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
 
 
 def test_layers_that_an_incomplete_download_left_zero_are_refused(tmp_path: Path) -> None:
     content = safetensors.torch.save(STATE)
     (tmp_path / "w.safetensors").write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
     with pytest.raises(DataError, match=r"tensors? of zeros only .*The download may be incomplete"):
-        load_start(create_model(NETWORK), tmp_path / "w.safetensors")
+        load_initial_weights(create_model(NETWORK), tmp_path / "w.safetensors")
 
 
 def test_a_changed_byte_in_a_file_of_torch_is_seen(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_changed_byte_in_a_file_of_torch_is_seen(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 0x40
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(DataError, match="damaged: wrong checksum of archive/data/"):
-        load_start(create_model(NETWORK), tmp_path / "w.pth")
+        load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_changed_byte_in_a_file_of_torch_is_seen(tmp_path: Path) -> None:
 def test_what_differs_and_why_is_said(tmp_path: Path, change: dict[str, Tensor | None], words: str) -> None:
     torch.save({name: value for name, value in {**STATE, **change}.items() if value is not None}, tmp_path / "w.pth")
     with pytest.raises(DataError, match=words) as caught:
-        load_start(create_model(NETWORK), tmp_path / "w.pth")
+        load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
     assert "looks like" not in str(caught.value)
 
 
@@ -303,14 +303,14 @@ HUGGING_FACE, OPENMMLAB, TORCHVISION = (f"names of {one}" for one in ("Hugging F
 def test_names_of_other_programs_are_named(tmp_path: Path, name: str, words: str) -> None:
     torch.save({name: torch.ones(3, 3)}, tmp_path / "w.pth")
     with pytest.raises(DataError, match=rf"layers missing .*the file has 1 tensor .*{words}.*(Give|Merge) ") as caught:
-        load_start(create_model(NETWORK), tmp_path / "w.pth")
+        load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
 
 
 def test_the_state_of_an_optimizer_is_named(tmp_path: Path) -> None:
     torch.save({"state": {0: {"exp_avg": torch.ones(3)}}}, tmp_path / "w.pth")
     with pytest.raises(DataError, match="the state of an optimizer"):
-        load_start(create_model(NETWORK), tmp_path / "w.pth")
+        load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_the_same_weights_in_timm_are_named(tmp_path: Path, place: str) -> None:
     path.parent.mkdir(parents=True)
     safetensors.torch.save_file({"encoder.layer.0.attention.attention.query.weight": torch.ones(3)}, path)
     with pytest.raises(DataError, match="timm has the weights of facebook/dinov2-base: give --model (.*) --w") as found:
-        load_start(create_model(NETWORK), path)
+        load_initial_weights(create_model(NETWORK), path)
     name = re.search(r"--model (\S+)", str(found.value))
     assert name and "dinov2_vitb14" in timm.models.get_pretrained_cfg(name[1]).url
 
@@ -350,7 +350,7 @@ def test_names_of_the_authors_are_converted_as_timm_does(tmp_path: Path) -> None
 def test_a_file_of_a_network_with_the_same_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "claris_kaggle")
     torch.save({"arch": "resnet18.a1_in1k", "state_dict": STATE}, tmp_path / "w.pth")
-    load_start(create_model(NETWORK), tmp_path / "w.pth")
+    load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
     assert "the file is of resnet18, and --model is test_resnet" in caplog.text
 
 
@@ -387,7 +387,7 @@ def test_files_of_other_frameworks_are_named_by_their_suffix(tmp_path: Path, nam
 def test_one_part_of_several_is_named(tmp_path: Path) -> None:
     safetensors.torch.save_file({"conv1.weight": torch.ones(3)}, tmp_path / "model-00001-of-00002.safetensors")
     with pytest.raises(DataError, match="part 1 of 2; expected all weights in one file"):
-        load_start(create_model(NETWORK), tmp_path / "model-00001-of-00002.safetensors")
+        load_initial_weights(create_model(NETWORK), tmp_path / "model-00001-of-00002.safetensors")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg19"])
@@ -398,7 +398,7 @@ def test_the_listed_number_of_tensors_is_that_of_the_network(name: str) -> None:
 def test_integers_are_no_weights(tmp_path: Path) -> None:
     torch.save({name: one.to(torch.int8) for name, one in STATE.items()}, tmp_path / "w.pth")
     with pytest.raises(DataError, match="with another shape"):
-        load_start(create_model(NETWORK), tmp_path / "w.pth")
+        load_initial_weights(create_model(NETWORK), tmp_path / "w.pth")
 
 
 def archive(names: Mapping[str, bytes]) -> bytes:
@@ -503,7 +503,7 @@ def test_position_embeddings_are_resized_to_another_input_size_as_timm_does(tmp_
     there = timm.create_model(name, num_classes=2)
     safetensors.torch.save_file(there.state_dict(), tmp_path / "w.safetensors")
     model = create_model(name, side=side - 64)
-    assert load_start(model, tmp_path / "w.safetensors") == []
+    assert load_initial_weights(model, tmp_path / "w.safetensors") == []
     source = {"file": str(tmp_path / "w.safetensors"), "num_classes": 2}
     expected = timm.create_model(
         name, pretrained=True, pretrained_cfg_overlay=source, num_classes=2, img_size=side - 64

@@ -19,9 +19,9 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.augment import to_input
 from claris_kaggle.inference.evidence import NO_MAP
 from claris_kaggle.inference.fold_models import load_trained
-from claris_kaggle.models.factory import create_model, own_normalisation
+from claris_kaggle.models.factory import create_model, pretrained_normalisation
 from claris_kaggle.models.sources import canonical_name, portable_name, read_architecture
-from claris_kaggle.models.weights import find_weights, load_start
+from claris_kaggle.models.weights import find_weights, load_initial_weights
 from tests.support.runs import places
 from tests.support.world import one_line
 
@@ -71,15 +71,15 @@ def test_a_folder_gives_architecture_weights_and_normalisation(resnet: Path) -> 
     assert json.loads(architecture)["arguments"]["stem_type"] == "deep"
     model, path = create_model(name, architecture=architecture), find_weights("imagenet", name)
     assert path == resnet / "model.safetensors"
-    assert path is not None and load_start(model, path) == ["fc.bias", "fc.weight"]
-    assert own_normalisation(name) == NUMBERS
+    assert path is not None and load_initial_weights(model, path) == ["fc.bias", "fc.weight"]
+    assert pretrained_normalisation(name) == NUMBERS
 
 
 def test_weights_of_another_input_size_are_those_that_timm_makes_of_them(vit: Path) -> None:
     import timm
 
     model = create_model(f"local-dir:{vit}", side=96)
-    load_start(model, vit / "model.safetensors")
+    load_initial_weights(model, vit / "model.safetensors")
     overlay = {"file": str(vit / "model.safetensors"), "num_classes": 7}
     theirs = timm.create_model("test_vit", pretrained=True, num_classes=2, img_size=96, pretrained_cfg_overlay=overlay)
     own = model.state_dict()
@@ -113,7 +113,10 @@ def test_a_repository_in_the_cache_is_used_without_a_network(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     cached("someone/resnet", resnet, tmp_path)
     name = "hf-hub:someone/resnet"
-    assert read_architecture(name) == read_architecture(f"local-dir:{resnet}") and own_normalisation(name) == NUMBERS
+    assert (
+        read_architecture(name) == read_architecture(f"local-dir:{resnet}")
+        and pretrained_normalisation(name) == NUMBERS
+    )
     path = find_weights("imagenet", name)
     assert path is not None and sha256_file(path) == sha256_file(resnet / "model.safetensors")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import claris_kaggle
-from claris_kaggle.cli.completion import _walk_parser
+from claris_kaggle.cli.completion import _list_actions
 from claris_kaggle.cli.main import _COMMANDS, _EPILOG, _build_parser, _split_rest
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.synthetic import generate
@@ -136,7 +136,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def test_every_flag_verb_target_and_file_that_is_named_is_there() -> None:
-    known = OTHERS.union(*(action.option_strings for action in _walk_parser(_build_parser(*_COMMANDS))))
+    known = OTHERS.union(*(action.option_strings for action in _list_actions(_build_parser(*_COMMANDS))))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     for paper in [*PAPERS, "CONTRIBUTING.md", "ARCHITECTURE.md"]:
         text = (ROOT / paper).read_text("utf-8")

@@ -12,7 +12,7 @@ import torch
 
 from claris_kaggle.core.errors import CudnnError
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.models.factory import create_model, fold_batch_norm
+from claris_kaggle.models.factory import create_model, fuse_batch_norm
 from claris_kaggle.runtime.cudnn_fallback import convert_cudnn_failures, move_network
 from tests.conftest import DEADLINE, TINY, TwoProcessRun, claris, environment
 from tests.support.runs import copy_run, places, predictions_of, weights_of
@@ -176,7 +176,7 @@ def test_a_contiguous_network_sees_contiguous_tensors_alone_and_computes_the_sam
     images = torch.rand(2, 3, 64, 64).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         wanted = model(images)
-        folded = move_network(fold_batch_norm(model), device, "contiguous")
+        folded = move_network(fuse_batch_norm(model), device, "contiguous")
         layouts = set()
         for part in folded.modules():
             if isinstance(part, torch.nn.Conv2d):

@@ -22,7 +22,7 @@ def test_shared_memory_that_is_small_is_left_to_fewer_loader_processes(monkeypat
         (0, 1, 0, 0),
     ):
         monkeypatch.setattr(loading.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
-        assert loading.fitting_workers(wanted, block, processes) == fitting
+        assert loading.limit_workers(wanted, block, processes) == fitting
 
 
 def test_a_loader_process_that_is_killed_is_one_clear_line() -> None:
@@ -31,4 +31,4 @@ def test_a_loader_process_that_is_killed_is_one_clear_line() -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     with pytest.raises(TrainingError, match=r"a data loading process was killed.*fewer --workers"):
-        list(loading._explain_workers(dying()))
+        list(loading._explain_killed_workers(dying()))

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import http.client
 import io
+import json
 import os
 import re
 import select
@@ -42,7 +43,8 @@ from tests.conftest import DEADLINE, environment, open_page
 testclient = pytest.importorskip("starlette.testclient", reason="starlette is not here: pip install '.[dev]'")
 
 from claris_kaggle.serving.app import _make_app, _UploadHandler  # noqa: E402
-from claris_kaggle.serving.http import _LONGEST_NAME, _clean_name, bracketed, is_loopback  # noqa: E402  # noqa: E402
+from claris_kaggle.serving.http import _LONGEST_NAME, _clean_name, bracketed, is_loopback  # noqa: E402
+from claris_kaggle.serving.progress import _ImageProgress  # noqa: E402
 
 Call = Callable[..., tuple[int, str, str]]
 JOB = ClassifyJob(views=4, max_pixels=100_000)
@@ -243,7 +245,7 @@ def test_every_answer_keeps_the_page_by_itself(client: Any) -> None:
     for answer in answers:
         policy = answer.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; img-src data:;") and f"script-src 'sha256-{digest}'" in policy
-        assert "frame-ancestors 'none'" in policy and "connect-src" not in policy
+        assert "frame-ancestors 'none'" in policy and "connect-src 'self'" in policy
         assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
         assert answer.headers["referrer-policy"] == "no-referrer" and "set-cookie" not in answer.headers
     assert not re.search(r'(src|href)="(?!data:|/example")', answers[0].text)
@@ -318,6 +320,39 @@ def test_two_who_ask_at_once_are_both_answered(served: Served, trained: FoldMode
         assert answer["name"] == path.name and answer["probability"] == pytest.approx(wanted, abs=1e-6)
 
 
+def test_progress_is_sent_while_a_large_image_is_classified(
+    client: Any, patch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("claris_kaggle.serving.app._LOOK_SECONDS", 0.001)
+    files = [("image", (name, one)) for name, one in (("a.tif", patch.read_bytes()), ("b.png", picture(300, 300)))]
+    answer = client.post("/progress", files=files)
+    *reports, last = map(json.loads, answer.text.splitlines())
+    assert answer.status_code == 200 and last == {"page": client.post("/", files=files).text}
+    shares = [one["share"] for one in reports]
+    assert shares == sorted(shares) and shares[0] >= 0 and 0.5 <= shares[-1] <= 1
+    assert re.fullmatch(r"image 2 of 2: \d+ of 64 windows(, about \S.* left)?", reports[-1]["text"])
+
+
+def test_faults_and_failures_reach_the_page_that_waits_for_progress(
+    client: Any, trained: FoldModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = send(client, b"<html>", path="/progress")
+    assert answer.status_code == 422 and "not a readable image" in answer.json()["page"]
+    broken = dataclasses.replace(trained, models={0: torch.nn.Linear(1, 1)})
+    failing = testclient.TestClient(_make_app(_UploadHandler(broken, JOB), "127.0.0.1"), base_url="http://localhost")
+    answer = send(failing, picture(96, 96), path="/progress")
+    assert answer.status_code == 500 and answer.text.startswith("The computation failed (")
+
+    async def after_a_report(self: Any, request: Any, report: Any) -> tuple[int, str]:
+        await report(_ImageProgress())
+        raise KeyError
+
+    monkeypatch.setattr(_UploadHandler, "page_of_uploads", after_a_report)
+    failing = testclient.TestClient(_make_app(_UploadHandler(trained, JOB), "127.0.0.1"), base_url="http://localhost")
+    report, last = map(json.loads, send(failing, picture(96, 96), path="/progress").text.splitlines())
+    assert report == {"share": 0, "text": "waiting"} and last["error"].startswith("The computation failed (KeyError)")
+
+
 LARGE = (
     b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     + picture(1500, 1500)
@@ -337,6 +372,11 @@ def test_who_has_left_is_not_computed_for_and_a_signal_ends_it_with_exit_code_0_
     leaver.request("POST", "/classify", LARGE, form)
     time.sleep(0.5)
     leaver.close()
+    watcher = http.client.HTTPConnection(host, port)
+    watcher.request("POST", "/progress", LARGE, form)
+    reports = map(json.loads, watcher.getresponse())
+    assert next(one for one in reports if one["share"] > 0)["share"] < 1
+    watcher.close()
     hasty = http.client.HTTPConnection(host, port)
     hasty.putrequest("POST", "/")
     hasty.putheader("Content-Type", form["content-type"])
@@ -354,6 +394,7 @@ def test_who_has_left_is_not_computed_for_and_a_signal_ends_it_with_exit_code_0_
     assert (code, out) == (0, "") and "Traceback" not in err and "Error" not in err
     assert sorted(line.split()[2:4] for line in err.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)) == [
         ["/", "-"], ["/", "400"], ["/", "499"], ["/classify", "200"], ["/classify", "499"],
+        ["/progress", "499"],
     ]  # fmt: skip
     assert ("warning: http://0.0.0.0" in err) == (number == signal.SIGINT)
     assert f"{NOTICE} Ctrl-C ends it." in err
@@ -387,7 +428,7 @@ def test_without_its_packages_the_command_that_installs_them_is_named(
     for name in [*sys.modules]:
         if name.split(".")[0] == module:
             monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
-    for name in ("app", "http"):
+    for name in ("app", "http", "progress"):
         monkeypatch.delitem(sys.modules, f"claris_kaggle.serving.{name}")
     code, shown, said = call("serve", "--run", finished.root)
     wanted = f"claris: the Python package {package} is not installed. Install it: pip install "
@@ -432,6 +473,42 @@ def test_in_a_browser_images_are_dropped(browser: Any, served: Served) -> None:
     page.wait_for_selector(SECTION)
     assert page.evaluate("document.activeElement.textContent") == "<b>scan.png"
     assert page.evaluate("document.images.length") == 3 and not faults
+    page.close()
+
+
+def test_in_a_browser_progress_is_shown_and_a_classification_cancelled(
+    browser: Any, served: Served, patch: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "large.png").write_bytes(picture(1500, 1500))
+    page, faults = open_page(browser, served.address, 390, "light")
+    page.set_input_files("#file", tmp_path / "large.png")
+    page.get_by_role("button", name="Classify").click()
+    text = page.locator("#progress span")
+    text.filter(has_text=re.compile(r"^[\d,]+ of 2,025 windows, about .+ left$")).wait_for()
+    assert 0 < page.evaluate("document.querySelector('progress').value") <= 1
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled.").wait_for()
+    assert text.is_hidden() and page.get_by_role("button", name="Classify").is_enabled()
+    assert faults == [f"{served.address}progress"]  # the cancelled request
+    page.set_input_files("#file", patch)
+    page.get_by_role("button", name="Classify").click()
+    page.wait_for_selector(SECTION)
+    page.go_back()
+    page.wait_for_function("!document.querySelector('section')")
+    assert page.get_by_label("Images").is_enabled()
+    page.close()
+
+
+def test_in_a_browser_without_scripts_the_form_works(browser: Any, served: Served, patch: Path) -> None:
+    page = browser.new_page()
+    browser.new_cdp_session(page).send("Emulation.setScriptExecutionDisabled", {"value": True})
+    page.goto(served.address)
+    assert page.locator(".drop").is_hidden()
+    page.set_input_files("#file", patch)
+    page.get_by_role("button", name="Classify").click()
+    page.wait_for_selector(SECTION)
+    assert page.locator("#progress").is_hidden() and page.locator("#cancel").is_hidden()
     page.close()
 
 

@@ -218,10 +218,10 @@ def test_a_network_that_onnx_cannot_hold_is_refused_and_nothing_is_written(tmp_p
 
 @pytest.mark.slow
 def test_a_real_densenet_in_onnx_answers_as_it_does(tmp_path: Path) -> None:
-    from claris_kaggle.models.factory import fold_batch_norm
+    from claris_kaggle.models.factory import fuse_batch_norm
 
     layout = {"stem": "pool4", "tail": "no-pool"}
-    model = fold_batch_norm(create_model("densenet121", **layout))
+    model = fuse_batch_norm(create_model("densenet121", **layout))
     trained = FoldModels("x", TrainConfig(precision="fp32", **layout), {0: model}, {})
     onnx_export._write_onnx(tmp_path / "model.onnx", trained, 8, {})  # proves itself to 1e-5
     assert (tmp_path / "model.onnx").stat().st_size > 27e6

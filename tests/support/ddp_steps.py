@@ -21,7 +21,7 @@ from claris_kaggle.data.batches import EpochBatches, ExtraPatches, TrainSet
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels, read_sample
 from claris_kaggle.runtime.distributed import join_world
-from claris_kaggle.training.learner import _average_over_ranks, _Learner, _train_epoch
+from claris_kaggle.training.learner import _Learner, _sum_over_ranks, _train_epoch
 from tests.support.runs import free_port
 
 
@@ -46,7 +46,7 @@ def main(root: str, cache: str, out: str) -> None:
             TrainSet(pack, ids, labels.astype("int64"), (1.0, 1.5), extra), config, epoch=0, rank=world.rank,
             world_size=world.world_size,
         )  # fmt: skip
-        loss = _average_over_ranks(world, _train_epoch(learner, batches, 0, lambda rows: ""))
+        loss = _sum_over_ranks(world, _train_epoch(learner, batches, 0, lambda rows: ""))
         if world.is_main:
             torch.save({"loss": loss, "model": learner.model.state_dict()}, out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +65,20 @@ def put_with_slides(folder: Path, run: Run) -> RunDir:
 def watch_work(monkeypatch: pytest.MonkeyPatch) -> tuple[list[bytes], list[Path]]:
     """The predictions that are resampled from now on, and the tables that are read."""
     resampled, read = [], []
-    bootstrap, read_table = auc_intervals._cluster_bootstrap, tables.read_table
+    bootstrap = auc_intervals._cluster_bootstrap
 
     def watched_bootstrap(labels: np.ndarray, values: np.ndarray, slides: list[str]) -> np.ndarray:
         resampled.append(values.tobytes())
         return bootstrap(labels, values, slides)
 
-    def watched_read(path: Path, *arguments: object, **more: object) -> object:
-        read.append(path)
-        return read_table(path, *arguments, **more)
+    def watch(reader: Callable[..., object]) -> Callable[..., object]:
+        def watched(path: Path, *arguments: object, **more: object) -> object:
+            read.append(path)
+            return reader(path, *arguments, **more)
+
+        return watched
 
     monkeypatch.setattr(auc_intervals, "_cluster_bootstrap", watched_bootstrap)
-    monkeypatch.setattr(tables, "read_table", watched_read)
+    for name in ("read_table", "open_table"):
+        monkeypatch.setattr(tables, name, watch(getattr(tables, name)))
     return resampled, read

@@ -15,8 +15,8 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.patches import _encode_tiff, patch_id
 from claris_kaggle.data.tables import write_table
 
-_KEPT = Path(__file__).parent / "old_runs"
-OLD_RUNS = sorted(path.name for path in _KEPT.iterdir())
+_RECORDED_FIELDS = Path(__file__).parent / "old_runs"
+OLD_RUNS = sorted(path.name for path in _RECORDED_FIELDS.iterdir())
 
 
 def _draw(number: int) -> np.ndarray:
@@ -44,7 +44,7 @@ def put_old_data(folder: Path, train: int = 24, test: int = 6) -> DataDir:
 
 def put_old_run(name: str, folder: Path) -> tuple[RunDir, dict[str, float]]:
     """A copy of the run without predictions, and the probability that its version predicted for each id."""
-    shutil.copytree(_KEPT / name, folder)
+    shutil.copytree(_RECORDED_FIELDS / name, folder)
     rows = (folder / "probabilities.csv").read_text("utf-8").splitlines()[1:]
     (folder / "probabilities.csv").unlink()
     return RunDir(folder), {row.split(",")[0]: float(row.split(",")[1]) for row in rows}

@@ -7,7 +7,14 @@ import json
 import urllib.parse
 from typing import Any
 
-from claris_kaggle.kaggle.wire_log import _KEPT, _TEXT_SHAPE, _USER, _hide_user, _read_body, _shape_of
+from claris_kaggle.kaggle.wire_log import (
+    _RECORDED_FIELDS,
+    _TEXT_PLACEHOLDER,
+    _USER,
+    _hide_user,
+    _read_body,
+    _replace_values,
+)
 from tests.support.kaggle_double import FakeKaggle, with_manifest
 
 STATUS, LISTING, PUSH = "GetKernelSessionStatus", "ListKernelSessionOutput", "SaveKernel"
@@ -47,7 +54,8 @@ def ask(exchange: dict[str, Any], kaggle: FakeKaggle) -> dict[str, Any]:
     route = exchange["route"].replace(_USER, "me")
     known = {"token": "a-token", "text": f"SETTINGS = {SETTINGS!r}"}
     request = {
-        name: known.get(name, value) if value == _TEXT_SHAPE else value for name, value in exchange["request"].items()
+        name: known.get(name, value) if value == _TEXT_PLACEHOLDER else value
+        for name, value in exchange["request"].items()
     }
     body = json.dumps(request).replace(_USER, "me")
     headers = {"Content-Type": "application/json"}
@@ -56,7 +64,7 @@ def ask(exchange: dict[str, Any], kaggle: FakeKaggle) -> dict[str, Any]:
     content = response.read()
     connection.close()
     kind = (response.getheader("Content-Type") or "").split(";")[0]
-    answer = None if exchange["answer"] is None else _hide_user(_shape_of(_read_body(content)), "me")
+    answer = None if exchange["answer"] is None else _hide_user(_replace_values(_read_body(content)), "me")
     return {"status": response.status, "type": kind, "answer": answer}
 
 
@@ -79,11 +87,13 @@ def compare_values(recorded: Any, answered: Any, name: str) -> list[str]:
         return [one for part in first for one in part]
     if isinstance(recorded, dict):
         # Kaggle may say more than a client reads; only what we look at must be there on both sides.
-        lacking = [f"{name}.{key} is not the double's" for key in recorded if key in _KEPT and key not in answered]
+        lacking = [
+            f"{name}.{key} is not the double's" for key in recorded if key in _RECORDED_FIELDS and key not in answered
+        ]
         invented = [f"{name}.{key} is the double's alone" for key in answered if key not in recorded]
         common = [compare_values(recorded[key], answered[key], f"{name}.{key}") for key in recorded if key in answered]
         return [*lacking, *invented, *(one for part in common for one in part)]
     last = name.rsplit(".", 1)[-1]
-    if last in _KEPT - OF_THE_MOMENT and recorded != answered:
+    if last in _RECORDED_FIELDS - OF_THE_MOMENT and recorded != answered:
         return [f"{name} is {recorded!r}, and the double's {answered!r}"]
     return []

@@ -103,7 +103,7 @@ def test_curves_can_be_hidden_and_read_at_the_pointer(browser: Any, pages: dict[
     box = chart.locator("svg").bounding_box()
     page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.5 * box["height"])
     name, false, true = re.fullmatch(
-        r"[\d.]+ +(\S.*): false positive rate ([\d.]+), true positive rate ([\d.]+)",
+        r"(\S.*): false positive rate ([\d.]+), true positive rate ([\d.]+)",
         chart.locator(".reading").inner_text(),
     ).groups()  # type: ignore[union-attr]
     oof = load_run(finished).oof
@@ -115,6 +115,7 @@ def test_curves_can_be_hidden_and_read_at_the_pointer(browser: Any, pages: dict[
     assert first.get_attribute("aria-pressed") == "false" and not curve.is_visible()
     first.click()
     assert curve.is_visible() and not faults
+    assert chart.locator(".series").inner_text().split("\n")[:2] == ["Show:", "fold 0"]
     page.close()
 
 

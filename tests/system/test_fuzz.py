@@ -28,7 +28,7 @@ from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.evaluation.predictions import Oof, read_oof, read_test, write_run_oof, write_test
 from claris_kaggle.kaggle.download import _unpack
 from claris_kaggle.models.factory import _TinyNet
-from claris_kaggle.models.weights import load_start
+from claris_kaggle.models.weights import load_initial_weights
 from claris_kaggle.training.checkpoint import _load_checkpoint
 
 IDS = [patch_id(np.full((96, 96, 3), value, np.uint8)) for value in range(8)]
@@ -121,8 +121,8 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "ledger": ("ledger", read_ledger),
     "config": ("config", lambda path: TrainConfig.from_json(read_json(path), path)),
     "patch": ("patch", lambda path: _decode_tiff(path.read_bytes(), path)),
-    "weights.pth": ("weights.pth", lambda path: load_start(_TinyNet(), path)),
-    "weights.safetensors": ("weights.safetensors", lambda path: load_start(_TinyNet(), path)),
+    "weights.pth": ("weights.pth", lambda path: load_initial_weights(_TinyNet(), path)),
+    "weights.safetensors": ("weights.safetensors", lambda path: load_initial_weights(_TinyNet(), path)),
     "checkpoint": ("weights.pth", _load_checkpoint),
     "archive": ("archive", read_archive),
 }  # fmt: skip

@@ -21,7 +21,7 @@ from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import read_weights
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.runtime.loading import send_ahead
+from claris_kaggle.runtime.loading import prefetch_to_device
 from claris_kaggle.training.learner import _Learner, _train_step
 from tests.conftest import ROOT, TINY, claris, contents, environment
 
@@ -56,7 +56,7 @@ def test_a_step_and_a_prediction_wait_for_nothing_that_the_device_has_still_to_c
     config = TrainConfig(batch_size=20, color=1.0, stain=0.1, ema=0.9, precision=precision)
     learner = _Learner(config, ALONE, create_model("tiny"))
     learner.optimizer = torch.optim.AdamW(learner.model.parameters(), lr=0.0, fused=True)
-    batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, turn_here=False)
+    batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=False)
     first, second = batches[0], batches[1]
     _train_step(learner, first, 1e-3)  # constants are sent once
     with NoWaiting():
@@ -65,7 +65,7 @@ def test_a_step_and_a_prediction_wait_for_nothing_that_the_device_has_still_to_c
             _view_logits(learner.model.eval(), second.images, config, 8)
     with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
         learner.loss_sum.item()
-    assert learner.taken == 2 and int(learner.skipped) == 0
+    assert learner.global_step == 2 and int(learner.skipped_steps) == 0
 
 
 def test_batches_are_sent_one_ahead_in_their_order() -> None:
@@ -77,10 +77,10 @@ def test_batches_are_sent_one_ahead_in_their_order() -> None:
             yield _Block(torch.tensor([number]), torch.full((1, 2), number))
 
     seen = []
-    for block in send_ahead(load(), CPU):
-        seen.append(int(block.places))
+    for block in prefetch_to_device(load(), CPU):
+        seen.append(int(block.rows))
         assert len(loaded) == min(len(seen) + 1, 4) and bool((block.images == seen[-1]).all())
-    assert seen == [0, 1, 2, 3] and list(send_ahead([], CPU)) == []
+    assert seen == [0, 1, 2, 3] and list(prefetch_to_device([], CPU)) == []
 
 
 def test_each_patch_is_read_once_for_all_eight_views(trainset: TrainSet) -> None:

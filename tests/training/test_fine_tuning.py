@@ -14,7 +14,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.augment import STATISTICS, _resize, to_input
 from claris_kaggle.data.batches import Batch
-from claris_kaggle.models.factory import create_model, own_normalisation
+from claris_kaggle.models.factory import create_model, pretrained_normalisation
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.training.learner import _Learner, _parameter_groups, _train_step
 
@@ -63,7 +63,7 @@ def test_input_keeps_channels_last_memory_when_enlarged() -> None:
 def test_normalise_model_takes_the_statistics_of_the_published_weights(name: str) -> None:
     settings = timm.models.get_pretrained_cfg(name)
     assert settings is not None
-    np.testing.assert_allclose(STATISTICS[own_normalisation(name)], (settings.mean, settings.std), atol=1e-3)
+    np.testing.assert_allclose(STATISTICS[pretrained_normalisation(name)], (settings.mean, settings.std), atol=1e-3)
 
 
 def test_a_network_of_fixed_size_is_made_for_the_input_size() -> None:

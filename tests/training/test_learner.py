@@ -43,7 +43,7 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(
         return ""
 
     loss = _train_epoch(learner, batches_of(trainset), 0, between)
-    assert np.isfinite(loss) and int(learner.skipped) == 1 and len(before) == 6
+    assert np.isfinite(loss) and int(learner.skipped_steps) == 1 and len(before) == 6
     assert all(torch.equal(before[1][name], before[2][name]) for name in before[1])
     assert not all(torch.equal(before[2][name], before[3][name]) for name in before[1])
 
@@ -61,11 +61,11 @@ def test_an_infinity_in_a_forward_pass_does_not_stay_in_the_running_statistics(
     learner, whole = _Learner(config, ALONE, create_model("tiny")), learner_module._augment_batch
 
     def spoiled(learner: _Learner, batch: Batch) -> torch.Tensor:
-        return whole(learner, batch) * (float("inf") if learner.taken == 2 else 1)
+        return whole(learner, batch) * (float("inf") if learner.global_step == 2 else 1)
 
     monkeypatch.setattr(learner_module, "_augment_batch", spoiled)
     _train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
-    assert int(learner.skipped) == 1
+    assert int(learner.skipped_steps) == 1
     for state in (learner.state()["model"], learner.state()["average"]):
         assert all(bool(torch.isfinite(value).all()) for value in state.values())
 
@@ -73,12 +73,12 @@ def test_an_infinity_in_a_forward_pass_does_not_stay_in_the_running_statistics(
 def test_steps_whose_gradients_are_no_numbers_are_an_error_in_the_end(
     trainset: TrainSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner_module, "_MOST_UNMOVED", 3)
+    monkeypatch.setattr(learner_module, "_MAX_STEPS_WITHOUT_UPDATE", 3)
     learner = new_learner()
     next(learner.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(_Diverged, match=r"step 4: the loss or its gradients are NaN or infinite"):
         _train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
-    assert int(learner.skipped) == 0
+    assert int(learner.skipped_steps) == 0
 
 
 def test_a_moving_average_is_in_the_checkpoint_and_predicts(trainset: TrainSet) -> None:

@@ -12,7 +12,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import Batch
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.runtime.distributed import World
-from claris_kaggle.training.learner import _augment_batch, _Learner, _mixup_share, _train_step
+from claris_kaggle.training.learner import _augment_batch, _Learner, _mixup_weight, _train_step
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 
@@ -45,7 +45,7 @@ def config(**changes: float) -> TrainConfig:
 def test_mixup_mixes_patches_and_the_loss_of_their_labels_by_the_same_share() -> None:
     learner, plain = _Learner(config(mixup=1.0), ALONE, Seen()), _Learner(config(), ALONE, Seen())
     plain.model.load_state_dict(learner.model.state_dict())
-    batch, share = a_batch(), _mixup_share(0, 0, 1.0)
+    batch, share = a_batch(), _mixup_weight(0, 0, 1.0)
     whole = _augment_batch(plain, batch)
     mixed = share * whole + (1 - share) * whole.flip(0)
     logits = plain.model(mixed).detach()

@@ -43,7 +43,7 @@ def test_a_learner_restored_from_a_file_continues_alike(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "lion", "lamb", "sgd"])
 def test_only_steps_that_change_no_weight_are_unhealthy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner_module, "_MOST_UNMOVED", 2)
+    monkeypatch.setattr(learner_module, "_MAX_STEPS_WITHOUT_UPDATE", 2)
     learner = make_learner(optimizer=name)
     for _ in range(4):
         changes_after_a_step(learner)

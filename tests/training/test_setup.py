@@ -263,7 +263,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
 
 
 def test_an_input_size_that_leaves_no_feature_map_is_refused() -> None:
-    assert TrainConfig(stem="pool4", tail="no-pool", crop=32).least_side == 32
+    assert TrainConfig(stem="pool4", tail="no-pool", crop=32).min_side == 32
     for wrong in ({"resolution": 31}, {"crop": 48, "stem": "pool4", "tail": "pool"}):
         with pytest.raises(UsageError, match="expected"):
             TrainConfig(**wrong)
@@ -323,21 +323,21 @@ def test_a_preset_sets_what_was_not_typed_and_is_kept(
 def test_the_default_batch_size_fits_the_memory_of_a_t4_on_every_machine() -> None:
     cost = NetworkCost(gflop=17.0, saved_megabytes=250.0, weights=50_000_000, precision="fp16")
     with mock.patch.object(setup, "run_cost", return_value=cost):
-        sizes = [setup._fitting_batch_size(TrainConfig(), 176_020, nproc) for nproc in (1, 2, 4)]
+        sizes = [setup._choose_batch_size(TrainConfig(), 176_020, nproc) for nproc in (1, 2, 4)]
         assert sizes == [32, 64, 128]
         assert all(
             size <= nproc * cost.largest_batch_size() < 2 * size for size, nproc in zip(sizes, (1, 2), strict=False)
         )
-        assert setup._fitting_batch_size(TrainConfig(), 960, 2) == 32
-    assert setup._fitting_batch_size(TrainConfig(model="tiny"), 176_020, 1) == 128
+        assert setup._choose_batch_size(TrainConfig(), 960, 2) == 32
+    assert setup._choose_batch_size(TrainConfig(model="tiny"), 176_020, 1) == 128
 
 
 def test_a_batch_that_surely_does_not_fit_is_said_and_not_refused(
     call: Call, where: list[object], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "_card_gigabytes", lambda: 0.7)
+    monkeypatch.setattr(setup, "_gpu_gigabytes", lambda: 0.7)
     code, _, said = call(*where)
     assert code == 0 and "--batch-size 32 needs about 0.8 GB per GPU, and this one has 0.7 GB; at most" in said
     assert "0.000581 GFLOP an image, about 0 s on two T4s (estimated)" in said
-    monkeypatch.setattr(setup, "_card_gigabytes", lambda: 8.0)
+    monkeypatch.setattr(setup, "_gpu_gigabytes", lambda: 8.0)
     assert "per GPU" not in call(*where)[2]

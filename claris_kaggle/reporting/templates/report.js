@@ -11,11 +11,17 @@
     return found;
   }
 
+  // Return the name in an entry of a legend, which may begin with a score.
+  function nameOf(label) {
+    return label.replace(/^[\d.]+ +/, "");
+  }
+
   // Return the button that hides and shows the curves of one series.
   function toggle(groups, label) {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = label;
+    button.textContent = nameOf(label);
+    button.style.setProperty("--series", groups[0].querySelector("path[clip-path]").style.stroke);
     button.ariaPressed = "true";
     button.addEventListener("click", () => {
       button.ariaPressed = button.ariaPressed === "true" ? "false" : "true";
@@ -49,11 +55,12 @@
       row.className = "series";
       row.role = "group";
       row.ariaLabel = "Curves shown";
-      row.append(...curves.map((curve) => toggle(curve.groups, curve.label)));
+      row.append("Show: ", ...curves.map((curve) => toggle(curve.groups, curve.label)));
       holder.after(row);
     }
-    const reading = document.createElement("p"), dot = document.createElementNS(SVG, "circle");
+    const reading = document.createElement("p"), hint = "Point at a curve to read its values.", dot = document.createElementNS(SVG, "circle");
     reading.className = "reading";
+    reading.textContent = hint;
     holder.parentElement.append(reading);
     dot.setAttribute("r", "3");
     dot.setAttribute("fill", "var(--accent)");
@@ -67,8 +74,8 @@
       dot.setAttribute("cx", found.x);
       dot.setAttribute("cy", found.y);
       svg.append(dot);
-      reading.textContent = `${found.label}: ${plot.across} ${+x.toFixed(3)}, ${plot.up} ${y.toFixed(3)}`;
+      reading.textContent = `${nameOf(found.label)}: ${plot.across} ${+x.toFixed(3)}, ${plot.up} ${y.toFixed(3)}`;
     });
-    svg.addEventListener("pointerleave", () => { dot.remove(); reading.textContent = ""; });
+    svg.addEventListener("pointerleave", () => { dot.remove(); reading.textContent = hint; });
   }
 })();

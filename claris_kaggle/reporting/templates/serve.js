@@ -1,25 +1,71 @@
 "use strict";
-// The page works without this script, which adds dropping of images and a progress message.
+// The page works without this script, which adds dropping of images, the progress of a classification, and its cancelling.
 (() => {
-  const form = document.querySelector("form"), input = document.getElementById("file");
-  const state = document.getElementById("state"), button = form.querySelector("button");
-  let ticking = 0;
+  let form, input, state, progress, cancel, button, request = null;
 
-  function rest() {
-    clearInterval(ticking);
-    button.disabled = false;
-    form.removeAttribute("aria-busy");
-    state.textContent = "";
+  // Find the parts of the form, which is a new one after each result.
+  function bind() {
+    form = document.querySelector("form");
+    [input, state, progress, cancel] = ["file", "state", "progress", "cancel"].map(id => document.getElementById(id));
+    button = form.querySelector("button");
+    form.addEventListener("submit", submitted);
+    cancel.addEventListener("click", () => request?.abort());
+    form.querySelector(".drop").hidden = false;
   }
 
+  function setBusy(busy) {
+    button.disabled = busy;
+    progress.hidden = cancel.hidden = !busy;
+    form.setAttribute("aria-busy", String(busy));
+  }
+
+  function showProgress({ share, text }) {
+    progress.querySelector("progress").value = share;
+    progress.querySelector("span").textContent = text;
+  }
+
+  // Put the result in place of the form, as a new entry of the history if the entry is still that of a form.
+  function showPage(text) {
+    const page = new DOMParser().parseFromString(text, "text/html");
+    const main = document.adoptNode(page.querySelector("main")), first = main.querySelector("[autofocus]");
+    first.removeAttribute("autofocus");
+    document.title = page.title;
+    document.querySelector("main").replaceWith(main);
+    history[history.state ? "replaceState" : "pushState"]("result", "", "/");
+    bind();
+    first.focus();
+  }
+
+  // Return the last complete line of an answer, which may still be growing.
+  function lastLine() {
+    const text = request.responseText;
+    if (request.getResponseHeader("content-type") !== "application/x-ndjson") return { error: text };
+    const lines = text.split("\n");
+    return lines.length > 1 ? JSON.parse(lines.at(-2)) : {};
+  }
+
+  function finish(said) {
+    setBusy(false);
+    state.textContent = said;
+    button.focus();
+  }
+
+  // Send the form, and show the progress and then the page.
   function work(name) {
-    const seconds = document.createElement("span"), begin = Date.now();
-    seconds.ariaHidden = "true";
     state.textContent = `Classifying ${name}`;
-    state.append(seconds);
-    ticking = setInterval(() => { seconds.textContent = `, ${Math.round((Date.now() - begin) / 1000)} s`; }, 1000);
-    button.disabled = true;
-    form.setAttribute("aria-busy", "true");
+    showProgress({ share: 0, text: "" });
+    setBusy(true);
+    request = new XMLHttpRequest();
+    request.addEventListener("progress", () => { if ("share" in lastLine()) showProgress(lastLine()); });
+    request.addEventListener("load", () => {
+      const { page, error } = lastLine();
+      finish(error ?? "");
+      if (page) showPage(page);
+    });
+    request.addEventListener("error", () => finish("No answer. Is claris serve still running?"));
+    request.addEventListener("abort", () => finish("Cancelled."));
+    request.open("POST", "/progress");
+    request.send(new FormData(form));
   }
 
   function dragged(event) {
@@ -29,15 +75,16 @@
     return files;
   }
 
-  form.addEventListener("submit", event => {
+  function submitted(event) {
+    event.preventDefault();
     const files = [...input.files], name = files.length === 1 ? files[0].name : `${files.length} images`;
     const size = files.reduce((sum, file) => sum + file.size, 0), most = Number(form.dataset.bytes);
     if (size <= most && files.length <= Number(form.dataset.files)) return work(name);
-    event.preventDefault();
     state.textContent = size > most
       ? `${name}: ${size.toLocaleString("en")} bytes; at most ${most.toLocaleString("en")} are allowed.`
       : `${name}; at most ${form.dataset.files} are allowed.`;
-  });
+  }
+
   document.addEventListener("dragover", dragged);
   document.addEventListener("dragleave", dragged);
   document.addEventListener("drop", event => {
@@ -45,6 +92,7 @@
     input.files = event.dataTransfer.files;
     form.requestSubmit();
   });
-  window.addEventListener("pageshow", rest);
-  form.querySelector(".drop").hidden = false;
+  window.addEventListener("pagehide", () => request?.abort());
+  window.addEventListener("popstate", () => location.reload());
+  bind();
 })();

@@ -18,7 +18,7 @@ from tests.support.kaggle_double.wire import Refused
 MANIFEST = "claris-session.json"
 Files = dict[str, bytes]
 Answer = dict[str, Any]
-ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
+END_STATES = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 ACTIVE = ("QUEUED", "RUNNING", "CANCEL_REQUESTED")
 LARGEST_SOURCE = 1_000_000
 LONGEST_SESSION = 12 * 3600
@@ -235,7 +235,7 @@ class KernelService:
 
     def do_ListKernelSessionOutput(self, body: dict[str, Any]) -> Answer:
         ref, number, one = self.find_version(body)
-        if one.statuses[0] not in ENDED:
+        if one.statuses[0] not in END_STATES:
             return {}  # USERS: nothing while it is running
         address = f"{self.url}/files/{ref}/{number}/"
         names = list(one.files)
@@ -270,7 +270,7 @@ class KernelService:
             Refused: as for any kernel.
         """
         _, _, one = self.find_version({"userName": owner, "kernelSlug": slug, "versionLabel": label})
-        if one.statuses[0] in ENDED:
+        if one.statuses[0] in END_STATES:
             return "application/json", one.log.encode()
         events = [f"data: {json.dumps(entry)}\n\n" for entry in json.loads(one.log or "[]")]
         return "text/event-stream", "".join([*events, "data: END_OF_LOG\n\n"]).encode()

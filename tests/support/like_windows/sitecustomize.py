@@ -120,4 +120,4 @@ narrow_imports()
 
 from claris_kaggle.core import platforms  # noqa: E402
 
-platforms._WINDOWS, platforms.SEVERAL_PROCESSES, platforms.HOME = True, False, "%USERPROFILE%"
+platforms._WINDOWS, platforms.SUPPORTS_DDP, platforms.HOME = True, False, "%USERPROFILE%"
