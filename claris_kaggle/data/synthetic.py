@@ -231,9 +231,8 @@ def _draw_nucleus(
     half_width = int(radius * elongation) + 3
     top, left = max(int(row) - half_width, 0), max(int(column) - half_width, 0)
     window = plane[top : int(row) + half_width + 1, left : int(column) + half_width + 1]
-    rows, columns = np.meshgrid(
-        _GRID[top : top + window.shape[0]] - row, _GRID[left : left + window.shape[1]] - column, indexing="ij"
-    )
+    rows = _GRID[top : top + window.shape[0], None] - row
+    columns = _GRID[None, left : left + window.shape[1]] - column
     major = (rows * np.cos(angle) + columns * np.sin(angle)) / elongation
     minor = columns * np.cos(angle) - rows * np.sin(angle)
     distance = np.hypot(major, minor) - radius  # in pixels, below 0 inside

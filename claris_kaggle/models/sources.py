@@ -41,11 +41,13 @@ class _Architecture:
 
 def canonical_name(model: str) -> str:
     """Return the name with its prefix: a path of a folder becomes `local-dir:FOLDER`, `hf_hub:` becomes `hf-hub:`."""
-    import timm
-
     if model.startswith("hf_hub:"):
         return _HUB + model.partition(":")[2]
-    if _is_source(model) or model == "tiny" or timm.is_model(model):
+    if _is_source(model) or model == "tiny":
+        return model
+    import timm
+
+    if timm.is_model(model):
         return model
     looks_like_path = "/" in model or "\\" in model or (Path(model) / _CONFIG_NAME).is_file()
     return _FOLDER + str(Path(model).expanduser()) if looks_like_path else model
@@ -103,11 +105,11 @@ def _pretrained_settings(model: str, architecture: str = "") -> PretrainedCfg | 
         architecture: from `read_architecture`. With it, the settings are those of timm's architecture, and neither
             folder nor network connection are needed.
     """
+    if model == "tiny":
+        return None
     import timm
     from timm.models import PretrainedCfg
 
-    if model == "tiny":
-        return None
     if architecture:
         return timm.models.get_pretrained_cfg(_parse_architecture(model, architecture).name)
     if not _is_source(model):

@@ -88,10 +88,14 @@ def _draw_chart(
         height: in inches, the width is `_WIDTH`.
     """
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        layout = ConstrainedLayoutEngine()
+        figure = Figure(figsize=(_WIDTH, height), layout=layout, dpi=72)
+        FigureCanvasSVG(figure)  # the layout needs its text sizes
         axes = figure.add_subplot()
         axes.set(xlabel=across, ylabel=up)
         for part in (figure, axes):
@@ -104,6 +108,8 @@ def _draw_chart(
             figure.legend(handles, labels, loc="outside upper left", ncols=columns)
         stream = io.StringIO()
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser renders the text with the fonts of the page
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # otherwise `savefig` would draw everything twice
         figure.savefig(stream, format="svg", metadata={"Date": None})
         plot = _describe_axes(axes, series) if series else ""
     return _Drawing(_to_inline(stream.getvalue()), words, plot)

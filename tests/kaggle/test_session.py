@@ -22,7 +22,9 @@ import safetensors.torch
 
 from claris_kaggle.core.errors import ERROR_FILE_VARIABLE, RunError
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.data.tables import read_sample
+from claris_kaggle.data.fold_file import read_folds
+from claris_kaggle.data.prepare import make_fold_file
+from claris_kaggle.data.tables import read_sample, read_slides
 from claris_kaggle.ensembling.submission_file import check_submission
 from claris_kaggle.kaggle import session
 from claris_kaggle.kaggle.kernel_source import KernelSettings, compose_kernel
@@ -33,10 +35,13 @@ from claris_kaggle.kaggle.session_inputs import _find_named, _find_runs
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.models.weights import finished_sha256
 from tests.conftest import DEADLINE, build_once, environment
+from tests.support.runs import copy_run, places, predictions_of
 
 Call = Callable[..., tuple[int, str, str]]
 COMPETITION = "histopathologic-cancer-detection"
-NAMED = {"weights_from": "me/weights/w.safetensors", "slides_from": "me/slides/map.csv"}
+NAMED = {
+    "weights_from": "me/weights/w.safetensors", "slides_from": "me/slides/map.csv", "folds_from": "me/split/two.csv",
+}  # fmt: skip
 TINY = ("--model", "tiny", "--threads", "1", "--epochs", "1", "--batch-size", "32")
 
 
@@ -134,6 +139,7 @@ class Machine:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(session, "_run_claris", run_command)
+        monkeypatch.setattr(session, "_run_watched", lambda here, settings, *arguments: run_command(*arguments))
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(shown):
             code = session.run_session({"job": job, "mark": f"mark-{job}", "gpus": 2, "time_limit": "1h", **settings})
         return code, "".join(said) + shown.getvalue()
@@ -143,18 +149,20 @@ class Machine:
 
 
 def attach_inputs(machine: Machine, data: DataDir) -> None:
-    """Datasets with weights and a slide map, and one with weights that no setting names."""
+    """Datasets with weights, a slide map and two folds, and one with weights that no setting names."""
     weights = machine.root / "w.safetensors"
     safetensors.torch.save_file(create_model("tiny", seed=5).state_dict(), weights)
     (machine.root / "a.pth").write_bytes(b"not to be read")
     machine.attach("me", "another", a=machine.root / "a.pth")
     machine.attach("me", "weights", w=weights)
     machine.attach("me", "slides", map=data.root / "slides.csv")
+    make_fold_file(data, machine.root / "two.csv", slides=data.root / "slides.csv", k=2, cache=machine.root / "packs")
+    machine.attach("me", "split", two=machine.root / "two.csv")
 
 
 @pytest.fixture(scope="session")
 def trained(few: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """A training session of all folds, from weights and a slide map in datasets, in the old layout."""
+    """A training session of two folds, from weights, slide map and folds in datasets, in the old layout."""
 
     def build(folder: Path) -> None:
         machine = Machine(folder, few, new_layout=False)
@@ -167,6 +175,10 @@ def trained(few: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
         assert "2 processes" in done.stderr
         assert f"--weights {machine.inputs / 'weights/w.safetensors'}" in done.stdout
         assert f"--slides {machine.inputs / 'slides/map.csv'}" in done.stdout
+        assert f"--folds {machine.inputs / 'split/two.csv'}" in done.stdout and "$ claris folds" not in done.stdout
+        # Only one of the two processes speaks.
+        assert done.stderr.count("fold 0 epoch 1/1: loss") == done.stderr.count("fold 0: predicted") == 1
+        assert done.stdout.splitlines().count(str(machine.working / "run")) == 1
         # Weights that no setting names are said, and not taken.
         assert f"{machine.inputs / 'another/a.pth'} is not used" in done.stdout and "--weights a.pth" not in done.stdout
 
@@ -181,11 +193,35 @@ def test_a_session_needs_no_client_of_kaggles(trained: Machine) -> None:
     trained.asked.unlink()
 
 
+def test_one_process_predicts_the_same_bytes_as_the_two_of_a_session(
+    trained: Machine, few: DataDir, tmp_path: Path, call: Call
+) -> None:
+    run = copy_run(RunDir(trained.working / "run"), tmp_path / "run", predicted=False)
+    code, _, said = call("predict", *places(few, trained.root / "packs", run), "--nproc", 1)
+    assert code == 0 and "already predicted" not in said, said
+    assert predictions_of(run) == predictions_of(trained.working / "run") != {}
+
+
+def test_a_session_without_named_folds_makes_them_by_the_slide_map(
+    few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training after it is refused, since only the folds matter here."""
+    machine = Machine(tmp_path, few, new_layout=True)
+    machine.attach("me", "slides", map=few.root / "slides.csv")
+    flags = (*TINY, "--batch-size", "3")
+    code, said = machine.run_here(monkeypatch, call, "train", flags=flags, slides_from=NAMED["slides_from"])
+    assert code == 1 and "claris train: --batch-size is 3" in said, said
+    folds = read_folds(machine.root / "temporary/folds.csv")
+    assert folds.k == 5 and f"--folds {machine.root / 'temporary/folds.csv'}" in said
+    slides = read_slides(few.root / "slides.csv", folds.ids)
+    assert len({*zip(slides, folds.fold.tolist(), strict=True)}) == len({*slides})
+
+
 def test_a_training_session_leaves_predictions_and_little_else(trained: Machine) -> None:
     manifest = trained.manifest()
     assert (manifest["status"], manifest["job"], manifest["mark"]) == ("complete", "train", "mark-train")
     names = set(manifest["files"])  # type: ignore[call-overload]
-    assert {"run/oof.csv", "run/test.csv", "run/metrics.json", "run/fold4/model.safetensors"} <= names
+    assert {"run/oof.csv", "run/test.csv", "run/metrics.json", "run/fold1/model.safetensors"} <= names
     assert not any("ckpt" in name or "best" in name or "pixels" in name for name in names)
     left = {path.relative_to(trained.working).as_posix() for path in trained.working.rglob("*") if path.is_file()}
     assert left - names <= {"claris-session.json", "run/.lock"} and all(name.startswith("run/") for name in names)
@@ -208,7 +244,7 @@ def test_parts_trained_apart_are_put_together_by_an_ensemble_session(
     trained: Machine, few: DataDir, tmp_path: Path
 ) -> None:
     machine = Machine(tmp_path, few, new_layout=True)
-    for slug, folds in (("one", "01"), ("two", "234")):
+    for slug, folds in (("one", "0"), ("two", "1")):
         manifest = trained.manifest()
         shutil.copytree(trained.working, tmp_path / slug)
         for name in list(manifest["files"]):  # type: ignore[call-overload]
@@ -240,7 +276,7 @@ def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(gener
 @pytest.mark.slow
 def test_two_parts_are_predicted_together(trained: Machine, few: DataDir, tmp_path: Path) -> None:
     machine = Machine(tmp_path, few, new_layout=True)
-    for slug, folds in (("one", (0, 1)), ("two", (2, 3, 4))):
+    for slug, folds in (("one", (0,)), ("two", (1,))):
         shutil.copytree(trained.working, tmp_path / slug)
         manifest = json.loads((tmp_path / slug / "claris-session.json").read_text())
         for name in list(manifest["files"]):

@@ -141,34 +141,35 @@ def test_what_is_no_network_of_timm_is_one_line(tmp_path: Path, vit: Path) -> No
 
 
 def test_a_run_of_a_folder_predicts_classifies_and_is_exported_without_it(
-    call: Call, vit: Path, few: DataDir, tmp_path: Path
+    call: Call, few: DataDir, tmp_path: Path
 ) -> None:
-    shutil.copytree(vit, tmp_path / "source")
+    save("test_vit", tmp_path / "source", depth=1)
+    digest = sha256_file(tmp_path / "source/model.safetensors")
     cache, fold_file = tmp_path / "cache", tmp_path / "folds.csv"
     run = places(few, cache, tmp_path / "run")
-    assert call("folds", "--data", few.root, "--cache", cache, "--k", 3, "--out", fold_file)[0] == 0
+    assert call("folds", "--data", few.root, "--cache", cache, "--k", 2, "--out", fold_file)[0] == 0
     begin = ["train", *run, "--folds", fold_file, "--model", tmp_path / "source", "--normalise", "model"]
     more = ["--threads", 1, "--nproc", 1, "--epochs", 1, "--dropout", 0.1, "--global-pool", "avg", "--resolution", 32]
     code, _, said = call(*begin, *more)
     assert code == 0 and "from its published weights" in said, said
     config = read_json(tmp_path / "run/config.json")
-    assert config["normalise"] == NUMBERS and config["weights_sha256"] == sha256_file(vit / "model.safetensors")
+    assert config["normalise"] == NUMBERS and config["weights_sha256"] == digest
     with (tmp_path / "source/model.safetensors").open("ab") as stream:
         stream.write(b" ")
     code, _, said = call(*begin, *more)
     assert code == 1 and "weights_sha256" in one_line(said)
     shutil.rmtree(tmp_path / "source")
     code, _, said = call(*begin, *more)
-    assert code == 0 and said.count("already finished") == 3, said
+    assert code == 0 and said.count("already finished") == 2, said
     RunDir(tmp_path / "run").fold(1).weights_manifest.unlink()
     code, _, said = call(*begin, *more)
     assert code == 0 and "fold 1: resuming" in said and "fold 1: finished" in said, said
     code, _, said = call(*begin, *more, "--weights", "none")
     assert code == 1 and "weights: 'imagenet' in the run, 'none' now" in one_line(said)
-    shutil.move(tmp_path / "run/fold2", tmp_path / "fold2")
+    shutil.move(tmp_path / "run/fold1", tmp_path / "fold1")
     code, _, said = call(*begin, *more)
     assert code == 2 and "model.safetensors: no such file" in one_line(said)
-    shutil.move(tmp_path / "fold2", tmp_path / "run/fold2")
+    shutil.move(tmp_path / "fold1", tmp_path / "run/fold1")
     assert call("predict", *run, "--nproc", 1, "--views", 1)[0] == 0
     code, _, said = call("export", tmp_path / "run", "--out", tmp_path / "export", "--onnx", "--views", 1)
     assert code == 0, said

@@ -29,9 +29,10 @@ TINY = ["--model", "tiny", "--weights", "none", "--epochs", "1", "--threads", "1
 # How a verb is run here: what is put behind its own words. A verb that is not named is read by the parser alone,
 # as those that need an account are, and the demo, which has tests of its own.
 RUN = {
-    "check": [], "pack": [], "folds": ["--force"], "train": TINY, "predict": ["--nproc", "1"], "ensemble": [],
-    "submission": [], "report": [], "launch": ["--dry-run"], "push": ["--build-only", "kernel", "--user", "me"],
-    "ledger": [], "pseudo": ["--confidence", "0.501"], "runs": [], "completion": [],
+    "check": [], "pack": [], "folds": ["--force", "--k", "2"], "train": TINY, "predict": ["--nproc", "1"],
+    "ensemble": [], "submission": [], "report": [], "launch": ["--dry-run"],
+    "push": ["--build-only", "kernel", "--user", "me"], "ledger": [], "pseudo": ["--confidence", "0.501"], "runs": [],
+    "completion": [],
 }  # fmt: skip
 STANDS_FOR = {"DIR": "data", "RUN": "runs/first", "RUN_DIR": "runs/first", "YOUR_NAME": "me"}
 OTHERS = {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--help", "--version", "--debug"}
@@ -79,7 +80,7 @@ def place(few: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        assert main(["folds", "--data", "data", "--out", "folds/five.csv"]) == 0
+        assert main(["folds", "--data", "data", "--k", "2", "--out", "folds/five.csv"]) == 0
         for seed, run in enumerate(("first", "second")):
             where = ["--data", "data", "--run", f"runs/{run}"]
             assert main(["train", *where, "--folds", "folds/five.csv", "--seed", str(seed), *TINY]) == 0

@@ -1,22 +1,28 @@
-"""Started by test_processes as ranks: a few training steps of a network without batch norm."""
+"""A few training steps of a network without batch norm. As a program, it takes them in several ranks.
+
+The ranks are forks of a process that has imported everything and trained nothing, so each starts at once.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+import albumentations  # noqa: F401
 import numpy as np
 import torch
+import torch._dynamo  # imported by the first optimizer
 from torch import nn
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.paths import DataDir
-from claris_kaggle.core.time_limit import exit_process
 from claris_kaggle.data.batches import EpochBatches, ExtraPatches, TrainSet
 from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels, read_sample
 from claris_kaggle.runtime.distributed import join_world
 from claris_kaggle.training.learner import _Learner, _sum_over_ranks, _train_epoch
+from tests.support.runs import free_port
 
 
 def main(root: str, cache: str, out: str) -> None:
@@ -45,6 +51,13 @@ def main(root: str, cache: str, out: str) -> None:
             torch.save({"loss": loss, "model": learner.model.state_dict()}, out)
 
 
+def run_rank(rank: int, *arguments: str) -> None:
+    """Take the steps in a fork of this process."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    main(*arguments)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
-    exit_process(0)
+    ranks, *paths = sys.argv[1:]
+    os.environ |= {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    torch.multiprocessing.start_processes(run_rank, tuple(paths), int(ranks), start_method="fork")

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from claris_kaggle.core.paths import DataDir, RunDir
-from claris_kaggle.runtime.distributed import _launch_ranks
-from tests.conftest import DEADLINE, TINY, TwoProcessRun, claris, environment
+from tests.conftest import DEADLINE, ROOT, TINY, TwoProcessRun, claris, environment
 from tests.support import ddp_steps
 from tests.support.runs import (
     copy_run,
@@ -23,16 +22,6 @@ from tests.support.runs import (
     start,
     wait_for_line,
 )
-
-
-def test_predictions_of_any_world_size_are_the_same_bytes(
-    call: Callable[..., tuple[int, str, str]], of_two: TwoProcessRun, generated: DataDir, cache: Path, tmp_path: Path
-) -> None:
-    """Those of two processes are made again by one."""
-    run = copy_run(of_two.run, tmp_path / "run", predicted=False)
-    code, _, said = call("predict", *places(generated, cache, run), "--nproc", 1)
-    assert code == 0 and "already predicted" not in said, said
-    assert predictions_of(run) == predictions_of(of_two.run.root) != {}
 
 
 @pytest.mark.slow
@@ -50,13 +39,16 @@ def test_predictions_of_a_whole_run_are_the_same_bytes(
 def test_three_processes_train_exactly_the_mean_gradient(generated: DataDir, cache: Path, tmp_path: Path) -> None:
     """Without batch norm in the way, three ranks take the same steps as one process, but for rounding."""
     ddp_steps.main(str(generated.root), str(cache), str(tmp_path / "1.pt"))
-    _launch_ranks(3, ddp_steps.__name__, str(generated.root), str(cache), str(tmp_path / "3.pt"))
+    command = [sys.executable, "-m", ddp_steps.__name__, "3", generated.root, cache, tmp_path / "3.pt"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, env=environment())
+    assert done.returncode == 0, done.stderr
     one, other = (torch.load(tmp_path / name, weights_only=True) for name in ("1.pt", "3.pt"))
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
     for name, value in one["model"].items():
         torch.testing.assert_close(other["model"][name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_predict_a_fold_and_speak_once(of_two: TwoProcessRun) -> None:
     assert of_two.train.stdout == f"{of_two.run.root}\n" and of_two.train.stderr.count("fold 0 epoch 2/2") == 1
     assert "fold 1, 2 not trained yet" in of_two.predict.stderr

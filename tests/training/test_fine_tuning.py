@@ -14,7 +14,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.data.augment import STATISTICS, _resize, to_input
 from claris_kaggle.data.batches import Batch
-from claris_kaggle.models.factory import create_model, pretrained_normalisation, require_side
+from claris_kaggle.models.factory import create_model, pretrained_normalisation
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.training.learner import _Learner, _parameter_groups, _train_step
 
@@ -69,11 +69,6 @@ def test_normalise_model_takes_the_statistics_of_the_published_weights(name: str
 def test_a_network_of_fixed_size_is_made_for_the_input_size() -> None:
     model = create_model("vit_tiny_patch16_224", side=96).eval()
     assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
-
-
-def test_a_size_that_the_network_cannot_take_is_refused_with_its_own_size() -> None:
-    with pytest.raises(UsageError, match="does not accept inputs of 100 x 100.*224"):
-        require_side(create_model("vit_tiny_patch16_224", side=224), "vit_tiny_patch16_224", 100)
 
 
 def test_the_classifier_alone_learns_faster_by_its_factor() -> None:
