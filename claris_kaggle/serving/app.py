@@ -34,7 +34,7 @@ from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.serving.classify import Classification, ClassifyJob, _count_windows, classify_image
 from claris_kaggle.serving.http import (
     _FIELD,
-    _MOST_FILES,
+    _MAX_FILES,
     _Guard,
     _security_headers,
     bracketed,
@@ -51,10 +51,10 @@ _SERVE_TEMPLATE, _SERVE_SCRIPT = "serve.html.jinja", "serve.js"
 # The most simultaneous connections, far more than a page needs. Each may hold one image in memory.
 _CONNECTIONS = 32
 # How often to check whether the client is still connected, and how long a shutdown waits for requests in progress.
-_LOOK_SECONDS, _LAST_SECONDS = 0.25, 2
+_POLL_SECONDS, _SHUTDOWN_SECONDS = 0.25, 2
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_ImageAnswer = Mapping[str, object]  # values of the page, or JSON
-_FormatAnswer = Callable[[Classification], _ImageAnswer]
+_ImageResult = Mapping[str, object]  # values of the page, or JSON
+_FormatResult = Callable[[Classification], _ImageResult]
 
 
 class _UploadHandler:
@@ -77,40 +77,48 @@ class _UploadHandler:
         return HTMLResponse(page, status)
 
     async def page_of_uploads(self, request: Request, report: _Report) -> tuple[int, str]:
-        """Classify the uploads of a request, and return the HTTP status and the page. Arguments as in `ask`."""
-        status, images, faults = await self.ask(request, self.tell_page, report)
-        return status, self.render(request, images, faults)
+        """Return the HTTP status and the page with the results of a request. Arguments as in `classify_uploads`."""
+        status, images, messages = await self.classify_uploads(request, self.format_section, report)
+        return status, self.render(request, images, messages)
 
     async def example(self, request: Request) -> Response:
         """Return the page with the results for two synthetic patches."""
-        works = [partial(self.classify_pixels, *one, self.tell_page) for one in _draw_examples().items()]
-        images = [await self.wait(request, work, _ImageProgress(), _report_nothing) for work in works]
+        tasks = [partial(self.classify_pixels, *example, self.format_section) for example in _draw_examples().items()]
+        images = [await self.run_in_worker(request, task, _ImageProgress(), _report_nothing) for task in tasks]
         return HTMLResponse(self.render(request, images, [], example=True))
 
     async def api(self, request: Request) -> Response:
         """Return the result as JSON, in the format of `claris classify --json`."""
-        status, images, faults = await self.ask(request, Classification.to_json, _report_nothing)
-        return JSONResponse(all_as_json(self.trained, self.job.views, images, faults), status)
+        status, images, messages = await self.classify_uploads(request, Classification.to_json, _report_nothing)
+        return JSONResponse(all_as_json(self.trained, self.job.views, images, messages), status)
 
-    def render(self, request: Request, images: list[_ImageAnswer], faults: list[str], *, example: bool = False) -> str:
+    def render(
+        self, request: Request, images: list[_ImageResult], messages: list[str], *, example: bool = False
+    ) -> str:
         """Return the page with results or error messages."""
         size = self.job.max_pixels
-        limits = {"max_pixels": size, "max_bytes": _largest_file(size), "max_files": _MOST_FILES}
-        more = {"script": self.script, "field": _FIELD, "address": str(request.base_url), "example": example, **limits}
-        return _render_page(images, faults, self.trained, _SERVE_TEMPLATE, **more)
+        limits = {"max_pixels": size, "max_bytes": _largest_file(size), "max_files": _MAX_FILES}
+        values = {
+            "script": self.script,
+            "field": _FIELD,
+            "address": str(request.base_url),
+            "example": example,
+            **limits,
+        }
+        return _render_page(images, messages, self.trained, _SERVE_TEMPLATE, **values)
 
-    def tell_page(self, found: Classification) -> _ImageAnswer:
+    def format_section(self, classification: Classification) -> _ImageResult:
         """Format a classification as a section of the page."""
-        return render_section(found, self.trained.config.crop)
+        return render_section(classification, self.trained.config.crop)
 
-    async def ask(
-        self, request: Request, tell: _FormatAnswer, report: _Report
-    ) -> tuple[int, list[_ImageAnswer], list[str]]:
+    async def classify_uploads(
+        self, request: Request, format_result: _FormatResult, report: _Report
+    ) -> tuple[int, list[_ImageResult], list[str]]:
         """Classify the uploads of a request.
 
         Args:
             request: a POST request with a form.
-            tell: formats a classification.
+            format_result: formats a classification.
             report: called with the progress several times a second.
         Returns:
             The HTTP status, the formatted classifications, and the error messages of the other images. The status is
@@ -122,52 +130,59 @@ class _UploadHandler:
             uploads = await read_uploads(request, self.job.max_pixels)
         except ClarisError as error:
             return _status_of(error), [], [str(error)]
-        images: list[_ImageAnswer] = []
+        images: list[_ImageResult] = []
         errors: list[ClarisError] = []
         for number, (name, content) in enumerate(uploads, 1):
-            work, progress = partial(self.classify_upload, name, content, tell), _ImageProgress(number, len(uploads))
+            task, progress = (
+                partial(self.classify_upload, name, content, format_result),
+                _ImageProgress(number, len(uploads)),
+            )
             try:
-                images.append(await self.wait(request, work, progress, report))
+                images.append(await self.run_in_worker(request, task, progress, report))
             except ClarisError as error:
                 errors.append(error)
         return 200 if images else _status_of(errors[0]), images, [str(error) for error in errors]
 
-    async def wait(
+    async def run_in_worker(
         self,
         request: Request,
-        work: Callable[[_ImageProgress], _ImageAnswer],
+        task: Callable[[_ImageProgress], _ImageResult],
         progress: _ImageProgress,
         report: _Report,
-    ) -> _ImageAnswer:
-        """Run `work` in the thread of the networks and return its result.
+    ) -> _ImageResult:
+        """Run `task` in the thread of the networks and return its result.
 
         Raises:
             ClientDisconnect: the client has disconnected. The computation is then cancelled.
         """
-        turn = asyncio.get_running_loop().run_in_executor(self.worker, work, progress)
+        future = asyncio.get_running_loop().run_in_executor(self.worker, task, progress)
         try:
-            while not (await asyncio.wait({turn}, timeout=_LOOK_SECONDS))[0]:
+            while not (await asyncio.wait({future}, timeout=_POLL_SECONDS))[0]:
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 await report(progress)
-            return turn.result()
+            return future.result()
         finally:
             progress.cancel()
-            turn.cancel()
+            future.cancel()
 
-    def classify_upload(self, name: str, content: bytes, tell: _FormatAnswer, progress: _ImageProgress) -> _ImageAnswer:
+    def classify_upload(
+        self, name: str, content: bytes, format_result: _FormatResult, progress: _ImageProgress
+    ) -> _ImageResult:
         """Classify an upload and format the result. Runs in the thread of the networks.
 
         Raises:
             Stopped: the computation was cancelled.
             ClarisError: the image cannot be classified.
         """
-        return self.classify_pixels(name, decode_image(content, name, self.job.max_pixels), tell, progress)
+        return self.classify_pixels(name, decode_image(content, name, self.job.max_pixels), format_result, progress)
 
-    def classify_pixels(self, name: str, pixels: Pixels, tell: _FormatAnswer, progress: _ImageProgress) -> _ImageAnswer:
+    def classify_pixels(
+        self, name: str, pixels: Pixels, format_result: _FormatResult, progress: _ImageProgress
+    ) -> _ImageResult:
         """Classify an image, uint8 [H, W, 3], and format the result; as `classify_upload`."""
         progress.start(_count_windows(pixels, self.job.stride))
-        return tell(classify_image(self.trained, pixels, name, self.job, after=progress.advance))
+        return format_result(classify_image(self.trained, pixels, name, self.job, after=progress.advance))
 
 
 async def _report_nothing(progress: _ImageProgress) -> None:
@@ -186,24 +201,24 @@ def _status_of(error: ClarisError) -> int:
     return 400 if isinstance(error, UsageError) else 422
 
 
-def _make_app(desk: _UploadHandler, host: str, *, debug: bool = False) -> ASGIApp:
+def _make_app(handler: _UploadHandler, host: str, *, debug: bool = False) -> ASGIApp:
     """Return the ASGI application.
 
     Args:
-        desk: the request handlers.
+        handler: the request handlers.
         host: the host that the server listens on. On loopback, requests for any other host name are rejected, which
             prevents DNS rebinding.
         debug: print the traceback of unexpected errors.
     """
     routes = [
-        Route("/", desk.page, methods=["GET", "POST"]),
-        Route("/example", desk.example),
-        Route("/classify", desk.api, methods=["POST"]),
-        Route("/progress", _ProgressApp(desk.page_of_uploads), methods=["POST"]),
+        Route("/", handler.page, methods=["GET", "POST"]),
+        Route("/example", handler.example),
+        Route("/classify", handler.api, methods=["POST"]),
+        Route("/progress", _ProgressApp(handler.page_of_uploads), methods=["POST"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
     names = [*_LOOPBACK, bracketed(host)] if is_loopback(host) else []
-    return _Guard(app, names, _security_headers(desk.script), debug=debug)
+    return _Guard(app, names, _security_headers(handler.script), debug=debug)
 
 
 def _read_script() -> str:
@@ -226,8 +241,8 @@ def listen(host: str, port: int) -> socket.socket:
             f"--host is {host!r}, which is not an address", "use 127.0.0.1 for this machine only"
         ) from error
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise ClarisError(f"port {port} of {host}: {why}", "expected a free port", "Give another --port") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ClarisError(f"port {port} of {host}: {reason}", "expected a free port", "Give another --port") from error
 
 
 def serve(trained: FoldModels, job: ClassifyJob, listener: socket.socket, host: str, *, debug: bool = False) -> None:
@@ -241,9 +256,9 @@ def serve(trained: FoldModels, job: ClassifyJob, listener: socket.socket, host: 
         debug: print the traceback of unexpected errors.
     """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs details of uploads
-    desk = _UploadHandler(trained, job)
+    handler = _UploadHandler(trained, job)
     config = uvicorn.Config(
-        _make_app(desk, host, debug=debug),
+        _make_app(handler, host, debug=debug),
         loop="asyncio",
         http="h11",
         ws="none",
@@ -254,10 +269,10 @@ def serve(trained: FoldModels, job: ClassifyJob, listener: socket.socket, host: 
         proxy_headers=False,
         server_header=False,
         limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_LAST_SECONDS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     try:
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
     finally:
-        desk.worker.shutdown(cancel_futures=True)
+        handler.worker.shutdown(cancel_futures=True)

@@ -27,11 +27,11 @@ from claris_kaggle.serving.images import _largest_file, _too_large
 
 _FIELD = "image"
 # The most files in a form. Their total size has the limit of one large image.
-_MOST_FILES = 50
-_EXPECTED_FORM = f"expected a form (multipart/form-data) with 1 to {_MOST_FILES} files, named {_FIELD}"
+_MAX_FILES = 50
+_EXPECTED_FORM = f"expected a form (multipart/form-data) with 1 to {_MAX_FILES} files, named {_FIELD}"
 # A generous limit for the bytes that the form adds to its files.
 _FORM_BYTES = 64 * 1024
-_LONGEST_NAME = 100
+_MAX_NAME_LENGTH = 100
 
 _LOGGED_PATH_LENGTH = 100
 _CLIENT_CLOSED = 499  # logged when the client has disconnected
@@ -154,7 +154,7 @@ async def read_uploads(request: Request, max_pixels: int) -> list[tuple[str, byt
         raise UsageError("the request has no form", _EXPECTED_FORM)
     try:
         async with aclosing(limited(request, max_pixels)) as stream:
-            form = await _MemoryParser(request.headers, stream, max_files=_MOST_FILES, max_fields=0).parse()
+            form = await _MemoryParser(request.headers, stream, max_files=_MAX_FILES, max_fields=0).parse()
     except (MultiPartException, FormParserError) as error:
         why = getattr(error, "message", str(error)).rstrip(".")
         raise UsageError(f"the form is invalid ({why})", _EXPECTED_FORM) from error
@@ -191,4 +191,4 @@ def _clean_name(name: str) -> str:
     ('passwd', 'ab.png', 'image')
     """
     last = re.split(r"[/\\]", name)[-1]
-    return "".join(character for character in last if character.isprintable())[-_LONGEST_NAME:].strip() or "image"
+    return "".join(character for character in last if character.isprintable())[-_MAX_NAME_LENGTH:].strip() or "image"

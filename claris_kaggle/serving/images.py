@@ -30,11 +30,11 @@ _FORMATS = ("TIFF", "PNG", "JPEG")
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 _MAX_PIXELS = 25_000_000
 # The largest file for a number of pixels: four channels of 16 bits, and space for metadata.
-_BYTES_A_PIXEL, _DECODE_SPARE_BYTES = 8, 1 << 20
+_BYTES_PER_PIXEL, _DECODE_SPARE_BYTES = 8, 1 << 20
 _WHITE = 255
 # In a 16-bit image, the maximum and the 90 % quantile of the upper eight bits reach these values. Otherwise it holds a
 # camera's values that nothing scaled, perhaps with a few hot pixels or a white scale bar.
-_WIDE_BITS, _LEAST_WIDE_MAXIMUM, _LEAST_WIDE_QUANTILE = 16, 128, 64
+_WIDE_BITS, _MIN_WIDE_MAXIMUM, _MIN_WIDE_QUANTILE = 16, 128, 64
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_MAXIMUM = 258, 259, 281
 _GREY_CONTRAST = 32  # empty background has less, and may be grey
 _JPEG_START, _JPEG_COMPRESSIONS = b"\xff\xd8", (6, 7)
@@ -261,7 +261,7 @@ def _require_undamaged_jpeg(content: bytes, name: object) -> None:
 
 def _largest_file(max_pixels: int) -> int:
     """Return the largest allowed size in bytes of a file with `max_pixels` pixels."""
-    return _BYTES_A_PIXEL * max_pixels + _DECODE_SPARE_BYTES
+    return _BYTES_PER_PIXEL * max_pixels + _DECODE_SPARE_BYTES
 
 
 def _too_large(name: object, found: str, max_pixels: int) -> OversizeError:
@@ -285,7 +285,7 @@ def _to_rgb(image: Image.Image, name: object, *, wide: bool) -> Pixels:
     if image.mode in ("RGBA", "RGBa"):
         image = image.convert("RGBA")
         opacity = np.asarray(image.getchannel("A"))
-        if wide and 0 < opacity.max() < _LEAST_WIDE_MAXIMUM and opacity.min() == opacity.max():
+        if wide and 0 < opacity.max() < _MIN_WIDE_MAXIMUM and opacity.min() == opacity.max():
             return np.array(image, dtype=np.uint8)[..., :3]
         _require_opaque(opacity, name)
         image = Image.alpha_composite(Image.new("RGBA", image.size, (_WHITE,) * 4), image)
@@ -329,7 +329,7 @@ def _stated_bits(image: Image.Image, content: bytes) -> int | None:
 
 def _uses_upper_bits(values: NDArray[np.uint8]) -> bool:
     """Return True if the upper eight of 16 bits hold more than a few bright values."""
-    return int(values.max()) >= _LEAST_WIDE_MAXIMUM and float(np.quantile(values, 0.9)) >= _LEAST_WIDE_QUANTILE
+    return int(values.max()) >= _MIN_WIDE_MAXIMUM and float(np.quantile(values, 0.9)) >= _MIN_WIDE_QUANTILE
 
 
 def _use_stated_bits(pixels: Pixels, content: bytes, name: object, bits: int) -> Pixels:
@@ -353,7 +353,7 @@ def _use_stated_bits(pixels: Pixels, content: bytes, name: object, bits: int) ->
     if 8 <= bits < _WIDE_BITS and 0 < most < 1 << bits and wide.shape[2] == 3:
         return np.ascontiguousarray((wide[..., ::-1] >> (bits - 8)).astype(np.uint8))
     values = f"the highest value is {most:,} ({most.bit_length()} bits used)"
-    if pixels.max() >= _LEAST_WIDE_MAXIMUM:
+    if pixels.max() >= _MIN_WIDE_MAXIMUM:
         usual = int(np.quantile(wide[..., :3], 0.9))
         values = f"90% of the values are at most {usual:,} ({usual.bit_length()} bits used)"
     found = f"{name}: 16 bits per channel, and {values}"

@@ -59,7 +59,7 @@ class _ImageProgress:
 
 
 _Report = Callable[[_ImageProgress], Awaitable[None]]
-_AnswerPage = Callable[[Request, _Report], Awaitable[tuple[int, str]]]
+_RenderPage = Callable[[Request, _Report], Awaitable[tuple[int, str]]]
 
 
 def _describe_windows(done: int, total: int, seconds: float) -> str:
@@ -83,12 +83,12 @@ class _ProgressApp:
     failed.
 
     Args:
-        answer: computes the HTTP status and the page of a request. It reports the progress while it computes. The
+        render: computes the HTTP status and the page of a request. It reports the progress while it computes. The
             status is sent only if there was nothing to report before; otherwise it is 200.
     """
 
-    def __init__(self, answer: _AnswerPage) -> None:
-        self.answer = answer
+    def __init__(self, render: _RenderPage) -> None:
+        self.render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request.
@@ -98,7 +98,7 @@ class _ProgressApp:
         """
         lines = _Lines(send)
         try:
-            status, page = await self.answer(Request(scope, receive), lines.report)
+            status, page = await self.render(Request(scope, receive), lines.report)
         except ClientDisconnect:
             raise
         except Exception as error:

@@ -43,7 +43,7 @@ from tests.conftest import DEADLINE, environment, open_page
 testclient = pytest.importorskip("starlette.testclient", reason="starlette is not here: pip install '.[dev]'")
 
 from claris_kaggle.serving.app import _make_app, _UploadHandler  # noqa: E402
-from claris_kaggle.serving.http import _LONGEST_NAME, _clean_name, bracketed, is_loopback  # noqa: E402
+from claris_kaggle.serving.http import _MAX_NAME_LENGTH, _clean_name, bracketed, is_loopback  # noqa: E402
 from claris_kaggle.serving.progress import _ImageProgress  # noqa: E402
 
 Call = Callable[..., tuple[int, str, str]]
@@ -204,7 +204,7 @@ def test_a_name_is_text_and_the_file_never_on_disk(
 @given(st.text())
 def test_any_name_becomes_a_plain_one(name: str) -> None:
     plain = _clean_name(name)
-    assert 0 < len(plain) <= _LONGEST_NAME and plain.isprintable() and not {"/", "\\"} & set(plain)
+    assert 0 < len(plain) <= _MAX_NAME_LENGTH and plain.isprintable() and not {"/", "\\"} & set(plain)
     assert _clean_name(plain) == plain
 
 
@@ -325,7 +325,7 @@ def test_two_who_ask_at_once_are_both_answered(served: Served, trained: FoldMode
 def test_progress_is_sent_while_a_large_image_is_classified(
     client: Any, patch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("claris_kaggle.serving.app._LOOK_SECONDS", 0.001)
+    monkeypatch.setattr("claris_kaggle.serving.app._POLL_SECONDS", 0.001)
     files = [("image", (name, one)) for name, one in (("a.tif", patch.read_bytes()), ("b.png", picture(300, 300)))]
     answer = client.post("/progress", files=files)
     *reports, last = map(json.loads, answer.text.splitlines())
