@@ -139,7 +139,7 @@ class Machine:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(session, "_run_claris", run_command)
-        monkeypatch.setattr(session, "_run_watched", lambda here, settings, *arguments: run_command(*arguments))
+        monkeypatch.setattr(session, "_run_with_manifests", lambda here, settings, *arguments: run_command(*arguments))
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(shown):
             code = session.run_session({"job": job, "mark": f"mark-{job}", "gpus": 2, "time_limit": "1h", **settings})
         return code, "".join(said) + shown.getvalue()
