@@ -98,7 +98,7 @@ def gains(setting: Setting, seed: int) -> Gains:
         Run(str(number), Oof(ids, known.labels, fold, column.astype(np.float32)), nothing, known.slides)
         for number, column in enumerate(columns.T)
     ]
-    trials = _try_methods(runs, columns, list(blending._BLEND_METHODS))
+    trials = _try_methods(runs, columns, list(blending._BLEND_METHODS), fold)
     scores = {name: auc(unseen.labels, apply_to(name, known.labels, columns, others)) for name in trials}
     bare = {name: score - scores["mean"] for name, score in scores.items()}
     taken = {name: _choose_method({name: trial}) for name, trial in trials.items()} | {"auto": _choose_method(trials)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,22 @@ def test_each_benchmark_can_be_tried_and_then_keeps_nothing(name: str) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "ratio to the first row" in done.stdout and contents(ROOT / "docs" / "performance") == before
+
+
+@pytest.mark.slow
+def test_each_command_is_measured_at_two_sizes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.full_size", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert "| check the submission |" in done.stdout and (tmp_path / "full_size.json").exists()
+
+
+def test_the_simulated_gains_of_each_way_to_combine_runs_are_finite() -> None:
+    from benchmarks.ensembling import SETTINGS, gains
+
+    found = gains(next(one for one in SETTINGS if one.patches * one.slides <= 300), 0)
+    assert {"mean", "rank", "stack", "auto"} <= found.handed_out.keys()
+    assert all(map(math.isfinite, found.handed_out.values()))
 
 
 @pytest.mark.slow
