@@ -31,7 +31,7 @@ def _environment() -> Environment:
     )
     found.filters.update(
         digits=lambda value, places=4: "–" if value is None else f"{value:.{places}f}",
-        signed=lambda value: f"{value:+.4f}".replace("-", "−"),
+        signed=lambda value, places=4: f"{value:+.{places}f}".replace("-", "−"),
         percent=lambda value, places=1: f"{100 * value:.{places}f}\u00a0%",
         number=lambda value: f"{value:,}",
         duration=format_duration,
