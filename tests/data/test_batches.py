@@ -59,7 +59,7 @@ def test_the_ranks_together_take_each_patch_once_and_what_one_process_takes(trai
     assert sum(len(whole[step].labels) for step in range(len(whole))) == len(trainset.ids)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # more than this machine's cores
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than the cores of a small machine
 @pytest.mark.parametrize(("augment", "workers"), [("light", 2), ("strong", 4)])
 def test_loader_workers_change_nothing(trainset: TrainSet, augment: str, workers: int) -> None:
     steps = batches(trainset, augment=augment)
