@@ -9,7 +9,7 @@ from benchmarks.timing import RESULTS, ROOT, Kept, Result, ratios, read_result, 
 
 ORDER = (
     "input_path", "augmentation", "packing", "training", "batch_norm", "inference", "whole", "peers", "cost", "tables",
-    "startup", "scaling",
+    "full_size", "startup", "scaling",
     "gpu_training", "gpu_inference", "gpu_loading", "gpu_training_sizes", "gpu_inference_sizes",
 )  # fmt: skip
 PAGE, NOTES = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "notes.md"
