@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,19 +128,35 @@ def views_table() -> list[str]:
     return lines if figures else ["Not measured yet."]
 
 
+def format_flags(options: Mapping[str, object]) -> str:
+    """Return options as flags of the command line, in Markdown."""
+    return "`" + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()) + "`"
+
+
 def pretrained_table(name: str) -> list[str]:
-    """Return a row for each recipe with ImageNet weights in a summary of `benchmarks.pretrained`, best first."""
+    """Return the options that most recipes of a summary of `benchmarks.pretrained` share, and a row for each recipe.
+
+    A row has the options that differ. The best recipe comes first.
+    """
     path = KEPT / "imagenet" / name
-    rows = json.loads(path.read_text("utf-8")) if path.exists() else []
-    lines = ["| recipe | options | AUC | accuracy | AUC difference to `before` (95 %) | seeds |", "| --- " * 6 + "|"]
+    if not path.exists():
+        return ["Not measured yet."]
+    rows = json.loads(path.read_text("utf-8"))
+    options = {row["name"]: {"model": row["model"], "preset": row["preset"], **row["changes"]} for row in rows}
+    fine_tuned = [one for one in options.values() if one["preset"] == "pretrained"]
+    counts = Counter(option for one in fine_tuned for option in one.items())
+    common = {name: value for (name, value), count in counts.items() if count > len(fine_tuned) / 2}
+    lines = [
+        f"Options, unless a row has others: {format_flags(common)}.", "",
+        "| recipe | other options | AUC | accuracy | AUC difference to `before` (95 %) | seeds |", "| --- " * 6 + "|",
+    ]  # fmt: skip
     for row in sorted(rows, key=lambda one: -np.mean(one["auc"])):
-        given = {"model": row["model"], "preset": row["preset"], **row["changes"]}
-        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+        own = {key: value for key, value in options[row["name"]].items() if common.get(key) != value}
         difference = row.get("AUC of the seeds' mean over the base's, 95 %")
         gain = "{:+.4f} ({:+.4f} to {:+.4f})".format(*difference) if difference else ""
         scores = f"{np.mean(row['auc']):.4f} | {np.mean(row['accuracy']):.4f}"
-        lines.append(f"| {row['name']} | `{options}` | {scores} | {gain} | {row['seeds']} |")
-    return lines if rows else ["Not measured yet."]
+        lines.append(f"| {row['name']} | {format_flags(own) if own else ''} | {scores} | {gain} | {row['seeds']} |")
+    return lines
 
 
 def draw(found: dict[str, Gains]) -> None:
