@@ -253,7 +253,7 @@ class TrainConfig:
         """Return all fields as plain values."""
         return dataclasses.asdict(self)
 
-    def to_file(self, *, generated: bool) -> dict[str, object]:
+    def to_stored_json(self, *, generated: bool) -> dict[str, object]:
         """Return the content of `config.json`: all fields, the format and the version that writes it.
 
         Args:
@@ -264,7 +264,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, content: Mapping[str, object], source: object) -> TrainConfig:
-        """Return the config from content that `to_json` or `to_file` made; `source` is the file named in messages.
+        """Return the config in the content of `to_json` or `to_stored_json`; `source` is the file that messages name.
 
         Options that are missing in older files get their defaults, which reproduce the behaviour of older versions.
 

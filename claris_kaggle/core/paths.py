@@ -223,7 +223,7 @@ class RunDir(_Folder):
         found = (re.fullmatch(r"fold(0|[1-9][0-9]*)", path.name) for path in self.root.glob("fold*"))
         return {number: self.fold(number) for number in sorted(int(one[1]) for one in found if one)}
 
-    def lacks(self, names: str) -> str:
+    def describe_missing(self, names: str) -> str:
         """Return a message about missing files `names` or a missing folder, with the names of nearby runs."""
         exists = self.root.is_dir()
         parent = self.root if exists else self.root.parent

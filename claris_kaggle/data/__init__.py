@@ -10,7 +10,7 @@ Other packages use:
   `parse_fold_numbers`, `read_folds`, `require_together`, `write_folds`
 - `fold_split`: `make_folds`
 - `image_kinds`: `name_image_kind`
-- `foreign_tables`: `ForeignTable`, `clean_ids`, `has_header`, `list_columns`, `open_table`, `report_form`
+- `foreign_tables`: `ForeignTable`, `clean_ids`, `has_header`, `list_columns`, `log_table_form`, `open_table`
 - `integrity`: `Findings`, `check_data`
 - `pack`: `Pack`, `ensure_pack`, `open_pack`, `pack_folder`, `read_verified_patch`
 - `patches`: `CENTRE`, `PATCH_BYTES`, `PATCH_SHAPE`, `SIZE`, `patch_id`, `read_patch`

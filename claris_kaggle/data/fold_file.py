@@ -19,7 +19,14 @@ from claris_kaggle.core.notebook import html_table
 from claris_kaggle.core.paths import require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels
-from claris_kaggle.data.foreign_tables import _SLIDE_NAMES, clean_ids, has_header, list_columns, open_table, report_form
+from claris_kaggle.data.foreign_tables import (
+    _SLIDE_NAMES,
+    clean_ids,
+    has_header,
+    list_columns,
+    log_table_form,
+    open_table,
+)
 from claris_kaggle.version import __version__
 
 CLASS_NAMES = ("benign", "malignant")
@@ -276,7 +283,7 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     group = table.find_column([name for name in _SLIDE_NAMES if table.find_column([name]) not in (id_column, fold)])
     notes = [f"read {fold} as the fold"]
     notes.append(f"{group} as the group" if group else "there is no group column, so each patch is a group of its own")
-    report_form(Path(path), ", ".join(notes))
+    log_table_form(Path(path), ", ".join(notes))
     groups = [text or name for text, name in zip(table.texts(group), ids, strict=True)] if group else ids
     numbers = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.numbers(fold)]
     return ids, table.texts(label) if label else None, groups, numbers
@@ -315,7 +322,7 @@ def _number_from_zero(fold: NDArray[np.int64], path: Path, hint: str) -> NDArray
             found, "expected at least one patch of each fold", renumber if hint == _FOREIGN_FOLD_HINT else hint
         )
     if first:
-        report_form(Path(path), f"the folds 1 to {numbers[-1]} are read as 0 to {numbers[-1] - 1}")
+        log_table_form(Path(path), f"the folds 1 to {numbers[-1]} are read as 0 to {numbers[-1] - 1}")
     return fold - first
 
 

@@ -298,7 +298,7 @@ def list_columns(table: ForeignTable) -> str:
 
 
 @functools.cache
-def report_form(path: Path, text: str) -> None:
+def log_table_form(path: Path, text: str) -> None:
     """Log once how a file of another form was read."""
     log_info(f"{path}: {text}")
 

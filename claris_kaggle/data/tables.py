@@ -29,8 +29,8 @@ from claris_kaggle.data.foreign_tables import (
     _require_utf8,
     clean_ids,
     list_columns,
+    log_table_form,
     open_table,
-    report_form,
 )
 
 # First bytes of files that are not plain CSV although they may be named so.
@@ -190,7 +190,7 @@ def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
     """
     slide_of, notes = match_slides(path, ids)
     if notes:
-        report_form(Path(path), "; ".join(notes))
+        log_table_form(Path(path), "; ".join(notes))
     return [slide_of.get(name, name) for name in ids]
 
 

@@ -94,7 +94,7 @@ def load_run(
     """
     missing = [path.name for path in (run_dir.oof, run_dir.predicted_test) if not path.exists()]
     if missing:
-        found = run_dir.lacks(" and ".join(missing))
+        found = run_dir.describe_missing(" and ".join(missing))
         expected = "expected the predictions of all its folds"
         raise RunError(found, expected, _advise_all_folds(run_dir))
     oof, test = read_oof(run_dir.oof, columns), read_test(run_dir.predicted_test, columns)

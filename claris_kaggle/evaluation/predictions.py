@@ -23,8 +23,8 @@ from claris_kaggle.data.foreign_tables import (
     clean_ids,
     has_header,
     list_columns,
+    log_table_form,
     open_table,
-    report_form,
 )
 from claris_kaggle.data.tables import LOGIT_HINT
 
@@ -226,7 +226,7 @@ def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Ma
         benign, malignant = (table.find_column([name]) for name in pair)
         if benign is not None and malignant is not None:
             _require_softmax(table, benign, malignant)
-            report_form(table.path, f"read {malignant} of {benign},{malignant} as the probability of malignant")
+            log_table_form(table.path, f"read {malignant} of {benign},{malignant} as the probability of malignant")
             return table.numbers(malignant)
     found_columns = list(dict.fromkeys(name for usual in names if (name := table.find_column([usual])) is not None))
     candidates = [
@@ -234,7 +234,7 @@ def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Ma
     ] or found_columns
     candidates = candidates[:1] if len({tuple(table.columns[name]) for name in candidates}) == 1 else candidates
     if len(candidates) == 1:
-        report_form(table.path, f"read {candidates[0]} as the probability of malignant")
+        log_table_form(table.path, f"read {candidates[0]} as the probability of malignant")
         return table.numbers(candidates[0])
     if candidates:
         raise TableError(f"{found}: {name_few(candidates)} may be the probability", "expected one of them", "Keep one")

@@ -121,7 +121,7 @@ def _require_config(run_dir: RunDir) -> None:
         RunError: no config.json. The message names the folder, and runs beside or inside it.
     """
     if not run_dir.config.exists():
-        raise RunError(run_dir.lacks("config.json"), "expected a trained run", "Train first: claris train")
+        raise RunError(run_dir.describe_missing("config.json"), "expected a trained run", "Train first: claris train")
 
 
 def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainConfig, _PredictData, list[int]]:

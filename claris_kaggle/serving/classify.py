@@ -37,7 +37,7 @@ _Part = TypeVar("_Part")
 _Computed = TypeVar("_Computed")
 FAST_STRIDE = 64  # of --fast; the centres of the windows then cover a quarter of the area
 # The batch size for patches of several files.
-_TOGETHER = 32
+_PATCH_BATCH_SIZE = 32
 _MAX_WINDOWS = 100_000
 
 
@@ -375,7 +375,7 @@ def classify_files(
                 found = [classify_image(trained, pixels, escape_unprintable(path), job)]
         except ClarisError as error:
             found = [error]
-        if found or len(waiting) == _TOGETHER:
+        if found or len(waiting) == _PATCH_BATCH_SIZE:
             yield from [*flush(), *found]
     yield from flush()
 

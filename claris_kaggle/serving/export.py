@@ -63,7 +63,7 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
         export = ExportDir(aside)
         for fold, digest in digests.items():
             _copy_verified(run_dir.fold(fold).weights, export.weights(fold), digest)
-        write_json(export.config, config.to_file(generated=generated))
+        write_json(export.config, config.to_stored_json(generated=generated))
         write_json(export.facts, facts)
         if run_dir.statistics.exists():
             write_json(export.statistics, read_json(run_dir.statistics))
@@ -83,7 +83,7 @@ def _require_finished(run_dir: RunDir) -> dict[int, str]:
     """
     if not run_dir.config.exists() or not run_dir.folds.exists():
         raise RunError(
-            run_dir.lacks("config.json and folds.csv"), "expected a trained run", "Train first: claris train"
+            run_dir.describe_missing("config.json and folds.csv"), "expected a trained run", "Train first: claris train"
         )
     folds = range(read_folds(run_dir.folds).k)
     digests = {fold: digest for fold in folds if (digest := finished_sha256(run_dir.fold(fold)))}

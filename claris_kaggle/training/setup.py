@@ -216,7 +216,7 @@ def _write_run_config(job: TrainJob, config: TrainConfig, data: TrainingData, st
     elif stored != config:
         log_info(f"{job.run_dir.config}: nothing was trained with it; replaced by the config of this command")
     write_folds(job.run_dir.folds, data.folds, {"copied_from": job.fold_file.name}, overwrite=True)
-    write_json(job.run_dir.config, config.to_file(generated=job.data.generated.exists()))
+    write_json(job.run_dir.config, config.to_stored_json(generated=job.data.generated.exists()))
 
 
 def _read_extra(

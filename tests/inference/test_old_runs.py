@@ -84,7 +84,7 @@ def test_every_format_has_a_run() -> None:
 
 
 def test_a_config_of_a_later_version_is_refused_with_both_versions() -> None:
-    stored = TrainConfig(model="tiny", weights="none").to_file(generated=False)
+    stored = TrainConfig(model="tiny", weights="none").to_stored_json(generated=False)
     for later, words in (
         ({"schema": _CONFIG_SCHEMA + 1}, f"config of format {_CONFIG_SCHEMA + 1}"),
         ({"speed": 1}, "unknown fields speed"),
