@@ -2,7 +2,7 @@
 
 Reads TIFF, PNG and JPEG. Images larger than 96 x 96 pixels are classified with a sliding window of that size and are
 malignant if at least one window is. The networks are trained only on tissue at about 1 micrometre per pixel (10x).
-The verdict is "uncertain", with the reason, if folds or views lie on both sides of the threshold, if the patch has no
+The answer is "uncertain", with the reason, if folds or views lie on both sides of the threshold, if the patch has no
 tissue, or if its colour and texture do not resemble the training patches.
 A file that cannot be read is reported, the others are still classified, and the exit code is 1. If no file can be
 read, no page and no CSV file are written.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from claris_kaggle.serving.classify import Classification
 
 HELP = "classify image files as benign or malignant, with evidence maps"
-_HEADER = ("probability", "verdict", "folds", "views", "centre", "image")
+_HEADER = ("probability", "answer", "folds", "views", "centre", "image")
 _ROW = "{:<12} {:<10} {:<14} {:<14} {:<7} {}"
 
 
@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options._add_run_flag(parser)
     options._add_classify_flags(parser, max_pixels=25_000_000)
     parser.add_argument("--recursive", action="store_true", help="also search the subfolders of folders")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a CSV file with one row per image")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="also write a CSV file with one row per image; only its column answer can be uncertain",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page with images")
     options._add_json_flag(parser)
 

@@ -50,12 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use only the OOF patches that all runs have",
     )
-    parser.add_argument(
-        "--columns",
-        metavar="NAME=COLUMN,...",
-        default="",
-        help="columns of other tools' predictions, for example target=label,pred=probability [usual names]",
-    )
+    options._add_columns_flag(parser)
     parser.add_argument("--save-run", type=Path, metavar="DIR", help="save the ensemble as a run in this folder")
     options._add_json_flag(parser)
 

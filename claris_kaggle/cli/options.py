@@ -145,6 +145,16 @@ def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def _add_columns_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --columns."""
+    parser.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        default="",
+        help="columns of other tools' predictions, for example target=label,pred=probability [usual names]",
+    )
+
+
 def _add_json_flag(parser: argparse.ArgumentParser) -> None:
     """Add --json, which prints the result as one object."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="page to write")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to show images of errors")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache to read the images from")
+    options._add_columns_flag(parser)
     parser.add_argument(
         "--ledger",
         type=Path,
@@ -33,12 +34,15 @@ def run(args: argparse.Namespace) -> None:
     """Write the page, and print its path.
 
     Raises:
-        UsageError: the named ledger does not exist.
+        UsageError: the named ledger does not exist, or --columns is not understood.
     """
     if args.ledger and not args.ledger.exists():
         raise UsageError(f"--ledger {args.ledger}: no such file", "", "Check the path, or remove --ledger")
     data = options._open_data(args) if args.data else None
+    from claris_kaggle.evaluation.predictions import parse_columns
     from claris_kaggle.reporting.report import write_report
 
+    columns = parse_columns(args.columns) if args.columns else None
     runs = [options._open_run(path) for path in args.runs]
-    print(write_report(runs, args.out, data=data, cache=args.cache, ledger=args.ledger or options._LEDGER))
+    ledger = args.ledger or options._LEDGER
+    print(write_report(runs, args.out, data=data, cache=args.cache, ledger=ledger, columns=columns))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.core.console import format_duration
+from claris_kaggle.core.console import Progress, format_duration
 from claris_kaggle.core.errors import ClarisError, TableError
 from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.core.paths import DataDir, RunDir, require_suffix
@@ -218,6 +218,7 @@ def write_report(
     data: DataDir | None = None,
     cache: Path | None = None,
     ledger: Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report of the runs in `run_dirs` to `out`, and return that path.
 
@@ -228,19 +229,21 @@ def write_report(
             no images.
         cache: a cache folder of packed patches, used before `data`.
         ledger: the record of submissions, shown if it has entries.
+        columns: columns of other tools' predictions, as from `parse_columns`.
     Raises:
         UsageError: the name of `out` does not end in .html or .htm, or a run is given twice.
         ClarisError: a run is not predicted, or one of its files is invalid.
     """
     require_suffix(out, ".html", ".htm")
     names = label_runs(run_dirs)
-    runs = [replace(load_run(run_dir), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
+    runs = [replace(load_run(run_dir, columns), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
     if data is not None:
         runs = add_slides(runs, data.slides)
-    sections = [
-        _describe_section(run, run_dir, f"run{number}", data, cache)
-        for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1)
-    ]
+    sections = []
+    with Progress(str(out), len(runs), "runs") as progress:
+        for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1):
+            sections.append(_describe_section(run, run_dir, f"run{number}", data, cache))
+            progress.update(1)
     lines = read_ledger(ledger) if ledger else []
     page = render_template(
         _REPORT_TEMPLATE,

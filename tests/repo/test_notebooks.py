@@ -46,13 +46,16 @@ def test_a_notebook_holds_no_output_and_installs_without_internet() -> None:
 
 
 @pytest.mark.slow
-def test_the_notebook_for_kaggle_ends_with_a_checked_submission(generated: DataDir, tmp_path: Path) -> None:
+@pytest.mark.parametrize("only", [(), (1,)])
+def test_the_notebook_for_kaggle_ends_with_a_checked_submission(
+    generated: DataDir, tmp_path: Path, only: tuple[int, ...]
+) -> None:
     options = {"model": "tiny", "weights": "none", "epochs": 1, "batch_size": 32, "threads": 1}
     settings = "\n".join(
         [
             "from pathlib import Path",
             f"INPUTS, WORK, CACHE = Path({str(generated.root.parent)!r}), Path({str(tmp_path)!r}), Path('packs')",
-            "SLIDES, FOLDS, ONLY = None, 2, ()",
+            f"SLIDES, FOLDS, ONLY = None, 2, {only}",
             f"OPTIONS = {options}",
         ]
     )

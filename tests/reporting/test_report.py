@@ -242,6 +242,17 @@ def test_each_run_and_their_mean_is_resampled_once_and_each_table_read_once(
 
 
 @pytest.mark.usefixtures("no_charts")
+def test_a_report_reads_named_columns_of_other_tools(call: Call, tmp_path: Path) -> None:
+    run = put_with_slides(tmp_path, make_run("other", 1)).root
+    for name in ("oof.csv", "test.csv"):
+        (run / name).write_text((run / name).read_text("utf-8").replace("probability", "xx", 1), "utf-8")
+    typed = ["report", run, "--out", tmp_path / "report.html"]
+    assert call(*typed)[0] == 1
+    assert call(*typed, "--columns", "xx=probability")[0] == 0
+    assert call(*typed, "--columns", "xx=score")[0] == 2
+
+
+@pytest.mark.usefixtures("no_charts")
 def test_runs_over_other_patches_are_shown_and_not_compared(finished: RunDir, bare: RunDir, tmp_path: Path) -> None:
     run = load_run(finished)
     write_run_oof(bare.oof, Oof(run.oof.ids[:-1], run.oof.labels[:-1], run.oof.fold[:-1], run.oof.probabilities[:-1]))

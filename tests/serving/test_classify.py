@@ -93,7 +93,7 @@ def test_the_verb_prints_a_row_an_image_and_that_it_is_no_diagnosis(
     code, shown, said = call("classify", "--run", finished.root, patch, scan, "--views", 1)
     assert code == 0 and said == ""
     header, first, second, last = shown.splitlines()
-    assert header.split() == ["probability", "verdict", "folds", "views", "centre", "image"]
+    assert header.split() == ["probability", "answer", "folds", "views", "centre", "image"]
     assert re.fullmatch(
         rf"0\.\d{{4}} +(benign|malignant|uncertain) +[\d.]+ to [\d.]+ +[\d.]+ to [\d.]+ +\d+% +{patch}.*", first
     )
