@@ -10,8 +10,8 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "claris_kaggle/version.py"
 if VERSION is None:
     raise SystemExit("setup.py: no __version__ in claris_kaggle/version.py")
 
-# `report` is installed in any case: a page is what a run ends with. As an extra it mends an environment that was
-# put together by hand. The others are asked for by name.
+# `report` is always installed. As an extra, it completes an environment that was built by hand. The other extras are
+# installed by name.
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
 SERVE = ["starlette>=1.6", "uvicorn>=0.30", "python-multipart>=0.0.20"]
 ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
@@ -23,6 +23,11 @@ setup(
     long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    project_urls={
+        "Competition": "https://www.kaggle.com/c/histopathologic-cancer-detection",
+        "Dataset paper": "https://arxiv.org/abs/1806.03962",
+        "Issue tracker": "https://example.org/claris_kaggle/issues",  # a placeholder until the project has a public one
+    },
     # The scripts of kernels/ travel inside, so that `claris launch` works without a clone.
     packages=[*find_packages(include=["claris_kaggle", "claris_kaggle.*"]), "claris_kaggle.kernel_scripts"],
     package_dir={"claris_kaggle.kernel_scripts": "kernels"},
@@ -34,9 +39,9 @@ setup(
         "claris_kaggle.kernel_scripts": ["train/*.*", "predict/*.*", "ensemble/*.*", "probe/*.*"],
     },
     python_requires=">=3.11",
-    # The lower ends are what Kaggle's image carries, but for filelock, kaggle and kagglesdk: only the user's own
-    # machine calls the last two. torch and torchvision must be a pair, so both stay open at the top and pip chooses
-    # them together.
+    # The lower limits are the versions of Kaggle's image, except filelock, kaggle and kagglesdk: only the user's own
+    # machine uses the last two. The versions of torch and torchvision depend on each other, so neither has an upper
+    # limit, and pip chooses both.
     install_requires=[
         "torch>=2.10",
         "torchvision>=0.25",
