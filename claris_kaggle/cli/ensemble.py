@@ -61,9 +61,8 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
-    from claris_kaggle.evaluation.predictions import parse_columns
 
-    columns = parse_columns(args.columns) if args.columns else None
+    columns = options._parse_columns_flag(args)
     keep = options._open_run(args.save_run) if args.save_run else None
     result = ensemble_runs(
         [options._open_run(path) for path in args.runs], data, args.out, method=args.method,

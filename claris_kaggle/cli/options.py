@@ -155,6 +155,17 @@ def _add_columns_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _parse_columns_flag(args: argparse.Namespace) -> dict[str, str] | None:
+    """Return the columns of --columns, as from `parse_columns`; None without the flag.
+
+    Raises:
+        UsageError: the flag is not understood.
+    """
+    from claris_kaggle.evaluation.predictions import parse_columns
+
+    return parse_columns(args.columns) if args.columns else None
+
+
 def _add_json_flag(parser: argparse.ArgumentParser) -> None:
     """Add --json, which prints the result as one object."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")

@@ -39,10 +39,9 @@ def run(args: argparse.Namespace) -> None:
     if args.ledger and not args.ledger.exists():
         raise UsageError(f"--ledger {args.ledger}: no such file", "", "Check the path, or remove --ledger")
     data = options._open_data(args) if args.data else None
-    from claris_kaggle.evaluation.predictions import parse_columns
     from claris_kaggle.reporting.report import write_report
 
-    columns = parse_columns(args.columns) if args.columns else None
+    columns = options._parse_columns_flag(args)
     runs = [options._open_run(path) for path in args.runs]
     ledger = args.ledger or options._LEDGER
     print(write_report(runs, args.out, data=data, cache=args.cache, ledger=ledger, columns=columns))
