@@ -16,7 +16,7 @@ from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.data.fold_file import Folds
 from claris_kaggle.evaluation import metrics
-from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
+from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, _number_slides, measure
 from claris_kaggle.evaluation.calibration import CalibrationCurve, calibration_curve, fit_temperature
 from claris_kaggle.evaluation.metrics import Metrics, _PartMetrics
 from claris_kaggle.evaluation.predictions import Oof, _collect_oof, _collect_test, write_run_oof, write_test
@@ -165,13 +165,13 @@ def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:
     if slides is None:
         return []
     rows = []
-    names, numbers = np.unique(np.asarray(slides), return_inverse=True)
-    order = np.argsort(numbers, kind="stable")
-    for name, slide_rows in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True):
-        labels, values = oof.labels[slide_rows], oof.probabilities[slide_rows]
-        part = metrics._summary_of_part(labels, values)
+    slide_index = _number_slides(slides)
+    order = np.argsort(slide_index, kind="stable")
+    for slide_rows in np.split(order, np.cumsum(np.bincount(slide_index))[:-1]):
+        first, labels = slide_rows[0], oof.labels[slide_rows]
+        part = metrics._summary_of_part(labels, oof.probabilities[slide_rows])
         rows.append(
-            SlideMetrics(slide=name, fold=int(oof.fold[slide_rows[0]]), malignant=int(labels.sum()), **vars(part))
+            SlideMetrics(slide=slides[first], fold=int(oof.fold[first]), malignant=int(labels.sum()), **vars(part))
         )
     return sorted(rows, key=lambda row: (-row.log_loss, row.slide))
 
