@@ -39,7 +39,8 @@ from claris_kaggle.evaluation.predictions import read_oof, read_test
 
 KEPT, RUNS = ROOT / "docs" / "recipes" / "imagenet", ROOT / "benchmark-runs"
 LITE0, LITE1, DENSENET = "tf_efficientnet_lite0", "tf_efficientnet_lite1", "densenet121"
-BASE = "before"  # the row that others are compared with
+# The rows that others are compared with: those of two epochs have one of their own.
+BASE, BASE_OF_TWO = "before", "2 epochs, before"
 # All values are written out, so that a row keeps its meaning when the preset changes.
 BEFORE = {
     "epochs": 6, "lr": 1e-4, "color": 1.0, "normalise": "imagenet", "ema": 0.0, "weight_decay": 0.0, "batch_size": 32,
@@ -102,6 +103,11 @@ ROWS = {
     "12 epochs, lite1": tuned(LITE1, epochs=12),
     "12 epochs, layer decay 0.75": tuned(epochs=12, lr=4e-3, layer_decay=0.75),
     "12 epochs, head x5": tuned(epochs=12, lr=1e-3, lr_head=5.0),
+    BASE_OF_TWO: Row("pretrained", {**BEFORE, "epochs": 2}),
+    "2 epochs": tuned(epochs=2),
+    "2 epochs, 1e-3": tuned(epochs=2, lr=1e-3),
+    "2 epochs, strong": tuned(epochs=2, augment="strong"),
+    "2 epochs, 128": tuned(epochs=2, resolution=128),
     "10 epochs, 5e-4": tuned(epochs=10, lr=5e-4),
     "10 epochs, 1e-3": tuned(epochs=10, lr=1e-3),
     "10 epochs, 2e-3": tuned(epochs=10, lr=2e-3),
@@ -151,10 +157,10 @@ class Task(NamedTuple):
     labels: NDArray[np.int8]
 
 
-def five_folds(out: Path) -> Task:
-    """Return the task that trains all folds and scores the out-of-fold predictions with eight views."""
+def five_folds(out: Path, views: int) -> Task:
+    """Return the task that trains all folds and scores the out-of-fold predictions."""
     folds = read_folds(out / "folds.csv")
-    return Task(out, tuple(range(folds.k)), 8, "oof.csv", list(folds.ids), folds.labels)
+    return Task(out, tuple(range(folds.k)), views, "oof.csv", list(folds.ids), folds.labels)
 
 
 def hold_out(out: Path, folder: Path, views: int) -> Task:
@@ -238,7 +244,7 @@ def slug(name: str) -> str:
 
 def kept_at(task: Task, name: str, seed: int) -> Path:
     """Return where a unit's probabilities are kept. Other views are kept in a folder of their own."""
-    out = task.out / f"{task.views}-views" if task.table == "fold0/test.csv" and task.views > 1 else task.out
+    out = task.out if task.views == 1 else task.out / f"{task.views}-views"
     return out / f"{slug(name)}-{seed}.json"
 
 
@@ -250,7 +256,12 @@ def summarise(task: Task) -> list[dict[str, Any]]:
             unit = read_json(path)
             if unit["row"] == json.loads(json.dumps(ROWS[name]._asdict())):
                 units.setdefault(name, {})[unit["seed"]] = unit
-    return [figures_of(name, seeds, units.get(BASE, {}), task.labels) for name, seeds in units.items()]
+    return [figures_of(name, seeds, units.get(base_of(name), {}), task.labels) for name, seeds in units.items()]
+
+
+def base_of(name: str) -> str:
+    """Return the row that this one is compared with."""
+    return BASE_OF_TWO if name.startswith("2 epochs") else BASE
 
 
 def figures_of(
@@ -269,7 +280,7 @@ def figures_of(
         "seconds": round(float(np.mean([unit["seconds"] for unit in units.values()])), 1),
         "device": next(iter(units.values()))["device"],
     }
-    if both and name != BASE:
+    if both and name != base_of(name):
         one = np.mean([columns[seed] for seed in both], axis=0)
         other = np.mean([np.array(base[seed]["probabilities"]) for seed in both], axis=0)
         found = measure(labels, one).compare(measure(labels, other))
@@ -285,7 +296,10 @@ def prepare(arguments: argparse.Namespace) -> Task:
     data = link_patches(arguments.data, out)
     if not (out / "folds.csv").exists():
         claris("folds", "--data", data, "--cache", out / "cache", "--out", out / "folds.csv")
-    task = five_folds(out) if arguments.holdout is None else hold_out(out, arguments.holdout, arguments.views)
+    if arguments.holdout is None:
+        task = five_folds(out, arguments.views)
+    else:
+        task = hold_out(out, arguments.holdout, arguments.views)
     claris("pack", "--data", data, "--cache", out / "cache")
     return task
 
@@ -296,7 +310,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder with the registry's packages")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders in the competition's layout")
     parser.add_argument("--holdout", type=Path, help="folder of the labelled patches that score fold 0")
-    parser.add_argument("--views", type=int, default=1, choices=(1, 4, 8), help="views of the holdout [1]")
+    parser.add_argument("--views", type=int, default=1, choices=(1, 4, 8), help="views of the predictions that are scored [1]")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
