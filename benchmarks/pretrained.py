@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder with the registry's packages")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders in the competition's layout")
     parser.add_argument("--holdout", type=Path, help="folder of the labelled patches that score fold 0")
-    parser.add_argument("--views", type=int, default=1, choices=(1, 4, 8), help="views of the predictions that are scored [1]")
+    parser.add_argument("--views", type=int, default=1, choices=(1, 4, 8), help="views that are predicted [1]")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
