@@ -6,6 +6,7 @@ file. Only the sample submission keeps its order.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -202,13 +203,16 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
     """
     table = open_table(path)
     names, slides = _choose_slide_columns(table, ids)
-    known = {name.lower(): name for name in ids}
-    names = [known.get(name.lower(), name) for name in names]
-    slides = ["" if text.lower() in (*_MISSING_TEXTS, *_NO_SLIDE_TEXTS) else text for text in slides]
+    training = set(ids)
+    if not training.issuperset(names):
+        known = {name.lower(): name for name in ids}
+        names = [known.get(name.lower(), name) for name in names]
+    missing = {text for text in set(slides) if text.lower() in (*_MISSING_TEXTS, *_NO_SLIDE_TEXTS)}
+    slides = ["" if text in missing else text for text in slides]
     if len(set(zip(names, slides, strict=True))) > len(set(names)):
         require_unique(names, path, "Keep one row of each id", values=slides)
     slides, remark = _unify_slides(slides)
-    slide_of = {name: slide for name, slide in zip(names, slides, strict=True) if slide and name.lower() in known}
+    slide_of = {name: slide for name, slide in zip(names, slides, strict=True) if slide and name in training}
     if len(slide_of) >= _FEW_PATCHES and len(set(slide_of.values())) == len(slide_of):
         found = f"{path}: each of {len(slide_of):,} ids has a slide of its own"
         raise TableError(found, "expected several patches of a slide", "Name the column of slides wsi")
@@ -222,7 +226,7 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
     notes = [remark] if remark else []
     if alone:
         notes.append(f"{_count_ids(alone, 'training id')} without a slide; each is treated as a slide of its own")
-    if extra := len(set(names).difference(ids)):
+    if extra := len(set(names) - training):
         notes.append(f"{format_count(extra, 'other id')} ignored")
     return slide_of, notes
 
@@ -271,7 +275,7 @@ def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDA
     Raises:
         TableError: a value is missing, not a number, NaN, infinite or out of range; the message says which.
     """
-    values = np.array([_parse_number(text) for text in texts], dtype=np.float64)
+    values = _parse_numbers(texts)
     if np.all((values >= 0) & (values <= 1)):
         return values
     lowered = [text.strip().lower() for text in texts]
@@ -313,8 +317,16 @@ def _explain_numbers(values: NDArray[np.float64], wrong: Sequence[str], kind: st
     return f"{LOGIT_HINT}; logarithms of probabilities: exp(value)" if values.max() <= 0 else LOGIT_HINT
 
 
+def _parse_numbers(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return the numbers, float64 [N], NaN for other texts. The parser of pandas is off by one unit for some texts."""
+    if "_" not in "".join(texts):  # Python allows it between digits
+        with contextlib.suppress(ValueError):
+            return np.fromiter(map(float, texts), np.float64, len(texts))
+    return np.array([_parse_number(text) for text in texts], dtype=np.float64)
+
+
 def _parse_number(text: str) -> float:
-    """Return the number, or NaN. The parser of pandas is off by one unit in the last place for some texts."""
+    """Return the number, or NaN."""
     try:
         return float("nan") if "_" in text else float(text)
     except ValueError:
