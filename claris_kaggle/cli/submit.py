@@ -35,10 +35,13 @@ def run(args: argparse.Namespace) -> None:
     import json
     import tempfile
 
+    from claris_kaggle.core.files import explain_disk_errors
     from claris_kaggle.data import tables
     from claris_kaggle.kaggle.download import fetch_file
     from claris_kaggle.kaggle.submit import MAX_SCORE_WAIT, submit_file
 
+    with explain_disk_errors(args.file):  # before anything is downloaded
+        args.file.open("rb").close()
     with tempfile.TemporaryDirectory() as temporary:
         sample = (args.data or Path(temporary)) / "sample_submission.csv"
         if args.data is None:

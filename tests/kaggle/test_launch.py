@@ -275,6 +275,12 @@ def test_a_submission_is_checked_sent_once_and_scored(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_missing_submission_is_named_before_anything_is_requested(kaggle: FakeKaggle, call: Call) -> None:
+    code, _, said = call("submit", "absent.csv")
+    assert code == 1 and "absent.csv: file not found" in said and kaggle.seen == []
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["CreateSubmission", "StartSubmissionUpload"])
 @pytest.mark.parametrize("name", ["500", "cut before", "cut after"])
 def test_a_submission_is_tried_again_and_happens_once(
