@@ -113,16 +113,16 @@ def _report_evidence(evidence: EnsembleEvidence) -> None:
         log_info(f"{name}: {text} ({action})")
     for name, other in evidence.copies.items():
         log_info(f"{name}: same predictions as {other}; used once")
-    requested = evidence.methods.get(evidence.asked)
-    if requested and evidence.asked != evidence.method:
+    requested = evidence.methods.get(evidence.requested_method)
+    if requested and evidence.requested_method != evidence.method:
         gain = _format_gain(requested.gain)
-        log_info(f"{evidence.asked}: its gain over the mean, {gain}, is not significant; the mean is used")
+        log_info(f"{evidence.requested_method}: its gain over the mean, {gain}, is not significant; the mean is used")
 
 
 def _format_gain(gain: Comparison) -> str:
     """Return a method's nested gain with its interval and its one-sided p-value, as text."""
     low, high = gain.interval
-    return f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(gain.doubt)}"
+    return f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(gain.p_one_sided)}"
 
 
 def _format_p(p: float) -> str:

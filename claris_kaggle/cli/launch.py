@@ -153,7 +153,9 @@ def _print_runs(summary: RunsSummary, *, as_json: bool) -> None:
         print("  ".join(["", *texts, *numbers]).rstrip())
     inputs = dict.fromkeys(name for run in summary.runs for name in run.inputs)
     print(f"inputs   {', '.join(['the competition', *inputs])}")
-    print(f"parallel {summary.at_a_time}; time limit {summary.time_limit}; then {', '.join(summary.then)}")
+    print(
+        f"parallel {summary.parallel_sessions}; time limit {summary.time_limit}; then {', '.join(summary.next_steps)}"
+    )
     weeks = "fits into one week" if summary.weeks == 1 else f"takes {summary.weeks} weeks"
     print(
         f"hours    about {summary.estimated_hours} on two T4s (estimated); the quota is {summary.weekly_hours:g} a "
@@ -176,7 +178,7 @@ def _print_plan(summary: PlanSummary, *, as_json: bool) -> None:
     flags = " ".join(summary.flags) or "default recipe"
     print(f"train    {flags}, time limit {summary.time_limit}")
     print(f"inputs   {', '.join(['the competition', *summary.inputs])}")
-    print(f"parallel {summary.at_a_time}; then {', '.join(summary.then)}")
+    print(f"parallel {summary.parallel_sessions}; then {', '.join(summary.next_steps)}")
     print(f"hours    {_describe_hours(summary)}")
     print(f"upload   {summary.upload_bytes:,} bytes, the library at {summary.commit}")
 

@@ -41,6 +41,6 @@ def run(args: argparse.Namespace) -> None:
         return
     print(_LINE.format(*_TITLES))
     for row in rows:
-        numbers = ["-" if value is None else f"{value:.1f}" for value in (row.megaweights, row.gflop)]
+        numbers = ["-" if value is None else f"{value:.1f}" for value in (row.million_parameters, row.gflop)]
         words = ["yes" if value else "no" for value in (row.accepted, row.cached)]
         print(_LINE.format(row.name, *numbers, words[0], row.normalisation, words[1], row.weights or "-"))

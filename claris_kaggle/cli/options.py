@@ -336,7 +336,7 @@ def _choose_threshold(text: str, trained: FoldModels) -> float:
             return float(text)
         except ValueError:
             raise UsageError(f"--threshold is {text!r}", "expected a number between 0 and 1, or oof") from None
-    found = trained.figure("best_threshold")
+    found = trained.metric("best_threshold")
     if found is None:
         raise UsageError(f"--threshold is oof, and {trained.name} has no OOF predictions", "", "Run claris predict")
     return found

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
             return
         kernel = kernel_push.push_recorded(folder, kernel, base, args.record, search_first=pending)
     kernel_push.record_push(args.record, kernel, job=args.job, base=base)
-    result = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
+    result = {"ref": kernel.ref, "version": kernel.version, "push_token": kernel.push_token}
     print(json.dumps(result) if args.json else f"{kernel.ref} version {kernel.version}")
 
 

@@ -7,10 +7,15 @@ example:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from claris_kaggle.cli import options
 from claris_kaggle.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from claris_kaggle.core.paths import RunDir
 
 HELP = "write an HTML report of one or several runs"
 
@@ -31,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page, and print its path.
+    """Write the page, print its path, and log the next command.
 
     Raises:
         UsageError: the named ledger does not exist, or --columns is not understood.
@@ -45,3 +50,19 @@ def run(args: argparse.Namespace) -> None:
     runs = [options._open_run(path) for path in args.runs]
     ledger = args.ledger or options._LEDGER
     print(write_report(runs, args.out, data=data, cache=args.cache, ledger=ledger, columns=columns))
+    named = ["--columns", args.columns] if args.columns else []
+    if args.data is None:
+        options._suggest_next("report", *args.runs, "--out", args.out, *named, "--data", "DIR")
+    elif _have_same_folds(runs):
+        options._suggest_next("ensemble", *args.runs, *named, "--data", args.data, "--out", "submission.csv")
+
+
+def _have_same_folds(runs: Sequence[RunDir]) -> bool:
+    """Return True if there is one run, or all have a copy of the same fold file, so that `ensemble` accepts them."""
+    from claris_kaggle.core.files import sha256_file
+    from claris_kaggle.core.paths import FoldRunDir, recognise_fold
+
+    found = [recognise_fold(run) for run in runs]
+    if len(runs) == 1 or not all(run.folds.exists() for run in found):
+        return len(runs) == 1
+    return len({(sha256_file(run.folds), run.root.name if isinstance(run, FoldRunDir) else "") for run in found}) == 1

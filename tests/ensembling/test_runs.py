@@ -73,7 +73,11 @@ def test_json_is_all_of_stdout(call: Call, data: DataDir, two: list[RunDir]) -> 
     for method in ("mean", "greedy", "auto"):
         code, shown, _ = call(*wide, "--method", method, "--calibrate")
         result = json.loads(shown, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-        assert code == 0 and result["ensemble"]["asked"] == method and set(result["runs"]) == {"first", "second"}
+        assert (
+            code == 0
+            and result["ensemble"]["requested_method"] == method
+            and set(result["runs"]) == {"first", "second"}
+        )
 
 
 def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataDir, two: list[RunDir]) -> None:
@@ -82,12 +86,12 @@ def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataD
     write_folds(two[1].folds, folds, {})
     kept = RunDir(data.root / "both")
     found = ensemble_runs(two, data, data.root / "s.csv", keep=kept)
-    assert {one.auc_way for one in [found.oof, *found.runs.values()]} == {"slides"}
+    assert {one.auc_interval_by for one in [found.oof, *found.runs.values()]} == {"slide"}
     again = load_run(kept)
     assert again.slides == SLIDES
     assert run_metrics(again.oof, again.slides).overall == found.oof
     stored = json.loads(kept.metrics.read_text())
-    assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["said"]) == 15
+    assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["predicted"]) == 15
 
 
 @pytest.mark.parametrize(("method", "blends"), [("mean", 1), ("stack", 2), ("auto", 7)])

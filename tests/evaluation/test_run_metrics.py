@@ -31,13 +31,13 @@ def test_every_overall_figure_is_that_of_its_own_function() -> None:
     names = ("patches", "auc", "accuracy", "log_loss", "brier")
     assert [getattr(overall, name) for name in names] == [getattr(plain, name) for name in names]
     estimate = measure(LABELS, VALUES, SLIDES).estimate
-    assert (overall.auc_interval, overall.auc_way) == (estimate.interval, "slides")
+    assert (overall.auc_interval, overall.auc_interval_by) == (estimate.interval, "slide")
     assert overall.best_threshold == metrics._best_threshold(LABELS, VALUES)[0]
     assert overall.accuracy_nested == metrics._nested_accuracy(LABELS, VALUES, FOLD)
     assert found.calibration == calibration.calibration_curve(LABELS, VALUES)
     assert overall.calibration_error == found.calibration.error
     assert overall.temperature == calibration.fit_temperature(LABELS, VALUES)
-    assert run_metrics.run_metrics(OOF).overall.auc_way == "DeLong"
+    assert run_metrics.run_metrics(OOF).overall.auc_interval_by == "patch"
     other = measure(LABELS, VALUES**2 * (FOLD + 1), SLIDES)
     assert run_metrics.run_metrics(OOF, SLIDES, other).overall.auc_interval == other.estimate.interval
 
