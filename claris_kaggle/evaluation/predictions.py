@@ -173,7 +173,9 @@ def _open_predictions(path: Path, columns: Mapping[str, str]) -> tuple[ForeignTa
     table = _rename_columns(open_table(path, _PREDICTIONS_HINT), columns)
     column = table.find_ids()
     if column is None:
-        raise TableError(f"{path}: {list_columns(table)}", "expected a column id", _suggest_column(table, "id"))
+        raise TableError(
+            f"{path}: {list_columns(table)}", "expected a column id", _suggest_column(table, "id", "Rename it to id")
+        )
     if not table.ended:
         raise TableError(f"{path}: cut off: the last line has no line break", "", _PREDICTIONS_HINT)
     return table, clean_ids(table.texts(column))
@@ -200,11 +202,13 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
     missing = [name for name, column in columns.items() if column not in table.columns]
     if missing:
         expected = f"--columns names {name_few(missing)}"
-        raise TableError(f"{path}: {list_columns(table)}", expected, _suggest_column(table, columns[missing[0]]))
+        raise TableError(
+            f"{path}: {list_columns(table)}", expected, _suggest_column(table, columns[missing[0]], "Correct --columns")
+        )
     label, fold = table.find_column(LABEL_NAMES), table.find_column(FOLD_NAMES)
     if label is None:
         expected = "expected a column label (or target) of 0 and 1"
-        hint = f"{_suggest_column(table, 'label')}; or add the labels of train_labels.csv"
+        hint = _suggest_column(table, "label", "Add the labels of train_labels.csv")
         raise TableError(f"{path}: {list_columns(table)}", expected, hint)
     values = _choose_probabilities(table, _PROBABILITY_NAMES, columns)
     folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.texts(fold)] if fold else ["0"] * len(ids)
@@ -242,22 +246,26 @@ def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Ma
     if candidates:
         hint = f"Keep one, or name it: --columns {shlex.quote(candidates[0] + '=probability')}"
         raise TableError(f"{found}: {name_few(candidates)} may be the probability", "expected one of them", hint)
-    hint = LOGIT_HINT if table.find_column(("logit", "logits")) else _suggest_column(table, "probability")
+    rename = "Rename the column of predictions to probability"
+    hint = LOGIT_HINT if table.find_column(("logit", "logits")) else _suggest_column(table, "probability", rename)
     raise TableError(found, f"expected {', '.join(_PROBABILITY_NAMES[:4])} or the like", hint)
 
 
-def _suggest_column(table: ForeignTable, column: str) -> str:
-    """Return how to name a column of the file as `column`, with one that may be it as the example.
+def _suggest_column(table: ForeignTable, column: str, alternative: str) -> str:
+    """Return --columns with a column of the file that may be `column`, or else the alternative.
 
     Args:
         table: the table, with the columns of `parse_columns` renamed.
         column: one of `_OOF_COLUMNS`.
+        alternative: what else to do.
     """
-    known = [table.find_ids(), table.find_column(LABEL_NAMES), table.find_column(FOLD_NAMES)]
+    known = [table.find_ids(), *(table.find_column(names) for names in (LABEL_NAMES, FOLD_NAMES, _PROBABILITY_NAMES))]
     unknown = [name for name in table.columns if name not in known]
-    numeric = [name for name in unknown if column == "id" or _is_in_unit_interval(table.columns[name])]
-    example = next(iter([*numeric, *unknown]), "NAME")
-    return f"Rename the column to {column}, or name it, for example --columns {shlex.quote(f'{example}={column}')}"
+    numeric = [name for name in unknown if column != "id" and _is_in_unit_interval(table.columns[name])]
+    if not unknown:
+        return alternative
+    flag = shlex.quote(f"{[*numeric, *unknown][0]}={column}")
+    return f"Name the column, for example --columns {flag}. Or: {alternative[0].lower()}{alternative[1:]}"
 
 
 def _is_in_unit_interval(texts: Sequence[str]) -> bool:

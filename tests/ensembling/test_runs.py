@@ -392,3 +392,38 @@ def test_a_temperature_that_does_not_help_other_folds_is_not_applied(data: DataD
     scaled = ensemble_runs([place], data, data.root / "scaled.csv", calibrate=True)
     assert not scaled.ensemble.calibration.applied and scaled.oof == plain.oof
     assert (data.root / "plain.csv").read_bytes() == (data.root / "scaled.csv").read_bytes()
+
+
+def put_fold(run_dir: RunDir, number: int, run: Run) -> RunDir:
+    """The predictions of one fold, in its folder inside the run."""
+    rows = np.flatnonzero(np.equal(FOLD, number))
+    oof = Oof([IDS[row] for row in rows], LABELS[rows], FOLD[rows], run.oof.probabilities[rows])
+    return put(run_dir.root, replace(run, name=f"fold{number}", oof=oof))
+
+
+def test_a_fold_given_as_a_run_uses_the_fold_file_of_its_run(call: Call, data: DataDir, tmp_path: Path) -> None:
+    run = make_run("first", 1)
+    one = put_fold(put_with_slides(tmp_path / "runs", run), 2, run)
+    found = load_run(one)
+    assert found.by_slide and found.slides == [SLIDES[row] for row in np.flatnonzero(np.equal(FOLD, 2))]
+    code, shown, said = call("ensemble", one.root, "--data", data.root, "--out", data.root / "s.csv")
+    assert code == 0 and "fold2: OOF AUC" in shown and "fold 2 only" in said
+    assert "no fold file" not in said and "no slide ids" not in said
+    one.root.rename(one.root.with_name("fold3"))
+    with pytest.raises(TableError, match="fold3/oof.csv.*They belong to another fold file"):
+        load_run(RunDir(one.root.with_name("fold3")))
+
+
+@pytest.mark.parametrize("command", ["ensemble", "report"])
+def test_a_folder_of_runs_is_answered_with_its_runs(
+    command: str, call: Call, data: DataDir, two: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(two[0].root.parent.parent)
+    where = ["--data", data.root, "--out", "s.csv" if command == "ensemble" else "r.html"]
+    code, _, said = call(command, "runs", *where)
+    assert code == 1 and said == (
+        "claris: runs: a folder of runs; expected one run. Give one of them: runs/first, runs/second\n"
+    )
+    for name in ("third", "fourth"):
+        put(two[0].root.parent, make_run(name, 3))
+    assert "runs/first, runs/fourth, runs/second and 1 more\n" in call(command, "runs", *where)[2]

@@ -15,7 +15,7 @@ def test_a_curve_of_two_bins_done_by_hand() -> None:
     assert curve.patches == [2.0, 3.0] and curve.observed == [0.0, 1.0]
     assert curve.predicted == pytest.approx([0.2, 0.8], abs=1e-15)
     assert curve.error == pytest.approx((2 * 0.2 + 3 * 0.2) / 5, abs=1e-15)
-    uneven = CalibrationCurve(said=[0.1, 0.9], found=[0.3, 0.5], patches=[3.0, 1.0])
+    uneven = CalibrationCurve(predicted=[0.1, 0.9], observed=[0.3, 0.5], patches=[3.0, 1.0])
     assert uneven.error == pytest.approx((3 * 0.2 + 0.4) / 4, abs=1e-15)
 
 
