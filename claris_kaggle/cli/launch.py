@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan",
         default="",
         metavar="PLAN",
-        help="several runs and their ensemble: starter, silver, gold, or a TOML file",
+        help="the networks to train: starter, silver, gold (four, and their ensemble), or a TOML file [like silver]",
     )
     parser.add_argument("--per-fold", action="store_true", help="one kernel per fold [one for all folds]")
     parser.add_argument("--epochs", type=options._parse_count, metavar="N", help="number of epochs [from the recipe]")
@@ -40,8 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="polling interval in seconds [60]"
     )
     parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="time limit of each session [11h20m]")
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="additional Kaggle datasets to attach")
-    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
+    parser.add_argument(
+        "--dataset", nargs="+", default=[], metavar="REF", help="more Kaggle datasets to attach, as owner/slug"
+    )
+    parser.add_argument(
+        "--model-input",
+        nargs="+",
+        default=[],
+        metavar="REF",
+        help="Kaggle models to attach, as owner/model/framework/variation/version",
+    )
     options._add_named_file_flags(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
     parser.add_argument("--dry-run", action="store_true", help="print the plan without contacting Kaggle")

@@ -1,4 +1,6 @@
-"""Write a self-contained HTML page of one or more runs: metrics with intervals, curves, images of errors, configs.
+"""Write one HTML page about one or several runs: metrics with intervals, curves, images of errors, configs.
+
+The page is a single file without external resources.
 
 example:
   claris report runs/first --out report.html --data data
@@ -22,10 +24,21 @@ HELP = "write an HTML report of one or several runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN_DIR",
+        help="folders of runs, of single folds, or of other tools' predictions",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="page to write")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the competition's folder, to show images of errors")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache to read the images from")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the competition's folder: the page then shows images of errors, and uses its slides.csv",
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache of decoded patches, to read the images from")
     options._add_columns_flag(parser)
     parser.add_argument(
         "--ledger",
