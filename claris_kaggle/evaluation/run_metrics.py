@@ -151,9 +151,10 @@ def explain_pooling(pooled: float, fold_mean: float | None) -> str:
     if fold_mean is None or fold_mean - pooled < _EXPLAINED_POOLING_LOSS:
         return ""
     return (
-        f"the pooled AUC, {pooled:.4f}, is below the mean of the folds, {fold_mean:.4f}: each fold has its own "
-        "network, and pooling compares patches of different folds, whose scales can differ. Test predictions that "
-        "are means over all folds are not affected"
+        f"the pooled AUC, {pooled:.4f}, is below the mean AUC of the folds, {fold_mean:.4f}: each fold has its own "
+        "network, and one network may give higher probabilities than another to similar patches. The pooled AUC "
+        "compares patches of different folds, so it is lower. Test predictions are not affected, because each is the "
+        "mean of all networks"
     )
 
 

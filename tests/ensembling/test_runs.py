@@ -144,7 +144,7 @@ def test_a_pooled_auc_below_that_of_the_folds_is_explained(call: Call, data: Dat
     logits = np.log(run.oof.probabilities / (1 - run.oof.probabilities)) + 3 * FOLD - 6
     place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))
     code, _, said = call("ensemble", place.root, "--data", data.root, "--out", data.root / "s.csv")
-    assert code == 0 and "is below the mean of the folds" in said
+    assert code == 0 and "is below the mean AUC of the folds" in said
     assert explain_pooling(0.9, 0.9005) == explain_pooling(0.9, 0.8) == explain_pooling(0.9, None) == ""
 
 

@@ -95,7 +95,9 @@ def test_slides_are_listed_by_their_log_loss_then_by_their_name() -> None:
 
 def test_a_pooled_auc_is_explained_from_a_thousandth_below_the_folds_on() -> None:
     remark = run_metrics.explain_pooling(0.5, 0.5 + 1 / 512)
-    assert remark.startswith("the pooled AUC, 0.5000, is below the mean of the folds, 0.5020: each fold has its own ")
+    assert remark.startswith(
+        "the pooled AUC, 0.5000, is below the mean AUC of the folds, 0.5020: each fold has its own "
+    )
     assert remark.endswith("Test predictions that are means over all folds are not affected")
     assert run_metrics.explain_pooling(0.0, 0.001) and not run_metrics.explain_pooling(0.0, 0.00099)
     assert run_metrics.explain_pooling(0.9, 0.8) == run_metrics.explain_pooling(0.9, None) == ""
