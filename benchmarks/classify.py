@@ -69,7 +69,7 @@ def main() -> None:
 
     def classify(key: str, folds: FoldModels, views: int, stride: int = STRIDE) -> None:
         job = ClassifyJob(views=views, stride=stride)
-        heat = classify_image(folds, pixels, key, job, after=lambda done: None).heat
+        heat = classify_image(folds, pixels, key, job, on_batch=lambda done: None).heat
         assert heat is not None
         found[key] = heat.probabilities.ravel()
 

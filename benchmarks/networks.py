@@ -19,7 +19,7 @@ USUAL = 192  # the default of the command
 def count_row(name: str, sides: Sequence[int]) -> dict[str, str]:
     """Return the row of a network. All these input sizes must be accepted. A transformer has more weights at others."""
     facts, usual = [_count_network(name, side) for side in sides], _count_network(name, USUAL)
-    row = {"network": name, "megaweights": f"{usual.megaweights:.2f}"}
+    row = {"network": name, "million_parameters": f"{usual.million_parameters:.2f}"}
     row |= {str(side): f"{one.gflop:.3f}" for side, one in zip(sides, facts, strict=True)}
     return {**row, "normalisation": usual.normalisation, "weights": usual.weights}
 

@@ -1,4 +1,4 @@
-"""Print a shell completion script for commands, flags, choices and paths. Run this again after an update.
+"""Print a script for the shell that completes commands, flags, choices and paths. Run this again after an update.
 
 example:
   claris completion bash --install

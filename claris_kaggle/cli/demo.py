@@ -23,10 +23,16 @@ _NEXT_STEPS = """next, with the competition's files in data/:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("--out", type=Path, default=Path("claris-demo"), metavar="DIR", help="folder [claris-demo]")
+    parser.add_argument(
+        "--out", type=Path, default=Path("claris-demo"), metavar="DIR", help="folder to write [claris-demo]"
+    )
     parser.add_argument("--model", default="densenet121", help="timm name of the network, or `tiny` [densenet121]")
-    parser.add_argument("--train", type=options._parse_count, default=300, metavar="N", help="training patches [300]")
-    parser.add_argument("--test", type=options._parse_count, default=60, metavar="N", help="test patches [60]")
+    parser.add_argument(
+        "--train", type=options._parse_count, default=300, metavar="N", help="number of training patches [300]"
+    )
+    parser.add_argument(
+        "--test", type=options._parse_count, default=60, metavar="N", help="number of test patches [60]"
+    )
     parser.add_argument(
         "--seed", type=options._parse_count, default=0, metavar="S", help="seed of patches, folds and training [0]"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from claris_kaggle.cli import options
 
-HELP = "check the installation"
+HELP = "check versions, GPUs, memory, disk, data and Kaggle account"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

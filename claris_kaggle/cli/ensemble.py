@@ -1,10 +1,9 @@
 """Average the folds of one run or of several runs, and write a checked submission.
 
-Several runs must share one fold file. Weights are scored only on folds that they were not fitted on.
-A run may also be a folder that contains only oof.csv
-(id,label,fold,probability) and test.csv (id,probability) or submission.csv, from any other tool. Usual other column
-names are read, too, and --columns names unusual ones.
-Without a fold column, oof.csv is one holdout, which has its own score.
+Several runs must have the same folds. Weights are scored only on folds that they were not fitted on.
+A run may also be one fold (runs/first/fold0), or a folder of another tool with oof.csv (id,label,fold,probability) and
+test.csv (id,probability) or submission.csv. Usual other column names are known, and --columns names unusual ones.
+An oof.csv without a fold column is treated as one holdout, and the score is for its patches only.
 
 example:
   claris ensemble runs/first --data data --out submission.csv
@@ -31,19 +30,30 @@ HELP = "write a submission from one or several runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN_DIR",
+        help="folders of runs, of single folds, or of other tools' predictions",
+    )
     options._add_data_flag(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="submission to write")
     parser.add_argument(
         "--method", default="mean", metavar="NAME",
-        help="mean, logit, rank, logloss, auc, greedy, stack, or auto (best nested AUC); if the nested gain over the "
-        "mean is not significant, the mean is used [mean]",
+        help="how to combine the runs: mean, logit, rank, logloss, auc, greedy, stack, or auto (the best of these on "
+        "folds that the weights were not fitted on). The mean is used unless the method is significantly better [mean]",
     )  # fmt: skip
-    parser.add_argument("--only-sound", action="store_true", help="exclude suspicious runs")
+    parser.add_argument(
+        "--only-sound",
+        action="store_true",
+        help="exclude runs with a warning, for example constant or inverted predictions",
+    )
     parser.add_argument(
         "--calibrate",
         action="store_true",
-        help="apply one temperature, fitted on the OOF predictions; the order and the AUC do not change",
+        help="correct the probabilities by one temperature that is fitted on the OOF predictions; the order of the "
+        "patches and the AUC do not change",
     )
     parser.add_argument(
         "--common-ids",
@@ -113,16 +123,16 @@ def _report_evidence(evidence: EnsembleEvidence) -> None:
         log_info(f"{name}: {text} ({action})")
     for name, other in evidence.copies.items():
         log_info(f"{name}: same predictions as {other}; used once")
-    requested = evidence.methods.get(evidence.asked)
-    if requested and evidence.asked != evidence.method:
+    requested = evidence.methods.get(evidence.requested_method)
+    if requested and evidence.requested_method != evidence.method:
         gain = _format_gain(requested.gain)
-        log_info(f"{evidence.asked}: its gain over the mean, {gain}, is not significant; the mean is used")
+        log_info(f"{evidence.requested_method}: its gain over the mean, {gain}, is not significant; the mean is used")
 
 
 def _format_gain(gain: Comparison) -> str:
     """Return a method's nested gain with its interval and its one-sided p-value, as text."""
     low, high = gain.interval
-    return f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(gain.doubt)}"
+    return f"{gain.difference:+.5f} ({low:+.5f} to {high:+.5f}), one-sided {_format_p(gain.p_one_sided)}"
 
 
 def _format_p(p: float) -> str:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slides",
         metavar="REF",
-        help="slide map: a Kaggle dataset as owner/dataset or owner/dataset/file, or a file [none]",
+        help="store this slide map, too: a Kaggle dataset as owner/dataset or owner/dataset/file, or a file [none]",
     )
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan",
         default="",
         metavar="PLAN",
-        help="several runs and their ensemble: starter, silver, gold, or a TOML file",
+        help="the networks to train: starter, silver, gold (four, and their ensemble), or a TOML file [like silver]",
     )
     parser.add_argument("--per-fold", action="store_true", help="one kernel per fold [one for all folds]")
     parser.add_argument("--epochs", type=options._parse_count, metavar="N", help="number of epochs [from the recipe]")
@@ -40,8 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="polling interval in seconds [60]"
     )
     parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="time limit of each session [11h20m]")
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="additional Kaggle datasets to attach")
-    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
+    parser.add_argument(
+        "--dataset", nargs="+", default=[], metavar="REF", help="more Kaggle datasets to attach, as owner/slug"
+    )
+    parser.add_argument(
+        "--model-input",
+        nargs="+",
+        default=[],
+        metavar="REF",
+        help="Kaggle models to attach, as owner/model/framework/variation/version",
+    )
     options._add_named_file_flags(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
     parser.add_argument("--dry-run", action="store_true", help="print the plan without contacting Kaggle")
@@ -153,7 +161,9 @@ def _print_runs(summary: RunsSummary, *, as_json: bool) -> None:
         print("  ".join(["", *texts, *numbers]).rstrip())
     inputs = dict.fromkeys(name for run in summary.runs for name in run.inputs)
     print(f"inputs   {', '.join(['the competition', *inputs])}")
-    print(f"parallel {summary.at_a_time}; time limit {summary.time_limit}; then {', '.join(summary.then)}")
+    print(
+        f"parallel {summary.parallel_sessions}; time limit {summary.time_limit}; then {', '.join(summary.next_steps)}"
+    )
     weeks = "fits into one week" if summary.weeks == 1 else f"takes {summary.weeks} weeks"
     print(
         f"hours    about {summary.estimated_hours} on two T4s (estimated); the quota is {summary.weekly_hours:g} a "
@@ -176,7 +186,7 @@ def _print_plan(summary: PlanSummary, *, as_json: bool) -> None:
     flags = " ".join(summary.flags) or "default recipe"
     print(f"train    {flags}, time limit {summary.time_limit}")
     print(f"inputs   {', '.join(['the competition', *summary.inputs])}")
-    print(f"parallel {summary.at_a_time}; then {', '.join(summary.then)}")
+    print(f"parallel {summary.parallel_sessions}; then {', '.join(summary.next_steps)}")
     print(f"hours    {_describe_hours(summary)}")
     print(f"upload   {summary.upload_bytes:,} bytes, the library at {summary.commit}")
 

@@ -45,5 +45,5 @@ def run(args: argparse.Namespace) -> None:
             print(f"rank correlation of OOF AUC and {score} score: {value:.2f} over {scored} submissions")
         elif scored < MIN_SCORED:
             log_info(f"rank correlation of OOF AUC and {score} score: {scored} of {MIN_SCORED} scored submissions")
-    for text in found.apart:
+    for text in found.outside_interval:
         log_info(text)

@@ -40,7 +40,7 @@ _EPILOG = """typical steps, from any folder:
   claris train --data DIR --folds folds/five.csv --run runs/first
   claris predict --data DIR --run runs/first
   claris ensemble runs/first --data DIR --out submission.csv
-  claris report runs/first --out report.html
+  claris report runs/first --out report.html --data DIR
   claris classify --run runs/first IMAGE                  classify images
   claris serve --run runs/first                           classify on a local web page
 

@@ -1,7 +1,7 @@
 """List networks that suit this task: size, cost at an input size, normalisation, and published weights.
 
-PATTERN searches all networks of timm, and counts each one that it finds in a second or two. Any of them is a value of
-`claris train --model`.
+PATTERN searches all networks of timm. A network that is not in the list without PATTERN takes a second or two.
+`claris train --model` accepts every name that is listed.
 
 example:
   claris models
@@ -21,7 +21,13 @@ _TITLES = ("network", "M weights", "GFLOP", "accepted", "normalise", "cached", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="part of a name, or with *")
+    parser.add_argument(
+        "pattern",
+        nargs="?",
+        default="",
+        metavar="PATTERN",
+        help="part of a name, or a pattern with * [a list for this task]",
+    )
     parser.add_argument(
         "--resolution", type=int, default=192, metavar="N", help="input size in pixels, 32 to 384 [192]"
     )
@@ -41,6 +47,6 @@ def run(args: argparse.Namespace) -> None:
         return
     print(_LINE.format(*_TITLES))
     for row in rows:
-        numbers = ["-" if value is None else f"{value:.1f}" for value in (row.megaweights, row.gflop)]
+        numbers = ["-" if value is None else f"{value:.1f}" for value in (row.million_parameters, row.gflop)]
         words = ["yes" if value else "no" for value in (row.accepted, row.cached)]
         print(_LINE.format(row.name, *numbers, words[0], row.normalisation, words[1], row.weights or "-"))

@@ -41,7 +41,8 @@ def _add_slides_flag(parser: argparse.ArgumentParser, effect: str) -> None:
         "--slides",
         type=Path,
         metavar="FILE",
-        help=f"slide map with an id and a slide column; {effect}; none: no map [slides.csv in the data folder]",
+        help=f"slide map, a table with the slide of each patch id; {effect}. Give none for no map [slides.csv in the "
+        "data folder]",
     )
 
 
@@ -66,7 +67,7 @@ def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=Path,
         metavar="DIR",
-        help="folder for packed patches [claris_kaggle in your cache folder, ~/.cache]",
+        help="folder of the cache of decoded patches [claris_kaggle in your cache folder, ~/.cache]",
     )
 
 
@@ -134,7 +135,7 @@ def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
         "weights": "starting weights",
         "slides": "a slide map, to keep each slide in one fold",
         "folds": "a fold file",
-        "extra": "pseudo-labels from claris pseudo, with their JSON beside them",
+        "extra": "pseudo-labels of claris pseudo, with their JSON in the same dataset",
     }
     for name, what in files.items():
         parser.add_argument(
@@ -151,7 +152,8 @@ def _add_columns_flag(parser: argparse.ArgumentParser) -> None:
         "--columns",
         metavar="NAME=COLUMN,...",
         default="",
-        help="columns of other tools' predictions, for example target=label,pred=probability [usual names]",
+        help="for files of other tools: the name of a column there = what it is (id, label, fold or probability), for "
+        "example target=label,pred=probability [usual names are known]",
     )
 
 
@@ -336,7 +338,7 @@ def _choose_threshold(text: str, trained: FoldModels) -> float:
             return float(text)
         except ValueError:
             raise UsageError(f"--threshold is {text!r}", "expected a number between 0 and 1, or oof") from None
-    found = trained.figure("best_threshold")
+    found = trained.metric("best_threshold")
     if found is None:
         raise UsageError(f"--threshold is oof, and {trained.name} has no OOF predictions", "", "Run claris predict")
     return found

@@ -1,4 +1,4 @@
-"""Decode all patches once into a memory-mapped cache, each verified against its SHA-1 id.
+"""Decode all patches once into a cache file, and verify each against its SHA-1 id.
 
 Optional: claris train and claris predict create the cache if it is missing.
 

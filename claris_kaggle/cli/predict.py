@@ -13,7 +13,7 @@ from claris_kaggle.core.config import PRECISIONS
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.paths import RunDir
 
-HELP = "predict OOF and test probabilities with test-time augmentation"
+HELP = "predict training patches out of fold, and test patches"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Write pseudo-labels: the test patches that the networks of each fold label with confidence, for a second round.
+"""Write pseudo-labels for a second round of training: the test patches that the networks predict with confidence.
 
 Fold k of the second round trains only on what fold k's networks predicted, so its OOF predictions stay out-of-fold.
 Several runs must share one fold file, and are averaged fold by fold.
@@ -22,7 +22,7 @@ HELP = "write pseudo-labels of test patches for a second round of training"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="run folders with their predictions")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs with the same folds")
     parser.add_argument(
         "--data",
         type=Path,
@@ -33,10 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="file to write")
     parser.add_argument(
         "--confidence", type=float, default=0.99, metavar="P",
-        help="lowest probability of a label, above 0.5 and at most 1 [0.99]",
+        help="minimum probability of the predicted class, above 0.5 and at most 1 [0.99]",
     )  # fmt: skip
     parser.add_argument(
-        "--balance", action="store_true", help="keep equally many patches of both classes, the most confident"
+        "--balance",
+        action="store_true",
+        help="keep the same number of patches of both classes: the most confident ones",
     )
     options._add_json_flag(parser)
 

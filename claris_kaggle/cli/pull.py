@@ -16,7 +16,7 @@ HELP = "download a kernel's output"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last one pushed]")
+    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="kernel, as owner/slug [the last one pushed]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
     options._add_record_flag(parser)
     options._add_json_flag(parser)

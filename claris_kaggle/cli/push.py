@@ -34,8 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", nargs="+", default=[], metavar="REF", help="kernels whose output is attached as input"
     )
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="REF", help="additional Kaggle datasets to attach")
-    parser.add_argument("--model-input", nargs="+", default=[], metavar="REF", help="models to attach")
+    parser.add_argument(
+        "--dataset", nargs="+", default=[], metavar="REF", help="more Kaggle datasets to attach, as owner/slug"
+    )
+    parser.add_argument(
+        "--model-input",
+        nargs="+",
+        default=[],
+        metavar="REF",
+        help="Kaggle models to attach, as owner/model/framework/variation/version",
+    )
     options._add_named_file_flags(parser)
     parser.add_argument(
         "--build-only", type=Path, metavar="DIR", help="write script and metadata to this folder without pushing"
@@ -79,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
             return
         kernel = kernel_push.push_recorded(folder, kernel, base, args.record, search_first=pending)
     kernel_push.record_push(args.record, kernel, job=args.job, base=base)
-    result = {"ref": kernel.ref, "version": kernel.version, "mark": kernel.push_token}
+    result = {"ref": kernel.ref, "version": kernel.version, "push_token": kernel.push_token}
     print(json.dumps(result) if args.json else f"{kernel.ref} version {kernel.version}")
 
 

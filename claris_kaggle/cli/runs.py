@@ -1,11 +1,13 @@
 """List the runs of a folder, best OOF AUC first: model, recipe, folds, AUC with interval, scores and training hours.
 
-The best run is marked with *. Public and private scores are those of submissions of the run alone, from the ledger.
+The best run is marked with *. The 95 % interval is by slide if the slides of the patches are known, from the run's fold
+file or from the slide map in --data. Otherwise it is by patch, and may be too narrow. Public and private scores are
+those of submissions of the run alone, from the ledger.
 Unfinished and damaged runs are listed with their state.
 
 example:
   claris runs
-  claris runs runs --json
+  claris runs runs --data data --json
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 HELP = "list the runs of a folder, best first"
 _RUN_HEADER = ("", "OOF AUC", "interval", "public", "private", "folds", "hours", "model", "recipe", "state", "run")
-_RUN_ROW = "{:<2}{:<9}{:<18}{:<9}{:<9}{:<8}{:<7}{:<16} {:<12} {:<17} {}"
+_RUN_ROW = "{:<2}{:<9}{:<27}{:<9}{:<9}{:<8}{:<7}{:<16} {:<12} {:<17} {}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,18 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("runs"), metavar="DIR", help="folder that contains the runs [runs]"
     )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="the competition's folder; its slides.csv gives intervals by slide"
+    )
     options._add_ledger_flag(parser)
     options._add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the list."""
+    slide_map = options._open_data(args).slides if args.data else None
     import json
 
     from claris_kaggle.ensembling.ledger import read_ledger
     from claris_kaggle.ensembling.run_list import list_runs
 
-    runs = list_runs(args.folder, read_ledger(args.ledger))
+    runs = list_runs(args.folder, read_ledger(args.ledger), slide_map)
     best = runs[0].name if runs and runs[0].oof_auc is not None else None
     if args.json:
         print(json.dumps({"best": best, "runs": [summary.to_json() for summary in runs]}))
@@ -60,7 +66,9 @@ def run(args: argparse.Namespace) -> None:
 def _format_run(summary: RunSummary, *, marked: bool) -> str:
     """Return the table row of a run."""
     scores = ["-" if value is None else f"{value:.4f}" for value in (summary.oof_auc, summary.public, summary.private)]
-    interval = "-" if summary.oof_interval is None else "{:.4f} to {:.4f}".format(*summary.oof_interval)
+    interval = "-"
+    if summary.oof_interval is not None:
+        interval = "{:.4f} to {:.4f} by {}".format(*summary.oof_interval, summary.oof_interval_by)
     folds = f"{summary.folds_finished}/{'?' if summary.folds_total is None else summary.folds_total}"
     hours = "-" if summary.hours is None else f"{summary.hours:.1f}"
     mark, columns = "*" if marked else "", (summary.model or "-", summary.preset or "-", summary.state, summary.name)

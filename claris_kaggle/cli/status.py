@@ -21,7 +21,7 @@ HELP = "show the status of a pushed kernel"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="owner/slug [the last one pushed]")
+    parser.add_argument("ref", nargs="?", default="", metavar="REF", help="kernel, as owner/slug [the last one pushed]")
     parser.add_argument("--follow", action="store_true", help="wait until it ends and show its progress")
     parser.add_argument(
         "--poll",

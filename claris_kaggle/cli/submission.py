@@ -100,5 +100,5 @@ def _print_pair(pair: SubmissionPair) -> None:
     print(f"{pair.a} and {pair.b}: rank correlation {pair.rank_correlation:.4f}")
     if pair.remark:
         print(f"  {pair.remark}")
-    for row in pair.most_apart:
-        print(f"  {row.id}  {row.a:.4f}  {row.b:.4f}  percentile ranks differ by {row.ranks_apart:.0%}")
+    for row in pair.largest_differences:
+        print(f"  {row.id}  {row.a:.4f}  {row.b:.4f}  percentile ranks differ by {row.rank_difference:.0%}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from claris_kaggle.cli import options
 from claris_kaggle.core.config import add_config_flags, read_given_flags
 
-HELP = "train one fold or all folds; resumes"
+HELP = "train one fold or all folds; run again to resume"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slides",
         type=Path,
         metavar="FILE",
-        help="slide map with an id and a slide column; fails if a slide is in more than one fold [none]",
+        help="slide map, a table with the slide of each patch id; fails if a slide is in more than one fold [none]",
     )
     parser.add_argument(
         "--extra", type=Path, metavar="FILE", help="pseudo-labels for a second round, see claris pseudo [none]"

@@ -14,8 +14,8 @@ Other packages use:
   `is_folder`, `read_json`, `replace_file`, `sha256_bytes`, `sha256_file`, `write_bytes`, `write_json`, `write_text`
 - `notebook`: `html_fields`, `html_table`
 - `findings`: `BAD`, `Finding`, `GOOD`, `WARNING`, `run_check`
-- `paths`: `ARCHIVE_SUFFIXES`, `DataDir`, `ExportDir`, `FoldDir`, `RunDir`, `default_cache`, `require_replaceable`,
-  `require_suffix`
+- `paths`: `ARCHIVE_SUFFIXES`, `DataDir`, `ExportDir`, `FoldDir`, `FoldRunDir`, `RunDir`, `default_cache`,
+  `recognise_fold`, `require_replaceable`, `require_suffix`, `shorten_path`
 - `platforms`: `HOME`, `SHARED_MEMORY`, `STOP_SIGNALS`, `SUPPORTS_DDP`, `allocate`, `escape_unprintable_output`,
   `is_safe_name`, `link_or_copy`, `move_folder`, `replace`, `signal_name`, `sync_file`, `total_memory`, `write_at`
 - `time_limit`: `Stopper`, `exit_process`, `exit_with_parent`, `parse_duration`, `restore_signals`

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from claris_kaggle.core.errors import DataError, UsageError, name_few
+from claris_kaggle.core.errors import DataError, RunError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json
 
 _COMPETITION_FOLDER = "the competition's folder has train/, test/, train_labels.csv and sample_submission.csv"
 _REQUIRED_COUNT = 4
 _SEARCH_DEPTH = 4
+_FOLD_NAME = re.compile(r"fold(0|[1-9][0-9]*)")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
@@ -220,18 +221,31 @@ class RunDir(_Folder):
 
     def fold_dirs(self) -> dict[int, FoldDir]:
         """Return the existing fold folders by number, ascending. Ignores names such as `fold0_old`."""
-        found = (re.fullmatch(r"fold(0|[1-9][0-9]*)", path.name) for path in self.root.glob("fold*"))
+        found = (_FOLD_NAME.fullmatch(path.name) for path in self.root.glob("fold*"))
         return {number: self.fold(number) for number in sorted(int(one[1]) for one in found if one)}
 
     def describe_missing(self, names: str) -> str:
         """Return a message about missing files `names` or a missing folder, with the names of nearby runs."""
-        exists = self.root.is_dir()
-        parent = self.root if exists else self.root.parent
-        runs = sorted({path.parent.name for name in ("config.json", "oof.csv") for path in parent.glob(f"*/{name}")})
-        nearest = [] if exists else get_close_matches(self.root.name, runs, 1)
+        if self.root.is_dir():
+            return f"{self.root}: no {names} there"
+        parent = self.root.parent
+        runs = _list_run_names(parent)
+        nearest = get_close_matches(self.root.name, runs, 1)
         suggestion = f"; did you mean {parent / nearest[0]}?" if nearest else ""
         nearby = f" (runs in {parent}: {name_few(runs)}{suggestion})" if runs else ""
-        return f"{self.root}: {f'no {names} there' if exists else 'no such folder'}{nearby}"
+        return f"{self.root}: no such folder{nearby}"
+
+    def missing_error(self, names: str, expected: str, hint: str) -> RunError:
+        """Return the error for missing files `names`. The hint names the run of a fold's folder, or runs inside."""
+        root = self.root if self.root.name else self.root.absolute()
+        if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
+            return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
+        runs = [] if self.config.exists() else _list_run_names(self.root)
+        if runs:
+            choice = name_few(shorten_path(self.root / name) for name in runs)
+            hint = f"Give {choice}" if len(runs) == 1 else f"Give one of them: {choice}"
+            return RunError(f"{shorten_path(self.root)}: a folder of runs", "expected one run", hint)
+        return RunError(self.describe_missing(names), expected, hint)
 
     def finished_folds(self) -> list[int]:
         """Return the numbers of the folds that have a model.json. Does not verify the weights."""
@@ -239,11 +253,49 @@ class RunDir(_Folder):
 
 
 @dataclass(frozen=True)
+class FoldRunDir(RunDir):
+    """The folder of one fold of a run, used as a run of that fold only. It shares config and fold file with its run.
+
+    Attributes:
+        root: the fold's folder.
+    """
+
+    @property
+    def number(self) -> int:
+        """The number of the fold."""
+        return int(self.root.name.removeprefix("fold"))
+
+    @property
+    def config(self) -> Path:
+        """The training config of the run."""
+        return RunDir(self.root.parent).config
+
+    @property
+    def folds(self) -> Path:
+        """The run's copy of the fold file, with all folds."""
+        return RunDir(self.root.parent).folds
+
+    def fold(self, fold: int) -> FoldDir:
+        """Return the folder of fold number `fold` of the run."""
+        return RunDir(self.root.parent).fold(fold)
+
+    def fold_dirs(self) -> dict[int, FoldDir]:
+        """Return this folder by the number of its fold."""
+        return {self.number: FoldDir(self.root)}
+
+
+def recognise_fold(run_dir: RunDir) -> RunDir:
+    """Return the folder of one fold of a run as a `FoldRunDir`, and any other folder unchanged."""
+    root = run_dir.root.absolute()
+    return FoldRunDir(root) if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).folds.exists() else run_dir
+
+
+@dataclass(frozen=True)
 class ExportDir(_Folder):
     """The folder of an exported run: a single folder to share."""
 
     @property
-    def sums(self) -> Path:
+    def checksums(self) -> Path:
         """The SHA-256 of every other file, in the format of sha256sum."""
         return self.root / "SHA256SUMS"
 
@@ -253,8 +305,8 @@ class ExportDir(_Folder):
         return self.root / "config.json"
 
     @property
-    def facts(self) -> Path:
-        """The facts of the export: folds, thresholds, temperature, out-of-fold metrics and versions."""
+    def metadata(self) -> Path:
+        """The metadata of the export: folds, thresholds, temperature, out-of-fold metrics and versions."""
         return self.root / "export.json"
 
     @property
@@ -263,7 +315,7 @@ class ExportDir(_Folder):
         return self.root / "image_statistics.json"
 
     @property
-    def card(self) -> Path:
+    def model_card(self) -> Path:
         """The model card: description, intended use and limitations."""
         return self.root / "README.md"
 
@@ -293,6 +345,17 @@ def _is_similar_name(name: str, other: str) -> bool:
     added = r"( ?\(\d+\)| ?-? ?copy| \d+)?"
     endings = rf"\.{suffix}(\.txt)?|\.txt|\.xlsx?|\.ods|\.numbers" if suffix else ""
     return bool(re.fullmatch(rf"(copy of )?{re.escape(stem)}{added}({endings})", other, re.IGNORECASE))
+
+
+def _list_run_names(folder: Path) -> list[str]:
+    """Return the names of the runs in a folder, sorted."""
+    return sorted({path.parent.name for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")})
+
+
+def shorten_path(path: Path) -> Path:
+    """Return the path relative to the current folder if it is inside."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def require_suffix(path: Path, *endings: str) -> Path:

@@ -19,7 +19,7 @@ Other packages use:
 - `pseudo_file`: `PSEUDO_COLUMNS`, `PseudoLabels`, `read_pseudo_file`, `require_test_ids`, `sort_pseudo_labels`,
   `write_pseudo_file`
 - `synthetic`: `draw_example`, `generate`
-- `tables`: `LOGIT_HINT`, `digest_rows`, `match_slides`, `parse_labels`, `parse_probabilities`, `read_labels`,
-  `read_sample`, `read_slides`, `read_table`, `require_equal_ids`, `require_ids`, `require_unique`, `sort_order`,
-  `write_table`
+- `tables`: `LOGIT_HINT`, `digest_rows`, `match_slides`, `number_texts`, `parse_labels`, `parse_probabilities`,
+  `read_labels`, `read_sample`, `read_slides`, `read_table`, `require_equal_ids`, `require_ids`, `require_unique`,
+  `sort_order`, `write_table`
 """

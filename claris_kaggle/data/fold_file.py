@@ -133,7 +133,7 @@ class _FoldCounts:
 
 def count_folds(folds: Folds) -> list[_FoldCounts]:
     """Return the counts of each fold."""
-    groups = np.array(folds.groups)
+    groups = tables.number_texts(folds.groups)
     rows = []
     for fold in range(folds.k):
         in_fold = folds.fold == fold

@@ -50,7 +50,7 @@ def make_folds(
     labels = np.asarray(labels, dtype=np.int8)[order]
     keys = [[column[row] for row in order] for column in (slides, contents) if column is not None]
     groups = _join_groups(ids if slides is None else keys[0], keys)
-    members = np.unique(groups, return_inverse=True)[1]
+    members = tables.number_texts(groups)
     _require_splittable(labels, members, k, grouped=slides is not None)
     fold = _split_by_slide(labels, groups, k, seed) if slides is not None else _split_by_patch(labels, groups, k, seed)
     folds = Folds(ids, labels, groups, fold, by_slide=slides is not None)
@@ -87,7 +87,7 @@ def _join_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[st
     if not keys:
         return list(names)
     # A bipartite graph of rows and values, with an edge from each row to its values.
-    values = [np.unique(key, return_inverse=True)[1] for key in keys]
+    values = [tables.number_texts(key) for key in keys]
     starts = len(names) + np.cumsum([0] + [int(part.max()) + 1 for part in values])
     rows = np.tile(np.arange(len(names)), len(keys))
     columns = np.concatenate([part + start for part, start in zip(values, starts, strict=False)])

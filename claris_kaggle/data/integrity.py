@@ -172,12 +172,11 @@ def _check_slides(path: Path, ids: Sequence[str], labels: Sequence[int] | NDArra
     Raises:
         TableError: the slide table has an error, or a training id has no slide.
     """
-    slides = np.array(tables.read_slides(path, ids))
-    names, sizes = np.unique(slides, return_counts=True)
-    tumour = len(set(slides[np.asarray(labels) == 1].tolist()))
+    slides = tables.number_texts(tables.read_slides(path, ids))
+    sizes = np.bincount(slides)
     findings.facts["slides"] = {
-        "slides": len(names),
-        "with_tumour": tumour,
+        "slides": len(sizes),
+        "with_tumour": len(np.unique(slides[np.asarray(labels) == 1])),
         "smallest": int(sizes.min()),
         "median": float(np.median(sizes)),
         "largest": int(sizes.max()),

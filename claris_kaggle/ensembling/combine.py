@@ -44,12 +44,12 @@ class _MethodScore:
     Attributes:
         auc: AUC of the OOF probabilities, with weights fitted without the patch's fold.
         gain: paired comparison of `auc` with that of the plain mean.
-        doubt: the one-sided p-value of the gain.
+        p_one_sided: the one-sided p-value of the gain.
     """
 
     auc: float
     gain: Comparison
-    doubt: float
+    p_one_sided: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class EnsembleEvidence:
         method: the method that was used.
         weights: the weight of each run, by name.
         intercept: added to the weighted sum.
-        asked: the method that was asked for.
+        requested_method: the method that was asked for.
         methods: the nested score of each method that was tried.
         best: name of the run with the highest OOF AUC; empty for a single run.
         against_best: paired comparison of each other run with the best one, by name.
@@ -104,7 +104,7 @@ class EnsembleEvidence:
     method: str
     weights: dict[str, float]
     intercept: float
-    asked: str
+    requested_method: str
     methods: dict[str, _MethodScore]
     best: str
     against_best: dict[str, Comparison]
@@ -202,7 +202,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
         method=chosen,
         weights=dict(sorted(zip([run.name for run in used], map(float, blend.weights), strict=True))),
         intercept=blend.intercept,
-        asked=method,
+        requested_method=method,
         methods={name: trial.score for name, trial in trials.items()},
         best=best,
         against_best=against_best,
@@ -269,13 +269,13 @@ def _try_methods(
         values = blending._nested_predictions(name, oof.labels, columns, groups).astype(dtype)
         measured = first.measured if len(runs) == 1 else measure(oof.labels, values, first.slides)
         gain = measured.compare(trials["mean"].measured if trials else measured)
-        trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.doubt))
+        trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.p_one_sided))
     return trials
 
 
 def _choose_method(trials: Mapping[str, _Trial]) -> str:
     """Return the method with the highest nested AUC among those significantly better than the mean, else `mean`."""
-    better = [name for name, trial in trials.items() if trial.score.doubt < _SIGNIFICANCE_LEVEL]
+    better = [name for name, trial in trials.items() if trial.score.p_one_sided < _SIGNIFICANCE_LEVEL]
     return max(better, key=lambda name: trials[name].score.auc, default="mean")
 
 

@@ -36,7 +36,7 @@ class _PatchDifference:
     id: str
     a: float
     b: float
-    ranks_apart: float
+    rank_difference: float
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class SubmissionPair:
     Attributes:
         a, b: names of the files.
         rank_correlation: Spearman's correlation of the values.
-        most_apart: the patches with the largest rank differences.
-        odd: True if something looks wrong.
+        largest_differences: the patches with the largest rank differences.
+        suspicious: True if something looks wrong.
         remark: what looks wrong, or that both files get the same score; else empty.
     """
 
     a: str
     b: str
     rank_correlation: float
-    most_apart: list[_PatchDifference]
-    odd: bool
+    largest_differences: list[_PatchDifference]
+    suspicious: bool
     remark: str
 
 
@@ -170,7 +170,7 @@ def _compare_blend(files: Sequence[_Submission], run_dirs: Sequence[RunDir]) -> 
 def _find_outliers(files: Sequence[_Submission], pairs: Sequence[SubmissionPair]) -> list[str]:
     """Return remarks on single files: a constant file, or one that disagrees with all others while those agree."""
     remarks = [f"{file.name}: every value is {file.values[0]:g}" for file in files if file.is_constant()]
-    odd = [pair for pair in pairs if pair.odd]
+    odd = [pair for pair in pairs if pair.suspicious]
     for file in files if len(files) > 2 else []:
         pairs_of_file = [pair for pair in pairs if file.name in (pair.a, pair.b)]
         if pairs_of_file == odd:

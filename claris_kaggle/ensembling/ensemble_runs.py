@@ -13,7 +13,7 @@ from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, name_few
 from claris_kaggle.core.files import read_json, sha256_file, write_json
 from claris_kaggle.core.notebook import html_table
-from claris_kaggle.core.paths import DataDir, RunDir, require_replaceable
+from claris_kaggle.core.paths import DataDir, RunDir, recognise_fold, require_replaceable
 from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, write_folds
 from claris_kaggle.ensembling import combine
@@ -103,7 +103,7 @@ def ensemble_runs(
     """Combine runs and write a checked submission.
 
     Args:
-        run_dirs: one or more runs with the same folds, each predicted.
+        run_dirs: one or more runs with the same folds, each predicted; or the folders of one fold of each run.
         data: the competition's folder. Its sample submission gives the ids and their order.
         out: the CSV to write.
         method: `mean`, `logit`, `rank`, `logloss`, `auc`, `greedy`, `stack` or `auto`, as in `combine`.
@@ -121,6 +121,7 @@ def ensemble_runs(
     """
     _require_method(method)
     _require_replaceable_outputs(run_dirs, out, keep)
+    run_dirs = [recognise_fold(run_dir) for run_dir in run_dirs]
     sample_ids = tables.read_sample(data.sample)
     runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids, columns=columns), data.slides)
     tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].predicted_test, data.sample.name, _PREDICT_HINT)

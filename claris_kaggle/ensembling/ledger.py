@@ -55,12 +55,12 @@ class Agreement:
         correlation: Spearman's correlation of OOF AUC with the `public` and the `private` score, for each that has at
             least `MIN_SCORED` lines.
         scored: number of lines that have both values, for each score.
-        apart: one sentence per line with a public score outside its OOF interval.
+        outside_interval: one sentence per line with a public score outside its OOF interval.
     """
 
     correlation: dict[str, float]
     scored: dict[str, int]
-    apart: list[str]
+    outside_interval: list[str]
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:

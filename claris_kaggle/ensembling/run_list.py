@@ -14,7 +14,7 @@ from claris_kaggle.core.files import explain_disk_errors, read_json
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.ensembling.ledger import LedgerEntry, _parse_score
-from claris_kaggle.ensembling.runs import load_run
+from claris_kaggle.ensembling.runs import add_slides, load_run
 from claris_kaggle.evaluation.run_metrics import run_metrics
 
 
@@ -25,10 +25,11 @@ class RunSummary:
     Attributes:
         name: name of the run's folder.
         state: `predicted`, `not predicted`, `unfinished`, `predictions only` (of another tool) or `damaged`.
-        problem: why the run is damaged; else empty.
+        problem: why the run is damaged, or why the slide map cannot be used for it; else empty.
         model, preset: network and recipe.
         folds_finished, folds_total: number of folds.
         oof_auc, oof_interval: the pooled OOF AUC and its 95 % interval.
+        oof_interval_by: `slide` if the interval resamples slides, `patch` if it assumes independent patches.
         public, private: the highest scores of submissions of this run alone, from the ledger.
         hours: training time of all folds.
     """
@@ -42,6 +43,7 @@ class RunSummary:
     folds_total: int | None = None
     oof_auc: float | None = None
     oof_interval: tuple[float, float] | None = None
+    oof_interval_by: str | None = None
     public: float | None = None
     private: float | None = None
     hours: float | None = None
@@ -51,14 +53,16 @@ class RunSummary:
         return asdict(self)
 
 
-def list_runs(folder: Path, ledger: Sequence[LedgerEntry] = ()) -> list[RunSummary]:
+def list_runs(folder: Path, ledger: Sequence[LedgerEntry] = (), slide_map: Path | None = None) -> list[RunSummary]:
     """Return the runs in `folder`, sorted by OOF AUC, highest first. Runs without an AUC are last, by name.
 
-    A damaged run is listed as such and raises no error.
+    A damaged run is listed as such and raises no error. Intervals are by slide for runs whose slides are known from
+    their fold file or from `slide_map`, and by patch for the others.
 
     Args:
         folder: the folder that contains the folders of the runs.
         ledger: entries of the ledger, for public and private scores.
+        slide_map: the slide map of the data, for runs whose fold file has no slides; None for no map.
     Raises:
         UsageError: `folder` does not exist or is not a folder.
     """
@@ -66,15 +70,16 @@ def list_runs(folder: Path, ledger: Sequence[LedgerEntry] = ()) -> list[RunSumma
         raise UsageError(f"{folder}: no such folder", "expected the folder that contains the runs")
     with explain_disk_errors(folder):
         folders = {path.parent for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")}
-    found = [_with_scores(_list_run(RunDir(run_folder)), ledger) for run_folder in folders]
+    found = [_with_scores(_list_run(RunDir(run_folder), slide_map), ledger) for run_folder in folders]
     return sorted(found, key=lambda run: (run.oof_auc is None, -(run.oof_auc or 0), run.name))
 
 
-def _list_run(run_dir: RunDir) -> RunSummary:
+def _list_run(run_dir: RunDir, slide_map: Path | None) -> RunSummary:
     """Return the line of one run, without scores. A damaged run gets a line with the problem."""
     name = run_dir.root.name
     try:
-        return _list_own_run(run_dir) if run_dir.config.exists() else _list_foreign_run(run_dir)
+        line = _list_own_run(run_dir) if run_dir.config.exists() else _list_foreign_run(run_dir)
+        return _with_slides(line, run_dir, slide_map) if line.oof_interval_by == "patch" else line
     except (ClarisError, OSError) as error:
         return RunSummary(name=name, problem=" ".join(str(error).split()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -113,12 +118,27 @@ def _list_foreign_run(run_dir: RunDir) -> RunSummary:
     )
 
 
+def _with_slides(line: RunSummary, run_dir: RunDir, slide_map: Path | None) -> RunSummary:
+    """Return the line with the interval by slide if the slide map exists and fits, as `ensemble` computes it."""
+    if slide_map is None or not slide_map.exists():
+        return line
+    try:
+        (run,) = add_slides([load_run(run_dir)], slide_map)
+        estimate = run.measured.estimate
+    except ClarisError as error:
+        return replace(line, problem=" ".join(str(error).split()))
+    return replace(line, oof_interval=estimate.interval, oof_interval_by=estimate.interval_by)
+
+
 def _read_auc(overall: Mapping[str, Any]) -> dict[str, Any]:
     """Return OOF AUC and interval of the overall metrics; empty if there are none."""
     if not overall:
         return {}
     low, high = map(float, overall["auc_interval"])
-    return {"oof_auc": float(overall["auc"]), "oof_interval": (low, high)}
+    # Earlier versions wrote auc_way, with slides or DeLong.
+    by_slide = overall.get("auc_interval_by") == "slide" or overall.get("auc_way") == "slides"
+    by = "slide" if by_slide else "patch"
+    return {"oof_auc": float(overall["auc"]), "oof_interval": (low, high), "oof_interval_by": by}
 
 
 def _read_fold_count(run_dir: RunDir) -> int | None:

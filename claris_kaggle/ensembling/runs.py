@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.console import format_command, log_info
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.core.files import sha256_bytes, sha256_file
-from claris_kaggle.core.paths import RunDir
+from claris_kaggle.core.paths import FoldRunDir, RunDir, recognise_fold, shorten_path
 from claris_kaggle.data.fold_file import Folds, read_folds
 from claris_kaggle.data.tables import read_slides
 from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
@@ -84,7 +84,8 @@ def load_run(
     """Return the predictions of the run in `run_dir`. Checks them against its fold file, if it has one.
 
     Args:
-        run_dir: the run, or a folder with `oof.csv` and `test.csv` (or `submission.csv`) of another tool.
+        run_dir: the run, the folder of one of its folds, or a folder with `oof.csv` and `test.csv` (or
+            `submission.csv`) of another tool.
         columns: as in `read_oof`.
         known_folds: folds by the SHA-256 of their files; those of this run are added. Runs of the same split have the
             same fold file, which is then read once.
@@ -92,11 +93,14 @@ def load_run(
         RunError: the run is not predicted yet.
         TableError: a file is invalid, belongs to a different fold file, or has fewer than two patches of a class.
     """
+    run_dir = recognise_fold(run_dir)
     missing = [path.name for path in (run_dir.oof, run_dir.predicted_test) if not path.exists()]
+    if missing and isinstance(run_dir, FoldRunDir):
+        found, hint = run_dir.describe_missing(" and ".join(missing)), "Run claris train, then claris predict"
+        raise RunError(found, "expected the predictions of this fold", hint)
     if missing:
-        found = run_dir.describe_missing(" and ".join(missing))
         expected = "expected the predictions of all its folds"
-        raise RunError(found, expected, _advise_all_folds(run_dir))
+        raise run_dir.missing_error(" and ".join(missing), expected, _advise_all_folds(run_dir))
     oof, test = read_oof(run_dir.oof, columns), read_test(run_dir.predicted_test, columns)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
@@ -107,11 +111,24 @@ def load_run(
     known_folds = {} if known_folds is None else known_folds
     digest = _digest_fold_file(run_dir.folds)
     folds = known_folds.get(digest) or read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
+    if isinstance(run_dir, FoldRunDir):
+        return Run(run_dir.root.name, oof, test, _check_single_fold(oof, folds, run_dir))
     if oof.ids == folds.ids and (oof.fold.min() == oof.fold.max() or _is_same_partition(oof.fold, folds.fold)):
         oof = replace(oof, fold=folds.fold, has_folds=True)
     check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
     known_folds[digest] = replace(folds, ids=oof.ids)  # a second list of ids would take 20 MB
     return Run(run_dir.root.name, oof, test, folds.slides, known_folds[digest])
+
+
+def _check_single_fold(oof: Oof, folds: Folds, run_dir: FoldRunDir) -> list[str] | None:
+    """Check the predictions of one fold against the fold file of its run, and return the slide of each patch, if known.
+
+    Raises:
+        TableError: the predictions are not those of the validation patches of this fold.
+    """
+    rows = folds.valid_rows(run_dir.number)
+    check_oof(oof, [folds.ids[row] for row in rows], folds.labels[rows], folds.fold[rows], run_dir.oof)
+    return [folds.slides[row] for row in rows] if folds.slides else None
 
 
 def _digest_fold_file(path: Path) -> str:
@@ -121,10 +138,15 @@ def _digest_fold_file(path: Path) -> str:
 
 
 def _advise_all_folds(run_dir: RunDir) -> str:
-    """Return what to do about a run without predictions of all folds: also how to submit the first one that is done."""
+    """Return what to do about a run without predictions of all folds: also how to use the first one that is done."""
     hint = "Run claris train until all folds are finished, then claris predict"
-    alone = suggest_single_fold(run_dir)
-    return f"{hint}. {alone[0].upper()}{alone[1:]}" if alone else hint
+    done = run_dir.finished_folds()
+    if not done:
+        return hint
+    first = run_dir.fold(min(done))
+    predicted = first.oof.exists() and first.test.exists()
+    before = "" if predicted else f"{format_command('predict', '--data', 'DIR', '--run', run_dir.root)}, then "
+    return f"{hint}. For fold {min(done)} alone: {before}give {shorten_path(first.root)} in place of the run"
 
 
 def suggest_single_fold(run_dir: RunDir, data: Path | str = "DIR", out: str = "FILE") -> str:
@@ -252,16 +274,16 @@ def _share_slides(runs: Sequence[Run]) -> list[Run]:
     return shared
 
 
-def add_slides(runs: Sequence[Run], slide_map: Path) -> list[Run]:
-    """Give each run the slides in the file if no run knows them and the file exists.
+def add_slides(runs: Sequence[Run], slide_map: Path | None) -> list[Run]:
+    """Give each run without slides those of another run over the same patches, else those in the file, if it exists.
 
     The file is read once for all runs over the same patches.
 
     Raises:
         TableError: the file is not a slide map of these patches.
     """
-    found = list(runs)
-    if any(run.slides for run in runs) or not slide_map.exists():
+    found = _share_slides(runs)
+    if slide_map is None or not slide_map.exists():
         return found
     for number in range(len(found)):
         if not found[number].slides:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import Labels
+from claris_kaggle.data.tables import number_texts
 from claris_kaggle.evaluation.metrics import _require_both_classes, midranks
 
 _RESAMPLES = 1000
@@ -33,13 +33,13 @@ class _Estimate:
     Attributes:
         value, error: the AUC and its standard error.
         interval: the ends of the interval at `_CONFIDENCE_LEVEL`.
-        way: method of the standard error: `DeLong` or `slides`.
+        interval_by: `slide` if the slides vary independently, `patch` (DeLong) if the patches do.
     """
 
     value: float
     error: float
     interval: tuple[float, float]
-    way: str
+    interval_by: str
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class Comparison:
         difference, error: the difference and its standard error.
         interval: the ends of the interval at `_CONFIDENCE_LEVEL`.
         p: two-sided p-value.
-        way: method of the standard error: `DeLong` or `slides`.
+        interval_by: `slide` if the slides vary independently, `patch` (DeLong) if the patches do.
     """
 
     difference: float
     error: float
     interval: tuple[float, float]
     p: float
-    way: str
+    interval_by: str
 
     @property
-    def doubt(self) -> float:
+    def p_one_sided(self) -> float:
         """The one-sided p-value of a positive difference."""
         return self.p / 2 if self.difference > 0 else 1 - self.p / 2
 
@@ -82,18 +82,18 @@ class MeasuredAuc:
     pairs: int
 
     @property
-    def way(self) -> str:
-        """The method of the standard errors: `DeLong` or `slides`."""
-        return "DeLong" if self.components is None else "slides"
+    def interval_by(self) -> str:
+        """What varies independently: `slide`, or `patch` without known slides (DeLong)."""
+        return "patch" if self.components is None else "slide"
 
     @cached_property
     def estimate(self) -> _Estimate:
         """The AUC with its interval, which is computed on the logit scale, where it is more symmetric."""
         error = float(np.linalg.norm(self.deviations))
         if not 0 < self.value < 1:
-            return _Estimate(self.value, error, _exact_interval(self.value, self.pairs), self.way)
+            return _Estimate(self.value, error, _exact_interval(self.value, self.pairs), self.interval_by)
         t_quantile = _t_quantile(_degrees_of_freedom(self.components))
-        return _Estimate(self.value, error, _logit_interval(self.value, error, t_quantile), self.way)
+        return _Estimate(self.value, error, _logit_interval(self.value, error, t_quantile), self.interval_by)
 
     def without_resamples(self) -> MeasuredAuc:
         """Return a copy with the deviations of slides instead of resamples, as from `measure` without `resample`."""
@@ -105,12 +105,12 @@ class MeasuredAuc:
         error = float(np.linalg.norm(self.deviations - other.deviations))
         if error < 1e-12:  # both columns rank all patches alike, up to rounding
             difference = difference if abs(difference) > 1e-12 else 0.0
-            return Comparison(difference, 0.0, (difference, difference), 0.0 if difference else 1.0, self.way)
+            return Comparison(difference, 0.0, (difference, difference), 0.0 if difference else 1.0, self.interval_by)
         components = None if self.components is None or other.components is None else self.components - other.components
         degrees = _degrees_of_freedom(components)
         half_width = _t_quantile(degrees) * error
         p = 2 * _t_tail(abs(difference) / error, degrees)
-        return Comparison(difference, error, (difference - half_width, difference + half_width), p, self.way)
+        return Comparison(difference, error, (difference - half_width, difference + half_width), p, self.interval_by)
 
 
 def measure(
@@ -134,7 +134,7 @@ def measure(
     if slides is None:
         value, components = _patch_components(labels, values)
         return MeasuredAuc(value, components, None, int(min(malignant.sum(), (~malignant).sum())))
-    slide_index = _number_slides(slides)
+    slide_index = number_texts(slides)
     value, components = _slide_components(labels, values, slide_index)
     counts = len(np.unique(slide_index[malignant])), len(np.unique(slide_index[~malignant])), len(components) // 2
     deviations = components
@@ -198,12 +198,6 @@ def _patch_components(labels: Labels, values: NDArray[np.floating]) -> tuple[flo
             raise DataError(f"a single {name} patch", "an interval needs at least two patches of each class")
         components[rows] *= np.sqrt(rows.sum() / (rows.sum() - 1))
     return auc, components
-
-
-def _number_slides(slides: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number of the slide of each patch, int64 [N], from 0 in the order of the slides' names."""
-    # np.unique sorts all texts, which takes ten times as long.
-    return pd.factorize(np.asarray(slides, dtype=object), sort=True)[0]
 
 
 def _slide_components(

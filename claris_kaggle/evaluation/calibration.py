@@ -18,20 +18,20 @@ class CalibrationCurve:
     """Predicted probability and observed share in bins of patches.
 
     Attributes:
-        said: mean predicted probability of each bin.
-        found: share of malignant patches in each bin.
+        predicted: mean predicted probability of each bin.
+        observed: share of malignant patches in each bin.
         patches: number of patches in each bin.
     """
 
-    said: list[float]
-    found: list[float]
+    predicted: list[float]
+    observed: list[float]
     patches: list[float]
 
     @property
     def error(self) -> float:
         """The expected calibration error: the mean distance of predicted and observed, weighted by bin size."""
         sizes = np.array(self.patches)
-        return float(np.abs(np.array(self.said) - np.array(self.found)) @ sizes / sizes.sum())
+        return float(np.abs(np.array(self.predicted) - np.array(self.observed)) @ sizes / sizes.sum())
 
 
 def calibration_curve(
@@ -48,8 +48,8 @@ def calibration_curve(
     order = np.argsort(values, kind="stable")
     parts = [part for part in np.split(order, _bin_edges(values[order], bins)) if len(part)]
     return CalibrationCurve(
-        said=[float(values[part].mean()) for part in parts],
-        found=[float(truth[part].mean()) for part in parts],
+        predicted=[float(values[part].mean()) for part in parts],
+        observed=[float(truth[part].mean()) for part in parts],
         patches=[float(len(part)) for part in parts],
     )
 

@@ -7,6 +7,7 @@ dropped.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,7 +173,9 @@ def _open_predictions(path: Path, columns: Mapping[str, str]) -> tuple[ForeignTa
     table = _rename_columns(open_table(path, _PREDICTIONS_HINT), columns)
     column = table.find_ids()
     if column is None:
-        raise TableError(f"{path}: {list_columns(table)}", "expected a column id", "Rename the column of patch ids")
+        raise TableError(
+            f"{path}: {list_columns(table)}", "expected a column id", _suggest_column(table, "id", "Rename it to id")
+        )
     if not table.ended:
         raise TableError(f"{path}: cut off: the last line has no line break", "", _PREDICTIONS_HINT)
     return table, clean_ids(table.texts(column))
@@ -198,11 +201,15 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
     table, ids = _open_predictions(path, columns)
     missing = [name for name, column in columns.items() if column not in table.columns]
     if missing:
-        raise TableError(f"{path}: {list_columns(table)}", f"--columns names {name_few(missing)}", "Correct --columns")
+        expected = f"--columns names {name_few(missing)}"
+        raise TableError(
+            f"{path}: {list_columns(table)}", expected, _suggest_column(table, columns[missing[0]], "Correct --columns")
+        )
     label, fold = table.find_column(LABEL_NAMES), table.find_column(FOLD_NAMES)
     if label is None:
         expected = "expected a column label (or target) of 0 and 1"
-        raise TableError(f"{path}: {list_columns(table)}", expected, "Add the labels of train_labels.csv")
+        hint = _suggest_column(table, "label", "Add the labels of train_labels.csv")
+        raise TableError(f"{path}: {list_columns(table)}", expected, hint)
     values = _choose_probabilities(table, _PROBABILITY_NAMES, columns)
     folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.texts(fold)] if fold else ["0"] * len(ids)
     return [ids, table.numbers(label), folds, values], fold is not None
@@ -237,9 +244,36 @@ def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Ma
         log_table_form(table.path, f"read {candidates[0]} as the probability of malignant")
         return table.numbers(candidates[0])
     if candidates:
-        raise TableError(f"{found}: {name_few(candidates)} may be the probability", "expected one of them", "Keep one")
-    hint = LOGIT_HINT if table.find_column(("logit", "logits")) else "Name the column with the predictions probability"
+        hint = f"Keep one, or name it: --columns {shlex.quote(candidates[0] + '=probability')}"
+        raise TableError(f"{found}: {name_few(candidates)} may be the probability", "expected one of them", hint)
+    rename = "Rename the column of predictions to probability"
+    hint = LOGIT_HINT if table.find_column(("logit", "logits")) else _suggest_column(table, "probability", rename)
     raise TableError(found, f"expected {', '.join(_PROBABILITY_NAMES[:4])} or the like", hint)
+
+
+def _suggest_column(table: ForeignTable, column: str, alternative: str) -> str:
+    """Return --columns with a column of the file that may be `column`, or else the alternative.
+
+    Args:
+        table: the table, with the columns of `parse_columns` renamed.
+        column: one of `_OOF_COLUMNS`.
+        alternative: what else to do.
+    """
+    known = [table.find_ids(), *(table.find_column(names) for names in (LABEL_NAMES, FOLD_NAMES, _PROBABILITY_NAMES))]
+    unknown = [name for name in table.columns if name not in known]
+    numeric = [name for name in unknown if column != "id" and _is_in_unit_interval(table.columns[name])]
+    if not unknown:
+        return alternative
+    flag = shlex.quote(f"{[*numeric, *unknown][0]}={column}")
+    return f"Name the column, for example --columns {flag}. Or: {alternative[0].lower()}{alternative[1:]}"
+
+
+def _is_in_unit_interval(texts: Sequence[str]) -> bool:
+    """Return True if all texts are numbers in 0..1."""
+    try:
+        return all(0 <= float(text.replace(",", ".")) <= 1 for text in texts)
+    except ValueError:
+        return False
 
 
 def _require_softmax(table: ForeignTable, benign: str, malignant: str) -> None:

@@ -15,8 +15,9 @@ from claris_kaggle.core.errors import DataError, DiskError, name_few
 from claris_kaggle.core.files import read_json, write_json
 from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.data.fold_file import Folds
+from claris_kaggle.data.tables import number_texts
 from claris_kaggle.evaluation import metrics
-from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, _number_slides, measure
+from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
 from claris_kaggle.evaluation.calibration import CalibrationCurve, calibration_curve, fit_temperature
 from claris_kaggle.evaluation.metrics import Metrics, _PartMetrics
 from claris_kaggle.evaluation.predictions import Oof, _collect_oof, _collect_test, write_run_oof, write_test
@@ -32,7 +33,8 @@ class OverallMetrics(Metrics):
     Attributes:
         patches, auc, accuracy, log_loss, brier: as in `Metrics`.
         auc_interval: the 95 % interval of the AUC.
-        auc_way: method of the interval: `slides` resamples slides, `DeLong` assumes independent patches.
+        auc_interval_by: what varies in the interval: `slide` resamples slides, `patch` assumes independent patches
+            (DeLong).
         best_threshold: the threshold with the highest accuracy on these patches.
         accuracy_nested: accuracy with the best threshold of the other folds for each fold; None with a single fold.
         calibration_error: expected calibration error.
@@ -42,7 +44,7 @@ class OverallMetrics(Metrics):
     """
 
     auc_interval: tuple[float, float]
-    auc_way: str
+    auc_interval_by: str
     best_threshold: float
     accuracy_nested: float | None
     calibration_error: float
@@ -133,7 +135,7 @@ def run_metrics(oof: Oof, slides: Sequence[str] | None = None, measured: Measure
     overall = OverallMetrics(
         **vars(metrics.summary(labels, values)),
         auc_interval=estimate.interval,
-        auc_way=estimate.way,
+        auc_interval_by=estimate.interval_by,
         best_threshold=metrics._best_threshold(labels, values)[0],
         accuracy_nested=metrics._nested_accuracy(labels, values, oof.fold),
         calibration_error=curve.error,
@@ -149,9 +151,10 @@ def explain_pooling(pooled: float, fold_mean: float | None) -> str:
     if fold_mean is None or fold_mean - pooled < _EXPLAINED_POOLING_LOSS:
         return ""
     return (
-        f"the pooled AUC, {pooled:.4f}, is below the mean of the folds, {fold_mean:.4f}: each fold has its own "
-        "network, and pooling compares patches of different folds, whose scales can differ. Test predictions that "
-        "are means over all folds are not affected"
+        f"the pooled AUC, {pooled:.4f}, is below the mean AUC of the folds, {fold_mean:.4f}: each fold has its own "
+        "network, and one network may give higher probabilities than another to similar patches. The pooled AUC "
+        "compares patches of different folds, so it is lower. Test predictions are not affected, because each is the "
+        "mean of all networks"
     )
 
 
@@ -165,7 +168,7 @@ def slide_metrics(oof: Oof, slides: Sequence[str] | None) -> list[SlideMetrics]:
     if slides is None:
         return []
     rows = []
-    slide_index = _number_slides(slides)
+    slide_index = number_texts(slides)
     order = np.argsort(slide_index, kind="stable")
     for slide_rows in np.split(order, np.cumsum(np.bincount(slide_index))[:-1]):
         first, labels = slide_rows[0], oof.labels[slide_rows]

@@ -37,7 +37,7 @@ class FoldModels:
         name: name of the folder of the run or the export.
         config: config of the run, with a precision that this device supports.
         models: the network of each fold number, ready for inference.
-        figures: out-of-fold metrics of the run, as `overall` in `metrics.json`; empty if there are none yet.
+        metrics: out-of-fold metrics of the run, as `overall` in `metrics.json`; empty if there are none yet.
         fold_aucs: out-of-fold AUC of each fold that has one.
         statistics: colour and texture of the training patches; None if the run has none yet.
         generated: True if the training patches are synthetic.
@@ -46,7 +46,7 @@ class FoldModels:
     name: str
     config: TrainConfig
     models: dict[int, nn.Module]
-    figures: Mapping[str, object]
+    metrics: Mapping[str, object]
     fold_aucs: Mapping[int, float] = field(default_factory=dict)
     statistics: PatchStatistics | None = None
     generated: bool = False
@@ -56,9 +56,9 @@ class FoldModels:
         best = max(self.models, key=lambda fold: (self.fold_aucs.get(fold, -1.0), -fold))
         return dataclasses.replace(self, models={best: self.models[best]})
 
-    def figure(self, name: str) -> float | None:
+    def metric(self, name: str) -> float | None:
         """Return the metric of that name, such as `auc`, `best_threshold` or `temperature`; None if it is unknown."""
-        value = self.figures.get(name)
+        value = self.metrics.get(name)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
@@ -128,11 +128,11 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     export, run_dir = ExportDir(folder), RunDir(folder)
-    if export.sums.exists():
-        config, metrics, weight_files = _read_export(export)
+    if export.checksums.exists():
+        config, (overall, aucs), weight_files = _read_export(export)
         hint = "Copy the export again"
     elif run_dir.config.exists():
-        config, metrics, weight_files = _read_trained_run(run_dir)
+        config, (overall, aucs), weight_files = _read_trained_run(run_dir)
         hint = "Remove the model.json in its folder, then run claris train again"
     else:
         expected = "expected the folder of a run, or of claris export"
@@ -143,11 +143,10 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
         load_verified(path, digest, model, hint)
         models[fold] = fuse_every_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
-    figures, aucs = metrics
     statistics = _read_statistics(export.statistics)
     # Run and export use the same name for their config.
     generated = is_generated(read_json(export.config))
-    return FoldModels(folder.absolute().name, config, models, figures, aucs, statistics, generated)
+    return FoldModels(folder.absolute().name, config, models, overall, aucs, statistics, generated)
 
 
 def _read_statistics(path: Path) -> PatchStatistics | None:
@@ -188,14 +187,18 @@ def _read_export(export: ExportDir) -> tuple[TrainConfig, _OofMetrics, _Verified
         DataError: the list of checksums is damaged.
     """
     checksums = _read_checksums(export)
-    names = {export.facts.name, export.config.name, *(name for name in checksums if not name.endswith(".safetensors"))}
+    names = {
+        export.metadata.name,
+        export.config.name,
+        *(name for name in checksums if not name.endswith(".safetensors")),
+    }
     for path in sorted(export.root / name for name in names):
         if not path.is_file() or sha256_file(path) != checksums.get(path.name):
             raise RunError(f"{path}: missing or changed since the export", "", "Copy the export again")
-    metadata = read_json(export.facts)
+    metadata = read_json(export.metadata)
     if metadata.get("format") != EXPORT_FORMAT:
         raise RunError(
-            f"{export.facts}: of format {metadata.get('format')}", f"expected {EXPORT_FORMAT}", "Export it again"
+            f"{export.metadata}: of format {metadata.get('format')}", f"expected {EXPORT_FORMAT}", "Export it again"
         )
     paths = {int(fold): export.weights(int(fold)) for fold in metadata["folds"]}
     config = TrainConfig.from_json(read_json(export.config), export.config)
@@ -203,13 +206,13 @@ def _read_export(export: ExportDir) -> tuple[TrainConfig, _OofMetrics, _Verified
     return config, metrics, {fold: (path, checksums.get(path.name)) for fold, path in paths.items()}
 
 
-def sums_text(sums: dict[str, str]) -> str:
+def sums_text(checksums: dict[str, str]) -> str:
     """Return the content of a checksum file for `sha256sum -c`.
 
     Args:
-        sums: SHA-256 in hexadecimal, by file name.
+        checksums: SHA-256 in hexadecimal, by file name.
     """
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(checksums.items()))
 
 
 def _read_checksums(export: ExportDir) -> dict[str, str]:
@@ -218,10 +221,10 @@ def _read_checksums(export: ExportDir) -> dict[str, str]:
     Raises:
         DataError: the list of checksums is damaged.
     """
-    with explain_disk_errors(export.sums):
-        content = export.sums.read_bytes()
+    with explain_disk_errors(export.checksums):
+        content = export.checksums.read_bytes()
     lines = [_CHECKSUM_LINE.fullmatch(line) for line in content.decode("ascii", "replace").splitlines()]
     checksums = {line[2]: line[1] for line in lines if line}
     if sums_text(checksums).encode() != content:
-        raise DataError(f"{export.sums}: damaged or cut off", "", "Copy the export again")
+        raise DataError(f"{export.checksums}: damaged or cut off", "", "Copy the export again")
     return checksums

@@ -117,14 +117,14 @@ def _session_config(flags: tuple[str, ...], weights: str) -> TrainConfig:
         return apply_preset(given)
 
 
-# Keys in launch.json that differ from the names of the fields of a session.
-_STORED_KEYS = {
-    "push_token": "mark",
-    "push_attempted": "tried",
-    "started": "began",
-    "fetch_attempts": "looks",
-    "pulled_output": "came",
-    "left_empty_kernel": "empty",
+# Keys of a session in a launch.json of an earlier version, with the fields of today.
+_FORMER_KEYS = {
+    "mark": "push_token",
+    "tried": "push_attempted",
+    "began": "started",
+    "looks": "fetch_attempts",
+    "came": "pulled_output",
+    "empty": "left_empty_kernel",
 }
 
 
@@ -172,13 +172,13 @@ class _PartSession:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Return a stored session. Without the key `tried`, as in older files, a push may have been sent."""
-        field_of = {key: name for name, key in _STORED_KEYS.items()}
-        return cls(**{field_of.get(key, key): value for key, value in {"tried": True, **stored}.items()})
+        """Return a stored session. Without `push_attempted`, as in older files, a push may have been sent."""
+        fields = {_FORMER_KEYS.get(key, key): value for key, value in stored.items()}
+        return cls(**{"push_attempted": True, **fields})
 
     def to_json(self) -> dict[str, object]:
         """Return plain values by the keys of launch.json."""
-        return {_STORED_KEYS.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        return dataclasses.asdict(self)
 
     def kernel(self) -> Kernel:
         """Return the pushed version."""
@@ -241,7 +241,8 @@ class _Launch:
         if self.path.exists():
             stored = read_json(self.path)
             requested = _plan_to_json(plan)
-            sessions = [[_PartSession.from_json(session) for session in part] for part in stored["rounds"]]
+            key = "sessions" if "sessions" in stored else "rounds"  # the key of earlier versions
+            sessions = [[_PartSession.from_json(session) for session in part] for part in stored[key]]
             self.user = stored["user"]
             # Newer fields of the plan are missing in files of older versions.
             stored["plan"] = _plan_to_json(Plan(name="")) | stored["plan"]
@@ -255,7 +256,7 @@ class _Launch:
     def save(self) -> None:
         """Write the state to disk."""
         sessions = [[session.to_json() for session in part] for part in self.sessions]
-        write_json(self.path, {"plan": _plan_to_json(self.plan), "user": self.user, "rounds": sessions})
+        write_json(self.path, {"plan": _plan_to_json(self.plan), "user": self.user, "sessions": sessions})
 
     def folder(self, part: int) -> Path:
         """Return the folder that a part's output is pulled to."""
@@ -303,8 +304,8 @@ class PlanSummary:
         kernels: the training kernels.
         flags, time_limit: of the plan.
         inputs: all inputs besides the competition.
-        at_a_time: number of sessions that run at the same time.
-        then: the steps after training.
+        parallel_sessions: number of sessions that run at the same time.
+        next_steps: the steps after training.
         network: name and input size of the network.
         gflop: of a forward pass for one image; None if unknown.
         estimated_hours: hours on two T4 GPUs; None if unknown.
@@ -317,8 +318,8 @@ class PlanSummary:
     flags: Sequence[str]
     time_limit: str
     inputs: Sequence[str]
-    at_a_time: int
-    then: Sequence[str] = ("pull", "ensemble here", "submit", "wait for the score", "ledger")
+    parallel_sessions: int
+    next_steps: Sequence[str] = ("pull", "ensemble here", "submit", "wait for the score", "ledger")
     network: str
     gflop: float | None
     estimated_hours: float | None
@@ -342,7 +343,7 @@ def describe_plan(plan: Plan) -> PlanSummary:
         flags=plan.flags,
         time_limit=plan.time_limit,
         inputs=plan.inputs(),
-        at_a_time=min(_MAX_PARALLEL_SESSIONS, len(plan.parts)),
+        parallel_sessions=min(_MAX_PARALLEL_SESSIONS, len(plan.parts)),
         network=f"{config.model} at {config.side} pixels",
         gflop=None if cost is None else cost.gflop,
         estimated_hours=_round_hours(plan.hours()),

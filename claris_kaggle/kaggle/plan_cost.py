@@ -53,8 +53,8 @@ class RunsSummary:
         plan, description: of the plan.
         runs: its runs.
         time_limit: of each session.
-        at_a_time: number of sessions that run at the same time.
-        then: the steps after training.
+        parallel_sessions: number of sessions that run at the same time.
+        next_steps: the steps after training.
         estimated_hours: hours on two T4 GPUs.
         weekly_hours: GPU hours that Kaggle gives in a week.
         weeks: number of weeks that the plan takes.
@@ -66,8 +66,8 @@ class RunsSummary:
     description: str
     runs: Sequence[_RunRow]
     time_limit: str
-    at_a_time: int
-    then: Sequence[str] = ("pull", "ensemble here", "submit", "wait for the score", "ledger", "report")
+    parallel_sessions: int
+    next_steps: Sequence[str] = ("pull", "ensemble here", "submit", "wait for the score", "ledger", "report")
     estimated_hours: float
     weekly_hours: float = _WEEKLY_HOURS
     weeks: int
@@ -109,7 +109,7 @@ def describe_runs(plan: _RunsPlan) -> RunsSummary:
         description=plan.description,
         runs=rows,
         time_limit=next(iter(plan.runs.values())).time_limit,
-        at_a_time=min(_MAX_PARALLEL_SESSIONS, kernels),
+        parallel_sessions=min(_MAX_PARALLEL_SESSIONS, kernels),
         estimated_hours=round(sum(hours), 1),
         weeks=weeks[-1][1],
         upload_bytes=kernels * _script_bytes(),

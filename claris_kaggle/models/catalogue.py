@@ -29,7 +29,8 @@ class _NetworkFacts:
     Attributes:
         name: timm's name.
         accepted: True if the network accepts inputs of this size.
-        megaweights: number of weights with a classifier of two classes, in millions; None if the size is not accepted.
+        million_parameters: number of weights with a classifier of two classes, in millions; None if the size is not
+            accepted.
         gflop: of a forward pass of one image, in 1e9 operations (a multiply-add counts as two); None as above.
         normalisation: mean and standard deviation of the published weights, as in `pretrained_normalisation`.
         weights: repository of the published weights; empty if there are none.
@@ -38,7 +39,7 @@ class _NetworkFacts:
 
     name: str
     accepted: bool
-    megaweights: float | None
+    million_parameters: float | None
     gflop: float | None
     normalisation: str
     weights: str
@@ -94,7 +95,7 @@ def _read_network(row: Mapping[str, str], side: int) -> _NetworkFacts:
     return _NetworkFacts(
         name=row["network"],
         accepted=True,
-        megaweights=float(row["megaweights"]),
+        million_parameters=float(row["million_parameters"]),
         gflop=float(row[str(side)]),
         normalisation=row["normalisation"],
         weights=row["weights"],
@@ -116,7 +117,7 @@ def _count_network(name: str, side: int) -> _NetworkFacts:
     return _NetworkFacts(
         name=name,
         accepted=cost is not None,
-        megaweights=None if cost is None else cost.weights / 1e6,
+        million_parameters=None if cost is None else cost.weights / 1e6,
         gflop=None if cost is None else cost.gflop,
         normalisation=pretrained_normalisation(name),
         weights=weights,

@@ -272,12 +272,12 @@ def _plot_square(
 
 def _draw_calibration(name: str, curve: CalibrationCurve) -> _Drawing:
     """Draw the calibration curve: predicted probability against observed share, in bins of about equal size."""
-    pairs = list(zip(curve.said, curve.found, strict=True))
+    pairs = list(zip(curve.predicted, curve.observed, strict=True))
     said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
 
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_REFERENCE, label="perfect calibration")
-        axes.plot(curve.said, curve.found, color=_INK, marker="o", markersize=4.5, label="observed")
+        axes.plot(curve.predicted, curve.observed, color=_INK, marker="o", markersize=4.5, label="observed")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     words = (

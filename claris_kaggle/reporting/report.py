@@ -17,7 +17,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.console import Progress, format_duration
 from claris_kaggle.core.errors import ClarisError, TableError
 from claris_kaggle.core.files import read_json, write_text
-from claris_kaggle.core.paths import DataDir, RunDir, require_suffix
+from claris_kaggle.core.paths import DataDir, FoldRunDir, RunDir, recognise_fold, require_suffix, shorten_path
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import THRESHOLD
 from claris_kaggle.data.fold_file import SPLIT_BY_PATCH
@@ -223,7 +223,7 @@ def write_report(
     """Write the report of the runs in `run_dirs` to `out`, and return that path.
 
     Args:
-        run_dirs: one or more predicted runs.
+        run_dirs: one or more predicted runs, or folders of one predicted fold.
         out: the HTML file to write.
         data: the competition's folder, to read the patches that are shown. Without `data` and `cache` the page has
             no images.
@@ -235,10 +235,10 @@ def write_report(
         ClarisError: a run is not predicted, or one of its files is invalid.
     """
     require_suffix(out, ".html", ".htm")
+    run_dirs = [recognise_fold(run_dir) for run_dir in run_dirs]
     names = label_runs(run_dirs)
     runs = [replace(load_run(run_dir, columns), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
-    if data is not None:
-        runs = add_slides(runs, data.slides)
+    runs = add_slides(runs, data.slides if data else None)
     sections = []
     with Progress(str(out), len(runs), "runs") as progress:
         for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1):
@@ -296,8 +296,7 @@ def _describe_scored(run: Run) -> str:
 
 def _format_typed_path(path: Path) -> str:
     """Return the path quoted for a shell, relative to the current folder if it is inside."""
-    here = Path.cwd()
-    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+    return shlex.quote(str(shorten_path(path)))
 
 
 def _read_histories(run_dir: RunDir) -> dict[int, pd.DataFrame]:
@@ -329,7 +328,7 @@ def _describe_fold(run: Run, metrics: FoldMetrics, history: pd.DataFrame | None)
     row = _FoldRow(
         **vars(metrics),
         malignant=float(run.oof.labels[inside].mean()),
-        slides=len(np.unique(np.asarray(run.slides)[inside])) if run.slides else None,
+        slides=len(np.unique(tables.number_texts(run.slides)[inside])) if run.slides else None,
     )
     if history is None:
         return row
@@ -377,7 +376,7 @@ def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataF
     """Return the origin of a run: config, split, training time and digests."""
     about = describe_run(run_dir)
     metrics = read_json(run_dir.metrics) if run_dir.metrics.exists() else {}
-    split_path = run_dir.folds.with_suffix(".json")
+    split_path, whole = run_dir.folds.with_suffix(".json"), not isinstance(run_dir, FoldRunDir)
     return _Origin(
         config=about.config or {},
         digests={"oof.csv": about.oof_sha256, "test.csv": about.test_sha256},
@@ -390,7 +389,7 @@ def _describe_origin(run: Run, run_dir: RunDir, histories: Mapping[int, pd.DataF
         slide_count=len(set(run.slides)) if run.slides else None,
         seconds=sum(float(table["seconds"].sum()) for table in histories.values()) if histories else None,
         rate=_mean_rate(list(histories.values())) if histories else None,
-        cost=_describe_run_cost(about.config, run, metrics.get("views")) if about.config else "",
+        cost=_describe_run_cost(about.config, run, metrics.get("views")) if whole and about.config else "",
     )
 
 

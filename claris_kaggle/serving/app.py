@@ -182,7 +182,7 @@ class _UploadHandler:
     ) -> _ImageResult:
         """Classify an image, uint8 [H, W, 3], and format the result; as `classify_upload`."""
         progress.start(_count_windows(pixels, self.job.stride))
-        return format_result(classify_image(self.trained, pixels, name, self.job, after=progress.advance))
+        return format_result(classify_image(self.trained, pixels, name, self.job, on_batch=progress.advance))
 
 
 async def _report_nothing(progress: _ImageProgress) -> None:

@@ -250,7 +250,7 @@ def classify_image(
     name: str = "image",
     job: ClassifyJob = _DEFAULT_JOB,
     *,
-    after: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Classification:
     """Classify an image in memory and return the result.
 
@@ -259,7 +259,7 @@ def classify_image(
         pixels: uint8 [H, W, 3] RGB of at least 96 x 96, as from `images.decode_image`.
         name: name of the image, for the result and for messages.
         job: views, threshold, stride and limits.
-        after: called after each batch of windows with the size of the batch. An exception from it stops the
+        on_batch: called after each batch of windows with the size of the batch. An exception from it stops the
             classification. None shows a progress bar.
     Raises:
         UsageError: the image is too small, has a wrong shape or dtype, or has too many windows.
@@ -274,8 +274,8 @@ def classify_image(
         raise UsageError(found, f"at most {_MAX_WINDOWS:,} are allowed", "Give a larger --stride")
     tops, lefts = (_window_starts(side, job.stride) for side in pixels.shape[:2])
     places = [(top, left) for top in tops.tolist() for left in lefts.tolist()]
-    if after:
-        probabilities = _predict_windows(trained, pixels, places, job.views, after)
+    if on_batch:
+        probabilities = _predict_windows(trained, pixels, places, job.views, on_batch)
     else:
         with Progress(name, len(places), "windows") as progress:
             probabilities = _predict_windows(trained, pixels, places, job.views, progress.update)
@@ -291,7 +291,7 @@ def _count_windows(pixels: Pixels, stride: int) -> int:
 
 
 def _predict_windows(
-    trained: FoldModels, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, after: Callable[[int], None]
+    trained: FoldModels, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, on_batch: Callable[[int], None]
 ) -> Float32Array:
     """Return the probability of the window at each (top, left) in `places`, float32 [len(places)].
 
@@ -310,7 +310,7 @@ def _predict_windows(
     with contextlib.closing(_in_threads(predict, blocks, threads)) as results:
         for part in results:
             parts.append(part)
-            after(len(part))
+            on_batch(len(part))
     return np.concatenate(parts)
 
 
@@ -391,7 +391,7 @@ def _make_classification(
     heat: _Heat | None = None,
 ) -> Classification:
     """Return row `row` of a batch prediction as a classification."""
-    probability, temperature = prediction.probabilities[row], trained.figure("temperature")
+    probability, temperature = prediction.probabilities[row], trained.metric("temperature")
     parts = None if prediction.maps is None else prediction.maps[row]
     return Classification(
         name=name,

@@ -64,14 +64,14 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
         for fold, digest in digests.items():
             _copy_verified(run_dir.fold(fold).weights, export.weights(fold), digest)
         write_json(export.config, config.to_stored_json(generated=generated))
-        write_json(export.facts, facts)
+        write_json(export.metadata, facts)
         if run_dir.statistics.exists():
             write_json(export.statistics, read_json(run_dir.statistics))
-        write_text(export.card, _render_card(config, facts, generated=generated))
+        write_text(export.model_card, _render_card(config, facts, generated=generated))
         if onnx:
             trained = load_trained(run_dir.root, device=torch.device("cpu"))
             _write_onnx(export.onnx, trained, views, {"notice": NOTICE, "made_by": str(facts["made_by"])})
-        write_text(export.sums, sums_text({path.name: sha256_file(path) for path in aside.iterdir()}))
+        write_text(export.checksums, sums_text({path.name: sha256_file(path) for path in aside.iterdir()}))
     return facts
 
 

@@ -37,7 +37,7 @@ def all_as_json(
         faults: error messages of other images, one line each.
     """
     run = {"name": trained.name, "model": trained.config.model, "folds": list(trained.models), "views": views}
-    about = {"notice": NOTICE, "run": {**run, "oof_auc": trained.figure("auc")}}
+    about = {"notice": NOTICE, "run": {**run, "oof_auc": trained.metric("auc")}}
     return {**about, "images": list(images), "faults": list(faults)}
 
 
@@ -80,7 +80,7 @@ def _render_page(
         "notice": NOTICE,
         "no_map": NO_MAP,
         "trained": trained,
-        "auc": trained.figure("auc"),
+        "auc": trained.metric("auc"),
         "version": __version__,
     }
     return templates.render_template(template, images=sections, faults=faults, **about, **more)

@@ -291,8 +291,8 @@ def test_auto_takes_the_mean_unless_another_gains_for_sure() -> None:
     assert combine(equal, "auto").evidence.method == "mean"
     found = combine(make_runs(9, (0.6, 6.0, 6.0, 6.0)), "auto").evidence
     tried = found.methods
-    assert found.method != "mean" and tried[found.method].doubt < 0.05 and set(tried) == set(_BLEND_METHODS)
-    assert tried[found.method].auc == max(one.auc for one in tried.values() if one.doubt < 0.05)
+    assert found.method != "mean" and tried[found.method].p_one_sided < 0.05 and set(tried) == set(_BLEND_METHODS)
+    assert tried[found.method].auc == max(one.auc for one in tried.values() if one.p_one_sided < 0.05)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([*_BLEND_METHODS, "auto"]), st.sampled_from([1.0, 3.0]))
@@ -308,8 +308,8 @@ def test_what_is_handed_out_never_scores_less_than_the_mean(seed: int, method: s
 
 def test_a_method_that_is_not_surely_better_is_replaced_by_the_mean_and_that_is_shown() -> None:
     evidence = combine(make_runs(8, (1.0, 1.0, 1.0)), "stack").evidence
-    assert (evidence.asked, evidence.method) == ("stack", "mean")
-    assert evidence.methods["stack"].doubt >= 0.05
+    assert (evidence.requested_method, evidence.method) == ("stack", "mean")
+    assert evidence.methods["stack"].p_one_sided >= 0.05
 
 
 def test_each_run_is_held_against_the_best_one() -> None:
@@ -319,7 +319,7 @@ def test_each_run_is_held_against_the_best_one() -> None:
     expected = runs[2].measured.compare(runs[0].measured)
     assert evidence.against_best["run2"] == expected and expected.p < 0.01
     gaps = evidence.to_json()["against_best"]
-    assert list(gaps["run2"]) == ["best", "difference", "error", "interval", "p", "way"]
+    assert list(gaps["run2"]) == ["best", "difference", "error", "interval", "p", "interval_by"]
     assert gaps["run1"]["best"] == gaps["run2"]["best"] == "run0"
 
 
@@ -349,7 +349,7 @@ def test_one_run_or_one_fold_leaves_nothing_to_weigh() -> None:
         Run(one.name, Oof(IDS, one.oof.labels, FOLD * 0, one.oof.probabilities), one.test) for one in make_runs(10)
     ]
     assert set(combine(one_fold, "auto").evidence.methods) == {"mean", "logit", "rank"}
-    assert combine(one_fold, "rank").evidence.asked == "rank"
+    assert combine(one_fold, "rank").evidence.requested_method == "rank"
     with pytest.raises(RunError, match=r"one holdout or one fold, .*; --method stack fits its weights"):
         combine(one_fold, "stack")
 

@@ -54,7 +54,7 @@ def test_files_that_agree_are_joined_by_id_and_shown_where_they_differ(first: Pa
     second = first.with_name("second.csv")
     write_table(second, {"id": [IDS[row] for row in order], "label": values[order]})
     pair = compare_submissions([first, second]).pairs[0]
-    assert pair.rank_correlation > 0.95 and pair.remark == "" and pair.most_apart[0].id == IDS[odd]
+    assert pair.rank_correlation > 0.95 and pair.remark == "" and pair.largest_differences[0].id == IDS[odd]
 
 
 def test_a_file_that_is_upside_down_is_named(first: Path) -> None:
@@ -102,7 +102,7 @@ def test_nothing_is_said_of_files_that_are_only_noisy(seed: int, noise: float) -
         values = _to_ranks(truth + generator.normal(0, noise, ROWS)).astype(np.float32)
         files.append(_Submission(name, [IDS[row] for row in order], values[order]))
     pair = _compare_pair(*files)
-    assert (pair.remark, pair.odd) == ("", False)
+    assert (pair.remark, pair.suspicious) == ("", False)
 
 
 def test_a_file_of_nothing_is_said_to_be_so(first: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_file_of_nothing_is_said_to_be_so(first: Path) -> None:
 
 def test_files_of_the_same_order_are_said_to_score_the_same(first: Path) -> None:
     assert "Kaggle gives them the same score" in remark(first, IDS, VALUES / 2)
-    assert compare_submissions([first, first]).pairs[0].most_apart == []
+    assert compare_submissions([first, first]).pairs[0].largest_differences == []
 
 
 def test_values_that_a_float32_would_merge_are_told_apart(first: Path) -> None:
@@ -122,8 +122,10 @@ def test_values_that_a_float32_would_merge_are_told_apart(first: Path) -> None:
 
 def test_too_few_rows_prove_nothing() -> None:
     a, b = (_Submission(name, IDS[:6], values[:6]) for name, values in (("a", VALUES), ("b", NOISY[::-1])))
-    assert _compare_pair(a, b).odd is False
-    assert _compare_pair(_Submission("a", IDS[:1], VALUES[:1]), _Submission("b", IDS[:1], NOISY[:1])).odd is False
+    assert _compare_pair(a, b).suspicious is False
+    assert (
+        _compare_pair(_Submission("a", IDS[:1], VALUES[:1]), _Submission("b", IDS[:1], NOISY[:1])).suspicious is False
+    )
 
 
 def test_a_constant_file_and_the_one_at_odds_with_the_others_are_named(first: Path) -> None:
@@ -184,10 +186,12 @@ def line(ref: int, oof: float, public: float) -> ledger.LedgerEntry:
 def test_scores_outside_the_oof_interval_are_told_with_the_usual_reason() -> None:
     lines = [line(1, 0.96, 0.965), line(2, 0.97, 0.93), line(3, 0.95, 0.99), line(4, 0.98, 0.985)]
     found = ledger.describe_agreement(lines)
-    assert [text.split(":")[0] for text in found.apart] == ["2", "3"]
-    assert "below the OOF interval" in found.apart[0] and "above" in found.apart[1]
+    assert [text.split(":")[0] for text in found.outside_interval] == ["2", "3"]
+    assert "below the OOF interval" in found.outside_interval[0] and "above" in found.outside_interval[1]
     assert found.correlation["public"] == pytest.approx(-0.4) and "private" not in found.correlation
-    assert ledger.describe_agreement(lines[:3]).correlation == {} and ledger.describe_agreement([]).apart == []
+    assert (
+        ledger.describe_agreement(lines[:3]).correlation == {} and ledger.describe_agreement([]).outside_interval == []
+    )
     assert ledger.describe_agreement(lines[:3]).scored == {"public": 3, "private": 0}
 
 
@@ -195,7 +199,7 @@ def test_scores_that_are_no_figures_are_left_out_of_account() -> None:
     texts = ("nan", "inf", "-1", "1e9", "")
     odd = [replace(line(ref, 0.96, float("nan")), public=text) for ref, text in enumerate(texts)]
     found = ledger.describe_agreement(odd + [line(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
-    assert found.apart == [] and found.scored["public"] == 4 and found.correlation["public"] == 1
+    assert found.outside_interval == [] and found.scored["public"] == 4 and found.correlation["public"] == 1
     assert ledger.sort_best_first(odd)[0].ref == "0"
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import RunDir
+from claris_kaggle.data.tables import write_table
 from claris_kaggle.ensembling.ledger import LedgerEntry, record_submission
 from claris_kaggle.ensembling.run_list import list_runs
-from tests.support.handmade import make_run, put
+from tests.support.handmade import IDS, SLIDES, make_run, put, put_data, put_with_slides
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -67,3 +68,32 @@ def test_an_empty_or_missing_folder_is_one_line(call: Call, tmp_path: Path) -> N
     assert code == 2 and said.count("\n") == 1 and "no such folder" in said
     with pytest.raises(UsageError):
         list_runs(tmp_path / "none")
+
+
+def test_intervals_are_by_slide_where_the_slides_are_known_as_those_of_ensemble(call: Call, tmp_path: Path) -> None:
+    data, folder, out = put_data(tmp_path / "data"), tmp_path / "runs", tmp_path / "s.csv"
+    put(folder, make_run("tool", 1))
+    put_with_slides(folder, make_run("known", 2))
+    assert {run.name: run.oof_interval_by for run in list_runs(folder)} == {"tool": "patch", "known": "slide"}
+    write_table(data.slides, {"id": IDS, "wsi": SLIDES})
+    code, shown, _ = call("runs", folder, "--data", data.root, "--json")
+    listed = {run["name"]: run for run in json.loads(shown)["runs"]}
+    assert code == 0 and {run["oof_interval_by"] for run in listed.values()} == {"slide"}
+    for name, run in listed.items():
+        metrics = json.loads(call("ensemble", folder / name, "--data", data.root, "--out", out, "--json")[1])["oof"]
+        assert (run["oof_interval"], run["oof_interval_by"]) == (metrics["auc_interval"], metrics["auc_interval_by"])
+    assert all(" by slide " in row for row in call("runs", folder, "--data", data.root)[1].splitlines()[1:])
+    assert " by patch " in call("runs", folder)[1]
+    write_table(data.slides, {"id": ["other"], "wsi": ["s"]})
+    tool = next(run for run in list_runs(folder, (), data.slides) if run.name == "tool")
+    assert (tool.state, tool.oof_interval_by) == ("predictions only", "patch") and "slides.csv" in tool.problem
+
+
+def test_intervals_of_earlier_versions_are_read(finished: RunDir, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(finished.root, tmp_path / "runs" / "old"))
+    content = json.loads(run.metrics.read_text())
+    del content["overall"]["auc_interval_by"]
+    for former, now in (("slides", "slide"), ("DeLong", "patch")):
+        content["overall"]["auc_way"] = former
+        run.metrics.write_text(json.dumps(content))
+        assert list_runs(tmp_path / "runs")[0].oof_interval_by == now

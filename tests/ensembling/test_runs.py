@@ -73,7 +73,11 @@ def test_json_is_all_of_stdout(call: Call, data: DataDir, two: list[RunDir]) -> 
     for method in ("mean", "greedy", "auto"):
         code, shown, _ = call(*wide, "--method", method, "--calibrate")
         result = json.loads(shown, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-        assert code == 0 and result["ensemble"]["asked"] == method and set(result["runs"]) == {"first", "second"}
+        assert (
+            code == 0
+            and result["ensemble"]["requested_method"] == method
+            and set(result["runs"]) == {"first", "second"}
+        )
 
 
 def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataDir, two: list[RunDir]) -> None:
@@ -82,12 +86,12 @@ def test_slides_that_one_run_knows_hold_for_all_and_for_the_ensemble(data: DataD
     write_folds(two[1].folds, folds, {})
     kept = RunDir(data.root / "both")
     found = ensemble_runs(two, data, data.root / "s.csv", keep=kept)
-    assert {one.auc_way for one in [found.oof, *found.runs.values()]} == {"slides"}
+    assert {one.auc_interval_by for one in [found.oof, *found.runs.values()]} == {"slide"}
     again = load_run(kept)
     assert again.slides == SLIDES
     assert run_metrics(again.oof, again.slides).overall == found.oof
     stored = json.loads(kept.metrics.read_text())
-    assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["said"]) == 15
+    assert len(stored["slides"]) == 20 and len(stored["folds"]) == 5 and len(stored["calibration"]["predicted"]) == 15
 
 
 @pytest.mark.parametrize(("method", "blends"), [("mean", 1), ("stack", 2), ("auto", 7)])
@@ -140,7 +144,7 @@ def test_a_pooled_auc_below_that_of_the_folds_is_explained(call: Call, data: Dat
     logits = np.log(run.oof.probabilities / (1 - run.oof.probabilities)) + 3 * FOLD - 6
     place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))
     code, _, said = call("ensemble", place.root, "--data", data.root, "--out", data.root / "s.csv")
-    assert code == 0 and "is below the mean of the folds" in said
+    assert code == 0 and "is below the mean AUC of the folds" in said
     assert explain_pooling(0.9, 0.9005) == explain_pooling(0.9, 0.8) == explain_pooling(0.9, None) == ""
 
 
@@ -388,3 +392,38 @@ def test_a_temperature_that_does_not_help_other_folds_is_not_applied(data: DataD
     scaled = ensemble_runs([place], data, data.root / "scaled.csv", calibrate=True)
     assert not scaled.ensemble.calibration.applied and scaled.oof == plain.oof
     assert (data.root / "plain.csv").read_bytes() == (data.root / "scaled.csv").read_bytes()
+
+
+def put_fold(run_dir: RunDir, number: int, run: Run) -> RunDir:
+    """The predictions of one fold, in its folder inside the run."""
+    rows = np.flatnonzero(np.equal(FOLD, number))
+    oof = Oof([IDS[row] for row in rows], LABELS[rows], FOLD[rows], run.oof.probabilities[rows])
+    return put(run_dir.root, replace(run, name=f"fold{number}", oof=oof))
+
+
+def test_a_fold_given_as_a_run_uses_the_fold_file_of_its_run(call: Call, data: DataDir, tmp_path: Path) -> None:
+    run = make_run("first", 1)
+    one = put_fold(put_with_slides(tmp_path / "runs", run), 2, run)
+    found = load_run(one)
+    assert found.by_slide and found.slides == [SLIDES[row] for row in np.flatnonzero(np.equal(FOLD, 2))]
+    code, shown, said = call("ensemble", one.root, "--data", data.root, "--out", data.root / "s.csv")
+    assert code == 0 and "fold2: OOF AUC" in shown and "fold 2 only" in said
+    assert "no fold file" not in said and "no slide ids" not in said
+    one.root.rename(one.root.with_name("fold3"))
+    with pytest.raises(TableError, match="fold3/oof.csv.*They belong to another fold file"):
+        load_run(RunDir(one.root.with_name("fold3")))
+
+
+@pytest.mark.parametrize("command", ["ensemble", "report"])
+def test_a_folder_of_runs_is_answered_with_its_runs(
+    command: str, call: Call, data: DataDir, two: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(two[0].root.parent.parent)
+    where = ["--data", data.root, "--out", "s.csv" if command == "ensemble" else "r.html"]
+    code, _, said = call(command, "runs", *where)
+    assert code == 1 and said == (
+        "claris: runs: a folder of runs; expected one run. Give one of them: runs/first, runs/second\n"
+    )
+    for name in ("third", "fourth"):
+        put(two[0].root.parent, make_run(name, 3))
+    assert "runs/first, runs/fourth, runs/second and 1 more\n" in call(command, "runs", *where)[2]

@@ -13,6 +13,7 @@ from sklearn.calibration import calibration_curve as plain_curve
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from claris_kaggle.core.errors import DataError
+from claris_kaggle.data.tables import number_texts
 from claris_kaggle.evaluation import auc_intervals, calibration, metrics
 from claris_kaggle.evaluation.auc_intervals import (
     Comparison,
@@ -20,7 +21,6 @@ from claris_kaggle.evaluation.auc_intervals import (
     _cluster_bootstrap,
     _count_correct_pairs,
     _degrees_of_freedom,
-    _number_slides,
     _resample_weights,
     _slide_components,
     measure,
@@ -105,7 +105,7 @@ def test_slides_of_one_class_each_are_resampled_with_both_classes_present() -> N
 
 def test_the_bootstrap_agrees_with_the_formula_for_slides() -> None:
     labels, columns, slides = scores(3, rows=3000, slides=60)
-    numbers = _number_slides(slides)
+    numbers = number_texts(slides)
     samples = [_cluster_bootstrap(labels, column, numbers, resamples=4000) for column in columns.T]
     shares = np.stack([_slide_components(labels, column, numbers)[1] for column in columns.T])
     assert np.cov(samples) == pytest.approx(shares @ shares.T, rel=0.15)
@@ -122,7 +122,7 @@ def test_slides_make_an_interval_wider_where_they_matter() -> None:
     by_patch, by_slide = (measure(labels, columns[:, 0], known).estimate for known in (None, slides))
     assert by_patch.value == by_slide.value and by_slide.error > 1.2 * by_patch.error
     low, high = by_patch.interval
-    assert low < by_patch.value < high and (by_patch.way, by_slide.way) == ("DeLong", "slides")
+    assert low < by_patch.value < high and (by_patch.interval_by, by_slide.interval_by) == ("patch", "slide")
 
 
 def test_a_comparison_is_signed_paired_and_symmetric() -> None:
@@ -141,7 +141,7 @@ def test_a_comparison_is_signed_paired_and_symmetric() -> None:
 
 def test_a_comparison_by_slides_pairs_the_resamples() -> None:
     labels, columns, slides = scores(9)
-    samples = [_cluster_bootstrap(labels, columns[:, run], _number_slides(slides)) for run in (2, 0)]
+    samples = [_cluster_bootstrap(labels, columns[:, run], number_texts(slides)) for run in (2, 0)]
     found = compare(labels, columns[:, 2], columns[:, 0], slides)
     assert found.error == pytest.approx(np.std(samples[0] - samples[1], ddof=1), abs=1e-12)
     aucs = [metrics.auc(labels, columns[:, run]) for run in (2, 0)]
@@ -190,10 +190,14 @@ def test_the_parts_of_a_small_measurement_done_by_hand() -> None:
     found = measure(labels, values)
     step = np.sqrt(2) / 8
     assert found.deviations.tolist() == pytest.approx([-step, step, step, -step])
-    assert (found.components, found.pairs, found.way) == (None, 2, "DeLong") and found.without_resamples() is found
+    assert (found.components, found.pairs, found.interval_by) == (
+        None,
+        2,
+        "patch",
+    ) and found.without_resamples() is found
     slides = ["b", "a", "a", "b"]
     by_slide = measure(labels, values, slides, resample=False)
-    assert by_slide.value == 0.75 and by_slide.way == "slides" and by_slide.pairs == 1
+    assert by_slide.value == 0.75 and by_slide.interval_by == "slide" and by_slide.pairs == 1
     assert (
         by_slide.components.tolist() == by_slide.deviations.tolist() == pytest.approx([0.25 * 2**0.5, -0.25 * 2**0.5])
     )
@@ -208,7 +212,7 @@ def test_resamples_give_the_error_of_slides_and_can_be_left_out() -> None:
     assert len(samples) == 1000 and found.estimate.error == pytest.approx(np.std(samples, ddof=1), abs=1e-12)
     assert quick.estimate.error == pytest.approx(np.sqrt((quick.components**2).sum()), abs=1e-12)
     assert np.array_equal(found.without_resamples().deviations, quick.deviations)
-    assert found.without_resamples().estimate == quick.estimate and quick.estimate.way == "slides"
+    assert found.without_resamples().estimate == quick.estimate and quick.estimate.interval_by == "slide"
 
 
 @pytest.mark.parametrize("slides", [2000, 2001])
@@ -255,22 +259,22 @@ def test_intervals_are_students_on_the_logit_scale() -> None:
         assert gap.error == pytest.approx(np.sqrt(((found.deviations - other.deviations) ** 2).sum()), abs=1e-15)
         assert gap.interval == pytest.approx([gap.difference - width, gap.difference + width], abs=1e-12)
         assert gap.p == pytest.approx(2 * stats.t.sf(abs(gap.difference) / gap.error, freedom), abs=1e-12)
-        assert gap.way == found.way
+        assert gap.interval_by == found.interval_by
 
 
 def test_doubt_is_one_sided() -> None:
-    better = Comparison(0.1, 0.05, (0, 0.2), 0.04, "DeLong")
-    worse = Comparison(-0.1, 0.05, (-0.2, 0), 0.04, "DeLong")
-    same = Comparison(0.0, 0.0, (0, 0), 1.0, "DeLong")
-    assert [one.doubt for one in (better, worse, same)] == [0.02, 0.98, 0.5]
+    better = Comparison(0.1, 0.05, (0, 0.2), 0.04, "patch")
+    worse = Comparison(-0.1, 0.05, (-0.2, 0), 0.04, "patch")
+    same = Comparison(0.0, 0.0, (0, 0), 1.0, "patch")
+    assert [one.p_one_sided for one in (better, worse, same)] == [0.02, 0.98, 0.5]
 
 
 def test_columns_without_an_error_differ_surely_or_not_at_all() -> None:
     one = MeasuredAuc(0.75, np.array([0.1, -0.1]), None, 2)
     other = MeasuredAuc(0.5, np.array([0.1, -0.1]), None, 2)
     nearly = MeasuredAuc(0.75 + 1e-13, np.array([0.1, -0.1 + 1e-13]), None, 2)
-    assert one.compare(other) == Comparison(0.25, 0.0, (0.25, 0.25), 0.0, "DeLong")
-    assert one.compare(nearly) == Comparison(0.0, 0.0, (0.0, 0.0), 1.0, "DeLong")
+    assert one.compare(other) == Comparison(0.25, 0.0, (0.25, 0.25), 0.0, "patch")
+    assert one.compare(nearly) == Comparison(0.0, 0.0, (0.0, 0.0), 1.0, "patch")
 
 
 def test_each_resample_has_as_many_slides_as_there_are_and_both_classes() -> None:
@@ -343,7 +347,7 @@ def test_calibration_figures_equal_scikit_learns() -> None:
     smooth = np.random.default_rng(0).permutation(1500) / 1500  # no ties: bins of equal size are then the same
     found, said = plain_curve(labels, smooth, n_bins=15, strategy="quantile")
     curve = calibration.calibration_curve(labels, smooth)
-    assert curve.said == pytest.approx(said, abs=1e-9) and curve.found == pytest.approx(found, abs=1e-9)
+    assert curve.predicted == pytest.approx(said, abs=1e-9) and curve.observed == pytest.approx(found, abs=1e-9)
     distance = np.abs(said - found).mean()
     assert curve.error == pytest.approx(distance, abs=1e-9)
 

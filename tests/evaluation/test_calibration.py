@@ -12,10 +12,10 @@ from claris_kaggle.evaluation.calibration import CalibrationCurve
 def test_a_curve_of_two_bins_done_by_hand() -> None:
     labels, values = np.array([1, 0, 1, 1, 0]), np.array([0.7, 0.1, 0.9, 0.8, 0.3])
     curve = calibration.calibration_curve(labels, values, bins=2)
-    assert curve.patches == [2.0, 3.0] and curve.found == [0.0, 1.0]
-    assert curve.said == pytest.approx([0.2, 0.8], abs=1e-15)
+    assert curve.patches == [2.0, 3.0] and curve.observed == [0.0, 1.0]
+    assert curve.predicted == pytest.approx([0.2, 0.8], abs=1e-15)
     assert curve.error == pytest.approx((2 * 0.2 + 3 * 0.2) / 5, abs=1e-15)
-    uneven = CalibrationCurve(said=[0.1, 0.9], found=[0.3, 0.5], patches=[3.0, 1.0])
+    uneven = CalibrationCurve(predicted=[0.1, 0.9], observed=[0.3, 0.5], patches=[3.0, 1.0])
     assert uneven.error == pytest.approx((3 * 0.2 + 0.4) / 4, abs=1e-15)
 
 
@@ -28,7 +28,7 @@ def test_a_curve_has_fifteen_bins_unless_another_number_is_asked_for() -> None:
 
 def test_fewer_rows_than_bins_have_a_bin_each() -> None:
     curve = calibration.calibration_curve(np.array([0, 1, 1]), np.array([0.2, 0.4, 0.6]))
-    assert (curve.said, curve.found, curve.patches) == ([0.2, 0.4, 0.6], [0.0, 1.0, 1.0], [1.0] * 3)
+    assert (curve.predicted, curve.observed, curve.patches) == ([0.2, 0.4, 0.6], [0.0, 1.0, 1.0], [1.0] * 3)
 
 
 def test_equal_values_across_an_edge_are_a_bin_of_their_own() -> None:

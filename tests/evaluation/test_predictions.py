@@ -219,30 +219,42 @@ LOGITS = "Convert logits to probabilities: 1 / (1 + exp(-logit)); softmax for tw
 FOREIGN_FAULTS = {
     "no ids": (
         "x,y,pred\n1,0,0.5\n", {},
-        "the columns are x,y,pred; expected a column id. Rename the column of patch ids",
+        "the columns are x,y,pred; expected a column id. "
+        "Name the column, for example --columns x=id. Or: rename it to id",
     ),
     "no line break": ("id,y,pred\na,0,0.5", {}, f"cut off: the last line has no line break. {HINT}"),
     "no rows": ("id,y,pred\n", {}, f"no rows. {HINT}"),
     "no label": (
         "id,x,pred\na,0,0.5\n", {},
-        "the columns are id,x,pred; expected a column label (or target) of 0 and 1. Add the labels of train_labels.csv",
+        "the columns are id,x,pred; expected a column label (or target) of 0 and 1. "
+        "Name the column, for example --columns x=label. Or: add the labels of train_labels.csv",
     ),
     "absent columns": (
         "id,y,pred\na,0,0.5\n", {"pred": "probability", "dx": "label", "kf": "fold"},
         "the columns are probability,id,y; --columns names dx, kf. Correct --columns",
     ),
     "nothing that may be a probability": (
-        "id,y,x\na,0,0.5\n", {}, f"the columns are id,y,x; {USUAL}Name the column with the predictions probability",
+        "id,y,x\na,0,0.5\n", {}, f"the columns are id,y,x; {USUAL}Name the column, for example --columns x=probability"
+    ),
+    "a column of shares beside one of counts": (
+        "id,y,count,how sure\na,0,7,0.5\n", {}, f"the columns are id,y,count,how sure; {USUAL}"
+        "Name the column, for example --columns 'how sure=probability'",
+    ),
+    "an absent column": (
+        "id,y,x\na,0,0.5\n", {"pred": "probability"},
+        "the columns are id,y,x; --columns names pred. Name the column, for example --columns x=probability",
     ),
     "logits": ("id,y,logits\na,0,0.5\n", {}, f"the columns are id,y,logits; {USUAL}{LOGITS}"),
     "a logit": ("id,y,logit\na,0,0.5\n", {}, f"the columns are id,y,logit; {USUAL}{LOGITS}"),
     "two candidates": (
         "id,y,pred,score\na,0,0.5,0.6\n", {},
-        "the columns are id,y,pred,score: pred, score may be the probability; expected one of them. Keep one",
+        "the columns are id,y,pred,score: pred, score may be the probability; expected one of them. "
+        "Keep one, or name it: --columns pred=probability",
     ),
     "two columns of classes": (
         "id,y,pred,score\na,0,0,1\n", {},
-        "the columns are id,y,pred,score: pred, score may be the probability; expected one of them. Keep one",
+        "the columns are id,y,pred,score: pred, score may be the probability; expected one of them. "
+        "Keep one, or name it: --columns pred=probability",
     ),
     "two sigmoids": (
         "id,y,p0,p1\na,0,0.7521,0.25\nb,1,0.4,0.5\nc,1,0.5,0.5\n", {},
@@ -439,7 +451,7 @@ def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
         load_run(RunDir(tmp_path))
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "config.json").touch()
-    with pytest.raises(RunError, match=rf"there \(runs in {tmp_path}: first\)"):
+    with pytest.raises(RunError, match=rf"{tmp_path}: a folder of runs; expected one run. Give {tmp_path}/first"):
         load_run(RunDir(tmp_path))
     nearest = rf"frist: no such folder \(runs in {tmp_path}: first; did you mean {tmp_path}/first\?"
     with pytest.raises(RunError, match=nearest):

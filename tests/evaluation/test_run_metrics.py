@@ -31,13 +31,13 @@ def test_every_overall_figure_is_that_of_its_own_function() -> None:
     names = ("patches", "auc", "accuracy", "log_loss", "brier")
     assert [getattr(overall, name) for name in names] == [getattr(plain, name) for name in names]
     estimate = measure(LABELS, VALUES, SLIDES).estimate
-    assert (overall.auc_interval, overall.auc_way) == (estimate.interval, "slides")
+    assert (overall.auc_interval, overall.auc_interval_by) == (estimate.interval, "slide")
     assert overall.best_threshold == metrics._best_threshold(LABELS, VALUES)[0]
     assert overall.accuracy_nested == metrics._nested_accuracy(LABELS, VALUES, FOLD)
     assert found.calibration == calibration.calibration_curve(LABELS, VALUES)
     assert overall.calibration_error == found.calibration.error
     assert overall.temperature == calibration.fit_temperature(LABELS, VALUES)
-    assert run_metrics.run_metrics(OOF).overall.auc_way == "DeLong"
+    assert run_metrics.run_metrics(OOF).overall.auc_interval_by == "patch"
     other = measure(LABELS, VALUES**2 * (FOLD + 1), SLIDES)
     assert run_metrics.run_metrics(OOF, SLIDES, other).overall.auc_interval == other.estimate.interval
 
@@ -95,7 +95,9 @@ def test_slides_are_listed_by_their_log_loss_then_by_their_name() -> None:
 
 def test_a_pooled_auc_is_explained_from_a_thousandth_below_the_folds_on() -> None:
     remark = run_metrics.explain_pooling(0.5, 0.5 + 1 / 512)
-    assert remark.startswith("the pooled AUC, 0.5000, is below the mean of the folds, 0.5020: each fold has its own ")
+    assert remark.startswith(
+        "the pooled AUC, 0.5000, is below the mean AUC of the folds, 0.5020: each fold has its own "
+    )
     assert remark.endswith("Test predictions that are means over all folds are not affected")
     assert run_metrics.explain_pooling(0.0, 0.001) and not run_metrics.explain_pooling(0.0, 0.00099)
     assert run_metrics.explain_pooling(0.9, 0.8) == run_metrics.explain_pooling(0.9, None) == ""

@@ -48,7 +48,7 @@ def test_a_single_finished_fold_is_a_submission_and_each_command_names_the_next(
     shutil.rmtree(run.fold(1).root)
     places = ["--data", old_data.root, "--cache", tmp_path / "cache"]
     out = ["--data", old_data.root, "--out", tmp_path / "s.csv"]
-    alone = f"claris ensemble {run.fold(0).root} --data DIR --out FILE"
+    alone = f"give {run.fold(0).root} in place of the run"
     code, _, said = call("ensemble", run.root, *out)
     assert code == 1 and f"fold 0 alone: claris predict --data DIR --run {run.root}, then {alone}" in said
     code, _, said = call("predict", *places, "--run", run.root)

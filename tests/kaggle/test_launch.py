@@ -413,7 +413,7 @@ def test_another_plan_under_the_same_name_is_refused(trained: FakeKaggle, tmp_pa
 def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
     code, shown, _ = call("launch", "first", "--per-fold", "--dry-run", "--json")
     plan = json.loads(shown)
-    assert code == 0 and len(plan["kernels"]) == 5 and plan["at_a_time"] == 2 and kaggle.seen == []
+    assert code == 0 and len(plan["kernels"]) == 5 and plan["parallel_sessions"] == 2 and kaggle.seen == []
     assert plan["upload_bytes"] < 5_000_000
     assert plan["estimated_hours"] == pytest.approx(sum(one["hours"] for one in plan["kernels"]), abs=0.3)
     for name in ("First", "a/b", "", "x" * 30, "a-", "a--b"):

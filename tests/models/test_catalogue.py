@@ -31,7 +31,7 @@ def test_a_pattern_lists_networks_with_size_cost_and_weights(tmp_path: Path, mon
     assert (resnet.accepted, resnet.normalisation, resnet.cached) == (True, "inception", False)
     assert resnet.weights == "timm/test_resnet.r160_in1k"
     weights = sum(one.numel() for one in create_model("test_resnet").parameters())
-    assert resnet.megaweights == pytest.approx(weights / 1e6)
+    assert resnet.million_parameters == pytest.approx(weights / 1e6)
     larger = list_networks("test_resnet", 200)[0]
     assert resnet.gflop is not None and larger.gflop == pytest.approx(4 * resnet.gflop, rel=0.1)
     with pytest.raises(UsageError, match="no network of timm is named 'nothing'"):

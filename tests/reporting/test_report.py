@@ -415,3 +415,34 @@ def test_one_fold_has_no_spread_between_folds(finished: RunDir) -> None:
 def test_the_page_says_what_the_run_costs(finished: RunDir, tmp_path: Path) -> None:
     page = write_report([finished], tmp_path / "page.html").read_text("utf-8")
     assert "0.000581 GFLOP an image; about" in page and "on two T4s (estimated)" in page
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_the_next_command_is_named(
+    call: Call, finished: RunDir, bare: RunDir, generated: DataDir, tmp_path: Path
+) -> None:
+    out, ensemble = tmp_path / "report.html", f"next: claris ensemble {finished.root}"
+    told = call("report", finished.root, "--out", out)[2]
+    assert f"next: claris report {finished.root} --out {out} --data DIR\n" in told
+    told = call("report", finished.root, "--out", out, "--data", generated.root)[2]
+    assert f"{ensemble} --data {generated.root} --out submission.csv\n" in told
+    copy = shutil.copytree(finished.root, tmp_path / "copy")
+    told = call("report", finished.root, copy, "--out", out, "--data", generated.root)[2]
+    assert f"{ensemble} {copy} --data {generated.root} --out submission.csv\n" in told
+    assert "next: " not in call("report", finished.root, bare.root, "--out", out, "--data", generated.root)[2]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_fold_given_as_a_run_is_described_as_a_part_of_its_run(finished: RunDir, tmp_path: Path) -> None:
+    text = said(write_report([RunDir(finished.fold(0).root)], tmp_path / "report.html").read_text("utf-8"))
+    assert "OOF AUC of fold 0 only" in text and "cluster bootstrap over slides" in text
+    assert "tiny from random weights" in text and "Validation AUC" in text
+    assert "no config" not in text and "no fold file" not in text and "Caution" not in text
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_slides_that_one_run_knows_hold_for_the_others_over_the_same_patches(
+    finished: RunDir, bare: RunDir, tmp_path: Path
+) -> None:
+    text = said(write_report([bare, finished], tmp_path / "report.html").read_text("utf-8"))
+    assert text.count("cluster bootstrap over slides") >= 3 and "assuming independent patches" not in text

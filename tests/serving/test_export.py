@@ -68,7 +68,7 @@ def test_onnx_answers_as_the_run_predicted(exported: ExportDir, finished: RunDir
 
 
 def test_a_folder_says_what_it_is_and_proves_itself(exported: ExportDir, finished: RunDir) -> None:
-    facts, card = read_json(exported.facts), exported.card.read_text()
+    facts, card = read_json(exported.metadata), exported.model_card.read_text()
     overall = read_json(finished.metrics)["overall"]
     assert facts["oof"] == overall and facts["temperature"] == overall["temperature"] and facts["folds"] == [0, 1, 2]
     assert facts["thresholds"] == {"half": 0.5, "oof": overall["best_threshold"]} and facts["onnx"] == {"views": 8}
@@ -77,7 +77,9 @@ def test_a_folder_says_what_it_is_and_proves_itself(exported: ExportDir, finishe
     assert "## Limits" in card and "model.onnx" in card and "{" not in card
     for fold in range(3):
         assert exported.weights(fold).read_bytes() == finished.fold(fold).weights.read_bytes()
-    done = subprocess.run(["sha256sum", "-c", "--strict", exported.sums.name], cwd=exported.root, capture_output=True)
+    done = subprocess.run(
+        ["sha256sum", "-c", "--strict", exported.checksums.name], cwd=exported.root, capture_output=True
+    )
     assert done.returncode == 0 and done.stdout.count(b": OK") == len(contents(exported.root)) - 1
 
 
@@ -115,10 +117,10 @@ def test_a_missing_file_and_a_later_format_are_refused(exported: ExportDir, tmp_
     copy.weights(1).unlink()
     with pytest.raises(RunError, match=r"fold1\.safetensors: the weights are missing"):
         load_trained(copy.root)
-    write_json(copy.facts, {**read_json(copy.facts), "format": 2})
-    digest = hashlib.sha256(copy.facts.read_bytes()).hexdigest()
-    lines = [line for line in copy.sums.read_text().splitlines(keepends=True) if "export.json" not in line]
-    copy.sums.write_text("".join(sorted([*lines, f"{digest}  export.json\n"], key=lambda line: line.split()[1])))
+    write_json(copy.metadata, {**read_json(copy.metadata), "format": 2})
+    digest = hashlib.sha256(copy.metadata.read_bytes()).hexdigest()
+    lines = [line for line in copy.checksums.read_text().splitlines(keepends=True) if "export.json" not in line]
+    copy.checksums.write_text("".join(sorted([*lines, f"{digest}  export.json\n"], key=lambda line: line.split()[1])))
     with pytest.raises(RunError, match="of format 2; expected 1"):
         load_trained(copy.root)
 

@@ -47,7 +47,12 @@ def test_the_report_renders_alone_and_fits(
 ) -> None:
     page, faults = open_page(browser, pages[name].as_uri(), width, scheme)
     assert not faults
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") == width
+    tables = "[...document.querySelectorAll('.wide')]"
+    assert not page.evaluate(f"{tables}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)")
+    label = page.locator(".rows td").first.evaluate("one => getComputedStyle(one, '::before').content")
+    assert (label != "none") == (width == 360), "narrow tables name the column of each value"
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
     charts = page.locator(".chart svg")
