@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from claris_kaggle.core.errors import DataError, UsageError, name_few
+from claris_kaggle.core.errors import DataError, RunError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json
 
 _COMPETITION_FOLDER = "the competition's folder has train/, test/, train_labels.csv and sample_submission.csv"
 _REQUIRED_COUNT = 4
 _SEARCH_DEPTH = 4
+_FOLD_NAME = re.compile(r"fold(0|[1-9][0-9]*)")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
@@ -220,7 +221,7 @@ class RunDir(_Folder):
 
     def fold_dirs(self) -> dict[int, FoldDir]:
         """Return the existing fold folders by number, ascending. Ignores names such as `fold0_old`."""
-        found = (re.fullmatch(r"fold(0|[1-9][0-9]*)", path.name) for path in self.root.glob("fold*"))
+        found = (_FOLD_NAME.fullmatch(path.name) for path in self.root.glob("fold*"))
         return {number: self.fold(number) for number in sorted(int(one[1]) for one in found if one)}
 
     def describe_missing(self, names: str) -> str:
@@ -232,6 +233,13 @@ class RunDir(_Folder):
         suggestion = f"; did you mean {parent / nearest[0]}?" if nearest else ""
         nearby = f" (runs in {parent}: {name_few(runs)}{suggestion})" if runs else ""
         return f"{self.root}: {f'no {names} there' if exists else 'no such folder'}{nearby}"
+
+    def missing_error(self, names: str, expected: str, hint: str) -> RunError:
+        """Return the error for missing files `names`. If this is the folder of a fold, the hint names its run."""
+        root = self.root if self.root.name else self.root.absolute()
+        if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
+            return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
+        return RunError(self.describe_missing(names), expected, hint)
 
     def finished_folds(self) -> list[int]:
         """Return the numbers of the folds that have a model.json. Does not verify the weights."""
