@@ -235,7 +235,13 @@ class RunDir(_Folder):
         return f"{self.root}: {f'no {names} there' if exists else 'no such folder'}{nearby}"
 
     def missing_error(self, names: str, expected: str, hint: str) -> RunError:
-        """Return the error for missing files `names`. If this is the folder of a fold, the hint names its run."""
+        """Return the error for missing files or a missing folder. If this is the folder of a fold, it names the run.
+
+        Args:
+            names: the missing files, for the message.
+            expected: what was expected.
+            hint: what to do if this is not the folder of a fold.
+        """
         root = self.root if self.root.name else self.root.absolute()
         if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
             return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
