@@ -1,8 +1,8 @@
-"""Windows a second of `claris classify` on a 384 x 384 image: five folds of ResNet-10-T, by views, folds and stride.
+"""Windows a second of `claris classify` on a 384 x 384 image: five small networks, by views, folds and stride.
 
 The first row computes as version 0.1.0 did: batch norms of their own, one block after another.
 
-python -m benchmarks.classify [--threads 1] [--rounds 3] [--model resnet10t] [--side 384]
+python -m benchmarks.classify [--threads 1] [--rounds 3] [--model test_resnet] [--side 384]
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def one_block_after_another(trained: FoldModels, pixels: Pixels) -> NDArray[np.f
 
 def main() -> None:
     """Measure, compare the answers, print and keep."""
-    threads, rounds, name = int(option("--threads", "1")), int(option("--rounds", "3")), option("--model", "resnet10t")
+    threads, rounds = int(option("--threads", "1")), int(option("--rounds", "3"))
+    name = option("--model", "test_resnet")
     torch.set_num_threads(threads)
     models = make_folds(name)
     before = ensemble(name, [fuse_batch_norm(one) for one in models])
