@@ -69,7 +69,7 @@ dist: $(READY)  ## source distribution and wheel, in dist
 	$(BIN)/python -m build
 
 bench: $(READY)  ## the benchmarks, some thirty minutes, and docs/performance.md from them
-	for one in input_path augmentation packing training batch_norm inference whole tables startup scaling page; do \
+	for one in input_path augmentation packing training batch_norm inference classify whole tables startup scaling page; do \
 		$(BIN)/python -m benchmarks.$$one || exit 1; done
 
 bench-gpu: $(READY)  ## tests and benchmarks that need a GPU, eight minutes, and the page

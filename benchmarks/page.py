@@ -8,8 +8,8 @@ from __future__ import annotations
 from benchmarks.timing import RESULTS, ROOT, Kept, Result, ratios, read_result, table
 
 ORDER = (
-    "input_path", "augmentation", "packing", "training", "batch_norm", "inference", "whole", "peers", "cost", "tables",
-    "full_size", "startup", "scaling",
+    "input_path", "augmentation", "packing", "training", "batch_norm", "inference", "classify", "whole", "peers",
+    "cost", "tables", "full_size", "startup", "scaling",
     "gpu_training", "gpu_inference", "gpu_loading", "gpu_training_sizes", "gpu_inference_sizes",
 )  # fmt: skip
 PAGE, NOTES = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "notes.md"

@@ -34,4 +34,8 @@ def run(args: argparse.Namespace) -> None:
     from claris_kaggle.serving.export import export_run
 
     metadata = export_run(options._open_run(args.run), args.out, onnx=args.onnx, views=args.views)
-    print(json.dumps({"out": str(args.out), **metadata}) if args.json else args.out)
+    if args.json:
+        print(json.dumps({"out": str(args.out), **metadata}))
+        return
+    print(args.out)
+    options._suggest_next("classify", "--run", args.out, "IMAGE")

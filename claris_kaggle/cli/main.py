@@ -126,7 +126,7 @@ def _run_command(arguments: list[str]) -> int:
             _split_rest(arguments) if command in _COMMANDS_WITH_TRAIN_FLAGS else (arguments, [])
         )
         args = _build_parser(command or "").parse_args(own_arguments)
-        args.rest = train_flags
+        args.rest, args.typed = train_flags, own_arguments
         _expand_homes(args)
         module = importlib.import_module(f"claris_kaggle.cli.{args.command}")
         code = int(module.run(args) or 0)

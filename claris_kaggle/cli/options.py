@@ -23,7 +23,7 @@ _SET_BY_SESSION = ("data", "folds", "run", "slides", "extra", "fold", "nproc", "
 _SETTABLE_FROM_INPUT = ("--folds", "--slides", "--extra")
 _NO_STATISTICS = (
     "{} has no image_statistics.json, so images are not compared with its training patches. Run claris predict on the "
-    "run to add it"
+    "run to add it. For an export, export the run again after that"
 )
 _LEDGER = Path("submissions") / "ledger.csv"
 

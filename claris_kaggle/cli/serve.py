@@ -1,7 +1,8 @@
 """Start a local web page that classifies dropped images and shows evidence maps, as claris classify does.
 
 Prints the address to stdout when it is ready. Ctrl-C stops it. Uploads are processed in memory and never saved.
-The page accepts up to 50 images at once, and /example shows two synthetic patches.
+The page accepts up to 50 images at once, and /example shows two synthetic patches. Links on the page download a result
+as JSON and as an HTML page, as claris classify --json and --html write them.
 Programs can POST to /classify and receive JSON: curl --form image=@patch.tif http://127.0.0.1:8000/classify
 For research use only. Not for diagnosis.
 

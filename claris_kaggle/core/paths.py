@@ -247,6 +247,19 @@ class RunDir(_Folder):
             return RunError(f"{shorten_path(self.root)}: a folder of runs", "expected one run", hint)
         return RunError(self.describe_missing(names), expected, hint)
 
+    def missing_error(self, names: str, expected: str, hint: str) -> RunError:
+        """Return the error for missing files or a missing folder. If this is the folder of a fold, it names the run.
+
+        Args:
+            names: the missing files, for the message.
+            expected: what was expected.
+            hint: what to do if this is not the folder of a fold.
+        """
+        root = self.root if self.root.name else self.root.absolute()
+        if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
+            return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
+        return RunError(self.describe_missing(names), expected, hint)
+
     def finished_folds(self) -> list[int]:
         """Return the numbers of the folds that have a model.json. Does not verify the weights."""
         return [number for number, fold_dir in self.fold_dirs().items() if fold_dir.weights_manifest.exists()]

@@ -113,7 +113,7 @@ def _read_shared_folds(run_dirs: Sequence[RunDir]) -> Folds:
     for run_dir in run_dirs:
         if not run_dir.folds.exists():
             hint = "Give runs that claris train and claris predict made"
-            raise RunError(run_dir.describe_missing(run_dir.folds.name), "each fold needs predictions of its own", hint)
+            raise run_dir.missing_error(run_dir.folds.name, "each fold needs predictions of its own", hint)
         found.append(read_folds(run_dir.folds))
         if found[-1].digest != found[0].digest:
             what = f"{run_dirs[0].root} and {run_dir.root} have different folds"

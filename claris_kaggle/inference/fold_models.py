@@ -136,7 +136,7 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
         hint = "Remove the model.json in its folder, then run claris train again"
     else:
         expected = "expected the folder of a run, or of claris export"
-        raise RunError(run_dir.describe_missing("config.json"), expected, "Train first: claris train")
+        raise run_dir.missing_error("config.json", expected, "Train first: claris train")
     model = trained_network(config)
     models = {}
     for fold, (path, digest) in weight_files.items():

@@ -121,7 +121,7 @@ def _require_config(run_dir: RunDir) -> None:
         RunError: no config.json. The message names the folder, and runs beside or inside it.
     """
     if not run_dir.config.exists():
-        raise RunError(run_dir.describe_missing("config.json"), "expected a trained run", "Train first: claris train")
+        raise run_dir.missing_error("config.json", "expected a trained run", "Train first: claris train")
 
 
 def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainConfig, _PredictData, list[int]]:
@@ -168,7 +168,7 @@ def _read_folds_of_run(job: PredictJob, config: TrainConfig) -> Folds:
 
 
 def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: bool) -> dict[str, Any] | None:
-    """Predict the folds in turn on this rank. Rank 0 also writes the files of the run."""
+    """Predict the folds in turn on this rank. Rank 0 also writes the image statistics and the files of the run."""
     with stopper.listen():
         if not verified and world.world_size > 1:
             if world.local_rank == 0:
@@ -181,6 +181,8 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
             suggest_precision(config.precision, world.device.type, config.model)
         with torch_settings(job.threads or config.threads, autotune=torch.backends.cudnn.benchmark):
             _predict_folds(job, config, data, finished, world, stopper)
+    if world.is_main:
+        write_json(job.run_dir.statistics, _fit_statistics(data).to_json())
     missing = sorted(set(range(data.folds.k)) - set(finished))
     if missing:
         log_info(
@@ -317,10 +319,9 @@ def _fit_statistics(data: _PredictData) -> PatchStatistics:
 
 
 def _finalize_run(job: PredictJob, data: _PredictData) -> dict[str, Any]:
-    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from the files of its folds, and its statistics.
+    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from the files of its folds.
 
     Returns:
         The metrics.
     """
-    write_json(job.run_dir.statistics, _fit_statistics(data).to_json())
     return run_metrics.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})

@@ -119,7 +119,8 @@ def _merge_runs(sources: Sequence[RunDir], target: RunDir) -> None:
     """
     with explain_disk_errors(target.root):
         for source in (one for one in sources if one.config.exists()):
-            for path in (source.config, source.folds, source.folds.with_suffix(".json")):
+            statistics = [source.statistics] if source.statistics.exists() else []
+            for path in (source.config, source.folds, source.folds.with_suffix(".json"), *statistics):
                 copy = target.root / path.name
                 if copy.exists() and path.suffix == ".csv" and copy.read_bytes() != path.read_bytes():
                     raise RunError(

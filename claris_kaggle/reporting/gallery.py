@@ -39,6 +39,7 @@ class _Specimen:
         crop: side of the square that the network sees, in pixels.
         views: probability of each of the eight views; empty without weights.
         centre: share of the evidence map in the centre 32 x 32 pixels, 0..1; None without a map.
+        strongest: largest absolute value of a cell of the map, in nats; None without a map.
     """
 
     id: str
@@ -51,6 +52,7 @@ class _Specimen:
     crop: int = SIZE
     views: tuple[float, ...] = ()
     centre: float | None = None
+    strongest: float | None = None
 
     @property
     def called(self) -> int:
@@ -179,9 +181,12 @@ def _explain_fold(specimens: Sequence[_Specimen], run_dir: RunDir, fold: int, re
     else:
         shares = centre_share(found.maps, config.crop).tolist()
         seen = [
-            replace(one, crop=config.crop, map=_png_uri(_paint_map(parts)), centre=share)
+            replace(
+                one, crop=config.crop, map=_png_uri(_paint_map(parts)), centre=share,
+                strongest=float(np.abs(parts).max()),
+            )
             for one, parts, share in zip(specimens, found.maps, shares, strict=True)
-        ]
+        ]  # fmt: skip
     views = found.view_probabilities.T.tolist()
     return {one.id: replace(one, views=tuple(row)) for one, row in zip(seen, views, strict=True)}
 

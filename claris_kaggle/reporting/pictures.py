@@ -17,6 +17,12 @@ _MALIGNANT_COLOR, _BENIGN_COLOR = (213, 94, 0), (0, 114, 178)
 _TINT_OPACITY = 0.6
 _LONGEST_SIDE = 960
 _TintValues = NDArray[np.float32]
+# Weights of red, green and blue in a grey value (ITU-R BT.601).
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)
+MAP_LIMITS = (
+    "An evidence map cannot show whether a prediction is correct, or which structure caused it: the receptive field of "
+    "a cell is larger than the cell."
+)
 
 
 def _png_uri(pixels: NDArray[np.uint8]) -> str:
@@ -38,7 +44,12 @@ def _uri(pixels: NDArray[np.uint8], kind: str, options: Mapping[str, int]) -> st
 
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format=kind, **options)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return data_uri(stream.getvalue(), f"image/{kind.lower()}")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return the content of a file as a data URI. `kind` is its MIME type, such as `image/png`."""
+    return f"data:{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
 def _reduce(pixels: Pixels, longest: int = _LONGEST_SIDE) -> Pixels:
@@ -58,9 +69,9 @@ def _tint(pixels: Pixels, values: NDArray[np.floating]) -> Pixels:
 
 
 def draw_map(patch: Pixels, parts: _TintValues, crop: int) -> Pixels:
-    """Return a patch tinted by its evidence map, with the centre 32 x 32 pixels outlined in black.
+    """Return a patch in grey, tinted by its evidence map, with the centre 32 x 32 pixels outlined in black.
 
-    The colours are scaled to the strongest cell of the map.
+    The colours are scaled to the strongest cell of the map. The colours of the stain would mix with them.
 
     Args:
         patch: uint8 [96, 96, 3].
@@ -73,7 +84,8 @@ def draw_map(patch: Pixels, parts: _TintValues, crop: int) -> Pixels:
     rows, columns = (np.arange(crop) * cells // crop for cells in parts.shape)
     values = np.zeros((SIZE, SIZE))
     values[begin : begin + crop, begin : begin + crop] = parts[np.ix_(rows, columns)]
-    drawn = _tint(patch, values / max(float(np.abs(parts).max()), 1e-9))
+    grey = np.rint(patch @ np.array(_GREY_WEIGHTS))[:, :, None].repeat(3, axis=2).astype(np.uint8)
+    drawn = _tint(grey, values / max(float(np.abs(parts).max()), 1e-9))
     low, high = (SIZE - CENTRE) // 2, (SIZE + CENTRE) // 2
     for edge in (low, high - 1):
         drawn[edge, low:high] = drawn[low:high, edge] = 0

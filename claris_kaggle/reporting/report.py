@@ -34,6 +34,7 @@ from claris_kaggle.evaluation.run_metrics import (
     slide_metrics,
 )
 from claris_kaggle.reporting import charts, gallery
+from claris_kaggle.reporting.pictures import MAP_LIMITS
 from claris_kaggle.reporting.templates import render_template
 from claris_kaggle.version import __version__
 
@@ -255,6 +256,7 @@ def write_report(
         generated=any(map(is_generated_run, run_dirs)) or (data is not None and data.generated.exists()),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
+        map_limits=MAP_LIMITS,
     )
     write_text(out, page)
     return out

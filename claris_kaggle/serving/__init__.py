@@ -3,7 +3,8 @@
 Other packages use:
 
 - `app`: `listen`, `serve`
-- `classify`: `Classification`, `ClassifyJob`, `FAST_STRIDE`, `NOTICE`, `classify_files`, `classify_image`
+- `classify`: `Classification`, `ClassifyJob`, `FAST_STRIDE`, `NOTICE`, `classify_files`, `classify_image`,
+  `explain_missing_range`
 - `export`: `export_run`
 - `http`: `bracketed`, `is_loopback`
 - `images`: `decode_image`, `list_images`

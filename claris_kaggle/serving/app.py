@@ -44,7 +44,7 @@ from claris_kaggle.serving.http import (
     refuse,
 )
 from claris_kaggle.serving.images import _largest_file, decode_image
-from claris_kaggle.serving.page import _render_page, all_as_json, render_section
+from claris_kaggle.serving.page import _make_downloads, _render_page, all_as_json, render_section
 from claris_kaggle.serving.progress import _ImageProgress, _ProgressApp, _Report
 
 _SERVE_TEMPLATE, _SERVE_SCRIPT = "serve.html.jinja", "serve.js"
@@ -103,6 +103,7 @@ class _UploadHandler:
             "field": _FIELD,
             "address": str(request.base_url),
             "example": example,
+            "downloads": _make_downloads(images, messages, self.trained, self.job.views) if images else {},
             **limits,
         }
         return _render_page(images, messages, self.trained, _SERVE_TEMPLATE, **values)

@@ -196,14 +196,14 @@ class Classification:
         return _crop_window(self.pixels, self.top, self.left)
 
     @property
-    def fold_range(self) -> tuple[float, float]:
-        """The lowest and the highest probability of a fold."""
-        return min(self.fold_probabilities.values()), max(self.fold_probabilities.values())
+    def fold_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest probability of a fold; None with one fold."""
+        return _find_range(list(self.fold_probabilities.values()))
 
     @property
-    def view_range(self) -> tuple[float, float]:
-        """The lowest and the highest probability of a view."""
-        return min(self.view_probabilities), max(self.view_probabilities)
+    def view_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest probability of a view; None with one view."""
+        return _find_range(self.view_probabilities)
 
     @property
     def malignant_windows(self) -> float | None:
@@ -242,6 +242,22 @@ class Classification:
             "resemblance": None if self.resemblance is None else vars(self.resemblance),
             "windows": None if self.heat is None else {"malignant": self.malignant_windows, **self.heat.to_json()},
         }
+
+
+def _find_range(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the lowest and the highest value; None for a single value."""
+    return (min(values), max(values)) if len(values) > 1 else None
+
+
+def explain_missing_range(folds: int, views: int) -> str:
+    """Return why the results have no range over folds or views, as a sentence without a full stop; empty if they have.
+
+    >>> explain_missing_range(5, 1), explain_missing_range(1, 1), explain_missing_range(5, 8)
+    ('only one view, so there is no range over views (-)', 'only one fold and one view, so there is no range (-)', '')
+    """
+    single = [unit for unit, number in (("fold", folds), ("view", views)) if number == 1]
+    over = f" over {single[0]}s" if len(single) == 1 else ""
+    return f"only one {' and one '.join(single)}, so there is no range{over} (-)" if single else ""
 
 
 def classify_image(

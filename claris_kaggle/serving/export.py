@@ -82,9 +82,8 @@ def _require_finished(run_dir: RunDir) -> dict[int, str]:
         RunError: the run has no config or fold file, or folds are not finished or not predicted; names these folds.
     """
     if not run_dir.config.exists() or not run_dir.folds.exists():
-        raise RunError(
-            run_dir.describe_missing("config.json and folds.csv"), "expected a trained run", "Train first: claris train"
-        )
+        names = "config.json and folds.csv"
+        raise run_dir.missing_error(names, "expected a trained run", "Train first: claris train")
     folds = range(read_folds(run_dir.folds).k)
     digests = {fold: digest for fold in folds if (digest := finished_sha256(run_dir.fold(fold)))}
     unfinished = [fold for fold in folds if fold not in digests]

@@ -66,14 +66,25 @@ def list_images(paths: Sequence[Path], *, recursive: bool = False) -> list[Path]
             found.append(path)
             continue
         with explain_disk_errors(path):
-            every = path.rglob("*") if recursive else path.iterdir()
-            inside = sorted(one for one in every if one.suffix.lower() in _SUFFIXES and one.name[0] != ".")
-        if not inside:
-            hint = "" if recursive else "Give --recursive to search its subfolders"
-            expected = f"expected files ending in {', '.join(_SUFFIXES)}"
-            raise UsageError(f"{path}: no image in this folder", expected, hint)
+            inside = sorted(_find_images(path, recursive=recursive))
+            if not inside:
+                raise _explain_no_images(path, recursive=recursive)
         found += inside
     return found
+
+
+def _find_images(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    """Yield the image files in a folder by their suffixes, without hidden files."""
+    every = folder.rglob("*") if recursive else folder.iterdir()
+    return (one for one in every if one.suffix.lower() in _SUFFIXES and one.name[0] != ".")
+
+
+def _explain_no_images(folder: Path, *, recursive: bool) -> UsageError:
+    """Return the error for a folder without images. Recommends --recursive if a subfolder has images."""
+    nested = not recursive and any(_find_images(folder, recursive=True))
+    hint = "Give --recursive to search its subfolders" if nested else "Give image files, or a folder that has them"
+    where = "in this folder or its subfolders" if recursive else "in this folder"
+    return UsageError(f"{folder}: no image {where}", f"expected files ending in {', '.join(_SUFFIXES)}", hint)
 
 
 def _read_image(path: Path, max_pixels: int = _MAX_PIXELS) -> Pixels:

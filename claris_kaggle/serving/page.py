@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from claris_kaggle.core.files import write_text
 from claris_kaggle.core.paths import require_suffix
 from claris_kaggle.inference.evidence import NO_MAP
 from claris_kaggle.inference.fold_models import FoldModels
 from claris_kaggle.reporting import templates
-from claris_kaggle.reporting.pictures import draw_heat, draw_map, jpeg_uri
-from claris_kaggle.serving.classify import NOTICE, Classification
+from claris_kaggle.reporting.pictures import MAP_LIMITS, data_uri, draw_heat, draw_map, jpeg_uri
+from claris_kaggle.serving.classify import NOTICE, Classification, explain_missing_range
 from claris_kaggle.version import __version__
 
 _CLASSIFY_TEMPLATE = "classify.html.jinja"
 _ROW_COLUMNS = (
     "name", "answer", "verdict", "probability", "calibrated", "threshold", "fold_low", "fold_high", "view_low",
-    "view_high", "width", "height", "top", "left", "malignant_windows", "reasons",
+    "view_high", "width", "height", "top", "left", "malignant_windows", "reasons", "error",
 )  # fmt: skip
 
 
@@ -52,16 +55,19 @@ def render_section(found: Classification, crop: int) -> Mapping[str, object]:
     drawn = draw_heat(found.pixels, heat.tops, heat.lefts, heat.probabilities, found.threshold) if heat else None
     tinted = None if found.map is None else draw_map(found.patch, found.map, crop)
     pictures = {"heat": drawn, "patch": found.patch, "map": tinted}
+    values = found.to_json()
     return {
-        **found.to_json(),
+        **values,
+        "json": values,
         "fold_range": found.fold_range,
         "view_range": found.view_range,
+        "strongest": None if found.map is None else float(np.abs(found.map).max()),
         "pictures": {name: None if picture is None else jpeg_uri(picture) for name, picture in pictures.items()},
     }
 
 
 def _render_page(
-    sections: Sequence[Mapping[str, object]],
+    sections: Sequence[Mapping[str, Any]],
     faults: Sequence[str],
     trained: FoldModels,
     template: str = _CLASSIFY_TEMPLATE,
@@ -76,9 +82,12 @@ def _render_page(
         template: the name of the template: the default, or one that extends it.
         more: further values for `template`.
     """
+    first = sections[0]["json"] if sections else None
     about = {
         "notice": NOTICE,
         "no_map": NO_MAP,
+        "no_range": explain_missing_range(len(first["folds"]), len(first["views"])) if first else "",
+        "map_limits": MAP_LIMITS,
         "trained": trained,
         "auc": trained.metric("auc"),
         "version": __version__,
@@ -96,6 +105,22 @@ def write_page(
     write_text(require_suffix(path, ".html", ".htm"), _render_page(named, told, trained))
 
 
+def _make_downloads(
+    sections: Sequence[Mapping[str, Any]], faults: Sequence[str], trained: FoldModels, views: int
+) -> Mapping[str, tuple[str, str]]:
+    """Return the results as files, which the page contains as links: each name and data URI by the kind of the file.
+
+    The files have the content of `claris classify --json` and `--html`.
+    """
+    stem = sections[0]["name"] if len(sections) == 1 else f"{len(sections)} images"
+    values = json.dumps(all_as_json(trained, views, [section["json"] for section in sections], faults)) + "\n"
+    page = _render_page(sections, faults, trained)
+    return {
+        "JSON": (f"{stem}.json", data_uri(values.encode(), "application/json")),
+        "HTML page": (f"{stem}.html", data_uri(page.encode(), "text/html")),
+    }
+
+
 def _common_folder(names: Sequence[str]) -> str:
     """Return the longest folder that all names begin with, with the separator at its end; empty if there is none.
 
@@ -111,7 +136,7 @@ def write_rows(path: Path, images: Sequence[Mapping[str, object]]) -> None:
 
     Args:
         path: the file, whose name ends in .csv.
-        images: values from `Classification.to_json`.
+        images: values from `Classification.to_json`; for an image that was not classified, its `name` and `error`.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -122,8 +147,11 @@ def write_rows(path: Path, images: Sequence[Mapping[str, object]]) -> None:
 
 def _row_of(image: Mapping[str, Any]) -> list[object]:
     """Return the cells of an image; an unknown value is empty."""
-    folds, views, windows = image["folds"].values(), image["views"], image["windows"]
-    ranges = {"fold_low": min(folds), "fold_high": max(folds), "view_low": min(views), "view_high": max(views)}
-    more = {"malignant_windows": windows and windows["malignant"], "reasons": "; ".join(image["reasons"])}
-    cells = {**image, **ranges, **more}
-    return ["" if cells[name] is None else cells[name] for name in _ROW_COLUMNS]
+    cells = dict(image)
+    if "error" not in image:
+        for unit, values in (("fold", list(image["folds"].values())), ("view", image["views"])):
+            if len(values) > 1:
+                cells.update({f"{unit}_low": min(values), f"{unit}_high": max(values)})
+        windows = image["windows"]
+        cells.update(malignant_windows=windows and windows["malignant"], reasons="; ".join(image["reasons"]))
+    return ["" if cells.get(name) is None else cells[name] for name in _ROW_COLUMNS]

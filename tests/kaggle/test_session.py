@@ -608,3 +608,4 @@ def test_a_fold_that_could_not_be_copied_whole_is_not_there(finished: RunDir, tm
     _merge_runs([part], target)
     assert target.finished_folds() == [0, 1, 2]
     assert target.fold(1).oof.read_bytes() == finished.fold(1).oof.read_bytes()
+    assert target.statistics.read_bytes() == finished.statistics.read_bytes()  # classify compares images with them

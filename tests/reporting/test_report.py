@@ -140,7 +140,8 @@ def test_views_and_share_in_the_centre_are_those_of_the_folds_own_weights(
     agreeing = int(((views >= 0.5) == (called == "malignant")).sum())
     share = 100 * centre_share(found.maps, config.crop)[0]
     said_of_views = f"{agreeing} of 8 views predict {called}, {views.min():.2f} to {views.max():.2f}"
-    assert f"{said_of_views} {share:.0f} % of the map in the centre" in text
+    strongest = f"strongest cell {np.abs(found.maps[0]).max():.2g} in log-odds"
+    assert f"{said_of_views} {share:.0f} % of the map in the centre {strongest}" in text
     drawn = next(one for one in pictures(page) if one.shape[2] == 4).astype(int)
     assert ((drawn[:, :, 0] > drawn[:, :, 2]) == (found.maps[0] > 0)).all()  # orange evidence for malignant
     assert np.argmax(drawn[:, :, 3]) == np.argmax(np.abs(found.maps[0]))

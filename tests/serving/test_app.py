@@ -322,6 +322,26 @@ def test_two_who_ask_at_once_are_both_answered(served: Served, trained: FoldMode
         assert answer["name"] == path.name and answer["probability"] == pytest.approx(wanted, abs=1e-6)
 
 
+def test_a_result_is_downloaded_as_json_and_as_the_page_of_classify(
+    call: Call, served: Served, finished: RunDir, patch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page.png").write_text("<html>")
+    files = [("image", (path.name, path.read_bytes())) for path in (patch, tmp_path / "page.png")]
+    page = requests.post(served.address, files=files, timeout=DEADLINE).text
+    links = re.findall(r'<a download="([^"]+)" href="data:([^;]+);base64,([^"]+)">([^<]+)</a>', page)
+    assert [(name, kind, text) for name, kind, _, text in links] == [
+        (f"{patch.name}.json", "application/json", "JSON"), (f"{patch.name}.html", "text/html", "HTML page"),
+    ]  # fmt: skip
+    values, saved = (base64.b64decode(content).decode() for _, _, content, _ in links)
+    monkeypatch.chdir(patch.parent)
+    code, shown, _ = call("classify", "--run", finished.root, patch.name, "--json", "--html", tmp_path / "alone.html")
+    assert code == 0 and json.loads(values)["images"] == json.loads(shown)["images"]
+    assert json.loads(values).keys() == json.loads(shown).keys() and "page.png" in json.loads(values)["faults"][0]
+    faults = re.compile(r'<div class="faults".*?</div>\n', re.S)
+    assert faults.search(saved) and faults.sub("", saved) == (tmp_path / "alone.html").read_text("utf-8")
+    assert "Download" not in requests.get(served.address, timeout=DEADLINE).text
+
+
 def test_progress_is_sent_while_a_large_image_is_classified(
     client: Any, patch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -459,6 +479,12 @@ def test_in_a_browser_a_patch_is_chosen_and_its_answer_seen(
     assert page.title().startswith(page.locator(SECTION).inner_text().split()[0])
     drawn = page.evaluate("[...document.images].map(one => one.complete && one.naturalWidth)")
     assert drawn == [96, 96] and not faults
+    for kind, mark in (("JSON", b'{"notice": "For research use only.'), ("HTML page", b"<!doctype html>")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=kind).click()
+        assert Path(download.value.path()).read_bytes().startswith(mark)
+        assert download.value.suggested_filename == f"{patch.name}.{kind[:4].lower()}"
+    assert page.locator(SECTION).is_visible() and not faults
     page.locator("summary").click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"

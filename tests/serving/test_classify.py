@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,10 @@ from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.patches import read_patch
 from claris_kaggle.evaluation.predictions import read_test
 from claris_kaggle.inference.fold_models import FoldModels, load_trained
-from claris_kaggle.reporting.pictures import _png_uri, _tint, draw_heat, draw_map, jpeg_uri
+from claris_kaggle.reporting.pictures import MAP_LIMITS, _png_uri, _tint, draw_heat, draw_map, jpeg_uri
 from claris_kaggle.serving.classify import NOTICE, ClassifyJob, classify_files, classify_image
 from claris_kaggle.serving.images import _window_starts
-from tests.conftest import claris
+from tests.conftest import claris, open_page
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -91,12 +92,11 @@ def test_the_verb_prints_a_row_an_image_and_that_it_is_no_diagnosis(
 ) -> None:
     patch = sorted(generated.patches("test").iterdir())[0]
     code, shown, said = call("classify", "--run", finished.root, patch, scan, "--views", 1)
-    assert code == 0 and said == ""
+    page = f"next: claris classify --run {finished.root} {patch} {scan} --views 1 --html answers.html"
+    assert code == 0 and said.splitlines() == ["only one view, so there is no range over views (-)", page]
     header, first, second, last = shown.splitlines()
     assert header.split() == ["probability", "answer", "folds", "views", "centre", "image"]
-    assert re.fullmatch(
-        rf"0\.\d{{4}} +(benign|malignant|uncertain) +[\d.]+ to [\d.]+ +[\d.]+ to [\d.]+ +\d+% +{patch}.*", first
-    )
+    assert re.fullmatch(rf"0\.\d{{4}} +(benign|malignant|uncertain) +[\d.]+ to [\d.]+ +- +\d+% +{patch}.*", first)
     assert re.search(
         r"scan\.png \([\d.]+% of 40 windows malignant; highest \d+ px from the left, \d+ px from the top\)", second
     )
@@ -119,6 +119,10 @@ def test_json_and_page_say_the_same_and_hold_all_they_need(
     assert "Overview" in text and str(tmp_path) not in text and str(generated.root) not in text
     assert "<script" not in text and not re.search(r"(src|href)=\"(?!data:|#image-)", text)
     assert text.count("<img ") == text.count(' alt="') == 1 + 2 * 71
+    assert text.count(MAP_LIMITS) == text.count("no range over views (-)") == 1
+    strongest = f"{np.abs(np.array(first['map'])).max():.2g}"
+    assert f"<span>−{strongest}</span><span>0</span><span>+{strongest}</span>" in text
+    assert "<span>0</span><span>0.500</span><span>1</span>" in text
     assert f"{first['probability']:.3f}" in text
 
 
@@ -130,8 +134,16 @@ def test_a_faulty_file_is_named_and_the_others_are_done(
     (tmp_path / "page.png").write_text("<html>")
     Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
     names = [patches[0], tmp_path / "cut.tif", patches[1], tmp_path / "page.png", tmp_path / "no.png", patches[2]]
-    code, shown, said = call("classify", "--run", finished.root, *names, "--views", 1)
-    assert code == 1 and [row.split()[9] for row in shown.splitlines()[1:-1]] == list(map(str, patches))
+    rows = tmp_path / "answers.csv"
+    code, shown, said = call("classify", "--run", finished.root, *names, "--views", 1, "--csv", rows)
+    assert code == 1 and [row.split()[7] for row in shown.splitlines()[1:-1]] == list(map(str, patches))
+    written = rows_of(rows)
+    assert [row["name"] for row in written] == list(map(str, names))
+    assert [bool(row["error"]) for row in written] == [not row["answer"] for row in written] == [False, True] * 2 + [
+        True, False,
+    ]  # fmt: skip
+    assert "cut.tif: damaged or cut off" in written[1]["error"] and written[1]["error"] in said
+    assert written[0]["fold_low"] and not written[0]["view_low"]  # one view has no range
     assert (
         "cut.tif: damaged or cut off" in said
         and "page.png: not a readable image" in said
@@ -235,6 +247,65 @@ def test_a_run_in_the_making_answers_with_the_folds_that_are_finished(
         load_trained(tmp_path)
 
 
+def test_one_fold_alone_gets_its_statistics_from_predict_and_has_no_range(
+    call: Call, finished: RunDir, generated: DataDir, cache: Path, tmp_path: Path
+) -> None:
+    run = RunDir(shutil.copytree(finished.root, tmp_path / "run"))
+    for path in (run.statistics, run.metrics, run.fold(0).weights_manifest, run.fold(2).weights_manifest):
+        path.unlink()
+    code, _, said = call("predict", "--data", generated.root, "--run", run.root, "--cache", cache)
+    assert code == 0 and "fold 0, 2 not trained yet" in said
+    assert run.statistics.read_bytes() == finished.statistics.read_bytes()
+    patch, page = sorted(generated.patches("test").iterdir())[0], tmp_path / "page.html"
+    code, shown, said = call("classify", "--run", run.root, patch, "--fast", "--html", page)
+    assert code == 0 and "image_statistics.json" not in said
+    assert said.count("only one fold and one view, so there is no range (-)") == 1
+    assert re.fullmatch(r"[\d.]+ +[a-z]+ +- +- +\d+% +.*", shown.splitlines()[1])
+    text = page.read_text()
+    assert text.count("Only one fold and one view, so there is no range (-).") == 1
+    assert text.count("<td>-</td>") == 2 and not re.search(r"[\d.]+ to [\d.]+", text)
+
+
+@pytest.mark.parametrize("command", ["classify --run FOLD IMAGE", "serve --run FOLD --port 0", "export FOLD --out NEW"])
+def test_the_folder_of_a_fold_names_its_run(
+    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path, command: str
+) -> None:
+    image = sorted(generated.patches("test").iterdir())[0]
+    values = {"FOLD": finished.fold(0).root, "IMAGE": image, "NEW": tmp_path / "new"}
+    code, shown, said = call(*(values.get(word, word) for word in command.split()))
+    assert (code, shown) == (1, "") and said.count("\n") == 1
+    assert "fold0: the folder of one fold; expected " in said and f"Give the run's folder: {finished.root}\n" in said
+
+
+def test_the_folder_of_a_fold_is_recognised_from_inside(
+    call: Call, finished: RunDir, generated: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.fold(0).root)
+    code, _, said = call("predict", "--data", generated.root, "--run", ".")
+    assert code == 1 and f"Give the run's folder: {finished.root}\n" in said
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_every_reason_of_the_overview_is_readable_without_scrolling(
+    browser: Any, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path, width: int
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    long = tmp_path / f"{'long_name_' * 9}.png"
+    Image.fromarray(noise).save(long)
+    patch, out = sorted(generated.patches("test").iterdir())[0], tmp_path / "page.html"
+    assert call("classify", "--run", finished.root, long, patch, "--html", out)[0] == 0
+    page, faults = open_page(browser, out.as_uri(), width, "light")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    card = page.locator(".overview").bounding_box()
+    for cell in page.locator(".overview td").all():
+        box = cell.bounding_box()
+        assert box is None or card["x"] <= box["x"] and box["x"] + box["width"] <= card["x"] + card["width"]
+    reason = page.locator(".overview .reason").first
+    assert "does not resemble" in reason.inner_text() and reason.bounding_box()["width"] >= 250
+    assert reason.bounding_box()["height"] < 120 and not faults
+    page.close()
+
+
 def test_pictures_show_what_speaks_for_and_against_in_its_place() -> None:
     grey = np.full((96, 96, 3), 128, dtype=np.uint8)
     parts = np.zeros((3, 3), dtype=np.float32)
@@ -245,6 +316,8 @@ def test_pictures_show_what_speaks_for_and_against_in_its_place() -> None:
     assert drawn[3, 3].tolist() == [128, 128, 128] and drawn[32, 40].tolist() == drawn[50, 63].tolist() == [0, 0, 0]
     assert (draw_map(grey, np.ones((2, 2), dtype=np.float32), 64)[:16] == 128).all()
     assert np.array_equal(_tint(grey, np.zeros((96, 96))), grey)
+    pink = np.broadcast_to(np.array([230, 120, 180], dtype=np.uint8), grey.shape)
+    assert np.ptp(draw_map(pink, parts, 96)[3, 3]) == 0  # the stain's colour is no evidence
 
 
 def test_a_picture_to_look_at_is_small_and_shows_the_patch(generated: DataDir) -> None:

@@ -163,9 +163,15 @@ def test_what_is_there_is_left_alone(call: Call, finished: RunDir, tmp_path: Pat
         code, _, said = call("export", finished.root, "--out", tmp_path / name)
         assert code == 1 and "already exists; nothing was changed" in said
     assert contents(tmp_path / "full") == {"mine.txt": b"mine"}
-    code, shown, _ = call("export", finished.root, "--out", tmp_path / "empty", "--json")
-    assert code == 0 and json.loads(shown)["out"] == str(tmp_path / "empty")
+    code, shown, said = call("export", finished.root, "--out", tmp_path / "empty", "--json")
+    assert code == 0 and json.loads(shown)["out"] == str(tmp_path / "empty") and said == ""
     assert (tmp_path / "empty").stat().st_mode & 0o055 == 0o055
+
+
+def test_an_export_ends_with_the_command_that_uses_it(call: Call, finished: RunDir, tmp_path: Path) -> None:
+    code, shown, said = call("export", finished.root, "--out", tmp_path / "out")
+    assert (code, shown) == (0, f"{tmp_path / 'out'}\n")
+    assert said.splitlines()[-1] == f"next: claris classify --run {tmp_path / 'out'} IMAGE"
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(

@@ -163,5 +163,17 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path: Path) -> Non
     (tmp_path / "deeper").mkdir()
     found = list_images([tmp_path / "notes.txt", tmp_path])
     assert [path.name for path in found] == ["notes.txt", "a.tif", "b.PNG", "c.jpeg"]
-    with pytest.raises(UsageError, match="no image in this folder"):
-        list_images([tmp_path / "deeper"])
+    deeper = tmp_path / "deeper"
+    with pytest.raises(UsageError, match="no image in this folder; .*Give image files, or a folder that has them"):
+        list_images([deeper])
+    (deeper / "still").mkdir()
+    (deeper / "still" / ".hidden.png").touch()
+    with pytest.raises(UsageError, match="Give image files"):
+        list_images([deeper])
+    (deeper / "still" / "d.png").touch()
+    with pytest.raises(UsageError, match="no image in this folder; .*Give --recursive to search its subfolders"):
+        list_images([deeper])
+    assert list_images([deeper], recursive=True) == [deeper / "still" / "d.png"]
+    (deeper / "still" / "d.png").unlink()
+    with pytest.raises(UsageError, match="no image in this folder or its subfolders; .*Give image files"):
+        list_images([deeper], recursive=True)
