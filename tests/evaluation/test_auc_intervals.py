@@ -328,9 +328,9 @@ def test_what_has_no_error_is_refused() -> None:
 @pytest.mark.parametrize("effect", [0.0, 0.7])
 def test_intervals_hold_the_truth_as_often_as_they_say(effect: float) -> None:
     """A rough look; `benchmarks/ensembling.py` has the table of many settings."""
-    from benchmarks.simulation import coverage
+    from benchmarks.simulation import measure_coverage
 
-    held = coverage(slides=80, patches=40, effect=effect, auc=0.93, trials=600, seed=2)
+    held = measure_coverage(slides=80, patches=40, effect=effect, auc=0.93, trials=600, seed=2)
     print(f"effect {effect}: {held}")
     assert 0.91 <= held["interval"] <= 0.985 and 0.91 <= held["comparison"] <= 0.985
 
