@@ -57,7 +57,7 @@ def uninterrupted(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
     """Train fold 0 on the GPU without interruption, and return the run and the log."""
-    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
     return run, finish(train(generated, cache, fold_file, run))
 
 
