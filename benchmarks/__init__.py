@@ -1,1 +1,1 @@
-"""Measurements that write the pages of `docs/`."""
+"""Benchmarks. They write pages of `docs/`."""

@@ -1,4 +1,4 @@
-"""The cost of networks by input size: GFLOP, memory of a training step, and hours of two T4s, estimated.
+"""Estimate the cost of networks by input size: GFLOP, memory of a training step, and hours of two T4s.
 
 python -m benchmarks.cost
 """
@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from benchmarks.timing import QUICK, Grid, publish
 from benchmarks.two_t4s import COMPETITION, EPOCHS, FOLDS, VIEWS
 from claris_kaggle.core.errors import UsageError
-from claris_kaggle.models.cost import NetworkCost, network_cost
+from claris_kaggle.models.cost import _T4_BANDWIDTH_RATIO, _TWO_GPU_SPEEDUP, NetworkCost, network_cost
 from claris_kaggle.models.factory import create_model
 
 NETWORKS = (
@@ -35,11 +35,12 @@ PUBLISHED = {
     "efficientnet_b0": (1751.72, 8015.36), "tf_efficientnet_lite0": (2134.89, 8115.07),
     "convnext_tiny": (819.24, 2379.5), "convnext_small": (487.15, 1452.43), "vit_small_r26_s32_224": (733.9, 1806.33),
 }  # fmt: skip
-T4_OF_3090 = 1.8 * 320 / 936  # two T4s
+# Speed of two T4s relative to one RTX 3090, as `models.cost` estimates it.
+T4S_PER_3090 = _TWO_GPU_SPEEDUP * _T4_BANDWIDTH_RATIO
 
 
-def row(name: str, side: int) -> list[str] | None:
-    """The cells of a network at an input size, or None if it does not take that size."""
+def format_row(name: str, side: int) -> list[str] | None:
+    """Return the cells of a network at an input size, or None if it does not accept that size."""
     try:
         cost = network_cost(name, side)
     except UsageError as error:
@@ -53,41 +54,41 @@ def row(name: str, side: int) -> list[str] | None:
     ]  # fmt: skip
 
 
-def ratios_to_published() -> str:
-    """The published rates over the estimated ones, as text."""
+def compare_to_published() -> str:
+    """Return the ratios of the published rates to the estimated ones, as text."""
     texts = []
     for name in NETWORKS:
         if name in PUBLISHED:
             cost: NetworkCost = network_cost(name, 224)
-            rates = cost.training_rate() / T4_OF_3090, cost.prediction_rate() / T4_OF_3090
-            ratios = [found / rate for found, rate in zip(PUBLISHED[name], rates, strict=True)]
+            rates = cost.training_rate() / T4S_PER_3090, cost.prediction_rate() / T4S_PER_3090
+            ratios = [published / rate for published, rate in zip(PUBLISHED[name], rates, strict=True)]
             texts.append(f"{name} {ratios[0]:.2f} and {ratios[1]:.2f}")
     return ", ".join(texts)
 
 
-def real_megabytes(name: str, side: int, batch: int) -> float:
-    """The activations that a real step on the CPU keeps for its backward pass, in MB an image."""
+def measure_saved_megabytes(name: str, side: int, batch: int) -> float:
+    """Return the activations that a training step on the CPU saves for its backward pass, in MB per image."""
     model: nn.Module = create_model(name, side=side).train()
-    known = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, Tensor] = {}
+    weights = {one.untyped_storage().data_ptr() for one in [*model.parameters(), *model.buffers()]}
+    saved: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+    def record(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors_hooks(record, lambda tensor: tensor):
         model(torch.rand(batch, 3, side, side)).sum().backward()
-    return sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in known) / batch / 1e6
+    return sum(one.untyped_storage().nbytes() for key, one in saved.items() if key not in weights) / batch / 1e6
 
 
 def main() -> None:
-    """Print the table and keep it."""
-    rows = [cells for name in NETWORKS for side in SIDES if (cells := row(name, side))]
+    """Run the benchmark, print the result and save it."""
+    rows = [cells for name in NETWORKS for side in SIDES if (cells := format_row(name, side))]
     counted = network_cost("densenet121", 96, precision="fp32").saved_megabytes
     facts = {
         "kept for the backward pass, DenseNet-121 at 96 pixels in fp32": f"{counted:.2f} MB an image counted, "
-        f"{real_megabytes('densenet121', 96, 8):.2f} in a real step of 8 on the CPU",
-        "published over estimated images/s in training and prediction, RTX 3090, 224 pixels": ratios_to_published(),
+        f"{measure_saved_megabytes('densenet121', 96, 8):.2f} in a real step of 8 on the CPU",
+        "published over estimated images/s in training and prediction, RTX 3090, 224 pixels": compare_to_published(),
     }
     notes = [
         "An estimate for two T4s in fp16, from timm's published speeds on an RTX 3090 scaled by memory bandwidth: "

@@ -1,4 +1,4 @@
-"""Prediction with eight views against eight plain passes of the same network over tensors at hand.
+"""Compare `claris predict` with eight views to eight forward passes of the same network in a simple loop.
 
 python -m benchmarks.inference
 """
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.patches import Bench, bench_patches
+from benchmarks.patches import BenchmarkPatches, prepare_patches
 from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
 from benchmarks.training import ALONE, new_learner
 from claris_kaggle.core.config import TrainConfig
@@ -22,13 +22,14 @@ from claris_kaggle.inference.forward import predict_ids
 from claris_kaggle.models.factory import fuse_batch_norm
 from claris_kaggle.training.learner import _train_epoch
 
-PATCHES, BATCH, TRAINED, UNSEEN = (8, 4, 16, 32) if QUICK else (96, 32, 600, 600)
+PATCHES, BATCH, TRAIN_PATCHES, UNSEEN_PATCHES = (8, 4, 16, 32) if QUICK else (96, 32, 600, 600)
 
 
-def train_a_little(bench: Bench) -> torch.nn.Module:
-    """A network that has learnt something, so that an AUC means something."""
+def train_network(patches: BenchmarkPatches) -> torch.nn.Module:
+    """Return a network that was trained for three epochs, so that its AUC is better than chance."""
     learner = new_learner("bf16")
-    trainset = TrainSet(bench.pack, bench.trainset.ids[:TRAINED], bench.trainset.labels[:TRAINED])
+    ids, labels = patches.trainset.ids[:TRAIN_PATCHES], patches.trainset.labels[:TRAIN_PATCHES]
+    trainset = TrainSet(patches.pack, ids, labels)
     for epoch in range(3):
         batches = EpochBatches(trainset, learner.config, epoch=epoch, rank=0, world_size=1)
         learner.step = 0
@@ -36,53 +37,51 @@ def train_a_little(bench: Bench) -> torch.nn.Module:
     return learner.model.eval()
 
 
-def plain_passes(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Eight passes in the usual memory order, all at once in float32; the mean probability."""
+def predict_view_by_view(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the mean probability of eight views, from float32 forward passes in contiguous memory format."""
     total = torch.zeros(len(images))
     with torch.inference_mode():
         for number in range(8):
-            turned = to_input(view(images, number), "patches").contiguous()
-            for start in range(0, len(turned), BATCH):
-                total[start : start + BATCH] += model(turned[start : start + BATCH]).softmax(1)[:, 1]
+            inputs = to_input(view(images, number), "patches").contiguous()
+            for start in range(0, len(inputs), BATCH):
+                total[start : start + BATCH] += model(inputs[start : start + BATCH]).softmax(1)[:, 1]
     return total / 8
 
 
 def main() -> None:
-    """Compare, print and keep."""
+    """Run the benchmark, print the result and save it."""
     torch.set_num_threads(THREADS)
-    with bench_patches() as bench:
-        model = train_a_little(bench)
-        plain = type(model)  # the same network, in the usual memory order
+    with prepare_patches() as patches:
+        model = train_network(patches)
         contiguous = new_learner("fp32").model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         contiguous.load_state_dict(model.state_dict())
         contiguous.eval()
-        assert isinstance(contiguous, plain)
-        ids = bench.trainset.ids[-PATCHES:]
-        images = torch.from_numpy(bench.pack.pixels[bench.pack.rows(ids)])
+        ids = patches.trainset.ids[-PATCHES:]
+        images = torch.from_numpy(patches.pack.pixels[patches.pack.rows(ids)])
         configs = {name: TrainConfig(weights="none", precision=name, color=0.3) for name in ("fp32", "bf16")}
 
-        def ours(network: torch.nn.Module, precision: str) -> Callable[[], float]:
-            return rate_of(PATCHES, lambda: predict_ids(network, bench.pack, ids, ALONE, configs[precision], views=8))
+        def make_contender(network: torch.nn.Module, precision: str) -> Callable[[], float]:
+            return rate_of(PATCHES, lambda: predict_ids(network, patches.pack, ids, ALONE, configs[precision], views=8))
 
-        folded = fuse_batch_norm(model)
+        fused = fuse_batch_norm(model)
         rates = interleave(
             {
                 "eight plain passes, contiguous, inference mode": rate_of(
-                    PATCHES, lambda: plain_passes(contiguous, images)
+                    PATCHES, lambda: predict_view_by_view(contiguous, images)
                 ),
-                "claris predict without folding": ours(model, "fp32"),
-                "claris predict": ours(folded, "fp32"),
-                "claris predict --precision bf16": ours(folded, "bf16"),
+                "claris predict without folding": make_contender(model, "fp32"),
+                "claris predict": make_contender(fused, "fp32"),
+                "claris predict --precision bf16": make_contender(fused, "bf16"),
             },
             rounds=5,
         )
         difference = np.abs(
-            plain_passes(contiguous, images).numpy()
-            - predict_ids(folded, bench.pack, ids, ALONE, configs["fp32"], views=8)
+            predict_view_by_view(contiguous, images).numpy()
+            - predict_ids(fused, patches.pack, ids, ALONE, configs["fp32"], views=8)
         ).max()
-        unseen, labels = bench.trainset.ids[-UNSEEN:], bench.trainset.labels[-UNSEEN:]
+        unseen, labels = patches.trainset.ids[-UNSEEN_PATCHES:], patches.trainset.labels[-UNSEEN_PATCHES:]
         aucs = {
-            name: roc_auc_score(labels, predict_ids(folded, bench.pack, unseen, ALONE, config, views=8))
+            name: roc_auc_score(labels, predict_ids(fused, patches.pack, unseen, ALONE, config, views=8))
             for name, config in configs.items()
         }
     facts = {
@@ -90,7 +89,7 @@ def main() -> None:
         f"AUC over {len(labels)} patches": f"fp32 {aucs['fp32']:.5f}, bf16 {aucs['bf16']:.5f}, "
         f"difference {abs(aucs['fp32'] - aucs['bf16']):.1e}",
     }
-    title = f"eight views, DenseNet-121, batch {BATCH}, {THREADS} threads, {bench.about}"
+    title = f"eight views, DenseNet-121, batch {BATCH}, {THREADS} threads, {patches.description}"
     publish(Result("inference", title, "patches/s", rates, facts))
 
 

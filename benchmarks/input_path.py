@@ -1,4 +1,4 @@
-"""Loader alone, like for like on the same cores: files decoded each time against a pack.
+"""Measure the data loader alone: patches from a pack, compared with files that are decoded in every epoch.
 
 python -m benchmarks.input_path
 """
@@ -8,80 +8,74 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks import reference
-from benchmarks.patches import Bench, bench_patches
+from benchmarks.patches import BenchmarkPatches, prepare_patches, repeat_patch
 from benchmarks.timing import QUICK, THREADS, Result, interleave, publish, rate_of
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.augment import to_input
-from claris_kaggle.data.batches import EpochBatches, TrainSet
-from claris_kaggle.data.pack import Pack
-from claris_kaggle.data.patches import PATCH_SHAPE
+from claris_kaggle.data.batches import EpochBatches
 from claris_kaggle.runtime.loading import load_in_order
 
 BATCH, PASSES = 128, 4
-# As on Kaggle: what two T4s take at full speed, and loader processes of each card's process.
-WANTED, LOADERS = 2000, 2
+# As on Kaggle: images/s that two T4s train, and loader processes of the process of each GPU.
+T4_RATE, LOADERS = 2000, 2
 ROWS = 4_096 if QUICK else 100_000
 
 
-def ours(bench: Bench, *, color: float, transform_on_host: bool, normalise: bool, workers: int) -> Callable[[], float]:
-    """Our loader, with what follows it on the CPU."""
+def make_loader_contender(
+    patches: BenchmarkPatches, *, color: float, transform_on_host: bool, normalise: bool
+) -> Callable[[], float]:
+    """Return a contender that runs the loader of claris in one process, with or without normalisation."""
 
-    def work() -> None:
+    def load_epochs() -> None:
         for epoch in range(PASSES):
             batches = EpochBatches(
-                bench.trainset, TrainConfig(batch_size=BATCH, color=color), epoch=epoch, rank=0, world_size=1,
+                patches.trainset, TrainConfig(batch_size=BATCH, color=color), epoch=epoch, rank=0, world_size=1,
                 transform_on_host=transform_on_host,
             )  # fmt: skip
-            for batch in load_in_order(batches, range(len(batches)), workers, pin=False):
+            for batch in load_in_order(batches, range(len(batches)), 0, pin=False):
                 if normalise:
                     to_input(batch.images, "imagenet", batch.colors if color else None)
 
-    return rate_of(PASSES * len(bench.trainset.ids), work)
+    return rate_of(PASSES * len(patches.trainset.ids), load_epochs)
 
 
-def gather(bench: Bench) -> Callable[[], float]:
-    """The batches that the host makes for a GPU, without a loader around them."""
-    batches = EpochBatches(
-        bench.trainset, TrainConfig(batch_size=BATCH, color=1.0), epoch=0, rank=0, world_size=1, transform_on_host=False
-    )
+def make_gather_contender(patches: BenchmarkPatches) -> Callable[[], float]:
+    """Return a contender that makes the host batches for a GPU, without the loader."""
+    config = TrainConfig(batch_size=BATCH, color=1.0)
+    batches = EpochBatches(patches.trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=False)
 
-    def work() -> None:
+    def make_batches() -> None:
         for _ in range(4 * PASSES):
             for step in range(len(batches)):
                 batches[step]
 
-    return rate_of(4 * PASSES * len(bench.trainset.ids), work)
+    return rate_of(4 * PASSES * len(patches.trainset.ids), make_batches)
 
 
-def loader_cost(workers: int) -> float:
-    """CPU seconds an image of the loader as it runs beside a GPU, its worker processes and this one together."""
-    ids = [f"{number:040x}" for number in range(ROWS)]
-    patch = np.random.default_rng(0).integers(0, 256, PATCH_SHAPE, dtype=np.uint8)
-    pack = Pack(ids, np.broadcast_to(patch, (ROWS, *PATCH_SHAPE)), Path())
-    trainset = TrainSet(pack, ids, np.arange(ROWS, dtype=np.int64) % 2)
-    began = sum(os.times()[:4])  # of this process and of children that have ended
+def measure_loader_cost(workers: int) -> float:
+    """Return the CPU seconds per image of the loader for a GPU, in this process and its loader processes."""
+    trainset = repeat_patch(ROWS)
+    before = sum(os.times()[:4])  # includes child processes that have ended
     config = TrainConfig(batch_size=BATCH, color=1.0)
     batches = EpochBatches(trainset, config, epoch=0, rank=0, world_size=1, transform_on_host=False)
     for _ in load_in_order(batches, range(len(batches)), workers, pin=False):
         pass
-    return (sum(os.times()[:4]) - began) / ROWS
+    return (sum(os.times()[:4]) - before) / ROWS
 
 
 def main() -> None:
-    """Compare, print and keep."""
+    """Run the benchmark, print the result and save it."""
     cores = os.cpu_count() or 1
-    with bench_patches() as bench:
-        labels = bench.trainset.labels.tolist()
-        patches = reference.Patches(
-            bench.data.patches("train"), bench.trainset.ids, labels, reference.train_transform()
+    with prepare_patches() as patches:
+        labels = patches.trainset.labels.tolist()
+        files = reference.Patches(
+            patches.data.patches("train"), patches.trainset.ids, labels, reference.train_transform()
         )
-        batches = reference.loader(patches, BATCH, cores, shuffle=True)
+        batches = reference.create_loader(files, BATCH, cores, shuffle=True)
 
         def run_reference() -> None:
             for _ in batches:
@@ -89,28 +83,30 @@ def main() -> None:
 
         rates = interleave(
             {
-                "reference: Pillow and torchvision": rate_of(len(patches), run_reference),
-                "packed, D4, normalised": ours(bench, color=0.0, transform_on_host=True, normalise=True, workers=0),
-                "packed, D4, colour, normalised": ours(
-                    bench, color=1.0, transform_on_host=True, normalise=True, workers=0
+                "reference: Pillow and torchvision": rate_of(len(files), run_reference),
+                "packed, D4, normalised": make_loader_contender(
+                    patches, color=0.0, transform_on_host=True, normalise=True
                 ),
-                "packed, D4 in one process, as for a CPU": ours(
-                    bench, color=1.0, transform_on_host=True, normalise=False, workers=0
+                "packed, D4, colour, normalised": make_loader_contender(
+                    patches, color=1.0, transform_on_host=True, normalise=True
                 ),
-                "host's part for a GPU: one gather, random values of D4 and colour": gather(bench),
+                "packed, D4 in one process, as for a CPU": make_loader_contender(
+                    patches, color=1.0, transform_on_host=True, normalise=False
+                ),
+                "host's part for a GPU: one gather, random values of D4 and colour": make_gather_contender(patches),
             },
             rounds=5,
         )
-        here = statistics.median(rates["packed, D4 in one process, as for a CPU"])
-        gpu = statistics.median(rates["host's part for a GPU: one gather, random values of D4 and colour"])
-        cost = statistics.median(loader_cost(LOADERS) for _ in range(3))
+        host_rate = statistics.median(rates["packed, D4 in one process, as for a CPU"])
+        gather_rate = statistics.median(rates["host's part for a GPU: one gather, random values of D4 and colour"])
+        cost = statistics.median(measure_loader_cost(LOADERS) for _ in range(3))
         result = Result(
-            "input_path", f"input path, {bench.about}, {cores} cores", "images/s", rates,
+            "input_path", f"input path, {patches.description}, {cores} cores", "images/s", rates,
             {
-                f"two T4s at {WANTED:,} images/s": f"{WANTED * cost:.0%} of one of these cores for the whole loader, "
-                f"{LOADERS} processes, turns on the GPU (gather alone {WANTED / gpu:.2%}, turns on the host "
-                f"{WANTED / here:.1%}); half of four vCPUs is 200 %, so they may be {2 / (WANTED * cost):.0f} times as "
-                "slow as these cores",
+                f"two T4s at {T4_RATE:,} images/s": f"{T4_RATE * cost:.0%} of one of these cores for the loader with "
+                f"{LOADERS} processes and D4 on the GPU (gather alone {T4_RATE / gather_rate:.2%}, D4 on the host "
+                f"{T4_RATE / host_rate:.1%}). Half of four vCPUs is 200 %, so they may be "
+                f"{2 / (T4_RATE * cost):.0f} times as slow as these cores",
             },
             ["The reference decodes in as many worker processes as there are cores; claris uses one process, with "
              "normalisation in torch's threads. Colour and normalisation are one batched affine map."],

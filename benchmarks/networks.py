@@ -1,4 +1,4 @@
-"""Count the table of `claris models`: weights, GFLOP by input size, and the settings of the published weights.
+"""Write the table of `claris models`: weights, GFLOP by input size, and the settings of the published weights.
 
 python -m benchmarks.networks
 """
@@ -13,15 +13,15 @@ from claris_kaggle.core.files import write_text
 from claris_kaggle.models.catalogue import _SUITABLE, _TABLE, _count_network
 
 SIDES = (96, 128, 160, 192, 224, 256, 320, 384)
-USUAL = 192  # the default of the command
+DEFAULT_SIDE = 192  # of `claris models`
 
 
 def count_row(name: str, sides: Sequence[int]) -> dict[str, str]:
-    """Return the row of a network. All these input sizes must be accepted. A transformer has more weights at others."""
-    facts, usual = [_count_network(name, side) for side in sides], _count_network(name, USUAL)
-    row = {"network": name, "million_parameters": f"{usual.million_parameters:.2f}"}
-    row |= {str(side): f"{one.gflop:.3f}" for side, one in zip(sides, facts, strict=True)}
-    return {**row, "normalisation": usual.normalisation, "weights": usual.weights}
+    """Return the row of a network that accepts all these sizes. The number of weights is that at the default size."""
+    counts, default = [_count_network(name, side) for side in sides], _count_network(name, DEFAULT_SIDE)
+    row = {"network": name, "million_parameters": f"{default.million_parameters:.2f}"}
+    row |= {str(side): f"{one.gflop:.3f}" for side, one in zip(sides, counts, strict=True)}
+    return {**row, "normalisation": default.normalisation, "weights": default.weights}
 
 
 if __name__ == "__main__":

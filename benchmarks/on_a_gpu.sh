@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The tests and benchmarks that need a GPU, in under eight minutes, on a machine that may have no network.
+# Run the tests and benchmarks that need a GPU, in less than eight minutes. The machine needs no network.
 #
-#   bash benchmarks/on_a_gpu.sh [--wheels DIR] [--out DIR]    # results into DIR, else docs/performance
-#   bash benchmarks/on_a_gpu.sh --quick                       # every part tried in small, on a CPU too; keeps nothing
+#   bash benchmarks/on_a_gpu.sh [--wheels DIR] [--out DIR]    # save in DIR [docs/performance]
+#   bash benchmarks/on_a_gpu.sh --quick                       # a short trial of every part, also on a CPU; saves nothing
 #
-# --wheels, or WHEELS: a folder of wheels to use for this run (benchmarks/README.md lists them). PYTHON: the interpreter.
-# A part that fails or takes too long does not stop the others; the exit code tells at the end.
+# --wheels, or the variable WHEELS: a folder of wheels that are used for this run (benchmarks/README.md lists them).
+# PYTHON: the interpreter. A part that fails or takes too long does not stop the others. The exit code is 1 if a part failed.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3} wheels=${WHEELS:-} out="" quick=""
@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
     --wheels) wheels=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --quick) quick=--quick; shift ;;
-    *) echo "on_a_gpu.sh: unknown argument $1; --wheels DIR, --out DIR or --quick is needed" >&2; exit 2 ;;
+    *) echo "on_a_gpu.sh: unknown argument $1; expected --wheels DIR, --out DIR or --quick" >&2; exit 2 ;;
   esac
 done
 SECONDS=0
@@ -36,12 +36,12 @@ export NO_ALBUMENTATIONS_UPDATE=1 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 
 has() { "$python" -c "import $1" 2>/dev/null; }
 
-# What will be compiled is compiled beside the tests, which measure nothing.
-warmed=()
+# Compile the networks while the tests run, because the tests do not measure time.
+compilations=()
 if [ -z "$quick" ]; then
   for name in training inference; do
     timeout 170 "$python" -m benchmarks.gpu.warm "$name" >"$work/warm_$name.log" 2>&1 &
-    warmed+=($!)
+    compilations+=($!)
   done
 fi
 options=(-W default -p no:cacheprovider)
@@ -51,9 +51,9 @@ timeout --kill-after 5 160 "$python" -m pytest tests/gpu "${options[@]}" >"$test
 code=$?
 echo "tests/gpu: exit code $code, $SECONDS s"
 [ $code -ne 0 ] && failed=1
-for process in "${warmed[@]+"${warmed[@]}"}"; do wait "$process"; done
+for process in "${compilations[@]+"${compilations[@]}"}"; do wait "$process"; done
 cat "$work"/warm_*.log >"$benchmarks" 2>/dev/null
-echo "compiled beforehand: $SECONDS s"
+echo "compilation: done, $SECONDS s"
 
 left=$((465 - SECONDS))
 "$python" -m benchmarks.gpu $quick --out "$out" --seconds "$left" >>"$benchmarks" 2>&1 || failed=1

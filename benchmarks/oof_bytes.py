@@ -1,9 +1,9 @@
-"""Compare the OOF bytes of two checkouts: a change that must not alter results gives the same files on a CPU.
+"""Compare the OOF predictions of two checkouts byte by byte. A change that must not alter results gives the same files.
 
 python -m benchmarks.oof_bytes BEFORE AFTER     # two checkouts, as from `git worktree add`
 
-Each trains two folds of the tiny network on the same synthetic patches and predicts them. Prints the SHA-256 of each
-file, and ends with exit code 1 if one differs.
+Each checkout trains two folds of the tiny network on the same synthetic patches on a CPU and predicts them. Prints the
+SHA-256 of each file. The exit code is 1 if a file differs.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ GENERATE = "import claris_kaggle as ck; from pathlib import Path; ck.generate(Pa
 
 
 def run_checkout(checkout: Path, folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of predictions and weights that the code of a checkout makes in the folder."""
+    """Run the code of a checkout in an empty folder, and return the SHA-256 of each file of predictions or weights."""
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     commands = [["-c", GENERATE], *(["-m", "claris_kaggle", *step.split()] for step in STEPS)]
     for arguments in commands:
-        # -P: the folder of this process holds no code that is meant.
+        # -P: do not import from the current folder.
         subprocess.run([sys.executable, "-P", *arguments], cwd=folder, env=environment, check=True, capture_output=True)
     files = sorted([*folder.glob("run/**/*.csv"), *folder.glob("run/**/model.safetensors")])
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files if path.name != "history.csv"}
 
 
 def main() -> None:
-    """Run both checkouts and compare."""
+    """Run both checkouts and compare their files."""
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         before, after = (
-            run_checkout(Path(name), Path(folder)) for name, folder in zip(sys.argv[1:], (one, other), strict=True)
+            run_checkout(Path(name), Path(folder)) for name, folder in zip(sys.argv[1:], (first, second), strict=True)
         )
     for name in sorted(before.keys() | after.keys()):
         print(

@@ -1,4 +1,4 @@
-"""The pack of many files, each id proved, against a plain loop over Pillow that proves nothing.
+"""Compare packing with verified ids to a loop over Pillow that verifies nothing.
 
 python -m benchmarks.packing
 """
@@ -8,21 +8,22 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.processes import measure_command
 from benchmarks.timing import QUICK, Result, interleave, publish, rate_of
+from claris_kaggle.core.errors import format_count
 from claris_kaggle.data.pack import ensure_pack
 from claris_kaggle.data.patches import PATCH_SHAPE, _encode_tiff, patch_id
 
-FILES, WHOLE = 400 if QUICK else 40_000, 277_483
-WRITE = """
+FILES, ALL_FILES = 400 if QUICK else 40_000, 277_483
+PACK_SCRIPT = """
 import sys
 from pathlib import Path
 from claris_kaggle.data.pack import _write_pixels
@@ -32,7 +33,7 @@ _write_pixels(Path(source), sys.stdin.read().split(), Path(target), int(jobs))
 
 
 def write_files(folder: Path) -> list[str]:
-    """Patches of noise under their ids."""
+    """Write patches of noise, named by their ids, and return the ids."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     header = _encode_tiff(np.zeros(PATCH_SHAPE, dtype=np.uint8))[: -96 * 96 * 3]
@@ -44,8 +45,8 @@ def write_files(folder: Path) -> list[str]:
     return ids
 
 
-def loop_over_pillow(folder: Path, ids: list[str], target: Path) -> None:
-    """Each file decoded and written to the memory map, one after another."""
+def decode_with_pillow(folder: Path, ids: list[str], target: Path) -> None:
+    """Decode one file after another and write it to a memory map."""
     array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(ids), *PATCH_SHAPE))
     for row, name in enumerate(ids):
         with Image.open(folder / f"{name}.tif") as image:
@@ -53,50 +54,26 @@ def loop_over_pillow(folder: Path, ids: list[str], target: Path) -> None:
     array.flush()
 
 
-def pack_anew(folder: Path, ids: list[str], cache: Path, jobs: int) -> None:
-    """The pack from nothing."""
+def pack_from_scratch(folder: Path, ids: list[str], cache: Path, jobs: int) -> None:
+    """Pack the files into an empty cache."""
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
     ensure_pack(folder, ids, cache, jobs)
 
 
-def peak_memory(folder: Path, ids: list[str], jobs: int) -> int:
-    """The most memory of their own that packing's processes took together, beside the system's cache, in bytes."""
-    arguments = [str(folder), str(folder.parent / "memory.npy"), str(jobs)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITE, *arguments], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdin is not None
-    process.stdin.write("\n".join(ids))
-    process.stdin.close()
-    most = 0
-    while process.poll() is None:
-        most = max(most, sum(map(own_memory, family(process.pid))))
-        time.sleep(0.01)
-    return most
-
-
-def family(pid: int) -> list[int]:
-    """A process and those that it started, and so on."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # it has ended
-        return []
-    return [pid, *(one for child in children for one in family(int(child)))]
-
-
-def own_memory(pid: int) -> int:
-    """Memory of a process in bytes, mapped files aside; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+def measure_peak_memory(folder: Path, ids: list[str], jobs: int) -> float:
+    """Return the peak memory of all processes of packing, in 1e6 bytes, without the file cache of the system."""
+    command = [sys.executable, "-c", PACK_SCRIPT, str(folder), str(folder.parent / "memory.npy"), str(jobs)]
+    return measure_command(command, stdin="\n".join(ids), interval=0.01)[0].megabytes
 
 
 def main() -> None:
-    """Compare, print and keep."""
+    """Run the benchmark, print the result and save it."""
     cores = os.cpu_count() or 1
+
+    def make_contender(jobs: int) -> Callable[[], float]:
+        return rate_of(FILES, lambda: pack_from_scratch(folder, ids, root / "cache", jobs))
+
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         folder = root / "train"
@@ -104,16 +81,19 @@ def main() -> None:
         rates = interleave(
             {
                 "Pillow, a plain loop, nothing verified": rate_of(
-                    FILES, lambda: loop_over_pillow(folder, ids, root / "plain.npy")
+                    FILES, lambda: decode_with_pillow(folder, ids, root / "plain.npy")
                 ),
-                "claris pack, one process": rate_of(FILES, lambda: pack_anew(folder, ids, root / "cache", 1)),
-                f"claris pack, {cores} processes": rate_of(FILES, lambda: pack_anew(folder, ids, root / "cache", 0)),
+                "claris pack, one process": make_contender(1),
+                f"claris pack, {cores} processes": make_contender(0),
             },
             rounds=3,
         )
         shutil.rmtree(root / "cache")
-        memory = {jobs: [peak_memory(folder, ids[:some], jobs) for some in (FILES // 4, FILES)] for jobs in (1, cores)}
-    seconds = {name: WHOLE / statistics.median(values) for name, values in rates.items()}
+        memory = {
+            jobs: [measure_peak_memory(folder, ids[:count], jobs) for count in (FILES // 4, FILES)]
+            for jobs in (1, cores)
+        }
+    seconds = {name: ALL_FILES / statistics.median(values) for name, values in rates.items()}
     publish(
         Result(
             "packing",
@@ -121,11 +101,11 @@ def main() -> None:
             "patches/s",
             rates,
             {
-                f"all {WHOLE:,} files at these rates": ", ".join(
+                f"all {ALL_FILES:,} files at these rates": ", ".join(
                     f"{name} {value:.0f} s" for name, value in seconds.items()
                 ),
-                f"most memory beside the system's cache, {FILES // 4:,} and {FILES:,} files": ", ".join(
-                    f"{jobs} process{'es' if jobs > 1 else ''} {few / 1e6:.0f} and {many / 1e6:.0f} MB"
+                f"peak memory without the file cache, {FILES // 4:,} and {FILES:,} files": ", ".join(
+                    f"{format_count(jobs, 'process', 'processes')} {few:.0f} and {many:.0f} MB"
                     for jobs, (few, many) in memory.items()
                 ),
             },

@@ -1,11 +1,11 @@
-"""Write `docs/performance.md` and its plot from what the benchmarks have kept.
+"""Write `docs/performance.md` and its plot from the saved results of the benchmarks.
 
 python -m benchmarks.page
 """
 
 from __future__ import annotations
 
-from benchmarks.timing import RESULTS, ROOT, Kept, Result, ratios, read_result, table
+from benchmarks.timing import RESULTS, ROOT, AnyResult, Result, compute_ratios, format_result, read_result
 
 ORDER = (
     "input_path", "augmentation", "packing", "training", "batch_norm", "inference", "classify", "whole", "peers",
@@ -16,22 +16,22 @@ PAGE, NOTES = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "notes.md"
 PLOT = RESULTS / "ratios.svg"
 
 
-def read_results() -> list[Kept]:
-    """What is there, in the page's order."""
+def read_results() -> list[AnyResult]:
+    """Return the saved results in the order of the page."""
     paths = [RESULTS / f"{name}.json" for name in ORDER]
     return [read_result(path) for path in paths if path.exists()]
 
 
-def draw(results: list[Kept]) -> None:
-    """Each contender's ratio to the first of its benchmark, with its range, on a logarithmic axis."""
+def plot_ratios(results: list[AnyResult]) -> None:
+    """Write a plot of each contender's ratio to the first of its benchmark, with its range, on a logarithmic axis."""
     import matplotlib
     from matplotlib.figure import Figure
 
     rows = [
-        (result.title.split(",")[0], name, found)
+        (result.title.split(",")[0], name, ratio)
         for result in results
         if isinstance(result, Result) and "/" in result.unit
-        for name, found in list(ratios(result.rates).items())[1:]
+        for name, ratio in list(compute_ratios(result.rates).items())[1:]
     ][::-1]
     figure = Figure(figsize=(9, 0.38 * len(rows) + 1), layout="constrained")
     axes = figure.add_subplot()
@@ -48,32 +48,32 @@ def draw(results: list[Kept]) -> None:
         figure.savefig(PLOT, metadata={"Date": None})
 
 
-def about_gpu(results: list[Kept]) -> str:
-    """Return a sentence about GPU results."""
+def describe_gpu_results(results: list[AnyResult]) -> str:
+    """Return the sentence of the page about GPU results."""
     if any(result.name.startswith("gpu") for result in results):
         return "GPU results are at the end, with the name of the GPU."
     return "**No benchmark has been run on a GPU yet.**"
 
 
-def write(results: list[Kept]) -> str:
-    """The page."""
+def format_page(results: list[AnyResult]) -> str:
+    """Return the page as Markdown."""
     parts = [
         "# Performance",
         "",
-        NOTES.read_text("utf-8").strip().replace("{GPU}", about_gpu(results)),
+        NOTES.read_text("utf-8").strip().replace("{GPU}", describe_gpu_results(results)),
         "",
         f"![ratios]({PLOT.relative_to(PAGE.parent)})",
     ]
     for result in results:
         module = "gpu" if result.name.startswith("gpu") else result.name
         parts += ["", f"## {result.title}", "", f"`python -m benchmarks.{module}` on {result.machine}.", ""]
-        parts += [table(result), "", *(f"- {name}: {text}" for name, text in result.facts.items())]
+        parts += [format_result(result), "", *(f"- {name}: {text}" for name, text in result.facts.items())]
         parts += [f"- {note}" for note in result.notes]
     return "\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
-    found = read_results()
-    draw(found)
-    PAGE.write_text(write(found), "utf-8")
+    saved = read_results()
+    plot_ratios(saved)
+    PAGE.write_text(format_page(saved), "utf-8")
     print(PAGE.relative_to(ROOT))

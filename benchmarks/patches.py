@@ -1,4 +1,4 @@
-"""Patches for the benchmarks: the real sample where it is, else generated ones, and their packs."""
+"""Patches for the benchmarks: the sample of real patches if it exists, synthetic ones otherwise."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks.timing import ROOT
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.batches import TrainSet
 from claris_kaggle.data.pack import Pack, ensure_pack
+from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.data.synthetic import generate
 from claris_kaggle.data.tables import read_labels
 
@@ -22,34 +23,45 @@ SAMPLE = ROOT.parent / "shared" / "pcam-sample"
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Patches on disk and packed.
+class BenchmarkPatches:
+    """Patches as files and as a pack.
 
     Attributes:
-        data: the folder of files.
+        data: the competition folder.
         trainset: all training patches.
-        about: what they are.
+        description: number and kind of the patches, for titles.
     """
 
     data: DataDir
     trainset: TrainSet
-    about: str
+    description: str
 
     @property
     def pack(self) -> Pack:
-        """The pack of the training patches."""
+        """Return the pack of the training patches."""
         return self.trainset.pack
 
 
 @contextmanager
-def bench_patches(least: int = 1024) -> Iterator[Bench]:
-    """The patches, with a cache that is removed afterwards."""
+def prepare_patches(minimum: int = 1024) -> Iterator[BenchmarkPatches]:
+    """Yield the patches with a temporary pack. The folder is CLARIS_BENCH_DATA or the sample.
+
+    Without that folder, at least `minimum` synthetic patches are generated.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = DataDir(Path(os.environ.get("CLARIS_BENCH_DATA", SAMPLE)))
-        about = "real patches"
+        kind = "real patches"
         if not data.labels.exists():
-            data = DataDir(generate(Path(folder) / "data", train=max(least, 1024), test=64))
-            about = "generated patches"
+            data = DataDir(generate(Path(folder) / "data", train=max(minimum, 1024), test=64))
+            kind = "synthetic patches"
         ids, labels = read_labels(data.labels)
         pack = ensure_pack(data.patches("train"), ids, Path(folder) / "cache")
-        yield Bench(data, TrainSet(pack, ids, labels.astype(np.int64)), f"{len(ids):,} {about}")
+        yield BenchmarkPatches(data, TrainSet(pack, ids, labels.astype(np.int64)), f"{len(ids):,} {kind}")
+
+
+def repeat_patch(rows: int) -> TrainSet:
+    """Return a training set of that many rows that all hold one patch of noise, so that it needs no disk and memory."""
+    ids = [f"{number:040x}" for number in range(rows)]
+    patch = np.random.default_rng(0).integers(0, 256, PATCH_SHAPE, dtype=np.uint8)
+    pack = Pack(ids, np.broadcast_to(patch, (rows, *PATCH_SHAPE)), Path())
+    return TrainSet(pack, ids, np.arange(rows, dtype=np.int64) % 2)

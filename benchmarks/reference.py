@@ -1,6 +1,7 @@
-"""What competitors run: every image decoded by Pillow in each epoch, torchvision's transforms and network.
+"""Train and predict as typical competition code does, with Pillow and with torchvision's transforms and network.
 
-One process, float32, a sampler that pads, and eight passes over images decoded again for the views.
+It runs in one process in float32, decodes every file in each epoch, and pads the epoch with its sampler. Prediction
+decodes the files again for each of eight views.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ class Patches(Dataset[tuple[Tensor, int]]):
         self.folder, self.ids, self.labels, self.transform = folder, list(ids), list(labels), transform
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.ids)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        """One image, decoded and transformed, and its label."""
+        """Return a decoded and transformed image, and its label."""
         with Image.open(self.folder / f"{self.ids[row]}.tif") as image:
             return self.transform(image.convert("RGB")), self.labels[row]
 
 
 def train_transform() -> Any:
-    """Resize, two flips, a rotation, and the normalisation of ImageNet."""
+    """Return the training transform: resizing, flips, rotation, and ImageNet normalisation."""
     return transforms.Compose(
         [
             transforms.Resize((96, 96)),
@@ -49,29 +50,29 @@ def train_transform() -> Any:
 
 
 def view_transform(number: int) -> Any:
-    """View `number` of eight of a decoded image."""
+    """Return the transform for one of the eight views."""
 
-    def turn(image: Image.Image) -> Image.Image:
+    def apply_view(image: Image.Image) -> Image.Image:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number >= 4 else image
         return image.rotate(90 * (number % 4))
 
-    steps = [transforms.Resize((96, 96)), turn, transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
+    steps = [transforms.Resize((96, 96)), apply_view, transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
     return transforms.Compose(steps)
 
 
-def loader(patches: Patches, batch: int, workers: int, *, shuffle: bool) -> DataLoader[Any]:
-    """Batches by the sampler that pads."""
+def create_loader(patches: Patches, batch: int, workers: int, *, shuffle: bool) -> DataLoader[Any]:
+    """Return a loader with a sampler that pads the epoch."""
     sampler: DistributedSampler[Any] = DistributedSampler(patches, num_replicas=1, rank=0, shuffle=shuffle)
     return DataLoader(patches, batch_size=batch, sampler=sampler, num_workers=workers)
 
 
-def create() -> nn.Module:
-    """torchvision's DenseNet-121 with two classes, in the memory order it comes in."""
+def create_network() -> nn.Module:
+    """Return torchvision's DenseNet-121 with two classes, in contiguous memory format."""
     return models.densenet121(weights=None, num_classes=2)
 
 
 def train(model: nn.Module, batches: DataLoader[Any], epochs: int) -> None:
-    """Adam and cross-entropy, looking at the loss of each step."""
+    """Train with Adam and cross-entropy. Reads the loss of each step, which waits for the device."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     criterion = nn.CrossEntropyLoss()
     model.train()
@@ -86,12 +87,14 @@ def train(model: nn.Module, batches: DataLoader[Any], epochs: int) -> None:
 
 
 def predict(model: nn.Module, folder: Path, ids: Sequence[str], batch: int, workers: int, views: int = 8) -> Tensor:
-    """The mean probability over the views, one pass over the files for each view."""
+    """Return the mean probability over the views. Each view decodes all files."""
     model.eval()
     total = torch.zeros(len(ids))
     with torch.no_grad():
         for number in range(views):
             patches = Patches(folder, ids, [0] * len(ids), view_transform(number))
-            parts = [model(images).softmax(1)[:, 1] for images, _ in loader(patches, batch, workers, shuffle=False)]
+            parts = [
+                model(images).softmax(1)[:, 1] for images, _ in create_loader(patches, batch, workers, shuffle=False)
+            ]
             total += torch.cat(parts)[: len(ids)]
     return total / views

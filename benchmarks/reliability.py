@@ -1,4 +1,4 @@
-"""Inject every fault, kill at random moments, time the checkpoints, and write `docs/reliability.md`.
+"""Run the fault-injection tests, measure the duration of checkpoints, and write `docs/reliability.md`.
 
 python -m benchmarks.reliability [--out docs/reliability.md]
 """
@@ -39,80 +39,73 @@ SUITES = (
     "tests/kaggle/test_kaggle_trouble.py",
     "tests/kaggle/test_session.py",
 )
-SAID = re.compile(r"(survived|seconds to the end|worst time|requests of a plain launch|kills survived)[^\n]*")
+OUTPUT_LINE = re.compile(r"(survived|seconds to the end|worst time|requests of a plain launch|kills survived)[^\n]*")
 
 
 class Case(NamedTuple):
     """One injected fault: the guarantee, the fault, whether the test passed, and what it printed."""
 
-    promise: str
+    guarantee: str
     fault: str
-    held: bool
-    said: str
+    passed: bool
+    output: str
 
 
 def run_suites() -> list[Case]:
-    """Run the suites with the slow tests, and return the result of each case."""
+    """Run the test files, including slow tests, and return the result of each case."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run(
             [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "--junitxml",
-                str(report),
-                "-o",
-                "junit_logging=system-out",
+                sys.executable, "-m", "pytest", "-q", "--junitxml", str(report), "-o", "junit_logging=system-out",
                 *SUITES,
             ],
             cwd=ROOT,
             check=False,
-        )
-        return [read_case(one) for one in ElementTree.parse(report).iter("testcase")]
+        )  # fmt: skip
+        return [read_case(element) for element in ElementTree.parse(report).iter("testcase")]
 
 
 def read_case(element: ElementTree.Element) -> Case:
-    """Return the case of one element of the report."""
+    """Return the case of a `testcase` element of pytest's report."""
     name = element.get("name", "")
-    promise, _, fault = name.removeprefix("test_").partition("[")
-    held = element.find("failure") is None and element.find("error") is None and element.find("skipped") is None
-    found = SAID.search(element.findtext("system-out") or "")
-    return Case(promise.replace("_", " "), fault.rstrip("]"), held, found.group(0) if found else "")
+    guarantee, _, fault = name.removeprefix("test_").partition("[")
+    passed = element.find("failure") is None and element.find("error") is None and element.find("skipped") is None
+    line = OUTPUT_LINE.search(element.findtext("system-out") or "")
+    return Case(guarantee.replace("_", " "), fault.rstrip("]"), passed, line.group(0) if line else "")
 
 
 def time_checkpoints(rounds: int = 7) -> str:
-    """Measure how long a checkpoint of DenseNet-121 with Adam delays training, and how long it takes in total."""
+    """Return a sentence on how long a checkpoint of DenseNet-121 with Adam delays training, and how long it takes."""
     config = TrainConfig(weights="none", batch_size=4, lr=1e-3, color=0.3)
     learner = _Learner(config, World(0, 0, 1, torch.device("cpu")), create_model(config.model))
     learner.model(torch.zeros(2, 3, 96, 96)).sum().backward()
     learner.optimizer.step()
-    held, whole = [], []
+    delays, totals = [], []
     with tempfile.TemporaryDirectory() as folder, _CheckpointWriter(Path(folder) / "last.ckpt") as writer:
         for _ in range(rounds):
             began = time.perf_counter()
             writer.save(learner.state())
-            held.append(time.perf_counter() - began)
+            delays.append(time.perf_counter() - began)
             writer.wait()
-            whole.append(time.perf_counter() - began)
+            totals.append(time.perf_counter() - began)
         size = writer.path.stat().st_size
-    middle, every = statistics.median(held), TrainJob.checkpoint_minutes
+    delay, interval = statistics.median(delays), TrainJob.checkpoint_minutes
     return (
-        f"a checkpoint of {size / 1e6:.0f} MB (DenseNet-121 and Adam) delays training by {middle:.2f} s (median of "
-        f"{rounds}; {min(held):.2f} to {max(held):.2f}) and is on disk after {statistics.median(whole):.2f} s; one "
-        f"every {every:g} minutes: {middle * 60 / every:.1f} s per hour of training"
+        f"a checkpoint of {size / 1e6:.0f} MB (DenseNet-121 and Adam) delays training by {delay:.2f} s (median of "
+        f"{rounds}; {min(delays):.2f} to {max(delays):.2f}) and is on disk after {statistics.median(totals):.2f} s; "
+        f"one every {interval:g} minutes: {delay * 60 / interval:.1f} s per hour of training"
     )
 
 
-def write_page(cases: list[Case], checkpoints: str) -> str:
+def format_fault_page(cases: list[Case], checkpoints: str) -> str:
     """Return the page as Markdown."""
-    held = sum(case.held for case in cases)
+    passed = sum(case.passed for case in cases)
     lines = [
         "# Fault injection",
         "",
         f"Written by `python -m benchmarks.reliability` on {time.strftime('%Y-%m-%d')}: "
-        f"{held} of {len(cases)} cases passed.",
+        f"{passed} of {len(cases)} cases passed.",
         "",
         "Each fault case checks three things: a one-line error that says what was found, what was expected and what to",
         "do; the exit code; and that every file that was complete before is still identical, byte for byte.",
@@ -122,17 +115,17 @@ def write_page(cases: list[Case], checkpoints: str) -> str:
     ]
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
-        groups[case.promise].append(case)
-    for promise, group in groups.items():
+        groups[case.guarantee].append(case)
+    for guarantee, group in groups.items():
         faults = ", ".join(case.fault for case in group if case.fault)
-        said = "; ".join(case.said for case in group if case.said)
-        lines.append(f"| {promise} | {faults or said} | {sum(case.held for case in group)} of {len(group)} |")
-    printed = [case.said for case in cases if case.said]
+        output = "; ".join(case.output for case in group if case.output)
+        lines.append(f"| {guarantee} | {faults or output} | {sum(case.passed for case in group)} of {len(group)} |")
+    printed = [case.output for case in cases if case.output]
     return "\n".join([*lines, "", "Output of the run:", "", *(f"- {text}" for text in [*printed, checkpoints]), ""])
 
 
 def main() -> None:
-    """Measure, write the page and print a summary."""
+    """Run the benchmark, write the page and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     out: Path = parser.parse_args().out
@@ -140,8 +133,8 @@ def main() -> None:
     print(checkpoints)
     cases = run_suites()
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(write_page(cases, checkpoints), "utf-8")
-    print(f"{out}: {sum(case.held for case in cases)} of {len(cases)} cases passed")
+    out.write_text(format_fault_page(cases, checkpoints), "utf-8")
+    print(f"{out}: {sum(case.passed for case in cases)} of {len(cases)} cases passed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Seconds and bytes of a report of predictions of the competition's size, of one run and of two.
+"""Measure the time and file size of a report of one run and of two runs of the competition's size.
 
 python -m benchmarks.report
 """
@@ -9,15 +9,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.tables import seconds, write_runs
-from benchmarks.timing import describe_machine
+from benchmarks.tables import write_runs
+from benchmarks.timing import describe_machine, measure_cpu_seconds
 from claris_kaggle.data.fold_file import Folds, write_folds
 from claris_kaggle.evaluation.predictions import read_oof
 from claris_kaggle.reporting.report import write_report
 
 
 def main() -> None:
-    """Make both pages and print what they took."""
+    """Write both reports and print the results."""
     print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
         run_dirs, slides = write_runs(Path(folder))
@@ -25,11 +25,10 @@ def main() -> None:
             oof = read_oof(run_dir.oof)
             write_folds(run_dir.folds, Folds(oof.ids, oof.labels, slides, oof.fold), {})
         for runs in (1, 2):
-            busy = time.process_time()
-            took, page = seconds(lambda: write_report(run_dirs[:runs], Path(folder) / "report.html"))  # noqa: B023
-            busy = time.process_time() - busy
-            size = page.stat().st_size
-            print(f"{runs} x {len(slides):,} predictions: {took:.1f} s ({busy:.1f} s of a core), {size:,} bytes")
+            began, path = time.perf_counter(), Path(folder) / "report.html"
+            cpu_seconds, page = measure_cpu_seconds(lambda: write_report(run_dirs[:runs], path))  # noqa: B023
+            seconds, size = time.perf_counter() - began, page.stat().st_size
+            print(f"{runs} x {len(slides):,} predictions: {seconds:.1f} s ({cpu_seconds:.1f} CPU s), {size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Made-up patches of slides with known truth, for the benchmarks of statistics and ensembles."""
+"""Simulate patches of slides and runs with a known AUC, for the benchmarks of statistics and ensembles."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +11,13 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
+from claris_kaggle.core.paths import RunDir
 from claris_kaggle.evaluation.auc_intervals import measure
+from claris_kaggle.evaluation.predictions import Oof, write_run_oof, write_test
 
 
 class Scores(NamedTuple):
-    """Labels int8 [N], values float64 [N, M] of the runs, slide int64 [N]."""
+    """Labels int8 [N], scores of the runs float64 [N, M], and slide numbers int64 [N]."""
 
     labels: NDArray[np.int8]
     values: NDArray[np.float64]
@@ -21,11 +25,11 @@ class Scores(NamedTuple):
 
     @property
     def slides(self) -> list[str]:
-        """The slides' names."""
+        """Return the name of the slide of each patch."""
         return [f"s{number}" for number in self.slide]
 
 
-def draw_scores(
+def simulate_scores(
     generator: np.random.Generator,
     *,
     slides: int,
@@ -34,50 +38,66 @@ def draw_scores(
     strengths: tuple[float, ...],
     shared: float = 0.5,
 ) -> Scores:
-    """Patches of slides, of which some hold tumour, scored by runs.
+    """Return labels and scores of patches from slides with and without tumour.
 
     Args:
-        slides, patches: slides, and patches a slide on average.
-        effect: spread between slides of what all patches of a slide have in common; 0 is none.
-        strengths: each run's distance between the classes, in units of its spread among patches.
-        shared: share of that spread that all runs have in common.
+        generator: source of the random values.
+        slides: number of slides.
+        patches: mean number of patches per slide.
+        effect: standard deviation of the random effect that all patches of a slide share; 0 for independent patches.
+        strengths: distance between the class means of each run, in standard deviations of its noise.
+        shared: share of the noise variance that all runs have in common.
     """
     sizes = generator.poisson(patches, slides) + 1
     slide = np.repeat(np.arange(slides), sizes)
     tumour = generator.random(slides) < 0.45
     tumour[:2], tumour[-2:] = True, False
     labels = ((generator.random(len(slide)) < 0.8) & tumour[slide]).astype(np.int8)
-    in_common = np.sqrt(shared) * generator.normal(size=len(slide)) + effect * generator.normal(size=slides)[slide]
+    common = np.sqrt(shared) * generator.normal(size=len(slide)) + effect * generator.normal(size=slides)[slide]
     own = np.sqrt(1 - shared) * generator.normal(size=(len(slide), len(strengths)))
-    return Scores(labels, labels[:, None] * np.array(strengths) + in_common[:, None] + own, slide)
+    return Scores(labels, labels[:, None] * np.array(strengths) + common[:, None] + own, slide)
 
 
 def to_probabilities(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Scores as probabilities, float32."""
+    """Return scores as float32 probabilities."""
     return np.asarray(expit(2 * (values - 1.0))).astype(np.float32)
 
 
-def strength_of(auc: float, effect: float) -> float:
-    """The distance between the classes that gives the AUC, for patches of different slides."""
+def strength_for_auc(auc: float, effect: float) -> float:
+    """Return the distance between the class means that gives this AUC for patches of different slides."""
     return float(np.sqrt(2 * (1 + effect**2)) * stats.norm.ppf(auc))
 
 
-def coverage(*, slides: int, patches: int, effect: float, auc: float, trials: int, seed: int) -> dict[str, float]:
-    """How often the interval of an AUC, and of the difference of two equally good runs, holds the truth.
+def measure_coverage(
+    *, slides: int, patches: int, effect: float, auc: float, trials: int, seed: int
+) -> dict[str, float]:
+    """Return how often the interval of an AUC, and of the difference of two equally good runs, contains the true value.
 
-    The truth is the mean over all trials. Patches are taken for independent where the effect is 0.
+    The true AUC is the mean over all trials. Without a slide effect, patches are treated as independent.
     """
     generator = np.random.default_rng(seed)
-    strength = strength_of(auc, effect)
-    ends, values, compared = [], [], 0
+    strength = strength_for_auc(auc, effect)
+    intervals, values, covered = [], [], 0
     for _ in range(trials):
-        scores = draw_scores(generator, slides=slides, patches=patches, effect=effect, strengths=(strength, strength))
-        known = scores.slides if effect else None
-        one, other = (measure(scores.labels, column, known) for column in scores.values.T)
+        scores = simulate_scores(
+            generator, slides=slides, patches=patches, effect=effect, strengths=(strength, strength)
+        )
+        slide_names = scores.slides if effect else None
+        one, other = (measure(scores.labels, column, slide_names) for column in scores.values.T)
         values.append(one.value)
-        ends.append(one.estimate.interval)
+        intervals.append(one.estimate.interval)
         low, high = one.compare(other).interval
-        compared += low <= 0 <= high
+        covered += low <= 0 <= high
     truth = float(np.mean(values))
-    held = float(np.mean([low <= truth <= high for low, high in ends]))
-    return {"truth": truth, "interval": held, "comparison": compared / trials}
+    interval = float(np.mean([low <= truth <= high for low, high in intervals]))
+    return {"truth": truth, "interval": interval, "comparison": covered / trials}
+
+
+def write_simulated_run(root: Path, oof: Oof, test_ids: list[str], generator: np.random.Generator) -> RunDir:
+    """Write a run that contains only these OOF predictions and random test predictions."""
+    run_dir = RunDir(root)
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    write_run_oof(run_dir.oof, oof)
+    write_test(run_dir.test, test_ids, generator.random(len(test_ids)).astype(np.float32))
+    return run_dir

@@ -1,4 +1,4 @@
-"""CPU time of commands that need no library, and of a small `predict` and `ensemble`, which are mostly imports.
+"""Measure the CPU time of commands that load no library, and of a small `predict` and `ensemble`, mostly imports.
 
 python -m benchmarks.startup
 """
@@ -12,21 +12,22 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.full_size import use, write_predictions
+from benchmarks.full_size import write_predictions
+from benchmarks.processes import measure_claris
 from benchmarks.timing import QUICK, Result, interleave, publish
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.data.synthetic import generate
 
 LIBRARIES = "import torch, timm, albumentations, sklearn.metrics, pandas"
-MOST = 0.3
+LIMIT = 0.3  # CPU seconds of a command that loads no library
 ROWS = 100 if QUICK else 1200
 CLARIS = ("-m", "claris_kaggle")
 
 
-def cpu_seconds(*arguments: str) -> Callable[[], float]:
-    """The CPU time of a Python process with these arguments, its output thrown away."""
+def time_python(*arguments: str) -> Callable[[], float]:
+    """Return a function that measures the CPU seconds of a Python process with these arguments."""
 
-    def measured() -> float:
+    def measure() -> float:
         process = subprocess.Popen(
             [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"},
@@ -34,51 +35,53 @@ def cpu_seconds(*arguments: str) -> Callable[[], float]:
         _, process.returncode, usage = os.wait4(process.pid, 0)
         return usage.ru_utime + usage.ru_stime
 
-    return measured
+    return measure
 
 
-def small_commands(root: Path) -> dict[str, Callable[[], float]]:
-    """The CPU time of `predict` with a tiny network, and of `ensemble` with two runs, on a folder that is made here."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # a second thread would wait actively, which counts as CPU time
+def time_small_commands(root: Path) -> dict[str, Callable[[], float]]:
+    """Return functions that measure the CPU seconds of `predict` with a tiny network and `ensemble` with two runs."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # a second thread would wait actively, and that counts as CPU time
     data = DataDir(generate(root / "data", train=ROWS, test=20))
     places = ("--data", data.root, "--cache", root / "cache")
     folds, run = root / "folds.csv", RunDir(root / "tiny")
     recipe = ("--model", "tiny", "--weights", "none", "--epochs", 1, "--fold", 0)
-    use("folds", *places, "--out", folds)
-    use("train", *places, "--folds", folds, "--run", run.root, *recipe)
-    two = [one.root for one in write_predictions(root, data, folds)[:2]]
+    measure_claris("folds", *places, "--out", folds)
+    measure_claris("train", *places, "--folds", folds, "--run", run.root, *recipe)
+    runs = [one.root for one in write_predictions(root, data, folds)[:2]]
 
-    def predict_anew() -> float:
+    def predict() -> float:
         for path in (run.fold(0).oof, run.fold(0).test):
             path.unlink(missing_ok=True)
-        return use("predict", *places, "--run", run.root, "--views", 1).busy
+        return measure_claris("predict", *places, "--run", run.root, "--views", 1).cpu_seconds
 
     def ensemble() -> float:
-        return use("ensemble", *two, "--data", data.root, "--out", root / "submission.csv").busy
+        output = root / "submission.csv"
+        return measure_claris("ensemble", *runs, "--data", data.root, "--out", output).cpu_seconds
 
     return {
-        f"claris predict, tiny network, one fold of {ROWS:,} patches": predict_anew,
+        f"claris predict, tiny network, one fold of {ROWS:,} patches": predict,
         f"claris ensemble, two runs of {ROWS:,} patches": ensemble,
     }
 
 
 def main() -> None:
-    """Compare, print and keep."""
-    answers = {
-        "claris --help": cpu_seconds(*CLARIS, "--help"),
-        "claris train --help": cpu_seconds(*CLARIS, "train", "--help"),
-        "claris train, missing flag": cpu_seconds(*CLARIS, "train"),
-        "claris trian, unknown command": cpu_seconds(*CLARIS, "trian"),
+    """Run the benchmark, print the result and save it."""
+    light_commands = {
+        "claris --help": time_python(*CLARIS, "--help"),
+        "claris train --help": time_python(*CLARIS, "train", "--help"),
+        "claris train, missing flag": time_python(*CLARIS, "train"),
+        "claris trian, unknown command": time_python(*CLARIS, "trian"),
     }
     libraries = {
-        "importing torch, for comparison": cpu_seconds("-c", "import torch"),
-        "importing the libraries, for comparison": cpu_seconds("-c", LIBRARIES),
+        "importing torch, for comparison": time_python("-c", "import torch"),
+        "importing the libraries, for comparison": time_python("-c", LIBRARIES),
     }
     with tempfile.TemporaryDirectory() as root:
-        small = small_commands(Path(root))
-        rates = interleave({"Python alone": cpu_seconds("-c", "pass"), **answers, **small, **libraries}, rounds=9)
-    slowest = max(max(rates[name]) for name in answers)
-    facts = {f"slowest response, of {MOST} s allowed": f"{slowest:.2f} s"}
+        small_commands = time_small_commands(Path(root))
+        python = {"Python alone": time_python("-c", "pass")}
+        rates = interleave({**python, **light_commands, **small_commands, **libraries}, rounds=9)
+    slowest = max(max(rates[name]) for name in light_commands)
+    facts = {f"slowest response, of {LIMIT} s allowed": f"{slowest:.2f} s"}
     publish(Result("startup", "start-up", "s of CPU time", rates, facts))
 
 

@@ -1,4 +1,4 @@
-"""The statistics of five models over a table of the competition's size, in CPU time of one thread.
+"""Measure the statistics of five runs of the competition's size, in CPU time of one thread.
 
 python -m benchmarks.tables
 """
@@ -6,8 +6,6 @@ python -m benchmarks.tables
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,97 +13,88 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from benchmarks.simulation import draw_scores, to_probabilities
-from benchmarks.timing import QUICK, Result, interleave, publish
+from benchmarks.simulation import simulate_scores, to_probabilities, write_simulated_run
+from benchmarks.timing import QUICK, Result, interleave, measure_cpu_seconds, publish
 from claris_kaggle.core.paths import RunDir
 from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.combine import _stack_columns
 from claris_kaggle.ensembling.runs import _require_comparable, load_run
 from claris_kaggle.evaluation import auc_intervals
 from claris_kaggle.evaluation.metrics import auc
-from claris_kaggle.evaluation.predictions import Oof, write_run_oof, write_test
+from claris_kaggle.evaluation.predictions import Oof
 
-ROWS, TEST_ROWS, MODELS, SLIDES, RESAMPLES, LOOPED = 220_025, 57_458, 5, 216, 1000, 15
+ROWS, TEST_ROWS, RUNS, SLIDES, RESAMPLES, LOOP_RESAMPLES = 220_025, 57_458, 5, 216, 1000, 15
 if QUICK:
-    ROWS, TEST_ROWS, RESAMPLES, LOOPED = 22_025, 5_745, 50, 2
+    ROWS, TEST_ROWS, RESAMPLES, LOOP_RESAMPLES = 22_025, 5_745, 50, 2
 
 
-def write_runs(root: Path, models: int = MODELS) -> tuple[list[RunDir], list[str]]:
-    """Runs on disk with five folds by slide, and the slide of each row in the order of the ids."""
+def write_runs(root: Path, runs: int = RUNS) -> tuple[list[RunDir], list[str]]:
+    """Write simulated runs with five folds by slide. Return their folders and the slide of each row."""
     generator = np.random.default_rng(0)
-    scores = draw_scores(
-        generator, slides=SLIDES, patches=1040, effect=0.4, strengths=tuple(np.linspace(2.5, 3.0, models))
+    scores = simulate_scores(
+        generator, slides=SLIDES, patches=1040, effect=0.4, strengths=tuple(np.linspace(2.5, 3.0, runs))
     )
     rows = slice(0, ROWS)
     ids = [f"{number:040x}" for number in range(len(scores.labels[rows]))]
     test_ids = [f"{number:040x}" for number in range(10**6, 10**6 + TEST_ROWS)]
     run_dirs = []
-    for model in range(models):
-        run_dir = RunDir(root / f"run{model:02d}")
-        run_dir.root.mkdir()
-        values = to_probabilities(scores.values[rows, model])
-        write_run_oof(run_dir.oof, Oof(ids, scores.labels[rows], scores.slide[rows] % 5, values))
-        write_test(run_dir.test, test_ids, generator.random(TEST_ROWS).astype(np.float32))
-        run_dirs.append(run_dir)
+    for run in range(runs):
+        oof = Oof(ids, scores.labels[rows], scores.slide[rows] % 5, to_probabilities(scores.values[rows, run]))
+        run_dirs.append(write_simulated_run(root / f"run{run:02d}", oof, test_ids, generator))
     return run_dirs, [f"s{number}" for number in scores.slide[rows]]
 
 
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """The CPU time that the work takes, and what it gives."""
-    began = time.process_time()
-    result = work()
-    return time.process_time() - began, result
-
-
 def main() -> None:
-    """Measure, compare with scikit-learn, print and keep."""
+    """Run the benchmark, print the result and save it."""
     with tempfile.TemporaryDirectory() as folder:
         run_dirs, slides = write_runs(Path(folder))
-        took: dict[str, float] = {}
-        took["read and join five runs"], runs = seconds(lambda: [load_run(one) for one in run_dirs])
-        took["check that they are comparable"], _ = seconds(lambda: _require_comparable(runs))
+        seconds: dict[str, float] = {}
+        seconds["read and join five runs"], runs = measure_cpu_seconds(lambda: [load_run(one) for one in run_dirs])
+        seconds["check that they are comparable"], _ = measure_cpu_seconds(lambda: _require_comparable(runs))
     oof = runs[0].oof
     columns = _stack_columns([run.oof.probabilities for run in runs])
-    took["AUC of each"], aucs = seconds(lambda: [auc(oof.labels, column) for column in columns.T])
-    took["DeLong's covariance"], measured = seconds(
+    seconds["AUC of each"], aucs = measure_cpu_seconds(lambda: [auc(oof.labels, column) for column in columns.T])
+    seconds["DeLong's covariance"], measured = measure_cpu_seconds(
         lambda: [auc_intervals.measure(oof.labels, column) for column in columns.T]
     )
-    numbers = np.unique(slides, return_inverse=True)[1]
-    took[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = seconds(
+    slide_numbers = np.unique(slides, return_inverse=True)[1]
+    seconds[f"bootstrap, {RESAMPLES:,} resamples of {SLIDES} slides"], samples = measure_cpu_seconds(
         lambda: [
-            auc_intervals._cluster_bootstrap(oof.labels, column, numbers, resamples=RESAMPLES) for column in columns.T
+            auc_intervals._cluster_bootstrap(oof.labels, column, slide_numbers, resamples=RESAMPLES)
+            for column in columns.T
         ]
     )
     for name in blending._FITTED_METHODS:
-        took[f"{name}: weights fitted five times (nested)"], _ = seconds(
+        seconds[f"{name}: weights fitted five times (nested)"], _ = measure_cpu_seconds(
             lambda name=name: blending._nested_predictions(name, oof.labels, columns, oof.fold)  # type: ignore[misc]
         )
-    weights = auc_intervals._resample_weights(numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
+    weights = auc_intervals._resample_weights(slide_numbers, oof.labels == 1, RESAMPLES, np.random.default_rng(0))
 
     def loop() -> np.ndarray[Any, Any]:
-        some = weights[:LOOPED, numbers]
-        return np.array([roc_auc_score(oof.labels, columns[:, 0], sample_weight=weight) for weight in some])
+        patch_weights = weights[:LOOP_RESAMPLES, slide_numbers]
+        return np.array([roc_auc_score(oof.labels, columns[:, 0], sample_weight=weight) for weight in patch_weights])
 
-    off = np.abs(np.array(aucs) - [one.value for one in measured]).max()
-    apart = max(np.abs(loop() - samples[0][:LOOPED]).max(), off)
+    def bootstrap() -> Any:
+        return auc_intervals._cluster_bootstrap(oof.labels, columns[:, 0], slide_numbers, resamples=RESAMPLES)
 
-    def ours() -> Any:
-        return auc_intervals._cluster_bootstrap(oof.labels, columns[:, 0], numbers, resamples=RESAMPLES)
-
+    differences = [
+        np.abs(np.array(aucs) - [one.value for one in measured]).max(),
+        np.abs(loop() - samples[0][:LOOP_RESAMPLES]).max(),
+    ]
     rates = interleave(
         {
-            "loop over scikit-learn": lambda: LOOPED / seconds(loop)[0],
-            "matrix of slide pairs": lambda: RESAMPLES / seconds(ours)[0],
+            "loop over scikit-learn": lambda: LOOP_RESAMPLES / measure_cpu_seconds(loop)[0],
+            "matrix of slide pairs": lambda: RESAMPLES / measure_cpu_seconds(bootstrap)[0],
         },
         rounds=5,
     )
-    facts = {name: f"{value:.2f} s" for name, value in took.items()}
-    facts["all of these on one core"] = f"{sum(took.values()):.1f} s"
-    facts["largest difference from scikit-learn"] = f"{apart:.1e}"
+    facts = {name: f"{value:.2f} s" for name, value in seconds.items()}
+    facts["all of these on one core"] = f"{sum(seconds.values()):.1f} s"
+    facts["largest difference from scikit-learn"] = f"{max(differences):.1e}"
     publish(
         Result(
             "tables", f"AUC of one model on bootstrap resamples of slides, {ROWS:,} rows", "resamples/s", rates, facts,
-            [f"CPU time of one thread. The loop is timed over {LOOPED} resamples, claris over {RESAMPLES:,}."],
+            [f"CPU time of one thread. The loop is timed over {LOOP_RESAMPLES} resamples, claris over {RESAMPLES:,}."],
         )
     )  # fmt: skip
 

@@ -1,7 +1,9 @@
-"""Interleaved rounds, their medians and ratios, and a file for each benchmark that the page is made from.
+"""Measure contenders in interleaved rounds, format the results as tables, and save them for the page.
 
-With `--quick` a benchmark is a trial of itself: one round of little work, figures without meaning, nothing kept
-unless `--out DIR` says where.
+A contender is a function that runs the measured code once and returns the rate: units per second.
+
+With `--quick` a benchmark is a short trial: one round of little work. Its figures are meaningless, and it saves nothing
+without `--out DIR`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,15 +27,16 @@ THREADS = 1 if QUICK else os.cpu_count() or 1
 
 @dataclass
 class Result:
-    """The result of a benchmark.
+    """The rates of the contenders of a benchmark.
 
     Attributes:
-        name: of its module.
-        title: what was compared.
-        unit: of the rates; one without a stroke is no rate, and is not drawn.
-        rates: each contender's rates, one a round; the first contender is the one compared with.
-        facts: other figures, by what they are.
-        notes: what a reader has to know.
+        name: module of the benchmark.
+        title: what is compared.
+        unit: unit of the rates. Only units with a slash, such as images/s, are shown in the plot of the page.
+        rates: rates of each contender, one per round. The others are compared with the first contender.
+        facts: other figures and their descriptions.
+        notes: conditions and limits of the measurement.
+        machine: cores and versions, filled in by `publish`.
     """
 
     name: str
@@ -47,10 +50,10 @@ class Result:
 
 @dataclass
 class Grid:
-    """The result of a benchmark for many sizes, as text in columns.
+    """The result of a benchmark as a table of text.
 
     Attributes:
-        name, title, facts, notes, machine: as those of `Result`.
+        name, title, facts, notes, machine: as in `Result`.
         columns: column headers.
         rows: one cell per column.
     """
@@ -64,78 +67,92 @@ class Grid:
     machine: str = ""
 
 
-Kept: TypeAlias = Result | Grid
+AnyResult: TypeAlias = Result | Grid
 
 
 def option(name: str, default: str) -> str:
-    """The value behind the option on the command line."""
+    """Return the value of an option of the command line."""
     arguments = sys.argv[1:]
     return arguments[arguments.index(name) + 1] if name in arguments[:-1] else default
 
 
 def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Each contender's rate in every round, one after another, so that a busy moment hits all of them.
+    """Return the rates of each contender, one per round.
+
+    Each round runs all contenders, so that other load on the machine affects all of them.
 
     Args:
-        contenders: each does its work once and returns units a second.
-        warm_up: rounds that do not count.
+        contenders: the contenders by name.
+        rounds: number of measured rounds.
+        warm_up: number of rounds before them, whose rates are dropped.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     if QUICK:
         rounds, warm_up = 1, 0
-    for number in range(warm_up + rounds):
-        for name, work in contenders.items():
-            rate = work()
-            if number >= warm_up:
+    for index in range(warm_up + rounds):
+        for name, measure_rate in contenders.items():
+            rate = measure_rate()
+            if index >= warm_up:
                 rates[name].append(rate)
-        print(f"round {number + 1} of {warm_up + rounds}", file=sys.stderr, flush=True)
+        print(f"round {index + 1} of {warm_up + rounds}", file=sys.stderr, flush=True)
     return rates
 
 
-def rate_of(units: int, work: Callable[[], Any]) -> Callable[[], float]:
-    """The work as a contender: units a second."""
+def rate_of(units: int, function: Callable[[], Any]) -> Callable[[], float]:
+    """Return a contender that calls the function, which processes this number of units."""
 
-    def measured() -> float:
+    def measure_rate() -> float:
         began = time.perf_counter()
-        work()
+        function()
         return units / (time.perf_counter() - began)
 
-    return measured
+    return measure_rate
 
 
-def ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:
-    """Each contender against the first, round by round: the least, the middle and the greatest."""
+def measure_cpu_seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the CPU time of a call in this process, and its result."""
+    began = time.process_time()
+    result = function()
+    return time.process_time() - began, result
+
+
+def compute_ratios(rates: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float, float]]:
+    """Return minimum, median and maximum of each contender's ratio to the first contender in the same round."""
     first = next(iter(rates.values()))
-    found = {}
+    summary = {}
     for name, values in rates.items():
-        each = [value / base for value, base in zip(values, first, strict=True)]
-        found[name] = (min(each), statistics.median(each), max(each))
-    return found
+        ratios = [value / base for value, base in zip(values, first, strict=True)]
+        summary[name] = (min(ratios), statistics.median(ratios), max(ratios))
+    return summary
 
 
-def table(result: Kept) -> str:
-    """The rates and ratios, or the rows, as a table in Markdown."""
+def format_markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (columns, ["---"] * len(columns), *rows)]
+
+
+def format_result(result: AnyResult) -> str:
+    """Return the rates and ratios, or the rows, as a Markdown table."""
     if isinstance(result, Grid):
-        cells = [result.columns, ["---"] * len(result.columns), *result.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-    lines = [f"| {result.title} | median {result.unit} | range | ratio to the first row |", "| --- " * 4 + "|"]
-    for name, (least, middle, greatest) in ratios(result.rates).items():
+        return "\n".join(format_markdown(result.columns, result.rows))
+    rows = []
+    for name, (least, middle, greatest) in compute_ratios(result.rates).items():
         values = result.rates[name]
-        spread = f"{number(min(values))} to {number(max(values))}"
-        against = f"**{middle:.2f}** ({least:.2f} to {greatest:.2f})"
-        lines.append(f"| {name} | {number(statistics.median(values))} | {spread} | {against} |")
-    return "\n".join(lines)
+        spread = f"{format_rate(min(values))} to {format_rate(max(values))}"
+        ratio = f"**{middle:.2f}** ({least:.2f} to {greatest:.2f})"
+        rows.append((name, format_rate(statistics.median(values)), spread, ratio))
+    return "\n".join(format_markdown([result.title, f"median {result.unit}", "range", "ratio to the first row"], rows))
 
 
-def number(value: float) -> str:
-    """A rate with as many digits as it deserves."""
+def format_rate(value: float) -> str:
+    """Return a rate with three significant digits, or as an integer from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def publish(result: Kept) -> None:
-    """Print the result and keep it for the page; a trial is kept only where `--out` says so."""
+def publish(result: AnyResult) -> None:
+    """Print the result and save it for the page. A trial with `--quick` is saved only with `--out`."""
     result.machine = describe_machine()
-    print(table(result))
+    print(format_result(result))
     for name, text in result.facts.items():
         print(f"{name}: {text}")
     out = option("--out", "" if QUICK else str(RESULTS))
@@ -146,14 +163,14 @@ def publish(result: Kept) -> None:
     (folder / f"{result.name}.json").write_text(json.dumps(asdict(result), indent=1) + "\n", "utf-8")
 
 
-def read_result(path: Path) -> Kept:
+def read_result(path: Path) -> AnyResult:
     """Return the result that `publish` wrote."""
     content = json.loads(path.read_text("utf-8"))
     return Grid(**content) if "columns" in content else Result(**content)
 
 
 def describe_machine() -> str:
-    """Cores, Python and the libraries that matter."""
+    """Return the number of cores, the architecture, and the versions of Python and the main libraries."""
     from importlib.metadata import version
 
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "numpy"))

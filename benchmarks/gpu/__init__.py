@@ -1,1 +1,1 @@
-"""DenseNet-121 on one GPU: training, inference, sizes, memory and loaders, against other people's loops."""
+"""Benchmarks of DenseNet-121 on one GPU: training, inference, input sizes, memory and loaders."""

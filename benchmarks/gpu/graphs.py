@@ -1,4 +1,4 @@
-"""CUDA graphs of a forward pass and of a complete training step. Without a GPU the work is not recorded."""
+"""Record CUDA graphs of a forward pass and of a complete training step. On a CPU the functions run directly."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from claris_kaggle.training.learner import _Learner, _parameter_groups, _train_s
 WARM_UP = 3
 
 
-def record(work: Callable[[], object]) -> Callable[[], None]:
-    """Run the work a few times on a separate stream, record it, and return a function that replays it."""
+def record(function: Callable[[], object]) -> Callable[[], None]:
+    """Call the function a few times on a separate stream, record it, and return a function that replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
-            work()
+            function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
+        function()
     return graph.replay
 
 
@@ -34,25 +34,25 @@ def capture_forward(forward: Callable[[Tensor], Tensor], images: Tensor) -> Call
     """Record `forward` for images of one shape.
 
     Args:
-        forward: computes on the device only.
-        images: an example on the device.
+        forward: function that computes on the device only.
+        images: example images on the device.
     Returns:
         A function of images of that shape. Each call overwrites the result of the previous one.
     """
     if not images.is_cuda:
         return forward
     static = images.clone()
-    kept: list[Tensor] = []
+    output: list[Tensor] = []
 
-    def work() -> None:
-        kept[:] = [forward(static)]
+    def run_forward() -> None:
+        output[:] = [forward(static)]
 
-    replay = record(work)
+    replay = record(run_forward)
 
     def run(images: Tensor) -> Tensor:
         static.copy_(images, non_blocking=True)
         replay()
-        result: Tensor = kept[0]
+        result: Tensor = output[0]
         return result
 
     return run
@@ -77,8 +77,8 @@ def capture_step(learner: _Learner, batch: Batch, lr: float) -> Callable[[Batch]
         replay = record(lambda: _train_step(learner, static, rate))  # type: ignore[arg-type]
 
     def run(batch: Batch) -> None:
-        for kept, part in zip(static[:5], batch[:5], strict=True):
-            kept.copy_(part, non_blocking=True)
+        for target, part in zip(static[:5], batch[:5], strict=True):
+            target.copy_(part, non_blocking=True)
         replay()
 
     return run

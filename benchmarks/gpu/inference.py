@@ -1,4 +1,4 @@
-"""Prediction with eight views at 96 pixels, compared with the loops of other libraries.
+"""Compare prediction with eight views at 96 pixels with the loops of other libraries.
 
 python -m benchmarks.gpu.inference [--quick] [--out DIR]
 """
@@ -12,23 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu import peers
-from benchmarks.gpu.card import (
-    CARD,
+from benchmarks.gpu.device import (
     CUDA,
     DEVICE,
+    GPU_NAME,
     WORLD,
     Contender,
-    Work,
-    begin_each,
-    channels_last_network,
-    config_of,
-    copy_bandwidth,
+    Function,
+    create_config,
+    create_contenders,
+    create_network,
+    create_noise_pack,
+    describe_waits,
+    device_rate_of,
+    measure_copy_bandwidth,
+    measure_seconds,
     median,
-    noise_pack,
-    pinned,
-    rate_of,
-    seconds_of,
-    waits,
+    pin,
 )
 from benchmarks.gpu.graphs import capture_forward
 from benchmarks.timing import QUICK, Result, interleave, publish
@@ -38,109 +38,114 @@ from claris_kaggle.inference.forward import _view_logits, predict_ids
 from claris_kaggle.models.factory import fuse_batch_norm
 
 BLOCK, BLOCKS, VIEWS, ROUNDS = (4, 2, 8, 1) if QUICK else (512, 8, 8, 5)
-OURS = "ours, fp16, channels-last"
+CLARIS = "claris, fp16, channels-last"
 
 
-def our_model(*, folded: bool = True) -> nn.Module:
+def create_claris_network(*, fused: bool = True) -> nn.Module:
     """Return the network as `claris predict` uses it."""
-    model = channels_last_network()
-    return fuse_batch_norm(model) if folded else model.eval()
+    model = create_network()
+    return fuse_batch_norm(model) if fused else model.eval()
 
 
-def host_block() -> Tensor:
-    """Return a block of noise on the host, as the loader gives it."""
-    return pinned(torch.randint(0, 256, (BLOCK, *PATCH_SHAPE), dtype=torch.uint8))
+def create_host_block() -> Tensor:
+    """Return a block of noise in pinned memory."""
+    return pin(torch.randint(0, 256, (BLOCK, *PATCH_SHAPE), dtype=torch.uint8))
 
 
-def our_views(model: Any, precision: str = "fp16") -> Work:
-    """Return the prediction of eight views of a block from the host."""
-    images, config = host_block(), config_of(precision, BLOCK)
+def predict_views(model: Any, precision: str = "fp16") -> Function:
+    """Return a function that predicts eight views of a block from the host."""
+    images, config = create_host_block(), create_config(precision, BLOCK)
 
-    def work() -> None:
+    def predict() -> None:
         with torch.inference_mode():
             _view_logits(model, images.to(DEVICE, non_blocking=True), config, VIEWS)
 
-    return work
+    return predict
 
 
-def recorded_views(model: Any) -> Work:
-    """Return the same prediction, replayed from a CUDA graph."""
-    images, config = host_block(), config_of("fp16", BLOCK)
+def replay_views(model: Any) -> Function:
+    """Return a function that makes the same prediction with a CUDA graph."""
+    images, config = create_host_block(), create_config("fp16", BLOCK)
     with torch.inference_mode():
         replay = capture_forward(lambda block: _view_logits(model, block, config, VIEWS), images.to(DEVICE))
 
-    def work() -> None:
+    def predict() -> None:
         with torch.inference_mode():
             replay(images)
 
-    return work
+    return predict
 
 
-def compiled_model() -> Any:
+def compile_network() -> Any:
     """Return the network, compiled for blocks of one size."""
-    return torch.compile(our_model(), dynamic=False) if CUDA else our_model()
+    return torch.compile(create_claris_network(), dynamic=False) if CUDA else create_claris_network()
 
 
-def our_prediction() -> Work:
-    """Return the prediction of several blocks, with the loader."""
-    pack, model = noise_pack(BLOCK * BLOCKS), our_model()
+def predict_with_loader() -> Function:
+    """Return a function that predicts several blocks with the loader."""
+    pack, model = create_noise_pack(BLOCK * BLOCKS), create_claris_network()
     workers = 4 if CUDA else 0
-    return lambda: predict_ids(model, pack, pack.ids, WORLD, config_of("fp16", BLOCK), views=VIEWS, workers=workers)
+    return lambda: predict_ids(model, pack, pack.ids, WORLD, create_config("fp16", BLOCK), views=VIEWS, workers=workers)
 
 
-def makers() -> dict[str, Callable[[], Contender]]:
-    """Return the contenders that need no compilation."""
-    images, labels = peers.float_batch(BLOCK)
+def contender_factories() -> dict[str, Callable[[], Contender]]:
+    """Return functions that create the contenders that need no compilation."""
+    images, labels = peers.create_float_batch(BLOCK)
 
-    def views(work: Callable[[], Work], *, trials: bool = False) -> Callable[[], Contender]:
-        return lambda: rate_of(BLOCK, work(), trials=trials)
+    def views(create: Callable[[], Function], *, autotune: bool = False) -> Callable[[], Contender]:
+        return lambda: device_rate_of(BLOCK, create(), autotune=autotune)
 
     def lightning() -> Contender:
-        rate = peers.lightning_rate(lambda: [(images, labels)] * (VIEWS + 2), 2, predict=True)
+        rate = peers.lightning_contender(lambda: [(images, labels)] * (VIEWS + 2), 2, predict=True)
         return lambda: rate() / VIEWS
 
-    found = {
-        "reference, float32": views(lambda: peers.reference_views(images, VIEWS)),
-        "timm's loop, fp16, channels-last": views(lambda: peers.timm_views(images, VIEWS)),
-        OURS: views(lambda: our_views(our_model())),
-        "ours, bf16": views(lambda: our_views(our_model(), "bf16")),
-        "ours with cuDNN's trials": views(lambda: our_views(our_model()), trials=True),
-        "ours without folding": views(lambda: our_views(our_model(folded=False))),
-        "ours as a CUDA graph": views(lambda: recorded_views(our_model())),
-        "ours with its loader": lambda: rate_of(BLOCK * BLOCKS, our_prediction()),
+    factories = {
+        "reference, float32": views(lambda: peers.predict_with_reference(images, VIEWS)),
+        "timm's loop, fp16, channels-last": views(lambda: peers.predict_with_timm(images, VIEWS)),
+        CLARIS: views(lambda: predict_views(create_claris_network())),
+        "claris, bf16": views(lambda: predict_views(create_claris_network(), "bf16")),
+        "claris with cuDNN autotuning": views(lambda: predict_views(create_claris_network()), autotune=True),
+        "claris without fused batch norm": views(lambda: predict_views(create_claris_network(fused=False))),
+        "claris as a CUDA graph": views(lambda: replay_views(create_claris_network())),
+        "claris with its loader": lambda: device_rate_of(BLOCK * BLOCKS, predict_with_loader()),
     }
-    return {**found, **({"Lightning, 16-mixed": lightning} if peers.has_lightning() else {})}
+    return {**factories, **({"Lightning, 16-mixed": lightning} if peers.has_lightning() else {})}
 
 
-def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
-    """Return the contenders that need compilation."""
-    model = compiled_model()
+def compiled_factories(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
+    """Return functions that create the contenders that need compilation."""
+    model = compile_network()
 
     def compiled() -> Contender:
-        work = our_views(model)
-        facts["first compiled block, with what an earlier process left in the cache"] = f"{seconds_of(work):.0f} s"
-        return rate_of(BLOCK, work)
+        predict = predict_views(model)
+        facts["first compiled block, with the compiler cache of earlier processes"] = (
+            f"{measure_seconds(predict):.0f} s"
+        )
+        return device_rate_of(BLOCK, predict)
 
     return {
-        "ours, compiled": compiled,
-        "ours, compiled, as a CUDA graph": lambda: rate_of(BLOCK, recorded_views(model)),
+        "claris, compiled": compiled,
+        "claris, compiled, as a CUDA graph": lambda: device_rate_of(BLOCK, replay_views(model)),
     }
 
 
-def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], bandwidth: float) -> None:
-    """Measure the contenders, print the result and write it."""
-    rates = interleave(found, rounds=ROUNDS, warm_up=1)
-    used = median(rates[OURS]) * VIEWS * TRAFFIC["predict"] / bandwidth
-    facts[f"share of the card's {bandwidth / 1e9:,.0f} GB/s in a copy"] = f"{used:.0%}"
-    publish(Result("gpu_inference", f"eight views of DenseNet-121, block {BLOCK}, {CARD}", "patches/s", rates, facts))
+def compare(contenders: Mapping[str, Contender], facts: dict[str, str], bandwidth: float) -> None:
+    """Measure the contenders, print the result and save it."""
+    rates = interleave(contenders, rounds=ROUNDS, warm_up=1)
+    used = median(rates[CLARIS]) * VIEWS * TRAFFIC["predict"] / bandwidth
+    facts[f"share of the GPU's copy bandwidth of {bandwidth / 1e9:,.0f} GB/s"] = f"{used:.0%}"
+    publish(
+        Result("gpu_inference", f"eight views of DenseNet-121, block {BLOCK}, {GPU_NAME}", "patches/s", rates, facts)
+    )
 
 
 def main() -> None:
-    """Compare without compilation, write the result, and compare again with compiled contenders."""
-    bandwidth, facts = copy_bandwidth(), {"waits for the device in a block": waits(our_views(our_model()))}
-    found = begin_each(makers(), facts)
-    compare(found, facts, bandwidth)
-    compare({**found, **begin_each(compiled_makers(facts), facts)}, facts, bandwidth)
+    """Run the benchmark without compilation and save the result, then again with compiled contenders."""
+    waits = describe_waits(predict_views(create_claris_network()))
+    bandwidth, facts = measure_copy_bandwidth(), {"waits for the device in a block": waits}
+    contenders = create_contenders(contender_factories(), facts)
+    compare(contenders, facts, bandwidth)
+    compare({**contenders, **create_contenders(compiled_factories(facts), facts)}, facts, bandwidth)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Loops of other libraries over the same network and device: the reference, timm and Lightning."""
+"""Training and prediction loops of the reference, timm and Lightning for the same network and device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import reference
-from benchmarks.gpu.card import CUDA, DEVICE, LR, MODEL, Work, channels_last_network
+from benchmarks.gpu.device import CUDA, DEVICE, LR, MODEL, Function, create_network
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.throughput import _synchronize
 
@@ -30,24 +30,24 @@ def has_lightning() -> bool:
     return False
 
 
-def their_network() -> nn.Module:
-    """Return torchvision's DenseNet-121; the tiny network with `--quick`."""
-    return create_model(MODEL) if MODEL == "tiny" else reference.create()
+def create_reference_network() -> nn.Module:
+    """Return torchvision's DenseNet-121, or the tiny network with `--quick`."""
+    return create_model(MODEL) if MODEL == "tiny" else reference.create_network()
 
 
-def float_batch(size: int) -> tuple[Tensor, Tensor]:
+def create_float_batch(size: int) -> tuple[Tensor, Tensor]:
     """Return a batch of normalised noise and labels on the device."""
     return torch.randn(size, 3, 96, 96, device=DEVICE), torch.randint(0, 2, (size,), device=DEVICE)
 
 
-def amp() -> Any:
-    """Return autocast to fp16 on a GPU, and a context that does nothing on a CPU."""
+def autocast() -> Any:
+    """Return a context of autocast to fp16 on a GPU, or one that does nothing on a CPU."""
     return torch.autocast("cuda", torch.float16) if CUDA else contextlib.nullcontext()
 
 
 def reference_loop(batches: Callable[[], Batches]) -> Callable[[], Iterator[int]]:
-    """Return the reference's training loop in float32, contiguous. It reads the loss of each step."""
-    model = their_network().to(DEVICE).train()
+    """Return the reference's training loop in contiguous float32. It reads the loss of each step."""
+    model = create_reference_network().to(DEVICE).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
 
     def loop() -> Iterator[int]:
@@ -71,7 +71,7 @@ def timm_loop(batches: Callable[[], Batches], *, compiled: bool = False) -> Call
     from timm.optim import create_optimizer_v2
     from timm.utils import AverageMeter, NativeScaler
 
-    model = channels_last_network().train()
+    model = create_network().train()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=LR, weight_decay=0.0)
     scaler, losses = NativeScaler(DEVICE.type), AverageMeter()
     forward = torch.compile(model) if compiled else model
@@ -80,7 +80,7 @@ def timm_loop(batches: Callable[[], Batches], *, compiled: bool = False) -> Call
         for images, labels in batches():
             images = images.to(DEVICE, non_blocking=True).contiguous(memory_format=torch.channels_last)
             labels = labels.to(DEVICE, non_blocking=True)
-            with amp():
+            with autocast():
                 loss = nn.functional.cross_entropy(forward(images), labels)
             optimizer.zero_grad()
             scaler(loss, optimizer, parameters=model.parameters())
@@ -90,7 +90,7 @@ def timm_loop(batches: Callable[[], Batches], *, compiled: bool = False) -> Call
     return loop
 
 
-def lightning_trainer(**options: Any) -> Any:
+def create_lightning_trainer(**options: Any) -> Any:
     """Return a Trainer without output on this device, in mixed precision."""
     import lightning.pytorch as pl
 
@@ -105,14 +105,14 @@ def lightning_trainer(**options: Any) -> Any:
     )  # fmt: skip
 
 
-def lightning_module(clock: StepClock) -> Any:
-    """Return a minimal LightningModule that trains the network and reports each step to the clock."""
+def create_lightning_module(clock: StepClock) -> Any:
+    """Return a minimal LightningModule that trains the network and counts each step with the clock."""
     import lightning.pytorch as pl
 
     class Classifier(pl.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.model = their_network()
+            self.model = create_reference_network()
 
         def training_step(self, batch: Any, number: int) -> Tensor:
             images, labels = batch
@@ -130,7 +130,7 @@ def lightning_module(clock: StepClock) -> Any:
 
 
 class StepClock:
-    """A counter of images in all steps after the first `skipped`."""
+    """A clock that measures images per second without the `skipped` first steps."""
 
     def __init__(self, skipped: int) -> None:
         self.skipped, self.steps, self.images, self.began = skipped, 0, 0, 0.0
@@ -149,25 +149,25 @@ class StepClock:
         return self.images / (time.perf_counter() - self.began)
 
 
-def lightning_rate(batches: Callable[[], Batches], skipped: int, *, predict: bool = False) -> Callable[[], float]:
-    """Return a function that measures images per second of Trainer.fit or predict, without set-up and first steps."""
+def lightning_contender(batches: Callable[[], Batches], skipped: int, *, predict: bool = False) -> Callable[[], float]:
+    """Return a contender that measures Trainer.fit or Trainer.predict, without the start and the first steps."""
 
-    def measured() -> float:
+    def measure_rate() -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             clock = StepClock(skipped)
-            module = lightning_module(clock)
+            module = create_lightning_module(clock)
             if predict:
-                lightning_trainer().predict(module, Repeated(batches), return_predictions=False)
+                create_lightning_trainer().predict(module, RepeatableBatches(batches), return_predictions=False)
             else:
-                lightning_trainer(max_epochs=1).fit(module, Repeated(batches))
+                create_lightning_trainer(max_epochs=1).fit(module, RepeatableBatches(batches))
             return clock.rate()
 
-    return measured
+    return measure_rate
 
 
-class Repeated:
-    """Batches as Lightning needs them: an iterable that can be iterated several times."""
+class RepeatableBatches:
+    """An iterable of batches that can be iterated several times, as Lightning requires."""
 
     def __init__(self, batches: Callable[[], Batches]) -> None:
         self.batches = batches
@@ -177,32 +177,32 @@ class Repeated:
         return iter(self.batches())
 
 
-def all_of(loop: Callable[[], Iterator[int]]) -> Work:
-    """Return a function that runs the whole loop."""
+def run_all(loop: Callable[[], Iterator[int]]) -> Function:
+    """Return a function that runs all steps of the loop."""
     return lambda: sum(loop())
 
 
-def reference_views(images: Tensor, views: int) -> Work:
-    """Return that number of eager forward passes in float32, contiguous."""
-    model = their_network().to(DEVICE).eval()
+def predict_with_reference(images: Tensor, views: int) -> Function:
+    """Return a function that makes one eager float32 forward pass per view in contiguous memory format."""
+    model = create_reference_network().to(DEVICE).eval()
 
-    def work() -> None:
+    def predict() -> None:
         with torch.no_grad():
             for _ in range(views):
                 model(images).softmax(1)
 
-    return work
+    return predict
 
 
-def timm_views(images: Tensor, views: int) -> Work:
-    """Return that number of forward passes, like timm's inference script with --amp --channels-last."""
-    model = channels_last_network().eval()
+def predict_with_timm(images: Tensor, views: int) -> Function:
+    """Return a function that makes one forward pass per view like timm's script with --amp --channels-last."""
+    model = create_network().eval()
 
-    def work() -> None:
+    def predict() -> None:
         with torch.inference_mode():
             for _ in range(views):
-                with amp():
+                with autocast():
                     output = model(images.contiguous(memory_format=torch.channels_last))
                 output.float().softmax(1).cpu()
 
-    return work
+    return predict

@@ -9,11 +9,11 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.timing import Grid, number, ratios, read_result
+from benchmarks.timing import Grid, compute_ratios, format_rate, read_result
 
 
 def main(folder: Path) -> None:
-    """Print one line per contender or row."""
+    """Print a line for each contender or row."""
     for path in sorted(folder.glob("gpu_*.json")):
         result = read_result(path)
         print(f"\n{result.title}")
@@ -21,8 +21,10 @@ def main(folder: Path) -> None:
             for row in (result.columns, *result.rows):
                 print("  " + " | ".join(row))
         else:
-            for name, (_, middle, _) in ratios(result.rates).items():
-                print(f"  {number(statistics.median(result.rates[name])):>9} {result.unit}  {middle:5.2f}x  {name}")
+            for name, (_, middle, _) in compute_ratios(result.rates).items():
+                print(
+                    f"  {format_rate(statistics.median(result.rates[name])):>9} {result.unit}  {middle:5.2f}x  {name}"
+                )
         for name, text in result.facts.items():
             print(f"  {name}: {text}")
 

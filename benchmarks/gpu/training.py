@@ -1,4 +1,4 @@
-"""Training steps at 96 pixels without data loading, compared with the loops of other libraries.
+"""Compare training steps at 96 pixels, without data loading, with the loops of other libraries.
 
 python -m benchmarks.gpu.training [--quick] [--out DIR]
 """
@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.gpu import peers
-from benchmarks.gpu.card import (
-    CARD,
+from benchmarks.gpu.device import (
     CUDA,
+    GPU_NAME,
     LR,
     WORLD,
     Contender,
-    Work,
-    begin_each,
-    config_of,
-    copy_bandwidth,
-    host_batch,
+    Function,
+    create_config,
+    create_contenders,
+    create_host_batch,
+    describe_waits,
+    device_rate_of,
+    measure_copy_bandwidth,
+    measure_seconds,
+    measure_upload_bandwidth,
     median,
-    rate_of,
-    seconds_of,
-    upload_bandwidth,
-    waits,
 )
 from benchmarks.gpu.graphs import capture_step
 from benchmarks.timing import QUICK, Result, interleave, publish
@@ -33,98 +33,99 @@ from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.learner import _Learner, _train_step
 
 BATCH, STEPS, ROUNDS = (4, 1, 1) if QUICK else (128, 20, 5)
-OURS = "ours, fp16, channels-last"
+CLARIS = "claris, fp16, channels-last"
 
 
 def new_learner(precision: str, *, compiled: bool = False) -> _Learner:
     """Return a new learner on the device."""
-    config = config_of(precision, BATCH)
+    config = create_config(precision, BATCH)
     return _Learner(config, WORLD, create_model(config.model), compiled=compiled and CUDA)
 
 
-def our_steps(learner: _Learner) -> Work:
-    """Return training steps on a uint8 batch from the host."""
-    batch = host_batch(BATCH)
+def train_steps(learner: _Learner) -> Function:
+    """Return a function that makes training steps on a uint8 batch from the host."""
+    batch = create_host_batch(BATCH)
 
-    def work() -> None:
+    def train() -> None:
         for _ in range(STEPS):
             _train_step(learner, batch, LR)
 
-    return work
+    return train
 
 
-def recorded_steps(learner: _Learner) -> Work:
-    """Return the same steps, replayed from a CUDA graph."""
-    batch = host_batch(BATCH)
+def replay_steps(learner: _Learner) -> Function:
+    """Return a function that makes the same steps with a CUDA graph."""
+    batch = create_host_batch(BATCH)
     replay = capture_step(learner, batch, LR)
 
-    def work() -> None:
+    def train() -> None:
         for _ in range(STEPS):
             replay(batch)
 
-    return work
+    return train
 
 
-def makers() -> dict[str, Callable[[], Contender]]:
-    """Return the contenders that need no compilation."""
-    images, batch = BATCH * STEPS, peers.float_batch(BATCH)
+def contender_factories() -> dict[str, Callable[[], Contender]]:
+    """Return functions that create the contenders that need no compilation."""
+    images, batch = BATCH * STEPS, peers.create_float_batch(BATCH)
     skipped = min(4, STEPS - 1)
 
     def batches() -> list[tuple[peers.Tensor, peers.Tensor]]:
         return [batch] * STEPS
 
-    def steps(work: Callable[[], Work], *, trials: bool = True) -> Callable[[], Contender]:
-        return lambda: rate_of(images, work(), trials=trials)
+    def steps(create: Callable[[], Function], *, autotune: bool = True) -> Callable[[], Contender]:
+        return lambda: device_rate_of(images, create(), autotune=autotune)
 
-    found = {
-        "reference loop, float32": steps(lambda: peers.all_of(peers.reference_loop(batches))),
-        "timm's loop, fp16, channels-last": steps(lambda: peers.all_of(peers.timm_loop(batches))),
-        OURS: steps(lambda: our_steps(new_learner("fp16"))),
-        "ours, bf16": steps(lambda: our_steps(new_learner("bf16"))),
-        "ours without cuDNN's trials": steps(lambda: our_steps(new_learner("fp16")), trials=False),
-        "ours as a CUDA graph": steps(lambda: recorded_steps(new_learner("fp16"))),
+    factories = {
+        "reference loop, float32": steps(lambda: peers.run_all(peers.reference_loop(batches))),
+        "timm's loop, fp16, channels-last": steps(lambda: peers.run_all(peers.timm_loop(batches))),
+        CLARIS: steps(lambda: train_steps(new_learner("fp16"))),
+        "claris, bf16": steps(lambda: train_steps(new_learner("bf16"))),
+        "claris without cuDNN autotuning": steps(lambda: train_steps(new_learner("fp16")), autotune=False),
+        "claris as a CUDA graph": steps(lambda: replay_steps(new_learner("fp16"))),
     }
     if peers.has_lightning():
-        found["Lightning, 16-mixed"] = lambda: peers.lightning_rate(lambda: [batch] * (STEPS + skipped), skipped)
-    return found
+        factories["Lightning, 16-mixed"] = lambda: peers.lightning_contender(
+            lambda: [batch] * (STEPS + skipped), skipped
+        )
+    return factories
 
 
-def compiled_makers(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
-    """Return the contenders that need compilation."""
+def compiled_factories(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
+    """Return functions that create the contenders that need compilation."""
 
     def compiled() -> Contender:
-        work = our_steps(new_learner("fp16", compiled=True))
-        facts["first compiled steps, with what an earlier process left in the cache"] = f"{seconds_of(work):.0f} s"
-        return rate_of(BATCH * STEPS, work, trials=True)
+        train = train_steps(new_learner("fp16", compiled=True))
+        facts["first compiled steps, with the compiler cache of earlier processes"] = f"{measure_seconds(train):.0f} s"
+        return device_rate_of(BATCH * STEPS, train, autotune=True)
 
     return {
-        "ours, compiled": compiled,
-        "ours, compiled, as a CUDA graph": lambda: rate_of(
-            BATCH * STEPS, recorded_steps(new_learner("fp16", compiled=True)), trials=True
+        "claris, compiled": compiled,
+        "claris, compiled, as a CUDA graph": lambda: device_rate_of(
+            BATCH * STEPS, replay_steps(new_learner("fp16", compiled=True)), autotune=True
         ),
     }
 
 
-def compare(found: Mapping[str, Callable[[], float]], facts: dict[str, str], bandwidth: float) -> None:
-    """Measure the contenders, print the result and write it."""
-    rates = interleave(found, rounds=ROUNDS, warm_up=1)
-    used = median(rates[OURS]) * TRAFFIC["train"] / bandwidth
-    facts[f"share of the card's {bandwidth / 1e9:,.0f} GB/s in a copy"] = f"{used:.0%}"
-    publish(Result("gpu_training", f"training DenseNet-121, batch {BATCH}, {CARD}", "images/s", rates, facts))
+def compare(contenders: Mapping[str, Contender], facts: dict[str, str], bandwidth: float) -> None:
+    """Measure the contenders, print the result and save it."""
+    rates = interleave(contenders, rounds=ROUNDS, warm_up=1)
+    used = median(rates[CLARIS]) * TRAFFIC["train"] / bandwidth
+    facts[f"share of the GPU's copy bandwidth of {bandwidth / 1e9:,.0f} GB/s"] = f"{used:.0%}"
+    publish(Result("gpu_training", f"training DenseNet-121, batch {BATCH}, {GPU_NAME}", "images/s", rates, facts))
 
 
 def main() -> None:
-    """Compare without compilation, write the result, and compare again with compiled contenders."""
-    bandwidth, upload = copy_bandwidth(), upload_bandwidth()
+    """Run the benchmark without compilation and save the result, then again with compiled contenders."""
+    bandwidth, upload = measure_copy_bandwidth(), measure_upload_bandwidth()
     facts = {
-        "waits for the device in a step": waits(our_steps(new_learner("fp16"))),
-        "copy from pinned memory to the card": f"{upload / 1e9:.1f} GB/s, that is "
-        f"{upload / PATCH_BYTES:,.0f} patches/s",
-        "Lightning": "measured" if peers.has_lightning() else "not installed here",
+        "waits for the device in a step": describe_waits(train_steps(new_learner("fp16"))),
+        "copy from pinned memory to the GPU": f"{upload / 1e9:.1f} GB/s, that is {upload / PATCH_BYTES:,.0f} patches/s",
+        "Lightning": "measured" if peers.has_lightning() else "not installed",
     }
-    found = begin_each(makers(), facts)
-    compare(found, facts, bandwidth)
-    compare({**found, **begin_each(compiled_makers(facts), facts)}, facts, bandwidth)
+    contenders = create_contenders(contender_factories(), facts)
+    compare(contenders, facts, bandwidth)
+    compare({**contenders, **create_contenders(compiled_factories(facts), facts)}, facts, bandwidth)
 
 
 if __name__ == "__main__":

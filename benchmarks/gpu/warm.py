@@ -1,4 +1,4 @@
-"""Fill the compiler's cache for the benchmarks while the tests run.
+"""Fill the compiler cache for the benchmarks while the tests run.
 
 python -m benchmarks.gpu.warm training|inference
 """
@@ -9,21 +9,21 @@ import sys
 import time
 
 from benchmarks.gpu import inference, training
-from benchmarks.gpu.card import CUDA, seconds_of
+from benchmarks.gpu.device import CUDA, measure_seconds
 
 
 def main(name: str) -> None:
-    """Compile the network of one benchmark, and print the duration."""
+    """Compile the network of one benchmark, and print the time."""
     if not CUDA:
-        print("no GPU here: nothing was compiled")
+        print("no GPU found, nothing was compiled")
         return
     began = time.perf_counter()
     if name == "training":
-        work = training.our_steps(training.new_learner("fp16", compiled=True))
+        function = training.train_steps(training.new_learner("fp16", compiled=True))
     else:
-        work = inference.our_views(inference.compiled_model())
-    seconds_of(work)
-    print(f"{name}: compiled in {time.perf_counter() - began:.0f} s, other work beside it", flush=True)
+        function = inference.predict_views(inference.compile_network())
+    measure_seconds(function)
+    print(f"{name}: compiled in {time.perf_counter() - began:.0f} s while the tests ran", flush=True)
 
 
 if __name__ == "__main__":

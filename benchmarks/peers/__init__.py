@@ -1,1 +1,1 @@
-"""The same training and prediction with other libraries, each as a script that its users would write."""
+"""Scripts that train and predict with other libraries, as their users would write them, and their comparison."""

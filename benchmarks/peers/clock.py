@@ -1,4 +1,4 @@
-"""Times of the parts of a peer's script, printed for the benchmark. Lines that use it are not counted."""
+"""Print the times of the parts of a script for the benchmark. Lines that use this module are not counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def start() -> None:
 
 
 def stop(part: str, images: int) -> None:
-    """Print the seconds since the start, for that number of images."""
+    """Print the part, its number of images and the seconds since the start."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     print(f"measured {part} {images} {time.perf_counter() - _began}", flush=True)

@@ -236,7 +236,13 @@ class RunDir(_Folder):
         return f"{self.root}: no such folder{nearby}"
 
     def missing_error(self, names: str, expected: str, hint: str) -> RunError:
-        """Return the error for missing files `names`. The hint names the run of a fold's folder, or runs inside."""
+        """Return the error for missing files or a missing folder.
+
+        Args:
+            names: the missing files, for the message.
+            expected: what was expected.
+            hint: what to do if this is neither the folder of a fold nor a folder of runs. Those get the run's name.
+        """
         root = self.root if self.root.name else self.root.absolute()
         if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
             return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
@@ -245,19 +251,6 @@ class RunDir(_Folder):
             choice = name_few(shorten_path(self.root / name) for name in runs)
             hint = f"Give {choice}" if len(runs) == 1 else f"Give one of them: {choice}"
             return RunError(f"{shorten_path(self.root)}: a folder of runs", "expected one run", hint)
-        return RunError(self.describe_missing(names), expected, hint)
-
-    def missing_error(self, names: str, expected: str, hint: str) -> RunError:
-        """Return the error for missing files or a missing folder. If this is the folder of a fold, it names the run.
-
-        Args:
-            names: the missing files, for the message.
-            expected: what was expected.
-            hint: what to do if this is not the folder of a fold.
-        """
-        root = self.root if self.root.name else self.root.absolute()
-        if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
-            return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
         return RunError(self.describe_missing(names), expected, hint)
 
     def finished_folds(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which rows a step takes depends on ids, seed, epoch and world size alone."""
+"""Test batches: the rows of a step depend only on ids, seed, epoch and world size."""
 
 from __future__ import annotations
 

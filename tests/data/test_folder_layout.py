@@ -1,4 +1,4 @@
-"""The competition's files as people unpack and convert them: hidden files are no patches, the rest is named."""
+"""Test competition folders as people unpack and convert them: hidden files are ignored, other faults are named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_hidden_files_of_macos_and_windows_are_no_patches(data: DataDir, tmp_pat
 
 
 def nest(folder: Path, names: Callable[[Path], str]) -> None:
-    """Move each patch to the place below its folder that `names` tells."""
+    """Move each patch to the path that `names` returns, relative to its folder."""
     for path in sorted(folder.glob("*.tif")):
         target = folder / names(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def convert(folder: Path, suffix: str) -> None:
 
 
 def archive(folder: Path, name: str) -> None:
-    """Remove half of the patches, as an interrupted unpacking leaves them, and write the archive's first bytes."""
+    """Remove half of the patches, as after an interrupted unpacking, and write the first bytes of an archive."""
     for path in sorted(folder.glob("*.tif"))[::2]:
         path.unlink()
     (folder / name).write_bytes(b"PK\x03\x04")

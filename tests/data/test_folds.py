@@ -1,4 +1,4 @@
-"""Folds: every patch once, balanced, nothing of a slide or a duplicate on both sides."""
+"""Test folds: each patch occurs once, folds are balanced, and no slide or duplicate is on both sides."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_as_many_folds_as_patches_of_a_class_or_slides_are_possible() -> None:
 
 
 def test_a_split_that_leaves_a_fold_without_a_class_says_what_to_change() -> None:
-    """Two slides hold benign patches, and scikit-learn puts both of them in one fold."""
+    """Only two slides have benign patches, and scikit-learn puts both in one fold."""
     labels, slides = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 1], np.int8), [*"aaabbbbccc"]
     words = r"^the split: fold \d holds no benign patch; each fold needs both classes\. Use fewer folds with --k, or"
     with pytest.raises(DataError, match=words):
@@ -187,7 +187,7 @@ def test_five_folds_of_seed_0_are_the_default_and_remember_what_they_are_made_of
 
 
 def test_a_chain_of_slides_and_duplicates_is_one_group_under_its_smallest_name() -> None:
-    """d and c share a content, c and b a slide through it, b and a another content; e stands alone."""
+    """d and c have the same content, c and b are linked by it through a slide, b and a by other content; e is alone."""
     slides = ["d", "d", "c", "c", "b", "b", "a", "a", "e", "e", "f", "f"]
     contents = ["0", "x", "x", "y", "y", "z", "z", "1", "2", "3", "4", "5"]
     ids = [f"{number:02d}" for number in range(12)]
@@ -259,7 +259,7 @@ def test_other_folds_are_not_overwritten(tmp_path: Path, folds: Folds) -> None:
     assert write_folds(path, other, {}, overwrite=True)
 
 
-def change(text: str, old: str, new: str) -> str:
+def replace_once(text: str, old: str, new: str) -> str:
     assert old in text
     return text.replace(old, new, 1)
 
@@ -269,7 +269,7 @@ def change(text: str, old: str, new: str) -> str:
     [
         (lambda text: text[:-3], "cut off"),
         (lambda text: text[: len(text) // 2], "cut off|too few"),
-        (lambda text: change(text, "id,label,group,fold", "id,label,fold"), "line 2 has too many values"),
+        (lambda text: replace_once(text, "id,label,group,fold", "id,label,fold"), "line 2 has too many values"),
         (lambda text: text.replace(",2\n", ",7\n"), "folds 0, 1, 7: fold 2, 3, 4 and 2 more has no patches"),
         (lambda text: text.replace(",2\n", ",x\n"), "invalid fold number"),
         (
@@ -316,7 +316,7 @@ def test_a_slide_or_a_duplicate_on_both_sides_is_refused(folds: Folds) -> None:
 
 
 def test_every_version_of_the_libraries_gives_these_very_folds() -> None:
-    """Found with scikit-learn 1.6.1 and 1.9.1, pandas 2.2.3 and 3.1.1, NumPy 2.0.2 and 2.4.6."""
+    """Computed with scikit-learn 1.6.1 and 1.9.1, pandas 2.2.3 and 3.1.1, NumPy 2.0.2 and 2.4.6."""
     ids, labels = make_ids(300), (np.arange(300) * 7 % 5 < 2).astype(np.int8)
     assert make_folds(ids, labels).digest == "e66cb7b6e7b1c7bb3f8520b3586ecbdf88a9590cb74a4cd3c2eb82804533c140"
     slides = [f"s{number * number % 37}" for number in range(300)]

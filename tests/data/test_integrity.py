@@ -1,4 +1,4 @@
-"""claris check names every fault of a competition folder, and mends none."""
+"""Test `claris check`: it names every fault of a competition folder, and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pack: whole or not there, every row proved, stale and damaged ones noticed."""
+"""Test packs: complete or absent, every row verified, outdated and damaged ones detected."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_any_order_of_ids_and_number_of_workers_give_the_same_bytes(
 
 
 def patch_files(folder: Path) -> dict[str, bytes]:
-    """The files of packs that depend on the patches only."""
+    """Return the files of packs that depend only on the patches."""
     return {name: value for name, value in contents(folder).items() if not name.endswith((".lock", "verified.json"))}
 
 
@@ -78,7 +78,7 @@ def flip_a_bit(folder: Path) -> None:
         stream.write(bytes([byte ^ 1]))
 
 
-def cut_off(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     path = folder / "pixels.npy"
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -87,7 +87,7 @@ def cut_off(folder: Path) -> None:
     "damage",
     [
         flip_a_bit,
-        cut_off,
+        truncate,
         lambda folder: (folder / "pixels.npy").unlink(),
         lambda folder: (folder / "manifest.json").write_text("{"),
         lambda folder: (folder / "manifest.json").write_text('{"format": 0}'),
@@ -110,7 +110,7 @@ def test_a_damaged_pack_is_noticed_and_made_again(
 def test_an_unchanged_pack_is_verified_by_random_rows(
     source: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The damage keeps size and times of the file, as a fault of the disk does."""
+    """The damage does not change size and times of the file, like a disk error."""
     folder, ids = source
     monkeypatch.setattr(packs, "_SAMPLED_ROWS", 0)
     damaged = ensure_pack(folder, ids, tmp_path / "cache").folder
@@ -147,14 +147,14 @@ def test_a_pack_of_other_patches_is_refused(source: tuple[Path, list[str]], tmp_
         open_pack(pack.folder, [*ids[1:], "f" * 40])
 
 
-def bad_patch(folder: Path, ids: list[str]) -> None:
+def replace_patch(folder: Path, ids: list[str]) -> None:
     (folder / f"{ids[3]}.tif").write_bytes((folder / f"{ids[4]}.tif").read_bytes())
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (bad_patch, "the pixels do not match the id"),
+        (replace_patch, "the pixels do not match the id"),
         (lambda folder, ids: (folder / f"{ids[3]}.tif").unlink(), "1 file missing"),
         (lambda folder, ids: (folder / f"{'e' * 40}.tif").write_bytes(b""), "1 file without a row"),
         (lambda folder, ids: (folder / f"{ids[3]}.tif").write_bytes(b"II*"), "damaged or cut off"),
@@ -219,12 +219,12 @@ def test_the_verb_prints_where_the_packs_are(
     assert [line.split("  ")[1] for line in shown.splitlines()] == ["1,200 patches", "318 patches"]
 
 
-def end_by_force(start: int, names: Sequence[str]) -> int:
-    """A worker that the system kills."""
+def kill_worker(start: int, names: Sequence[str]) -> int:
+    """Kill the worker process, as the system does when memory is short."""
     os.kill(os.getpid(), signal.SIGKILL)
     return start
 
 
 def test_a_worker_that_the_system_kills_is_named_with_a_way_on() -> None:
     with pytest.raises(TrainingError, match=r"pack train: the system killed a worker.*--jobs 1"):
-        list(_map_chunks(end_by_force, ["a"] * 2000, 2, Progress("pack train", 2000)))
+        list(_map_chunks(kill_worker, ["a"] * 2000, 2, Progress("pack train", 2000)))

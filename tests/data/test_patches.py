@@ -1,4 +1,4 @@
-"""Decoding: the fast way agrees with Pillow, and damage is always noticed."""
+"""Test decoding: the fast decoder agrees with Pillow, and damage is always detected."""
 
 from __future__ import annotations
 

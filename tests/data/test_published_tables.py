@@ -1,4 +1,4 @@
-"""Tables as people publish them: read for what they are, or refused with what to change in them."""
+"""Test tables as people publish them: read correctly, or refused with what to change."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_a_slide_that_is_written_in_several_ways_is_one_slide(
         assert f"1 slide written in several ways (s1 and {other}), each read as one" in capsys.readouterr().err
 
 
-def refusal(read: Callable[[Path], object], path: Path, content: bytes) -> str:
-    """The message with which a table of this content is refused."""
+def read_refusal(read: Callable[[Path], object], path: Path, content: bytes) -> str:
+    """Write a table with this content, and return the message with which `read` refuses it."""
     path.write_bytes(content)
     with pytest.raises(TableError) as caught:
         read(path)
@@ -107,7 +107,7 @@ OTHER_TABLES = {
 def test_what_is_no_slide_map_is_named(name: str, tmp_path: Path) -> None:
     content, words = OTHER_TABLES[name]
     ids = [f"{number:040x}" for number in range(10, 40)]
-    assert words in refusal(lambda path: read_slides(path, ids), tmp_path / "map.csv", content)
+    assert words in read_refusal(lambda path: read_slides(path, ids), tmp_path / "map.csv", content)
 
 
 def test_a_workbook_is_named(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_workbook_is_named(tmp_path: Path) -> None:
         read_slides(tmp_path / "map.xlsx", H)
 
 
-def zip_of(**files: str) -> bytes:
+def zip_tables(**files: str) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, text in files.items():
@@ -132,9 +132,9 @@ def test_a_published_slide_map_is_read(name: str, tmp_path: Path) -> None:
 
 
 def test_a_slide_map_in_an_archive_is_read(tmp_path: Path) -> None:
-    (tmp_path / "map.zip").write_bytes(zip_of(data__map=PLAIN, MACOSX__=""))
+    (tmp_path / "map.zip").write_bytes(zip_tables(data__map=PLAIN, MACOSX__=""))
     with pytest.raises(TableError, match=r"an archive of data/map.csv, MACOSX/.csv|an archive of"):
-        (tmp_path / "two.zip").write_bytes(zip_of(one=PLAIN, two=PLAIN))
+        (tmp_path / "two.zip").write_bytes(zip_tables(one=PLAIN, two=PLAIN))
         read_slides(tmp_path / "two.zip", H)
     assert read_slides(tmp_path / "map.zip", H) == ["s1", "s1", "s2"]
 
@@ -158,33 +158,33 @@ def data(tmp_path: Path) -> DataDir:
     return put_data(tmp_path / "data")
 
 
-def saturated(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Probabilities in float64 that float32 cannot tell apart: most are within 1e-9 of 1."""
+def simulate_saturated(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return float64 probabilities that are equal in float32: most are within 1e-9 of 1."""
     noisy = labels + np.random.default_rng(seed).normal(0, 0.8, len(labels))
     return 1 - 10.0 ** -(9 + noisy)
 
 
 def put_saturated(folder: Path, name: str, seed: int) -> RunDir:
-    """A run of another tool in float64, written as pandas writes it."""
+    """Write a run in float64, as pandas writes it."""
     place = RunDir(folder / name)
     place.root.mkdir(parents=True)
-    rows = zip(IDS, LABELS, FOLD, saturated(LABELS, seed).tolist(), strict=True)
+    rows = zip(IDS, LABELS, FOLD, simulate_saturated(LABELS, seed).tolist(), strict=True)
     place.oof.write_text("id,label,fold,probability\n" + "".join(f"{i},{y},{f},{p!r}\n" for i, y, f, p in rows))
-    tests = zip(TEST_IDS, saturated(TEST_LABELS, seed + 1).tolist(), strict=True)
+    tests = zip(TEST_IDS, simulate_saturated(TEST_LABELS, seed + 1).tolist(), strict=True)
     place.test.write_text("id,probability\n" + "".join(f"{name},{value!r}\n" for name, value in tests))
     return place
 
 
 def test_float64_predictions_keep_their_ranks_from_the_file_to_the_submission(data: DataDir, tmp_path: Path) -> None:
     place = put_saturated(tmp_path, "theirs", 1)
-    exact = roc_auc_score(LABELS, saturated(LABELS, 1))
-    assert abs(exact - roc_auc_score(LABELS, saturated(LABELS, 1).astype(np.float32))) > 0.05
+    exact = roc_auc_score(LABELS, simulate_saturated(LABELS, 1))
+    assert abs(exact - roc_auc_score(LABELS, simulate_saturated(LABELS, 1).astype(np.float32))) > 0.05
     kept = RunDir(tmp_path / "kept")
     result = ensemble_runs([place], data, tmp_path / "s.csv", keep=kept)
     assert result.oof.auc == pytest.approx(exact, abs=1e-12)
     values = {line.split(",")[0]: float(line.split(",")[1]) for line in (tmp_path / "s.csv").read_text().split()[1:]}
-    assert [values[name] for name in TEST_IDS] == saturated(TEST_LABELS, 2).tolist()
-    assert read_oof(kept.oof).probabilities.tolist() == saturated(LABELS, 1).tolist()
+    assert [values[name] for name in TEST_IDS] == simulate_saturated(TEST_LABELS, 2).tolist()
+    assert read_oof(kept.oof).probabilities.tolist() == simulate_saturated(LABELS, 1).tolist()
     assert load_run(kept).measured.value == pytest.approx(exact, abs=1e-12)
 
 
@@ -269,7 +269,7 @@ BAD_FOLD_FILES = {
 @pytest.mark.parametrize("name", BAD_FOLD_FILES)
 def test_a_faulty_fold_file_of_another_tool_is_refused_and_never_replaced(name: str, tmp_path: Path) -> None:
     text, words = BAD_FOLD_FILES[name]
-    message = refusal(read_folds, tmp_path / "f.csv", text.encode())
+    message = read_refusal(read_folds, tmp_path / "f.csv", text.encode())
     assert words in message and f"--out {tmp_path}" not in message
 
 
@@ -335,10 +335,10 @@ BAD_OOF_FILES = {
 
 
 def test_columns_that_are_not_utf8_are_refused_if_they_are_used(tmp_path: Path) -> None:
-    """No encoding is guessed: the same bytes are other letters in each code page."""
+    """No encoding is guessed, because the same bytes are different letters in each code page."""
 
     def refused(read: Callable[[Path], object], text: str, words: str, encoding: str = "cp1252") -> None:
-        message = refusal(read, tmp_path / "t.csv", text.encode(encoding))
+        message = read_refusal(read, tmp_path / "t.csv", text.encode(encoding))
         assert words in message and message.isascii()
         assert "expected text in UTF-8. Save it again as CSV in UTF-8" in message
 
@@ -355,7 +355,7 @@ def test_columns_that_are_not_utf8_are_refused_if_they_are_used(tmp_path: Path) 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
 def test_exports_of_excel_are_read(encoding: str, tmp_path: Path) -> None:
-    """Semicolons, decimal commas and a comment in German, in each encoding that Excel writes."""
+    """The files have semicolons, decimal commas and a German comment, in each encoding that Excel writes."""
     rows = [(f"{i}.tif", y, f, str(p).replace(".", ","), "größer") for i, y, f, p in OOF_ROWS]
     text = table("id,label,fold,prob,Bemerkung", rows, ";").replace("\n", "\r\n")
     (tmp_path / "e.csv").write_bytes(text.encode(encoding))
@@ -367,7 +367,7 @@ def test_exports_of_excel_are_read(encoding: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BAD_OOF_FILES)
 def test_oof_predictions_that_are_no_probabilities_are_refused(name: str, tmp_path: Path) -> None:
     text, words = BAD_OOF_FILES[name]
-    assert re.search(words, refusal(read_oof, tmp_path / "oof.csv", text.encode()))
+    assert re.search(words, read_refusal(read_oof, tmp_path / "oof.csv", text.encode()))
 
 
 @pytest.mark.parametrize("header", ["id,label", "id,prediction", "image_id,target", "Id,Pred"])
@@ -378,7 +378,7 @@ def test_published_test_predictions_are_read(header: str, tmp_path: Path) -> Non
 
 
 def put_foreign(folder: Path, name: str, header: str, rows: list[tuple[object, ...]], seed: int = 7) -> RunDir:
-    """A run of another tool, whose OOF file has this header."""
+    """Write a run whose OOF file has this header."""
     place = put(folder, make_run(name, seed))
     place.oof.write_text(table(header, rows))
     return place

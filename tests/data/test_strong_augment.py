@@ -1,4 +1,4 @@
-"""The augmentation `strong`: a function of the words alone, within its ranges."""
+"""Test the augmentation `strong`: it depends only on the random words, and stays within its ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated patches stand in for the real ones: same layout, same id rule, nothing in their mean colour."""
+"""Test synthetic patches: same layout and ids as the real ones, and a mean colour that does not show the class."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_answers_are_of_the_test_patches_and_the_slides_are_others(generated
 
 @pytest.fixture(scope="module")
 def many(generated: DataDir) -> tuple[Pixels, Labels]:
-    """The pixels of 310 patches, and their labels."""
+    """Return the pixels and labels of 310 patches."""
     tables = {"train": generated.labels, "test": generated.root / "test_answers.csv"}
     pixels, labels = [], []
     for split, table in tables.items():

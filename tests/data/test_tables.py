@@ -1,4 +1,4 @@
-"""Every fault of a CSV is one line that names it, and no result depends on the order of rows."""
+"""Test CSV files: every fault is named in one line, and no result depends on the order of rows."""
 
 from __future__ import annotations
 

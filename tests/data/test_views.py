@@ -1,4 +1,4 @@
-"""The eight views are the symmetries of the square; augmentation is a pure function of (seed, epoch, id)."""
+"""Test views and augmentation: the symmetries of the square, and a pure function of (seed, epoch, id)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights over runs: on the simplex, fitted without the rows that they are scored on, the same in any order."""
+"""Test weights of runs: on the simplex, fitted without the rows that score them, independent of the order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TEST_IDS = [f"{number:040x}" for number in range(900, 980)]
 FOLD = np.arange(600) % 5
 
 
-def columns_of(seed: int, noises: tuple[float, ...] = (0.8, 1.0, 2.5)) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and probabilities of runs of which each has noise of its own."""
+def simulate_columns(seed: int, noises: tuple[float, ...] = (0.8, 1.0, 2.5)) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels, and probabilities of runs with independent noise."""
     generator = np.random.default_rng(seed)
     labels = (generator.random(600) < 0.4).astype(np.int8)
     logits = [2 * labels - 1 + generator.normal(0, noise, 600) for noise in noises]
@@ -36,7 +36,7 @@ def columns_of(seed: int, noises: tuple[float, ...] = (0.8, 1.0, 2.5)) -> tuple[
 
 
 def make_runs(seed: int, noises: tuple[float, ...] = (0.8, 1.0, 2.5)) -> list[Run]:
-    labels, columns = columns_of(seed, noises)
+    labels, columns = simulate_columns(seed, noises)
     test = np.random.default_rng(seed + 1).random((80, len(noises))).astype(np.float32)
     return [
         Run(f"run{number}", Oof(IDS, labels, FOLD, columns[:, number].astype(np.float32)),
@@ -48,7 +48,7 @@ def make_runs(seed: int, noises: tuple[float, ...] = (0.8, 1.0, 2.5)) -> list[Ru
 @given(st.integers(0, 10_000), st.sampled_from(_FITTED_METHODS))
 @settings(max_examples=30, deadline=None)
 def test_weights_lie_on_the_simplex_and_results_in_0_to_1(seed: int, method: str) -> None:
-    labels, columns = columns_of(seed)
+    labels, columns = simulate_columns(seed)
     space = _to_space(columns, _BLEND_METHODS[method].space)
     blend = _fit_blend(method, labels, space)
     if method != "stack":
@@ -60,7 +60,7 @@ def test_weights_lie_on_the_simplex_and_results_in_0_to_1(seed: int, method: str
 @given(st.sampled_from(list(_BLEND_METHODS)), st.integers(0, 10_000), st.integers(0, 4))
 @settings(max_examples=30, deadline=None)
 def test_a_nested_result_never_uses_a_rows_own_label_nor_those_of_its_fold(method: str, seed: int, fold: int) -> None:
-    labels, columns = columns_of(seed)
+    labels, columns = simulate_columns(seed)
     before = _nested_predictions(method, labels, columns, FOLD)
     others = np.random.default_rng(seed).permutation(np.flatnonzero(fold == FOLD))[:60]
     flipped = labels.copy()
@@ -71,7 +71,7 @@ def test_a_nested_result_never_uses_a_rows_own_label_nor_those_of_its_fold(metho
 
 @pytest.mark.parametrize("method", _FITTED_METHODS)
 def test_weights_do_use_the_labels_of_the_other_folds(method: str) -> None:
-    labels, columns = columns_of(1)
+    labels, columns = simulate_columns(1)
     after = _nested_predictions(method, np.where(FOLD == 3, 1 - labels, labels), columns, FOLD)
     assert not np.array_equal(_nested_predictions(method, labels, columns, FOLD), after)
 
@@ -87,7 +87,7 @@ def test_neither_the_order_of_runs_nor_a_copy_changes_a_byte(method: str) -> Non
 
 @pytest.mark.parametrize("method", _BLEND_METHODS)
 def test_the_order_of_rows_is_no_matter(method: str) -> None:
-    labels, columns = columns_of(3)
+    labels, columns = simulate_columns(3)
     order = np.random.default_rng(0).permutation(600)
     straight = _nested_predictions(method, labels, columns, FOLD)
     shuffled = _nested_predictions(method, labels[order], columns[order], FOLD[order])
@@ -95,14 +95,14 @@ def test_the_order_of_rows_is_no_matter(method: str) -> None:
 
 
 def test_ranks_do_not_change_under_a_monotone_map() -> None:
-    labels, columns = columns_of(4)
+    labels, columns = simulate_columns(4)
     assert np.array_equal(
         _nested_predictions("rank", labels, columns, FOLD), _nested_predictions("rank", labels, columns**2, FOLD)
     )
 
 
 def test_fitted_weights_prefer_the_better_run_and_gain_over_the_mean() -> None:
-    labels, columns = columns_of(5, (0.8, 4.0, 4.0))
+    labels, columns = simulate_columns(5, (0.8, 4.0, 4.0))
     mean = auc(labels, _nested_predictions("mean", labels, columns, FOLD))
     for method in _FITTED_METHODS:
         weights = _fit_blend(method, labels, _to_space(columns, _BLEND_METHODS[method].space)).weights
@@ -111,7 +111,7 @@ def test_fitted_weights_prefer_the_better_run_and_gain_over_the_mean() -> None:
 
 
 def test_the_smallest_log_loss_is_that_of_a_fine_grid() -> None:
-    labels, columns = columns_of(6, (0.8, 1.5))
+    labels, columns = simulate_columns(6, (0.8, 1.5))
     right = np.where(labels[:, None] == 1, columns, 1 - columns)
     grid = np.linspace(0, 1, 2001)
     losses = [-np.log(right @ [share, 1 - share]).mean() for share in grid]
@@ -119,7 +119,7 @@ def test_the_smallest_log_loss_is_that_of_a_fine_grid() -> None:
 
 
 def test_the_counted_auc_is_scikit_learns() -> None:
-    labels, columns = columns_of(7)
+    labels, columns = simulate_columns(7)
     coarse = np.round(columns[:, 0] * (blending._ROUNDING_LEVELS - 1)).astype(np.int32)
     assert blending._count_auc(coarse[labels == 1], coarse[labels == 0]) == pytest.approx(
         auc(labels, coarse), abs=1e-12
@@ -135,7 +135,7 @@ SPACES = {
 
 @pytest.mark.parametrize("space", SPACES)
 def test_columns_of_three_rows_in_each_space(space: str) -> None:
-    """0.2 is no number of float32: then logits of 0 and 1 are those of float64."""
+    """0.2 is not a float32 value, so the logits of 0 and 1 are those of float64."""
     columns = np.array([[0.2, 0.75], [0.5, 1.0], [0.5, 0.25]])
     expected = np.array(SPACES[space])
     if space == "logit":
@@ -173,8 +173,8 @@ def test_weights_are_clipped_at_0_and_scaled_to_1_or_equal() -> None:
 
 
 def test_the_weights_for_the_auc_are_fishers_direction() -> None:
-    """Su and Liu: the inverse of the sum of the covariances, times the difference of the means, if all are positive."""
-    labels, columns = columns_of(16, (1.0, 1.5, 2.0))
+    """Su and Liu: the inverse of the sum of the covariances times the difference of the means, if all are positive."""
+    labels, columns = simulate_columns(16, (1.0, 1.5, 2.0))
     logits = _to_space(columns, "logit")
     ups, downs = logits[labels == 1], logits[labels == 0]
     direction = np.linalg.solve(np.cov(ups.T) + np.cov(downs.T), ups.mean(axis=0) - downs.mean(axis=0))
@@ -190,7 +190,7 @@ def test_stacking_is_a_pipeline_of_scikit_learn() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    labels, columns = columns_of(17)
+    labels, columns = simulate_columns(17)
     logits = _to_space(columns, "logit")
     plain = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, tol=1e-8)).fit(logits, labels)
     assert _fit_blend("stack", labels, logits).apply(logits) == pytest.approx(
@@ -199,31 +199,31 @@ def test_stacking_is_a_pipeline_of_scikit_learn() -> None:
 
 
 def test_the_weights_of_the_log_loss_are_those_of_its_flat_point() -> None:
-    """All derivatives along the simplex are 0: each run's mean of p / mixture of the true class is 1."""
-    labels, columns = columns_of(18, (1.0, 1.1, 1.2))
+    """All derivatives along the simplex are 0: for each run the mean of p / mixture of the true class is 1."""
+    labels, columns = simulate_columns(18, (1.0, 1.1, 1.2))
     weights = _fit_blend("logloss", labels, columns).weights
     right = np.where(labels[:, None] == 1, columns, 1 - columns)
     assert (weights > 0.05).all() and (right / (right @ weights)[:, None]).mean(axis=0) == pytest.approx(1, abs=1e-7)
 
 
 def test_a_single_run_has_the_weight_1_in_every_method() -> None:
-    labels, columns = columns_of(19, (1.0,))
+    labels, columns = simulate_columns(19, (1.0,))
     for method in _BLEND_METHODS:
         blend = _fit_blend(method, labels, columns)
         assert (blend.method, blend.weights.tolist(), blend.intercept) == (method, [1.0], 0.0)
 
 
-def plain_auc(labels: np.ndarray, values: np.ndarray) -> float:
-    """The share of pairs of patches that are ranked rightly; ties count half."""
+def auc_by_pairs(labels: np.ndarray, values: np.ndarray) -> float:
+    """Return the share of pairs of patches that are ranked correctly. Ties count one half."""
     ups, downs = values[labels == 1][:, None], values[labels == 0]
     return ((ups > downs).sum() + (ups == downs).sum() / 2) / (len(ups) * len(downs))
 
 
-def plain_greedy(labels: np.ndarray, columns: np.ndarray, picks: int = 20) -> np.ndarray:
-    """Caruana's selection over all pairs of patches: the run that helps the mean most, until none does."""
+def greedy_by_pairs(labels: np.ndarray, columns: np.ndarray, picks: int = 20) -> np.ndarray:
+    """Return the counts of Caruana's greedy selection. Each step adds the run that improves the mean most."""
     counts, total, best = np.zeros(columns.shape[1]), np.zeros(len(labels)), -1.0
     for picked in range(1, picks + 1):
-        scores = [plain_auc(labels, (total + column) // picked) for column in columns.T]
+        scores = [auc_by_pairs(labels, (total + column) // picked) for column in columns.T]
         if max(scores) <= best:
             break
         best = max(scores)
@@ -234,18 +234,18 @@ def plain_greedy(labels: np.ndarray, columns: np.ndarray, picks: int = 20) -> np
 
 @pytest.mark.parametrize("runs", [3, 6])
 def test_greedy_selection_is_a_plain_loop_over_runs_and_pairs(runs: int) -> None:
-    labels, columns = columns_of(20, (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)[:runs])
+    labels, columns = simulate_columns(20, (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)[:runs])
     columns = 0.1 + 0.8 * columns
     low, high = columns.min(), columns.max()
     coarse = np.round((columns - low) / (high - low) * (2**14 - 1)).astype(np.int64)
-    counts = plain_greedy(labels, coarse)
+    counts = greedy_by_pairs(labels, coarse)
     assert counts.sum() > 2
     assert _fit_blend("greedy", labels, columns).weights == pytest.approx(counts / counts.sum(), abs=1e-12)
 
 
 @pytest.mark.parametrize(("runs", "size"), [(7, 6), (14, 7)])
 def test_greedy_selection_of_many_runs_is_the_sum_over_twenty_bags_of_half_of_them(runs: int, size: int) -> None:
-    labels, columns = columns_of(21, tuple(1 + 0.1 * number for number in range(runs)))
+    labels, columns = simulate_columns(21, tuple(1 + 0.1 * number for number in range(runs)))
     labels, columns = labels[::6], columns[::6]
     low, high = columns.min(), columns.max()
     coarse = np.round((columns - low) / (high - low) * (2**14 - 1)).astype(np.int64)
@@ -253,7 +253,7 @@ def test_greedy_selection_of_many_runs_is_the_sum_over_twenty_bags_of_half_of_th
     counts = np.zeros(runs)
     for _ in range(20):
         bag = np.sort(generator.permutation(runs)[:size])
-        counts[bag] += plain_greedy(labels, coarse[:, bag])
+        counts[bag] += greedy_by_pairs(labels, coarse[:, bag])
     assert _fit_blend("greedy", labels, columns).weights == pytest.approx(counts / counts.sum(), abs=1e-12)
 
 
@@ -358,15 +358,15 @@ def test_no_method_is_fitted_where_a_fold_holds_nearly_all_of_a_class() -> None:
     labels = (np.arange(600) % 3 == 0).astype(np.int8)
     fold = np.where(labels == 1, 0, FOLD)
     fold[np.flatnonzero(labels)[0]] = 1
-    oof = Oof(IDS, labels, fold, columns_of(0)[1][:, 0].astype(np.float32))
+    oof = Oof(IDS, labels, fold, simulate_columns(0)[1][:, 0].astype(np.float32))
     assert _choose_trials("auto", oof, 3, oof.fold) == ["mean", "logit", "rank"]
     assert _choose_trials("auto", Oof(IDS, labels, FOLD, oof.probabilities), 3, FOLD) == list(_BLEND_METHODS)
     with pytest.raises(RunError, match="fewer than two benign or two malignant patches outside fold 0"):
-        _nested_predictions("auc", labels, columns_of(0)[1], fold)
+        _nested_predictions("auc", labels, simulate_columns(0)[1], fold)
 
 
 def test_greedy_selection_sees_runs_whose_probabilities_are_all_small_or_close_together() -> None:
-    labels, columns = columns_of(15, (4.0, 0.8, 1.0))
+    labels, columns = simulate_columns(15, (4.0, 0.8, 1.0))
     weights = _fit_blend("greedy", labels, columns).weights
     assert (weights[1:] > 0.1).all(), "the first run alone is what is taken where all values are rounded to one"
     for narrow in (columns * 1e-6, columns * 1e-6 + 0.5):

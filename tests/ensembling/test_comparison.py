@@ -1,4 +1,4 @@
-"""Submissions side by side, and scores beside OOF figures."""
+"""Test comparisons of submissions, and of scores with OOF metrics."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def first(tmp_path: Path) -> Path:
     return tmp_path / "first.csv"
 
 
-def remark(first: Path, ids: list[str], values: np.ndarray) -> str:
-    """What is said of a second file beside the first, in both orders alike."""
+def compare_with_first(first: Path, ids: list[str], values: np.ndarray) -> str:
+    """Return the remark on a second file compared with the first. The order of both does not matter."""
     second = first.with_name("second.csv")
     write_table(second, {"id": ids, "label": values})
     pairs = [compare_submissions(paths).pairs[0] for paths in ([first, second], [second, first])]
@@ -58,37 +58,37 @@ def test_files_that_agree_are_joined_by_id_and_shown_where_they_differ(first: Pa
 
 
 def test_a_file_that_is_upside_down_is_named(first: Path) -> None:
-    assert "inverted" in remark(first, IDS, 1 - NOISY)
+    assert "inverted" in compare_with_first(first, IDS, 1 - NOISY)
 
 
 def test_values_in_the_order_of_sorted_ids_are_found(first: Path) -> None:
-    assert "are matched to its sorted ids" in remark(first, IDS, NOISY[np.argsort(IDS)])
+    assert "are matched to its sorted ids" in compare_with_first(first, IDS, NOISY[np.argsort(IDS)])
 
 
 def test_ids_in_another_order_than_their_values_are_found(first: Path) -> None:
     other = [IDS[row] for row in np.random.default_rng(2).permutation(ROWS)]
-    assert "by row, but not by id" in remark(first, other, NOISY)
+    assert "by row, but not by id" in compare_with_first(first, other, NOISY)
 
 
 def test_shifted_rows_are_found_upside_down_as_well(first: Path) -> None:
-    assert "if one is shifted by 7 rows:" in remark(first, IDS, np.roll(NOISY, 7))
-    assert "if one is shifted by 7 rows and inverted" in remark(first, IDS, np.roll(1 - NOISY, -7))
+    assert "if one is shifted by 7 rows:" in compare_with_first(first, IDS, np.roll(NOISY, 7))
+    assert "if one is shifted by 7 rows and inverted" in compare_with_first(first, IDS, np.roll(1 - NOISY, -7))
     assert _best_shift(_to_ranks(VALUES), _to_ranks(np.roll(VALUES, 3)))[0] == -3
     order = np.random.default_rng(5).permutation(ROWS)  # the shift is in this file's own order, whatever the other's is
-    assert "shifted by 7 rows" in remark(first, [IDS[row] for row in order], np.roll(NOISY[order], 7))
+    assert "shifted by 7 rows" in compare_with_first(first, [IDS[row] for row in order], np.roll(NOISY[order], 7))
 
 
 def test_shifted_rows_are_found_where_neighbours_resemble_each_other_and_where_only_a_part_is(first: Path) -> None:
     smooth = np.clip(np.cumsum(np.random.default_rng(3).normal(0, 0.05, ROWS)) % 1, 0, 1).astype(np.float32)
     write_table(first, {"id": IDS, "label": smooth})
-    assert "shifted by 5 rows" in remark(first, IDS, np.roll(smooth, 5))
+    assert "shifted by 5 rows" in compare_with_first(first, IDS, np.roll(smooth, 5))
     write_table(first, {"id": IDS, "label": VALUES})
-    assert "shifted by 1 row:" in remark(first, IDS, np.r_[NOISY[:100], np.roll(NOISY[100:], 1)])
+    assert "shifted by 1 row:" in compare_with_first(first, IDS, np.r_[NOISY[:100], np.roll(NOISY[100:], 1)])
 
 
 def test_a_weak_file_upside_down_is_still_named(first: Path) -> None:
     weak = 0.3 * (1 - VALUES) + 0.7 * np.random.default_rng(4).random(ROWS).astype(np.float32)
-    assert "inverted" in remark(first, IDS, weak)
+    assert "inverted" in compare_with_first(first, IDS, weak)
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 1.5))
@@ -106,11 +106,13 @@ def test_nothing_is_said_of_files_that_are_only_noisy(seed: int, noise: float) -
 
 
 def test_a_file_of_nothing_is_said_to_be_so(first: Path) -> None:
-    assert "almost uncorrelated" in remark(first, IDS, np.random.default_rng(9).random(ROWS).astype(np.float32))
+    assert "almost uncorrelated" in compare_with_first(
+        first, IDS, np.random.default_rng(9).random(ROWS).astype(np.float32)
+    )
 
 
 def test_files_of_the_same_order_are_said_to_score_the_same(first: Path) -> None:
-    assert "Kaggle gives them the same score" in remark(first, IDS, VALUES / 2)
+    assert "Kaggle gives them the same score" in compare_with_first(first, IDS, VALUES / 2)
     assert compare_submissions([first, first]).pairs[0].largest_differences == []
 
 
@@ -177,14 +179,19 @@ def test_a_flag_of_the_other_action_is_wrong_use(call: Callable[..., tuple[int, 
         assert (code, shown) == (2, "") and words in said and said.count("\n") == 1
 
 
-def line(ref: int, oof: float, public: float) -> ledger.LedgerEntry:
-    """A scored line."""
+def make_entry(ref: int, oof: float, public: float) -> ledger.LedgerEntry:
+    """Return a ledger line with a score."""
     known = {"ref": str(ref), "oof_auc": f"{oof}", "oof_low": f"{oof - 0.01}", "oof_high": f"{oof + 0.01}"}
     return ledger.LedgerEntry(**known, public=f"{public}")
 
 
 def test_scores_outside_the_oof_interval_are_told_with_the_usual_reason() -> None:
-    lines = [line(1, 0.96, 0.965), line(2, 0.97, 0.93), line(3, 0.95, 0.99), line(4, 0.98, 0.985)]
+    lines = [
+        make_entry(1, 0.96, 0.965),
+        make_entry(2, 0.97, 0.93),
+        make_entry(3, 0.95, 0.99),
+        make_entry(4, 0.98, 0.985),
+    ]
     found = ledger.describe_agreement(lines)
     assert [text.split(":")[0] for text in found.outside_interval] == ["2", "3"]
     assert "below the OOF interval" in found.outside_interval[0] and "above" in found.outside_interval[1]
@@ -197,8 +204,8 @@ def test_scores_outside_the_oof_interval_are_told_with_the_usual_reason() -> Non
 
 def test_scores_that_are_no_figures_are_left_out_of_account() -> None:
     texts = ("nan", "inf", "-1", "1e9", "")
-    odd = [replace(line(ref, 0.96, float("nan")), public=text) for ref, text in enumerate(texts)]
-    found = ledger.describe_agreement(odd + [line(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
+    odd = [replace(make_entry(ref, 0.96, float("nan")), public=text) for ref, text in enumerate(texts)]
+    found = ledger.describe_agreement(odd + [make_entry(9, 0.95 + ref / 100, 0.96 + ref / 100) for ref in range(4)])
     assert found.outside_interval == [] and found.scored["public"] == 4 and found.correlation["public"] == 1
     assert ledger.sort_best_first(odd)[0].ref == "0"
 
@@ -216,7 +223,7 @@ def test_an_empty_ledger_says_so(call: Callable[..., tuple[int, str, str]], tmp_
     assert (code, shown) == (0, "") and "no submissions yet" in said
     code, shown, _ = call("ledger", "--ledger", tmp_path / "l.csv", "--json")
     assert code == 0 and json.loads(shown)["submissions"] == []
-    one = line(1, 0.96, 0.9)
+    one = make_entry(1, 0.96, 0.9)
     ledger.record_submission(tmp_path / "l.csv", one)
     code, shown, said = call("ledger", "--ledger", tmp_path / "l.csv")
     assert code == 0 and "1 of 4 scored submissions" in said and "below the OOF interval" in said

@@ -1,4 +1,4 @@
-"""The ledger of submissions: an empty one is none, and another table is never read as one."""
+"""Test the ledger: an empty file is read as no ledger, and another table is refused."""
 
 from __future__ import annotations
 

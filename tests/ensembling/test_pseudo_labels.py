@@ -1,4 +1,4 @@
-"""A second round with pseudo-labels: no label of a validation patch reaches its own fold, and the loss is exact."""
+"""Test pseudo-labels: no label of a validation patch reaches its own fold, and the loss is exact."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ SURE = 0.52  # the networks of the tests learn little in two epochs
 
 @pytest.fixture
 def pseudo(call: Call, finished: RunDir, generated: DataDir, tmp_path: Path) -> Path:
-    """The pseudo-labels of the finished run."""
+    """Write the pseudo-labels of the finished run, and return the file."""
     path = tmp_path / "pseudo.csv"
     assert call("pseudo", finished.root, "--data", generated.root, "--out", path, "--confidence", SURE)[0] == 0
     return path
 
 
-def rows_of(path: Path) -> list[list[str]]:
+def read_rows(path: Path) -> list[list[str]]:
     return [line.split(",") for line in path.read_text().splitlines()[1:]]
 
 
 def test_the_rows_of_a_fold_are_what_its_own_network_says(
     call: Call, pseudo: Path, finished: RunDir, generated: DataDir
 ) -> None:
-    rows = rows_of(pseudo)
+    rows = read_rows(pseudo)
     for fold in range(3):
         own = read_test(finished.fold(fold).test)
         value_of = dict(zip(own.ids, own.probabilities.astype(float).tolist(), strict=True))
@@ -101,7 +101,7 @@ def test_several_runs_are_averaged_fold_by_fold(
     assert call("pseudo", *runs, "--data", generated.root, "--out", out, "--confidence", 0.5001)[0] == 0
     own = read_test(finished.fold(1).test)
     value_of = dict(zip(own.ids, own.probabilities.astype(float).tolist(), strict=True))
-    found = [row for row in rows_of(out) if row[1] == "1"]
+    found = [row for row in read_rows(out) if row[1] == "1"]
     assert found and all(float(row[3]) == (value_of[row[0]] + 0.25) / 2 for row in found)
 
 
@@ -185,7 +185,7 @@ def test_a_second_round_is_recorded_and_resumes_only_with_its_file(
     assert config["extra_weight"] == 0.25 and len(config["extra_sha256"]) == 64
     assert read_json(finished.config)["extra_sha256"] == ""
     trained = sum(round(row["images_per_second"] * row["seconds"]) for row in _history(run, 0)) / 2
-    wanted = len(read_folds(fold_file).train_rows(0)) + sum(row[1] == "0" for row in rows_of(pseudo))
+    wanted = len(read_folds(fold_file).train_rows(0)) + sum(row[1] == "0" for row in read_rows(pseudo))
     assert round(trained) == wanted
     before = contents(run.root)
     assert "and no --extra now" in one_line(call("train", *where)[2])

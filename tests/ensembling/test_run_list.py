@@ -1,4 +1,4 @@
-"""Every run of a folder is listed, the best first, whatever state it is in."""
+"""Test the list of runs: it contains every run of a folder in any state, the best first."""
 
 from __future__ import annotations
 

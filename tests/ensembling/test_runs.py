@@ -1,4 +1,4 @@
-"""Runs of any origin as folders: joined, suspected, refused by name, and never overwritten."""
+"""Test folders of runs of any origin: joined, reported as suspicious, refused by name, and never overwritten."""
 
 from __future__ import annotations
 
@@ -200,11 +200,11 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(data: DataDir, two: li
 
 
 def change(run: Run, **parts: object) -> Run:
-    """The run with other OOF columns."""
+    """Return a copy of the run with other OOF columns."""
     return replace(run, oof=replace(run.oof, **parts))
 
 
-def some_rows(run: Run, rows: np.ndarray) -> Run:
+def select_rows(run: Run, rows: np.ndarray) -> Run:
     ids = [run.oof.ids[row] for row in rows]
     return replace(run, oof=Oof(ids, run.oof.labels[rows], run.oof.fold[rows], run.oof.probabilities[rows]))
 
@@ -218,14 +218,14 @@ MISFITS = {
         lambda run: change(run, labels=1 - run.oof.labels),
         "first and odd cannot be combined.*other labels",
     ),
-    "part of the folds": (lambda run: some_rows(run, np.flatnonzero(FOLD < 2)), "360 training ids in one of them"),
+    "part of the folds": (lambda run: select_rows(run, np.flatnonzero(FOLD < 2)), "360 training ids in one of them"),
     "ids in capitals": (lambda run: change(run, ids=[f"{n:040X}" for n in range(TOTAL)]), "training ids in one of"),
     "other test ids": (
         lambda run: replace(run, test=replace(run.test, ids=["f" * 40, *TEST_IDS[1:]])),
         "2 test ids in one of them only",
     ),
     "one malignant patch": (
-        lambda run: some_rows(run, np.r_[np.flatnonzero(LABELS)[:1], np.flatnonzero(LABELS == 0)[:9]]),
+        lambda run: select_rows(run, np.r_[np.flatnonzero(LABELS)[:1], np.flatnonzero(LABELS == 0)[:9]]),
         r"odd/oof.csv: 1 malignant and 9 benign patches; a score needs at least two of each",
     ),
     "a NaN": (lambda run: change(run, probabilities=np.where(FOLD == 1, np.nan, 0.5)), r"odd/oof.csv.*120 prob.*NaN"),
@@ -268,7 +268,7 @@ def test_labels_and_folds_written_as_decimals_are_read(two: list[RunDir]) -> Non
 def test_a_run_over_part_of_the_folds_is_scored_on_them_and_that_is_said(
     call: Call, data: DataDir, tmp_path: Path
 ) -> None:
-    part = put(tmp_path / "runs", some_rows(make_run("part", 3), np.flatnonzero(FOLD == 2)))
+    part = put(tmp_path / "runs", select_rows(make_run("part", 3), np.flatnonzero(FOLD == 2)))
     code, _, said = call("ensemble", part.root, "--data", data.root, "--out", data.root / "s.csv", "--method", "auto")
     assert code == 0 and "OOF predictions of 120 of 600 training patches" in said
 
@@ -308,7 +308,7 @@ def test_only_what_something_speaks_against_is_named() -> None:
 
 @pytest.mark.parametrize(("turned", "words"), [(False, "implausibly high"), (True, "it looks inverted")])
 def test_labels_as_predictions_are_named_in_few_rows_too(turned: bool, words: str) -> None:
-    """Intervals of few rows are too wide to tell them from chance."""
+    """The intervals of few rows are too wide to distinguish them from chance."""
     run, rows = make_run("few", 1), slice(0, 30)
     oof = run.oof
     values = np.abs(oof.labels[rows] - int(turned)).astype(np.float32)
@@ -368,7 +368,7 @@ def test_runs_that_cancel_out_are_named(data: DataDir, two: list[RunDir], tmp_pa
     assert ensemble_runs([two[0], place], data, data.root / "s.csv", only_sound=True)
 
 
-def values_of(path: Path) -> np.ndarray:
+def read_probabilities(path: Path) -> np.ndarray:
     return np.array([float(line.split(",")[1]) for line in path.read_text().splitlines()[1:]])
 
 
@@ -379,12 +379,12 @@ def test_calibrating_keeps_the_order_and_mends_the_probabilities(data: DataDir, 
     assert found.applied and found.temperature == pytest.approx(plain.oof.temperature, rel=1e-6)
     assert scaled.oof.log_loss < plain.oof.log_loss and scaled.oof.log_loss <= found.after.log_loss
     assert scaled.oof.auc == plain.oof.auc == found.auc and scaled.oof.auc_interval == plain.oof.auc_interval
-    before, after = values_of(data.root / "plain.csv"), values_of(data.root / "scaled.csv")
+    before, after = read_probabilities(data.root / "plain.csv"), read_probabilities(data.root / "scaled.csv")
     assert (np.diff(after[np.argsort(before)]) >= 0).all() and (before != after).any()
 
 
 def test_a_temperature_that_does_not_help_other_folds_is_not_applied(data: DataDir, tmp_path: Path) -> None:
-    """Too sure of itself in one fold, too unsure in the others: what is fitted on the others does harm."""
+    """One fold is overconfident and the others are not, so a temperature from the other folds is worse."""
     run = make_run("odd", 3)
     logits = np.log(run.oof.probabilities / (1 - run.oof.probabilities)) * np.where(FOLD == 0, 9, 0.5)
     place = put(tmp_path, change(run, probabilities=(1 / (1 + np.exp(-logits))).astype(np.float32)))

@@ -1,4 +1,4 @@
-"""A submission is checked before it is put in place, and each fault is named."""
+"""Test submission files: each is checked before it is put in place, and each fault is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors and intervals of AUCs equal what slow, plain definitions and other libraries give."""
+"""Test standard errors and intervals of AUCs against their definitions and other libraries."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from claris_kaggle.evaluation.auc_intervals import (
 )
 
 
-def scores(seed: int, rows: int = 300, runs: int = 3, slides: int = 15) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Labels, runs' probabilities with ties, and slides with an effect of their own."""
+def simulate(seed: int, rows: int = 300, runs: int = 3, slides: int = 15) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return labels, probabilities of runs with ties, and slides with random effects."""
     generator = np.random.default_rng(seed)
     labels = (generator.random(rows) < 0.4).astype(np.int8)
     slide = generator.integers(0, slides, rows)
@@ -41,8 +41,8 @@ def measure_each(labels: np.ndarray, columns: np.ndarray, slides: list[str] | No
     return [measure(labels, column, slides) for column in columns.T]
 
 
-def covariance_of(measured: list[MeasuredAuc]) -> np.ndarray:
-    """The covariance of AUCs over the same patches."""
+def compute_covariance(measured: list[MeasuredAuc]) -> np.ndarray:
+    """Return the covariance of AUCs on the same patches."""
     deviations = np.stack([one.deviations for one in measured])
     return deviations @ deviations.T
 
@@ -51,8 +51,8 @@ def compare(labels: np.ndarray, a: np.ndarray, b: np.ndarray, slides: list[str] 
     return measure(labels, a, slides).compare(measure(labels, b, slides))
 
 
-def plain_delong(labels: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """DeLong's definition: every pair of patches looked at."""
+def delong_by_pairs(labels: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return AUCs and their covariance by DeLong's definition, over all pairs of patches."""
     ups, downs = columns[labels == 1], columns[labels == 0]
     wins = (ups[:, None] > downs[None]) + 0.5 * (ups[:, None] == downs[None])
     covariance = np.cov(wins.mean(axis=1), rowvar=False) / len(ups) + np.cov(wins.mean(axis=0), rowvar=False) / len(
@@ -64,10 +64,10 @@ def plain_delong(labels: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, n
 @given(st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_delong_is_its_definition(seed: int) -> None:
-    labels, columns, _ = scores(seed)
+    labels, columns, _ = simulate(seed)
     measured = measure_each(labels, columns)
-    aucs, covariance = [one.value for one in measured], covariance_of(measured)
-    plain_aucs, plain_covariance = plain_delong(labels, columns)
+    aucs, covariance = [one.value for one in measured], compute_covariance(measured)
+    plain_aucs, plain_covariance = delong_by_pairs(labels, columns)
     assert aucs == pytest.approx(plain_aucs, abs=1e-12) and covariance == pytest.approx(plain_covariance, abs=1e-12)
     assert aucs == pytest.approx([roc_auc_score(labels, column) for column in columns.T], abs=1e-12)
     wins = stats.mannwhitneyu(columns[labels == 1, 0], columns[labels == 0, 0]).statistic
@@ -81,14 +81,14 @@ def test_delong_of_a_small_case_done_by_hand() -> None:
 
 
 def test_delong_is_close_to_the_jackknife() -> None:
-    labels, columns, _ = scores(1)
+    labels, columns, _ = simulate(1)
     left_out = np.array([roc_auc_score(np.delete(labels, row), np.delete(columns[:, 0], row)) for row in range(300)])
     jackknife = (299 / 300) * ((left_out - left_out.mean()) ** 2).sum()
     assert measure(labels, columns[:, 0]).estimate.error ** 2 == pytest.approx(jackknife, rel=0.02)
 
 
 def test_the_bootstrap_of_slides_is_a_plain_loop_over_scikit_learn() -> None:
-    labels, columns, slides = scores(2)
+    labels, columns, slides = simulate(2)
     numbers = np.unique(slides, return_inverse=True)[1]
     samples = [_cluster_bootstrap(labels, column, numbers, resamples=40, seed=5) for column in columns.T]
     weights = _resample_weights(numbers, labels == 1, 40, np.random.default_rng(5))
@@ -104,7 +104,7 @@ def test_slides_of_one_class_each_are_resampled_with_both_classes_present() -> N
 
 
 def test_the_bootstrap_agrees_with_the_formula_for_slides() -> None:
-    labels, columns, slides = scores(3, rows=3000, slides=60)
+    labels, columns, slides = simulate(3, rows=3000, slides=60)
     numbers = number_texts(slides)
     samples = [_cluster_bootstrap(labels, column, numbers, resamples=4000) for column in columns.T]
     shares = np.stack([_slide_components(labels, column, numbers)[1] for column in columns.T])
@@ -112,13 +112,13 @@ def test_the_bootstrap_agrees_with_the_formula_for_slides() -> None:
 
 
 def test_slides_of_one_patch_each_are_delong() -> None:
-    labels, columns, _ = scores(4)
+    labels, columns, _ = simulate(4)
     shares = np.stack([_slide_components(labels, column, np.arange(300))[1] for column in columns.T])
-    assert shares @ shares.T == pytest.approx(covariance_of(measure_each(labels, columns)), rel=0.02)
+    assert shares @ shares.T == pytest.approx(compute_covariance(measure_each(labels, columns)), rel=0.02)
 
 
 def test_slides_make_an_interval_wider_where_they_matter() -> None:
-    labels, columns, slides = scores(5, rows=3000)
+    labels, columns, slides = simulate(5, rows=3000)
     by_patch, by_slide = (measure(labels, columns[:, 0], known).estimate for known in (None, slides))
     assert by_patch.value == by_slide.value and by_slide.error > 1.2 * by_patch.error
     low, high = by_patch.interval
@@ -126,7 +126,7 @@ def test_slides_make_an_interval_wider_where_they_matter() -> None:
 
 
 def test_a_comparison_is_signed_paired_and_symmetric() -> None:
-    labels, columns, slides = scores(6, rows=2000)
+    labels, columns, slides = simulate(6, rows=2000)
     worse = columns[:, 0] + np.random.default_rng(0).normal(0, 0.3, 2000)
     for known in (None, slides):
         one, other = (
@@ -140,7 +140,7 @@ def test_a_comparison_is_signed_paired_and_symmetric() -> None:
 
 
 def test_a_comparison_by_slides_pairs_the_resamples() -> None:
-    labels, columns, slides = scores(9)
+    labels, columns, slides = simulate(9)
     samples = [_cluster_bootstrap(labels, columns[:, run], number_texts(slides)) for run in (2, 0)]
     found = compare(labels, columns[:, 2], columns[:, 0], slides)
     assert found.error == pytest.approx(np.std(samples[0] - samples[1], ddof=1), abs=1e-12)
@@ -149,7 +149,7 @@ def test_a_comparison_by_slides_pairs_the_resamples() -> None:
 
 
 def test_an_auc_of_one_is_as_sure_as_its_independent_pairs_make_it() -> None:
-    """Four of four: Clopper and Pearson's lower bound is 0.025 ** (1 / 4). Of slides, pairs that share none count."""
+    """Clopper and Pearson's lower bound for four of four is 0.025 ** (1 / 4). For slides, disjoint pairs count."""
     labels, values = np.array([0, 1] * 4), np.array([0.1, 0.9] * 4)
     bound = stats.binomtest(4, 4).proportion_ci(method="exact").low
     found = measure(labels, values).estimate
@@ -164,7 +164,7 @@ def test_an_auc_of_one_is_as_sure_as_its_independent_pairs_make_it() -> None:
 @given(st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_no_figure_depends_on_the_order_of_rows_or_on_the_scale(seed: int) -> None:
-    labels, columns, slides = scores(seed)
+    labels, columns, slides = simulate(seed)
     order = np.random.default_rng(seed).permutation(300)
     for known in (None, slides):
         here = measure(labels, columns[:, 0], known).estimate
@@ -175,8 +175,8 @@ def test_no_figure_depends_on_the_order_of_rows_or_on_the_scale(seed: int) -> No
 
 
 def test_p_values_are_those_of_a_paired_z_test() -> None:
-    labels, columns, _ = scores(10)
-    aucs, covariance = plain_delong(labels, columns)
+    labels, columns, _ = simulate(10)
+    aucs, covariance = delong_by_pairs(labels, columns)
     z = (aucs[0] - aucs[1]) / np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     found = compare(labels, columns[:, 0], columns[:, 1])
     assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), abs=1e-12)
@@ -185,7 +185,7 @@ def test_p_values_are_those_of_a_paired_z_test() -> None:
 
 
 def test_the_parts_of_a_small_measurement_done_by_hand() -> None:
-    """Placements of the malignant 3, 5: 1/2, 1; of the benign 1, 4: 1, 1/2. Less 3/4, over 2, times root 2 each."""
+    """Placements of the malignant 3, 5: 1/2, 1; of the benign 1, 4: 1, 1/2. Minus 3/4, divided by 2, times root 2."""
     labels, values = np.array([1, 1, 0, 0]), np.array([3.0, 5.0, 1.0, 4.0])
     found = measure(labels, values)
     step = np.sqrt(2) / 8
@@ -204,7 +204,7 @@ def test_the_parts_of_a_small_measurement_done_by_hand() -> None:
 
 
 def test_resamples_give_the_error_of_slides_and_can_be_left_out() -> None:
-    labels, columns, slides = scores(11)
+    labels, columns, slides = simulate(11)
     found, quick = (measure(labels, columns[:, 0], slides, resample=one) for one in (True, False))
     numbers = np.unique(slides, return_inverse=True)[1]
     samples = _cluster_bootstrap(labels, columns[:, 0], numbers)
@@ -226,7 +226,7 @@ def test_above_two_thousand_slides_nothing_is_resampled(slides: int, monkeypatch
 
 
 def test_independent_pairs_share_no_slide() -> None:
-    """The fewest of: slides with malignant patches, slides with benign ones, and half of all slides."""
+    """The minimum of: slides with malignant patches, slides with benign ones, and half of all slides."""
     assert measure(np.array([1, 1, 1, 0, 0]), np.arange(5.0)).pairs == 2
     labels, values = np.array([1, 1, 1, 0, 0, 0, 0, 1, 0]), np.arange(9.0)
     for slides, pairs in (("aaabcdefg", 2), ("abcdddded", 1), ("abcdefghi", 4), ("aabbccdde", 2)):
@@ -244,7 +244,7 @@ def test_the_freedom_of_an_error_is_satterthwaites() -> None:
 
 
 def test_intervals_are_students_on_the_logit_scale() -> None:
-    labels, columns, slides = scores(12)
+    labels, columns, slides = simulate(12)
     for known in (None, slides):
         found = measure(labels, columns[:, 0], known, resample=False)
         freedom = np.inf if known is None else _degrees_of_freedom(found.components)
@@ -286,7 +286,7 @@ def test_each_resample_has_as_many_slides_as_there_are_and_both_classes() -> Non
 
 
 def test_resamples_without_a_class_are_drawn_again_one_by_one() -> None:
-    """Of 27 ways to draw three slides, 18 have slide 0 and another: six are one of each, and four kinds are three."""
+    """Of 27 samples of three slides, 18 have slide 0 and another: six have all three, and four kinds occur 3 times."""
     numbers, malignant = np.array([0, 1, 2]), np.array([True, False, False])
     weights = _resample_weights(numbers, malignant, 3000, np.random.default_rng(2))
     kinds, counts = np.unique(weights, axis=0, return_counts=True)
@@ -331,16 +331,16 @@ def test_what_has_no_error_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("effect", [0.0, 0.7])
 def test_intervals_hold_the_truth_as_often_as_they_say(effect: float) -> None:
-    """A rough look; `benchmarks/ensembling.py` has the table of many settings."""
-    from benchmarks.simulation import coverage
+    """A rough check; `benchmarks/ensembling.py` measures many settings."""
+    from benchmarks.simulation import measure_coverage
 
-    held = coverage(slides=80, patches=40, effect=effect, auc=0.93, trials=600, seed=2)
+    held = measure_coverage(slides=80, patches=40, effect=effect, auc=0.93, trials=600, seed=2)
     print(f"effect {effect}: {held}")
     assert 0.91 <= held["interval"] <= 0.985 and 0.91 <= held["comparison"] <= 0.985
 
 
 def test_calibration_figures_equal_scikit_learns() -> None:
-    labels, columns, _ = scores(7, rows=1500)
+    labels, columns, _ = simulate(7, rows=1500)
     values = columns[:, 0]
     figures = metrics.summary(labels, values)
     assert figures.brier == pytest.approx(brier_score_loss(labels, values), abs=1e-12)
@@ -396,7 +396,7 @@ def test_a_forecast_of_two_values_that_come_true_has_no_calibration_error() -> N
 
 
 def test_a_nested_temperature_and_threshold_do_not_see_their_own_fold() -> None:
-    labels, columns, _ = scores(8)
+    labels, columns, _ = simulate(8)
     fold = np.arange(300) % 5
     before = calibration.nested_temperature(labels, columns[:, 0], fold)
     flipped = np.where(fold == 2, 1 - labels, labels)

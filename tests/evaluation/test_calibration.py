@@ -1,4 +1,4 @@
-"""Calibration curves and temperatures of small cases done by hand."""
+"""Test calibration curves and temperatures with small cases computed by hand."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_temperature_of_a_forecast_that_is_always_right_or_wrong_is_bounded(
 
 
 def test_a_temperature_divides_the_logits() -> None:
-    """Odds of 9 become odds of 3 under a temperature of 2, and of 81 under one of 1/2."""
+    """Odds of 9 become odds of 3 with a temperature of 2, and odds of 81 with a temperature of 1/2."""
     values = np.array([[0.9, 0.5], [0.1, 0.9]])
     assert calibration.apply_temperature(values, 2) == pytest.approx(np.array([[0.75, 0.5], [0.25, 0.75]]))
     assert calibration.apply_temperature(values, 0.5) == pytest.approx(np.array([[81, 41], [1, 81]]) / 82)

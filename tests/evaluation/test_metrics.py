@@ -1,4 +1,4 @@
-"""Figures of small cases done by hand."""
+"""Test metrics with small cases computed by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALUES = np.array([0.1, 0.4, 0.35, 0.8])
 
 
 def test_all_figures_of_four_patches() -> None:
-    """Ranked rightly: 3 of 4 pairs. At 0.5: 3 of 4. Log loss: minus the mean of log 0.9, 0.6, 0.35 and 0.8."""
+    """Ranked correctly: 3 of 4 pairs. Correct at 0.5: 3 of 4. Log loss: mean of -log 0.9, 0.6, 0.35 and 0.8."""
     found = metrics.summary(LABELS, VALUES)
     assert (found.patches, found.auc, found.accuracy) == (4, 0.75, 0.75)
     assert found.log_loss == pytest.approx(-np.log(0.9 * 0.6 * 0.35 * 0.8) / 4, abs=1e-15)
@@ -97,7 +97,7 @@ def test_the_best_threshold_lies_halfway_between_two_values(name: str) -> None:
 
 
 def test_a_nested_accuracy_takes_the_threshold_of_the_other_fold() -> None:
-    """Thresholds 0.4 of fold 0 and 0.7 of fold 1: right are 1 of 2 in fold 0, and 2 of 3 in fold 1."""
+    """With the thresholds 0.4 of fold 0 and 0.7 of fold 1, 1 of 2 is correct in fold 0, and 2 of 3 in fold 1."""
     labels, values = np.array([0, 1, 0, 1, 1]), np.array([0.2, 0.6, 0.5, 0.9, 0.95])
     fold = np.array([0, 0, 1, 1, 1])
     assert metrics._nested_accuracy(labels, values, fold) == pytest.approx(3 / 5)

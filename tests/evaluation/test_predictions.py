@@ -1,4 +1,4 @@
-"""Prediction files: each id exactly once, joined by id, nothing filled in."""
+"""Test prediction files: each id occurs once, rows are joined by id, and missing values are errors."""
 
 from __future__ import annotations
 
@@ -61,18 +61,24 @@ FAULTS = {
     "a row missing": (lambda lines: lines[:-1], "1 id of the fold file missing"),
     "a foreign id": (lambda lines: [*lines, "f" * 40 + ",0,0,0.5"], "1 id not in the fold file"),
     "a row twice": (lambda lines: [*lines, lines[1]], "1 repeated id"),
-    "another label": (lambda lines: [lines[0], *flip(lines[1:], 1, {"0": "1", "1": "0"})], "20 labels different from"),
-    "another fold": (lambda lines: [lines[0], *flip(lines[1:], 2, {"0": "1"})], "20 fold numbers different from"),
-    "NaN": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "nan")], "20 probabilities NaN"),
-    "too high": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "1.5")], "outside 0 to 1"),
-    "below zero": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "-1e-9")], "outside 0 to 1"),
-    "infinite": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "inf")], "infinite"),
-    "no number": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "high")], "no number"),
-    "empty": (lambda lines: [lines[0], *flip(lines[1:], 3, {}, "")], "missing"),
+    "another label": (
+        lambda lines: [lines[0], *change_column(lines[1:], 1, {"0": "1", "1": "0"})],
+        "20 labels different from",
+    ),
+    "another fold": (
+        lambda lines: [lines[0], *change_column(lines[1:], 2, {"0": "1"})],
+        "20 fold numbers different from",
+    ),
+    "NaN": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "nan")], "20 probabilities NaN"),
+    "too high": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "1.5")], "outside 0 to 1"),
+    "below zero": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "-1e-9")], "outside 0 to 1"),
+    "infinite": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "inf")], "infinite"),
+    "no number": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "high")], "no number"),
+    "empty": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "")], "missing"),
 }
 
 
-def flip(lines: list[str], column: int, change: dict[str, str], value: str = "") -> list[str]:
+def change_column(lines: list[str], column: int, change: dict[str, str], value: str = "") -> list[str]:
     rows = [line.split(",") for line in lines]
     for row in rows:
         row[column] = change.get(row[column], value)

@@ -1,4 +1,4 @@
-"""Statistics of patches: the same for all views, and a rate of false alarms as stated."""
+"""Test statistics of patches: equal for all views, with the stated rate of false alarms."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_white_has_no_tissue(patches: Pixels) -> None:
     assert has_tissue(patches).mean() > 0.95 and not has_tissue(np.full((2, 96, 96, 3), 245, dtype=np.uint8)).any()
 
 
-def plain_features(patch: np.ndarray) -> list[float]:
-    """The features of one patch in optical density, pixel by pixel and block by block."""
+def compute_features(patch: np.ndarray) -> list[float]:
+    """Return the features of one patch in optical density, computed pixel by pixel and block by block."""
     density = -np.log10((patch.astype(np.float64) + 1) / 256)
     grey = density.mean(axis=2)
     blocks = np.array([[grey[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].mean() for j in range(12)] for i in range(12)])
@@ -67,7 +67,7 @@ def test_features_are_those_of_a_plain_loop_in_any_number_of_patches(patches: Pi
     found = _features(patches[:130])
     assert found.shape == (130, 11) and found.dtype == np.float64
     for row in (0, 63, 64, 129):
-        assert found[row] == pytest.approx(plain_features(patches[row]), rel=1e-4)
+        assert found[row] == pytest.approx(compute_features(patches[row]), rel=1e-4)
 
 
 def test_statistics_are_mahalanobis_distances_from_the_training_patches(patches: Pixels) -> None:
@@ -115,7 +115,7 @@ def test_the_json_names_features_and_quantile_and_keeps_every_number(patches: Pi
 
 
 def test_one_percent_of_pixels_darker_than_the_background_are_tissue() -> None:
-    """Optical density 0.05 of the mean of the channels: 228 of 255 is just below it, 227 just above."""
+    """The limit is a mean optical density of 0.05: 228 of 255 is just below it, 227 just above."""
     patch = np.full((1, 96, 96, 3), 228, dtype=np.uint8)
     patch.reshape(-1, 3)[:92] = 227
     assert not has_tissue(patch).any(), "92 of 9,216 pixels are less than 1 %"

@@ -1,4 +1,4 @@
-"""Metrics of a run: each figure is that of its patches, its folds and its slides."""
+"""Test the metrics of a run: each is computed from the right patches, folds and slides."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_run_of_synthetic_patches_says_so_in_either_file(tmp_path: Path, name:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    """A run of three folds, of which only the predictions are there."""
+    """Return a run of three folds that contains only predictions."""
     place = RunDir(tmp_path / "run")
     for number in range(3):
         rows = number == FOLD
@@ -142,23 +142,23 @@ def test_a_run_is_gathered_from_the_files_of_its_folds(run: RunDir) -> None:
     assert run_metrics.gather_run(run, by_patch, ["y", "x"], {})["slides"] == []
 
 
-def way(views: int, crop: int | None) -> dict[str, object]:
+def settings(views: int, crop: int | None) -> dict[str, object]:
     about: dict[str, object] = {"views": views, "precision": "fp32"}
     return about if crop is None else {**about, "input": {"crop": crop, "normalise": "patches"}}
 
 
 WAYS = {
-    "alike": ([way(8, 96)] * 3, ""),
-    "an older file does not name its input": ([way(8, None), way(8, 64), way(8, 64)], ""),
-    "no file names its input": ([way(8, None)] * 3, ""),
-    "one fold without a manifest": ([way(8, 96), None, way(8, 96)], ""),
-    "one fold with a damaged manifest": ([way(8, 96), "{", way(8, 96)], ""),
+    "alike": ([settings(8, 96)] * 3, ""),
+    "an older file does not name its input": ([settings(8, None), settings(8, 64), settings(8, 64)], ""),
+    "no file names its input": ([settings(8, None)] * 3, ""),
+    "one fold without a manifest": ([settings(8, 96), None, settings(8, 96)], ""),
+    "one fold with a damaged manifest": ([settings(8, 96), "{", settings(8, 96)], ""),
     "views": (
-        [way(8, 96), way(1, 96), way(8, 96)],
+        [settings(8, 96), settings(1, 96), settings(8, 96)],
         "fold 0, 2 with 8 views in fp32, crop 96, normalise patches; fold 1 with 1 views in fp32, crop 96, normalise",
     ),
     "crops": (
-        [way(8, 64), None, way(8, 96)],
+        [settings(8, 64), None, settings(8, 96)],
         "fold 0 with 8 views in fp32, crop 64, normalise patches; fold 2 with 8 views in fp32, crop 96, normalise",
     ),
 }

@@ -1,4 +1,4 @@
-"""Started by torchrun: the same steps with and without DistributedDataParallel over NCCL, and the collectives."""
+"""Compare training steps with and without DistributedDataParallel over NCCL, and test collectives. Run by torchrun."""
 
 from __future__ import annotations
 

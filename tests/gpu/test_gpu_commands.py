@@ -1,4 +1,4 @@
-"""The commands on a GPU: killed and resumed, under torchrun, compiled, several ranks on one card."""
+"""Test the commands on a GPU: killed and resumed, with torchrun, compiled, and with several ranks on one GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train(data: DataDir, cache: Path, folds: Path, run: Path, *flags: object) ->
 
 
 def finish(arguments: list[object]) -> str:
-    """Run the command to its end and return what it said."""
+    """Run the command and return its log."""
     done = claris(*arguments, deadline=DEADLINE)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -47,43 +47,43 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def history_of(run: Path) -> list[dict[str, float]]:
+def read_history(run: Path) -> list[dict[str, float]]:
     with (run / "fold0/history.csv").open() as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
+def uninterrupted(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """Fold 0 trained on the GPU in one go, and what was said."""
-    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    """Train fold 0 on the GPU without interruption, and return the run and the log."""
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
     return run, finish(train(generated, cache, fold_file, run))
 
 
-def weights_of(run: Path) -> torch.Tensor:
-    """All weights of the fold, running statistics aside, as one vector."""
+def read_final_weights(run: Path) -> torch.Tensor:
+    """Return all weights of the fold as one vector, without running statistics."""
     found = read_weights(run / "fold0/model.safetensors")
     return torch.cat([value.flatten() for name, value in sorted(found.items()) if name.endswith(("weight", "bias"))])
 
 
-def weights_before(run: Path) -> torch.Tensor:
-    """The weights that the fold began with."""
+def create_initial_weights(run: Path) -> torch.Tensor:
+    """Return the initial weights of the fold as one vector."""
     config = TrainConfig.from_json(json.loads((run / "config.json").read_text()), run)
     begun = sorted(_create_network(config, 0).state_dict().items())
     return torch.cat([value.flatten() for name, value in begun if name.endswith(("weight", "bias"))])
 
 
-def assert_alike(run: Path, other: Path) -> None:
-    """Compare the ends of two trainings: weights within the tolerance, and losses that agree."""
-    begun, one, two = weights_before(run), weights_of(run), weights_of(other)
+def assert_similar(run: Path, other: Path) -> None:
+    """Check that two trainings end with weights within the tolerance and with the same losses."""
+    begun, one, two = create_initial_weights(run), read_final_weights(run), read_final_weights(other)
     assert float((one - two).norm()) < TOLERANCE * float((one - begun).norm())
-    for row, same in zip(history_of(run), history_of(other), strict=True):
+    for row, same in zip(read_history(run), read_history(other), strict=True):
         assert same["train_loss"] == pytest.approx(row["train_loss"], abs=0.02)
 
 
 def test_a_killed_training_on_a_gpu_is_resumed_and_predicts_each_id_once(
-    undisturbed: tuple[Path, str], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+    uninterrupted: tuple[Path, str], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
     run, often = tmp_path / "run", ("--checkpoint-minutes", 0.0001)
     arguments = train(generated, cache, fold_file, run, *often)
@@ -95,8 +95,8 @@ def test_a_killed_training_on_a_gpu_is_resumed_and_predicts_each_id_once(
         assert process.poll() is None
         kill_all(process)
     said = finish(arguments)
-    assert "resuming from epoch" in said and len(history_of(run)) == 2
-    assert_alike(undisturbed[0], run)
+    assert "resuming from epoch" in said and len(read_history(run)) == 2
+    assert_similar(uninterrupted[0], run)
     finish(["predict", *places(generated, cache, run)])
     ids, labels = read_labels(generated.labels)
     oof, test = read_oof(run / "fold0/oof.csv"), read_test(run / "fold0/test.csv")
@@ -106,12 +106,12 @@ def test_a_killed_training_on_a_gpu_is_resumed_and_predicts_each_id_once(
 
 
 def test_predict_writes_on_a_gpu_what_it_writes_on_a_cpu(
-    undisturbed: tuple[Path, str], generated: DataDir, cache: Path, tmp_path: Path
+    uninterrupted: tuple[Path, str], generated: DataDir, cache: Path, tmp_path: Path
 ) -> None:
     found = []
     for name, cards in (("gpu", os.environ.get("CUDA_VISIBLE_DEVICES", "0")), ("cpu", "")):
         run = tmp_path / name
-        shutil.copytree(undisturbed[0], run)
+        shutil.copytree(uninterrupted[0], run)
         command = [sys.executable, "-m", "claris_kaggle", "predict", *places(generated, cache, run)]
         there = {**environment(), "CUDA_VISIBLE_DEVICES": cards}
         done = subprocess.run(command, env=there, capture_output=True, text=True, timeout=DEADLINE)
@@ -132,21 +132,21 @@ def test_steps_over_nccl_with_one_rank_are_those_without(tmp_path: Path) -> None
 
 
 def test_the_users_own_torchrun_trains_as_the_command_does(
-    undisturbed: tuple[Path, str], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+    uninterrupted: tuple[Path, str], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     done = torchrun("-m", "--", "claris_kaggle", *train(generated, cache, fold_file, run))
     assert done.returncode == 0, done.stderr
-    assert_alike(undisturbed[0], run)
+    assert_similar(uninterrupted[0], run)
 
 
 def test_two_ranks_on_one_card_predict_as_one(
-    undisturbed: tuple[Path, str], generated: DataDir, cache: Path, tmp_path: Path
+    uninterrupted: tuple[Path, str], generated: DataDir, cache: Path, tmp_path: Path
 ) -> None:
     found = []
     for nproc in (1, 2):
         run = tmp_path / str(nproc)
-        shutil.copytree(undisturbed[0], run)
+        shutil.copytree(uninterrupted[0], run)
         finish(["predict", *places(generated, cache, run), "--nproc", nproc])
         found.append((run / "fold0/oof.csv").read_bytes())
     assert found[0] == found[1]
@@ -154,13 +154,13 @@ def test_two_ranks_on_one_card_predict_as_one(
 
 def test_two_ranks_on_one_card_train(generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path) -> None:
     finish(train(generated, cache, fold_file, tmp_path / "run", "--nproc", 2))
-    rows = history_of(tmp_path / "run")
+    rows = read_history(tmp_path / "run")
     assert len(rows) == 2 and all(np.isfinite(row["train_loss"]) for row in rows)
 
 
 def test_compiled_training_is_the_eager_one_but_for_rounding(
-    undisturbed: tuple[Path, str], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+    uninterrupted: tuple[Path, str], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     finish(train(generated, cache, fold_file, run, "--compile"))
-    assert_alike(undisturbed[0], run)
+    assert_similar(uninterrupted[0], run)

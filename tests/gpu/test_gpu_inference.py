@@ -1,4 +1,4 @@
-"""Prediction on a GPU against a CPU, as a CUDA graph, and without enough memory."""
+"""Test prediction on a GPU: compared with a CPU, as a CUDA graph, and without enough memory."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def pack(generated: DataDir, cache: Path) -> Pack:
 
 
 @pytest.fixture
-def little_memory() -> Iterator[Callable[[float], None]]:
-    """Let this process take no more than a share of the card's memory."""
+def limit_memory() -> Iterator[Callable[[float], None]]:
+    """Yield a function that limits this process to a share of the GPU memory."""
 
     def limit(share: float) -> None:
         torch.cuda.empty_cache()
@@ -44,7 +44,7 @@ def little_memory() -> Iterator[Callable[[float], None]]:
 
 
 def network(device: torch.device) -> torch.nn.Module:
-    """DenseNet-121 as `claris predict` has it."""
+    """Return DenseNet-121 as `claris predict` uses it."""
     return fuse_batch_norm(create_model("densenet121").to(device=device, memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
@@ -74,9 +74,9 @@ def test_a_graph_of_the_forward_pass_gives_eager_logits(pack: Pack) -> None:
 
 
 def test_training_without_enough_memory_says_which_batch_size_to_try(
-    call: Call, little_memory: Callable[[float], None], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+    call: Call, limit_memory: Callable[[float], None], generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
-    little_memory(0.006)
+    limit_memory(0.006)
     where = ["--data", generated.root, "--cache", cache, "--run", tmp_path / "run", "--folds", fold_file]
     flags = ["--weights", "none", "--batch-size", 160, "--fold", 0, "--nproc", 1, "--workers", 0]
     code, shown, said = call("train", *where, *flags)
@@ -85,9 +85,9 @@ def test_training_without_enough_memory_says_which_batch_size_to_try(
     assert "--batch-size 80 or smaller" in said and "Traceback" not in said
 
 
-def test_prediction_without_enough_memory_says_what_to_do(pack: Pack, little_memory: Callable[[float], None]) -> None:
+def test_prediction_without_enough_memory_says_what_to_do(pack: Pack, limit_memory: Callable[[float], None]) -> None:
     model = network(GPU)
-    little_memory(1e-6)
+    limit_memory(1e-6)
     with pytest.raises(TrainingError, match="the GPU memory is too small for") as caught:
         predict_ids(model, pack, pack.ids, World(0, 0, 1, GPU), TrainConfig(precision="fp16"), views=1)
     assert "nvidia-smi" in caught.value.hint

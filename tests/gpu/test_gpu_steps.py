@@ -1,4 +1,4 @@
-"""Training steps on a GPU: precision, memory order, optimizer, copies, and the state of a checkpoint."""
+"""Test training steps on a GPU: precision, memory format, optimizer, copies, and the state of a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def repeatable_algorithms() -> Iterator[None]:
 
 
 def batch_of(size: int = 16, seed: int = 0) -> Batch:
-    """A step of bright and dark patches that can be told apart."""
+    """Return a batch of bright and dark patches, which a network can separate."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(size) % 2
     images = torch.randint(0, 128, (size, 96, 96, 3), generator=generator) + 100 * labels[:, None, None, None]
@@ -54,7 +54,7 @@ def weights_of(learner: _Learner) -> dict[str, Tensor]:
 
 
 def assert_same_steps(one: _Learner, other: _Learner, lr: float) -> None:
-    """All but a hundredth of the weights within a tenth of one step: where a gradient is nothing, rounding decides."""
+    """Check that 99 % of the weights agree within a tenth of a step. Rounding decides where the gradient is 0."""
     for name, value in weights_of(one).items():
         apart = (weights_of(other)[name] - value).abs() > lr / 10
         assert float(apart.float().mean()) < 0.01, name
@@ -151,7 +151,7 @@ def test_the_fused_optimizer_updates_as_the_cpus() -> None:
 
 
 def test_blocks_are_copied_on_a_stream_of_their_own_and_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The working stream is kept busy, so that a block used before its copy ended would be seen."""
+    """The compute stream is busy, so that the test fails if a block is used before its copy has ended."""
     streams, whole = [], _Block.to
 
     def seen(block: _Block, device: torch.device) -> _Block:

@@ -1,4 +1,4 @@
-"""A map's parts and the bias are the log-odds, to the last digits, and each part stands at its own place."""
+"""Test evidence maps: the cells and the bias sum to the log-odds, and each cell is at its own position."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def patches(number: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (number, 96, 96, 3), dtype=np.uint8)
 
 
-def restless(model: torch.nn.Module) -> torch.nn.Module:
-    """The network with batch norms and biases that are not those of the beginning."""
+def randomise_statistics(model: torch.nn.Module) -> torch.nn.Module:
+    """Give the batch norms and biases of a network random values, as after training, and return it."""
     torch.manual_seed(1)
     for part in model.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
@@ -51,7 +51,7 @@ def check_sum(found: Evidence, model: torch.nn.Module, images: np.ndarray, confi
 @pytest.mark.parametrize("views", [1, 4, 8])
 @pytest.mark.parametrize("crop", [32, 64, 80, 96])
 def test_parts_and_bias_are_the_log_odds(views: int, crop: int) -> None:
-    model, images = restless(create_model("tiny")), patches(5)
+    model, images = randomise_statistics(create_model("tiny")), patches(5)
     config = dataclasses.replace(PLAIN, crop=crop)
     check_sum(explain(model, images, config, views=views), model, images, config, views)
 
@@ -68,7 +68,7 @@ def test_parts_and_bias_are_the_log_odds(views: int, crop: int) -> None:
 def test_a_real_densenets_parts_and_bias_are_its_log_odds(
     layout: dict[str, str], crop: int, grid: tuple[int, int], folded: bool
 ) -> None:
-    model, images = restless(create_model("densenet121", **layout)), patches(2)
+    model, images = randomise_statistics(create_model("densenet121", **layout)), patches(2)
     model = fuse_batch_norm(model) if folded else model
     config = dataclasses.replace(PLAIN, model="densenet121", crop=crop, **layout)
     found = explain(model, images, config, views=4)
@@ -78,14 +78,14 @@ def test_a_real_densenets_parts_and_bias_are_its_log_odds(
 
 
 def test_in_lower_precision_the_parts_are_the_log_odds_but_for_rounding() -> None:
-    model, images = restless(create_model("tiny")), patches(3)
+    model, images = randomise_statistics(create_model("tiny")), patches(3)
     found = explain(model, images, dataclasses.replace(PLAIN, precision="bf16"))
     assert found.maps is not None
     np.testing.assert_allclose(found.maps.sum(axis=(1, 2)) + found.bias, found.log_odds, rtol=0, atol=0.05)
 
 
 def test_probabilities_are_those_of_predict_to_the_bit(pack_of_seventy: Pack) -> None:
-    model = restless(create_model("tiny"))
+    model = randomise_statistics(create_model("tiny"))
     needed = predict_ids(model, pack_of_seventy, pack_of_seventy.ids, World(0, 0, 1, torch.device("cpu")), PLAIN)
     found = explain(model, np.array(pack_of_seventy.pixels), PLAIN)
     assert found.probabilities.tobytes() == needed.tobytes()
@@ -107,7 +107,7 @@ def test_every_view_is_undone(number: int) -> None:
 
 
 class Brightness(torch.nn.Module):
-    """Splits exactly by a 3 x 3 grid of mean brightness, and treats every view alike."""
+    """A network whose log-odds depend on the mean brightness of a 3 x 3 grid, equally in every view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,17 +139,17 @@ def test_a_part_stands_where_its_pixels_are_in_every_view(place: tuple[int, int]
 
 @pytest.mark.parametrize("pool", ["max", "avgmax", "catavgmax", "gem"])
 def test_other_poolings_split_exactly_too(pool: str) -> None:
-    model, images = restless(create_model("tiny", global_pool=pool)), patches(3)
+    model, images = randomise_statistics(create_model("tiny", global_pool=pool)), patches(3)
     found = explain(model, images, PLAIN)
     check_sum(found, model, images, PLAIN, 8)
     assert found.maps is not None
-    mean = explain(restless(create_model("tiny")), images, PLAIN)
+    mean = explain(randomise_statistics(create_model("tiny")), images, PLAIN)
     assert mean.maps is not None and not np.allclose(found.maps, mean.maps, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "pool"), [("test_resnet", "gem"), ("swin_tiny_patch4_window7_224", "")])
 def test_the_split_knows_the_layout_and_pooling_of_timms_networks(name: str, pool: str) -> None:
-    model, images = restless(create_model(name, global_pool=pool)), patches(2)
+    model, images = randomise_statistics(create_model(name, global_pool=pool)), patches(2)
     check_sum(explain(model, images, PLAIN, views=4), model, images, PLAIN, 4)
 
 

@@ -1,4 +1,4 @@
-"""Runs of earlier versions predict, classify and export as they did; what a later version wrote is refused by name."""
+"""Test runs of earlier versions: they predict, classify and export as before. Runs of later versions are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the Kaggle edge share."""
+"""Fixtures of the tests of the Kaggle commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def submission(call: Call, finished: RunDir, generated: DataDir, tmp_path: Path) -> list[object]:
-    """The command that submits a file, and the file."""
+    """Return the arguments of `submit` for a new submission file."""
     out = tmp_path / "s.csv"
     assert call("ensemble", finished.root, "--data", generated.root, "--out", out)[0] == 0
     return ["submit", out, "--data", generated.root, "--ledger", tmp_path / "l.csv", "--poll", 0]

@@ -1,4 +1,4 @@
-"""`claris doctor --account`: login, rules, submissions and GPU hours, each with the page that mends it."""
+"""Test `claris doctor --account`: login, rules, submissions and GPU hours, each with the page that fixes a problem."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ QUOTA = "kernels.KernelsApiService/GetAcceleratorQuotaStatistics"
 NO_LIST = Fault(status=200, body=b'{"competitions": []}')
 
 
-def examined() -> dict[str, Finding]:
+def check_account_by_name() -> dict[str, Finding]:
     return {one.name: one for one in account.check_account()}
 
 
 @pytest.mark.usefixtures("quick")
 def test_an_account_that_may_launch_is_told_so(kaggle: FakeKaggle) -> None:
     kaggle.hours_used = 12.5
-    found = examined()
+    found = check_account_by_name()
     assert [(name, one.state) for name, one in found.items()] == [
         ("kaggle account", GOOD), ("rules", GOOD), ("submissions", GOOD), ("gpu hours", GOOD),
     ]  # fmt: skip
@@ -63,7 +63,7 @@ STATES: dict[str, tuple[Callable[[FakeKaggle], object], str, str, str]] = {
 def test_what_stands_in_the_way_is_named_with_the_page_that_mends_it(kaggle: FakeKaggle, name: str) -> None:
     change, where, state, page = STATES[name]
     change(kaggle)
-    found = examined()
+    found = check_account_by_name()
     assert found[where].state == state and page in found[where].hint
     others = [one.state for other, one in found.items() if other != where]
     assert others and set(others) == {GOOD}
@@ -72,7 +72,7 @@ def test_what_stands_in_the_way_is_named_with_the_page_that_mends_it(kaggle: Fak
 @pytest.mark.usefixtures("quick")
 def test_one_question_that_fails_leaves_the_other_answers(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetCompetition"] = [Fault(status=400, body=b'{"code": 400, "message": "no"}')]
-    found = examined()
+    found = check_account_by_name()
     assert found["rules"].state == BAD and "400" in found["rules"].found
     assert found["gpu hours"].state == GOOD
 

@@ -1,4 +1,4 @@
-"""The double held to the real client: its own commands run against it, and what Kaggle refuses is refused."""
+"""Test the simulated Kaggle server with the real client: commands work, and it refuses what Kaggle refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KERNELS, COMPETITIONS = "kernels.KernelsApiService", "competitions.CompetitionAp
 
 
 def kaggle_command(*arguments: object) -> str:
-    """Return the output of the client's own command. It runs in this process, with a new login for each call."""
+    """Run a command of the Kaggle client in this process with a new login, and return its output."""
     for name in ("kaggle", "kaggle.cli"):
         sys.modules.pop(name, None)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -36,24 +36,24 @@ def kaggle_command(*arguments: object) -> str:
     return said.getvalue()
 
 
-def compose(folder: Path, push_token: str = "mark-1") -> Path:
+def compose_train_kernel(folder: Path, push_token: str = "mark-1") -> Path:
     compose_kernel("train", folder, KernelSettings(), user="me", slug="claris-train", push_token=push_token)
     return folder
 
 
-def ask(kaggle: FakeKaggle, route: str, **body: Any) -> tuple[int, Any]:
-    """Status and answer of a bare request."""
+def send_request(kaggle: FakeKaggle, route: str, **body: Any) -> tuple[int, Any]:
+    """Send a request without the client, and return the status and the response."""
     answer = requests.post(f"{kaggle.url}/api/v1/{route}", json=body, timeout=30)
     return answer.status_code, answer.json()
 
 
 @pytest.fixture
 def pushed(kaggle: FakeKaggle, tmp_path: Path) -> FakeKaggle:
-    """A server with two versions of a kernel, pushed by the client's own command; the second failed."""
+    """Return a server with two versions of a kernel, pushed by the client's own command. The second one failed."""
     kaggle.produce = lambda settings: ({"run/fold0/oof.csv": settings["mark"].encode()}, "complete")
     for push_token, status in (("mark-1", "COMPLETE"), ("mark-2", "ERROR")):
         kaggle.statuses = [status]
-        said = kaggle_command("kernels", "push", "-p", compose(tmp_path / push_token, push_token))
+        said = kaggle_command("kernels", "push", "-p", compose_train_kernel(tmp_path / push_token, push_token))
         assert f"Kernel version {push_token[-1]} successfully pushed" in said
         kaggle.kernels["me/claris-train"][-1].log = log_of(f"log of {push_token}")
     return kaggle
@@ -61,10 +61,10 @@ def pushed(kaggle: FakeKaggle, tmp_path: Path) -> FakeKaggle:
 
 @pytest.fixture
 def saved(kaggle: FakeKaggle) -> FakeKaggle:
-    """A server with one version of a kernel, which has ended well with one file."""
+    """Return a server with one version of a kernel that ended successfully with two files."""
     kaggle.produce = lambda settings: ({"a.csv": b"a", "b.csv": b"b"}, "")
     kaggle.statuses = ["COMPLETE"]
-    assert ask(kaggle, f"{KERNELS}/SaveKernel", **SAVE)[1]["versionNumber"] == 1
+    assert send_request(kaggle, f"{KERNELS}/SaveKernel", **SAVE)[1]["versionNumber"] == 1
     return kaggle
 
 
@@ -83,7 +83,7 @@ def test_the_clients_own_commands_see_each_version(pushed: FakeKaggle, tmp_path:
 
 def test_the_clients_own_commands_read_a_running_log_and_the_quota(kaggle: FakeKaggle, tmp_path: Path) -> None:
     kaggle.statuses, kaggle.hours_used = ["RUNNING"], 7.5
-    kaggle_command("kernels", "push", "-p", compose(tmp_path / "k"), "--timeout", 3600)
+    kaggle_command("kernels", "push", "-p", compose_train_kernel(tmp_path / "k"), "--timeout", 3600)
     kaggle.kernels["me/claris-train"][0].log = log_of("fold 0", "fold 1")
     assert kaggle_command("kernels", "logs", "me/claris-train", "--follow") == "fold 0\nfold 1\n"
     assert "7.50h" in (said := kaggle_command("quota")) and "22.50h" in said and "2026-12-05" in said
@@ -102,7 +102,7 @@ def test_the_clients_own_commands_submit_and_list(kaggle: FakeKaggle, tmp_path: 
 
 def test_the_clients_own_push_shows_refusals(kaggle: FakeKaggle, tmp_path: Path) -> None:
     kaggle.session_limit = 0
-    folder = compose(tmp_path / "k")
+    folder = compose_train_kernel(tmp_path / "k")
     assert "Maximum batch GPU session count of 0 reached" in kaggle_command("kernels", "push", "-p", folder)
     kaggle.session_limit = 2
     assert "Notebook not found" in kaggle_command("kernels", "push", "-p", folder)
@@ -147,15 +147,18 @@ WRONG: dict[str, tuple[str, dict[str, Any], int, str]] = {
 def test_what_kaggle_refuses_is_refused_in_both_forms(saved: FakeKaggle, nested: bool) -> None:
     saved.nested = nested
     for name, (route, body, status, words) in WRONG.items():
-        found, answer = ask(saved, route, **body)
+        found, answer = send_request(saved, route, **body)
         about = answer["error"] if nested else answer
         assert (found, about["code"]) == (status, status) and words in about["message"], name
-    assert ask(saved, f"{KERNELS}/GetKernelSessionStatus", **ONE, versionLabel="v1") == (200, {"status": "COMPLETE"})
+    assert send_request(saved, f"{KERNELS}/GetKernelSessionStatus", **ONE, versionLabel="v1") == (
+        200,
+        {"status": "COMPLETE"},
+    )
 
 
 def test_a_refused_first_push_leaves_an_empty_kernel_and_a_projected_quota_passes(kaggle: FakeKaggle) -> None:
     def push(slug: str) -> Any:
-        return ask(
+        return send_request(
             kaggle, f"{KERNELS}/SaveKernel", **{**SAVE, "slug": slug, "newTitle": slug.split("/")[1]}, enableGpu=True
         )[1]
 
@@ -164,11 +167,11 @@ def test_a_refused_first_push_leaves_an_empty_kernel_and_a_projected_quota_passe
     assert "projected to exceed maximum weekly GPU quota of 30" in push("me/claris-two")["error"]
     assert push("me/claris-two")["error"] == "Notebook not found"
     two = {"userName": "me", "kernelSlug": "claris-two"}
-    assert ask(kaggle, f"{KERNELS}/GetKernel", **two)[0] == 500
-    assert ask(kaggle, f"{KERNELS}/GetKernelSessionStatus", **two, versionLabel="v1")[0] == 404
+    assert send_request(kaggle, f"{KERNELS}/GetKernel", **two)[0] == 500
+    assert send_request(kaggle, f"{KERNELS}/GetKernelSessionStatus", **two, versionLabel="v1")[0] == 404
     kaggle.kernels["me/claris-one"][0].statuses = ["COMPLETE"]
     assert push("me/claris-three")["versionNumber"] == 1
-    assert ask(kaggle, f"{KERNELS}/DeleteKernel", **two)[0] == 200
+    assert send_request(kaggle, f"{KERNELS}/DeleteKernel", **two)[0] == 200
     kaggle.hours_used = 0
     assert push("me/claris-two")["versionNumber"] == 1
 
@@ -177,14 +180,16 @@ def test_looks_too_early_and_listings_that_lag(saved: FakeKaggle) -> None:
     one = saved.kernels["me/claris-train"][0]
     one.unlisted, one.lag = 2, [0, 1]
     looks: list[Callable[[], Any]] = [
-        lambda: ask(saved, f"{KERNELS}/GetKernelSessionStatus", **ONE, versionLabel="v1")[0],
-        lambda: len(ask(saved, f"{KERNELS}/ListKernelSessionOutput", **ONE, versionLabel="v1")[1].get("files", [])),
+        lambda: send_request(saved, f"{KERNELS}/GetKernelSessionStatus", **ONE, versionLabel="v1")[0],
+        lambda: len(
+            send_request(saved, f"{KERNELS}/ListKernelSessionOutput", **ONE, versionLabel="v1")[1].get("files", [])
+        ),
     ]
     assert [[look() for _ in range(3)] for look in looks] == [[404, 404, 200], [0, 1, 2]]
 
 
 def test_a_request_that_a_test_has_not_seen_is_not_answered_from_our_reading(kaggle: FakeKaggle) -> None:
-    """Every answer of the double has only names that the client's types read."""
+    """The client reads every field of the responses."""
     from tests.support.kaggle_double.wire import check_answer
 
     with pytest.raises(AssertionError, match=r"GetKernelSessionStatus does not answer \['state'\]"):

@@ -1,4 +1,4 @@
-"""When Kaggle, the network or a session lets one down: nothing is taken for what it is not, and nothing is lost."""
+"""Test failures of Kaggle, the network and sessions: each is recognised, and no work is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Call = Callable[..., tuple[int, str, str]]
 FULL = b'{"error": "Maximum batch GPU session count of 2 reached."}'
 
 
-def plan_of(*parts: tuple[int, ...], datasets: tuple[str, ...] = ()) -> Plan:
+def make_plan(*parts: tuple[int, ...], datasets: tuple[str, ...] = ()) -> Plan:
     return Plan(name="first", parts=parts or ((),), flags=("--epochs", "2"), datasets=datasets)
 
 
@@ -46,21 +46,21 @@ def test_a_kernel_that_lacks_an_input_is_not_adopted_and_the_flag_may_be_correct
     trained.faults["SaveKernel"] = [Fault(cut=True, acted=True)] if lost else []
     for number in (1, 2):
         with pytest.raises(KaggleError, match=r"without some of its inputs .*me/slidez.*; it runs without them"):
-            run_launch(plan_of(datasets=("me/slidez",)), tmp_path)
+            run_launch(make_plan(datasets=("me/slidez",)), tmp_path)
         assert len(trained.kernels["me/claris-first-all"]) == number
         trained.kernels["me/claris-first-all"][-1].statuses = ["CANCEL_ACKNOWLEDGED"]
-    assert run_launch(plan_of(datasets=("me/slides",)), tmp_path)["status"] == "COMPLETE"
+    assert run_launch(make_plan(datasets=("me/slides",)), tmp_path)["status"] == "COMPLETE"
     assert trained.kernels["me/claris-first-all"][-1].request["datasetDataSources"] == ["me/slides"]
     assert len(trained.kernels["me/claris-first-all"]) == 3
     with pytest.raises(ClarisError, match=r"another plan \(datasets\)"):
-        run_launch(plan_of(datasets=("me/others",)), tmp_path)
+        run_launch(make_plan(datasets=("me/others",)), tmp_path)
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_a_version_saved_without_a_session_is_not_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.faults["SaveKernel"] = [Fault(status=200, body=FULL, acted=True)]
-    run_launch(plan_of(), tmp_path)
+    run_launch(make_plan(), tmp_path)
     state = json.loads((tmp_path / "first" / "launch.json").read_text())
     (one,) = state["sessions"][0]
     assert one["version"] == 1 and one["ref"].startswith("me/claris-first-all-")
@@ -78,9 +78,9 @@ def test_what_a_failed_session_had_finished_is_kept_and_gone_on_with(
     outcomes = iter([(run_files(finished, (0,)), "failed"), (run_files(finished), "complete")])
     trained.produce = lambda settings: next(outcomes)
     with pytest.raises(KaggleError, match="version 1 failed: the loss is no number"):
-        run_launch(plan_of(), tmp_path)
+        run_launch(make_plan(), tmp_path)
     assert (tmp_path / "first/parts/all/run/fold0/oof.csv").read_bytes() == finished.fold(0).oof.read_bytes()
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
     assert trained.kernels["me/claris-first-all-r2"][0].request["kernelDataSources"] == ["me/claris-first-all"]
 
 
@@ -105,7 +105,7 @@ def test_the_other_parts_go_on_when_one_session_fails(trained: FakeKaggle, tmp_p
         return (run_files(finished, folds), "failed" if folds == (0,) else "complete")
 
     trained.produce = produce
-    plan = plan_of((0,), (1,), (2,))
+    plan = make_plan((0,), (1,), (2,))
     with pytest.raises(KaggleError, match="claris-first-fold0 version 1 failed"):
         run_launch(plan, tmp_path)
     state = json.loads((tmp_path / "first" / "launch.json").read_text())
@@ -118,12 +118,12 @@ def test_an_outage_is_waited_through(trained: FakeKaggle, tmp_path: Path, monkey
     monkeypatch.setattr(kaggle_api, "_CALL_PAUSES", ())
     trained.faults["GetKernelSessionStatus"] = [Fault(status=503), Fault(cut=True), Fault(status=502)]
     trained.faults["ListKernelSessionOutput"] = [Fault(status=503)]
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
     assert trained.count("SaveKernel") == 1
     monkeypatch.setattr(launch, "_MAX_SESSION_WAIT", -1.0)
     trained.faults["SaveKernel"] = [Fault(status=503)]
     with pytest.raises(KaggleError, match="answered 503"):
-        launch.run_launch(plan_of(), tmp_path / "second", tmp_path / "ledger.csv", poll=0)
+        launch.run_launch(make_plan(), tmp_path / "second", tmp_path / "ledger.csv", poll=0)
 
 
 TOKEN = {
@@ -209,7 +209,7 @@ def test_kernels_of_a_launch_and_those_pushed_by_hand_are_known(
     trained: FakeKaggle, call: Call, tmp_path: Path
 ) -> None:
     record = ["--record", tmp_path / "kernels.json"]
-    run_launch(plan_of(), tmp_path)
+    run_launch(make_plan(), tmp_path)
     assert call("status", *record)[1] == "me/claris-first-all version 1: complete\n"
     built = tmp_path / "built"
     assert call("push", "train", "--build-only", built, "--user", "me", *record)[0] == 0
@@ -348,7 +348,7 @@ def test_the_client_ends_with_the_process_that_started_it(kaggle: FakeKaggle) ->
 
 
 def is_running(process: int) -> bool:
-    """Whether the process is there, and not only its entry."""
+    """Return True if the process runs. An ended process that was not waited for does not count."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
     except FileNotFoundError:
@@ -356,7 +356,7 @@ def is_running(process: int) -> bool:
 
 
 class Clock:
-    """The time that sleeping alone moves on."""
+    """A clock that only `sleep` advances."""
 
     def __init__(self) -> None:
         self.start = self.now = time.time()
@@ -376,29 +376,29 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock for the launch and its looks at kernels, so that hours pass at once."""
+    """Replace the clock of the launch, so that hours of waiting take no time."""
     made = Clock()
     for module in (launch, kernel_output, plans, kernel_push, submit):
         monkeypatch.setattr(module, "time", made)
     return made
 
 
-def states(tmp_path: Path) -> list[dict[str, Any]]:
-    """The rounds of the launch's first part."""
+def read_sessions(tmp_path: Path) -> list[dict[str, Any]]:
+    """Return the recorded sessions of the first part of the launch."""
     return list(json.loads((tmp_path / "first" / "launch.json").read_text())["sessions"][0])
 
 
 @pytest.mark.usefixtures("quick")
 def test_looks_that_come_too_early_are_repeated(trained: FakeKaggle, tmp_path: Path, clock: Clock) -> None:
     trained.unlisted, trained.lag = 4, [0, 5]
-    assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path, poll=60)["status"] == "COMPLETE"
     assert trained.count("SaveKernel") == trained.count("CreateSubmission") == 1
     trained.unlisted = 100
     with pytest.raises(
         KaggleError, match=r"did not find it .*Check the name at https://www.kaggle.com/code/me/claris-"
     ):
-        run_launch(plan_of(), tmp_path / "late", poll=150)
-    assert 600 <= clock.now - states(tmp_path / "late")[0]["started"] <= 750
+        run_launch(make_plan(), tmp_path / "late", poll=150)
+    assert 600 <= clock.now - read_sessions(tmp_path / "late")[0]["started"] <= 750
 
 
 @pytest.mark.usefixtures("quick")
@@ -407,13 +407,13 @@ def test_an_output_that_is_never_listed_is_given_up_after_ten_minutes(
 ) -> None:
     trained.lag = [0] * 100
     with pytest.raises(KaggleError, match=r"wrote no claris-session.json.*run the same command again"):
-        run_launch(plan_of(), tmp_path, poll=200)
+        run_launch(make_plan(), tmp_path, poll=200)
     trained.kernels["me/claris-first-all"][0].lag = []
-    assert run_launch(plan_of(), tmp_path, poll=200)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
+    assert run_launch(make_plan(), tmp_path, poll=200)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
 
 
-def other_session(kaggle: FakeKaggle) -> Version:
-    """A GPU session of the account that is not of this launch."""
+def add_other_session(kaggle: FakeKaggle) -> Version:
+    """Add a running GPU session of the account that belongs to no launch."""
     one = Version("1", {"enableGpu": True}, ["RUNNING"], {})
     kaggle.kernels["me/other"].append(one)
     return one
@@ -423,14 +423,14 @@ def other_session(kaggle: FakeKaggle) -> Version:
 def test_a_projected_quota_is_waited_for_with_growing_pauses_and_another_name_each_time(
     trained: FakeKaggle, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained.hours_used, one = 19.0, other_session(trained)
+    trained.hours_used, one = 19.0, add_other_session(trained)
     ends = [Fault() for _ in range(4)] + [Fault(do=lambda: setattr(one, "statuses", ["COMPLETE"]))]
     trained.faults["SaveKernel"] = ends
-    assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path, poll=60)["status"] == "COMPLETE"
     said = capsys.readouterr().err
     assert said.count("projected to exceed") == 4 and "pushing again in 8 min" in said, said
     assert len(trained.empty) == 4 and trained.count("SaveKernel") == 5 and len(trained.submissions) == 1
-    assert states(tmp_path)[0]["ref"] not in trained.empty
+    assert read_sessions(tmp_path)[0]["ref"] not in trained.empty
 
 
 @pytest.mark.usefixtures("quick")
@@ -439,18 +439,18 @@ def test_a_refusal_that_passes_is_not_waited_for_longer_than_a_day(
 ) -> None:
     trained.session_limit = 0
     with pytest.raises(KaggleError, match="session count of 0 reached"):
-        run_launch(plan_of(), tmp_path, poll=3 * 3600)
+        run_launch(make_plan(), tmp_path, poll=3 * 3600)
     assert 24 <= (clock.now - clock.start) / 3600 <= 28
     trained.session_limit = 2
-    assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path, poll=60)["status"] == "COMPLETE"
 
 
 @pytest.mark.usefixtures("quick")
 def test_an_empty_kernel_and_a_name_in_conflict_are_left_for_another_name(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.empty.add("me/claris-first-all")
     trained.faults["SaveKernel"] = [Fault(), Fault(status=409, body=flat_error(409, "exists"))]
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
-    (one,) = states(tmp_path)
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
+    (one,) = read_sessions(tmp_path)
     assert one["ref"].startswith("me/claris-first-all-") and trained.count("SaveKernel") == 3
     assert trained.kernels[one["ref"]][0].request["newTitle"] == one["ref"].split("/")[1].replace("-", " ")
 
@@ -460,7 +460,7 @@ def test_a_push_that_an_earlier_version_may_have_made_is_looked_for(trained: Fak
     trained.faults["SaveKernel"] = [Fault(cut=True, acted=True)]
     trained.faults["GetKernel"] = [Fault(status=401)]
     with pytest.raises(KaggleError, match="401"):
-        run_launch(plan_of(), tmp_path)
+        run_launch(make_plan(), tmp_path)
     path = tmp_path / "first" / "launch.json"
     state = json.loads(path.read_text())
     (session,) = state.pop("sessions")[0]
@@ -468,7 +468,7 @@ def test_a_push_that_an_earlier_version_may_have_made_is_looked_for(trained: Fak
     newer = ("push_attempted", "limit", "fetch_attempts", "pulled_output", "left_empty_kernel")
     state["rounds"] = [[{former.get(key, key): value for key, value in session.items() if key not in newer}]]
     path.write_text(json.dumps(state))
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
 
 
 ANSWERS = {
@@ -487,7 +487,7 @@ def test_a_push_is_known_from_what_its_answer_tells(trained: FakeKaggle, tmp_pat
         return {key: value for key, value in (push(body) | ANSWERS[name]).items() if value}
 
     trained.do_SaveKernel = answer  # type: ignore[method-assign]
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE" and trained.count("SaveKernel") == 1
 
 
 @pytest.mark.usefixtures("quick")
@@ -495,7 +495,7 @@ def test_a_conflict_after_a_lost_answer_is_looked_up_first(trained: FakeKaggle, 
     lost = Fault(cut=True, acted=True)
     trained.faults["SaveKernel"] = [lost, Fault(status=409, body=flat_error(409, "exists"))]
     trained.faults["GetKernel"] = [Fault(status=403, body=flat_error(403, "not yet"))] * 4
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
     assert [len(versions) for versions in trained.kernels.values()] == [1] and trained.count("SaveKernel") == 2
 
 
@@ -568,17 +568,17 @@ def test_what_a_session_had_finished_that_ended_badly_is_gone_on_with(
 
     trained.on_request = spoil
     if name == "timed out":
-        assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
+        assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
         said = capsys.readouterr().err
         assert words in said and "resuming with its finished folds (fold0)" in said
     else:
         with pytest.raises(KaggleError) as caught:
-            run_launch(plan_of(), tmp_path)
+            run_launch(make_plan(), tmp_path)
         assert words in str(caught.value) and "finished folds are in" in str(caught.value)
         assert "(fold0)" in str(caught.value)
         kept = {file for file in run_files(finished, (0,))}
         assert set(contents(tmp_path / "first/parts/all")) == {*kept, "claris-session.json"}
-        assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
+        assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
     second = trained.kernels["me/claris-first-all-r2"]
     assert [one.request["kernelDataSources"] for one in second] == [["me/claris-first-all/1"]]
     assert len(trained.submissions) == 1
@@ -600,7 +600,7 @@ def test_a_manifest_that_is_not_the_last_one_is_looked_for_again(
             trained.kernels["me/claris-first-all"][0].files = last
 
     trained.on_request = spoil
-    assert run_launch(plan_of(), tmp_path, poll=60)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path, poll=60)["status"] == "COMPLETE"
     assert trained.count("GetKernelSessionStatus") == 3 and trained.count("SaveKernel") == 1
 
 

@@ -1,4 +1,4 @@
-"""The real client against a server on loopback: the plain way, every refusal and fault, and nothing done twice."""
+"""Test launches with the real client and a local server: success, every refusal and fault, and no repeated actions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.support.kaggle_double import CANARY, FINAL, PASSING, FakeKaggle, Faul
 Call = Callable[..., tuple[int, str, str]]
 
 
-def compose(folder: Path, push_token: str = "mark-1", **named: object) -> str:
+def compose_train_kernel(folder: Path, push_token: str = "mark-1", **named: object) -> str:
     settings = KernelSettings(**named)  # type: ignore[arg-type]
     return compose_kernel("train", folder, settings, user="me", slug="claris-train", push_token=push_token)
 
 
 def push(folder: Path, push_token: str = "mark-1") -> Kernel:
-    compose(folder, push_token)
+    compose_train_kernel(folder, push_token)
     return _push_kernel(folder, push_token)
 
 
@@ -74,8 +74,8 @@ def test_a_kernel_of_the_users_own_is_not_overwritten(name: str, content: str, t
         compose_kernel(job, tmp_path, KernelSettings(), user="me", slug="claris-train", push_token="m")
 
 
-def check_token_nowhere(kaggle: FakeKaggle, printed: str, folder: Path) -> None:
-    """The token was sent to Kaggle, and is neither in what was printed nor in a file."""
+def check_token_is_not_stored(kaggle: FakeKaggle, printed: str, folder: Path) -> None:
+    """Check that the token was sent to Kaggle, and is in no output and no file."""
     assert any("Basic" in one for one in kaggle.authorizations)
     for needle in (CANARY, "Authorization"):
         assert needle not in printed
@@ -86,7 +86,7 @@ def check_token_nowhere(kaggle: FakeKaggle, printed: str, folder: Path) -> None:
 def test_a_pushed_kernel_is_watched_and_pulled_by_its_version(
     trained: FakeKaggle, call: Call, tmp_path: Path, finished: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the client in its own process, and without its verbose output, which has the token."""
+    """The client runs in its own process, without its verbose output, which contains the token."""
     monkeypatch.setenv("VERBOSE", "1")
     monkeypatch.setenv("VERBOSE_OUTPUT", "1")
     record = ["--record", tmp_path / "kernels.json"]
@@ -101,7 +101,7 @@ def test_a_pushed_kernel_is_watched_and_pulled_by_its_version(
     printed = said + "".join(shown + said for _, shown, said in answers)
     code, shown, said = call("pull", *record, "--out", tmp_path / "out")
     assert code == 0 and "complete" in shown, said
-    check_token_nowhere(trained, printed + shown + said, tmp_path)
+    check_token_is_not_stored(trained, printed + shown + said, tmp_path)
     assert contents(tmp_path / "out" / "run" / "fold0") == {
         name.removeprefix("run/fold0/"): value for name, value in run_files(finished, (0,)).items() if "fold0" in name
     }
@@ -322,18 +322,18 @@ def test_a_submission_that_is_not_taken_says_why(
     assert read_ledger(ledger)[0].status == "ERROR"
 
 
-def plan_of(parts: tuple[tuple[int, ...], ...]) -> Plan:
+def make_plan(parts: tuple[tuple[int, ...], ...]) -> Plan:
     return Plan(name="first", parts=parts, flags=("--epochs", "2"))
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeKaggle, tmp_path: Path) -> None:
-    entry = launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    entry = launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert entry["public"] == "0.97123" and entry["status"] == "COMPLETE"
     requests = len(trained.seen)
     print(f"requests of a plain launch: {requests}")
     assert trained.count("SaveKernel") == 1 and trained.count("CreateSubmission") == 1 and requests < 25
-    again = launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    again = launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert again["ref"] == entry["ref"] and trained.count("SaveKernel") == trained.count("CreateSubmission") == 1
     assert len(read_ledger(tmp_path / "ledger.csv")) == 1
 
@@ -342,7 +342,7 @@ def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeK
 def test_a_launch_per_fold_never_has_more_than_two_sessions(
     trained: FakeKaggle, tmp_path: Path, finished: RunDir
 ) -> None:
-    launch.run_launch(plan_of(((0,), (1,), (2,))), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    launch.run_launch(make_plan(((0,), (1,), (2,))), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert trained.most_active == 2 and trained.count("SaveKernel") == 3
     assert (tmp_path / "first/run/oof.csv").read_bytes() == finished.oof.read_bytes()
     assert (tmp_path / "first/run/test.csv").read_bytes() == finished.test.read_bytes()
@@ -354,7 +354,7 @@ def test_a_session_stopped_by_its_limit_is_the_input_of_the_next(
 ) -> None:
     outcomes = iter([(run_files(finished, (0,)), "stopped"), (run_files(finished), "complete")])
     trained.produce = lambda settings: next(outcomes)
-    launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     first, second = trained.kernels["me/claris-first-all"], trained.kernels["me/claris-first-all-r2"]
     assert len(first) == len(second) == 1
     assert second[0].request["kernelDataSources"] == ["me/claris-first-all"]
@@ -366,7 +366,7 @@ def test_sessions_that_never_finish_their_folds_end_the_launch(
 ) -> None:
     trained.produce = lambda settings: (run_files(finished, (0,)), "stopped")
     with pytest.raises(KaggleError, match=f"not finished after {launch._MAX_SESSIONS_PER_PART} sessions"):
-        launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+        launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert trained.count("SaveKernel") == launch._MAX_SESSIONS_PER_PART and trained.submissions == []
 
 
@@ -374,7 +374,7 @@ def test_sessions_that_never_finish_their_folds_end_the_launch(
 def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.session_limit = 0
     trained.faults["SaveKernel"] = [Fault(), Fault(), Fault(do=lambda: setattr(trained, "session_limit", 2))]
-    launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert trained.count("SaveKernel") == 3 and "me/claris-first-all" in trained.empty
     assert [len(versions) for versions in trained.kernels.values()] == [1]
 
@@ -385,7 +385,7 @@ def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
 ) -> None:
     trained.statuses, produce = ["RUNNING", "ERROR"], trained.produce
     trained.produce = lambda settings: ({}, "")
-    arguments = (plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv")
+    arguments = (make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv")
     with pytest.raises(KaggleError, match="version 1 failed"):
         launch.run_launch(*arguments, poll=0)
     trained.statuses, trained.produce = ["COMPLETE"], produce
@@ -400,14 +400,14 @@ def test_a_session_that_never_ends_is_given_up(
     trained.statuses = ["RUNNING"]
     monkeypatch.setattr(launch, "_MAX_SESSION_WAIT", 0.0)
     with pytest.raises(KaggleError, match="is running for"):
-        launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+        launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
 
 @pytest.mark.usefixtures("quick")
 def test_another_plan_under_the_same_name_is_refused(trained: FakeKaggle, tmp_path: Path) -> None:
-    launch.run_launch(plan_of(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     with pytest.raises(ClarisError, match=r"started with another plan \(parts\)"):
-        launch.run_launch(plan_of(((0,),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+        launch.run_launch(make_plan(((0,),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
 
 def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
@@ -483,12 +483,15 @@ def test_what_a_session_would_refuse_is_refused_before_anything_is_pushed(
 
 
 def start_launch(tmp_path: Path) -> ForkedCommand:
-    """`claris launch` in a process of its own."""
+    """Start `claris launch` in its own process."""
     return ForkedCommand(tmp_path, "launch", "first", "--poll", "0", "--epochs", "2")
 
 
 def launch_through_kills(kaggle: FakeKaggle, tmp_path: Path, kill_at: Callable[[str, int], bool], most: int) -> int:
-    """Launch until the end; the process is killed after each request for which `kill_at` says so."""
+    """Launch again and again until the launch ends, and return the number of kills.
+
+    The process is killed after each request for which `kill_at` returns True.
+    """
     for kills in range(most):
         begin = len(kaggle.seen)
         process = start_launch(tmp_path)
@@ -507,7 +510,7 @@ def launch_through_kills(kaggle: FakeKaggle, tmp_path: Path, kill_at: Callable[[
 
 
 def check_launched_once(kaggle: FakeKaggle, tmp_path: Path) -> None:
-    """Each push and each submission happened exactly once, and the ledger has one line with its score."""
+    """Check that there was one push and one submission, and that the ledger has one line with its score."""
     assert [len(versions) for versions in kaggle.kernels.values()] == [1]
     assert len(kaggle.submissions) == 1
     ledger = read_ledger(tmp_path / "submissions/ledger.csv")
@@ -561,7 +564,7 @@ def test_the_token_is_in_no_file_log_or_bundle(trained: FakeKaggle, tmp_path: Pa
     process = start_launch(tmp_path)
     shown, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, said
-    check_token_nowhere(trained, shown + said, tmp_path)
+    check_token_is_not_stored(trained, shown + said, tmp_path)
     assert CANARY.encode() not in _build_bundle()
 
 
@@ -599,7 +602,7 @@ def test_a_slide_map_is_fetched_checked_and_found_by_folds(
 ) -> None:
     content = (tmp_path / "map.csv").read_bytes().replace(b"id,wsi", b"patch_id,slide_id") + b"f" * 40 + b",s1\n"
     name = reference.removeprefix("me/maps/") if reference.count("/") > 1 else "map.csv"
-    kaggle.datasets["me/maps"] = {name: zipped("map.csv", content) if packed else content, "README.md": b"notes"}
+    kaggle.datasets["me/maps"] = {name: zip_file("map.csv", content) if packed else content, "README.md": b"notes"}
     (tmp_path / "map.csv").write_bytes(content)
     given = tmp_path / "map.csv" if reference == "FILE" else reference
     code, shown, said = call("fetch", "--out", small.root, "--slides", given)
@@ -612,7 +615,7 @@ def test_a_slide_map_is_fetched_checked_and_found_by_folds(
     assert call("fetch", "--out", small.root, "--slides", given)[0] == 0 and small.slides.read_bytes() == before
 
 
-def zipped(name: str, content: bytes) -> bytes:
+def zip_file(name: str, content: bytes) -> bytes:
     stream = BytesIO()
     with zipfile.ZipFile(stream, "w") as target:
         target.writestr(name, content)

@@ -1,4 +1,4 @@
-"""What Kaggle did without saying so, or shows only after a while, is found before anything is done again."""
+"""Test lost and late responses: an earlier push or submission is found before it is repeated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from claris_kaggle.core.paths import RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import api, client_process, download, kernel_output, kernel_push, submit
 from tests.conftest import DEADLINE, run_files
-from tests.kaggle.test_kaggle_trouble import plan_of, run_launch, states
+from tests.kaggle.test_kaggle_trouble import make_plan, read_sessions, run_launch
 from tests.kaggle.test_launch import check_launched_once, push, start_launch
 from tests.support.client_here import ForkedCommand
 from tests.support.kaggle_double import FakeKaggle, Fault
@@ -73,15 +73,17 @@ def test_a_submission_that_an_earlier_call_may_have_sent_is_looked_for_repeatedl
 def test_a_submission_begun_long_ago_is_sent_after_one_look(
     trained: FakeKaggle, call: Call, submission: list[object], tmp_path: Path
 ) -> None:
-    push_token = f"claris-{submit.check_submission(Path(str(submission[1])), sample_ids(submission)).sha256[:16]}"
+    push_token = (
+        f"claris-{submit.check_submission(Path(str(submission[1])), read_submission_ids(submission)).sha256[:16]}"
+    )
     attempt = submit._attempt_file(tmp_path / "l.csv")
     attempt.write_text(json.dumps({"mark": push_token, "time": 0.0}))
     code, _, said = call(*submission)
     assert code == 0 and "an earlier call" not in said and len(trained.submissions) == 1
 
 
-def sample_ids(submission: list[object]) -> list[str]:
-    """The ids of the submission's own file."""
+def read_submission_ids(submission: list[object]) -> list[str]:
+    """Return the ids of the submission file."""
     return [line.split(",")[0] for line in Path(str(submission[1])).read_text().splitlines()[1:]]
 
 
@@ -131,10 +133,10 @@ def test_what_a_failed_session_had_finished_is_attached_by_its_version_or_done_w
     trained.produce, trained.statuses = lambda settings: next(outcomes), ["ERROR"]
     trained.failed_output = allowed
     with pytest.raises(KaggleError, match=r"finished folds are in .* \(fold0\)"):
-        run_launch(plan_of(), tmp_path)
+        run_launch(make_plan(), tmp_path)
     trained.statuses = ["COMPLETE"]
     trained.faults["SaveKernel"] = [LOST["cut"]] if lost else []
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
     (second,) = trained.kernels["me/claris-first-all-r2"]
     assert second.request["kernelDataSources"] == (["me/claris-first-all/1"] if allowed == "version" else [])
     without = "does not attach the output of me/claris-first-all/1" in capsys.readouterr().err
@@ -144,10 +146,10 @@ def test_what_a_failed_session_had_finished_is_attached_by_its_version_or_done_w
 @pytest.mark.usefixtures("quick")
 def test_a_page_for_a_manifest_is_fetched_again(trained: FakeKaggle, call: Call, tmp_path: Path) -> None:
     trained.faults["GET"] = [PAGE]
-    assert run_launch(plan_of(), tmp_path)["status"] == "COMPLETE"
+    assert run_launch(make_plan(), tmp_path)["status"] == "COMPLETE"
     assert trained.faults["GET"] == [] and trained.count("SaveKernel") == 1
     record, out = ["--record", tmp_path / "first.json"], tmp_path / "out"
-    kernel_push.record_push(tmp_path / "first.json", known_kernel(tmp_path))
+    kernel_push.record_push(tmp_path / "first.json", read_recorded_kernel(tmp_path))
     trained.faults["GET"] = [PAGE]
     code, _, said = call("pull", *record, "--out", out)
     assert code == 0 and trained.faults["GET"] == [] and (out / "run/fold0/oof.csv").exists(), said
@@ -164,9 +166,11 @@ def test_a_record_keeps_the_entries_that_only_another_version_knows(tmp_path: Pa
     assert kernel_push.find_recorded_push(path, "claris-train").push_token == "m"
 
 
-def known_kernel(tmp_path: Path) -> kernel_output.Kernel:
-    """Return the kernel that the launch has on disk."""
-    return kernel_output.Kernel.from_json({name: states(tmp_path)[0][name] for name in ("ref", "version", "mark")})
+def read_recorded_kernel(tmp_path: Path) -> kernel_output.Kernel:
+    """Return the kernel that the launch has recorded."""
+    return kernel_output.Kernel.from_json(
+        {name: read_sessions(tmp_path)[0][name] for name in ("ref", "version", "mark")}
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -194,7 +198,7 @@ def test_what_killed_pulls_had_fetched_is_removed(trained: FakeKaggle, tmp_path:
     left = tmp_path / "first/parts/all/.pull-x1"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
-    run_launch(plan_of(), tmp_path)
+    run_launch(make_plan(), tmp_path)
     assert not left.exists() and (tmp_path / "first/parts/all/run/fold0/oof.csv").exists()
 
 

@@ -1,4 +1,4 @@
-"""A launch of several runs: plans and their errors, two sessions at a time, kills, and the ensemble of all runs."""
+"""Test launches of several runs: plans and their errors, two sessions at a time, kills, and the ensemble."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ seeds = [7]
 """
 
 
-def vary(files: Files, seed: int) -> Files:
-    """The output of another run over the same folds: its predictions differ by noise."""
+def add_noise(files: Files, seed: int) -> Files:
+    """Return the output of another run over the same folds, whose predictions differ by noise."""
     changed = {}
     for name, content in files.items():
         if name.endswith(("oof.csv", "test.csv")):
@@ -54,12 +54,12 @@ def vary(files: Files, seed: int) -> Files:
 
 
 @pytest.fixture
-def two(trained: FakeKaggle, finished: RunDir, tmp_path: Path) -> FakeKaggle:
-    """A server whose kernels leave the finished run, or with a seed another one; beside it a plan of both."""
+def two_runs(trained: FakeKaggle, finished: RunDir, tmp_path: Path) -> FakeKaggle:
+    """Write a plan of two runs. Return a server whose kernels write the finished run, or another one for a seed."""
 
     def produce(settings: dict[str, object]) -> tuple[Files, str]:
         files = run_files(finished)
-        return (vary(files, 7) if "--seed" in settings["flags"] else files), "complete"  # type: ignore[operator]
+        return (add_noise(files, 7) if "--seed" in settings["flags"] else files), "complete"  # type: ignore[operator]
 
     trained.produce = produce
     trained.statuses = ["RUNNING", "COMPLETE"]
@@ -69,13 +69,13 @@ def two(trained: FakeKaggle, finished: RunDir, tmp_path: Path) -> FakeKaggle:
 
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the last step of a launch, whose charts take the most time."""
+    """Skip the report, the slowest step of a launch."""
     monkeypatch.setattr("claris_kaggle.kaggle.plan_launch._write_runs_report", lambda *arguments: None)
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[[], dict[str, str]]:
-    """The launch of the plan of two runs; called again, it resumes."""
+    """Return a function that launches the plan of two runs, and resumes it when called again."""
     plan = read_plan(str(tmp_path / "two.toml"), Plan(name="gold")) if (tmp_path / "two.toml").exists() else None
     assert plan is not None
     return lambda: run_plan(plan, tmp_path / "gold", tmp_path / "ledger.csv", poll=0)
@@ -83,20 +83,20 @@ def start(tmp_path: Path) -> Callable[[], dict[str, str]]:
 
 @pytest.mark.usefixtures("quick")
 def test_a_plan_ends_in_the_ensemble_of_its_runs_and_does_nothing_twice(
-    two: FakeKaggle, call: Call, tmp_path: Path, generated: DataDir, monkeypatch: pytest.MonkeyPatch
+    two_runs: FakeKaggle, call: Call, tmp_path: Path, generated: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    two.session_limit = 2
+    two_runs.session_limit = 2
     launch = ["launch", "gold", "--plan", "two.toml", "--poll", 0, "--ledger", "ledger.csv"]
     code, shown, said = call(*launch)
     assert code == 0 and shown.startswith("gold: submission 1000 complete, OOF AUC 0."), said
-    assert sorted(two.kernels) == ["me/claris-gold-first-all", "me/claris-gold-second-all"]
-    assert two.kernels["me/claris-gold-second-all"][0].settings["flags"][-2:] == ["--seed", "7"]
+    assert sorted(two_runs.kernels) == ["me/claris-gold-first-all", "me/claris-gold-second-all"]
+    assert two_runs.kernels["me/claris-gold-second-all"][0].settings["flags"][-2:] == ["--seed", "7"]
     root = tmp_path / "runs" / "gold"
     places = [root / "first", root / "second"]
     by_hand = ["ensemble", *places, "--data", generated.root, "--out", "by-hand.csv", "--method", "auto", "--json"]
     code, shown, _ = call(*by_hand)
-    assert code == 0 and two.uploads == [(root / "submission.csv").read_bytes()]
+    assert code == 0 and two_runs.uploads == [(root / "submission.csv").read_bytes()]
     assert (tmp_path / "by-hand.csv").read_bytes() == (root / "submission.csv").read_bytes()
     members = read_json(root / "ensemble" / "metrics.json")["ensemble"]["members"]
     assert members == json.loads(shown)["ensemble"]["members"] and [*members] == ["first", "second"]
@@ -105,16 +105,16 @@ def test_a_plan_ends_in_the_ensemble_of_its_runs_and_does_nothing_twice(
     assert [line.runs for line in read_ledger(tmp_path / "ledger.csv")] == ["first second"]
     monkeypatch.setattr("claris_kaggle.kaggle.plan_launch._write_runs_report", lambda *arguments: None)
     assert call(*launch)[0] == 0
-    assert two.count("SaveKernel") == 2 and two.count("CreateSubmission") == 1
+    assert two_runs.count("SaveKernel") == 2 and two_runs.count("CreateSubmission") == 1
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process between two requests."""
+    """The simulated end of the process between two requests."""
 
 
 @pytest.mark.usefixtures("quick", "without_report")
 def test_a_plan_killed_after_every_request_repeats_nothing(
-    two: FakeKaggle, tmp_path: Path, start: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    two_runs: FakeKaggle, tmp_path: Path, start: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask, left = api._call_once, [0]
 
@@ -135,38 +135,38 @@ def test_a_plan_killed_after_every_request_repeats_nothing(
         except KilledError:
             kills += 1
     assert 4 <= kills < 40
-    assert [len(versions) for versions in two.kernels.values()] == [1, 1] and len(two.submissions) == 1
+    assert [len(versions) for versions in two_runs.kernels.values()] == [1, 1] and len(two_runs.submissions) == 1
     assert [line.public for line in read_ledger(tmp_path / "ledger.csv")] == ["0.97123"]
 
 
 @pytest.mark.usefixtures("quick", "without_report")
 def test_when_the_week_is_used_up_nothing_more_is_pushed_and_the_same_command_goes_on(
-    two: FakeKaggle, tmp_path: Path
+    two_runs: FakeKaggle, tmp_path: Path
 ) -> None:
     (tmp_path / "more.toml").write_text(TWO.replace("seeds = [7]", "seeds = [7, 8, 9]"))
     plan = read_plan(str(tmp_path / "more.toml"), Plan(name="gold"))
 
     def use_up(route: str, number: int) -> None:
-        if route.endswith("/SaveKernel") and two.count("SaveKernel") == 2:
-            two.hours_used = two.hours_a_week
+        if route.endswith("/SaveKernel") and two_runs.count("SaveKernel") == 2:
+            two_runs.hours_used = two_runs.hours_a_week
 
-    two.on_request = use_up
+    two_runs.on_request = use_up
     where = (tmp_path / "gold", tmp_path / "ledger.csv")
     with pytest.raises(KaggleError, match="quota") as caught:
         run_plan(plan, *where, poll=0)
     assert f"Run {plan.command()} when the quota resets" in caught.value.hint
-    assert two.count("SaveKernel") == 3 and len(two.kernels) == 2 and two.submissions == []
+    assert two_runs.count("SaveKernel") == 3 and len(two_runs.kernels) == 2 and two_runs.submissions == []
     assert {"first", "second-seed7"} <= {path.parents[2].name for path in where[0].glob("sessions/*/parts/all/run")}
-    two.on_request, two.hours_used = lambda route, number: None, 0.0
+    two_runs.on_request, two_runs.hours_used = lambda route, number: None, 0.0
     assert run_plan(plan, *where, poll=0)["status"] == "COMPLETE"
-    assert [len(versions) for versions in two.kernels.values()] == [1] * 4 and two.most_active == 2
+    assert [len(versions) for versions in two_runs.kernels.values()] == [1] * 4 and two_runs.most_active == 2
 
 
 @pytest.mark.usefixtures("quick", "without_report")
 def test_runs_over_other_folds_are_not_combined(
-    two: FakeKaggle, tmp_path: Path, start: Callable[[], dict[str, str]]
+    two_runs: FakeKaggle, tmp_path: Path, start: Callable[[], dict[str, str]]
 ) -> None:
-    produce = two.produce
+    produce = two_runs.produce
 
     def with_other_folds(settings: dict[str, object]) -> tuple[Files, str]:
         files, status = produce(settings)
@@ -175,15 +175,15 @@ def test_runs_over_other_folds_are_not_combined(
             files["run/config.json"] = json.dumps(config).encode()
         return files, status
 
-    two.produce = with_other_folds
+    two_runs.produce = with_other_folds
     with pytest.raises(RunError, match="second: trained on other folds than first"):
         start()
-    assert two.submissions == []
+    assert two_runs.submissions == []
 
 
 @pytest.mark.usefixtures("quick", "without_report")
 def test_a_started_plan_may_get_more_runs_but_not_lose_one(
-    two: FakeKaggle, tmp_path: Path, start: Callable[[], dict[str, str]]
+    two_runs: FakeKaggle, tmp_path: Path, start: Callable[[], dict[str, str]]
 ) -> None:
     start()
     path = tmp_path / "two.toml"
@@ -193,7 +193,7 @@ def test_a_started_plan_may_get_more_runs_but_not_lose_one(
     path.write_text(TWO.replace("epochs = 2", "epochs = 3"))
     with pytest.raises(RunError, match=r"started with another plan \(flags\)"):
         run_plan(read_plan(str(path), Plan(name="gold")), tmp_path / "gold", tmp_path / "ledger.csv", poll=0)
-    assert two.count("SaveKernel") == 2
+    assert two_runs.count("SaveKernel") == 2
 
 
 BAD = {

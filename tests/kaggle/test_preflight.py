@@ -1,4 +1,4 @@
-"""Check on this machine, before anything is sent to Kaggle, what a session would refuse in its first minute."""
+"""Test the checks before a push: what a session would refuse in its first minute is refused on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PUSH = ["push", "train", "--record", "kernels.json"]
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with nothing in it; every request to Kaggle is an error."""
+    """Change to an empty folder and return it. Every request to Kaggle is an error."""
 
     def refuse(*arguments: object, **named: object) -> None:
         raise AssertionError("Kaggle was asked")
@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def refused(call: Call, words: str, *arguments: object, code: int = 2, command: list[str] | None = None) -> None:
+def check_refused(call: Call, words: str, *arguments: object, code: int = 2, command: list[str] | None = None) -> None:
     for one in [command] if command else [LAUNCH, PUSH]:
         found, _, said = call(*one, *arguments)
         assert found == code and words in one_line(said), said
@@ -72,10 +72,10 @@ def test_weights_at_hand_must_be_of_the_network(call: Call, here: Path) -> None:
     torch.save({"conv.weight": torch.zeros(3)}, here / "other.pth")
     (here / "w").mkdir()
     (here / "w" / "page.pth").write_text("<!doctype html><html></html>")
-    refused(call, "other.pth", "--weights-from", "me/w/other.pth", *TINY_FLAGS, code=1)
-    refused(call, "rename it, if it is not a copy", "--weights-from", "me/w/other.pth", *TINY_FLAGS, code=1)
-    refused(call, "page.pth", "--weights-from", "me/w/page.pth", *TINY_FLAGS, code=1)
-    refused(call, "not a weight file by its name", "--weights-from", "me/w/good.h5", *TINY_FLAGS)
+    check_refused(call, "other.pth", "--weights-from", "me/w/other.pth", *TINY_FLAGS, code=1)
+    check_refused(call, "rename it, if it is not a copy", "--weights-from", "me/w/other.pth", *TINY_FLAGS, code=1)
+    check_refused(call, "page.pth", "--weights-from", "me/w/page.pth", *TINY_FLAGS, code=1)
+    check_refused(call, "not a weight file by its name", "--weights-from", "me/w/good.h5", *TINY_FLAGS)
     command = ["push", "train", "--build-only", "kernel", "--user", "me", "--record", "kernels.json"]
     code, _, said = call(*command, "--weights-from", "me/w/good.pth", *TINY_FLAGS)
     assert code == 0 and "checked before the push: good.pth" in said
@@ -88,23 +88,23 @@ def test_tables_at_hand_must_match_each_other_and_the_data(
     shutil.copy(generated.root / "slides.csv", here / "slides.csv")
     make_fold_file(generated, here / "by-patch.csv", k=3, cache=cache)
     files = ["--slides-from", "me/s/slides.csv", "--folds-from", "me/f/by-patch.csv"]
-    refused(call, "slides in more than one fold", *files, *tiny, code=1)
+    check_refused(call, "slides in more than one fold", *files, *tiny, code=1)
     header, *lines = (here / "slides.csv").read_text().splitlines()
     (here / "short.csv").write_text("\n".join([header.replace("wsi", "tissue"), *lines]) + "\n")
-    refused(call, "expected id and one of wsi", "--slides-from", "me/s/short.csv", *tiny, code=1)
-    refused(call, "not a CSV file by its name", "--slides-from", "me/s/slides.xlsx", *tiny)
+    check_refused(call, "expected id and one of wsi", "--slides-from", "me/s/short.csv", *tiny, code=1)
+    check_refused(call, "not a CSV file by its name", "--slides-from", "me/s/slides.xlsx", *tiny)
     (here / "data").symlink_to(generated.root)
     (here / "one.csv").write_text("\n".join([header, *(f"{line.split(',')[0]},7" for line in lines)]) + "\n")
-    refused(call, "one.csv: ", "--slides-from", "me/s/one.csv", *tiny)
+    check_refused(call, "one.csv: ", "--slides-from", "me/s/one.csv", *tiny)
     (here / "data").unlink()
     shutil.copy(fold_file, here / "three.csv")
     three = ["--folds-from", "me/f/three.csv"]
-    refused(call, "there is no fold 4; three.csv has folds 0 to 2", *three, "--fold", 4, *tiny, command=PUSH)
-    refused(call, "there is no fold 3; three.csv", *three, "--per-fold", *tiny, command=LAUNCH)
-    refused(call, "there is no fold 5; the default fold file", "--fold", 5, *tiny, command=PUSH)
+    check_refused(call, "there is no fold 4; three.csv has folds 0 to 2", *three, "--fold", 4, *tiny, command=PUSH)
+    check_refused(call, "there is no fold 3; three.csv", *three, "--per-fold", *tiny, command=LAUNCH)
+    check_refused(call, "there is no fold 5; the default fold file", "--fold", 5, *tiny, command=PUSH)
     (here / "data").mkdir()
     (here / "data" / "train_labels.csv").write_text("id,label\nx,0\ny,1\n")
-    refused(call, "three.csv", "--folds-from", "me/f/three.csv", *tiny, code=1)
+    check_refused(call, "three.csv", "--folds-from", "me/f/three.csv", *tiny, code=1)
 
 
 def test_pseudo_labels_at_hand_must_be_of_these_folds(
@@ -116,7 +116,7 @@ def test_pseudo_labels_at_hand_must_be_of_these_folds(
     make_fold_file(generated, here / "other.csv", k=3, seed=7, cache=cache)
     tiny = [*TINY_FLAGS, "--weights", "none"]
     files = ["--extra-from", "me/round/pseudo.csv", "--folds-from"]
-    refused(call, "pseudo.csv: made with another fold file", *files, "me/f/other.csv", *tiny, code=1)
+    check_refused(call, "pseudo.csv: made with another fold file", *files, "me/f/other.csv", *tiny, code=1)
     shutil.copy(fold_file, here / "three.csv")
     built = ["push", "train", "--build-only", "kernel", "--user", "me", "--record", "kernels.json"]
     assert call(*built, *files, "me/f/three.csv", *tiny)[0] == 0

@@ -1,4 +1,4 @@
-"""The rehearsal by a CPU script: what it does, what it leaves, and its record held to the double."""
+"""Test the rehearsal: what it does and writes, and that the simulated server answers like its record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECORDINGS = sorted((ROOT / "tests" / "support" / "recordings").glob("*.json"))
 
 @pytest.fixture(scope="module")
 def session(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """The very script that a probe pushes, run as Kaggle would."""
+    """Run the script that a probe pushes as Kaggle does."""
     machine = Machine(tmp_path_factory.mktemp("probe"), generated, new_layout=True)
     done = machine.run("probe", flags=["127.0.0.1:9"])  # asks nobody outside this machine
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,7 +37,7 @@ def session(generated: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Mac
 
 @dataclass
 class Rehearsal:
-    """One probe of the double: what was found and recorded, and what the double then knows."""
+    """One probe of the simulated server, with its findings and its record."""
 
     findings: list[Finding]
     path: Path
@@ -51,8 +51,8 @@ class Rehearsal:
         return [one for one in self.findings if one.name == name]
 
 
-def point_at(kaggle: FakeKaggle, home: Path, patch: pytest.MonkeyPatch, session: Machine) -> None:
-    """Let the client meet the double, whose probe sessions leave what the script left."""
+def connect_to(kaggle: FakeKaggle, home: Path, patch: pytest.MonkeyPatch, session: Machine) -> None:
+    """Connect the client to the simulated server. Its probe sessions write the output of the script."""
     for name, value in {**kaggle.environment(str(home)), "KAGGLE_USERNAME": OWNER}.items():
         patch.setenv(name, value)
     patch.setenv("XDG_CACHE_HOME", str(home))
@@ -73,7 +73,7 @@ def rehearsal(session: Machine, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder, kaggle = tmp_path_factory.mktemp("rehearsal"), FakeKaggle()
     kaggle.statuses = ["QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     with pytest.MonkeyPatch.context() as patch:
-        point_at(kaggle, folder, patch, session)
+        connect_to(kaggle, folder, patch, session)
         patch.setattr("claris_kaggle.kaggle.api.subprocess", ClientHere)
         findings = account.check_probe(folder / "claris-probe.json", poll=0.0)
     yield Rehearsal(findings, folder / "claris-probe.json", kaggle)
@@ -157,13 +157,13 @@ def test_the_double_answers_as_kaggle_did(path: Path, double: FakeKaggle) -> Non
     assert replay(json.loads(path.read_text("utf-8")), double) == []
 
 
-def log_stream(record: dict[str, Any]) -> dict[str, Any]:
-    """The last recorded request of a log's stream."""
+def find_log_stream(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the last recorded request for a log stream."""
     return [one for one in record["exchanges"] if "logs/stream" in one["route"]][-1]
 
 
-def exchange(record: dict[str, Any], method: str, **wanted: str) -> dict[str, Any]:
-    """The last recorded exchange of a method whose request has these values."""
+def find_exchange(record: dict[str, Any], method: str, **wanted: str) -> dict[str, Any]:
+    """Return the last recorded exchange of a method whose request has these values."""
     return [
         one for one in record["exchanges"]
         if one["route"].endswith(method) and all(one["request"].get(name) == value for name, value in wanted.items())
@@ -172,31 +172,31 @@ def exchange(record: dict[str, Any], method: str, **wanted: str) -> dict[str, An
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a bare number is taken": (
-        lambda record: exchange(record, "SessionStatus", versionLabel="1").update(
+        lambda record: find_exchange(record, "SessionStatus", versionLabel="1").update(
             status=200, answer={"status": "COMPLETE"}
         ),
         "status is 200, and the double's 404",
     ),
     "a missing kernel is answered 404": (
-        lambda record: exchange(record, "SessionStatus", versionLabel="v1").update(status=404), "status is 404"
+        lambda record: find_exchange(record, "SessionStatus", versionLabel="v1").update(status=404), "status is 404"
     ),
     "a push names no version": (
-        lambda record: exchange(record, "SaveKernel")["answer"].pop("versionNumber"),
+        lambda record: find_exchange(record, "SaveKernel")["answer"].pop("versionNumber"),
         "versionNumber is the double's alone"
     ),
     "a push says something that is looked at": (
-        lambda record: exchange(record, "SaveKernel")["answer"].update(invalidTags=["x"]),
+        lambda record: find_exchange(record, "SaveKernel")["answer"].update(invalidTags=["x"]),
         "invalidTags is not the double's"
     ),
     "a version is a text": (
-        lambda record: exchange(record, "SaveKernel")["answer"].update(versionNumber="1"), "versionNumber is a str"
+        lambda record: find_exchange(record, "SaveKernel")["answer"].update(versionNumber="1"), "versionNumber is a str"
     ),
     "errors have another form": (
-        lambda record: exchange(record, "SessionStatus", versionLabel="1").update(answer={"error": {"code": 404}}),
+        lambda record: find_exchange(record, "SessionStatus", versionLabel="1").update(answer={"error": {"code": 404}}),
         "answer.error is not the double's",
     ),
     "the log comes as a page": (
-        lambda record: log_stream(record).update(type="text/html"),
+        lambda record: find_log_stream(record).update(type="text/html"),
         "type is 'text/html'",
     ),
 }  # fmt: skip
@@ -215,7 +215,7 @@ def test_an_answer_that_the_double_would_not_give_is_named(rehearsal: Rehearsal,
 def test_a_push_that_is_refused_says_why_and_leaves_no_kernel(
     kaggle: FakeKaggle, session: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    point_at(kaggle, tmp_path, monkeypatch, session)
+    connect_to(kaggle, tmp_path, monkeypatch, session)
     kaggle.rules_accepted = False
     findings = {one.name: one for one in account.check_probe(tmp_path / "p.json", poll=0.0)}
     assert findings["probe"].state == BAD and "/rules" in findings["probe"].hint
@@ -228,7 +228,7 @@ def test_a_push_that_is_refused_says_why_and_leaves_no_kernel(
 def test_a_kernel_that_cannot_be_deleted_is_said_to_be_where_it_is(
     kaggle: FakeKaggle, session: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    point_at(kaggle, tmp_path, monkeypatch, session)
+    connect_to(kaggle, tmp_path, monkeypatch, session)
     kaggle.statuses = ["ERROR"]
     kaggle.answers["kernels.KernelsApiService/DeleteKernel"] = {"errorMessage": "in use"}
     findings = {one.name: one for one in account.check_probe(tmp_path / "p.json", poll=0.0)}

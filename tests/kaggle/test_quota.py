@@ -1,4 +1,4 @@
-"""GPU hours before a push: what Kaggle says, and whether a plan fits."""
+"""Test the GPU hours before a push: what Kaggle reports, and whether a plan fits."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_time_that_is_none_is_said_to_be_unknown(text: str) -> None:
     assert found is not None and found.renews is None and "unknown time" in _describe_quota(found)
 
 
-def plan_of(epochs: int = 2) -> Plan:
+def make_plan(epochs: int = 2) -> Plan:
     return Plan(name="first", flags=("--epochs", str(epochs)))
 
 
@@ -92,14 +92,14 @@ def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress
             version.log = log_of(line)
 
     trained.on_request = say_it
-    launch.run_launch(plan_of(), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
+    launch.run_launch(make_plan(), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     said = capsys.readouterr().err
     assert said.count("GPU hours: 1.0 h used and 0.0 h reserved") == 1 and "29.0 h are free" in said
     assert line in said and " left" in said
     asked = [route.split("/")[-1] for route, _ in trained.seen]
     assert asked.count("GetAcceleratorQuotaStatistics") == 1
     assert asked.index("GetAcceleratorQuotaStatistics") < asked.index("SaveKernel")
-    _prepare_account(_Launch(tmp_path / "first", plan_of()))
+    _prepare_account(_Launch(tmp_path / "first", make_plan()))
     assert trained.count("GetAcceleratorQuotaStatistics") == 1  # nothing is left to push
 
 
@@ -107,7 +107,7 @@ def test_a_launch_says_the_hours_before_its_first_push_and_the_sessions_progress
 def test_a_plan_that_cannot_fit_is_said_before_the_first_push(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _prepare_account(_Launch(tmp_path / "first", plan_of(epochs=400)))
+    _prepare_account(_Launch(tmp_path / "first", make_plan(epochs=400)))
     assert "a week has 30 h: the launch takes several weeks" in capsys.readouterr().err
     assert kaggle.count("SaveKernel") == 0
 
@@ -145,7 +145,7 @@ def test_a_quota_that_cannot_be_had_stops_no_launch(
     kaggle: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle.faults["GetAcceleratorQuotaStatistics"] = [Fault(status=404)]
-    _prepare_account(_Launch(tmp_path / "first", plan_of()))
+    _prepare_account(_Launch(tmp_path / "first", make_plan()))
     assert "GPU hours: unknown" in capsys.readouterr().err
 
 

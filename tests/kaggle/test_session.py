@@ -1,4 +1,4 @@
-"""The very scripts that are pushed, run as Kaggle would: clean working folder, inputs mounted, two gloo processes."""
+"""Test the pushed scripts as Kaggle runs them: empty working folder, mounted inputs, two gloo processes."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ sys.meta_path.insert(0, Refuse())
 
 
 class Machine:
-    """Folders that stand for Kaggle's."""
+    """The folders of a simulated Kaggle session."""
 
     def __init__(self, root: Path, data: DataDir | None = None, *, new_layout: bool = False) -> None:
-        """Make the folders for a session on these data; without data, they are there already."""
+        """Create the folders for a session with these data. Without data, the folders exist already."""
         self.root, self.inputs, self.working = root, root / "input", root / "working"
         self.new_layout, self.hook = new_layout, root / "hook"
         self.asked = self.hook / "asked"
@@ -80,25 +80,25 @@ class Machine:
         (self.hook / "sitecustomize.py").write_text(WITHOUT_KAGGLE)
 
     def attach(self, owner: str, slug: str, **files: Path) -> None:
-        """A dataset as an input."""
+        """Attach a dataset as an input."""
         place = self.inputs / "datasets" / owner / slug if self.new_layout else self.inputs / slug
         place.mkdir(parents=True)
         for name, path in files.items():
             shutil.copy(path, place / f"{name}{path.suffix}")
 
     def mount(self, output: Path, slug: str) -> None:
-        """Another kernel's output as an input."""
+        """Attach another kernel's output as an input."""
         place = self.inputs / "notebooks" / "me" / slug if self.new_layout else self.inputs / slug
         shutil.copytree(output, place)
 
     def run(self, job: str, **settings: object) -> subprocess.CompletedProcess[str]:
-        """Run the script of these settings to its end."""
+        """Run the script with these settings, and return the completed process."""
         process = self.start(job, **settings)
         out, err = process.communicate(timeout=DEADLINE)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def start(self, job: str, **settings: object) -> subprocess.Popen[str]:
-        """Build the script and start it in the working folder, with nothing of the repository in its way."""
+        """Build the script and start it in the working folder, without access to the repository."""
         asked = KernelSettings(**settings)  # type: ignore[arg-type]
         compose_kernel(job, self.root / "script", asked, user="me", slug=f"claris-{job}", push_token=f"mark-{job}")
         self.working.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ class Machine:
         )  # fmt: skip
 
     def run_here(self, monkeypatch: pytest.MonkeyPatch, call: Call, job: str, **settings: object) -> tuple[int, str]:
-        """Run the session in this process, and its commands too; returns its exit code and what was said."""
+        """Run the session and its commands in this process, and return the exit code and the output."""
         said: list[str] = []
 
         def run_command(*arguments: object) -> int:
@@ -149,7 +149,7 @@ class Machine:
 
 
 def attach_inputs(machine: Machine, data: DataDir) -> None:
-    """Datasets with weights, a slide map and two folds, and one with weights that no setting names."""
+    """Attach datasets with weights, a slide map and two folds, and one with weights that no setting names."""
     weights = machine.root / "w.safetensors"
     safetensors.torch.save_file(create_model("tiny", seed=5).state_dict(), weights)
     (machine.root / "a.pth").write_bytes(b"not to be read")
@@ -162,7 +162,7 @@ def attach_inputs(machine: Machine, data: DataDir) -> None:
 
 @pytest.fixture(scope="session")
 def trained(few: DataDir, tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """A training session of two folds, from weights, slide map and folds in datasets, in the old layout."""
+    """Run a training session of two folds, with weights, slide map and folds from datasets in the old layout."""
 
     def build(folder: Path) -> None:
         machine = Machine(folder, few, new_layout=False)
@@ -205,7 +205,7 @@ def test_one_process_predicts_the_same_bytes_as_the_two_of_a_session(
 def test_a_session_without_named_folds_makes_them_by_the_slide_map(
     few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The training after it is refused, since only the folds matter here."""
+    """The training after it is refused, because this test needs only the folds."""
     machine = Machine(tmp_path, few, new_layout=True)
     machine.attach("me", "slides", map=few.root / "slides.csv")
     flags = (*TINY, "--batch-size", "3")
@@ -342,7 +342,7 @@ def test_a_failed_session_ends_well_where_something_is_worth_keeping(
 
 
 def kill_after_a_fold(machine: Machine) -> dict[str, Any]:
-    """Run a training session, end all its processes at once when a manifest is there, and return that."""
+    """Run a training session, kill all its processes when it has written a manifest, and return the manifest."""
     process = machine.start("train", flags=TINY, **NAMED)
     path = machine.working / _MANIFEST
     end = time.monotonic() + DEADLINE
@@ -350,14 +350,14 @@ def kill_after_a_fold(machine: Machine) -> dict[str, Any]:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     out, err = process.communicate(timeout=60)
-    for pid in children_in(machine.working):
+    for pid in find_processes_in(machine.working):
         os.kill(pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and path.exists(), out + err
     return machine.manifest()
 
 
-def children_in(folder: Path) -> list[int]:
-    """The processes that work there: ranks are in process groups of their own."""
+def find_processes_in(folder: Path) -> list[int]:
+    """Return the ids of the processes whose current folder this is. Ranks are in their own process groups."""
     found = []
     for one in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -389,7 +389,7 @@ def test_a_killed_session_leaves_its_finished_folds_verified_and_the_next_one_en
 
 @pytest.fixture
 def ended_early(finished: RunDir, tmp_path: Path) -> _Session:
-    """The output of a session that was killed while fold 2 was trained."""
+    """Return the session folders after a kill during the training of fold 2."""
     here = _Session(tmp_path, tmp_path / "working", tmp_path, 0.0)
     shutil.copytree(finished.root, here.run_dir.root)
     for path in here.run_dir.fold(2).root.iterdir():

@@ -1,4 +1,4 @@
-"""The session's own progress line, from every form in which Kaggle gives a log."""
+"""Test reading the progress line of a session from every form in which Kaggle returns a log."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Call = Callable[..., tuple[int, str, str]]
 LINE = "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.9712"
 
 
-def as_json(*lines: str) -> str:
+def format_json_log(*lines: str) -> str:
     return json.dumps([{"stream_name": "stderr", "time": n, "data": line + "\n"} for n, line in enumerate(lines)])
 
 
-def printed_line(total: int, done: int, note: str) -> str:
-    """A line as the session's own bar prints it."""
+def format_progress(total: int, done: int, note: str) -> str:
+    """Return a line as the progress bar of a session prints it."""
     progress = Progress("fold 3 epoch 1/6", total, "images", note=note)
     progress.done = done
     progress.start -= 10
@@ -37,13 +37,13 @@ def printed_line(total: int, done: int, note: str) -> str:
 @pytest.mark.parametrize("form", ["text", "json", "carriage returns"])
 def test_the_newest_line_of_progress_is_found_in_every_form_of_a_log(form: str) -> None:
     lines = ["$ claris train --data x", "fold 0 epoch 1/6: 1 of 12,000 images (0%)", LINE, "UserWarning: something"]
-    log = {"text": "\n".join(lines), "json": as_json(*lines), "carriage returns": "\r".join(lines)}[form]
+    log = {"text": "\n".join(lines), "json": format_json_log(*lines), "carriage returns": "\r".join(lines)}[form]
     assert _progress_line(log) == LINE
 
 
 @pytest.mark.parametrize(("total", "done", "note"), [(7, 3, ""), (220_025, 219_000, "AUC 0.9712"), (100, 0, "x: y")])
 def test_what_a_session_prints_is_what_is_found(total: int, done: int, note: str) -> None:
-    line = printed_line(total, done, note)
+    line = format_progress(total, done, note)
     assert _progress_line(f"something else\n{line}\n  return f(x)\n") == line
 
 
@@ -66,7 +66,7 @@ def test_parts_of_lines_are_put_together() -> None:
 
 @pytest.fixture
 def running(kaggle: FakeKaggle, tmp_path: Path) -> Kernel:
-    """A kernel whose session runs and has said something."""
+    """Return a kernel whose session runs and has a log."""
     kaggle.statuses = ["RUNNING"]
     kernel = push(tmp_path / "k")
     kaggle.kernels["me/claris-train"][0].log = log_of("$ claris train", LINE, "[W] a warning of another library")

@@ -1,4 +1,4 @@
-"""Token files as browsers and editors leave them: the fault is named, and no part of the content is shown."""
+"""Test token files as browsers and editors write them: the fault is named, and no part of the content is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKEN = "KGAT_0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder with .kaggle, and no variables of Kaggle."""
+    """Return a home folder with an empty .kaggle folder. Kaggle's environment variables are removed."""
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def dumped(**values: object) -> bytes:
+def dump_json(**values: object) -> bytes:
     return json.dumps(values).encode()
 
 
@@ -45,14 +45,14 @@ FAULTY: dict[str, tuple[str, bytes | None, str]] = {
     "cut off": (".kaggle/kaggle.json", GOOD[:-3].encode(), "is not complete JSON; download the file again"),
     "a page": (".kaggle/kaggle.json", b"<html>Sign in</html>", "is a web page"),
     "a list": (".kaggle/kaggle.json", f'["{USER}"]'.encode(), "holds a list"),
-    "no key": (".kaggle/kaggle.json", dumped(username=USER), "kaggle.json has no key"),
-    "no username": (".kaggle/kaggle.json", dumped(key=KEY), "kaggle.json has no username"),
+    "no key": (".kaggle/kaggle.json", dump_json(username=USER), "kaggle.json has no key"),
+    "no username": (".kaggle/kaggle.json", dump_json(key=KEY), "kaggle.json has no username"),
     "neither": (".kaggle/kaggle.json", b"{}", "kaggle.json has no username and no key"),
-    "null": (".kaggle/kaggle.json", dumped(username=USER, key=None), "kaggle.json has no key"),
-    "capitals": (".kaggle/kaggle.json", dumped(Username=USER, key=KEY), "no username (names are in small letters"),
-    "swapped": (".kaggle/kaggle.json", dumped(username=KEY, key=USER), "username and key are swapped"),
-    "a line break": (".kaggle/kaggle.json", dumped(username=USER, key=f"{KEY}\n"), "spaces or line breaks"),
-    "an address": (".kaggle/kaggle.json", dumped(username="ada@example.org", key=KEY), "is an e-mail address"),
+    "null": (".kaggle/kaggle.json", dump_json(username=USER, key=None), "kaggle.json has no key"),
+    "capitals": (".kaggle/kaggle.json", dump_json(Username=USER, key=KEY), "no username (names are in small letters"),
+    "swapped": (".kaggle/kaggle.json", dump_json(username=KEY, key=USER), "username and key are swapped"),
+    "a line break": (".kaggle/kaggle.json", dump_json(username=USER, key=f"{KEY}\n"), "spaces or line breaks"),
+    "an address": (".kaggle/kaggle.json", dump_json(username="ada@example.org", key=KEY), "is an e-mail address"),
     "a token": (".kaggle/kaggle.json", TOKEN.encode(), "holds an API token, which belongs into ~/.kaggle/access_token"),
     "as .txt": (".kaggle/kaggle.json.txt", GOOD.encode(), "kaggle.json.txt is not read; it belongs at"),
     "second download": (".kaggle/kaggle (1).json", GOOD.encode(), "kaggle (1).json is not read; it belongs at"),
@@ -71,12 +71,12 @@ FAULTY: dict[str, tuple[str, bytes | None, str]] = {
         GOOD.replace("cdef01", "cdef\n01").encode(),
         "a line break inside a value",
     ),
-    "a space in the name": (".kaggle/kaggle.json", dumped(username="Ada L", key=KEY), "spaces or line breaks in"),
-    "a profile": (".kaggle/kaggle.json", dumped(username=f"kaggle.com/{USER}", key=KEY), "address of a profile"),
-    "a token as key": (".kaggle/kaggle.json", dumped(username=USER, key=TOKEN), "the key is an API token"),
-    "a token in JSON": (".kaggle/kaggle.json", dumped(token=TOKEN), "holds an API token"),
-    "a masked key": (".kaggle/kaggle.json", dumped(username=USER, key="********"), "create a new token"),
-    "names of variables": (".kaggle/kaggle.json", dumped(KAGGLE_USERNAME=USER, key=KEY), "no username (names are"),
+    "a space in the name": (".kaggle/kaggle.json", dump_json(username="Ada L", key=KEY), "spaces or line breaks in"),
+    "a profile": (".kaggle/kaggle.json", dump_json(username=f"kaggle.com/{USER}", key=KEY), "address of a profile"),
+    "a token as key": (".kaggle/kaggle.json", dump_json(username=USER, key=TOKEN), "the key is an API token"),
+    "a token in JSON": (".kaggle/kaggle.json", dump_json(token=TOKEN), "holds an API token"),
+    "a masked key": (".kaggle/kaggle.json", dump_json(username=USER, key="********"), "create a new token"),
+    "names of variables": (".kaggle/kaggle.json", dump_json(KAGGLE_USERNAME=USER, key=KEY), "no username (names are"),
     "unfinished": (".kaggle/kaggle.json.crdownload", GOOD.encode(), "is an unfinished download"),
     "a copy": (".kaggle/kaggle - Copy (2).json", GOOD.encode(), "Copy (2).json is not read"),
     "on the desktop": ("Desktop/kaggle 2.json", GOOD.encode(), "kaggle 2.json is not read"),

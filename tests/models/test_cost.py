@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.cost import real_megabytes
+from benchmarks.cost import measure_saved_megabytes
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import UsageError
 from claris_kaggle.models.cost import NetworkCost, estimate_hours, forward_gflop, network_cost, run_cost
@@ -21,7 +21,7 @@ RESNET50 = 1218.01, 3676.35
 
 @pytest.mark.parametrize("name", ["tiny", "test_resnet", "test_efficientnet", "test_convnext"])
 def test_the_activations_are_those_of_a_real_step(name: str) -> None:
-    real = real_megabytes(name, 64, 16)
+    real = measure_saved_megabytes(name, 64, 16)
     assert network_cost(name, 64, precision="fp32").saved_megabytes == pytest.approx(real, rel=0.02)
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.recipe_page import Gains, all_gains, half_widths
-from benchmarks.recipe_rows import BASE, RECIPES, Unit, kept_at, read_unit
+from benchmarks.recipe_page import PairedDifferences, compare_all, compute_half_widths
+from benchmarks.recipe_rows import BASE, RECIPES, Unit, read_unit, unit_path
 from claris_kaggle.core.config import TrainConfig
 
 
 def test_every_recipe_is_a_config_that_training_takes_and_a_file_of_its_own() -> None:
     assert all(isinstance(recipe.config, TrainConfig) for recipe in RECIPES.values())
-    assert len({kept_at(name, 0) for name in RECIPES}) == len(RECIPES)
+    assert len({unit_path(name, 0) for name in RECIPES}) == len(RECIPES)
 
 
 def test_figures_of_a_recipe_that_has_changed_since_do_not_count(tmp_path: Path) -> None:
@@ -45,14 +45,14 @@ def simulated(draw: np.random.Generator, seeds: int) -> tuple[dict[str, list[Uni
 def test_an_interval_of_one_seed_or_of_three_holds_no_difference_where_there_is_none(seeds: int) -> None:
     draw, held = np.random.default_rng(seeds), []
     for _ in range(200):
-        found = all_gains(*simulated(draw, seeds))
+        found = compare_all(*simulated(draw, seeds))
         one = found["original, D4"]
-        held.append(abs(np.mean(one.differences)) < half_widths(found)["original, D4"])
+        held.append(abs(np.mean(one.differences)) < compute_half_widths(found)["original, D4"])
     assert np.mean(held) >= 0.93  # a binomial's error is 0.015; seed and patch noise overlap, which widens it
 
 
 def test_one_seed_alone_is_trusted_as_far_as_its_patches_go() -> None:
-    halves = half_widths({"original, D4": Gains(np.array([0.01]), 0.0001)})
+    halves = compute_half_widths({"original, D4": PairedDifferences(np.array([0.01]), 0.0001)})
     assert halves["original, D4"] == pytest.approx(1.96 * 0.01, rel=1e-3)
 
 
@@ -62,6 +62,6 @@ def test_patches_that_one_of_two_did_not_predict_are_left_out_of_their_differenc
     half[200:] = np.nan
     units["original, D4"] = [Unit("original, D4", 0, half)]
     whole = {name: [Unit(name, one.seed, one.probabilities[:200]) for one in units[name]] for name in units}
-    assert all_gains(units, labels)["original, D4"].differences == pytest.approx(
-        all_gains(whole, labels[:200])["original, D4"].differences
+    assert compare_all(units, labels)["original, D4"].differences == pytest.approx(
+        compare_all(whole, labels[:200])["original, D4"].differences
     )

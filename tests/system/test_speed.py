@@ -126,9 +126,9 @@ def test_compiled_training_ends_with_the_same_weights_but_for_rounding(
 
 
 def test_the_page_of_speeds_holds_what_the_benchmarks_have_kept() -> None:
-    from benchmarks.page import PAGE, read_results, write
+    from benchmarks.page import PAGE, format_page, read_results
 
-    assert PAGE.read_text("utf-8") == write(read_results())
+    assert PAGE.read_text("utf-8") == format_page(read_results())
 
 
 @pytest.mark.slow
@@ -153,11 +153,11 @@ def test_each_command_is_measured_at_two_sizes(tmp_path: Path) -> None:
 
 
 def test_the_simulated_gains_of_each_way_to_combine_runs_are_finite() -> None:
-    from benchmarks.ensembling import SETTINGS, gains
+    from benchmarks.ensembling import SETTINGS, measure_gains
 
-    found = gains(next(one for one in SETTINGS if one.patches * one.slides <= 300), 0)
-    assert {"mean", "rank", "stack", "auto"} <= found.handed_out.keys()
-    assert all(map(math.isfinite, found.handed_out.values()))
+    found = measure_gains(next(one for one in SETTINGS if one.patches * one.slides <= 300), 0)
+    assert {"mean", "rank", "stack", "auto"} <= found.applied.keys()
+    assert all(map(math.isfinite, found.applied.values()))
 
 
 @pytest.mark.slow
@@ -181,19 +181,19 @@ def test_other_libraries_do_the_same_work_as_ours_and_write_the_same_file(tmp_pa
 
 
 def test_the_scripts_of_other_libraries_run_without_the_lines_that_are_not_counted() -> None:
-    from benchmarks.peers.__main__ import COMMANDS, PREDICTOR, SCRIPTS, TRAINERS, user_lines
+    from benchmarks.peers.__main__ import COMMANDS, PREDICTOR, SCRIPTS, TRAINERS, count_user_lines
 
     for peer in (*TRAINERS, PREDICTOR):
         lines = (SCRIPTS / peer.script).read_text("utf-8").splitlines()
         counted = "\n".join(line for line in lines if not line.endswith("# measured"))
         compile(counted, peer.script, "exec")
         assert "clock" not in counted and "predictions.csv" in counted
-        assert 4 * user_lines(COMMANDS) < user_lines(SCRIPTS / peer.script) < len(lines)
+        assert 4 * count_user_lines(COMMANDS) < count_user_lines(SCRIPTS / peer.script) < len(lines)
 
 
 @pytest.mark.slow
 def test_the_script_for_a_gpu_can_be_tried_anywhere_and_tells_of_every_part(tmp_path: Path) -> None:
-    from benchmarks.timing import Grid, read_result, table
+    from benchmarks.timing import Grid, format_result, read_result
 
     before = contents(ROOT / "docs" / "performance")
     command = ["bash", str(ROOT / "benchmarks" / "on_a_gpu.sh"), "--quick", "--out", str(tmp_path / "out")]
@@ -208,7 +208,7 @@ def test_the_script_for_a_gpu_can_be_tried_anywhere_and_tells_of_every_part(tmp_
     assert sorted(kept) == sorted(f"gpu_{name.replace(' ', '_')}" for name in names)
     for result in kept.values():
         rows = len(result.rows) if isinstance(result, Grid) else len(result.rates)
-        assert rows >= 4 and len(table(result).splitlines()) == rows + 2 and result.machine
+        assert rows >= 4 and len(format_result(result).splitlines()) == rows + 2 and result.machine
 
 
 def test_the_script_for_a_gpu_goes_on_after_a_part_that_fails_and_says_so(tmp_path: Path) -> None:
