@@ -210,7 +210,7 @@ class TrainConfig:
     )  # fmt: skip
     swa_epochs: int = _flag_field(
         0,
-        "number of epochs after the schedule whose weights are averaged for prediction (SWA); 0: no SWA",
+        "number of epochs after the schedule whose weights are averaged for prediction (SWA); needs --ema 0; 0: no SWA",
         low=0,
     )
     # 0.1 to 0.5 in the experiments of Izmailov et al. 2018 (github.com/timgaripov/swa)
@@ -380,6 +380,9 @@ def _check_combinations(config: TrainConfig) -> None:
         raise UsageError(found, "at least one epoch must train all layers", "Give fewer --freeze-epochs")
     if config.swa_epochs:
         _check_swa(config)
+    if "/" in config.normalise and max(map(float, re.split("[,/]", config.normalise))) > 1:
+        found = f"--normalise is {config.normalise}"
+        raise UsageError(found, "expected means and deviations of pixels from 0 to 1", "Divide the numbers by 255")
     if config.equivariance != "none" and config.weights != "none":
         found = f"--equivariance {config.equivariance} with --weights {config.weights}"
         hint = "Give --weights none, or --equivariance none"

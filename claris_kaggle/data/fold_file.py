@@ -34,7 +34,8 @@ CLASS_NAMES = ("benign", "malignant")
 # private leaderboard.
 SPLIT_BY_PATCH = (
     "folds by patch put patches of one slide in training and validation, so the OOF AUC is too high (published: 0.996 "
-    "by patch, 0.967 by slide, 0.97 on the leaderboard); split again with the slide map of claris fetch --slides"
+    "by patch, 0.967 by slide, 0.97 on the leaderboard); claris fetch --slides gets a slide map, and claris folds then "
+    "splits by slide"
 )
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Without a JSON file, groups are slides if they have at least this mean number of patches.

@@ -265,6 +265,8 @@ def _choose_slide_columns(table: ForeignTable, ids: Sequence[str]) -> tuple[list
     slide = table.find_column(others)
     if slide is None:
         expected = f"expected id and one of {', '.join(_SLIDE_NAMES[:3])}, case, patient, group"
+        if column.lower() in _SLIDE_NAMES:
+            raise TableError(f"{found}, and {column} has the patch ids", expected, "Exchange the names of the columns")
         raise TableError(found, expected, "Rename the slide column")
     return clean_ids(table.texts(column)), table.texts(slide)
 

@@ -210,7 +210,7 @@ def store_slides(path: Path, data: DataDir) -> Path:
         path: the slide map.
         data: the competition's folder.
     Raises:
-        UsageError: the folder has another file of that name.
+        UsageError: the folder has another file of that name, or another slide map.
         TableError: the file is not a slide map of the training ids.
     """
     ids, _ = tables.read_labels(data.labels)
@@ -218,6 +218,10 @@ def store_slides(path: Path, data: DataDir) -> Path:
     slide_of, notes = tables.match_slides(path, ids)
     names = [name for name in ids if name in slide_of]
     slides = [slide_of[name] for name in names]
+    if data.slides.exists() and tables.match_slides(data.slides, ids)[0] != slide_of:
+        found = f"{data.slides}: another slide map than {path}"
+        hint = f"To replace it, delete {data.slides} first; folds that were made with it do not fit the new one"
+        raise UsageError(found, "it is never replaced", hint)
     tables.write_table(data.slides, dict(zip(_SLIDE_COLUMNS, (names, slides), strict=True)))
     stored = f"{format_count(len(set(slides)), 'slide')} of {format_count(len(names), 'patch', 'patches')}"
     log_info(f"{data.slides}: {'; '.join([stored, *notes])}")
@@ -231,7 +235,7 @@ def _fetch_dataset_file(reference: str, folder: Path) -> Path:
         UsageError: the reference is not owner/dataset or owner/dataset/file.
         KaggleError: refused, or the dataset does not have exactly one table and none is named.
     """
-    owner, _, rest = reference.strip("/").partition("/")
+    owner, _, rest = reference.partition("/")  # an absolute path has no owner
     slug, _, name = rest.partition("/")
     # A slug has no dot: `maps/slides.csv` is a file with a typing error.
     if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part) for part in (owner, slug)) or ".." in name.split("/"):

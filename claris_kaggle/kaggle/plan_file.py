@@ -25,6 +25,7 @@ from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, Plan
 
 _PLANS_FOLDER = Path(__file__).parent / "plans"
 _PLAN_KEYS = ("description", "run")
+_PLAN_HINT = "See docs/kaggle.md for an example"
 _RUN_KEYS = ("name", "folds", "seeds", "weights_from", "datasets", "models")
 # Folders of a launch of several runs that are not runs.
 _SESSIONS, _SAMPLE, _ENSEMBLE = "sessions", "sample", "ensemble"
@@ -61,12 +62,17 @@ def read_plan(source: str, common: Plan) -> _RunsPlan:
         UsageError: there is no such plan, or it is invalid; the message names the run and the key.
     """
     path = _find_plan(source)
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        raise UsageError(f"--plan {source}: a {path.suffix[1:].upper()} file", "plans are TOML files", _PLAN_HINT)
     try:
         with explain_disk_errors(path):
             content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{source}: invalid TOML: {error}", "", "See docs/kaggle.md for an example") from error
+        raise UsageError(f"{source}: invalid TOML: {error}", "", _PLAN_HINT) from error
     _reject_unknown_keys(content, _PLAN_KEYS, source)
+    description = content.get("description", "")
+    if not isinstance(description, str):
+        raise UsageError(f"{source}: description is {description!r}", "expected a text in quotes")
     tables = content.get("run", [])
     if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
         raise UsageError(f"{source}: run is not a list of tables", "expected [[run]] before each run")
@@ -78,7 +84,7 @@ def read_plan(source: str, common: Plan) -> _RunsPlan:
             if name in runs:
                 raise UsageError(f"{source}: two runs have the name {name}", "", "Give each run its own name")
             runs[name] = plan
-    return _RunsPlan(name=common.name, source=source, description=str(content.get("description", "")), runs=runs)
+    return _RunsPlan(name=common.name, source=source, description=description, runs=runs)
 
 
 def _find_plan(source: str) -> Path:
@@ -131,7 +137,7 @@ def _read_run(table: Mapping[str, Any], label: str, common: Plan) -> list[tuple[
         plan = dataclasses.replace(
             common,
             name=f"{common.name}-{name}",
-            parts=_read_parts(table.get("folds", "all"), label),
+            parts=_read_parts(table.get("folds", "all"), 0 if common.folds_from else _DEFAULT_FOLDS, label),
             flags=tuple(flags),
             datasets=(*common.datasets, *_read_references(table, "datasets", (2, 3), "owner/slug", label)),
             models=(
@@ -160,9 +166,13 @@ def _read_seeds(table: Mapping[str, Any], label: str) -> Sequence[int]:
     return list(seeds)
 
 
-def _read_parts(folds: object, label: str) -> tuple[tuple[int, ...], ...]:
+def _read_parts(folds: object, k: int, label: str) -> tuple[tuple[int, ...], ...]:
     """Return the folds of each kernel.
 
+    Args:
+        folds: the value in the plan.
+        k: number of folds of the runs; 0 if the fold file is a dataset of the user, whose folds are not known here.
+        label: name of the run in messages.
     Raises:
         UsageError: it is not `all`, `each` or lists that have each fold once.
     """
@@ -172,10 +182,11 @@ def _read_parts(folds: object, label: str) -> tuple[tuple[int, ...], ...]:
         return tuple((fold,) for fold in range(_DEFAULT_FOLDS))
     if isinstance(folds, list) and folds and all(isinstance(part, list) and part for part in folds):
         numbers = [fold for part in folds for fold in part]
-        if all(isinstance(fold, int) for fold in numbers) and sorted(numbers) == list(range(len(numbers))):
+        if all(type(fold) is int for fold in numbers) and sorted(numbers) == list(range(k or len(numbers))):
             return tuple(tuple(part) for part in folds)
-    expected = 'expected "all" (one kernel), "each" (a kernel for each fold), or lists such as [[0, 1], [2, 3, 4]]'
-    raise UsageError(f"{label}: folds is {folds!r}", expected)
+    once = f"each of the folds 0 to {k - 1} once" if k else "each fold once"
+    expected = f'expected "all" (one kernel), "each" (a kernel for each fold), or lists with {once}'
+    raise UsageError(f"{label}: folds is {folds!r}", expected, "For example [[0, 1], [2, 3, 4]]")
 
 
 def _read_references(

@@ -215,8 +215,13 @@ def require_side(model: nn.Module, name: str, side: int, architecture: str = "")
         side: input size in pixels.
         architecture: as in `create_model`.
     Raises:
-        UsageError: the forward pass fails. The message names input sizes that the network accepts.
+        UsageError: the forward pass fails, or the network would ignore pixels at the edge. The message names input
+            sizes that the network accepts.
     """
+    if ignored := side % (size := _patch_size(model)):
+        found = f"--model {name} reads pieces of {size} x {size} pixels and would ignore {ignored} of {side} pixel rows"
+        nearest = max(size, round(side / size) * size)
+        raise UsageError(found, f"expected a multiple of {size}", f"Give --resolution {nearest}, or another network")
     if not _forward_works(model, side):
         raise _explain_unsupported_side(name, _parse_architecture(name, architecture), side)
 
@@ -232,6 +237,19 @@ def _forward_works(model: nn.Module, side: int) -> bool:
     finally:
         model.train(was_training)
     return True
+
+
+def _patch_size(model: nn.Module) -> int:
+    """Return the size in pixels of the patches into which the first layer divides the image; 1 if it does not.
+
+    Vision transformers and ConvNeXt begin with such a convolution. It ignores the edge of an image whose side is not a
+    multiple of the patch size, unless timm pads the image.
+    """
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None or getattr(getattr(model, "patch_embed", None), "dynamic_img_pad", False):
+        return 1
+    divides = first.kernel_size == first.stride and first.padding in ((0, 0), 0, "valid")
+    return int(first.stride[0]) if divides else 1
 
 
 def require_trainable(model: nn.Module, name: str, side: int) -> None:
@@ -270,7 +288,8 @@ def _can_use_side(architecture: _Architecture, side: int) -> bool:
     """Return True if the network can be created for inputs of this size and accepts them. Computes no values."""
     try:
         with torch.device("meta"):
-            return _forward_works(_create_from_timm(architecture, _size_argument(architecture, side)), side)
+            model = _create_from_timm(architecture, _size_argument(architecture, side))
+            return side % _patch_size(model) == 0 and _forward_works(model, side)
     except _CREATION_ERRORS:
         return False
 

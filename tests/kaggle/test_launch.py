@@ -613,6 +613,10 @@ def test_a_slide_map_is_fetched_checked_and_found_by_folds(
     assert code == 0 and f"using the slide map {small.slides}" in said and "slides" in shown and "0.996" not in said
     before = small.slides.read_bytes()
     assert call("fetch", "--out", small.root, "--slides", given)[0] == 0 and small.slides.read_bytes() == before
+    first, second, rest = content.split(b"\n", 2)
+    (tmp_path / "other.csv").write_bytes(b"\n".join([first, second.split(b",")[0] + b",another", rest]))
+    code, _, said = call("fetch", "--out", small.root, "--slides", tmp_path / "other.csv")
+    assert code == 2 and "it is never replaced" in said and small.slides.read_bytes() == before
 
 
 def zip_file(name: str, content: bytes) -> bytes:
@@ -635,6 +639,7 @@ def test_a_slide_map_that_cannot_be_fetched_says_why(
         "me/other": (1, "no training id with a slide"),
         "nothing.csv": (2, "--slides nothing.csv: no such file, and not the name of a dataset"),
         "maps/slides.csv": (2, "--slides maps/slides.csv: no such file, and not the name of a dataset"),
+        "/maps/slides/map.csv": (2, "--slides /maps/slides/map.csv: no such file, and not the name of a dataset"),
         "../../etc": (2, "no such file, and not the name of a dataset"),
     }
     for reference, (expected, words) in faults.items():

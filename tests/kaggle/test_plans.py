@@ -13,7 +13,7 @@ from claris_kaggle.core.errors import KaggleError, RunError, UsageError
 from claris_kaggle.core.files import read_json
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
-from claris_kaggle.kaggle import api
+from claris_kaggle.kaggle import api, plan_file
 from claris_kaggle.kaggle.launch_state import Plan
 from claris_kaggle.kaggle.plan_file import read_plan
 from claris_kaggle.kaggle.plan_launch import run_plan
@@ -209,6 +209,9 @@ BAD = {
     "a value of another type": ("epochs = 2", "epochs = 'two'", "run first: --epochs is 'two'; expected int"),
     "a value out of range": ("epochs = 2", "epochs = 2\nlr = 7.0", "run first: --lr is 7.0"),
     "folds without a fold": ("seeds = [7]", "folds = [[0, 2]]", "run second: folds is [[0, 2]]"),
+    "fewer folds than a session makes": ("seeds = [7]", "folds = [[0, 1], [2]]", "lists with each of the folds 0 to 4"),
+    "truth values as folds": ("seeds = [7]", "folds = [[false, true, 2, 3, 4]]", "run second: folds is"),
+    "a description that is a list": ('"two small runs"', "['x']", "description is ['x']; expected a text"),
     "two starting weights": ("seeds = [7]", "weights_from = 'me/w/a.pth'", "training starts from only one of them"),
 }
 
@@ -220,6 +223,16 @@ def test_an_error_in_a_plan_is_one_line_that_names_the_run(name: str, tmp_path: 
     with pytest.raises(UsageError) as caught:
         read_plan(str(tmp_path / "bad.toml"), Plan(name="gold"))
     assert words in str(caught.value) and "bad.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_plan_of_another_format_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("run:\n  - name: first\n")
+    with pytest.raises(UsageError, match="plan.yaml: a YAML file; plans are TOML files"):
+        read_plan(str(tmp_path / "plan.yaml"), Plan(name="gold"))
+
+
+def test_the_folds_of_a_users_own_fold_file_are_not_counted() -> None:
+    assert plan_file._read_parts([[0, 1], [2]], 0, "run one") == ((0, 1), (2,))
 
 
 def test_what_a_plan_cannot_have_is_refused_before_anything_is_pushed(

@@ -76,6 +76,17 @@ def test_a_pooling_that_a_head_does_not_take_is_refused_with_those_that_it_takes
 
 
 def test_a_size_that_a_network_does_not_take_is_refused_with_those_that_it_takes() -> None:
-    model = create_model("test_vit", side=100)
+    model = create_model("levit_128s", side=96)
     with pytest.raises(UsageError, match=r"100 x 100 pixels; it accepts 64, 96, 128, .*Give --resolution 96"):
-        require_side(model, "test_vit", 100)
+        require_side(model, "levit_128s", 100)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_convnext"])
+def test_a_size_at_which_a_network_ignores_the_edge_is_refused(name: str) -> None:
+    model = create_model(name, side=98).eval()
+    with pytest.raises(UsageError, match=r"would ignore 2 of 98 pixel rows; .*Give --resolution 96"):
+        require_side(model, name, 98)
+    images = torch.rand(1, 3, 98, 98)
+    cut = images.clone()
+    cut[..., -2:] = 0
+    assert torch.equal(model(images), model(cut))

@@ -92,7 +92,7 @@ def test_numbers_normalise_as_the_name_that_has_them() -> None:
     images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     assert torch.equal(to_input(images, "0.5,0.5,0.5/0.5,0.5,0.5"), to_input(images, "inception"))
     assert TrainConfig.from_json({**TrainConfig().to_json(), "normalise": NUMBERS}, "x").normalise == NUMBERS
-    for wrong in ("0.5,0.5/0.5,0.5,0.5", "nan,0,0/1,1,1", "-1,0,0/1,1,1", "", "0,0,0/0,1,1"):
+    for wrong in ("0.5,0.5/0.5,0.5,0.5", "nan,0,0/1,1,1", "-1,0,0/1,1,1", "", "0,0,0/0,1,1", "128,128,128/50,50,50"):
         with pytest.raises(UsageError, match="--normalise is"):
             TrainConfig(normalise=wrong)
 
