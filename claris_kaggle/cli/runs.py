@@ -68,7 +68,8 @@ def _format_run(summary: RunSummary, *, marked: bool) -> str:
     scores = ["-" if value is None else f"{value:.4f}" for value in (summary.oof_auc, summary.public, summary.private)]
     interval = "-"
     if summary.oof_interval is not None:
-        interval = "{:.4f} to {:.4f} by {}".format(*summary.oof_interval, summary.oof_interval_by)
+        low, high = summary.oof_interval
+        interval = f"{low:.4f} to {high:.4f} by {summary.oof_interval_by}"
     folds = f"{summary.folds_finished}/{'?' if summary.folds_total is None else summary.folds_total}"
     hours = "-" if summary.hours is None else f"{summary.hours:.1f}"
     mark, columns = "*" if marked else "", (summary.model or "-", summary.preset or "-", summary.state, summary.name)
