@@ -236,7 +236,15 @@ class RunDir(_Folder):
         return f"{self.root}: no such folder{nearby}"
 
     def missing_error(self, names: str, expected: str, hint: str) -> RunError:
-        """Return the error for missing files `names`. The hint names the run of a fold's folder, or runs inside."""
+        """Return the error for missing files or a missing folder. If this is the folder of a fold, it names the run.
+
+        If this is a folder of runs, the error names the runs.
+
+        Args:
+            names: the missing files, for the message.
+            expected: what was expected.
+            hint: what to do if this is not the folder of a fold.
+        """
         root = self.root if self.root.name else self.root.absolute()
         if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
             return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
