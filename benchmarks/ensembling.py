@@ -221,7 +221,7 @@ def agreement_table() -> list[str]:
     weights = _resample_weights(numbers, labels == 1, 20, np.random.default_rng(0))
     resampled = [sklearn.roc_auc_score(labels, values, sample_weight=weight[numbers]) for weight in weights]
     wins = stats.mannwhitneyu(values[labels == 1], values[labels == 0]).statistic / (labels.sum() * (1 - labels).sum())
-    found, said = calibration_curve(labels, smooth, n_bins=_CALIBRATION_BINS, strategy="quantile")
+    observed, predicted = calibration_curve(labels, smooth, n_bins=_CALIBRATION_BINS, strategy="quantile")
     curve = calibration.calibration_curve(labels, smooth)
     bound = stats.binomtest(40, 40).proportion_ci(method="exact").low
     pairs = {
@@ -235,7 +235,7 @@ def agreement_table() -> list[str]:
             metrics._brier(labels, values), sklearn.brier_score_loss(labels, values),
         ),
         "calibration curve, `sklearn.calibration.calibration_curve`": (
-            [curve.found, curve.said], [found, said],
+            [curve.observed, curve.predicted], [observed, predicted],
         ),
         "rank correlation, `scipy.stats.spearmanr`": (
             _correlate_columns(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,
