@@ -226,7 +226,7 @@ def tabulate_agreement() -> list[str]:
     weights = _resample_weights(slide_numbers, labels == 1, 20, np.random.default_rng(0))
     resampled = [sklearn.roc_auc_score(labels, values, sample_weight=weight[slide_numbers]) for weight in weights]
     wins = stats.mannwhitneyu(values[labels == 1], values[labels == 0]).statistic / (labels.sum() * (1 - labels).sum())
-    fractions, means = calibration_curve(labels, distinct, n_bins=_CALIBRATION_BINS, strategy="quantile")
+    observed, predicted = calibration_curve(labels, distinct, n_bins=_CALIBRATION_BINS, strategy="quantile")
     curve = calibration.calibration_curve(labels, distinct)
     bound = stats.binomtest(40, 40).proportion_ci(method="exact").low
     pairs = {
@@ -240,7 +240,7 @@ def tabulate_agreement() -> list[str]:
             metrics._brier(labels, values), sklearn.brier_score_loss(labels, values),
         ),
         "calibration curve, `sklearn.calibration.calibration_curve`": (
-            [curve.found, curve.said], [fractions, means],
+            [curve.observed, curve.predicted], [observed, predicted],
         ),
         "rank correlation, `scipy.stats.spearmanr`": (
             _correlate_columns(list(columns.T))[0, 1], stats.spearmanr(columns[:, 0], columns[:, 1]).statistic,

@@ -226,14 +226,13 @@ class RunDir(_Folder):
 
     def describe_missing(self, names: str) -> str:
         """Return a message about missing files `names` or a missing folder, with the names of nearby runs."""
-        if self.root.is_dir():
-            return f"{self.root}: no {names} there"
+        exists = self.root.is_dir()
         parent = self.root.parent
-        runs = _list_run_names(parent)
+        runs = [] if exists else _list_run_names(parent)
         nearest = get_close_matches(self.root.name, runs, 1)
         suggestion = f"; did you mean {parent / nearest[0]}?" if nearest else ""
         nearby = f" (runs in {parent}: {name_few(runs)}{suggestion})" if runs else ""
-        return f"{self.root}: no such folder{nearby}"
+        return f"{self.root}: {f'no {names} there' if exists else 'no such folder'}{nearby}"
 
     def missing_error(self, names: str, expected: str, hint: str) -> RunError:
         """Return the error for missing files or a missing folder.
@@ -241,7 +240,7 @@ class RunDir(_Folder):
         Args:
             names: the missing files, for the message.
             expected: what was expected.
-            hint: what to do if this is neither the folder of a fold nor a folder of runs. Those get the run's name.
+            hint: what to do. The folder of a fold and a folder of runs get another hint, which names the runs.
         """
         root = self.root if self.root.name else self.root.absolute()
         if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():

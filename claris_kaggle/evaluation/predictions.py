@@ -174,7 +174,7 @@ def _open_predictions(path: Path, columns: Mapping[str, str]) -> tuple[ForeignTa
     column = table.find_ids()
     if column is None:
         raise TableError(
-            f"{path}: {list_columns(table)}", "expected a column id", _suggest_column(table, "id", "Rename it to id")
+            f"{path}: {list_columns(table)}", "expected a column id", _suggest_column(table, "id", "Rename the column of patch ids to id")
         )
     if not table.ended:
         raise TableError(f"{path}: cut off: the last line has no line break", "", _PREDICTIONS_HINT)
@@ -203,7 +203,7 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
     if missing:
         expected = f"--columns names {name_few(missing)}"
         raise TableError(
-            f"{path}: {list_columns(table)}", expected, _suggest_column(table, columns[missing[0]], "Correct --columns")
+            f"{path}: {list_columns(table)}", expected, _suggest_column(table, columns[missing[0]], "Correct the name")
         )
     label, fold = table.find_column(LABEL_NAMES), table.find_column(FOLD_NAMES)
     if label is None:
@@ -265,7 +265,7 @@ def _suggest_column(table: ForeignTable, column: str, alternative: str) -> str:
     if not unknown:
         return alternative
     flag = shlex.quote(f"{[*numeric, *unknown][0]}={column}")
-    return f"Name the column, for example --columns {flag}. Or: {alternative[0].lower()}{alternative[1:]}"
+    return f"{alternative}, or give --columns {flag}"
 
 
 def _is_in_unit_interval(texts: Sequence[str]) -> bool:

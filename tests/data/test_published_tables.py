@@ -443,7 +443,7 @@ def test_columns_of_any_name_are_read_where_they_are_named(call: Call, data: Dat
     place.test.rename(place.root / "submission.csv")
     assert call(*where, "--columns", "dx=label,stage2=probability")[0] == 0
     for wrong, status, words in (
-        ("dx=label,stage3=probability", 1, "--columns names stage3. Correct --columns"),
+        ("dx=label,stage3=probability", 1, "--columns names stage3. Correct the name"),
         ("dx", 2, "--columns has 'dx'; expected NAME=COLUMN"),
         ("dx=class", 2, "with COLUMN one of id, label, fold, probability"),
     ):

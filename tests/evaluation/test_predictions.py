@@ -226,18 +226,18 @@ FOREIGN_FAULTS = {
     "no ids": (
         "x,y,pred\n1,0,0.5\n", {},
         "the columns are x,y,pred; expected a column id. "
-        "Name the column, for example --columns x=id. Or: rename it to id",
+        "Rename the column of patch ids to id, or give --columns x=id",
     ),
     "no line break": ("id,y,pred\na,0,0.5", {}, f"cut off: the last line has no line break. {HINT}"),
     "no rows": ("id,y,pred\n", {}, f"no rows. {HINT}"),
     "no label": (
         "id,x,pred\na,0,0.5\n", {},
         "the columns are id,x,pred; expected a column label (or target) of 0 and 1. "
-        "Name the column, for example --columns x=label. Or: add the labels of train_labels.csv",
+        "Add the labels of train_labels.csv, or give --columns x=label",
     ),
     "absent columns": (
         "id,y,pred\na,0,0.5\n", {"pred": "probability", "dx": "label", "kf": "fold"},
-        "the columns are probability,id,y; --columns names dx, kf. Correct --columns",
+        "the columns are probability,id,y; --columns names dx, kf. Correct the name",
     ),
     "nothing that may be a probability": (
         "id,y,x\na,0,0.5\n", {}, f"the columns are id,y,x; {USUAL}Name the column, for example --columns x=probability"

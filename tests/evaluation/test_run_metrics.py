@@ -98,7 +98,7 @@ def test_a_pooled_auc_is_explained_from_a_thousandth_below_the_folds_on() -> Non
     assert remark.startswith(
         "the pooled AUC, 0.5000, is below the mean AUC of the folds, 0.5020: each fold has its own "
     )
-    assert remark.endswith("Test predictions are not affected, because each is the mean of all networks")
+    assert remark.endswith("not affected, because each is the mean of all networks")
     assert run_metrics.explain_pooling(0.0, 0.001) and not run_metrics.explain_pooling(0.0, 0.00099)
     assert run_metrics.explain_pooling(0.9, 0.8) == run_metrics.explain_pooling(0.9, None) == ""
     shifted = np.clip(VALUES / 4 + 0.3 * FOLD, 0, 1).astype(np.float32)
