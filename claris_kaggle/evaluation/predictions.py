@@ -173,9 +173,8 @@ def _open_predictions(path: Path, columns: Mapping[str, str]) -> tuple[ForeignTa
     table = _rename_columns(open_table(path, _PREDICTIONS_HINT), columns)
     column = table.find_ids()
     if column is None:
-        raise TableError(
-            f"{path}: {list_columns(table)}", "expected a column id", _suggest_column(table, "id", "Rename the column of patch ids to id")
-        )
+        hint = _suggest_column(table, "id", "Rename the column of patch ids to id")
+        raise TableError(f"{path}: {list_columns(table)}", "expected a column id", hint)
     if not table.ended:
         raise TableError(f"{path}: cut off: the last line has no line break", "", _PREDICTIONS_HINT)
     return table, clean_ids(table.texts(column))

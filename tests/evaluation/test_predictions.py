@@ -221,6 +221,7 @@ def test_the_column_that_is_read_as_the_probability_is_logged(
 
 
 USUAL = "expected probability, pred, prob, prediction or the like. "
+RENAME = "Rename the column of predictions to probability"
 LOGITS = "Convert logits to probabilities: 1 / (1 + exp(-logit)); softmax for two columns"
 FOREIGN_FAULTS = {
     "no ids": (
@@ -240,15 +241,15 @@ FOREIGN_FAULTS = {
         "the columns are probability,id,y; --columns names dx, kf. Correct the name",
     ),
     "nothing that may be a probability": (
-        "id,y,x\na,0,0.5\n", {}, f"the columns are id,y,x; {USUAL}Name the column, for example --columns x=probability"
+        "id,y,x\na,0,0.5\n", {}, f"the columns are id,y,x; {USUAL}{RENAME}, or give --columns x=probability"
     ),
     "a column of shares beside one of counts": (
         "id,y,count,how sure\na,0,7,0.5\n", {}, f"the columns are id,y,count,how sure; {USUAL}"
-        "Name the column, for example --columns 'how sure=probability'",
+        f"{RENAME}, or give --columns 'how sure=probability'",
     ),
     "an absent column": (
         "id,y,x\na,0,0.5\n", {"pred": "probability"},
-        "the columns are id,y,x; --columns names pred. Name the column, for example --columns x=probability",
+        "the columns are id,y,x; --columns names pred. Correct the name, or give --columns x=probability",
     ),
     "logits": ("id,y,logits\na,0,0.5\n", {}, f"the columns are id,y,logits; {USUAL}{LOGITS}"),
     "a logit": ("id,y,logit\na,0,0.5\n", {}, f"the columns are id,y,logit; {USUAL}{LOGITS}"),
