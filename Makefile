@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Compiled modules are kept: the tests start a hundred processes, and pytest rewrites every assert that is not.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-slow test-kaggle test-kaggle-next coverage mutants docs dist bench bench-gpu lint format clean
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import pickle
 import random
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # a session in Kaggle's image has another client than the dou
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+gc.disable()  # while modules are imported, which all stay: torch, timm and scikit-learn make half a million objects
 
 from claris_kaggle.core.console import messages_on_stderr  # noqa: E402
 from claris_kaggle.core.paths import DataDir, RunDir  # noqa: E402
@@ -53,6 +55,12 @@ TINY = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take longest: with several test processes, none then waits for the end of one."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, without visiting all that was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -337,13 +337,15 @@ def test_heat_lies_where_the_windows_are_and_not_on_the_rim() -> None:
     assert drawn[140, 240, 0] > drawn[140, 240, 2] and drawn[40, 40, 0] < drawn[40, 40, 2]
 
 
-def test_a_process_of_its_own_answers_too(finished: RunDir, generated: DataDir) -> None:
-    done = claris("classify", "--run", finished.root, generated.patches("test"), "--json")
+def test_a_process_of_its_own_answers_too(finished: RunDir, generated: DataDir, tmp_path: Path) -> None:
+    test = read_test(finished.test)
+    for name in test.ids[:5]:
+        shutil.copy(generated.patches("test") / f"{name}.tif", tmp_path)
+    done = claris("classify", "--run", finished.root, tmp_path, "--json")
     assert done.returncode == 0 and done.stderr == ""
     answers = {Path(one["name"]).stem: one["probability"] for one in json.loads(done.stdout)["images"]}
-    test = read_test(finished.test)
-    np.testing.assert_allclose([answers[name] for name in test.ids], test.probabilities, rtol=0, atol=1e-6)
-    assert len(answers) == 70
+    np.testing.assert_allclose([answers[name] for name in test.ids[:5]], test.probabilities[:5], rtol=0, atol=1e-6)
+    assert len(answers) == 5
 
 
 def test_subfolders_csv_and_the_fast_way(
