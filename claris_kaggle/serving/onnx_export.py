@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.inference.fold_models import FoldModels, predict_ensemble
 from claris_kaggle.inference.tta import require_views
 
+# onnxruntime reads this when it is imported. Otherwise it stores an id of this machine and sends usage data to Microsoft;
+# its own function that disables this comes too late.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _INPUT, _OUTPUT = "images", "probability"
 # The largest allowed difference to the probabilities of torch, and the number of patches that are compared.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from claris_kaggle.serving import onnx_export
 from claris_kaggle.serving.classify import NOTICE, classify_files
 from claris_kaggle.serving.export import export_run
 from claris_kaggle.serving.onnx_export import _AveragedModel, _run_onnx
-from tests.conftest import build_once, contents
+from tests.conftest import build_once, contents, environment
 
 Call = Callable[..., tuple[int, str, str]]
 FILES = ("SHA256SUMS", "export.json", "config.json", "README.md", "fold0.safetensors", "model.onnx")
@@ -166,6 +167,18 @@ def test_what_is_there_is_left_alone(call: Call, finished: RunDir, tmp_path: Pat
     code, shown, said = call("export", finished.root, "--out", tmp_path / "empty", "--json")
     assert code == 0 and json.loads(shown)["out"] == str(tmp_path / "empty") and said == ""
     assert (tmp_path / "empty").stat().st_mode & 0o055 == 0o055
+
+
+@pytest.mark.slow
+def test_onnxruntime_stores_nothing_in_the_users_home(exported: ExportDir, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; import numpy as np; from claris_kaggle.serving import onnx_export;"
+        "onnx_export._run_onnx(Path(sys.argv[1]).read_bytes(), np.zeros((1, 96, 96, 3), np.uint8))"
+    )
+    known = {**environment(), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    del known["ORT_DISABLE_TELEMETRY"]  # set by the import above
+    subprocess.run([sys.executable, "-c", code, exported.onnx], check=True, env=known)
+    assert not list(tmp_path.rglob("*onnx*"))
 
 
 def test_an_export_ends_with_the_command_that_uses_it(call: Call, finished: RunDir, tmp_path: Path) -> None:
