@@ -23,8 +23,8 @@ from claris_kaggle.data.patches import PATCH_SHAPE
 from claris_kaggle.inference.fold_models import FoldModels, predict_ensemble
 from claris_kaggle.inference.tta import require_views
 
-# onnxruntime reads this when it is imported. Otherwise it stores an id of this machine and sends usage data to Microsoft;
-# its own function that disables this comes too late.
+# onnxruntime reads this when it is imported. Without it, it stores an id of the machine and sends usage data to
+# Microsoft. Its function `disable_telemetry_events` is too late for the id.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _INPUT, _OUTPUT = "images", "probability"
