@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from claris_kaggle.ensembling.ensemble_runs import ensemble_runs
+    from claris_kaggle.ensembling.runs import name_auc
 
     columns = options._parse_columns_flag(args)
     keep = options._open_run(args.save_run) if args.save_run else None
@@ -84,14 +85,14 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(result.to_json()))
         return
+    kind = name_auc(name in result.holdouts for name in result.runs)
     for name, metrics in result.runs.items():
-        kind = "holdout" if name in result.holdouts else "OOF"
         difference = _format_difference(evidence.against_best.get(name), evidence.best)
-        print(f"{name}: {_format_metrics(metrics, kind)}{difference}")
+        print(f"{name}: {_format_metrics(metrics, name_auc([name in result.holdouts]))}{difference}")
     if len(evidence.weights) > 1:
-        _print_methods(evidence)
+        _print_methods(evidence, kind)
     if len(result.runs) > 1:
-        print(f"ensemble: {_format_metrics(result.oof, 'holdout' if result.holdouts else 'OOF')}")
+        print(f"ensemble: {_format_metrics(result.oof, kind)}")
     if evidence.over_best:
         _print_against_best(evidence, evidence.over_best, dict(zip(result.runs, args.runs, strict=True)), args)
     if result.oof.pooling_remark:
@@ -103,9 +104,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _format_metrics(metrics: OverallMetrics, kind: str) -> str:
-    """Return AUC with its interval and accuracy, in one line. `kind` is OOF or holdout."""
+    """Return AUC with its interval and accuracy, in one line. `kind` is the name of the AUC."""
     low, high = metrics.auc_interval
-    return f"{kind} AUC {metrics.auc:.4f} ({low:.4f} to {high:.4f}), accuracy {metrics.accuracy:.4f}"
+    return f"{kind} {metrics.auc:.4f} ({low:.4f} to {high:.4f}), accuracy {metrics.accuracy:.4f}"
 
 
 def _format_difference(comparison: Comparison | None, best: str) -> str:
@@ -140,17 +141,17 @@ def _format_p(p: float) -> str:
     return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
-def _print_methods(evidence: EnsembleEvidence) -> None:
+def _print_methods(evidence: EnsembleEvidence, kind: str) -> None:
     """Print the correlations of the runs, the score of each method, and the chosen method with its weights."""
     names = list(evidence.weights)
-    print("rank correlation of OOF probabilities")
+    print(f"rank correlation of {kind.removesuffix('AUC')}probabilities")
     width = max(map(len, names))
     for row, name in enumerate(names):
         cells = [f"{evidence.correlations[name][other]:7.4f}" for other in names[:row]]
         print(f"  {row + 1:>2} {name:<{width}} {' '.join(cells)}".rstrip())
     for name, score in evidence.methods.items():
         gain = "" if name == "mean" else f", over the mean {_format_gain(score.gain)}"
-        print(f"{name:<7} nested OOF AUC {score.auc:.5f}{gain}")
+        print(f"{name:<7} nested {kind} {score.auc:.5f}{gain}")
     weights = ", ".join(f"{name} {weight:.3f}" for name, weight in evidence.weights.items())
     print(f"method: {evidence.method} ({weights})")
     print("AUC of the mean with each run minus without it")
@@ -186,6 +187,12 @@ def _print_against_best(
 def _print_calibration(calibration: CalibrationEvidence) -> None:
     """Print the temperature, and its effect on held-out folds."""
     before, after = calibration.before, calibration.after
+    if after is None:
+        print(
+            f"temperature {calibration.temperature:.3f}: not applied, because it cannot be checked on held-out patches "
+            "without several folds or a map of enough slides (claris fetch --slides)"
+        )
+        return
     effect = (
         f"log loss {before.log_loss:.4f} to {after.log_loss:.4f}, "
         f"calibration error {before.calibration_error:.4f} to {after.calibration_error:.4f}"

@@ -92,7 +92,7 @@ def _print_comparison(args: argparse.Namespace) -> None:
             print(remark)
         low, high = blend.gain.interval
         gain = f"{blend.gain.difference:+.5f} ({low:+.5f} to {high:+.5f})"
-        print(f"mean of all: OOF AUC {blend.mean:.5f}; gain over the best run, {blend.best}: {gain}")
+        print(f"mean of all: {blend.auc_name} {blend.mean:.5f}; gain over the best run, {blend.best}: {gain}")
 
 
 def _print_pair(pair: SubmissionPair) -> None:

@@ -8,7 +8,7 @@ Other packages use:
 - `ledger`: `Agreement`, `LedgerEntry`, `MIN_SCORED`, `describe_agreement`, `read_ledger`, `record_submission`,
   `sort_best_first`
 - `pseudo_labels`: `PseudoSummary`, `make_pseudo_labels`
-- `run_list`: `RunSummary`, `list_runs`
-- `runs`: `Run`, `add_slides`, `label_runs`, `load_run`, `suggest_single_fold`
+- `run_list`: `RunSummary`, `find_best_run`, `list_runs`
+- `runs`: `Run`, `add_slides`, `explain_split`, `label_runs`, `load_run`, `name_auc`, `suggest_single_fold`
 - `submission_file`: `SubmissionSummary`, `check_submission`, `write_submission`
 """

@@ -235,34 +235,38 @@ def _fit_blend(name: str, labels: Labels, columns: Columns) -> _Blend:
     return _Blend(name, *method.fit(labels, columns))
 
 
-def _explain_unfittable(labels: Labels, fold: NDArray[np.int64]) -> str:
+def _explain_unfittable(labels: Labels, fold: NDArray[np.int64], *, by_slide: bool = False) -> str:
     """Return why weights cannot be fitted without some fold, or an empty string if they can.
 
-    At least two patches of each class must remain outside every fold.
+    At least two patches of each class must remain outside every fold. With `by_slide`, groups of slides of one holdout
+    or one fold take the place of the folds.
     """
     malignant = np.asarray(labels) == 1
     if len(np.unique(fold)) == 1:
-        return "all predictions are of one holdout or one fold, without a slide map (claris fetch --slides)"
+        lack = "with too few slides to form groups" if by_slide else "without a slide map (claris fetch --slides)"
+        return f"all predictions are of one holdout or one fold, {lack}"
     for number in np.unique(fold).tolist():
         outside = malignant[fold != number]
         if min(outside.sum(), len(outside) - outside.sum()) < 2:
-            return f"fewer than two benign or two malignant patches outside fold {number}"
+            group = "one group of slides" if by_slide else f"fold {number}"
+            return f"fewer than two benign or two malignant patches outside {group}"
     return ""
 
 
-def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64]) -> None:
+def _require_fittable(name: str, labels: Labels, fold: NDArray[np.int64], *, by_slide: bool = False) -> None:
     """Reject a fitted method if its weights cannot be scored on held-out rows.
 
     Raises:
         RunError: there is only one fold, or one fold has nearly all patches of a class.
     """
-    if _BLEND_METHODS[name].fit is not None and (found := _explain_unfittable(labels, fold)):
-        raise RunError(
-            found, f"--method {name} fits its weights on those patches", "Use --method mean, or runs with all folds"
-        )
+    if _BLEND_METHODS[name].fit is not None and (found := _explain_unfittable(labels, fold, by_slide=by_slide)):
+        hint = f"Use --method mean, or runs with {'more slides' if by_slide else 'all folds'}"
+        raise RunError(found, f"--method {name} fits its weights on those patches", hint)
 
 
-def _nested_predictions(name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64]) -> NDArray[np.float64]:
+def _nested_predictions(
+    name: str, labels: Labels, columns: Columns, fold: NDArray[np.int64], *, by_slide: bool = False
+) -> NDArray[np.float64]:
     """Return the combined prediction of each row, with weights fitted on the other folds only.
 
     Args:
@@ -270,12 +274,13 @@ def _nested_predictions(name: str, labels: Labels, columns: Columns, fold: NDArr
         labels: int [N] of 0 and 1.
         columns: float64 [N, M] of probabilities.
         fold: int [N]. Slides are not split across folds, so the weights see no other patch of a row's slide either.
+        by_slide: True if `fold` has groups of slides of one holdout or one fold; for messages.
     Returns:
         float64 [N] in 0..1.
     Raises:
         RunError: as in `_require_fittable`.
     """
-    _require_fittable(name, labels, fold)
+    _require_fittable(name, labels, fold, by_slide=by_slide)
     space = _to_space(columns, _BLEND_METHODS[name].space)
     if _BLEND_METHODS[name].fit is None:
         return _fit_blend(name, labels, space).apply(space)

@@ -66,14 +66,15 @@ class CalibrationEvidence:
 
     Attributes:
         temperature: the divisor of the logits, fitted on all folds.
-        before, after: metrics of the OOF predictions without and with the temperature of the other folds.
+        before: metrics of the OOF predictions without a temperature.
+        after: their metrics with the temperature of the other folds; None without other folds or groups of slides.
         auc: AUC of the OOF predictions. One temperature scales all of them, so their order and the AUC do not change.
         applied: True if the probabilities were scaled, because that lowers the log loss.
     """
 
     temperature: float
     before: _CalibrationFigures
-    after: _CalibrationFigures
+    after: _CalibrationFigures | None
     auc: float
     applied: bool
 
@@ -213,7 +214,8 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
         copies=copies,
         left_out=sorted(remarks) if only_sound else [],
     )
-    oof_result = replace(oof, probabilities=trials[chosen].values)
+    has_folds = all(run.oof.has_folds for run in used)
+    oof_result = replace(oof, probabilities=trials[chosen].values, has_folds=has_folds)
     predictions = TestPredictions(used[0].test.ids, test.astype(_common_type([run.test.probabilities for run in used])))
     return Ensemble(oof_result, predictions, used[0].slides, trials[chosen].measured, evidence, groups)
 
@@ -264,9 +266,10 @@ def _try_methods(
     """
     trials: dict[str, _Trial] = {}
     first, oof = runs[0], runs[0].oof
+    by_slide = first.has_one_group and first.slides is not None
     dtype = _common_type([run.oof.probabilities for run in runs])
     for name in names:
-        values = blending._nested_predictions(name, oof.labels, columns, groups).astype(dtype)
+        values = blending._nested_predictions(name, oof.labels, columns, groups, by_slide=by_slide).astype(dtype)
         measured = first.measured if len(runs) == 1 else measure(oof.labels, values, first.slides)
         gain = measured.compare(trials["mean"].measured if trials else measured)
         trials[name] = _Trial(values, measured, _MethodScore(metrics.auc(oof.labels, values), gain, gain.p_one_sided))
@@ -330,13 +333,15 @@ def _calibrate_ensemble(ensemble: Ensemble) -> Ensemble:
 
     OOF and test predictions are scaled by the same temperature, so the order of both, and the AUC, do not change.
     Whether scaling lowers the log loss is measured on each fold with the temperature of the other folds. The
-    probabilities stay unchanged if it does not.
+    probabilities stay unchanged if it does not, and if there is only one fold, or a holdout without groups of slides.
     """
     oof, test = ensemble.oof, ensemble.test
     temperature = fit_temperature(oof.labels, oof.probabilities)
-    scaled = nested_temperature(oof.labels, oof.probabilities, ensemble.groups)
-    before, after = (_calibration_figures(oof.labels, values) for values in (oof.probabilities, scaled))
-    applied = after.log_loss < before.log_loss
+    before, after = _calibration_figures(oof.labels, oof.probabilities), None
+    if len(np.unique(ensemble.groups)) > 1:
+        scaled = nested_temperature(oof.labels, oof.probabilities, ensemble.groups)
+        after = _calibration_figures(oof.labels, scaled)
+    applied = after is not None and after.log_loss < before.log_loss
     calibration = CalibrationEvidence(temperature, before, after, metrics.auc(oof.labels, oof.probabilities), applied)
     evidence = replace(ensemble.evidence, calibration=calibration)
     if not applied:

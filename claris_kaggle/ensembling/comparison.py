@@ -14,7 +14,7 @@ from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data import tables
 from claris_kaggle.ensembling.blending import _to_ranks
 from claris_kaggle.ensembling.combine import Ensemble, combine
-from claris_kaggle.ensembling.runs import Run, _correlate_ranks, _load_runs, _share_slides
+from claris_kaggle.ensembling.runs import Run, _correlate_ranks, _load_runs, _share_slides, name_auc
 from claris_kaggle.ensembling.submission_file import _read_submission, _Submission
 from claris_kaggle.evaluation.auc_intervals import Comparison
 from claris_kaggle.evaluation.metrics import auc
@@ -69,6 +69,7 @@ class _BlendGain:
         mean: OOF AUC of the mean of the runs.
         gain: paired comparison of `mean` with the best run.
         remarks: warnings about runs and their files.
+        auc_name: the name of the AUCs, as `name_auc` returns it.
     """
 
     runs: dict[str, float]
@@ -76,6 +77,7 @@ class _BlendGain:
     mean: float
     gain: Comparison
     remarks: list[str]
+    auc_name: str
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,7 @@ def _compare_mean_with_best(runs: Sequence[Run], ensemble: Ensemble) -> _BlendGa
         mean=auc(best.oof.labels, ensemble.oof.probabilities),
         gain=ensemble.measured.compare(best.measured),
         remarks=[f"{name}: {text}" for name, text in ensemble.evidence.remarks.items()],
+        auc_name=name_auc(run.is_holdout for run in runs),
     )
 
 

@@ -15,7 +15,7 @@ from claris_kaggle.core.files import read_json, sha256_file, write_json
 from claris_kaggle.core.notebook import html_table
 from claris_kaggle.core.paths import DataDir, RunDir, recognise_fold, require_replaceable
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, write_folds
+from claris_kaggle.data.fold_file import Folds, write_folds
 from claris_kaggle.ensembling import combine
 from claris_kaggle.ensembling import runs as runs_module
 from claris_kaggle.ensembling.blending import _require_method
@@ -179,18 +179,15 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
     Raises:
         RunError: the OOF patches of a run are not training patches, or have different labels.
     """
-    if not all(run.by_slide for run in runs):
-        log_info(SPLIT_BY_PATCH)
+    for text in runs_module.explain_split(runs):
+        log_info(text)
     without_folds = [run.name for run, run_dir in zip(runs, run_dirs, strict=True) if not run_dir.folds.exists()]
     if without_folds:
         own = "its own" if len(without_folds) == 1 else "their own"
         log_info(
             f"{name_few(without_folds)}: no fold file of {own}; cannot verify that the predictions are out-of-fold"
         )
-    for run in (one for one in runs if one.has_one_group):
-        count = f"{len(run.oof.ids):,} patches"
-        kind = f"a holdout of {count}, without folds" if run.is_holdout else f"fold {run.oof.fold[0]} only, {count}"
-        log_info(f"{run.name}: {kind}; the score is for those only")
+    _report_single_groups([run for run in runs if run.has_one_group])
     if runs[0].slides is None:
         log_info("no slide ids: intervals assume independent patches and may be too narrow")
     if not data.labels.exists():
@@ -199,8 +196,21 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
     runs_module._require_labels(runs[0], ids, labels)
     if len(runs[0].oof.ids) < len(ids):
         log_info(
-            f"OOF predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; metrics are for those only"
+            f"predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; metrics are for those only"
         )
+
+
+def _report_single_groups(runs: Sequence[runs_module.Run]) -> None:
+    """Log what each run is scored on, for runs with the patches of one holdout or one fold."""
+    holdout = next((run.name for run in runs if run.is_holdout), None)
+    for run in runs:
+        count = f"{len(run.oof.ids):,} patches"
+        kind = f"fold {run.oof.fold[0]} only, {count}"
+        if run.is_holdout:
+            kind = f"a holdout of {count}, without folds"
+        elif holdout:
+            kind = f"the {count} that it shares with the holdout {holdout}"
+        log_info(f"{run.name}: {kind}; the score is for those only")
 
 
 def _require_free(run_dir: RunDir, run_dirs: Sequence[RunDir]) -> None:

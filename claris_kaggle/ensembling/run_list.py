@@ -1,4 +1,4 @@
-"""List the runs of a folder with recipe, finished folds, OOF AUC, leaderboard scores and training time."""
+"""List the runs of a folder with recipe, finished folds, AUC, leaderboard scores and training time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.errors import ClarisError, UsageError
 from claris_kaggle.core.files import explain_disk_errors, read_json
 from claris_kaggle.core.paths import RunDir
+from claris_kaggle.data import tables
 from claris_kaggle.data.fold_file import read_folds
 from claris_kaggle.ensembling.ledger import LedgerEntry, _parse_score
 from claris_kaggle.ensembling.runs import add_slides, load_run
@@ -24,23 +25,28 @@ class RunSummary:
 
     Attributes:
         name: name of the run's folder.
-        state: `predicted`, `not predicted`, `unfinished`, `predictions only` (of another tool) or `damaged`.
-        problem: why the run is damaged, or why the slide map cannot be used for it; else empty.
+        state: `predicted`, `not predicted`, `unfinished` or `damaged`; with predictions of another tool `predictions
+            only` or `unreadable predictions`.
+        problem: why the run cannot be read, or why the slide map cannot be used for it; else empty.
         model, preset: network and recipe.
         folds_finished, folds_total: number of folds.
-        oof_auc, oof_interval: the pooled OOF AUC and its 95 % interval.
+        scored_on: what the AUC is of: `all folds`, one fold such as `fold 3`, or `holdout`.
+        data_sha256: digest of the ids and labels of the scored patches.
+        oof_auc, oof_interval: the AUC of all scored patches and its 95 % interval.
         oof_interval_by: `slide` if the interval resamples slides, `patch` if it assumes independent patches.
         public, private: the highest scores of submissions of this run alone, from the ledger.
         hours: training time of all folds.
     """
 
     name: str
-    state: str = "damaged"
+    state: str
     problem: str = ""
     model: str | None = None
     preset: str | None = None
     folds_finished: int = 0
     folds_total: int | None = None
+    scored_on: str | None = None
+    data_sha256: str | None = None
     oof_auc: float | None = None
     oof_interval: tuple[float, float] | None = None
     oof_interval_by: str | None = None
@@ -48,13 +54,20 @@ class RunSummary:
     private: float | None = None
     hours: float | None = None
 
+    @property
+    def has_all_folds(self) -> bool:
+        """True if the AUC is of all folds."""
+        return self.scored_on == "all folds"
+
     def to_json(self) -> dict[str, object]:
         """Return all fields as JSON values."""
         return asdict(self)
 
 
 def list_runs(folder: Path, ledger: Sequence[LedgerEntry] = (), slide_map: Path | None = None) -> list[RunSummary]:
-    """Return the runs in `folder`, sorted by OOF AUC, highest first. Runs without an AUC are last, by name.
+    """Return the runs in `folder`, sorted by AUC, highest first.
+
+    Runs that are scored on a holdout or a single fold follow those with all folds. Runs without an AUC are last.
 
     A damaged run is listed as such and raises no error. Intervals are by slide for runs whose slides are known from
     their fold file or from `slide_map`, and by patch for the others.
@@ -71,19 +84,29 @@ def list_runs(folder: Path, ledger: Sequence[LedgerEntry] = (), slide_map: Path 
     with explain_disk_errors(folder):
         folders = {path.parent for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")}
     found = [_with_scores(_list_run(RunDir(run_folder), slide_map), ledger) for run_folder in folders]
-    return sorted(found, key=lambda run: (run.oof_auc is None, -(run.oof_auc or 0), run.name))
+    return sorted(found, key=lambda run: (run.oof_auc is None, not run.has_all_folds, -(run.oof_auc or 0), run.name))
+
+
+def find_best_run(runs: Sequence[RunSummary]) -> RunSummary | None:
+    """Return the run with the highest AUC of those scored on all folds; None if their patches or labels differ."""
+    complete = [run for run in runs if run.has_all_folds]
+    if len({run.data_sha256 for run in complete}) != 1:
+        return None
+    return max(complete, key=lambda run: run.oof_auc or 0)
 
 
 def _list_run(run_dir: RunDir, slide_map: Path | None) -> RunSummary:
-    """Return the line of one run, without scores. A damaged run gets a line with the problem."""
-    name = run_dir.root.name
+    """Return the line of one run, without scores. A run that cannot be read gets a line with the problem."""
+    is_own = run_dir.config.exists()
     try:
-        line = _list_own_run(run_dir) if run_dir.config.exists() else _list_foreign_run(run_dir)
+        line = _list_own_run(run_dir) if is_own else _list_foreign_run(run_dir)
         return _with_slides(line, run_dir, slide_map) if line.oof_interval_by == "patch" else line
     except (ClarisError, OSError) as error:
-        return RunSummary(name=name, problem=" ".join(str(error).split()))
+        problem = " ".join(str(error).split())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return RunSummary(name=name, problem=f"a file of the run has wrong content ({type(error).__name__}: {error})")
+        problem = f"a file of the run has wrong content ({type(error).__name__}: {error})"
+    state = "damaged" if is_own else "unreadable predictions"
+    return RunSummary(name=run_dir.root.name, state=state, problem=problem)
 
 
 def _list_own_run(run_dir: RunDir) -> RunSummary:
@@ -98,6 +121,8 @@ def _list_own_run(run_dir: RunDir) -> RunSummary:
         "preset": config.preset,
         "folds_finished": finished,
         "folds_total": total,
+        "scored_on": "all folds" if metrics.get("overall") else None,
+        "data_sha256": config.data_sha256,
     }
     return RunSummary(
         name=run_dir.root.name,
@@ -112,9 +137,15 @@ def _list_foreign_run(run_dir: RunDir) -> RunSummary:
     """Return the line of predictions of another tool."""
     run = load_run(run_dir)
     metrics = run_metrics(run.oof, run.slides)
-    total, found = len(metrics.folds), _read_auc(metrics.overall.to_json())
+    one = "holdout" if run.is_holdout else f"fold {run.oof.fold[0]}"
     return RunSummary(
-        name=run_dir.root.name, state="predictions only", folds_finished=total, folds_total=total, **found
+        name=run_dir.root.name,
+        state="predictions only",
+        folds_finished=0 if run.is_holdout else len(metrics.folds),
+        folds_total=None if run.has_one_group else len(metrics.folds),
+        scored_on=one if run.has_one_group else "all folds",
+        data_sha256=tables.digest_rows(run.oof.ids, run.oof.labels),
+        **_read_auc(metrics.overall.to_json()),
     )
 
 

@@ -18,7 +18,7 @@ from claris_kaggle.core.console import format_command, log_info
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.core.files import sha256_bytes, sha256_file
 from claris_kaggle.core.paths import FoldRunDir, RunDir, recognise_fold, shorten_path
-from claris_kaggle.data.fold_file import Folds, read_folds
+from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, read_folds
 from claris_kaggle.data.tables import read_slides
 from claris_kaggle.evaluation.auc_intervals import MeasuredAuc, measure
 from claris_kaggle.evaluation.metrics import midranks
@@ -26,6 +26,9 @@ from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof
 
 # An OOF AUC above this on real patches suggests leaked labels.
 _TOO_GOOD = 0.9995
+_UNKNOWN_SPLIT = (
+    "it is unknown whether the holdout shares slides with the training patches; if it does, the holdout AUC is too high"
+)
 # Two runs disagree on test patches if their rank correlation there is below this fraction of that out of fold.
 _LEAST_SHARE = 0.5
 # A larger difference of the mean probability between OOF and test patches suggests two different scales.
@@ -76,6 +79,18 @@ class Run:
             DataError: there are fewer than two patches of a class, or a single slide.
         """
         return measure(self.oof.labels, self.oof.probabilities, self.slides)
+
+
+def name_auc(are_holdouts: Iterable[bool]) -> str:
+    """Return the name of the AUC of some runs: `holdout AUC`, `OOF AUC`, or `AUC` if only some are holdouts."""
+    kinds = {"holdout AUC" if is_holdout else "OOF AUC" for is_holdout in are_holdouts}
+    return kinds.pop() if len(kinds) == 1 else "AUC"
+
+
+def explain_split(runs: Sequence[Run]) -> list[str]:
+    """Return a sentence for each reason why the AUC of some of the runs is too high, or may be."""
+    unsafe = [run.is_holdout for run in runs if not run.by_slide]
+    return [*([_UNKNOWN_SPLIT] if any(unsafe) else []), *([] if all(unsafe) else [SPLIT_BY_PATCH])]
 
 
 def load_run(
@@ -205,7 +220,9 @@ def _load_runs(
 
 
 def _keep_common(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with the OOF patches that all of them have. With a holdout or single fold among them, all are.
+    """Return the runs with the OOF patches that all of them have.
+
+    With a smaller holdout or single fold among them, these patches are one group, without the folds of the other runs.
 
     Raises:
         RunError: they share too few patches.
@@ -228,7 +245,7 @@ def _keep_common(runs: Sequence[Run]) -> list[Run]:
     if small is None:
         return kept
     fold = np.full(len(shared), small.fold[0])
-    return [replace(run, oof=replace(run.oof, fold=fold, has_folds=small.has_folds), folds=None) for run in kept]
+    return [replace(run, oof=replace(run.oof, fold=fold), folds=None) for run in kept]
 
 
 def _select_rows(run: Run, rows: NDArray[np.int64]) -> Run:
@@ -392,11 +409,12 @@ def _examine_runs(runs: Sequence[Run]) -> dict[str, str]:
 
 def _examine_run(run: Run) -> str:
     """Return a warning about the predictions of a run, or an empty string if there is none."""
-    for kind, values in (("OOF", run.oof.probabilities), ("test", run.test.probabilities)):
+    scored = "holdout" if run.is_holdout else "OOF"
+    for kind, values in ((scored, run.oof.probabilities), ("test", run.test.probabilities)):
         if len(values) > 1 and values.min() == values.max():
             return f"every {kind} probability is {values[0]:g}"
     auc, (low, high) = run.measured.value, run.measured.estimate.interval
-    figure = f"OOF AUC {auc:.4f} ({low:.4f} to {high:.4f})"
+    figure = f"{scored} AUC {auc:.4f} ({low:.4f} to {high:.4f})"
     if high < 0.5 or auc < 1 - _TOO_GOOD:
         return f"{figure}: it looks inverted: it may be the probability of benign"
     if auc > _TOO_GOOD:
@@ -405,7 +423,9 @@ def _examine_run(run: Run) -> str:
         return f"{figure}: not significantly better than chance"
     means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]
     if abs(means[0] - means[1]) > _MOST_APART:
-        return f"its mean probability is {means[0]:.3g} on OOF and {means[1]:.3g} on test patches: the scales differ"
+        return (
+            f"its mean probability is {means[0]:.3g} on {scored} and {means[1]:.3g} on test patches: the scales differ"
+        )
     return ""
 
 

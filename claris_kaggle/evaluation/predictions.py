@@ -45,6 +45,10 @@ _SOFTMAX_PAIRS = (
 _SOFTMAX_ERROR = 2e-3
 _PREDICTIONS_HINT = "Create it again with claris predict, or with the tool that wrote it"
 
+# Fold numbers of patches that are not validated, and of a holdout, in files of other tools.
+_NO_FOLD = ("", "-1", "-1.0", "nan", "NaN")
+_NO_FOLD_HINT = "Keep only the rows of validation patches. For a holdout, also remove the fold column"
+
 
 @dataclass(frozen=True)
 class Oof:
@@ -138,7 +142,8 @@ def read_oof(path: Path, columns: Mapping[str, str] | None = None) -> Oof:
         texts, has_folds = _read_foreign_oof(path, columns or {})
     ids, order = _sort_checked_ids(texts[0], path)
     labels = tables.parse_labels(texts[1], path)
-    fold = parse_fold_numbers(texts[2], path, _PREDICTIONS_HINT)
+    no_fold = not set(_NO_FOLD).isdisjoint(texts[2])
+    fold = parse_fold_numbers(texts[2], path, _NO_FOLD_HINT if no_fold else _PREDICTIONS_HINT)
     probabilities = _to_exact_float32(tables.parse_probabilities(texts[3], path, _PREDICTIONS_HINT))
     return Oof(ids, labels[order], fold[order], probabilities[order], has_folds)
 

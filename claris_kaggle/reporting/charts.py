@@ -329,13 +329,14 @@ def _draw_slides(name: str, aucs: Sequence[float], overall: float) -> _Drawing:
     return _draw_chart(name, words, "slides, lowest first", "AUC within the slide", paint)
 
 
-def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[OverallMetrics]) -> _Drawing:
+def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[OverallMetrics], auc_name: str) -> _Drawing:
     """Draw the AUC of each run with its 95 % interval, one row per run.
 
     Args:
         name: unique name of the chart on the page.
         titles: the names of the runs.
         figures: the metrics of each run.
+        auc_name: the name of their AUC.
     """
 
     def paint(axes: Axes) -> None:
@@ -352,8 +353,8 @@ def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[OverallM
         f"{title} {one.auc:.4f} ({one.auc_interval[0]:.4f} to {one.auc_interval[1]:.4f})"
         for title, one in zip(titles, figures, strict=True)
     ]
-    words = f"OOF AUC with intervals of 95 %: {', '.join(spans)}."
-    return _draw_chart(name, words, "OOF AUC", "", paint, 0.8 + 0.35 * len(titles))
+    words = f"{auc_name} with intervals of 95 %: {', '.join(spans)}."
+    return _draw_chart(name, words, auc_name, "", paint, 0.8 + 0.35 * len(titles))
 
 
 def _shorten(title: str, most: int = 22) -> str:

@@ -20,11 +20,10 @@ from claris_kaggle.core.files import read_json, write_text
 from claris_kaggle.core.paths import DataDir, FoldRunDir, RunDir, recognise_fold, require_suffix, shorten_path
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import THRESHOLD
-from claris_kaggle.data.fold_file import SPLIT_BY_PATCH
 from claris_kaggle.ensembling.comparison import RunComparison, compare_runs
 from claris_kaggle.ensembling.ensemble_runs import describe_run
 from claris_kaggle.ensembling.ledger import Agreement, LedgerEntry, describe_agreement, read_ledger, sort_best_first
-from claris_kaggle.ensembling.runs import Run, add_slides, label_runs, load_run
+from claris_kaggle.ensembling.runs import Run, add_slides, explain_split, label_runs, load_run, name_auc
 from claris_kaggle.evaluation.run_metrics import (
     FoldMetrics,
     OverallMetrics,
@@ -155,6 +154,7 @@ class _Section:
         typed: path of the run as typed in a shell.
         anchor: the ids of the parts of the section start with this.
         scored: what the AUC is of, as text.
+        holdout: True if the predictions are of a holdout.
         overall, folds, confusion: metrics.
         learning, roc, corner, precision, calibration, spread: charts; `corner` enlarges the top left of `roc`, and is
             None if no curve passes there.
@@ -167,6 +167,7 @@ class _Section:
     typed: str
     anchor: str
     scored: str
+    holdout: bool
     overall: OverallMetrics
     folds: list[_FoldRow]
     confusion: _Confusion
@@ -193,10 +194,12 @@ class _ConfigTable:
 class _ComparedRuns:
     """The comparison of the runs, with its charts and the differences of their configs.
 
-    `learning` is None unless two runs have their histories. `corner` is None if no ROC curve passes through the corner.
+    `auc_name` is the name of their AUC. `learning` is None unless two runs have their histories. `corner` is None if no
+    ROC curve passes through the corner.
     """
 
     found: RunComparison
+    auc_name: str
     chart: charts._Drawing
     roc: charts._Drawing
     corner: charts._Drawing | None
@@ -252,7 +255,7 @@ def write_report(
         comparison=_compare_sections(runs, run_dirs, sections) if len(runs) > 1 else None,
         ledger=_LedgerTable(sort_best_first(lines), describe_agreement(lines)) if lines else None,
         versions=_find_versions(),
-        caution="" if all(run.by_slide for run in runs) else SPLIT_BY_PATCH,
+        cautions=explain_split(runs),
         generated=any(map(is_generated_run, run_dirs)) or (data is not None and data.generated.exists()),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
@@ -274,6 +277,7 @@ def _describe_section(run: Run, run_dir: RunDir, anchor: str, data: DataDir | No
         typed=_format_typed_path(run_dir.root),
         anchor=anchor,
         scored=_describe_scored(run),
+        holdout=run.is_holdout,
         overall=found.overall,
         folds=[_describe_fold(run, one, histories.get(one.fold)) for one in found.folds],
         confusion=_count_confusion(run),
@@ -419,9 +423,11 @@ def _compare_sections(runs: Sequence[Run], run_dirs: Sequence[RunDir], sections:
     read = {name: _read_histories(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
     histories = {name: tables for name, tables in read.items() if tables}
     roc, corner = charts._draw_roc("compare", curves)
+    auc_name = name_auc(run.is_holdout for run in runs)
     return _ComparedRuns(
         found=compare_runs(runs),
-        chart=charts._draw_intervals("compare-auc", names, [section.overall for section in sections]),
+        auc_name=auc_name,
+        chart=charts._draw_intervals("compare-auc", names, [section.overall for section in sections], auc_name),
         roc=roc,
         corner=corner,
         learning=charts._draw_learning_of_runs("compare-learning", histories) if len(histories) > 1 else None,

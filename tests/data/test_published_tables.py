@@ -488,16 +488,106 @@ def test_weights_on_a_holdout_are_scored_by_leaving_out_slides_or_refused(
     code, _, said = call(*where)
     assert code == 1 and "Use --common-ids to combine them on the 180 training ids" in said
     code, shown, said = call(*where, "--common-ids")
-    assert code == 0 and "ensemble: holdout AUC" in shown and "holdout of 180 patches" in said
+    assert code == 0 and "ensemble: AUC" in shown and "holdout of 180 patches" in said
     code, _, said = call(*where, "--common-ids", "--method", "stack")
     assert code == 1 and "of one holdout or one fold, without a slide map" in said and "Use --method mean" in said
     assert call(*where, "--common-ids", "--method", "auto")[0] == 0
     data.slides.write_text(table("id,wsi", list(zip(IDS, SLIDES, strict=True))))
     code, shown, said = call(*where, "--common-ids", "--method", "stack", "--calibrate")
-    assert code == 0 and "stack   nested OOF AUC" in shown
+    assert code == 0 and "stack   nested AUC" in shown
     runs = [replace(make_run("x", 3), slides=SLIDES)]
     groups = _scoring_groups(replace(runs[0], oof=replace(runs[0].oof, fold=np.zeros(TOTAL, np.int64))))
     assert len(set(groups)) == 5 and len(set(zip(SLIDES, groups, strict=True))) == 20
+
+
+def test_nothing_is_known_of_the_split_of_a_holdout_without_slides(call: Call, data: DataDir, tmp_path: Path) -> None:
+    held = put_foreign(tmp_path, "held", "id,label,pred", HELD)
+    code, _, said = call("ensemble", held.root, "--data", data.root, "--out", tmp_path / "s.csv")
+    assert code == 0 and "unknown whether the holdout shares slides with the training patches" in said
+    assert "folds by patch" not in said
+    assert call("report", held.root, "--out", tmp_path / "r.html")[0] == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "Caution: it is unknown whether the holdout shares slides" in page and "folds by patch" not in page
+    full = put(tmp_path, make_run("full", 3))
+    code, _, said = call("ensemble", full.root, "--data", data.root, "--out", tmp_path / "s.csv")
+    assert code == 0 and "folds by patch" in said and "holdout" not in said
+
+
+def test_a_run_with_folds_is_not_called_a_holdout_beside_one(call: Call, data: DataDir, tmp_path: Path) -> None:
+    fold = [(i, y, p) for i, y, f, p in OOF_ROWS if f == 3]
+    held, full = put_foreign(tmp_path, "held", "id,label,pred", fold), put(tmp_path, make_run("full", 3))
+    where = ["--data", data.root, "--out", tmp_path / "s.csv", "--common-ids"]
+    code, shown, said = call("ensemble", held.root, full.root, *where)
+    assert code == 0 and "held: a holdout of 120 patches, without folds" in said
+    assert "full: the 120 patches that it shares with the holdout held; the score is for those only" in said
+    assert shown.startswith("held: holdout AUC") and "\nfull: OOF AUC" in shown and "\nensemble: AUC" in shown
+
+
+def test_holdouts_have_no_oof_auc_on_the_command_line_and_in_the_report(
+    call: Call, data: DataDir, tmp_path: Path
+) -> None:
+    inverted = [(i, y, round(1 - p, 5)) for i, y, p in HELD]
+    places = [
+        put_foreign(tmp_path, "h1", "id,label,pred", HELD),
+        put_foreign(tmp_path, "h2", "id,label,pred", inverted),
+    ]
+    runs = [place.root for place in places]
+    code, shown, said = call("ensemble", *runs, "--data", data.root, "--out", tmp_path / "s.csv")
+    assert code == 0 and "OOF" not in shown + said and "h2: holdout AUC 0." in said
+    assert "mean    nested holdout AUC" in shown and "\nensemble: holdout AUC" in shown
+    assert call("report", *runs, "--out", tmp_path / "r.html")[0] == 0
+    page = (tmp_path / "r.html").read_text().split('id="words"')[0]
+    assert "OOF" not in page and "out-of-fold AUC" not in page and "All folds" not in page
+    assert "has a holdout AUC of" in page and "holdout AUC with intervals of 95 %" in page
+    assert "The holdout AUC of the plain mean of all runs is" in page and "AUC of all patches of the holdout." in page
+
+
+def test_a_temperature_is_not_applied_where_it_cannot_be_checked(call: Call, data: DataDir, tmp_path: Path) -> None:
+    held = put_foreign(tmp_path, "held", "id,label,pred", HELD)
+    where = ["ensemble", held.root, "--data", data.root, "--out", tmp_path / "s.csv", "--calibrate"]
+    code, shown, _ = call(*where)
+    assert code == 0 and "not applied, because it cannot be checked on held-out patches without several folds" in shown
+    assert "log loss" not in shown
+    found = json.loads(call(*where, "--json")[1])["ensemble"]["calibration"]
+    assert found["after"] is None and not found["applied"] and found["before"]["log_loss"] > 0
+    data.slides.write_text(table("id,wsi", list(zip(IDS, SLIDES, strict=True))))
+    code, shown, _ = call(*where)
+    assert code == 0 and "on held-out folds" in shown
+
+
+@pytest.mark.parametrize(
+    ("malignant", "words"),
+    [(1, "malignant patches outside one group of slides"), (0, "one holdout or one fold, with too few slides")],
+)
+def test_a_holdout_of_few_slides_has_groups_of_slides_in_place_of_folds(
+    malignant: int, words: str, call: Call, data: DataDir, tmp_path: Path
+) -> None:
+    slides = dict(zip(IDS, SLIDES, strict=True))
+    first = [row for row in HELD if slides[row[0]] == "s0"]
+    second = [row for row in HELD if slides[row[0]] == "s1"]
+    rows = [*first, *[row for row in second if row[1]][:malignant], *[row for row in second if not row[1]]]
+    data.slides.write_text(table("id,wsi", list(slides.items())))
+    runs = [
+        put_foreign(tmp_path, name, "id,label,pred", [(i, y, round(p**power, 5)) for i, y, p in rows]).root
+        for name, power in (("h1", 1), ("h2", 2))
+    ]
+    code, _, said = call("ensemble", *runs, "--data", data.root, "--out", tmp_path / "s.csv", "--method", "logloss")
+    assert code == 1 and words in said and "outside fold" not in said and "runs with more slides" in said
+
+
+@pytest.mark.parametrize("text", ["-1", ""])
+def test_patches_without_a_fold_are_answered_with_what_a_holdout_needs(
+    text: str, call: Call, data: DataDir, tmp_path: Path
+) -> None:
+    rows = [(i, y, 0 if f == 3 else text, p) for i, y, f, p in OOF_ROWS]
+    place = put_foreign(tmp_path / "runs", "part", "id,label,fold,pred", rows)
+    hint = "Keep only the rows of validation patches. For a holdout, also remove the fold column"
+    code, _, said = call("ensemble", place.root, "--data", data.root, "--out", tmp_path / "s.csv")
+    assert code == 1 and "480 invalid fold numbers" in said and hint in said
+    code, shown, said = call("runs", tmp_path / "runs")
+    assert code == 0 and "unreadable predictions" in shown and hint in said
+    place.oof.write_text(table("id,label,pred", [(i, y, p) for i, y, f, p in rows if f != text]))
+    assert call("ensemble", place.root, "--data", data.root, "--out", tmp_path / "s.csv")[0] == 0
 
 
 SPREAD = 1 / (1 + np.exp(-np.random.default_rng(3).normal(0, 6, TESTS)))  # as sure as a trained network

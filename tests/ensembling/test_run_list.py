@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from claris_kaggle.core.errors import UsageError
@@ -14,7 +16,7 @@ from claris_kaggle.core.paths import RunDir
 from claris_kaggle.data.tables import write_table
 from claris_kaggle.ensembling.ledger import LedgerEntry, record_submission
 from claris_kaggle.ensembling.run_list import list_runs
-from tests.support.handmade import IDS, SLIDES, make_run, put, put_data, put_with_slides
+from tests.support.handmade import FOLD, IDS, SLIDES, make_run, put, put_data, put_with_slides, select_rows
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -53,12 +55,36 @@ def test_runs_are_sorted_and_damaged_ones_are_listed(call: Call, folder: Path, f
         record_submission(folder / "ledger.csv", entry)
     code, shown, said = call("runs", folder, "--ledger", folder / "ledger.csv")
     header, *rows = shown.splitlines()
-    assert code == 0 and header.split()[0] == "OOF" and len(rows) == 5
-    assert [row.split()[-1] for row in rows] == list(found) and [row[0] for row in rows] == ["*", " ", " ", " ", " "]
+    assert code == 0 and header.split()[0] == "AUC" and len(rows) == 5
+    assert [row.split()[-1] for row in rows] == list(found) and {row[0] for row in rows} == {" "}
+    assert "the runs with all folds are scored on different patches" in said
     assert "damaged: " in said and "odd: " in said and "Traceback" not in said
     code, shown, _ = call("runs", folder, "--ledger", folder / "ledger.csv", "--json")
     content = json.loads(shown)
-    assert code == 0 and content["best"] == "other" and [one["name"] for one in content["runs"]] == list(found)
+    assert code == 0 and content["best"] is None and [one["name"] for one in content["runs"]] == list(found)
+
+
+def test_holdouts_and_single_folds_follow_the_runs_with_all_folds_and_are_never_the_best(
+    call: Call, tmp_path: Path
+) -> None:
+    for name, seed, noise in (("fair", 1, 3.0), ("good", 2, 1.5)):
+        put(tmp_path, make_run(name, seed, noise))
+    sharp = make_run("fold", 3, 0.1)
+    put(tmp_path, select_rows(sharp, np.flatnonzero(FOLD == 3)))
+    put(tmp_path, replace(sharp, name="held", oof=replace(sharp.oof, fold=np.zeros_like(FOLD), has_folds=False)))
+    code, shown, _ = call("runs", tmp_path, "--json")
+    content = json.loads(shown)
+    assert code == 0 and content["best"] == "good"
+    scored = {run["name"]: run["scored_on"] for run in content["runs"]}
+    assert list(scored)[:2] == ["good", "fair"]
+    assert scored == {"good": "all folds", "fair": "all folds", "fold": "fold 3", "held": "holdout"}
+    header, *rows = call("runs", tmp_path)[1].splitlines()
+    assert "OOF" not in header and [row[0] for row in rows] == ["*", " ", " ", " "]
+    assert sum(" holdout " in row for row in rows) == sum(" fold 3 " in row for row in rows) == 1
+    put(tmp_path, replace(select_rows(sharp, np.arange(300)), name="half"))
+    code, shown, said = call("runs", tmp_path)
+    assert code == 0 and "*" not in shown and "scored on different patches" in said
+    assert [run.name for run in list_runs(tmp_path)][:3] == ["half", "good", "fair"]
 
 
 def test_an_empty_or_missing_folder_is_one_line(call: Call, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tests.support.handmade import (
     put,
     put_data,
     put_with_slides,
+    select_rows,
     watch_work,
 )
 
@@ -204,11 +205,6 @@ def change(run: Run, **parts: object) -> Run:
     return replace(run, oof=replace(run.oof, **parts))
 
 
-def select_rows(run: Run, rows: np.ndarray) -> Run:
-    ids = [run.oof.ids[row] for row in rows]
-    return replace(run, oof=Oof(ids, run.oof.labels[rows], run.oof.fold[rows], run.oof.probabilities[rows]))
-
-
 MISFITS = {
     "other folds": (
         lambda run: change(run, fold=np.arange(TOTAL) // 120),
@@ -270,7 +266,7 @@ def test_a_run_over_part_of_the_folds_is_scored_on_them_and_that_is_said(
 ) -> None:
     part = put(tmp_path / "runs", select_rows(make_run("part", 3), np.flatnonzero(FOLD == 2)))
     code, _, said = call("ensemble", part.root, "--data", data.root, "--out", data.root / "s.csv", "--method", "auto")
-    assert code == 0 and "OOF predictions of 120 of 600 training patches" in said
+    assert code == 0 and "predictions of 120 of 600 training patches" in said
 
 
 def test_a_fold_of_one_class_has_no_auc_and_everything_else(call: Call, data: DataDir, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_runs_are_compared_on_the_same_patches(finished: RunDir, bare: RunDir, t
     correlation = spearmanr(right, values).statistic
     row = rf"finished {1 - auc(labels, values):.4f} \S+ to \S+ (\S+|below 0.001) {correlation:.3f} "
     assert re.search(row, text) and f"{low:+.4f} to {high:+.4f}" in text
-    assert f"mean of all runs has an OOF AUC of {auc(labels, (right + values) / 2):.4f}" in text
+    assert f"The OOF AUC of the plain mean of all runs is {auc(labels, (right + values) / 2):.4f}" in text
 
 
 @pytest.mark.usefixtures("no_charts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ def predict(labels: np.ndarray, seed: int, noise: float = 1.0) -> np.ndarray:
 def make_run(name: str, seed: int, noise: float = 1.0) -> Run:
     oof = Oof(IDS, LABELS, FOLD, predict(LABELS, seed, noise))
     return Run(name, oof, TestPredictions(TEST_IDS, predict(TEST_LABELS, seed + 1000, noise)))
+
+
+def select_rows(run: Run, rows: np.ndarray) -> Run:
+    ids = [run.oof.ids[row] for row in rows]
+    return replace(run, oof=Oof(ids, run.oof.labels[rows], run.oof.fold[rows], run.oof.probabilities[rows]))
 
 
 def put(folder: Path, run: Run) -> RunDir:
