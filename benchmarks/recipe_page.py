@@ -24,6 +24,7 @@ PRETRAINED = {
     "{pretrained}": "pretrained-holdout.json",
     "{four}": "pretrained-holdout-4-views.json",
     "{longer}": "pretrained-longer.json",
+    "{five}": "pretrained.json",
 }
 PLOT, VIEWS = RESULTS / "differences.svg", RESULTS / "views" / "views.json"
 
@@ -145,7 +146,7 @@ def tabulate_pretrained(name: str) -> list[str]:
     fine_tuned = [one for one in options.values() if one["preset"] == "pretrained"]
     counts = Counter(option for one in fine_tuned for option in one.items())
     common = {name: value for (name, value), count in counts.items() if count > len(fine_tuned) / 2}
-    columns = ["recipe", "other options", "AUC", "accuracy", "AUC difference to `before` (95 %)", "seeds"]
+    columns = ["recipe", "other options", "AUC", "accuracy", "AUC difference to version 0.1.0 (95 %)", "seeds"]
     rows = []
     for one in sorted(results, key=lambda one: -np.mean(one["auc"])):
         other = {key: value for key, value in options[one["name"]].items() if common.get(key) != value}

@@ -243,7 +243,7 @@ def test_a_run_in_the_making_answers_with_the_folds_that_are_finished(
         run.fold(fold).weights_manifest.unlink()
     with pytest.raises(RunError, match="no finished fold"):
         load_trained(run.root)
-    with pytest.raises(RunError, match=r"no config\.json there \(runs in .*: run\); expected the folder of a run"):
+    with pytest.raises(RunError, match=r"a folder of runs; expected one run. Give .*/run$"):
         load_trained(tmp_path)
 
 
