@@ -353,8 +353,9 @@ def _is_similar_name(name: str, other: str) -> bool:
 
 
 def _list_run_names(folder: Path) -> list[str]:
-    """Return the names of the runs in a folder, sorted."""
-    return sorted({path.parent.name for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")})
+    """Return the names of the runs in a folder, sorted. Folders of folds are no runs."""
+    names = {path.parent.name for name in ("config.json", "oof.csv") for path in folder.glob(f"*/{name}")}
+    return sorted(name for name in names if not _FOLD_NAME.fullmatch(name))
 
 
 def shorten_path(path: Path) -> Path:

@@ -89,7 +89,7 @@ def test_layers_that_read_values_are_counted_on_the_cpu() -> None:
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: network_cost("test_vit", 100), "does not accept inputs of 100 x 100 pixels"),
+        (lambda: network_cost("levit_128s", 100), "does not accept inputs of 100 x 100 pixels"),
         (lambda: forward_gflop("densnet121", 96), "unknown timm model"),
         (lambda: network_cost("tiny", 96, stem="pool4"), "only DenseNets"),
     ],
