@@ -181,7 +181,7 @@ def _print_against_best(
     print(f"ensemble compared with the best run, {evidence.best}: {numbers}: {verdict}")
     if gain.difference < 0:
         command = format_command("ensemble", folders[evidence.best], "--data", args.data, "--out", args.out)
-        print(f"for {evidence.best} alone: {command}")
+        print(f"for {evidence.best} alone, in place of {args.out}: {command}")
 
 
 def _print_calibration(calibration: CalibrationEvidence) -> None:

@@ -111,7 +111,11 @@ def load_run(
     run_dir = recognise_fold(run_dir)
     missing = [path.name for path in (run_dir.oof, run_dir.predicted_test) if not path.exists()]
     if missing and isinstance(run_dir, FoldRunDir):
-        found, hint = run_dir.describe_missing(" and ".join(missing)), "Run claris train, then claris predict"
+        run = RunDir(run_dir.root.parent)
+        hint = "Run claris train, then claris predict"
+        if run_dir.number in run.finished_folds():
+            hint = f"Run {format_command('predict', '--data', 'DIR', '--run', run.root)}"
+        found = run_dir.describe_missing(" and ".join(missing))
         raise RunError(found, "expected the predictions of this fold", hint)
     if missing:
         expected = "expected the predictions of all its folds"

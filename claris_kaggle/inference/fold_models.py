@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from claris_kaggle.core.config import TrainConfig, is_generated
+from claris_kaggle.core.console import format_command
 from claris_kaggle.core.errors import DataError, RunError, TrainingError
 from claris_kaggle.core.files import explain_disk_errors, read_json, sha256_file
 from claris_kaggle.core.paths import ExportDir, RunDir
@@ -133,7 +134,8 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
         hint = "Copy the export again"
     elif run_dir.config.exists():
         config, (overall, aucs), weight_files = _read_trained_run(run_dir)
-        hint = "Remove the model.json in its folder, then run claris train again"
+        words = ("train", "--data", "DIR", "--folds", run_dir.folds, "--run", run_dir.root)
+        hint = f"Train the fold again: {format_command(*words)}"
     else:
         expected = "expected the folder of a run, or of claris export"
         raise run_dir.missing_error("config.json", expected, "Train first: claris train")

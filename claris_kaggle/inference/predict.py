@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.core.console import Progress, log_info
+from claris_kaggle.core.console import Progress, format_command, log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TableError, TrainingError
 from claris_kaggle.core.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir, RunDir
@@ -143,7 +143,9 @@ def _load_run_inputs(job: PredictJob, *, verified: bool = False) -> tuple[TrainC
         raise RunError(found, "", "Restore the file, or train a new run")
     finished = [fold for fold in range(training.folds.k) if finished_sha256(run_dir.fold(fold))]
     for fold in sorted(set(run_dir.finished_folds()) - set(finished)):
-        log_info(f"fold {fold}: the weights are missing or damaged. Train it again with claris train --fold {fold}")
+        places = ("--data", job.data.root, "--folds", run_dir.folds, "--run", run_dir.root)
+        again = format_command("train", *places, "--fold", fold)
+        log_info(f"fold {fold}: the weights are missing or damaged. Train it again: {again}")
     if not finished:
         raise RunError(f"{run_dir.root}: no finished fold", "", "Run claris train until a fold is finished")
     test_ids = tables.read_sample(job.data.sample)
@@ -163,8 +165,8 @@ def _read_folds_of_run(job: PredictJob, config: TrainConfig) -> Folds:
         ids, labels = tables.read_labels(job.data.labels)
         if tables.digest_rows(ids, labels) == config.data_sha256:
             raise
-        hint = f"The run was trained on other patches than {job.data.root}: give that folder as --data"
-        raise TableError(error.found, error.expected, hint) from error
+        found = f"{job.data.root}: not the patches on which the run {job.run_dir.root} was trained"
+        raise TableError(found, "", "Give the folder that it was trained on as --data") from error
 
 
 def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: bool) -> dict[str, Any] | None:
@@ -185,9 +187,10 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
         write_json(job.run_dir.statistics, _fit_statistics(data).to_json())
     missing = sorted(set(range(data.folds.k)) - set(finished))
     if missing:
+        earlier = "; those in its folder are of an earlier prediction" if job.run_dir.oof.exists() else ""
         log_info(
-            f"fold {', '.join(map(str, missing))} not trained yet; oof.csv, test.csv and metrics.json of the run were "
-            "not written"
+            f"fold {', '.join(map(str, missing))} without weights; oof.csv, test.csv and metrics.json of the run were "
+            f"not written{earlier}"
         )
         return None
     return _finalize_run(job, data) if world.is_main else None

@@ -135,7 +135,7 @@ def test_the_ensemble_is_held_against_the_best_run_in_words(
     code, shown, _ = call("ensemble", *(one.root for one in runs), "--data", data.root, "--out", out)
     verdict = next(line for line in shown.splitlines() if line.startswith("ensemble compared with the best run"))
     assert code == 0 and verdict.endswith(words), verdict
-    alone = f"for run0 alone: claris ensemble {runs[0].root} --data {data.root} --out {out}"
+    alone = f"for run0 alone, in place of {out}: claris ensemble {runs[0].root} --data {data.root} --out {out}"
     assert (alone in shown) == ("run0" in words)
     assert sum(line.startswith("  run") for line in shown.splitlines()) == len(runs), "what each adds"
 
