@@ -227,7 +227,7 @@ class RunDir(_Folder):
     def describe_missing(self, names: str) -> str:
         """Return a message about missing files `names` or a missing folder, with the names of nearby runs."""
         exists = self.root.is_dir()
-        parent = self.root.parent
+        parent = _find_nearest_folder(self.root.parent)
         runs = [] if exists else _list_run_names(parent)
         nearest = get_close_matches(self.root.name, runs, 1)
         suggestion = f"; did you mean {parent / nearest[0]}?" if nearest else ""
@@ -350,6 +350,14 @@ def _is_similar_name(name: str, other: str) -> bool:
     added = r"( ?\(\d+\)| ?-? ?copy| \d+)?"
     endings = rf"\.{suffix}(\.txt)?|\.txt|\.xlsx?|\.ods|\.numbers" if suffix else ""
     return bool(re.fullmatch(rf"(copy of )?{re.escape(stem)}{added}({endings})", other, re.IGNORECASE))
+
+
+def _find_nearest_folder(folder: Path) -> Path:
+    """Return the folder, or if it does not exist, the one beside it with the most similar name, if there is one."""
+    if folder.is_dir() or not folder.parent.is_dir():
+        return folder
+    names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    return next((folder.with_name(name) for name in get_close_matches(folder.name, names, 1)), folder)
 
 
 def _list_run_names(folder: Path) -> list[str]:

@@ -71,6 +71,11 @@ def test_a_run_without_weights_or_over_other_patches_is_told_so(call: Call, old_
     assert "claris folds" not in said
     code, _, said = call("predict", "--data", old_data.root, "--run", tmp_path / "frist")
     assert code == 1 and f"did you mean {run.root}?" in said
+    (tmp_path / "runs").mkdir()
+    run.root.rename(tmp_path / "runs" / "first")
+    run = RunDir(tmp_path / "runs" / "first")
+    code, _, said = call("predict", "--data", old_data.root, "--run", tmp_path / "run" / "first")
+    assert code == 1 and f"did you mean {run.root}?" in said
     run.fold(1).weights.unlink()
     code, _, said = call("predict", "--data", old_data.root, "--run", run.root, "--cache", tmp_path / "cache")
     assert code == 0 and "fold 1: the weights are missing or damaged. Train it again: claris train --data" in said
