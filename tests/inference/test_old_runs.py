@@ -12,7 +12,7 @@ import pytest
 from claris_kaggle.core.config import _CONFIG_SCHEMA, TrainConfig
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.core.files import read_json
-from claris_kaggle.core.paths import DataDir
+from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.version import __version__
 from tests.support.old_runs import OLD_RUNS, put_old_data, put_old_run
 
