@@ -208,7 +208,7 @@ def _draw_learning_of_runs(name: str, runs: Mapping[str, Mapping[int, pd.DataFra
 
 
 def _draw_roc(anchor: str, curves: Sequence[_Curve], whole: _Curve | None = None) -> tuple[_Drawing, _Drawing | None]:
-    """Draw ROC curves, and their top left corner enlarged; None if no curve passes through it.
+    """Draw ROC curves, and their top left corner enlarged; None if no curve crosses half of it.
 
     The curve of all folds together is emphasised.
     """
@@ -220,7 +220,7 @@ def _draw_roc(anchor: str, curves: Sequence[_Curve], whole: _Curve | None = None
         value, found = auc(labels, values), _percent(np.interp(0.05, false, true))
         lines.append((*_thin_curve(false, true), f"{value:.4f}  {_shorten(title)}"))
         said.append(f"{title}: AUC {value:.4f}, {found} true positive rate at 5 % false positive rate")
-        in_corner = in_corner or np.interp(_CORNER, false, true) > 1 - _CORNER
+        in_corner = in_corner or np.interp(_CORNER / 2, false, true) > 1 - _CORNER
 
     def draw(name: str, what: str, *, corner: bool) -> _Drawing:
         def paint(axes: Axes) -> None:

@@ -195,7 +195,7 @@ class _ComparedRuns:
     """The comparison of the runs, with its charts and the differences of their configs.
 
     `auc_name` is the name of their AUC. `learning` is None unless two runs have their histories. `corner` is None if no
-    ROC curve passes through the corner.
+    ROC curve crosses half of it.
     """
 
     found: RunComparison
