@@ -362,7 +362,7 @@ def _resolve_config(
 def _choose_batch_size(requested: TrainConfig, patches: int, nproc: int) -> int:
     """Return the default batch size: `default_batch_size`, halved until each process fits the memory of a T4.
 
-    The limit is that of a T4 on every machine, so that the same command gives the same config everywhere.
+    The T4's limit is used on every machine, so that the same command gives the same config everywhere.
 
     Args:
         requested: the config, before its automatic values are filled in.
