@@ -3,7 +3,8 @@
 Reads TIFF, PNG and JPEG. Images larger than 96 x 96 pixels are classified with a sliding window of that size and are
 malignant if at least one window is. The networks are trained only on tissue at about 1 micrometre per pixel (10x).
 The answer is "uncertain", with the reason, if folds or views lie on both sides of the threshold, if the patch has no
-tissue, or if its colour and texture do not resemble the training patches.
+tissue, if its colour and texture do not resemble the training patches, or if more than a tenth of the windows of a
+larger image do not.
 A file that cannot be read is reported, the others are still classified, and the exit code is 1. The file has a row in
 the CSV file, with the message in the column error. If no file can be read, no page and no CSV file are written.
 With one fold or one view there is no range, shown as "-".

@@ -39,6 +39,8 @@ FAST_STRIDE = 64  # of --fast; the centres of the windows then cover a quarter o
 # The batch size for patches of several files.
 _PATCH_BATCH_SIZE = 32
 _MAX_WINDOWS = 100_000
+# The largest share of windows that do not resemble the training patches, for an answer without doubt.
+_MAX_DISSIMILAR_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +77,38 @@ _DEFAULT_JOB = ClassifyJob()
 
 @dataclass(frozen=True)
 class _Heat:
-    """The probabilities of all windows of a larger image.
+    """The probabilities of all windows of a larger image, and their comparison with the training patches.
 
     Attributes:
         tops: int64 [R], the top edges of the rows of windows, in pixels.
         lefts: int64 [C], the left edges of the columns of windows, in pixels.
         probabilities: float32 [R, C], of label 1.
+        dissimilar: number of windows with tissue that do not resemble the training patches; None if their statistics
+            are unknown.
     """
 
     tops: NDArray[np.int64]
     lefts: NDArray[np.int64]
     probabilities: Float32Array
+    dissimilar: int | None
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons to doubt the prediction."""
+        number = self.probabilities.size
+        if self.dissimilar is None or self.dissimilar <= _MAX_DISSIMILAR_SHARE * number:
+            return []
+        return [f"{self.dissimilar:,} of {number:,} windows do not resemble the training patches"]
 
     def to_json(self) -> dict[str, object]:
-        """Return the fields as lists."""
-        return {name: value.tolist() for name, value in vars(self).items()}
+        """Return the fields as JSON values, and the number of windows."""
+        return {
+            "number": self.probabilities.size,
+            "dissimilar": self.dissimilar,
+            "tops": self.tops.tolist(),
+            "lefts": self.lefts.tolist(),
+            "probabilities": self.probabilities.tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -126,6 +145,14 @@ def _compare_patch(trained: FoldModels, patch: Pixels) -> _Resemblance:
     return _Resemblance(bool(has_tissue(patch[None])[0]), distance, None if statistics is None else statistics.limit)
 
 
+def _count_dissimilar(trained: FoldModels, windows: Pixels) -> int:
+    """Return how many windows, uint8 [N, 96, 96, 3], have tissue and do not resemble the training patches."""
+    if trained.statistics is None:
+        return 0
+    far = trained.statistics.distances(windows) > trained.statistics.limit
+    return int(has_tissue(windows[far]).sum())
+
+
 @dataclass(frozen=True)
 class Classification:
     """The classification of one image. For a larger image, it is about the window with the highest probability.
@@ -143,7 +170,8 @@ class Classification:
         map: evidence map, float32 [h, w], as in `Evidence`; None if the network does not support it.
         bias: the part of the log-odds that is the same for every patch, in nats, as in `Evidence`; 0 without a map.
         centre_share: share of the map in the centre 32 x 32 pixels, 0..1; None without a map.
-        heat: the probabilities of all windows; None for an image of one patch.
+        heat: the probabilities of all windows and their comparison with the training patches; None for an image of one
+            patch.
         resemblance: comparison of the classified patch with the training patches.
     """
 
@@ -177,7 +205,7 @@ class Classification:
     def reasons(self) -> list[str]:
         """The reasons for doubt, as sentences without a full stop; empty if there is none."""
         parts = {"fold": list(self.fold_probabilities.values()), "view": self.view_probabilities}
-        found = [] if self.resemblance is None else self.resemblance.reasons
+        found = [reason for part in (self.resemblance, self.heat) if part is not None for reason in part.reasons]
         return [*found, *(text for unit, values in parts.items() if (text := self._describe_split(unit, values)))]
 
     def _describe_split(self, unit: str, values: Sequence[float]) -> str:
@@ -291,11 +319,11 @@ def classify_image(
     tops, lefts = (_window_starts(side, job.stride) for side in pixels.shape[:2])
     places = [(top, left) for top in tops.tolist() for left in lefts.tolist()]
     if on_batch:
-        probabilities = _predict_windows(trained, pixels, places, job.views, on_batch)
+        probabilities, dissimilar = _predict_windows(trained, pixels, places, job.views, on_batch)
     else:
         with Progress(name, len(places), "windows") as progress:
-            probabilities = _predict_windows(trained, pixels, places, job.views, progress.update)
-    heat = _Heat(tops, lefts, probabilities.reshape(len(tops), len(lefts)))
+            probabilities, dissimilar = _predict_windows(trained, pixels, places, job.views, progress.update)
+    heat = _Heat(tops, lefts, probabilities.reshape(len(tops), len(lefts)), dissimilar if trained.statistics else None)
     place = places[int(heat.probabilities.argmax())]
     prediction = predict_ensemble(trained, _crop_window(pixels, *place)[None], views=job.views)
     return _make_classification(trained, prediction, 0, name, pixels, job, place, heat)
@@ -308,8 +336,8 @@ def _count_windows(pixels: Pixels, stride: int) -> int:
 
 def _predict_windows(
     trained: FoldModels, pixels: Pixels, places: Sequence[tuple[int, int]], views: int, on_batch: Callable[[int], None]
-) -> Float32Array:
-    """Return the probability of the window at each (top, left) in `places`, float32 [len(places)].
+) -> tuple[Float32Array, int]:
+    """Return the probability of the window at each (top, left) in `places`, and the number of dissimilar windows.
 
     On a CPU each thread computes its own blocks, because threads that share one operation wait for each other.
     """
@@ -318,16 +346,17 @@ def _predict_windows(
     size = min(block_size(device), -(-len(places) // threads))
     blocks = [places[begin : begin + size] for begin in range(0, len(places), size)]
 
-    def predict(block: Sequence[tuple[int, int]]) -> Float32Array:
+    def predict(block: Sequence[tuple[int, int]]) -> tuple[Float32Array, int]:
         windows = np.stack([_crop_window(pixels, *place) for place in block])
-        return predict_ensemble(trained, windows, views=views).probabilities
+        return predict_ensemble(trained, windows, views=views).probabilities, _count_dissimilar(trained, windows)
 
-    parts = []
+    parts, dissimilar = [], 0
     with contextlib.closing(_in_threads(predict, blocks, threads)) as results:
-        for part in results:
+        for part, number in results:
             parts.append(part)
+            dissimilar += number
             on_batch(len(part))
-    return np.concatenate(parts)
+    return np.concatenate(parts), dissimilar
 
 
 def _in_threads(

@@ -22,13 +22,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from claris_kaggle.core.console import log_info
-from claris_kaggle.core.errors import PatchError, UsageError
+from claris_kaggle.core.errors import PatchError, UsageError, name_few
 from claris_kaggle.serving.images import _largest_file, _too_large
 
 _FIELD = "image"
 # The most files in a form. Their total size has the limit of one large image.
 _MAX_FILES = 50
-_EXPECTED_FORM = f"expected a form (multipart/form-data) with 1 to {_MAX_FILES} files, named {_FIELD}"
+_EXPECTED_FORM = f"expected a form (multipart/form-data) with 1 to {_MAX_FILES} files in the field {_FIELD}"
 # A generous limit for the bytes that the form adds to its files.
 _FORM_BYTES = 64 * 1024
 _MAX_NAME_LENGTH = 100
@@ -146,7 +146,7 @@ async def read_uploads(request: Request, max_pixels: int) -> list[tuple[str, byt
         max_pixels: the largest allowed width x height of an image. The limit in bytes of all files together follows
             from it.
     Raises:
-        UsageError: the request has no form, or the form has other content.
+        UsageError: the request has no form, or the form has other fields or other content.
         OversizeError: the upload has more bytes than the largest allowed image. They are discarded.
         PatchError: there is no file, or one of them is empty.
     """
@@ -158,6 +158,10 @@ async def read_uploads(request: Request, max_pixels: int) -> list[tuple[str, byt
     except (MultiPartException, FormParserError) as error:
         why = getattr(error, "message", str(error)).rstrip(".")
         raise UsageError(f"the form is invalid ({why})", _EXPECTED_FORM) from error
+    if others := sorted(set(form) - {_FIELD}):
+        await form.close()
+        found = name_few(repr(name[:_MAX_NAME_LENGTH]) for name in others)
+        raise UsageError(f"unknown form field: {found}", _EXPECTED_FORM, f"Name the field {_FIELD}")
     files = [one for one in form.getlist(_FIELD) if isinstance(one, UploadFile)]
     uploads = [(_clean_name(one.filename or ""), await one.read()) for one in files]
     await form.close()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from claris_kaggle.core.console import capture_native_code, log_info, silence_native_code
-from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, first_line
+from claris_kaggle.core.errors import OversizeError, PatchError, UsageError, first_line, format_count
 from claris_kaggle.core.files import explain_disk_errors, is_folder
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.image_kinds import name_image_kind
@@ -53,7 +53,7 @@ def list_images(paths: Sequence[Path], *, recursive: bool = False) -> list[Path]
 
     Args:
         paths: files and folders.
-        recursive: also list the subfolders of each folder.
+        recursive: also list the subfolders of each folder. Otherwise the number of images in them is logged.
 
     Raises:
         UsageError: a folder has no images, or a path is a URL.
@@ -69,6 +69,10 @@ def list_images(paths: Sequence[Path], *, recursive: bool = False) -> list[Path]
             inside = sorted(_find_images(path, recursive=recursive))
             if not inside:
                 raise _explain_no_images(path, recursive=recursive)
+            nested = 0 if recursive else sum(1 for _ in _find_images(path, recursive=True)) - len(inside)
+        if nested:
+            left_out = f"{format_count(nested, 'image')} in subfolders {'is' if nested == 1 else 'are'} not classified"
+            log_info(f"{path}: {left_out}; --recursive includes them")
         found += inside
     return found
 

@@ -112,6 +112,7 @@ def test_a_larger_image_has_its_heat(client: Any) -> None:
 def test_the_page_alone_has_a_form_that_needs_no_script(client: Any) -> None:
     page = client.get("/")
     assert page.status_code == 200 and NOTICE in page.text and "100,000 pixels" in page.text
+    assert "<title>Classification of images - claris</title>" in page.text
     assert "The networks were trained on synthetic patches" in page.text
     assert '<form class="ask" method="post" action="/" enctype="multipart/form-data"' in page.text
     assert re.search(r'<label for="file">.*<input type="file" id="file" name="image" required', page.text, re.S)
@@ -167,7 +168,9 @@ def test_what_is_no_form_with_files_is_refused(client: Any, patch: Path) -> None
     for sent, status, words in (
         ({"data": {"image": "a.tif"}}, 400, "the request has no form"),
         ({"content": patch.read_bytes()}, 400, "the request has no form"),
-        ({"files": [("other", one[1])]}, 422, "named image"),
+        ({"files": [("file", one[1])]}, 400, "unknown form field: 'file'; expected a form"),
+        ({"files": [one, ("b", one[1]), ("a", one[1])]}, 400, "unknown form field: 'a', 'b'; expected a form"),
+        ({"files": [("file", one[1])]}, 400, "with 1 to 50 files in the field image. Name the field image"),
         ({"files": [one] * 51}, 400, "Too many files"),
         ({"files": [one], "data": {"more": "x"}}, 400, "Too many fields"),
         ({"content": b"--b\r\nContent-Disp", "headers": boundary}, 422, "no file was sent"),

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from claris_kaggle.core.errors import ClarisError, RunError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
+from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.patches import read_patch
 from claris_kaggle.evaluation.predictions import read_test
 from claris_kaggle.inference.fold_models import FoldModels, load_trained
@@ -264,6 +266,7 @@ def test_one_fold_alone_gets_its_statistics_from_predict_and_has_no_range(
     text = page.read_text()
     assert text.count("Only one fold and one view, so there is no range (-).") == 1
     assert text.count("<td>-</td>") == 2 and not re.search(r"[\d.]+ to [\d.]+", text)
+    assert '<svg class="strip"' not in text and "<h1>Classification of images</h1>" in text
 
 
 @pytest.mark.parametrize("command", ["classify --run FOLD IMAGE", "serve --run FOLD --port 0", "export FOLD --out NEW"])
@@ -392,13 +395,18 @@ def test_folds_or_views_on_both_sides_of_the_threshold_are_uncertain(trained: Fo
     assert (clear.answer, clear.verdict, clear.reasons) == ("malignant", "malignant", [])
 
 
+def draw_gradient(side: int) -> Pixels:
+    """Draw a square that is greener from top to bottom and redder from left to right."""
+    red, green = np.meshgrid(np.linspace(0, 255, side), np.linspace(0, 255, side))
+    return np.stack([red, green, np.full_like(red, 120)], axis=2).astype(np.uint8)
+
+
 def test_what_does_not_resemble_the_training_patches_is_uncertain(trained: FoldModels, generated: DataDir) -> None:
     patch = read_patch(sorted(generated.patches("test").iterdir())[0])
-    ramp = np.linspace(0, 255, 96)
-    gradient = np.stack([np.tile(ramp, (96, 1)), np.tile(ramp[:, None], (1, 96)), np.full((96, 96), 120)], axis=2)
+    gradient = draw_gradient(96)
     noise = np.random.default_rng(0).integers(0, 256, patch.shape, dtype=np.uint8)
     job = ClassifyJob(views=1, threshold=0.0001)
-    for pixels in (noise, gradient.astype(np.uint8), 255 - patch):
+    for pixels in (noise, gradient, 255 - patch):
         (reason,) = classify_image(trained, pixels, job=job).reasons
         assert reason.startswith("the patch does not resemble the training patches in colour and texture")
     white = classify_image(trained, np.full_like(patch, 250), job=job)
@@ -406,14 +414,44 @@ def test_what_does_not_resemble_the_training_patches_is_uncertain(trained: FoldM
     assert classify_image(trained, patch, job=job).answer == "malignant"
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_patch_in_an_image_of_another_kind_is_uncertain(
+    trained: FoldModels, generated: DataDir, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    patch, white = read_patch(sorted(generated.patches("test").iterdir())[0]), np.full((288, 288, 3), 250, np.uint8)
+    job = ClassifyJob(views=1, stride=96, threshold=0.0001)
+    for around, dissimilar in ((draw_gradient(288), 8), (white, 0), (np.tile(patch, (3, 3, 1)), 0)):
+        pixels = around.copy()
+        pixels[96:192, 96:192] = patch
+        found = classify_image(trained, pixels, job=job)
+        reason = "8 of 9 windows do not resemble the training patches"
+        assert (reason in found.reasons) == (dissimilar > 0) and found.verdict == "malignant"
+        assert found.answer == "uncertain" or not found.reasons
+        windows = found.to_json()["windows"]
+        assert isinstance(windows, dict) and (windows["number"], windows["dissimilar"]) == (9, dissimilar)
+    assert found.answer == "malignant" and found.reasons == []
+
+
+def test_a_tenth_of_the_windows_may_be_of_another_kind(trained: FoldModels, generated: DataDir) -> None:
+    patch, other = read_patch(sorted(generated.patches("test").iterdir())[0]), draw_gradient(96)
+    job = ClassifyJob(views=1, stride=96, threshold=0.0001)
+    for number, expected in ((1, []), (2, ["2 of 10 windows do not resemble the training patches"])):
+        row = np.concatenate([patch] * (10 - number) + [other] * number, axis=1)
+        reasons = classify_image(trained, row, job=job).reasons
+        assert [reason for reason in reasons if "windows" in reason] == expected
+
+
 def test_a_run_without_statistics_says_so_once(
-    call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
+    call: Call, finished: RunDir, generated: DataDir, scan: Path, tmp_path: Path
 ) -> None:
     run = RunDir(shutil.copytree(finished.root, tmp_path / "run"))
     run.statistics.unlink()
     code, shown, said = call("classify", "--run", run.root, generated.patches("test"), "--views", 1, "--json")
     assert code == 0 and said.count("no image_statistics.json") == 1
     assert {one["resemblance"]["distance"] for one in json.loads(shown)["images"]} == {None}
+    large = json.loads(call("classify", "--run", run.root, scan, "--fast", "--json")[1])["images"][0]
+    assert large["windows"]["dissimilar"] is None and not any("resemble" in reason for reason in large["reasons"])
     run.statistics.write_text("{}")
     code, _, said = call("classify", "--run", run.root, generated.patches("test"))
     assert code == 1 and "image_statistics.json: damaged or of another format" in said and said.count("\n") == 1

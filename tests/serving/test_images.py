@@ -157,7 +157,7 @@ def test_an_address_is_no_file() -> None:
         list_images([Path("https://example.org/a.png")])
 
 
-def test_folders_are_searched_and_files_taken_as_they_are(tmp_path: Path) -> None:
+def test_folders_are_searched_and_files_taken_as_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("b.PNG", "a.tif", ".hidden.png", "notes.txt", "c.jpeg"):
         (tmp_path / name).touch()
     (tmp_path / "deeper").mkdir()
@@ -174,6 +174,15 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="no image in this folder; .*Give --recursive to search its subfolders"):
         list_images([deeper])
     assert list_images([deeper], recursive=True) == [deeper / "still" / "d.png"]
+    assert not caplog.messages
+    assert list_images([tmp_path]) == found[1:]
+    (deeper / "e.png").touch()
+    list_images([tmp_path])
+    assert caplog.messages == [
+        f"{tmp_path}: 1 image in subfolders is not classified; --recursive includes them",
+        f"{tmp_path}: 2 images in subfolders are not classified; --recursive includes them",
+    ]
+    (deeper / "e.png").unlink()
     (deeper / "still" / "d.png").unlink()
     with pytest.raises(UsageError, match="no image in this folder or its subfolders; .*Give image files"):
         list_images([deeper], recursive=True)
