@@ -256,7 +256,7 @@ def test_one_fold_alone_gets_its_statistics_from_predict_and_has_no_range(
     for path in (run.statistics, run.metrics, run.fold(0).weights_manifest, run.fold(2).weights_manifest):
         path.unlink()
     code, _, said = call("predict", "--data", generated.root, "--run", run.root, "--cache", cache)
-    assert code == 0 and "fold 0, 2 not trained yet" in said
+    assert code == 0 and "fold 0, 2 without weights" in said
     assert run.statistics.read_bytes() == finished.statistics.read_bytes()
     patch, page = sorted(generated.patches("test").iterdir())[0], tmp_path / "page.html"
     code, shown, said = call("classify", "--run", run.root, patch, "--fast", "--html", page)

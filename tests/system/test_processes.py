@@ -51,7 +51,7 @@ def test_three_processes_train_exactly_the_mean_gradient(generated: DataDir, cac
 @pytest.mark.slow
 def test_two_processes_train_and_predict_a_fold_and_speak_once(of_two: TwoProcessRun) -> None:
     assert of_two.train.stdout == f"{of_two.run.root}\n" and of_two.train.stderr.count("fold 0 epoch 2/2") == 1
-    assert "fold 1, 2 not trained yet" in of_two.predict.stderr
+    assert "fold 1, 2 without weights" in of_two.predict.stderr
     assert set(predictions_of(of_two.run.root)) == {"fold0/oof.csv", "fold0/test.csv"}
 
 

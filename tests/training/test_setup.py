@@ -217,7 +217,7 @@ def test_predictions_with_damaged_weights_are_refused(
     fold.weights.write_bytes(bytes(content))
     before = contents(run)
     code, _, said = call("predict", "--data", generated.root, "--cache", cache, "--run", run)
-    assert code == 0 and "fold 0 not trained yet" in said
+    assert code == 0 and "fold 0 without weights" in said
     assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
 
 
