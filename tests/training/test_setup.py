@@ -233,7 +233,7 @@ def test_a_damaged_prediction_file_is_made_again(
 
 def test_predictions_for_other_data_are_refused(call: Call, run: Path, sample: DataDir, tmp_path: Path) -> None:
     code, _, said = call("predict", "--data", sample.root, "--cache", tmp_path, "--run", run)
-    assert code == 1 and "ids of train_labels.csv missing" in one_line(said)
+    assert code == 1 and f"{sample.root}: not the patches on which the run {run} was trained" in one_line(said)
 
 
 def test_a_run_that_is_none_is_refused(call: Call, generated: DataDir, tmp_path: Path) -> None:
