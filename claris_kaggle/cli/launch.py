@@ -40,16 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="polling interval in seconds [60]"
     )
     parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="time limit of each session [11h20m]")
-    parser.add_argument(
-        "--dataset", nargs="+", default=[], metavar="REF", help="more Kaggle datasets to attach, as owner/slug"
-    )
-    parser.add_argument(
-        "--model-input",
-        nargs="+",
-        default=[],
-        metavar="REF",
-        help="Kaggle models to attach, as owner/model/framework/variation/version",
-    )
+    options._add_attached_input_flags(parser)
     options._add_named_file_flags(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs [runs]")
     parser.add_argument("--dry-run", action="store_true", help="print the plan without contacting Kaggle")

@@ -129,6 +129,31 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_runs_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument for one or several runs."""
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN_DIR",
+        help="folders of runs, of single folds, or of other tools' predictions",
+    )
+
+
+def _add_attached_input_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --dataset and --model-input, for more inputs of a kernel."""
+    parser.add_argument(
+        "--dataset", nargs="+", default=[], metavar="REF", help="more Kaggle datasets to attach, as owner/slug"
+    )
+    parser.add_argument(
+        "--model-input",
+        nargs="+",
+        default=[],
+        metavar="REF",
+        help="Kaggle models to attach, as owner/model/framework/variation/version",
+    )
+
+
 def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
     """Add --weights-from, --slides-from, --folds-from and --extra-from, for training kernels."""
     files = {

@@ -34,16 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", nargs="+", default=[], metavar="REF", help="kernels whose output is attached as input"
     )
-    parser.add_argument(
-        "--dataset", nargs="+", default=[], metavar="REF", help="more Kaggle datasets to attach, as owner/slug"
-    )
-    parser.add_argument(
-        "--model-input",
-        nargs="+",
-        default=[],
-        metavar="REF",
-        help="Kaggle models to attach, as owner/model/framework/variation/version",
-    )
+    options._add_attached_input_flags(parser)
     options._add_named_file_flags(parser)
     parser.add_argument(
         "--build-only", type=Path, metavar="DIR", help="write script and metadata to this folder without pushing"

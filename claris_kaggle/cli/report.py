@@ -24,13 +24,7 @@ HELP = "write an HTML report of one or several runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN_DIR",
-        help="folders of runs, of single folds, or of other tools' predictions",
-    )
+    options._add_runs_argument(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="page to write")
     parser.add_argument(
         "--data",

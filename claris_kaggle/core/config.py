@@ -236,6 +236,7 @@ class TrainConfig:
         """Validate all fields."""
         for item in dataclasses.fields(self):
             _check_value(item, getattr(self, item.name))
+        _check_normalisation(self)
         _check_sides(self)
         _check_combinations(self)
 
@@ -355,6 +356,17 @@ def require_resolution(side: int, expected: str = f"{MIN_SIDE} to {_MAX_SIDE}") 
         raise UsageError(f"--resolution is {side}", f"expected {expected}")
 
 
+def _check_normalisation(config: TrainConfig) -> None:
+    """Reject a mean or deviation of pixels from 0 to 255.
+
+    Raises:
+        UsageError: names the flag.
+    """
+    if "/" in config.normalise and max(map(float, re.split("[,/]", config.normalise))) > 1:
+        found = f"--normalise is {config.normalise}"
+        raise UsageError(found, "expected means and deviations of pixels from 0 to 1", "Divide the numbers by 255")
+
+
 def _check_sides(config: TrainConfig) -> None:
     """Reject a crop, resolution or pooling that leaves an empty feature map.
 
@@ -380,9 +392,6 @@ def _check_combinations(config: TrainConfig) -> None:
         raise UsageError(found, "at least one epoch must train all layers", "Give fewer --freeze-epochs")
     if config.swa_epochs:
         _check_swa(config)
-    if "/" in config.normalise and max(map(float, re.split("[,/]", config.normalise))) > 1:
-        found = f"--normalise is {config.normalise}"
-        raise UsageError(found, "expected means and deviations of pixels from 0 to 1", "Divide the numbers by 255")
     if config.equivariance != "none" and config.weights != "none":
         found = f"--equivariance {config.equivariance} with --weights {config.weights}"
         hint = "Give --weights none, or --equivariance none"

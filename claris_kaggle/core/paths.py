@@ -266,6 +266,11 @@ class FoldRunDir(RunDir):
     """
 
     @property
+    def run(self) -> RunDir:
+        """The run of the fold."""
+        return RunDir(self.root.parent)
+
+    @property
     def number(self) -> int:
         """The number of the fold."""
         return int(self.root.name.removeprefix("fold"))
@@ -273,16 +278,16 @@ class FoldRunDir(RunDir):
     @property
     def config(self) -> Path:
         """The training config of the run."""
-        return RunDir(self.root.parent).config
+        return self.run.config
 
     @property
     def folds(self) -> Path:
         """The run's copy of the fold file, with all folds."""
-        return RunDir(self.root.parent).folds
+        return self.run.folds
 
     def fold(self, fold: int) -> FoldDir:
         """Return the folder of fold number `fold` of the run."""
-        return RunDir(self.root.parent).fold(fold)
+        return self.run.fold(fold)
 
     def fold_dirs(self) -> dict[int, FoldDir]:
         """Return this folder by the number of its fold."""

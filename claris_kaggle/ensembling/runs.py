@@ -111,10 +111,9 @@ def load_run(
     run_dir = recognise_fold(run_dir)
     missing = [path.name for path in (run_dir.oof, run_dir.predicted_test) if not path.exists()]
     if missing and isinstance(run_dir, FoldRunDir):
-        run = RunDir(run_dir.root.parent)
         hint = "Run claris train, then claris predict"
-        if run_dir.number in run.finished_folds():
-            hint = f"Run {format_command('predict', '--data', 'DIR', '--run', run.root)}"
+        if run_dir.number in run_dir.run.finished_folds():
+            hint = f"Run {format_command('predict', '--data', 'DIR', '--run', run_dir.run.root)}"
         found = run_dir.describe_missing(" and ".join(missing))
         raise RunError(found, "expected the predictions of this fold", hint)
     if missing:

@@ -83,7 +83,7 @@ class MeasuredAuc:
 
     @property
     def interval_by(self) -> str:
-        """What varies independently: `slide`, or `patch` without known slides (DeLong)."""
+        """The unit that varies independently: `slide`, or `patch` (DeLong) if the slides are unknown."""
         return "patch" if self.components is None else "slide"
 
     @cached_property
