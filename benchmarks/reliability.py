@@ -39,56 +39,6 @@ SUITES = (
     "tests/kaggle/test_kaggle_trouble.py",
     "tests/kaggle/test_session.py",
 )
-# What the page shows in place of the name of a test, where the name alone is hard to understand.
-SHOWN = {
-    "fault": "bad input gives a one-line error",
-    "repaired": "damaged files are repaired",
-    "an encoded patch is what it was": "decoding and encoding a patch gives the same bytes",
-    "a fold goes back to its checkpoint once and ends the same": (
-        "a fold that returns to its checkpoint ends with the same bytes"
-    ),
-    "a rank that is killed in training ends the others soon and is said once": (
-        "if a rank is killed, the others end soon and one message reports it"
-    ),
-    "the time from sigterm to the end is short": "training ends soon after SIGTERM",
-    "every field that can carry a refusal is read": "a refusal is found in every field of an answer",
-    "a refusal is said once and not tried again": "a refused push is reported once and not sent again",
-    "a push is tried again and happens once": "a push that fails is sent again and accepted only once",
-    "looking and fetching are tried again": "failed status requests and downloads are tried again",
-    "failures that do not pass end after the last pause": "a permanent failure ends after the last retry",
-    "an answer that never comes ends at the deadline": "a request without an answer ends at the deadline",
-    "a session that did not end well is not pulled": (
-        "a failed, cancelled or running session without output is not downloaded"
-    ),
-    "output that is not the sessions own replaces nothing": "only the session's own output replaces local files",
-    "without a token the mend is named and nothing is sent": (
-        "without a token, the error says how to get one, and nothing is sent"
-    ),
-    "a submission is checked sent once and scored": "a submission is checked, sent only once and scored",
-    "a submission is tried again and happens once": "a submission that fails is sent again and accepted only once",
-    "a submission that is not taken says why": "a refused submission gives the reason",
-    "a plain launch ends in the ledger and does nothing twice": (
-        "a launch ends in the ledger and pushes and submits only once"
-    ),
-    "other sessions are waited for": "a launch waits for other running sessions",
-    "a failed session ends the launch and the same command begins it anew": (
-        "a failed session ends the launch, and the same command starts it again"
-    ),
-    "a session that never ends is given up": "a launch ends with an error if a session never ends",
-    "a dry run asks nobody": "a dry run sends no request",
-    "a fetch that cannot be says why and leaves no data": "a failed fetch gives the reason and leaves no data",
-    "a mark is never the same": "each push has its own identifier",
-    "a training session leaves predictions and little else": (
-        "a complete training session leaves predictions and weights, but no caches or checkpoints"
-    ),
-    "an ensemble session ends in a submission that passes": "an ensemble session ends with a valid submission",
-    "a session stopped by its limit ends well and the next one goes on": (
-        "a session at its time limit ends without an error, and the next one resumes"
-    ),
-    "a session without the competition says so": "a session without the competition's files says so",
-    "the template alone says how to build it": "the kernel template alone says how to build a kernel",
-    "the competitions files are fetched whole": "the competition's files are downloaded completely",
-}
 OUTPUT_LINE = re.compile(r"(survived|seconds to the end|worst time|requests of a plain launch|kills survived)[^\n]*")
 
 
@@ -122,8 +72,7 @@ def read_case(element: ElementTree.Element) -> Case:
     guarantee, _, fault = name.removeprefix("test_").partition("[")
     passed = element.find("failure") is None and element.find("error") is None and element.find("skipped") is None
     line = OUTPUT_LINE.search(element.findtext("system-out") or "")
-    guarantee = guarantee.replace("_", " ")
-    return Case(SHOWN.get(guarantee, guarantee), fault.rstrip("]"), passed, line.group(0) if line else "")
+    return Case(guarantee.replace("_", " "), fault.rstrip("]"), passed, line.group(0) if line else "")
 
 
 def time_checkpoints(rounds: int = 7) -> str:

@@ -127,7 +127,7 @@ REFUSALS = {
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", REFUSALS)
-def test_every_field_that_can_carry_a_refusal_is_read(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
+def test_a_refusal_is_found_in_every_field_of_an_answer(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
     answer, words = REFUSALS[name]
     kaggle.answers["kernels.KernelsApiService/SaveKernel"] = answer
     with pytest.raises(KaggleError) as caught:
@@ -137,7 +137,7 @@ def test_every_field_that_can_carry_a_refusal_is_read(kaggle: FakeKaggle, tmp_pa
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", FINAL)
-def test_a_refusal_is_said_once_and_not_tried_again(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
+def test_a_refused_push_is_reported_once_and_not_sent_again(kaggle: FakeKaggle, tmp_path: Path, name: str) -> None:
     fault, words = FINAL[name]
     kaggle.faults["SaveKernel"] = [fault]
     with pytest.raises(KaggleError) as caught:
@@ -147,7 +147,7 @@ def test_a_refusal_is_said_once_and_not_tried_again(kaggle: FakeKaggle, tmp_path
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", PASSING)
-def test_a_push_is_tried_again_and_happens_once(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
+def test_a_push_that_fails_is_sent_again_and_accepted_only_once(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     trained.faults["SaveKernel"] = [PASSING[name]]
     assert push(tmp_path / "k").version == 1
     assert len(trained.kernels["me/claris-train"]) == 1
@@ -156,7 +156,9 @@ def test_a_push_is_tried_again_and_happens_once(trained: FakeKaggle, tmp_path: P
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["GetKernelSessionStatus", "ListKernelSessionOutput", "GET"])
 @pytest.mark.parametrize("name", ["429", "500", "cut before"])
-def test_looking_and_fetching_are_tried_again(trained: FakeKaggle, tmp_path: Path, method: str, name: str) -> None:
+def test_failed_status_requests_and_downloads_are_tried_again(
+    trained: FakeKaggle, tmp_path: Path, method: str, name: str
+) -> None:
     trained.statuses = ["COMPLETE"]
     kernel = push(tmp_path / "k")
     trained.faults[method] = [PASSING[name], PASSING[name]]
@@ -164,14 +166,14 @@ def test_looking_and_fetching_are_tried_again(trained: FakeKaggle, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("quick")
-def test_failures_that_do_not_pass_end_after_the_last_pause(trained: FakeKaggle, tmp_path: Path) -> None:
+def test_a_permanent_failure_ends_after_the_last_retry(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.faults["SaveKernel"] = [Fault(status=503) for _ in range(50)]
     with pytest.raises(KaggleError, match="answered 503"):
         push(tmp_path / "k")
     assert trained.count("SaveKernel") == 4
 
 
-def test_an_answer_that_never_comes_ends_at_the_deadline(kaggle: FakeKaggle) -> None:
+def test_a_request_without_an_answer_ends_at_the_deadline(kaggle: FakeKaggle) -> None:
     kaggle.faults["GetKernelSessionStatus"] = [Fault(pause=20.0)]
     start = time.monotonic()
     with pytest.raises(KaggleError, match="did not answer within 2 s"):
@@ -188,7 +190,9 @@ ENDS = {
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ENDS)
-def test_a_session_that_did_not_end_well_is_not_pulled(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
+def test_a_failed_cancelled_or_running_session_without_output_is_not_downloaded(
+    trained: FakeKaggle, tmp_path: Path, name: str
+) -> None:
     trained.statuses, words = ENDS[name]
     kernel = push(tmp_path / "k")
     version = trained.kernels["me/claris-train"][0]
@@ -230,7 +234,7 @@ SPOILED = {
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SPOILED)
-def test_output_that_is_not_the_sessions_own_replaces_nothing(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
+def test_only_the_sessions_own_output_replaces_local_files(trained: FakeKaggle, tmp_path: Path, name: str) -> None:
     change, words = SPOILED[name]
     trained.statuses = ["COMPLETE"]
     kernel = push(tmp_path / "k")
@@ -245,7 +249,7 @@ def test_output_that_is_not_the_sessions_own_replaces_nothing(trained: FakeKaggl
 
 
 @pytest.mark.usefixtures("quick")
-def test_without_a_token_the_mend_is_named_and_nothing_is_sent(
+def test_without_a_token_the_error_says_how_to_get_one_and_nothing_is_sent(
     kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.delenv("KAGGLE_KEY")
@@ -256,7 +260,7 @@ def test_without_a_token_the_mend_is_named_and_nothing_is_sent(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_submission_is_checked_sent_once_and_scored(
+def test_a_submission_is_checked_sent_only_once_and_scored(
     trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
 ) -> None:
     out, ledger = tmp_path / "s.csv", tmp_path / "submissions" / "ledger.csv"
@@ -283,7 +287,7 @@ def test_a_missing_submission_is_named_before_anything_is_requested(kaggle: Fake
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["CreateSubmission", "StartSubmissionUpload"])
 @pytest.mark.parametrize("name", ["500", "cut before", "cut after"])
-def test_a_submission_is_tried_again_and_happens_once(
+def test_a_submission_that_fails_is_sent_again_and_accepted_only_once(
     trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path, method: str, name: str
 ) -> None:
     assert call("ensemble", finished.root, "--data", generated.root, "--out", tmp_path / "s.csv")[0] == 0
@@ -296,7 +300,7 @@ def test_a_submission_is_tried_again_and_happens_once(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_submission_that_is_not_taken_says_why(
+def test_a_refused_submission_gives_the_reason(
     trained: FakeKaggle, call: Call, finished: RunDir, generated: DataDir, tmp_path: Path
 ) -> None:
     out, ledger = tmp_path / "s.csv", tmp_path / "l.csv"
@@ -327,7 +331,7 @@ def make_plan(parts: tuple[tuple[int, ...], ...]) -> Plan:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_plain_launch_ends_in_the_ledger_and_does_nothing_twice(trained: FakeKaggle, tmp_path: Path) -> None:
+def test_a_launch_ends_in_the_ledger_and_pushes_and_submits_only_once(trained: FakeKaggle, tmp_path: Path) -> None:
     entry = launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert entry["public"] == "0.97123" and entry["status"] == "COMPLETE"
     requests = len(trained.seen)
@@ -371,7 +375,7 @@ def test_sessions_that_never_finish_their_folds_end_the_launch(
 
 
 @pytest.mark.usefixtures("quick")
-def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> None:
+def test_a_launch_waits_for_other_running_sessions(trained: FakeKaggle, tmp_path: Path) -> None:
     trained.session_limit = 0
     trained.faults["SaveKernel"] = [Fault(), Fault(), Fault(do=lambda: setattr(trained, "session_limit", 2))]
     launch.run_launch(make_plan(((),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
@@ -380,7 +384,7 @@ def test_other_sessions_are_waited_for(trained: FakeKaggle, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
+def test_a_failed_session_ends_the_launch_and_the_same_command_starts_it_again(
     trained: FakeKaggle, tmp_path: Path
 ) -> None:
     trained.statuses, produce = ["RUNNING", "ERROR"], trained.produce
@@ -394,7 +398,7 @@ def test_a_failed_session_ends_the_launch_and_the_same_command_begins_it_anew(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_session_that_never_ends_is_given_up(
+def test_a_launch_ends_with_an_error_if_a_session_never_ends(
     trained: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained.statuses = ["RUNNING"]
@@ -410,7 +414,7 @@ def test_another_plan_under_the_same_name_is_refused(trained: FakeKaggle, tmp_pa
         launch.run_launch(make_plan(((0,),)), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
 
 
-def test_a_dry_run_asks_nobody(kaggle: FakeKaggle, call: Call) -> None:
+def test_a_dry_run_sends_no_request(kaggle: FakeKaggle, call: Call) -> None:
     code, shown, _ = call("launch", "first", "--per-fold", "--dry-run", "--json")
     plan = json.loads(shown)
     assert code == 0 and len(plan["kernels"]) == 5 and plan["parallel_sessions"] == 2 and kaggle.seen == []
@@ -573,7 +577,7 @@ def archive(handful: DataDir) -> bytes:
     return make_archive(handful)
 
 
-def test_the_competitions_files_are_fetched_whole(
+def test_the_competitions_files_are_downloaded_completely(
     kaggle: FakeKaggle, archive: bytes, call: Call, tmp_path: Path
 ) -> None:
     kaggle.data["histopathologic-cancer-detection.zip"] = archive
@@ -672,7 +676,7 @@ def test_a_long_fetch_tells_how_far_it_is(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_fetch_that_cannot_be_says_why_and_leaves_no_data(
+def test_a_failed_fetch_gives_the_reason_and_leaves_no_data(
     kaggle: FakeKaggle, archive: bytes, call: Call, tmp_path: Path
 ) -> None:
     rules = b'{"code": 403, "message": "You must accept this competition\'s rules"}'
@@ -692,5 +696,5 @@ def test_a_fetch_that_cannot_be_says_why_and_leaves_no_data(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_mark_is_never_the_same() -> None:
+def test_each_push_has_its_own_identifier() -> None:
     assert len({new_push_token("x") for _ in range(1000)}) == 1000

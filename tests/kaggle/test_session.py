@@ -217,7 +217,9 @@ def test_a_session_without_named_folds_makes_them_by_the_slide_map(
     assert len({*zip(slides, folds.fold.tolist(), strict=True)}) == len({*slides})
 
 
-def test_a_training_session_leaves_predictions_and_little_else(trained: Machine) -> None:
+def test_a_complete_training_session_leaves_predictions_and_weights_but_no_caches_or_checkpoints(
+    trained: Machine,
+) -> None:
     manifest = trained.manifest()
     assert (manifest["status"], manifest["job"], manifest["mark"]) == ("complete", "train", "mark-train")
     names = set(manifest["files"])  # type: ignore[call-overload]
@@ -227,7 +229,7 @@ def test_a_training_session_leaves_predictions_and_little_else(trained: Machine)
     assert left - names <= {"claris-session.json", "run/.lock"} and all(name.startswith("run/") for name in names)
 
 
-def test_an_ensemble_session_ends_in_a_submission_that_passes(
+def test_an_ensemble_session_ends_with_a_valid_submission(
     trained: Machine, few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(tmp_path, few, new_layout=True)
@@ -259,7 +261,9 @@ def test_parts_trained_apart_are_put_together_by_an_ensemble_session(
 
 
 @pytest.mark.slow
-def test_a_session_stopped_by_its_limit_ends_well_and_the_next_one_goes_on(generated: DataDir, tmp_path: Path) -> None:
+def test_a_session_at_its_time_limit_ends_without_an_error_and_the_next_one_resumes(
+    generated: DataDir, tmp_path: Path
+) -> None:
     flags = (*TINY, "--weights", "none", "--epochs", "100000")
     first = Machine(tmp_path / "first", generated, new_layout=False)
     done = first.run("train", flags=flags, folds=[0], time_limit="24s")
@@ -307,7 +311,7 @@ def test_a_damaged_input_is_refused_by_name(
     assert not (machine.working / "submission.csv").exists()
 
 
-def test_a_session_without_the_competition_says_so(
+def test_a_session_without_the_competitions_files_says_so(
     few: DataDir, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(tmp_path, few, new_layout=False)
@@ -552,7 +556,7 @@ def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_varia
         _count_processes(_Session(tmp_path, _KAGGLE_WORKING_FOLDER, tmp_path, 0.0), 2)
 
 
-def test_the_template_alone_says_how_to_build_it(tmp_path: Path) -> None:
+def test_the_kernel_template_alone_says_how_to_build_a_kernel(tmp_path: Path) -> None:
     from tests.conftest import ROOT
 
     done = subprocess.run(

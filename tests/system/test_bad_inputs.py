@@ -133,7 +133,7 @@ def move_one(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault(call: Call, place: Place, name: str) -> None:
+def test_bad_input_gives_a_one_line_error(call: Call, place: Place, name: str) -> None:
     spoil, verb, code, words = FAULTS[name]
     spoil(place)
     before = kept(place.root)

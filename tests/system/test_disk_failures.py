@@ -55,5 +55,5 @@ def test_a_disk_that_fails_loses_nothing(
     assert not [path for path in after if ".part" in path]
 
 
-def test_an_encoded_patch_is_what_it_was(place: Place) -> None:
+def test_decoding_and_encoding_a_patch_gives_the_same_bytes(place: Place) -> None:
     assert place.patch().read_bytes() == _encode_tiff(read_patch(place.patch()))

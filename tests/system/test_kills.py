@@ -149,7 +149,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_is_named(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_in_training_ends_the_others_soon_and_is_said_once(
+def test_if_a_rank_is_killed_the_others_end_soon_and_one_message_reports_it(
     generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
 ) -> None:
     where = [*places(generated, cache, tmp_path / "run"), "--folds", fold_file, *TINY]
@@ -190,9 +190,7 @@ def test_twenty_random_kills_change_no_byte(
 
 
 @pytest.mark.slow
-def test_the_time_from_sigterm_to_the_end_is_short(
-    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
-) -> None:
+def test_training_ends_soon_after_sigterm(generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path) -> None:
     worst = 0.0
     for nproc, send in ((1, os.kill), (2, os.kill), (2, os.killpg)):  # kill PID, and Ctrl-C's way to the whole group
         where = places(generated, cache, tmp_path / f"{nproc}{send.__name__}")

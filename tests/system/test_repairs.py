@@ -41,7 +41,7 @@ COMPARED = ("oof.csv", "test.csv", "metrics.json", "submission.csv", "model.safe
 
 
 @pytest.mark.parametrize("name", REPAIRED)
-def test_repaired(call: Call, place: Place, pristine: Path, name: str) -> None:
+def test_damaged_files_are_repaired(call: Call, place: Place, pristine: Path, name: str) -> None:
     spoil, verb = REPAIRED[name]
     spoil(place)
     code, _, said = call(*place.command(verb))

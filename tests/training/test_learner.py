@@ -99,7 +99,7 @@ def test_a_moving_average_is_in_the_checkpoint_and_predicts(trainset: TrainSet) 
     assert not torch.equal(*weights)
 
 
-def test_a_fold_goes_back_to_its_checkpoint_once_and_ends_the_same(
+def test_a_fold_that_returns_to_its_checkpoint_ends_with_the_same_bytes(
     generated: DataDir, cache: Path, fold_file: Path, finished: RunDir, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
