@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path, PurePosixPath
 
 from claris_kaggle.core.console import log_info
@@ -149,6 +150,40 @@ def open_table(path: Path, hint: str = "") -> ForeignTable:
     text = _decode_table(_unpack_table(content, path), path, hint)
     ended = text.endswith(("\n", "\r"))
     text, separator = _choose_separator(text.replace("\r\n", "\n").replace("\r", "\n"))
+    names, columns = _split_plain_table(text, separator, path) or _parse_table(text, separator, path, hint)
+    if len(set(names)) < len(names):
+        raise TableError(f"{path}: two columns have the same name ({','.join(names)[:80]})", "", "Rename one of them")
+    if not columns[0]:
+        raise TableError(f"{path}: no rows", "", hint)
+    stripped = {name: list(map(str.strip, column)) for name, column in zip(names, columns, strict=True)}
+    return ForeignTable(Path(path), stripped, separator != ",", ended)
+
+
+def _split_plain_table(text: str, separator: str, path: Path) -> tuple[list[str], list[list[str]]] | None:
+    """Return the names and the columns of an ASCII table without quotes, blank lines and lines of another length.
+
+    Other tables give None. The results equal those of `_parse_table`, which takes several times as long.
+
+    Raises:
+        TableError: there is no header.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    width = lines[0].count(separator) + 1
+    blank = not all(map(str.strip, map(str.replace, lines, repeat(separator), repeat(""))))
+    if not text.isascii() or '"' in text or blank or set(map(str.count, lines, repeat(separator))) != {width - 1}:
+        return None
+    cells = separator.join(lines).split(separator)
+    columns = [cells[place::width] for place in range(width)]
+    names = _clean_names([column[0] for column in columns], path)
+    return (names, [column[1:] for column in columns]) if all(names) else None
+
+
+def _parse_table(text: str, separator: str, path: Path, hint: str) -> tuple[list[str], list[Sequence[str]]]:
+    """Return the names and the columns of a table.
+
+    Raises:
+        TableError: there is no header, or rows have different lengths.
+    """
     try:
         # Strict only to find a quote that is never closed: spaces after a quote are allowed.
         unclosed = text.count('"') % 2 == 1
@@ -159,21 +194,25 @@ def open_table(path: Path, hint: str = "") -> ForeignTable:
     if not filled:
         raise TableError(f"{path}: empty", "", hint)
     filled = _drop_empty_columns(filled)
-    names = [_show_undecoded(name) if _is_undecoded(name) else name.strip() for name in filled[0][1]]
-    if any(_PATCH_ID.fullmatch(_clean_id(name)) for name in names):
-        found = f"{path}: no header: the first line is {','.join(names)[:80]}"
-        raise TableError(found, "expected names of columns", "Add a first line with them, such as id,...")
+    names = _clean_names(filled[0][1], path)
     wrong = next(((number, row) for number, row in filled if len(row) != len(names)), None)
     if wrong is not None:
         what = "too few" if len(wrong[1]) < len(names) else "too many"
         raise TableError(f"{path}: line {wrong[0]} has {what} values", f"expected {','.join(names)[:80]}", hint)
-    if len(set(names)) < len(names):
-        raise TableError(f"{path}: two columns have the same name ({','.join(names)[:80]})", "", "Rename one of them")
-    if len(filled) < 2:
-        raise TableError(f"{path}: no rows", "", hint)
-    cells = zip(*(row for _, row in filled[1:]), strict=True)
-    columns = {name: list(map(str.strip, column)) for name, column in zip(names, cells, strict=True)}
-    return ForeignTable(Path(path), columns, separator != ",", ended)
+    return names, [column[1:] for column in zip(*(row for _, row in filled), strict=True)]
+
+
+def _clean_names(header: Sequence[str], path: Path) -> list[str]:
+    """Return the names of the columns.
+
+    Raises:
+        TableError: the line has a patch id, so it is no header.
+    """
+    names = [_show_undecoded(name) if _is_undecoded(name) else name.strip() for name in header]
+    if any(_PATCH_ID.fullmatch(_clean_id(name)) for name in names):
+        found = f"{path}: no header: the first line is {','.join(names)[:80]}"
+        raise TableError(found, "expected names of columns", "Add a first line with them, such as id,...")
+    return names
 
 
 def _choose_separator(text: str) -> tuple[str, str]:

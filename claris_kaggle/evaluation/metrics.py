@@ -67,12 +67,12 @@ def summary(labels: Labels, probabilities: Probabilities) -> Metrics:
     Raises:
         DataError: the lengths differ, only one class is present, or a value is not a probability, for example a logit.
     """
-    _require_both_classes(labels, probabilities)
     values = np.asarray(probabilities, dtype=np.float64)
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         found = f"{int(wrong.sum()):,} of {len(values):,} values are not probabilities (first {values[wrong][0]:g})"
         raise DataError(found, "each must be from 0 to 1", "Convert logits to probabilities: 1 / (1 + exp(-logit))")
+    _require_rankable(labels, probabilities)
     return Metrics(**vars(_summary_of_part(labels, probabilities)))
 
 
@@ -99,13 +99,25 @@ def auc(labels: Labels, probabilities: Probabilities) -> float:
     Raises:
         DataError: the lengths differ, only one class is present, or a score is NaN.
     """
-    _require_both_classes(labels, probabilities)
-    malignant = np.asarray(labels) == 1
-    ranks = midranks(probabilities)
-    if nans := int(np.isnan(ranks).sum()):
-        raise DataError(f"{nans:,} of {len(ranks):,} values are NaN", "a patch without a value cannot be ranked")
-    positives, negatives = int(malignant.sum()), int((~malignant).sum())
-    return float((ranks[malignant].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    _require_rankable(labels, probabilities)
+    malignant, values = np.asarray(labels) == 1, np.asarray(probabilities)
+    return float(_count_below(values[malignant], values[~malignant]).sum() / (malignant.sum() * (~malignant).sum()))
+
+
+def _count_below(values: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return for each value how many of `others` are below it; equal ones count half. None may be NaN.
+
+    Args:
+        values: [N].
+        others: [M].
+    Returns:
+        float64 [N].
+    """
+    order, sorted_others = np.argsort(values), np.sort(others)
+    counts = np.empty(len(values))
+    # searchsorted is many times as fast if the searched values are sorted.
+    counts[order] = sum(np.searchsorted(sorted_others, values[order], side) / 2 for side in ("left", "right"))
+    return counts
 
 
 def midranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -151,7 +163,7 @@ def _best_threshold(labels: Labels, probabilities: Probabilities) -> tuple[float
 
     A probability of 1 is malignant at every threshold.
     """
-    order = np.argsort(probabilities, kind="stable")
+    order = np.argsort(probabilities)
     sorted_labels = np.asarray(labels, dtype=np.int64)[order]
     values = np.asarray(probabilities, dtype=np.float64)[order]
     # Cut before row i: earlier rows are classified as benign, row i and later as malignant.
@@ -177,11 +189,11 @@ def _nested_accuracy(labels: Labels, probabilities: Probabilities, fold: NDArray
     return correct / len(labels)
 
 
-def _require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
-    """Check that both classes are present, which the AUC needs.
+def _require_rankable(labels: Labels, probabilities: Probabilities) -> None:
+    """Check that there are values of both classes, as the AUC needs.
 
     Raises:
-        DataError: the lengths differ, or only one class is present.
+        DataError: the lengths differ, only one class is present, or a value is NaN.
     """
     if len(labels) != len(probabilities):
         raise DataError(
@@ -190,3 +202,6 @@ def _require_both_classes(labels: Labels, probabilities: Probabilities) -> None:
     if len(np.unique(labels)) != 2:
         found = f"all of {len(labels)} patches have the same label"
         raise DataError(found, "the AUC needs both classes")
+    if nans := int(np.isnan(probabilities).sum()):
+        found = f"{nans:,} of {len(probabilities):,} values are NaN"
+        raise DataError(found, "a patch without a value cannot be ranked")

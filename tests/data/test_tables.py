@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,19 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path, head: bytes, 
             read(tmp_path / "x.csv")
         except ClarisError as error:
             assert str(error)
+
+
+@settings(max_examples=300)
+@given(st.text('ab1,;"\n\r\t \x1f', max_size=40), st.sampled_from(["id,wsi\n", "id;wsi\n", "id\n", "id,wsi,\n", ""]))
+def test_the_fast_way_for_plain_tables_gives_what_the_csv_parser_gives(text: str, header: str) -> None:
+    lines, separator = foreign_tables._choose_separator((header + text).replace("\r\n", "\n").replace("\r", "\n"))
+    try:
+        plain = foreign_tables._split_plain_table(lines, separator, Path("t"))
+    except TableError as error:
+        with pytest.raises(TableError, match=f"^{re.escape(str(error))}$"):
+            foreign_tables._parse_table(lines, separator, Path("t"), "")
+        return
+    if plain is not None:
+        names, columns = foreign_tables._parse_table(lines, separator, Path("t"), "")
+        assert plain[0] == names
+        assert [list(map(str.strip, one)) for one in plain[1]] == [list(map(str.strip, one)) for one in columns]
