@@ -220,7 +220,7 @@ def _find_config(model: str) -> Path:
     """Return the path of the config.json of a repository or folder.
 
     Raises:
-        UsageError: the folder has none.
+        UsageError: the folder has none, or the repository has no valid name.
         ClarisError: the file is not in the local cache and cannot be downloaded.
     """
     if model.startswith(_FOLDER):
@@ -230,9 +230,13 @@ def _find_config(model: str) -> Path:
             hint = "Check the path; a repository is hf-hub:owner/name"
             raise UsageError(f"--model {model}: no {_CONFIG_NAME} there", expected, hint)
         return path
+    from huggingface_hub.utils import HFValidationError
+
     repository = model.removeprefix(_HUB)
     try:
         return _find_cached(repository, _CONFIG_NAME) or _download(repository, _CONFIG_NAME)
+    except HFValidationError as error:
+        raise UsageError(f"--model is {model!r}", "expected hf-hub:OWNER/NAME, a repository on Hugging Face") from error
     except Exception as error:  # as in `_find_published`
         found = f"--model {model}: {_CONFIG_NAME} is not cached and could not be downloaded ({type(error).__name__})"
         hint = "Check the name and the network connection, or give a downloaded folder as --model"

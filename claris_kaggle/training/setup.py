@@ -149,6 +149,7 @@ def _prepare_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[T
         _write_run_config(job, config, data, stored)
     log_info(f"{_describe_recipe(config, nproc)}; {_describe_cost(config, data, len(fold_numbers))}")
     _warn_of_memory(config, nproc)
+    _warn_of_learning_rate(config, given)
     if not (stored and trained) and "precision" not in given:
         suggest_precision(config.precision, "cuda" if torch.cuda.is_available() else "cpu", config.model)
     return config, data
@@ -390,6 +391,15 @@ def _warn_of_memory(config: TrainConfig, nproc: int) -> None:
         )
 
 
+def _warn_of_learning_rate(config: TrainConfig, given: Mapping[str, object]) -> None:
+    """Log that the learning rate was not measured with the optimizer that the caller set without a learning rate."""
+    if "optimizer" in given and "lr" not in given and not config.optimizer.endswith(("adam", "adamw")):
+        log_info(
+            f"the learning rate of {config.lr:g} was measured with adamw; {config.optimizer} may need another: "
+            "try some with --lr on one fold"
+        )
+
+
 def _gpu_gigabytes() -> float | None:
     """Return the memory of the GPU in 1e9 bytes, or None without a GPU."""
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
@@ -431,15 +441,20 @@ _ALWAYS_DESCRIBED = {
 }  # fmt: skip
 
 
+# Options that `--augment none` does not use.
+_LIGHT_AUGMENTATION = {"geometry", "color", "stain"}
+
+
 def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     """Return a one-line summary of the recipe, including the options that differ from the defaults."""
     published = "its published weights" if config.architecture else "ImageNet weights"
     start = {"imagenet": published, "none": "random weights"}.get(config.weights, f"weights of {config.weights}")
+    left_out = _ALWAYS_DESCRIBED | (_LIGHT_AUGMENTATION if config.augment == "none" else set())
     others = [
         f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
         for item in dataclasses.fields(config)
         if item.metadata.get("flag")
-        and item.name not in _ALWAYS_DESCRIBED
+        and item.name not in left_out
         and getattr(config, item.name) != item.default
     ]
     if config.extra_sha256:

@@ -124,6 +124,9 @@ def test_a_repository_in_the_cache_is_used_without_a_network(
 def test_what_is_no_network_of_timm_is_one_line(tmp_path: Path, vit: Path) -> None:
     with pytest.raises(ClarisError, match=r"--model hf-hub:no/thing: config.json .*could not be downloaded.*Check the"):
         read_architecture("hf-hub:no/thing")
+    for wrong in ("hf-hub:", "hf-hub:https://huggingface.co/timm/resnet18"):
+        with pytest.raises(UsageError, match=f"^--model is '{wrong}'; expected hf-hub:OWNER/NAME, a repository on"):
+            read_architecture(wrong)
     with pytest.raises(UsageError, match=r"no config.json there; expected a folder with config.json"):
         read_architecture(f"local-dir:{tmp_path}")
     for content, words in (

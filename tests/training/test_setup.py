@@ -341,3 +341,14 @@ def test_a_batch_that_surely_does_not_fit_is_said_and_not_refused(
     assert "0.000581 GFLOP an image, about 0 s on two T4s (estimated)" in said
     monkeypatch.setattr(setup, "_gpu_gigabytes", lambda: 8.0)
     assert "per GPU" not in call(*where)[2]
+
+
+def test_the_first_line_names_what_is_used_and_another_optimizer_gets_a_remark(
+    call: Call, generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    begin = ["train", *places(generated, cache, tmp_path / "run"), "--folds", fold_file, *TINY, "--fold", 0]
+    code, _, said = call(*begin, "--epochs", 1, "--optimizer", "sgd", "--augment", "none")
+    assert code == 0
+    (recipe,) = (line for line in said.splitlines() if line.startswith("training tiny"))
+    assert "optimizer sgd, " in recipe and "augment none, " in recipe and "color" not in recipe
+    assert "the learning rate of 0.002 was measured with adamw; sgd may need another: try some with --lr" in said
