@@ -453,9 +453,7 @@ def _describe_recipe(config: TrainConfig, nproc: int) -> str:
     others = [
         f"{item.name.replace('_', '-')} {getattr(config, item.name)}, "
         for item in dataclasses.fields(config)
-        if item.metadata.get("flag")
-        and item.name not in left_out
-        and getattr(config, item.name) != item.default
+        if item.metadata.get("flag") and item.name not in left_out and getattr(config, item.name) != item.default
     ]
     if config.extra_sha256:
         others.append(f"second round with pseudo-labels of weight {config.extra_weight:g}, ")
