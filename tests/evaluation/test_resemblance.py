@@ -12,7 +12,7 @@ from claris_kaggle.core.errors import DataError
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.arrays import Pixels
 from claris_kaggle.data.patches import read_patch
-from claris_kaggle.evaluation.resemblance import PatchStatistics, _density, _features, has_tissue
+from claris_kaggle.evaluation.resemblance import PatchStatistics, _channel_densities, _features, has_tissue
 
 
 @pytest.fixture(scope="module")
@@ -123,4 +123,5 @@ def test_one_percent_of_pixels_darker_than_the_background_are_tissue() -> None:
     assert has_tissue(np.concatenate([np.full_like(patch, 228), patch])).tolist() == [False, True]
     patch.reshape(-1, 3)[:93] = [200, 255, 255]
     assert not has_tissue(patch).any(), "dark in a single channel"
-    assert _density(np.array([0, 255, 24], np.uint8)).tolist() == pytest.approx([np.log10(256), 0, np.log10(10.24)])
+    colour = _channel_densities(np.array([0, 255, 24], np.uint8).reshape(1, 1, 1, 3))
+    assert colour.ravel().tolist() == pytest.approx([np.log10(256), 0, np.log10(10.24)])
