@@ -231,6 +231,7 @@ class _Learner:
             if "fused" in group:
                 group["fused"] = self.optimizer.defaults["fused"]  # the checkpoint may be from another device
         self.optimizer.load_state_dict(state["optimizer"])
+        _match_memory_formats(self.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.global_step = state["epoch"], state["step"], state["taken"]
         self.seconds = state["seconds"]
@@ -239,6 +240,17 @@ class _Learner:
         self.skipped_in_a_row.zero_()
         self.saved_buffers, self.checked_skipped_steps, self.checked_updates = [], int(self.skipped_steps), -1.0
         self.history = list(state["history"])
+
+
+def _match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's state the memory format of its parameters, as the fused optimizer of a GPU requires.
+
+    The checkpoint may be from another cuDNN mode, with the network in another memory format.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -41,7 +41,9 @@ def finish(arguments: list[object]) -> str:
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    # Without a network the name of the machine may not resolve.
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
     return subprocess.run(
         [*command, *map(str, arguments)], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=DEADLINE
     )

@@ -81,13 +81,13 @@ def test_training_without_enough_memory_says_which_batch_size_to_try(
     flags = ["--weights", "none", "--batch-size", 160, "--fold", 0, "--nproc", 1, "--workers", 0]
     code, shown, said = call("train", *where, *flags)
     assert (code, shown) == (1, "")
-    assert "fold 0: the GPU memory is too small for 160 patches a step" in said
+    assert "fold 0: the GPU memory is too small for 160 patches per step" in said
     assert "--batch-size 80 or smaller" in said and "Traceback" not in said
 
 
 def test_prediction_without_enough_memory_says_what_to_do(pack: Pack, limit_memory: Callable[[float], None]) -> None:
     model = network(GPU)
     limit_memory(1e-6)
-    with pytest.raises(TrainingError, match="the GPU memory is too small for") as caught:
+    with pytest.raises(TrainingError, match="the GPU memory is too small to predict 512 patches") as caught:
         predict_ids(model, pack, pack.ids, World(0, 0, 1, GPU), TrainConfig(precision="fp16"), views=1)
     assert "nvidia-smi" in caught.value.hint

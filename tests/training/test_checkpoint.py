@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
 from claris_kaggle.core.errors import DiskError
+from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
-from tests.support.learners import new_learner
+from claris_kaggle.training.learner import _Learner
+from tests.support.learners import ALONE, new_learner
 
 
 def test_a_checkpoint_of_another_device_keeps_this_ones_way_to_update() -> None:
@@ -19,6 +22,21 @@ def test_a_checkpoint_of_another_device_keeps_this_ones_way_to_update() -> None:
     learner = new_learner()
     learner.restore(state)
     assert not any(group["fused"] for group in learner.optimizer.param_groups)
+
+
+def test_a_checkpoint_of_another_memory_format_gets_that_of_the_network() -> None:
+    """The fused optimizer of a GPU needs it: a channels-last training goes on contiguous where cuDNN fails."""
+    first = new_learner()
+    for value in first.model.parameters():
+        value.grad = torch.randn_like(value)
+    first.optimizer.step()
+    second = _Learner(first.config, ALONE, create_model(first.config.model), cudnn="contiguous")
+    second.restore(copy.deepcopy(first.state()))
+    for value, earlier in zip(second.model.parameters(), first.model.parameters(), strict=True):
+        for name in ("exp_avg", "exp_avg_sq"):
+            restored = second.optimizer.state[value][name]
+            assert restored.stride() == value.stride()
+            assert torch.equal(restored, first.optimizer.state[earlier][name])
 
 
 def test_checkpoints_are_written_beside_the_steps_and_hold_the_state_of_their_moment(tmp_path: Path) -> None:

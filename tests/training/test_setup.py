@@ -208,6 +208,22 @@ def test_a_loss_that_is_no_number_ends_with_advice(call: Call, where: list[objec
     assert not (tmp_path / "new/fold0/model.json").exists()
 
 
+def test_training_without_enough_gpu_memory_says_which_batch_size_to_try(
+    call: Call, where: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/gpu fills a real GPU."""
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("claris_kaggle.training.train._train_epoch", fail)
+    where[where.index("--run") + 1] = tmp_path / "new"
+    code, shown, said = call(*where, *TINY)
+    assert (code, shown) == (1, "")
+    assert "fold 0: the GPU memory is too small for 32 patches per step" in said
+    assert "--batch-size 16 or smaller" in said and "Traceback" not in said
+
+
 def test_predictions_with_damaged_weights_are_refused(
     call: Call, where: list[object], run: Path, generated: DataDir, cache: Path
 ) -> None:
