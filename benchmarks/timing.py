@@ -9,6 +9,7 @@ without `--out DIR`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -76,7 +77,9 @@ def option(name: str, default: str) -> str:
     return arguments[arguments.index(name) + 1] if name in arguments[:-1] else default
 
 
-def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def interleave(
+    contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1, end: float = math.inf
+) -> dict[str, list[float]]:
     """Return the rates of each contender, one per round.
 
     Each round runs all contenders, so that other load on the machine affects all of them.
@@ -85,16 +88,21 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_
         contenders: the contenders by name.
         rounds: number of measured rounds.
         warm_up: number of rounds before them, whose rates are dropped.
+        end: time of `time.monotonic()`. After the first measured round, no round starts that would end later.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     if QUICK:
         rounds, warm_up = 1, 0
+    began = time.monotonic()
     for index in range(warm_up + rounds):
         for name, measure_rate in contenders.items():
             rate = measure_rate()
             if index >= warm_up:
                 rates[name].append(rate)
         print(f"round {index + 1} of {warm_up + rounds}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if index >= warm_up and now + (now - began) / (index + 1) > end:
+            break
     return rates
 
 

@@ -14,13 +14,14 @@ import time
 
 from benchmarks.timing import QUICK, ROOT, option
 
-# Arguments and time limit in seconds of each section. A section saves its results as it runs.
+# Arguments of each section, and its share of the time. The time that a section does not need is left to the others.
+# A section saves its results as it runs.
 SECTIONS: dict[str, tuple[list[str], float]] = {
-    "training": (["training"], 95),
-    "inference": (["inference"], 75),
-    "loading": (["loading"], 110),
-    "training sizes": (["sizes", "training"], 85),
-    "inference sizes": (["sizes", "inference"], 50),
+    "training": (["training"], 0.3),
+    "inference": (["inference"], 0.2),
+    "loading": (["loading"], 0.25),
+    "training sizes": (["sizes", "training"], 0.15),
+    "inference sizes": (["sizes", "inference"], 0.1),
 }
 START_UP = 15.0  # seconds of a section before its measurements: imports, network, first kernels
 
@@ -49,11 +50,11 @@ def main() -> None:
         print("no GPU found, nothing was measured; use --quick for a trial on a CPU", file=sys.stderr)
         raise SystemExit(1)
     end = time.monotonic() + float(option("--seconds", "330"))
-    failed = 0
-    for name, (_, limit) in SECTIONS.items():
+    failed, shares = 0, [share for _, share in SECTIONS.values()]
+    for index, name in enumerate(SECTIONS):
         began = time.monotonic()
-        left = min(limit, end - began)
-        code = run_section(name, left) if left > START_UP else 124
+        limit = (end - began) * shares[index] / sum(shares[index:])
+        code = run_section(name, limit) if limit > START_UP else 124
         failed += code != 0
         outcome = {0: "done", 124: "time limit reached"}.get(code, f"exit code {code}")
         print(f"section {name}: {outcome}, {time.monotonic() - began:.0f} s", flush=True)

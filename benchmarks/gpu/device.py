@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.timing import QUICK
+from benchmarks.timing import QUICK, option
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.data.batches import Batch
 from claris_kaggle.data.pack import Pack
@@ -28,6 +28,8 @@ WORLD = World(0, 0, 1, DEVICE)
 GPU_NAME = torch.cuda.get_device_name(DEVICE) if CUDA else "CPU"
 MODEL = "tiny" if QUICK else "densenet121"
 LR = 1e-4
+# The measurements of a section should end at this time of `time.monotonic()`.
+END = time.monotonic() + float(option("--seconds", "300"))
 Function = Callable[[], object]
 Contender = Callable[[], float]
 
@@ -48,17 +50,24 @@ def measure_seconds(function: Function) -> float:
     return time.perf_counter() - began
 
 
-def device_rate_of(images: int, function: Function, *, autotune: bool = False) -> Contender:
-    """Return a contender that calls the function, which processes this number of images.
+def device_rate_of(images: int, create: Callable[[], Function], *, autotune: bool = False) -> Callable[[], Contender]:
+    """Return a function that creates a contender, with or without cuDNN autotuning.
 
-    It measures until the device has finished, with or without cuDNN autotuning.
+    The contender calls the function that `create` returns, which processes this number of images, and measures until
+    the device has finished. A graph that `create` records keeps the cuDNN algorithms of that moment.
     """
 
-    def measure_rate() -> float:
+    def create_contender() -> Contender:
         torch.backends.cudnn.benchmark = autotune
-        return images / measure_seconds(function)
+        function = create()
 
-    return measure_rate
+        def measure_rate() -> float:
+            torch.backends.cudnn.benchmark = autotune
+            return images / measure_seconds(function)
+
+        return measure_rate
+
+    return create_contender
 
 
 def measure_step_rate(loop: Callable[[], object], skipped: int) -> float:
@@ -75,14 +84,22 @@ def measure_step_rate(loop: Callable[[], object], skipped: int) -> float:
     return images / (time.perf_counter() - began)
 
 
-def create_contenders(factories: Mapping[str, Callable[[], Contender]], facts: dict[str, str]) -> dict[str, Contender]:
-    """Return the contenders that can be created and run once. The errors of the others are added to `facts`."""
+def create_contenders(
+    factories: Mapping[str, Callable[[], Contender]], facts: dict[str, str], rates: dict[str, list[float]] | None = None
+) -> dict[str, Contender]:
+    """Return the contenders that can be created and run once. The errors of the others are added to `facts`.
+
+    The rates of the first runs are added to `rates`. They include autotuning and compilation, unless a contender
+    leaves out its first steps.
+    """
     contenders = {}
     for name, create in factories.items():
         try:
             contender = create()
-            contender()
+            rate = contender()
             contenders[name] = contender
+            if rates is not None:
+                rates[name] = [rate]
         except Exception as error:  # other libraries and the GPU can raise any error
             facts[f"not measured: {name}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             print(name, traceback.format_exc(), file=sys.stderr, flush=True)
@@ -117,16 +134,24 @@ def measure_copy_bandwidth() -> float:
     """Return the bytes per second that a copy on the device reads and writes."""
     source = torch.empty(1 << 20 if QUICK else 1 << 28, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
-    measure_rate = device_rate_of(2 * len(source) * 20, lambda: [target.copy_(source) for _ in range(20)])
-    return statistics.median(measure_rate() for _ in range(5))
+
+    def copy() -> None:
+        for _ in range(20):
+            target.copy_(source)
+
+    return statistics.median(2 * len(source) * 20 / measure_seconds(copy) for _ in range(5))
 
 
 def measure_upload_bandwidth() -> float:
     """Return the bytes per second of a copy from pinned memory to the device."""
     source = pin(torch.empty(1 << 20 if QUICK else 1 << 27, dtype=torch.uint8))
     target = torch.empty_like(source, device=DEVICE)
-    measure_rate = device_rate_of(len(source) * 5, lambda: [target.copy_(source, non_blocking=True) for _ in range(5)])
-    return statistics.median(measure_rate() for _ in range(3))
+
+    def copy() -> None:
+        for _ in range(5):
+            target.copy_(source, non_blocking=True)
+
+    return statistics.median(len(source) * 5 / measure_seconds(copy) for _ in range(3))
 
 
 def reset_peak_memory() -> None:

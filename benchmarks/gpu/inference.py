@@ -1,6 +1,6 @@
 """Compare prediction with eight views at 96 pixels with the loops of other libraries.
 
-python -m benchmarks.gpu.inference [--quick] [--out DIR]
+python -m benchmarks.gpu.inference [--quick] [--out DIR] [--seconds 300]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from benchmarks.gpu import peers
 from benchmarks.gpu.device import (
     CUDA,
     DEVICE,
+    END,
     GPU_NAME,
     WORLD,
     Contender,
@@ -93,7 +94,7 @@ def contender_factories() -> dict[str, Callable[[], Contender]]:
     images, labels = peers.create_float_batch(BLOCK)
 
     def views(create: Callable[[], Function], *, autotune: bool = False) -> Callable[[], Contender]:
-        return lambda: device_rate_of(BLOCK, create(), autotune=autotune)
+        return device_rate_of(BLOCK, create, autotune=autotune)
 
     def lightning() -> Contender:
         rate = peers.lightning_contender(lambda: [(images, labels)] * (VIEWS + 2), 2, predict=True)
@@ -107,7 +108,7 @@ def contender_factories() -> dict[str, Callable[[], Contender]]:
         "claris with cuDNN autotuning": views(lambda: predict_views(create_claris_network()), autotune=True),
         "claris without fused batch norm": views(lambda: predict_views(create_claris_network(fused=False))),
         "claris as a CUDA graph": views(lambda: replay_views(create_claris_network())),
-        "claris with its loader": lambda: device_rate_of(BLOCK * BLOCKS, predict_with_loader()),
+        "claris with its loader": device_rate_of(BLOCK * BLOCKS, predict_with_loader),
     }
     return {**factories, **({"Lightning, 16-mixed": lightning} if peers.has_lightning() else {})}
 
@@ -116,22 +117,22 @@ def compiled_factories(facts: dict[str, str]) -> dict[str, Callable[[], Contende
     """Return functions that create the contenders that need compilation."""
     model = compile_network()
 
-    def compiled() -> Contender:
+    def compiled() -> Function:
         predict = predict_views(model)
         facts["first compiled block, with the compiler cache of earlier processes"] = (
             f"{measure_seconds(predict):.0f} s"
         )
-        return device_rate_of(BLOCK, predict)
+        return predict
 
     return {
-        "claris, compiled": compiled,
-        "claris, compiled, as a CUDA graph": lambda: device_rate_of(BLOCK, replay_views(model)),
+        "claris, compiled": device_rate_of(BLOCK, compiled),
+        "claris, compiled, as a CUDA graph": device_rate_of(BLOCK, lambda: replay_views(model)),
     }
 
 
-def compare(contenders: Mapping[str, Contender], facts: dict[str, str], bandwidth: float) -> None:
-    """Measure the contenders, print the result and save it."""
-    rates = interleave(contenders, rounds=ROUNDS, warm_up=1)
+def compare(contenders: Mapping[str, Contender], facts: dict[str, str], bandwidth: float, rounds: int) -> None:
+    """Measure the contenders, which have run once, print the result and save it."""
+    rates = interleave(contenders, rounds, warm_up=0, end=END)
     used = median(rates[CLARIS]) * VIEWS * TRAFFIC["predict"] / bandwidth
     facts[f"share of the GPU's copy bandwidth of {bandwidth / 1e9:,.0f} GB/s"] = f"{used:.0%}"
     publish(
@@ -144,8 +145,8 @@ def main() -> None:
     waits = describe_waits(predict_views(create_claris_network()))
     bandwidth, facts = measure_copy_bandwidth(), {"waits for the device in a block": waits}
     contenders = create_contenders(contender_factories(), facts)
-    compare(contenders, facts, bandwidth)
-    compare({**contenders, **create_contenders(compiled_factories(facts), facts)}, facts, bandwidth)
+    compare(contenders, facts, bandwidth, rounds=2)
+    compare({**contenders, **create_contenders(compiled_factories(facts), facts)}, facts, bandwidth, ROUNDS)
 
 
 if __name__ == "__main__":

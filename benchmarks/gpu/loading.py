@@ -1,6 +1,6 @@
 """Measure complete epochs at 96 px with patches from files, from a pack, or in GPU memory.
 
-python -m benchmarks.gpu.loading [--quick] [--out DIR]
+python -m benchmarks.gpu.loading [--quick] [--out DIR] [--seconds 300]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.gpu import peers
 from benchmarks.gpu.device import (
     CUDA,
     DEVICE,
+    END,
     GPU_NAME,
     LR,
     WORLD,
@@ -38,14 +39,18 @@ from benchmarks.timing import QUICK, Result, interleave, publish
 from claris_kaggle.data.augment import _color_draws, _stain_draws, _symmetry_numbers
 from claris_kaggle.data.batches import Batch, EpochBatches, TrainSet
 from claris_kaggle.data.pack import Pack
+from claris_kaggle.data.patches import PATCH_BYTES
 from claris_kaggle.models.factory import create_model
+from claris_kaggle.runtime.loading import limit_workers
 from claris_kaggle.training.learner import _CHECK_INTERVAL, _Learner, _train_epoch, _train_step
 from claris_kaggle.training.throughput import _synchronize, _time_loader
 
 BATCH, LARGE, ROWS, FILES, SKIPPED = (4, 8, 32, 16, 1) if QUICK else (128, 512, 20_480, 2_560, 8)
-REPEATS = 3  # passes over the files in an epoch of the other libraries
-CORES = os.cpu_count() or 1
-CLARIS_WORKERS, PEER_WORKERS = (0, 0) if QUICK else (min(4, CORES), min(12, CORES))
+REPEATS = 2  # passes over the files in an epoch of the other libraries
+CORES = 0 if QUICK else os.cpu_count() or 1
+# Batches that do not fit into the machine's shared memory would end the loader processes.
+CLARIS_WORKERS = limit_workers(min(4, CORES), LARGE * PATCH_BYTES, 1)
+PEER_WORKERS = limit_workers(min(12, CORES), 4 * BATCH * PATCH_BYTES, 1)
 
 
 def write_files(pack: Pack, folder: Path) -> None:
@@ -195,13 +200,19 @@ def time_claris_loader(pack: Pack) -> Contender:
 
 
 def main() -> None:
-    """Run the benchmark, print the result and save it."""
+    """Run the benchmark. Print and save the rates of the first epochs, then those of the following rounds."""
     pack = create_noise_pack(ROWS)
     facts: dict[str, str] = {}
+    rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_files(pack, Path(folder))
-        contenders = create_contenders(contender_factories(pack, Path(folder)), facts)
-        rates = interleave(contenders, rounds=2, warm_up=0)
+        contenders = create_contenders(contender_factories(pack, Path(folder)), facts, rates)
+        publish_rates(rates, facts)
+        publish_rates(interleave(contenders, rounds=2, warm_up=0, end=END), facts)
+
+
+def publish_rates(rates: dict[str, list[float]], facts: dict[str, str]) -> None:
+    """Print and save the rates."""
     notes = [
         f"{ROWS:,} patches of noise. Files and pack are in the system's cache. The other libraries have {PEER_WORKERS} "
         f"loader processes, claris has {CLARIS_WORKERS}. The first steps are not measured."

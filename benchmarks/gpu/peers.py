@@ -63,7 +63,7 @@ def reference_loop(batches: Callable[[], Batches]) -> Callable[[], Iterator[int]
     return loop
 
 
-def timm_loop(batches: Callable[[], Batches], *, compiled: bool = False) -> Callable[[], Iterator[int]]:
+def timm_loop(batches: Callable[[], Batches]) -> Callable[[], Iterator[int]]:
     """Return a training loop like timm's script with --amp --channels-last: its network, scaler and optimizer.
 
     It reads the loss of each step, as the script does in one process.
@@ -74,14 +74,13 @@ def timm_loop(batches: Callable[[], Batches], *, compiled: bool = False) -> Call
     model = create_network().train()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=LR, weight_decay=0.0)
     scaler, losses = NativeScaler(DEVICE.type), AverageMeter()
-    forward = torch.compile(model) if compiled else model
 
     def loop() -> Iterator[int]:
         for images, labels in batches():
             images = images.to(DEVICE, non_blocking=True).contiguous(memory_format=torch.channels_last)
             labels = labels.to(DEVICE, non_blocking=True)
             with autocast():
-                loss = nn.functional.cross_entropy(forward(images), labels)
+                loss = nn.functional.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             scaler(loss, optimizer, parameters=model.parameters())
             losses.update(loss.item(), len(labels))
@@ -123,6 +122,12 @@ def create_lightning_module(clock: StepClock) -> Any:
             clock.step(len(batch[0]))
             return self.model(batch[0]).softmax(1)
 
+        def on_train_end(self) -> None:
+            clock.stop()
+
+        def on_predict_end(self) -> None:
+            clock.stop()
+
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.parameters(), lr=LR)
 
@@ -133,7 +138,7 @@ class StepClock:
     """A clock that measures images per second without the `skipped` first steps."""
 
     def __init__(self, skipped: int) -> None:
-        self.skipped, self.steps, self.images, self.began = skipped, 0, 0, 0.0
+        self.skipped, self.steps, self.images, self.began, self.seconds = skipped, 0, 0, 0.0, 0.0
 
     def step(self, rows: int) -> None:
         """Count the start of a step."""
@@ -143,10 +148,14 @@ class StepClock:
         self.steps += 1
         self.images += rows
 
-    def rate(self) -> float:
-        """Return images per second so far."""
+    def stop(self) -> None:
+        """Stop the clock after the last step, before the Trainer moves the network back to the host."""
         _synchronize(DEVICE)
-        return self.images / (time.perf_counter() - self.began)
+        self.seconds = time.perf_counter() - self.began
+
+    def rate(self) -> float:
+        """Return images per second until the clock was stopped."""
+        return self.images / self.seconds
 
 
 def lightning_contender(batches: Callable[[], Batches], skipped: int, *, predict: bool = False) -> Callable[[], float]:

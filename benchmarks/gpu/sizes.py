@@ -1,6 +1,6 @@
 """Measure the network alone by input size, batch size and precision: images/s, peak memory, share of the bandwidth.
 
-python -m benchmarks.gpu.sizes training|inference [--quick] [--out DIR] [--seconds 60]
+python -m benchmarks.gpu.sizes training|inference [--quick] [--out DIR] [--seconds 300]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.device import (
     CUDA,
     DEVICE,
+    END,
     GPU_NAME,
     LR,
     MODEL,
@@ -30,7 +31,7 @@ from benchmarks.gpu.device import (
     reset_peak_memory,
 )
 from benchmarks.gpu.graphs import capture_forward, record
-from benchmarks.timing import QUICK, Grid, format_rate, option, publish
+from benchmarks.timing import QUICK, Grid, format_rate, publish
 from benchmarks.two_t4s import TRAFFIC
 from claris_kaggle.models.factory import create_model, fuse_batch_norm
 from claris_kaggle.runtime.precision import DTYPES
@@ -179,7 +180,6 @@ def publish_rows(name: str, rows: list[Row], bandwidth: float, left: int) -> Non
 
 def main(name: str) -> None:
     """Measure one size after another until the time limit."""
-    end = time.monotonic() + float(option("--seconds", "60"))
     torch.backends.cudnn.benchmark = False
     bandwidth, network = measure_copy_bandwidth(), Trainer() if name == "training" else Predictor()
     flops = {side: count_gflop(side) for side in SIDES}
@@ -187,7 +187,7 @@ def main(name: str) -> None:
     todo = [(side, batch) for batch in batches for side in SIDES]
     rows: list[Row] = []
     for side, batch in todo:
-        if time.monotonic() > end:
+        if time.monotonic() > END:
             break
         rows.append(measure_row_if_it_fits(network, side, flops[side], batch))
         print(rows[-1], file=sys.stderr, flush=True)

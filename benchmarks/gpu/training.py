@@ -1,6 +1,6 @@
 """Compare training steps at 96 pixels, without data loading, with the loops of other libraries.
 
-python -m benchmarks.gpu.training [--quick] [--out DIR]
+python -m benchmarks.gpu.training [--quick] [--out DIR] [--seconds 300]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.gpu import peers
 from benchmarks.gpu.device import (
     CUDA,
+    END,
     GPU_NAME,
     LR,
     WORLD,
@@ -32,7 +33,7 @@ from claris_kaggle.data.patches import PATCH_BYTES
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.training.learner import _Learner, _train_step
 
-BATCH, STEPS, ROUNDS = (4, 1, 1) if QUICK else (128, 20, 5)
+BATCH, STEPS, ROUNDS = (4, 1, 1) if QUICK else (128, 10, 5)
 CLARIS = "claris, fp16, channels-last"
 
 
@@ -74,7 +75,7 @@ def contender_factories() -> dict[str, Callable[[], Contender]]:
         return [batch] * STEPS
 
     def steps(create: Callable[[], Function], *, autotune: bool = True) -> Callable[[], Contender]:
-        return lambda: device_rate_of(images, create(), autotune=autotune)
+        return device_rate_of(images, create, autotune=autotune)
 
     factories = {
         "reference loop, float32": steps(lambda: peers.run_all(peers.reference_loop(batches))),
@@ -94,22 +95,23 @@ def contender_factories() -> dict[str, Callable[[], Contender]]:
 def compiled_factories(facts: dict[str, str]) -> dict[str, Callable[[], Contender]]:
     """Return functions that create the contenders that need compilation."""
 
-    def compiled() -> Contender:
+    def compiled() -> Function:
         train = train_steps(new_learner("fp16", compiled=True))
         facts["first compiled steps, with the compiler cache of earlier processes"] = f"{measure_seconds(train):.0f} s"
-        return device_rate_of(BATCH * STEPS, train, autotune=True)
+        return train
+
+    def recorded() -> Function:
+        return replay_steps(new_learner("fp16", compiled=True))
 
     return {
-        "claris, compiled": compiled,
-        "claris, compiled, as a CUDA graph": lambda: device_rate_of(
-            BATCH * STEPS, replay_steps(new_learner("fp16", compiled=True)), autotune=True
-        ),
+        "claris, compiled": device_rate_of(BATCH * STEPS, compiled, autotune=True),
+        "claris, compiled, as a CUDA graph": device_rate_of(BATCH * STEPS, recorded, autotune=True),
     }
 
 
-def compare(contenders: Mapping[str, Contender], facts: dict[str, str], bandwidth: float) -> None:
-    """Measure the contenders, print the result and save it."""
-    rates = interleave(contenders, rounds=ROUNDS, warm_up=1)
+def compare(contenders: Mapping[str, Contender], facts: dict[str, str], bandwidth: float, rounds: int) -> None:
+    """Measure the contenders, which have run once, print the result and save it."""
+    rates = interleave(contenders, rounds, warm_up=0, end=END)
     used = median(rates[CLARIS]) * TRAFFIC["train"] / bandwidth
     facts[f"share of the GPU's copy bandwidth of {bandwidth / 1e9:,.0f} GB/s"] = f"{used:.0%}"
     publish(Result("gpu_training", f"training DenseNet-121, batch {BATCH}, {GPU_NAME}", "images/s", rates, facts))
@@ -124,8 +126,8 @@ def main() -> None:
         "Lightning": "measured" if peers.has_lightning() else "not installed",
     }
     contenders = create_contenders(contender_factories(), facts)
-    compare(contenders, facts, bandwidth)
-    compare({**contenders, **create_contenders(compiled_factories(facts), facts)}, facts, bandwidth)
+    compare(contenders, facts, bandwidth, rounds=2)
+    compare({**contenders, **create_contenders(compiled_factories(facts), facts)}, facts, bandwidth, ROUNDS)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,45 @@ def test_compiled_training_ends_with_the_same_weights_but_for_rounding(
         torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-4)
 
 
+def test_measurements_end_in_time_with_at_least_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import timing
+
+    now = [0.0]
+
+    def measure_rate() -> float:
+        now[0] += 10
+        return 1.0
+
+    monkeypatch.setattr(timing.time, "monotonic", lambda: now[0])
+    for end, rounds in ((0, 1), (29, 2), (30, 3), (math.inf, 5)):
+        now[0] = 0.0
+        assert timing.interleave({"one": measure_rate}, 5, warm_up=0, end=end) == {"one": [1.0] * rounds}
+
+
+def test_the_time_of_the_gpu_benchmarks_is_divided_among_all_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section that reaches its limit leaves the others their share, and one that ends early leaves them its rest."""
+    from benchmarks.gpu import __main__ as sections
+
+    monkeypatch.setattr(sections, "option", lambda name, default: "300")
+    monkeypatch.setattr(sections, "QUICK", True)
+    for used in (0.5, 1.0):
+        now, limits = [0.0], []
+
+        def run_section(name: str, limit: float) -> int:
+            limits.append(limit)  # noqa: B023
+            now[0] += used * limit  # noqa: B023
+            return 0
+
+        monkeypatch.setattr(sections.time, "monotonic", lambda now=now: now[0])
+        monkeypatch.setattr(sections, "run_section", run_section)
+        with pytest.raises(SystemExit) as ended:
+            sections.main()
+        assert ended.value.code == 0 and now[0] <= 300.001
+        shares = [share for _, share in sections.SECTIONS.values()]
+        assert len(limits) == len(shares)
+        assert all(limit >= 300 * share - 0.001 for limit, share in zip(limits, shares, strict=True))
+
+
 def test_the_page_of_speeds_holds_what_the_benchmarks_have_kept() -> None:
     from benchmarks.page import PAGE, format_page, read_results
 
