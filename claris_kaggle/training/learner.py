@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +25,8 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
 from claris_kaggle.runtime.distributed import World, first_nonempty_text, max_over_ranks
 from claris_kaggle.runtime.loading import load_in_order, prefetch_to_device
 from claris_kaggle.runtime.precision import DTYPES
+from claris_kaggle.training.moving_average import _MovingAverage
 from claris_kaggle.training.optimizer import _create_optimizer
-
-if TYPE_CHECKING:
-    from timm.utils import ModelEmaV3
 
 _WARM_UP = 0.3
 _START_FACTOR, _END_FACTOR = 1 / 25, 1e-4
@@ -137,11 +135,7 @@ class _Learner:
             )
         if self.compiled:  # at most two batch sizes occur: one compiled graph each is faster than a dynamic one
             self.wrapped = torch.compile(self.wrapped, dynamic=False)  # type: ignore[assignment]
-        self.ema: ModelEmaV3 | None = None
-        if self.config.ema:
-            from timm.utils import ModelEmaV3
-
-            self.ema = ModelEmaV3(self.model, decay=self.config.ema, use_warmup=True)
+        self.ema = _MovingAverage(self.model, self.config.ema) if self.config.ema else None
         self.swa = AveragedModel(self.model) if self.config.swa_epochs else None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.skipped_steps, self.skipped_in_a_row = (
@@ -175,7 +169,7 @@ class _Learner:
         An infinite value in a forward pass stays in the running statistics of a batch norm, even if the step changes no
         weight. So the statistics of the last health check are restored. Waits for the device.
         """
-        skipped, networks = int(self.skipped_steps), [self.model] if self.ema is None else [self.model, self.ema]
+        skipped, networks = int(self.skipped_steps), [self.model] if self.ema is None else [self.model, self.ema.module]
         buffers = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
         if skipped > self.checked_skipped_steps and self.saved_buffers:
             for buffer, saved in zip(buffers, self.saved_buffers, strict=True):
