@@ -49,8 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--compile",
-        action="store_true",
-        help="use torch.compile (takes minutes at the start); --rates measures the speed",
+        nargs="?",
+        const="always",
+        default="never",
+        choices=("never", "auto", "always"),
+        help="use torch.compile, which takes minutes at the start; auto measures a few steps with and without it, and "
+        "uses it if it saves time in this run [never; --compile alone: always]",
     )
     add_config_flags(parser)
 

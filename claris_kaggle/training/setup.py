@@ -69,7 +69,8 @@ class TrainJob(Job):
         time_limit: time limit in seconds; None for no limit.
         checkpoint_minutes: minutes between checkpoints within an epoch.
         rates: measure data-loading and training throughput before the first epoch.
-        compile: train through `torch.compile`. Results differ in the last digits, as between GPU models.
+        compile: train through `torch.compile`: `never`, `always`, or `auto`, which measures if it saves time. Results
+            differ in the last digits, as between GPU models.
         cudnn: the cuDNN mode of the first attempt, one of `config.CUDNN_MODES`. Modes other than `default` also change
             the last digits.
     """
@@ -81,7 +82,7 @@ class TrainJob(Job):
     workers: int | None = None
     checkpoint_minutes: float = 10.0
     rates: bool = False
-    compile: bool = False
+    compile: str = "never"
 
     def __post_init__(self) -> None:
         """Convert paths that are given as text, and `only` to a tuple."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 
 import torch
 
 from claris_kaggle.core.console import log_info
+from claris_kaggle.core.errors import first_line
 from claris_kaggle.data.batches import Batch, EpochBatches
 from claris_kaggle.runtime.distributed import max_over_ranks
 from claris_kaggle.runtime.loading import load_in_order
@@ -68,6 +70,41 @@ def _time_steps(learner: _Learner, batches: list[Batch]) -> float:
         images += len(batch.labels) if number >= warm_up else 0
     _synchronize(device)
     return images / max(time.perf_counter() - start, 1e-9)
+
+
+def _compiling_pays(create: Callable[[bool], _Learner], batches: EpochBatches, images: int) -> bool:
+    """Measure training steps with and without `torch.compile`, and return True if compilation saves time in this run.
+
+    Args:
+        create: returns a new learner, compiled if its argument is True. It is trained for a few steps.
+        batches: the steps of an epoch, for this rank.
+        images: number of images that this rank still has to train in the run.
+    """
+    one_of_each_size = {end - begin: step for step, (begin, end) in enumerate(batches.steps)}.values()
+    loaded, rates, began = [batches[step] for step in one_of_each_size], [], 0.0
+    for compiled in (False, True):
+        learner = create(compiled)
+        began = time.perf_counter()
+        try:
+            rates.append(_time_steps(learner, loaded))
+        except RuntimeError as error:
+            if not _is_compiler_error(error):
+                raise
+            log_info(f"training without torch.compile, which failed ({first_line(error)})")
+            return False
+        del learner
+    seconds = time.perf_counter() - began  # of the compilation, and of a few steps
+    pays = seconds + images / rates[1] < images / rates[0]
+    log_info(
+        f"torch.compile: {rates[1]:,.0f} images/s instead of {rates[0]:,.0f} per process, after {seconds:.0f} s: "
+        + ("used" if pays else "not used, as it saves no time in this run")
+    )
+    return pays
+
+
+def _is_compiler_error(error: RuntimeError) -> bool:
+    """Return True if torch could not compile the network."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def _synchronize(device: torch.device) -> None:

@@ -51,7 +51,7 @@ from claris_kaggle.training.setup import (
     _prepare_run,
     _prepare_run_on_machines,
 )
-from claris_kaggle.training.throughput import _log_throughput
+from claris_kaggle.training.throughput import _compiling_pays, _is_compiler_error, _log_throughput
 
 _HISTORY_COLUMNS = ("epoch", "train_loss", "valid_loss", "auc", "accuracy", "lr", "seconds", "images_per_second")
 _LOWER_LR = "Start a new run with a lower --lr, or with --precision fp32"
@@ -119,15 +119,17 @@ def _train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: 
         if finished_sha256(job.run_dir.fold(fold)):
             log_info(f"fold {fold}: already finished")
             continue
-        _train_fold(job, config, data, fold, world, stopper, rates=rates)
+        job = _train_fold(job, config, data, fold, world, stopper, rates=rates)
         rates = False
 
 
 def _train_fold(
     job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper, *, rates: bool
-) -> None:
+) -> TrainJob:
     """Train one fold to its end, from its checkpoint if there is one. With `rates`, measure the throughput first.
 
+    Returns:
+        The job for the other folds, with the choice of `compile`.
     Raises:
         TrainingError: not enough GPU memory, torch could not compile the network, or the training diverged.
         Stopped: time limit or signal.
@@ -137,6 +139,7 @@ def _train_fold(
         with convert_cudnn_failures(f"fold {fold}", job.cudnn):
             if rates:
                 _measure_rates(job, config, data, fold, world)
+            job = _choose_compile(job, config, data, fold, world)
             learner = _train_with_one_rollback(
                 job, _load_or_create_learner(job, config, fold, world), data, fold, stopper
             )
@@ -144,7 +147,7 @@ def _train_fold(
         found = f"fold {fold}: the GPU memory is too small for {config.batch_size} patches per step"
         raise TrainingError(found, "", _NO_MEMORY.format(config.batch_size // 2)) from error
     except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if not _is_compiler_error(error):
             raise
         found = f"fold {fold}: torch could not compile the network ({first_line(error)})"
         raise TrainingError(found, "", "Run it without --compile") from error
@@ -154,6 +157,7 @@ def _train_fold(
             f"fold {fold}: finished, validation {_format_last_auc(learner)}{_estimate_remaining(job, learner, data)}"
         )
     distributed.max_over_ranks(world, 0)  # a barrier: all ranks wait until the fold is marked as finished
+    return job
 
 
 def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> None:
@@ -163,6 +167,26 @@ def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold:
     _log_throughput(learner, _epoch_batches(learner, trainset), job.rank_workers(world))
 
 
+def _choose_compile(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> TrainJob:
+    """Return the job with `compile` set to `always` or `never`, by a measurement if it is `auto`."""
+    if job.compile != "auto":
+        return job
+    choices = {True: dataclasses.replace(job, compile="always"), False: dataclasses.replace(job, compile="never")}
+    trainset = _make_trainset(data, fold, config)
+    images = _count_unfinished(job, data) * config.epochs * len(trainset) // world.world_size
+
+    def create(compiled: bool) -> _Learner:
+        return _create_learner(choices[compiled], config, fold, world)
+
+    pays = _compiling_pays(create, _epoch_batches(create(False), trainset), images)
+    return choices[distributed.broadcast_from_rank_zero(world, pays)]
+
+
+def _count_unfinished(job: TrainJob, data: TrainingData) -> int:
+    """Return the number of folds of the job that are not finished."""
+    return sum(not finished_sha256(job.run_dir.fold(fold)) for fold in _choose_folds(data.folds, job.only))
+
+
 def _format_last_auc(learner: _Learner) -> str:
     """Return the validation AUC of the last epoch as text, or an empty text before the first epoch has ended."""
     return f"AUC {learner.history[-1]['auc']:.4f}" if learner.history else ""
@@ -170,7 +194,7 @@ def _format_last_auc(learner: _Learner) -> str:
 
 def _estimate_remaining(job: TrainJob, learner: _Learner, data: TrainingData) -> str:
     """Return the number of unfinished folds and their estimated duration as text, based on the time of this fold."""
-    unfinished = sum(not finished_sha256(job.run_dir.fold(fold)) for fold in _choose_folds(data.folds, job.only))
+    unfinished = _count_unfinished(job, data)
     seconds = unfinished * sum(row["seconds"] for row in learner.history)
     return f"; {format_count(unfinished, 'fold')} left, about {format_duration(seconds)}" if unfinished else ""
 
@@ -222,7 +246,7 @@ def _create_learner(
     model = _create_network(config, fold)
     if weights is not None and (skipped := load_initial_weights(model, weights)):
         log_info(f"fold {fold}: the classifier starts from random weights ({', '.join(skipped)})")
-    return _Learner(config, world, model, compiled=job.compile, cudnn=job.cudnn)
+    return _Learner(config, world, model, compiled=job.compile == "always", cudnn=job.cudnn)
 
 
 def _run_epochs(job: TrainJob, learner: _Learner, data: TrainingData, fold: int, stopper: Stopper) -> None:

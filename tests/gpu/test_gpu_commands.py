@@ -166,3 +166,10 @@ def test_compiled_training_is_the_eager_one_but_for_rounding(
     run = tmp_path / "run"
     finish(train(generated, cache, fold_file, run, "--compile"))
     assert_similar(uninterrupted[0], run)
+
+
+def test_compilation_is_measured_before_it_is_used(
+    generated: DataDir, cache: Path, fold_file: Path, tmp_path: Path
+) -> None:
+    said = finish(train(generated, cache, fold_file, tmp_path / "run", "--compile", "auto"))
+    assert "torch.compile: " in said and "which failed" not in said
