@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from claris_kaggle.cli import options
-from claris_kaggle.core.config import add_config_flags, read_given_flags
+from claris_kaggle.core.config import COMPILE_MODES, add_config_flags, read_given_flags
 
 HELP = "train one fold or all folds; run again to resume"
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="always",
         default="never",
-        choices=("never", "auto", "always"),
+        choices=COMPILE_MODES,
         help="use torch.compile, which takes minutes at the start; auto measures a few steps with and without it, and "
         "uses it if it saves time in this run [never; --compile alone: always]",
     )

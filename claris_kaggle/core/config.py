@@ -21,6 +21,7 @@ from claris_kaggle.version import __version__
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 # cuDNN settings, from fast to safe: autotuning with channels-last tensors, channels-last only, neither.
 CUDNN_MODES = ("default", "no-autotune", "contiguous")
+COMPILE_MODES = ("never", "auto", "always")
 _SCHEDULES = ("onecycle", "cosine", "constant")
 _SELECTIONS = ("last", "best")
 _AUGMENTATIONS = ("none", "light", "strong")

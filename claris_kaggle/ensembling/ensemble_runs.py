@@ -190,6 +190,8 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
     _report_single_groups([run for run in runs if run.has_one_group])
     if runs[0].slides is None:
         log_info("no slide ids: intervals assume independent patches and may be too narrow")
+    elif len(set(runs[0].slides)) == 1:
+        log_info("all patches are of one slide: intervals assume independent patches and are too narrow")
     if not data.labels.exists():
         return
     ids, labels = tables.read_labels(data.labels)

@@ -76,7 +76,7 @@ class Run:
         """The OOF AUC with the data for intervals and comparisons, computed at the first use.
 
         Raises:
-            DataError: there are fewer than two patches of a class, or a single slide.
+            DataError: there are fewer than two patches of a class.
         """
         return measure(self.oof.labels, self.oof.probabilities, self.slides)
 

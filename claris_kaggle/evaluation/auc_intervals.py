@@ -119,7 +119,8 @@ def measure(
     """Return the AUC with the data for its interval and for comparisons.
 
     Without slides the variance is DeLong's. With slides it is that of a cluster bootstrap over slides. The resamples
-    depend on labels and slides only, so columns that are measured one by one can be compared.
+    depend on labels and slides only, so columns that are measured one by one can be compared. A single slide shows no
+    variation between slides: the variance is DeLong's, and too small.
 
     Args:
         labels: int [N] of 0 and 1, at least two of each.
@@ -128,10 +129,10 @@ def measure(
         resample: False to take the variance from the contributions of the slides (Obuchowski 1997), without resamples.
             This is about ten times as fast.
     Raises:
-        DataError: there are fewer than two patches of a class, or a single slide.
+        DataError: there are fewer than two patches of a class.
     """
     malignant = np.asarray(labels) == 1
-    if slides is None:
+    if slides is None or len(set(slides)) == 1:
         value, components = _patch_components(labels, values)
         return MeasuredAuc(value, components, None, int(min(malignant.sum(), (~malignant).sum())))
     slide_index = number_texts(slides)
@@ -211,13 +212,9 @@ def _slide_components(
         slides: [N], the slide of each patch, numbered from 0; at least two different ones.
     Returns:
         The AUC, and float64 [slides].
-    Raises:
-        DataError: there is a single slide.
     """
     auc, contributions = _deviations_by_patch(labels, values)
     total = int(slides.max()) + 1
-    if total < 2:
-        raise DataError("a single slide", "an interval needs at least two slides")
     return auc, np.bincount(slides, contributions) * np.sqrt(total / (total - 1))
 
 

@@ -11,10 +11,12 @@ _WARM_UP_POWER = 2 / 3
 
 
 class _MovingAverage:
-    """The moving average of a network, computed as timm's ModelEmaV3 does, without the import of timm.
+    """The moving average of a network, with the results of timm's ModelEmaV3, whose import takes seconds.
 
-    The decay rises from 0, because the first weights are far from the last ones: 1 - (1 + step) ** (-2/3), at most
-    `decay`.
+    torch's AveragedModel counts its updates on the device, and would wait for a GPU in each step.
+
+    The decay rises with the step from 0, because the first weights are far from the last ones: 1 - step ** (-2/3), at
+    most `decay`.
 
     Args:
         model: the network in training, on its device.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from claris_kaggle.core.config import (
+    COMPILE_MODES,
     TrainConfig,
     apply_preset,
     default_batch_size,
@@ -85,9 +86,15 @@ class TrainJob(Job):
     compile: str = "never"
 
     def __post_init__(self) -> None:
-        """Convert paths that are given as text, and `only` to a tuple."""
+        """Convert paths that are given as text, and `only` to a tuple.
+
+        Raises:
+            UsageError: `compile` is not one of `COMPILE_MODES`.
+        """
         super().__post_init__()
         object.__setattr__(self, "only", tuple(self.only))
+        if self.compile not in COMPILE_MODES:
+            raise UsageError(f"compile is {self.compile!r}", f"it must be one of {', '.join(COMPILE_MODES)}")
 
     def rank_workers(self, world: World) -> int:
         """Return the number of worker processes for data loading of this rank of `world`."""

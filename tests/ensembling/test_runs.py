@@ -109,6 +109,18 @@ def test_each_run_and_each_blend_is_resampled_once_and_each_table_read_once(
     )  # with the sample, the labels, the submission and one fold file
 
 
+def test_patches_of_a_single_slide_are_scored_with_the_remark_that_intervals_are_too_narrow(
+    call: Call, data: DataDir, two: list[RunDir]
+) -> None:
+    write_table(data.slides, {"id": IDS, "wsi": ["one"] * len(IDS)})
+    places = [*(one.root for one in two), "--data", data.root]
+    code, shown, said = call("ensemble", *places, "--out", data.root / "s.csv", "--method", "auto")
+    assert code == 0 and "ensemble: OOF AUC" in shown
+    assert "all patches are of one slide: intervals assume independent patches and are too narrow" in said
+    assert call("report", *(one.root for one in two), "--out", data.root / "report.html")[0] == 0
+    assert call("runs", two[0].root.parent, "--data", data.root)[0] == 0
+
+
 def test_the_slide_map_of_the_data_is_read_once_for_all_runs(
     call: Call, data: DataDir, two: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:

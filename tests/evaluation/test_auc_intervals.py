@@ -317,15 +317,18 @@ def test_a_measurement_of_one_class_or_another_length_is_refused() -> None:
         DataError, match="^a single malignant patch; an interval needs at least two patches of each class$"
     ):
         measure(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.3]))
-    with pytest.raises(DataError, match="^a single slide; an interval needs at least two slides$"):
-        measure(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.3]), ["a"] * 3)
 
 
 def test_what_has_no_error_is_refused() -> None:
     with pytest.raises(DataError, match="a single benign patch; an interval needs at least two"):
         measure(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]))
-    with pytest.raises(DataError, match="a single slide"):
-        measure(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), ["a"] * 4)
+
+
+def test_a_single_slide_has_the_interval_of_its_patches() -> None:
+    labels, values = np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.4, 0.3, 0.8, 0.9])
+    found = measure(labels, values, ["a"] * 5)
+    assert found.estimate == measure(labels, values).estimate and found.estimate.interval_by == "patch"
+    assert found.compare(measure(labels, -values, ["a"] * 5)).interval_by == "patch"
 
 
 @pytest.mark.slow
