@@ -4,7 +4,8 @@ Other packages use:
 
 - `config`: `CENTRE_SIZE`, `COMPILE_MODES`, `CUDNN_MODES`, `MIN_SIDE`, `PATCH_SIZE`, `POOLINGS`, `PRECISIONS`,
   `TrainConfig`, `add_config_flags`, `apply_preset`, `default_batch_size`, `default_learning_rate`, `generated_mark`,
-  `is_generated`, `parse_config_flags`, `read_given_flags`, `require_resolution`, `require_same`, `update_config`, `without_metadata`
+  `is_generated`, `parse_config_flags`, `read_given_flags`, `require_resolution`, `require_same`, `update_config`,
+  `without_metadata`
 - `console`: `LOGGER`, `Progress`, `StatusLine`, `capture_native_code`, `format_command`, `format_duration`,
   `is_rank_zero`, `log_info`, `messages_on_stderr`, `silence_native_code`
 - `errors`: `ClarisError`, `CudnnError`, `DataError`, `DiskError`, `ERROR_FILE_VARIABLE`, `KaggleError`,
