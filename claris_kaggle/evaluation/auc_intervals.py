@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import DataError
 from claris_kaggle.data.arrays import Labels
 from claris_kaggle.data.tables import number_texts
-from claris_kaggle.evaluation.metrics import _count_below, _require_rankable
+from claris_kaggle.evaluation.metrics import _count_below, _require_rankable, _search_ranks
 
 _RESAMPLES = 1000
 
@@ -132,10 +132,10 @@ def measure(
         DataError: there are fewer than two patches of a class.
     """
     malignant = np.asarray(labels) == 1
-    if slides is None or len(set(slides)) == 1:
+    slide_index = None if slides is None else number_texts(slides)
+    if slide_index is None or not slide_index.any():  # all patches have the number 0
         value, components = _patch_components(labels, values)
         return MeasuredAuc(value, components, None, int(min(malignant.sum(), (~malignant).sum())))
-    slide_index = number_texts(slides)
     value, components = _slide_components(labels, values, slide_index)
     counts = len(np.unique(slide_index[malignant])), len(np.unique(slide_index[~malignant])), len(components) // 2
     deviations = components
@@ -326,11 +326,8 @@ def _count_correct_pairs(
     positive, positive_slides = positive[order], positive_slides[order]
     shape = (int(positive_slides.max()) + 1, int(negative_slides.max()) + 1)
     correct = np.empty(shape)
-    by_value = np.argsort(negative)
-    # The sorted malignant patches from these rows on are above the benign patch, or equal to it and above.
-    above, not_below = (np.empty(len(negative), np.int64) for _ in range(2))
-    above[by_value] = np.searchsorted(positive, negative[by_value], "right")
-    not_below[by_value] = np.searchsorted(positive, negative[by_value], "left")
+    # The sorted malignant patches from these rows on are not below the benign patch, and above it.
+    not_below, above = _search_ranks(negative, positive)
     by_slide = np.argsort(negative_slides, kind="stable")
     bounds = np.searchsorted(negative_slides[by_slide], np.arange(shape[1] + 1))
     for slide in range(shape[1]):

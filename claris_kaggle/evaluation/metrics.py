@@ -113,11 +113,22 @@ def _count_below(values: NDArray[np.floating], others: NDArray[np.floating]) -> 
     Returns:
         float64 [N].
     """
-    order, sorted_others = np.argsort(values), np.sort(others)
-    counts = np.empty(len(values))
-    # searchsorted is many times as fast if the searched values are sorted.
-    counts[order] = sum(np.searchsorted(sorted_others, values[order], side) / 2 for side in ("left", "right"))
-    return counts
+    below, not_above = _search_ranks(values, np.sort(others))
+    return (below + not_above) / 2
+
+
+def _search_ranks(
+    values: NDArray[np.floating], sorted_others: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each value how many of the sorted others are below it, and how many are not above it: int64 [N] each.
+
+    This is searchsorted with sorted values, which is many times as fast.
+    """
+    order = np.argsort(values)
+    below, not_above = np.empty(len(values), np.int64), np.empty(len(values), np.int64)
+    below[order] = np.searchsorted(sorted_others, values[order], "left")
+    not_above[order] = np.searchsorted(sorted_others, values[order], "right")
+    return below, not_above
 
 
 def midranks(values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -236,6 +236,11 @@ class _Learner:
         self.history = list(state["history"])
 
 
+def _is_compiler_error(error: RuntimeError) -> bool:
+    """Return True if torch could not compile the network."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 def _match_memory_formats(optimizer: torch.optim.Optimizer) -> None:
     """Give the optimizer's state the memory format of its parameters, as the fused optimizer of a GPU requires.
 

@@ -1,6 +1,7 @@
-"""Measure images/s of the data loader alone and of training steps alone.
+"""Measure images/s of the data loader alone, and of training steps alone with and without `torch.compile`.
 
-The slower of the two limits training. The comparison shows if the disk and the CPU are the bottleneck, or the GPU.
+The slower of loader and steps limits training. The comparison shows if the disk and the CPU are the bottleneck, or the
+GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from claris_kaggle.core.errors import first_line
 from claris_kaggle.data.batches import Batch, EpochBatches
 from claris_kaggle.runtime.distributed import max_over_ranks
 from claris_kaggle.runtime.loading import load_in_order
-from claris_kaggle.training.learner import _Learner, _train_step
+from claris_kaggle.training.learner import _is_compiler_error, _Learner, _train_step
 
 # (warm-up steps, timed steps). A step takes seconds on a CPU.
 _TIMED_STEPS = {"cuda": (5, 20), "cpu": (1, 2)}
@@ -72,18 +73,21 @@ def _time_steps(learner: _Learner, batches: list[Batch]) -> float:
     return images / max(time.perf_counter() - start, 1e-9)
 
 
-def _compiling_pays(create: Callable[[bool], _Learner], batches: EpochBatches, images: int) -> bool:
+def _compiling_pays(
+    create: Callable[[bool], _Learner], make_batches: Callable[[_Learner], EpochBatches], images: int
+) -> bool:
     """Measure training steps with and without `torch.compile`, and return True if compilation saves time in this run.
 
     Args:
         create: returns a new learner, compiled if its argument is True. It is trained for a few steps.
-        batches: the steps of an epoch, for this rank.
+        make_batches: returns the steps of an epoch of a learner, for this rank.
         images: number of images that this rank still has to train in the run.
     """
-    one_of_each_size = {end - begin: step for step, (begin, end) in enumerate(batches.steps)}.values()
-    loaded, rates, began = [batches[step] for step in one_of_each_size], [], 0.0
+    loaded: list[Batch] = []
+    rates, began = [], 0.0
     for compiled in (False, True):
         learner = create(compiled)
+        loaded = loaded or _load_one_of_each_size(make_batches(learner))
         began = time.perf_counter()
         try:
             rates.append(_time_steps(learner, loaded))
@@ -102,9 +106,10 @@ def _compiling_pays(create: Callable[[bool], _Learner], batches: EpochBatches, i
     return pays
 
 
-def _is_compiler_error(error: RuntimeError) -> bool:
-    """Return True if torch could not compile the network."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+def _load_one_of_each_size(batches: EpochBatches) -> list[Batch]:
+    """Return one batch of each size, of which there are at most two."""
+    last_step_of_size = {end - begin: step for step, (begin, end) in enumerate(batches.steps)}
+    return [batches[step] for step in last_step_of_size.values()]
 
 
 def _synchronize(device: torch.device) -> None:

@@ -41,7 +41,14 @@ from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, convert_cudnn_fai
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import torch_settings
 from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
-from claris_kaggle.training.learner import _Diverged, _Learner, _recompute_statistics, _sum_over_ranks, _train_epoch
+from claris_kaggle.training.learner import (
+    _Diverged,
+    _is_compiler_error,
+    _Learner,
+    _recompute_statistics,
+    _sum_over_ranks,
+    _train_epoch,
+)
 from claris_kaggle.training.setup import (
     TrainJob,
     _choose_folds,
@@ -51,7 +58,7 @@ from claris_kaggle.training.setup import (
     _prepare_run,
     _prepare_run_on_machines,
 )
-from claris_kaggle.training.throughput import _compiling_pays, _is_compiler_error, _log_throughput
+from claris_kaggle.training.throughput import _compiling_pays, _log_throughput
 
 _HISTORY_COLUMNS = ("epoch", "train_loss", "valid_loss", "auc", "accuracy", "lr", "seconds", "images_per_second")
 _LOWER_LR = "Start a new run with a lower --lr, or with --precision fp32"
@@ -178,7 +185,7 @@ def _choose_compile(job: TrainJob, config: TrainConfig, data: TrainingData, fold
     def create(compiled: bool) -> _Learner:
         return _create_learner(choices[compiled], config, fold, world)
 
-    pays = _compiling_pays(create, _epoch_batches(create(False), trainset), images)
+    pays = _compiling_pays(create, lambda learner: _epoch_batches(learner, trainset), images)
     return choices[distributed.broadcast_from_rank_zero(world, pays)]
 
 
