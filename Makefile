@@ -60,7 +60,7 @@ test-kaggle-next: .venv-kaggle-next/.ready  ## the same under the versions that 
 	$(PYTHON) -m venv --clear .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $*-versions.txt \
 		'setuptools>=70.1,<82' 'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6.100' || \
-		{ echo "make: the package index could not serve the versions of $*-versions.txt"; exit 1; }
+		{ echo "make: pip could not install $*-versions.txt (its error is above; 8 GB of disk are needed)"; exit 1; }
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
