@@ -142,12 +142,12 @@ def format_command(*words: object) -> str:
 def format_duration(seconds: float) -> str:
     """Return a duration in seconds as readable text.
 
-    >>> format_duration(45.2), format_duration(750), format_duration(6000)
-    ('45 s', '12 min', '1 h 40 min')
+    >>> format_duration(45.2), format_duration(114), format_duration(6000)
+    ('45 s', '2 min', '1 h 40 min')
     """
     if seconds < 99.5:
         return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
+    minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 

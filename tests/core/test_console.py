@@ -81,7 +81,7 @@ def test_a_line_comes_every_thirty_seconds_and_says_how_fast_how_long_and_how_go
         progress.update(50)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert lines[0] == "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 2 min left, AUC 0.9712"
+    assert lines[0] == "fold 0 epoch 2/6: 3,500 of 12,000 images (29%), 50/s, 3 min left, AUC 0.9712"
 
 
 def test_only_rank_0_speaks(clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
