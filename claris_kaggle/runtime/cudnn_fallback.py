@@ -36,14 +36,17 @@ _NEXT_MODE_HINT = {
 }
 
 
+# Texts of torch: one call failed, or all algorithms for a convolution failed (with and without autotuning).
+_CUDNN_FAILURES = ("cuDNN error", "CUDNN_STATUS_", "unable to find an engine")
+
+
 def _is_cudnn_error(error: BaseException) -> bool:
     """Return True if torch reports that a cuDNN call failed.
 
     >>> _is_cudnn_error(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")), _is_cudnn_error(ValueError("x"))
     (True, False)
     """
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("cuDNN error" in text or "CUDNN_STATUS_EXECUTION_FAILED" in text)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CUDNN_FAILURES)
 
 
 @contextlib.contextmanager

@@ -165,7 +165,15 @@ def test_a_failure_that_stays_ends_after_three_attempts(
 
 
 def test_only_failures_of_cudnn_are_converted() -> None:
-    for text, kind in ((FAILURE, CudnnError), ("CUDA error: out of memory", RuntimeError)):
+    no_engine = (
+        "FIND was unable to find an engine to execute this computation"  # none of a convolution's algorithms works
+    )
+    for text, kind in (
+        (FAILURE, CudnnError),
+        (no_engine, CudnnError),
+        (no_engine.replace("FIND", "GET"), CudnnError),
+        ("CUDA error: out of memory", RuntimeError),
+    ):
         with pytest.raises((CudnnError, RuntimeError)) as caught, convert_cudnn_failures("fold 0", "default"):
             raise RuntimeError(text)
         assert caught.type is kind
