@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
@@ -57,7 +58,7 @@ def prefetch_to_device(loaded: Iterable[_Item], device: torch.device) -> Iterato
     On a GPU the copy runs on a separate stream, in parallel with the computation. The computation waits only for its
     own batch.
     """
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    stream = _copy_stream(device) if device.type == "cuda" else None
     pending: tuple[_Item, torch.cuda.Event | None] | None = None
     for item in _explain_killed_workers(loaded):
         with torch.cuda.stream(stream):  # None has no effect
@@ -67,6 +68,12 @@ def prefetch_to_device(loaded: Iterable[_Item], device: torch.device) -> Iterato
         pending = copied
     if pending is not None:
         yield _wait_for_copy(*pending, device)
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream for copies to a GPU. torch caches memory for each stream, so all epochs use the same one."""
+    return torch.cuda.Stream(device)
 
 
 def _wait_for_copy(item: _Item, event: torch.cuda.Event | None, device: torch.device) -> _Item:

@@ -166,6 +166,7 @@ def test_blocks_are_copied_on_a_stream_of_their_own_and_arrive_whole(monkeypatch
         sums.append(block.images.sum(dtype=torch.int64))
         del block
     assert [int(one) for one in sums] == [number * images[0].numel() for number in range(20)]
+    list(prefetch_to_device([_Block(torch.arange(512), images[0])], GPU))  # as in the next epoch
     assert len(set(streams)) == 1 and streams[0] != torch.cuda.current_stream(GPU)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from claris_kaggle.core.errors import TrainingError
 from claris_kaggle.runtime import loading
@@ -32,3 +33,12 @@ def test_a_loader_process_that_is_killed_is_one_clear_line() -> None:
 
     with pytest.raises(TrainingError, match=r"a data loading process was killed.*fewer --workers"):
         list(loading._explain_killed_workers(dying()))
+
+
+def test_all_copies_to_a_gpu_use_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch caches memory for each stream, so a new stream for each epoch would cost memory."""
+    loading._copy_stream.cache_clear()
+    monkeypatch.setattr(loading.torch.cuda, "Stream", lambda device: [device])
+    first, second = (torch.device("cuda", number) for number in range(2))
+    assert loading._copy_stream(first) is loading._copy_stream(first) is not loading._copy_stream(second)
+    loading._copy_stream.cache_clear()
