@@ -102,7 +102,7 @@ def _check_torch_pair() -> list[Finding]:
 
 
 def _check_devices() -> list[Finding]:
-    """Check the GPUs and their memory."""
+    """Check the GPUs and their memory, and that torch can compute on each of them."""
     import torch
 
     if not torch.cuda.is_available():
@@ -113,6 +113,12 @@ def _check_devices() -> list[Finding]:
         properties = torch.cuda.get_device_properties(number)
         memory = properties.total_memory / 1e9
         found = f"{properties.name}, {memory:.0f} GB"
+        try:
+            torch.ones(1, device=torch.device("cuda", number)).sum().item()
+        except RuntimeError as error:  # such as a GPU that is too old for this build of torch
+            hint = "Install a build of torch for this GPU, or hide the GPU with the variable CUDA_VISIBLE_DEVICES"
+            findings.append(Finding(f"gpu {number}", BAD, f"{found}: {first_line(error)}", hint))
+            continue
         state = GOOD if memory >= 8 else WARNING
         findings.append(Finding(f"gpu {number}", state, found, "" if state == GOOD else "Give a smaller --batch-size"))
     return findings

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from claris_kaggle.cli.main import _find_missing
 from claris_kaggle.core.paths import DataDir
@@ -25,6 +27,18 @@ def test_doctor_names_what_is_bad_with_a_fix(call: Call, tmp_path: Path, generat
     assert code == 1 and '"ok": false' in shown
     code, shown, _ = call("doctor", "--account", "--data", generated.root)
     assert code == 1 and "no Kaggle token was found" in shown
+
+
+def test_a_gpu_on_which_torch_cannot_compute_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    from claris_kaggle import doctor
+
+    if torch.cuda.is_available():
+        pytest.skip("torch can compute on the GPU here")
+    seen = SimpleNamespace(name="Tesla P100", total_memory=16e9)
+    for name, value in (("is_available", True), ("device_count", 1), ("get_device_properties", seen)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    [found] = doctor._check_devices()
+    assert found.state == doctor.BAD and found.found.startswith("Tesla P100, 16 GB: ") and found.hint
 
 
 def test_all_missing_packages_are_installed_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
