@@ -452,7 +452,9 @@ def _recompute_statistics(learner: _Learner, network: nn.Module, batches: EpochB
     def inputs() -> Iterator[Tensor]:
         loader = load_in_order(batches, range(len(batches)), workers, pin=device.type == "cuda")
         for batch in prefetch_to_device(loader, device):
-            yield _augment_batch(learner, batch)
+            with torch.autocast(device.type, enabled=False):  # float32, as in a training step
+                augmented = _augment_batch(learner, batch)
+            yield augmented
 
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),

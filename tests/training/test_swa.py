@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,18 @@ def test_batch_norms_of_the_average_have_the_statistics_of_its_own_activations(t
     torch.testing.assert_close(norm.running_var, torch.stack([one.var((0, 2, 3)) for one in values]).mean(0))
     assert not torch.equal(norm.running_mean, list(learner.model.children())[place].running_mean)
     assert norm.momentum == list(learner.model.children())[place].momentum
+
+
+def test_the_statistics_are_of_inputs_in_float32_as_in_training(trained: Any) -> None:
+    learner, batches, _ = trained
+    network, seen = create_model("tiny"), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    lower = copy.copy(learner)
+    lower.config = dataclasses.replace(learner.config, precision="bf16", color=1.0, stain=0.1)
+    _recompute_statistics(lower, network, batches, 0)
+    assert len(seen) == len(batches)
+    for number, inputs in enumerate(seen):
+        assert torch.equal(inputs, _augment_batch(lower, batches[number]))
 
 
 class _Killed(BaseException):
