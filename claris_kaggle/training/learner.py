@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +91,7 @@ class _Learner:
         loss_sum: sum of the losses in this epoch so far, this rank's share, float64 on the device.
         skipped_steps, skipped_in_a_row: total and consecutive steps without a finite loss, int64 on the device. Such
             steps change no weight.
-        saved_buffers: the running statistics at the last health check.
+        saved_buffers: the running statistics at the last health check, or at the start.
         updates: number of calls of the optimizer's step in this process.
         checked_skipped_steps, checked_updates: `skipped_steps` and the number of weight updates at the last health
             check.
@@ -116,7 +117,8 @@ class _Learner:
         move_network(self.model, device, self.cudnn)
         self.optimizer = _create_optimizer(_parameter_groups(self.model, self.config), self.config, device)
         self.updates = 0
-        self.optimizer.register_step_post_hook(self.on_optimizer_step)
+        learner = weakref.proxy(self)  # a cycle of references would keep the GPU memory until the garbage is collected
+        self.optimizer.register_step_post_hook(lambda *_: learner.on_optimizer_step())
         self.body_parameters = _body_parameters(self.model) if self.config.freeze_epochs else []
         # Only fp16 needs loss scaling. For fp32 and bf16, a scaler at scale 1 skips steps with non-finite gradients.
         scaling = self.config.precision == "fp16"
@@ -141,7 +143,7 @@ class _Learner:
         self.skipped_steps, self.skipped_in_a_row = (
             torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)
         )
-        self.saved_buffers: list[Tensor] = []
+        self.saved_buffers = self.copy_statistics()
         self.checked_skipped_steps, self.checked_updates, self.last_update_step = 0, -1.0, 0
         self.class_weights = torch.tensor([1.0, self.config.class_weight], device=device)
 
@@ -163,19 +165,27 @@ class _Learner:
         if self.swa is not None and int(self.swa.n_averaged) < due:
             self.swa.update_parameters(self.model)
 
+    def running_statistics(self) -> list[Tensor]:
+        """Return the running statistics of the batch norms: of the network, then of its EMA."""
+        networks = [self.model] if self.ema is None else [self.model, self.ema.module]
+        return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
+
+    def copy_statistics(self) -> list[Tensor]:
+        """Return a copy of the running statistics."""
+        return [buffer.clone() for buffer in self.running_statistics()]
+
     def check_health(self) -> bool:
         """Return True if training can continue. Restore the running statistics after steps without a finite loss.
 
         An infinite value in a forward pass stays in the running statistics of a batch norm, even if the step changes no
         weight. So the statistics of the last health check are restored. Waits for the device.
         """
-        skipped, networks = int(self.skipped_steps), [self.model] if self.ema is None else [self.model, self.ema.module]
-        buffers = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
-        if skipped > self.checked_skipped_steps and self.saved_buffers:
-            for buffer, saved in zip(buffers, self.saved_buffers, strict=True):
+        skipped = int(self.skipped_steps)
+        if skipped > self.checked_skipped_steps:
+            for buffer, saved in zip(self.running_statistics(), self.saved_buffers, strict=True):
                 buffer.copy_(saved)
         else:
-            self.saved_buffers = [buffer.clone() for buffer in buffers]
+            self.saved_buffers = self.copy_statistics()
         self.checked_skipped_steps = skipped
         updates = self.total_updates()
         if updates != self.checked_updates:  # the scaler skips steps whose gradients are not finite
@@ -185,7 +195,7 @@ class _Learner:
             and self.global_step - self.last_update_step < _MAX_STEPS_WITHOUT_UPDATE
         )
 
-    def on_optimizer_step(self, *_: object) -> None:
+    def on_optimizer_step(self) -> None:
         """Count a call of the optimizer's step. The scaler omits the call if gradients are not finite."""
         self.updates += 1
 
@@ -232,7 +242,8 @@ class _Learner:
         self.loss_sum.copy_(state["loss_sum"] / self.world.world_size)
         self.skipped_steps.copy_(state["skipped"])
         self.skipped_in_a_row.zero_()
-        self.saved_buffers, self.checked_skipped_steps, self.checked_updates = [], int(self.skipped_steps), -1.0
+        self.saved_buffers = self.copy_statistics()
+        self.checked_skipped_steps, self.checked_updates = int(self.skipped_steps), -1.0
         self.history = list(state["history"])
 
 

@@ -220,8 +220,10 @@ def _train_with_one_rollback(
         return learner
     except _Diverged as error:
         log_info(f"fold {fold}: {error.found}; returning to the last checkpoint")
-    distributed.max_over_ranks(learner.world, 0)  # a barrier: rank 0 has written the checkpoint
-    learner = _load_or_create_learner(job, learner.config, fold, learner.world)
+    config, world = learner.config, learner.world
+    del learner  # frees its GPU memory
+    distributed.max_over_ranks(world, 0)  # a barrier: rank 0 has written the checkpoint
+    learner = _load_or_create_learner(job, config, fold, world)
     _run_epochs(job, learner, data, fold, stopper)
     return learner
 

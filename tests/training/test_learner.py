@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from claris_kaggle.data.prepare import get_pack
 from claris_kaggle.data.tables import read_labels
 from claris_kaggle.models.factory import create_model
 from claris_kaggle.training import learner as learner_module
-from claris_kaggle.training.learner import _Diverged, _Learner, _train_epoch
+from claris_kaggle.training.learner import _Diverged, _Learner, _train_epoch, _train_step
 from tests.conftest import TINY
 from tests.support.learners import ALONE, batches_of, new_learner, spoil
 from tests.support.runs import (
@@ -54,20 +56,41 @@ def test_many_such_steps_in_a_row_are_an_error(trainset: TrainSet, monkeypatch: 
         _train_epoch(new_learner(), batches_of(trainset), 0, lambda rows: "")
 
 
+@pytest.mark.parametrize(("resumed", "step"), [(False, 0), (False, 2), (True, 6)])
 def test_an_infinity_in_a_forward_pass_does_not_stay_in_the_running_statistics(
-    trainset: TrainSet, monkeypatch: pytest.MonkeyPatch
+    trainset: TrainSet, monkeypatch: pytest.MonkeyPatch, resumed: bool, step: int
 ) -> None:
     config = dataclasses.replace(new_learner().config, ema=0.9)
     learner, whole = _Learner(config, ALONE, create_model("tiny")), learner_module._augment_batch
+    if resumed:
+        _train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
+        checkpoint, learner = learner.state(), _Learner(config, ALONE, create_model("tiny"))
+        learner.restore({**checkpoint, "step": 0})
 
     def spoiled(learner: _Learner, batch: Batch) -> torch.Tensor:
-        return whole(learner, batch) * (float("inf") if learner.global_step == 2 else 1)
+        return whole(learner, batch) * (float("inf") if learner.global_step == step else 1)
 
     monkeypatch.setattr(learner_module, "_augment_batch", spoiled)
     _train_epoch(learner, batches_of(trainset), 0, lambda rows: "")
     assert int(learner.skipped_steps) == 1
     for state in (learner.state()["model"], learner.state()["average"]):
         assert all(bool(torch.isfinite(value).all()) for value in state.values())
+
+
+def test_the_memory_of_a_learner_is_free_without_a_garbage_collection(trainset: TrainSet) -> None:
+    batches = batches_of(trainset)
+    _train_step(new_learner(), batches[0], 1e-3)  # torch's first optimizer step imports its compiler
+    gc.collect()
+    gc.disable()
+    try:
+        learner = new_learner()
+        _train_step(learner, batches[0], 1e-3)
+        parts = [weakref.ref(part) for part in (learner.model, learner.optimizer, next(learner.model.parameters()))]
+        assert learner.updates == 1
+        del learner
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_steps_whose_gradients_are_no_numbers_are_an_error_in_the_end(
