@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from claris_kaggle.core import platforms
-from claris_kaggle.core.errors import first_line, format_bytes
+from claris_kaggle.core.errors import first_line, format_bytes, format_count
 from claris_kaggle.core.findings import BAD, GOOD, WARNING, Finding, run_check
 from claris_kaggle.core.paths import DataDir, default_cache
 
@@ -106,6 +106,9 @@ def _check_devices() -> list[Finding]:
     import torch
 
     if not torch.cuda.is_available():
+        if count := torch.cuda.device_count():
+            hint = "Update the GPU's driver, or install a build of torch for it"
+            return [Finding("gpu", BAD, f"{format_count(count, 'GPU')} that torch cannot use", hint)]
         found = f"none; {os.cpu_count()} CPU cores"
         return [Finding("gpu", WARNING, found, "Train on Kaggle's two T4s (claris launch), or expect hours per epoch")]
     findings = []

@@ -39,6 +39,9 @@ def test_a_gpu_on_which_torch_cannot_compute_is_bad(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     [found] = doctor._check_devices()
     assert found.state == doctor.BAD and found.found.startswith("Tesla P100, 16 GB: ") and found.hint
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # as with an old driver
+    [found] = doctor._check_devices()
+    assert found.state == doctor.BAD and found.found == "1 GPU that torch cannot use" and "driver" in found.hint
 
 
 def test_all_missing_packages_are_installed_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

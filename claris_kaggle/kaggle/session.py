@@ -168,9 +168,9 @@ def _count_processes(session: _Session, expected: int) -> int:
     Raises:
         UsageError: the number of GPUs is not `expected`, or a Kaggle session has none.
     """
-    import torch
+    from claris_kaggle.runtime.distributed import count_gpus
 
-    found = torch.cuda.device_count()
+    found = count_gpus()
     # Environment variables do not distinguish a Kaggle session from a test on another machine; the folder does.
     if found == expected or (found == 0 and session.working != _KAGGLE_WORKING_FOLDER):
         return found or 2

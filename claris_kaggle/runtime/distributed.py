@@ -81,7 +81,12 @@ def choose_nproc(requested: int) -> int:
     """
     if requested > 1 and not platforms.SUPPORTS_DDP:
         raise UsageError(f"--nproc is {requested}", "several processes need Linux or macOS", "Give --nproc 1")
-    return requested or (max(1, torch.cuda.device_count()) if platforms.SUPPORTS_DDP else 1)
+    return requested or (max(1, count_gpus()) if platforms.SUPPORTS_DDP else 1)
+
+
+def count_gpus() -> int:
+    """Return the number of GPUs that torch can use. `device_count` also counts those that need another driver."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 @contextlib.contextmanager

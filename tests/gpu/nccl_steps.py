@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from claris_kaggle.core.time_limit import exit_process
 from claris_kaggle.training.learner import _SYNC_BUFFERS, _train_step
 from tests.gpu.test_gpu_steps import GPU, assert_same_steps, batch_of, learner_of
 
@@ -35,3 +36,4 @@ def main(out: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    exit_process(0)
