@@ -167,6 +167,12 @@ class EpochBatches(Dataset[Batch]):
         """Return the number of steps, the same for every rank."""
         return len(self.steps)
 
+    @property
+    def item_bytes(self) -> int:
+        """The size of the images of the largest item, in bytes."""
+        largest = max(end - begin for begin, end in self.steps)
+        return -(-largest // self.world_size) * self.config.crop**2 * 3
+
     def __getitem__(self, step: int) -> Batch:
         """Return this rank's part of the step: every world_size-th row."""
         begin, end = self.steps[step]

@@ -40,6 +40,7 @@ from claris_kaggle.runtime import distributed
 from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, convert_cudnn_failures, run_ranks
 from claris_kaggle.runtime.distributed import World
 from claris_kaggle.runtime.jobs import torch_settings
+from claris_kaggle.runtime.loading import limit_workers
 from claris_kaggle.training.checkpoint import _CheckpointWriter, _load_checkpoint
 from claris_kaggle.training.learner import (
     _Diverged,
@@ -171,7 +172,8 @@ def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold:
     """Measure and log the throughput with a temporary network."""
     trainset = _make_trainset(data, fold, config)
     learner = _create_learner(job, config, fold, world)
-    _log_throughput(learner, _epoch_batches(learner, trainset), job.rank_workers(world))
+    batches = _epoch_batches(learner, trainset)
+    _log_throughput(learner, batches, _count_workers(job, world, batches))
 
 
 def _choose_compile(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> TrainJob:
@@ -320,6 +322,11 @@ def _epoch_batches(learner: _Learner, trainset: TrainSet, *, all_ranks: bool = F
     )  # fmt: skip
 
 
+def _count_workers(job: TrainJob, world: World, batches: EpochBatches) -> int:
+    """Return the number of worker processes of this rank, at most those whose batches fit in shared memory."""
+    return limit_workers(job.rank_workers(world), batches.item_bytes, world.local_size)
+
+
 def _update_swa(job: TrainJob, learner: _Learner, trainset: TrainSet) -> None:
     """Add the epoch to the SWA. After the last epoch, recompute the statistics of its batch norms.
 
@@ -331,7 +338,7 @@ def _update_swa(job: TrainJob, learner: _Learner, trainset: TrainSet) -> None:
     if swa is not None and learner.swa_is_complete and _has_batch_norm(swa.module):
         log_info("recomputing the batch-norm statistics of the averaged weights")
         batches = _epoch_batches(learner, trainset, all_ranks=True)
-        _recompute_statistics(learner, swa.module, batches, job.rank_workers(learner.world))
+        _recompute_statistics(learner, swa.module, batches, _count_workers(job, learner.world, batches))
 
 
 def _has_batch_norm(network: nn.Module) -> bool:
@@ -370,7 +377,7 @@ def _train_epoch_with_checkpoints(
             return stopper.reason()
 
         stopper.skip_interval()
-        return _train_epoch(learner, batches, job.rank_workers(world), after_step)
+        return _train_epoch(learner, batches, _count_workers(job, world, batches), after_step)
 
 
 def _end_epoch(

@@ -56,6 +56,7 @@ def test_the_ranks_together_take_each_patch_once_and_what_one_process_takes(trai
                 assert torch.equal(part.images, one.images[rank::world_size])
                 assert torch.equal(part.colors, one.colors[rank::world_size])
                 assert part.total_weight == one.total_weight
+        assert parts[0].item_bytes == max(parts[0][step].images.nbytes for step in range(len(whole)))
     assert sum(len(whole[step].labels) for step in range(len(whole))) == len(trainset.ids)
 
 
