@@ -8,6 +8,7 @@ torchrun --nnodes 2 ... -m -- claris_kaggle train --data DIR ...            seve
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +128,8 @@ def _train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: 
         if finished_sha256(job.run_dir.fold(fold)):
             log_info(f"fold {fold}: already finished")
             continue
+        # The first optimizer imports this, and the frames of an import stay in memory, with the network of the caller.
+        importlib.import_module("torch._dynamo")
         job = _train_fold(job, config, data, fold, world, stopper, rates=rates)
         rates = False
 
