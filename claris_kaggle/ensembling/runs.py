@@ -29,6 +29,7 @@ _TOO_GOOD = 0.9995
 _UNKNOWN_SPLIT = (
     "it is unknown whether the holdout shares slides with the training patches; if it does, the holdout AUC is too high"
 )
+_ALL_FOLDS_HINT = "Run claris train until all folds are finished, then claris predict"
 # Two runs disagree on test patches if their rank correlation there is below this fraction of that out of fold.
 _LEAST_SHARE = 0.5
 # A larger difference of the mean probability between OOF and test patches suggests two different scales.
@@ -118,7 +119,8 @@ def load_run(
         raise RunError(found, "expected the predictions of this fold", hint)
     if missing:
         expected = "expected the predictions of all its folds"
-        raise run_dir.missing_error(" and ".join(missing), expected, _advise_all_folds(run_dir))
+        hint = "; ".join(filter(None, [_ALL_FOLDS_HINT, suggest_single_fold(run_dir)]))
+        raise run_dir.missing_error(" and ".join(missing), expected, hint)
     oof, test = read_oof(run_dir.oof, columns), read_test(run_dir.predicted_test, columns)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
@@ -155,35 +157,25 @@ def _digest_fold_file(path: Path) -> str:
     return sha256_file(path) + (sha256_file(about) if about.exists() else "")
 
 
-def _advise_all_folds(run_dir: RunDir) -> str:
-    """Return what to do about a run without predictions of all folds: also how to use the first one that is done."""
-    hint = "Run claris train until all folds are finished, then claris predict"
-    done = run_dir.finished_folds()
-    if not done:
-        return hint
-    first = run_dir.fold(min(done))
-    predicted = first.oof.exists() and first.test.exists()
-    before = "" if predicted else f"{format_command('predict', '--data', 'DIR', '--run', run_dir.root)}, then "
-    return f"{hint}. For fold {min(done)} alone: {before}give {shorten_path(first.root)} in place of the run"
-
-
-def suggest_single_fold(run_dir: RunDir, data: Path | str = "DIR", out: str = "FILE") -> str:
-    """Return how to make a submission of the first finished fold of a run; empty if none is finished.
+def suggest_single_fold(run_dir: RunDir, data: Path | str = "DIR", out: str = "") -> str:
+    """Return how to use the first finished fold of a run alone; empty if none is finished.
 
     Args:
         run_dir: the run.
         data: the data folder in the commands.
-        out: the submission file in the commands.
+        out: the submission to make of that fold; empty to only name the folder to give in place of the run.
     """
     done = run_dir.finished_folds()
     if not done:
         return ""
     first = run_dir.fold(min(done))
-    commands = [["ensemble", first.root, "--data", data, "--out", out]]
-    if not (first.oof.exists() and first.test.exists()):
-        commands.insert(0, ["predict", "--data", data, "--run", run_dir.root])
-    typed = ", then ".join(format_command(*words) for words in commands)
-    return f"for a submission of fold {min(done)} alone: {typed}"
+    is_predicted = first.oof.exists() and first.test.exists()
+    steps = [] if is_predicted else [format_command("predict", "--data", data, "--run", run_dir.root)]
+    if out:
+        steps.append(format_command("ensemble", first.root, "--data", data, "--out", out))
+    else:
+        steps.append(f"give {shorten_path(first.root)} in place of the run")
+    return f"for fold {min(done)} alone: {', then '.join(steps)}"
 
 
 def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
