@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from claris_kaggle.data.patches import SIZE
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 _Channels = tuple[float, float, float]
+_Images = TypeVar("_Images", Tensor, NDArray[np.uint8])
 # Channel mean and standard deviation in 0..1: of the competition's training patches, and of the inputs of published
 # weights, named as in timm (timm.data.constants).
 STATISTICS: dict[str, tuple[_Channels, _Channels]] = {
@@ -90,8 +92,7 @@ class _Geometry:
         Returns:
             uint8 [B, crop, crop, 3].
         """
-        offset = (SIZE - self.crop) // 2
-        pixels = pixels[:, offset : offset + self.crop, offset : offset + self.crop]
+        pixels = crop_centre(pixels, self.crop)
         if not self.transform:
             return np.ascontiguousarray(pixels)
         symmetries = _symmetry_numbers(words).tolist()
@@ -152,8 +153,8 @@ def change_stain(images: Tensor, draws: Tensor) -> Tensor:
     return transmitted.clamp(0, 255).reshape(images.shape)
 
 
-def crop_centre(images: Tensor, crop: int) -> Tensor:
-    """Return the centre square of the images, [B, H, W, C] to [B, crop, crop, C]."""
+def crop_centre(images: _Images, crop: int) -> _Images:
+    """Return the centre square of square images, [B, S, S, C] to [B, crop, crop, C], as a view of their memory."""
     begin = (images.shape[1] - crop) // 2
     return images[:, begin : begin + crop, begin : begin + crop]
 

@@ -110,7 +110,7 @@ def _require_classes_in_folds(folds: Folds, source: object, hint: str) -> None:
             raise DataError(f"{source}: fold {fold} is empty", "", hint)
         if len(np.unique(labels)) == 1:
             missing = CLASS_NAMES[1 - int(labels[0])]
-            raise DataError(f"{source}: fold {fold} holds no {missing} patch", "each fold needs both classes", hint)
+            raise DataError(f"{source}: fold {fold} has no {missing} patch", "each fold needs both classes", hint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,8 +286,7 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     notes.append(f"{group} as the group" if group else "there is no group column, so each patch is a group of its own")
     log_table_form(Path(path), ", ".join(notes))
     groups = [text or name for text, name in zip(table.texts(group), ids, strict=True)] if group else ids
-    numbers = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.numbers(fold)]
-    return ids, table.texts(label) if label else None, groups, numbers
+    return ids, table.texts(label) if label else None, groups, strip_fold_prefixes(table.numbers(fold))
 
 
 def _look_up_labels(ids: Sequence[str], label_of: Mapping[str, int] | None, path: Path) -> list[str]:
@@ -325,6 +324,11 @@ def _number_from_zero(fold: NDArray[np.int64], path: Path, hint: str) -> NDArray
     if first:
         log_table_form(Path(path), f"the folds 1 to {numbers[-1]} are read as 0 to {numbers[-1] - 1}")
     return fold - first
+
+
+def strip_fold_prefixes(texts: Sequence[str]) -> list[str]:
+    """Return fold numbers without a prefix that other tools write, as in `fold 2` or `Fold_2`."""
+    return [re.sub(r"(?i)^fold[ _-]?", "", text) for text in texts]
 
 
 def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[np.int64]:

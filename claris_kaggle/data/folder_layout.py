@@ -62,7 +62,7 @@ def _explain_layout(source: Path, missing: Sequence[str]) -> str:
         example = f"{renamed.head}{renamed.name}{renamed.tail}"
         parts.append(f"file names are not those of Kaggle, for example {example}: rename them to <id>.tif")
     elif {match.name for match in found}.isdisjoint(missing):
-        parts.append("file names are in other letters than the ids: rename them to the ids of the table")
+        parts.append("file names differ from the ids in capital letters: rename them to the ids of the table")
     return "; ".join(parts)
 
 

@@ -15,7 +15,7 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 
 from claris_kaggle.core.console import log_info
-from claris_kaggle.core.errors import TableError, first_line, format_count, name_few
+from claris_kaggle.core.errors import TableError, first_line, name_few
 from claris_kaggle.core.files import explain_disk_errors
 
 # Names of columns in lower case, the usual name first.
@@ -206,7 +206,7 @@ def _clean_names(header: Sequence[str], path: Path) -> list[str]:
     """Return the names of the columns.
 
     Raises:
-        TableError: the line has a patch id, so it is no header.
+        TableError: the line has a patch id, so it is not a header.
     """
     names = [_show_undecoded(name) if _is_undecoded(name) else name.strip() for name in header]
     if any(_PATCH_ID.fullmatch(_clean_id(name)) for name in names):
@@ -216,7 +216,7 @@ def _clean_names(header: Sequence[str], path: Path) -> list[str]:
 
 
 def _choose_separator(text: str) -> tuple[str, str]:
-    """Return the text from the header on, and the sign between its columns.
+    """Return the text from the header on, and the character between its columns.
 
     Excel may write `sep=;` before the header. Comments before it begin with #.
     """
@@ -261,7 +261,9 @@ def _unpack_table(content: bytes, path: Path) -> bytes:
         raise TableError(f"{path}: damaged archive ({first_line(error)})", "", "Fetch or pack it again") from error
     if sheet:
         raise TableError(f"{path}: {sheet}", "expected a CSV file", "Export the sheet as CSV in UTF-8")
-    raise TableError(f"{path}: an archive of {held}", "expected one CSV file in it", "Unpack the table that you mean")
+    raise TableError(
+        f"{path}: an archive of {held}", "expected one CSV file in it", "Unpack the table, and give that file"
+    )
 
 
 def _is_table_name(name: str) -> bool:
@@ -343,8 +345,3 @@ def list_columns(table: ForeignTable) -> str:
 def log_table_form(path: Path, text: str) -> None:
     """Log once how a file of another form was read."""
     log_info(f"{path}: {text}")
-
-
-def _count_ids(names: Sequence[str], noun: str = "id") -> str:
-    """Return the number of ids with the first ones, for a message."""
-    return f"{format_count(len(names), noun)} ({name_few(names)})"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from claris_kaggle.core.console import Progress, log_info
 from claris_kaggle.core.errors import PatchError, format_count, name_few
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import tables
+from claris_kaggle.data.arrays import Labels
 from claris_kaggle.data.folder_layout import _explain_layout, _explain_surplus
 from claris_kaggle.data.pack import _list_patches
 from claris_kaggle.data.parallel import _map_chunks
@@ -166,7 +166,7 @@ def _find_flat(checks: Sequence[_FileCheck], findings: Findings) -> None:
     findings.facts["flat"] = {"black": flats["black"], "white": flats["white"], "grey": flats["grey"]}
 
 
-def _check_slides(path: Path, ids: Sequence[str], labels: Sequence[int] | NDArray[np.int8], findings: Findings) -> None:
+def _check_slides(path: Path, ids: Sequence[str], labels: Labels, findings: Findings) -> None:
     """Add the number of slides and the distribution of patches over slides to the facts.
 
     Raises:
@@ -176,7 +176,7 @@ def _check_slides(path: Path, ids: Sequence[str], labels: Sequence[int] | NDArra
     sizes = np.bincount(slides)
     findings.facts["slides"] = {
         "slides": len(sizes),
-        "with_tumour": len(np.unique(slides[np.asarray(labels) == 1])),
+        "with_tumour": len(np.unique(slides[labels == 1])),
         "smallest": int(sizes.min()),
         "median": float(np.median(sizes)),
         "largest": int(sizes.max()),

@@ -37,11 +37,10 @@ from claris_kaggle.data.patches import PATCH_BYTES, PATCH_SHAPE, patch_id, read_
 
 _PACK_FORMAT = 1
 _PACK_SPARE_BYTES = 64 << 20
-
-
 _PIXELS, _STAMP = "pixels.npy", "verified.json"
 _SAMPLED_ROWS = 1_000
 _CACHE_HINT = "Give a folder that you can write to with --cache"
+_DELETE_HINT = "Delete that folder and run the command again"
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,11 @@ def _ids_digest(ids: Sequence[str]) -> str:
     return sha256_bytes("\n".join(sorted(ids)).encode("utf-8"))
 
 
+def _make_manifest(ids: Sequence[str]) -> dict[str, object]:
+    """Return the content of the manifest of a pack of these ids, in any order."""
+    return {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
+
+
 def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0, *, verify_all: bool = False) -> Pack:
     """Return the verified pack of these ids; create it from the source folder if it does not exist.
 
@@ -127,29 +131,18 @@ def open_pack(folder: Path, ids: Sequence[str]) -> Pack:
         DataError: the pack contains other ids, has another format, or is cut off.
         DiskError: the pack does not exist.
     """
-    manifest = read_json(folder / "manifest.json")
-    expected = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
+    manifest, expected = read_json(folder / "manifest.json"), _make_manifest(ids)
     if {name: manifest.get(name) for name in expected} != expected:
-        raise DataError(
-            f"{folder}: cache of different patches or of another claris version",
-            "",
-            "Delete that folder and run the command again",
-        )
+        raise DataError(f"{folder}: cache of different patches or of another claris version", "", _DELETE_HINT)
     try:
         with explain_disk_errors(folder):
             pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
     except DiskError:
         raise
     except Exception as error:  # NumPy raises various errors for damaged headers
-        raise DataError(
-            f"{folder}: pixels.npy is damaged or cut off", "", "Delete that folder and run the command again"
-        ) from error
+        raise DataError(f"{folder}: pixels.npy is damaged or cut off", "", _DELETE_HINT) from error
     if pixels.shape != (len(ids), *PATCH_SHAPE) or pixels.dtype != np.uint8:
-        raise DataError(
-            f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}",
-            "",
-            "Delete that folder and run the command again",
-        )
+        raise DataError(f"{folder}: pixels.npy holds {pixels.dtype} {pixels.shape}", "", _DELETE_HINT)
     return Pack(sorted(ids), pixels, folder)
 
 
@@ -167,7 +160,7 @@ def _passes_sample(pack: Pack) -> bool:
 def _match_ids(pack: Pack, rows: Sequence[int]) -> bool:
     """Return True if the SHA-1 of each of these rows is its id.
 
-    Reads the rows alone. A memory map would also read what is near them, which takes seconds from a disk.
+    Reads only these rows. A memory map would also read the pages around them, which takes seconds from a disk.
     """
     path = pack.folder / _PIXELS
     offset = np.load(path, mmap_mode="r", allow_pickle=False).offset
@@ -197,14 +190,13 @@ def _verify_pack(pack: Pack, jobs: int) -> None:
     Raises:
         DataError: rows are damaged; the message names their ids.
     """
-
     find_damaged = functools.partial(_find_damaged, pack.folder / _PIXELS)
     with Progress(f"verify {pack.folder.name}", len(pack.ids)) as progress:
         damaged = [name for part in _map_chunks(find_damaged, pack.ids, jobs, progress) for name in part]
     if damaged:
         count = format_count(len(damaged), "patch", "patches")
         found = f"{pack.folder}: {count} damaged on disk ({name_few(sorted(damaged))})"
-        raise DataError(found, "", "Delete that folder and run the command again")
+        raise DataError(found, "", _DELETE_HINT)
 
 
 def _find_damaged(path: Path, start: int, names: Sequence[str]) -> list[str]:
@@ -223,8 +215,7 @@ def _build_pack(source: Path, ids: list[str], folder: Path, jobs: int) -> None:
     with create_folder(folder) as temporary:
         _write_pixels(source, ids, temporary / _PIXELS, jobs)
         write_text(temporary / "ids.txt", "\n".join(ids) + "\n")
-        manifest = {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
-        write_json(temporary / "manifest.json", manifest)
+        write_json(temporary / "manifest.json", _make_manifest(ids))
         _write_stamp(temporary)
         if folder.exists():
             shutil.rmtree(folder)

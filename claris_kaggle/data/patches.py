@@ -28,9 +28,6 @@ PATCH_SHAPE = (SIZE, SIZE, 3)
 PATCH_BYTES = SIZE * SIZE * 3
 _MAX_HEADER_BYTES = 4096
 _TIFF_HINT = "Download the file again"
-# Ids of two known special patches of the training set, all black and all white (verified: SHA-1 of the pixels).
-_BLACK_ID = "9369c7278ec8bcc6c880d99194de09fc2bd4efbe"
-_WHITE_ID = "54df3640d17119486e5c5f98019d2a92736feabc"
 # Expected TIFF tags of a competition file, by tag number: width, height, bits, compression, photometric
 # interpretation, samples, bytes of the strip; then the optional tags.
 _TAGS = {256: {SIZE}, 257: {SIZE}, 258: {8}, 259: {1}, 262: {2}, 277: {3}, 279: {PATCH_BYTES}}

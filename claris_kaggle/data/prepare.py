@@ -47,7 +47,7 @@ class TrainingData:
 
 
 def read_training(
-    data: DataDir, fold_file: Path, cache: Path, *, jobs: int = 0, verified: bool = False, extra: Path | None = None,
+    data: DataDir, fold_file: Path, cache: Path, *, verified: bool = False, extra: Path | None = None,
     folds: Folds | None = None, pseudo: PseudoLabels | None = None,
 ) -> TrainingData:  # fmt: skip
     """Return labels, folds and pack of the training patches; create the pack if it does not exist.
@@ -56,10 +56,9 @@ def read_training(
         data: the competition's folder.
         fold_file: the fold file.
         cache: folder of packs.
-        jobs: number of reading processes; 0 uses one per core if there are many patches.
         verified: True opens the pack without verifying it, because another process has just done so.
-        folds: result of `read_training_folds` for this file, if it was read already.
         extra: file of pseudo-labels; adds them and the pack of the test patches.
+        folds: result of `read_training_folds` for this file, if it was read already.
         pseudo: result of `read_pseudo_file` for `extra`, if it was read already.
     Raises:
         ClarisError: a table or patch has an error, or the fold file or the pseudo-labels belong to other data.
@@ -67,14 +66,11 @@ def read_training(
     folds = folds or read_training_folds(data, fold_file)
     ids = folds.ids
     if extra is None:
-        return TrainingData(folds, get_pack(data, "train", ids, cache, jobs=jobs, verified=verified))
+        return TrainingData(folds, get_pack(data, "train", ids, cache, verified=verified))
     test_ids = tables.read_sample(data.sample)
     pseudo = pseudo or read_pseudo_file(extra, folds, test_ids)
-    packs = [
-        get_pack(data, split, names, cache, jobs=jobs, verified=verified)
-        for split, names in (("train", ids), ("test", test_ids))
-    ]
-    return TrainingData(folds, packs[0], pseudo, packs[1])
+    train_pack = get_pack(data, "train", ids, cache, verified=verified)
+    return TrainingData(folds, train_pack, pseudo, get_pack(data, "test", test_ids, cache, verified=verified))
 
 
 def read_training_folds(data: DataDir, fold_file: Path) -> Folds:
@@ -92,14 +88,11 @@ def read_training_folds(data: DataDir, fold_file: Path) -> Folds:
     return folds
 
 
-def get_pack(
-    data: DataDir, split: str, ids: Sequence[str], cache: Path, *, jobs: int = 0, verified: bool = False,
-    verify_all: bool = False,
-) -> Pack:  # fmt: skip
-    """Return the pack of the split's ids; arguments as in `read_training` and `ensure_pack`."""
+def get_pack(data: DataDir, split: str, ids: Sequence[str], cache: Path, *, verified: bool = False) -> Pack:
+    """Return the pack of the ids of a split, `train` or `test`; other arguments as in `read_training`."""
     if verified:
         return open_pack(pack_folder(cache, split, ids), ids)
-    return ensure_pack(data.patches(split), ids, cache, jobs, verify_all=verify_all)
+    return ensure_pack(data.patches(split), ids, cache)
 
 
 def make_packs(data: DataDir, cache: Path, jobs: int = 0, *, verify_all: bool = False) -> list[Pack]:
@@ -109,16 +102,14 @@ def make_packs(data: DataDir, cache: Path, jobs: int = 0, *, verify_all: bool = 
     for split, ids in splits.items():  # missing files of both are found before the first is packed
         if not pack_folder(cache, split, ids).exists():
             _require_files(data.patches(split), ids)
-    return [get_pack(data, split, ids, cache, jobs=jobs, verify_all=verify_all) for split, ids in splits.items()]
+    return [ensure_pack(data.patches(split), ids, cache, jobs, verify_all=verify_all) for split, ids in splits.items()]
 
 
-def _hash_patches(data: DataDir, split: str, ids: Sequence[str], jobs: int = 0) -> list[str]:
-    """Return the SHA-1 of each id's pixels, in the order of `ids`, read from the TIFF files."""
-    source = data.patches(split)
+def _hash_patches(source: Path, ids: Sequence[str]) -> list[str]:
+    """Return the SHA-1 of each id's pixels, in the order of `ids`, read from the TIFF files in a folder."""
     _require_files(source, ids)
-
-    with Progress(f"look for duplicates in {split}", len(ids)) as progress:
-        parts = _map_chunks(functools.partial(_hash_files, source), ids, jobs, progress)
+    with Progress(f"look for duplicates in {source.name}", len(ids)) as progress:
+        parts = _map_chunks(functools.partial(_hash_files, source), ids, 0, progress)
         return [digest for part in parts for digest in part]
 
 
@@ -136,7 +127,7 @@ def _find_contents(data: DataDir, ids: Sequence[str], cache: Path) -> list[str] 
         open_pack(pack_folder(cache, "train", ids), ids)
         return None
     except (DataError, DiskError):
-        return _hash_patches(data, "train", ids)
+        return _hash_patches(data.patches("train"), ids)
 
 
 def make_fold_file(

@@ -95,7 +95,7 @@ def read_pseudo_file(path: Path, folds: Folds, test_ids: Sequence[str]) -> Pseud
     labels = tables.parse_labels(frame["label"].tolist(), path)
     probabilities = tables.parse_probabilities(frame["probability"].tolist(), path, _PSEUDO_HINT)
     pseudo = sort_pseudo_labels(ids, fold, labels, probabilities)
-    _require_own_folds(pseudo, folds, path, _PSEUDO_HINT)
+    _require_own_folds(pseudo, folds, path)
     return pseudo
 
 
@@ -124,7 +124,7 @@ def require_test_ids(ids: Sequence[str], train_ids: Sequence[str], test_ids: Seq
         raise TableError(found, _TEST_ONLY, "Give the --data folder that it was made for")
 
 
-def _require_own_folds(pseudo: PseudoLabels, folds: Folds, path: Path, hint: str) -> None:
+def _require_own_folds(pseudo: PseudoLabels, folds: Folds, path: Path) -> None:
     """Raise unless the JSON beside the file shows that its rows are unchanged and belong to these folds.
 
     Raises:
@@ -138,7 +138,7 @@ def _require_own_folds(pseudo: PseudoLabels, folds: Folds, path: Path, hint: str
         what = "claris pseudo writes it beside the CSV, and it says which folds the networks had"
         raise DataError(error.found, what, f"Put it beside {path.name}, or create both again") from error
     if about.get("rows_sha256") != pseudo.digest:
-        raise TableError(f"{path}: its rows are not those that {json_path.name} describes", "", hint)
+        raise TableError(f"{path}: its rows are not those that {json_path.name} describes", "", _PSEUDO_HINT)
     if about.get("folds_sha256") != folds.digest:
         expected = "its networks may have trained on the validation patches of this run"
         raise DataError(f"{path}: made with another fold file", expected, "Give --folds the fold file of those runs")

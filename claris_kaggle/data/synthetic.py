@@ -67,14 +67,9 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     return root
 
 
-def draw_example(label: int, seed: int = 0) -> Pixels:
-    """Return a synthetic patch, uint8 [96, 96, 3].
-
-    Args:
-        label: 0 (benign) or 1 (malignant).
-        seed: another seed gives another patch.
-    """
-    generator = _make_generator(seed, "one", label)
+def draw_example(label: int) -> Pixels:
+    """Return a synthetic patch, uint8 [96, 96, 3], with label 0 (benign) or 1 (malignant)."""
+    generator = _make_generator(0, "one", label)
     return _draw_patch(generator, _make_stain(generator), label)
 
 

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import TableError, first_line, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, sha256_bytes, write_text
 from claris_kaggle.data.foreign_tables import (
+    _GZIP_MAGIC,
+    _PATCH_ID,
     _SLIDE_NAMES,
     _TEXT_EXPECTED,
     _TEXT_HINT,
     _UTF16_MAGIC,
+    _ZIP_MAGIC,
     ForeignTable,
-    _count_ids,
     _decode_table,
     _require_utf8,
     clean_ids,
@@ -35,11 +37,7 @@ from claris_kaggle.data.foreign_tables import (
 )
 
 # First bytes of files that are not plain CSV although they may be named so.
-_ARCHIVE_MAGIC = {
-    b"\x1f\x8b": "gzip-compressed",
-    b"PK\x03\x04": "a ZIP archive or spreadsheet",
-}
-
+_ARCHIVES = {_GZIP_MAGIC: "gzip-compressed", _ZIP_MAGIC: "a ZIP archive or spreadsheet"}
 _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _GOOD_IDS = re.compile(rf"{_GOOD_ID.pattern}(?:\n{_GOOD_ID.pattern})*+")  # one match is faster than one for each id
 # Texts that other tools write for missing values, in lower case.
@@ -51,7 +49,7 @@ _NO_SLIDE_TEXTS = (
 )  # fmt: skip
 # Ends of slide names that some rows may have and others not.
 _SLIDE_ENDINGS = re.compile(r"(\.(tiff?|svs|ndpi|mrxs|xml|png|0))+$", re.IGNORECASE)
-# From this number of patches on, a slide of its own for each of them is no slide map.
+# A file with at least this many patches, each on a slide of its own, is not a slide map.
 _FEW_PATCHES = 20
 # More values outside 0..1 than this share are probably logits.
 _FEW_OUTSIDE = 0.05
@@ -79,10 +77,10 @@ def read_table(
         content = Path(path).read_bytes()
     text = _decode_csv(content, path, hint)
     if "\r" in text and "\n" not in text:
-        raise TableError(f"{path}: lines end in CR alone", "expected line breaks", "Save it again with other line ends")
+        raise TableError(f"{path}: lines end in CR alone", "expected line breaks", "Save it again with LF or CRLF")
     if ended and not text.endswith("\n"):
-        told = "If it is complete, add a line break at its end. " + hint
-        raise TableError(f"{path}: cut off: the last line has no line break", "", told.removesuffix(". "))
+        advice = "If it is complete, add a line break at its end. " + hint
+        raise TableError(f"{path}: cut off: the last line has no line break", "", advice.removesuffix(". "))
     found = _split_header(text)
     _require_header(found, columns, path, hint, others=others)
     _require_equal_lengths(text, found, path, hint)
@@ -225,7 +223,8 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
         raise TableError(what, "", "Get the file again; if it is complete, add a line break at its end")
     notes = [remark] if remark else []
     if alone:
-        notes.append(f"{_count_ids(alone, 'training id')} without a slide; each is treated as a slide of its own")
+        count = f"{format_count(len(alone), 'training id')} ({name_few(alone)})"
+        notes.append(f"{count} without a slide; each is treated as a slide of its own")
     if extra := len(set(names) - training):
         notes.append(f"{format_count(extra, 'other id')} ignored")
     return slide_of, notes
@@ -266,7 +265,7 @@ def _choose_slide_columns(table: ForeignTable, ids: Sequence[str]) -> tuple[list
     if slide is None:
         expected = f"expected id and one of {', '.join(_SLIDE_NAMES[:3])}, case, patient, group"
         if column.lower() in _SLIDE_NAMES:
-            raise TableError(f"{found}, and {column} has the patch ids", expected, "Exchange the names of the columns")
+            raise TableError(f"{found}, and {column} has the patch ids", expected, "Swap the names of the two columns")
         raise TableError(found, expected, "Rename the slide column")
     return clean_ids(table.texts(column)), table.texts(slide)
 
@@ -284,10 +283,10 @@ def parse_probabilities(texts: Sequence[str], path: Path, hint: str = "") -> NDA
     empty = np.array([text == "" for text in lowered])
     nan = np.array([text in _MISSING_TEXTS for text in lowered])
     infinite = np.isinf(values)
-    no_number = np.isnan(values) & ~nan & ~empty
+    not_a_number = np.isnan(values) & ~nan & ~empty
     with np.errstate(invalid="ignore"):
         out = ((values < 0) | (values > 1)) & ~infinite
-    kinds = {"missing": empty, "NaN": nan, "infinite": infinite, "no number": no_number, "outside 0 to 1": out}
+    kinds = {"missing": empty, "NaN": nan, "infinite": infinite, "not a number": not_a_number, "outside 0 to 1": out}
     for kind, where in kinds.items():
         rows = np.flatnonzero(where)
         if len(rows):
@@ -303,15 +302,15 @@ def _explain_numbers(values: NDArray[np.float64], wrong: Sequence[str], kind: st
 
     Args:
         values: all values.
-        wrong: the texts that are no probabilities.
+        wrong: the texts that are not probabilities.
         kind: what is wrong with them.
     """
     if len(wrong) <= _FEW_OUTSIDE * len(values):
         return ""
-    if kind == "no number":
+    if kind == "not a number":
         if all(text.strip().endswith("%") for text in wrong):
             return "Write percentages without % and divided by 100"
-        return "Write the numbers alone" if all(re.search(r"[\[(]", text) for text in wrong) else ""
+        return "Write only the numbers, without brackets" if all(re.search(r"[\[(]", text) for text in wrong) else ""
     if not kind.startswith("outside"):
         return ""
     if values.min() >= 0 and 10 < values.max() <= 100:
@@ -351,7 +350,7 @@ def require_equal_ids(found: Sequence[str], needed: Sequence[str], path: Path, s
     if foreign:
         parts.append(f"{format_count(len(foreign), 'id')} not in {source} ({name_few(foreign)})")
     if {name.lower() for name in have} == {name.lower() for name in want}:
-        hint = "The ids differ only in capital letters: write them as there"
+        hint = f"The ids differ only in capital letters: write them as in {source}"
     raise TableError(f"{path}: {', '.join(parts)}", "each id must occur exactly once", hint)
 
 
@@ -388,7 +387,7 @@ def _decode_csv(content: bytes, path: Path, hint: str) -> str:
     Raises:
         TableError: the content is empty or not UTF-8 text.
     """
-    if kind := next((kind for start, kind in _ARCHIVE_MAGIC.items() if content.startswith(start)), None):
+    if kind := next((kind for start, kind in _ARCHIVES.items() if content.startswith(start)), None):
         raise TableError(f"{path}: {kind}", "expected a plain CSV file in UTF-8", "Unpack it, or save it as CSV")
     if content.startswith(_UTF16_MAGIC):
         raise TableError(f"{path}: text in UTF-16", _TEXT_EXPECTED, _TEXT_HINT)
@@ -472,7 +471,7 @@ def _require_header(found: Sequence[str], columns: Sequence[str], path: Path, hi
         what = f"the columns are {name_few(found)}"
     else:
         what = f"the header is {','.join(found)[:80]!r}"
-        if any(re.fullmatch(r"[0-9a-f]{40}", name) for name in found):
+        if any(_PATCH_ID.fullmatch(name) for name in found):
             what, hint = f"no header: the first line is {','.join(found)[:80]!r}", "Add the header as the first line"
         elif found[0].lower().startswith("sep="):
             hint = "Remove the line sep= of Excel"

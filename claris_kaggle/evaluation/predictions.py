@@ -6,7 +6,6 @@ dropped.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels, Probabilities
-from claris_kaggle.data.fold_file import FOLD_NAMES, LABEL_NAMES, Folds, parse_fold_numbers
+from claris_kaggle.data.fold_file import FOLD_NAMES, LABEL_NAMES, Folds, parse_fold_numbers, strip_fold_prefixes
 from claris_kaggle.data.foreign_tables import (
     ForeignTable,
     clean_ids,
@@ -215,7 +214,7 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
         hint = _suggest_column(table, "label", "Add the labels of train_labels.csv")
         raise TableError(f"{path}: {list_columns(table)}", expected, hint)
     values = _choose_probabilities(table, _PROBABILITY_NAMES, columns)
-    folds = [re.sub(r"(?i)^fold[ _-]?", "", text) for text in table.texts(fold)] if fold else ["0"] * len(ids)
+    folds = strip_fold_prefixes(table.texts(fold)) if fold else ["0"] * len(ids)
     return [ids, table.numbers(label), folds, values], fold is not None
 
 

@@ -95,7 +95,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "an archive beside": (lambda folder: archive(folder, "../train.zip"), "npack data/train.zip into"),
     "an archive inside": (lambda folder: archive(folder, "train.zip"), "npack train/train.zip into"),
     "capital ids": (
-        lambda folder: nest(folder, lambda path: f"{path.stem.upper()}.tif"), "in other letters than the ids: rename"
+        lambda folder: nest(folder, lambda path: f"{path.stem.upper()}.tif"), "in capital letters: rename"
     ),
 }  # fmt: skip
 

@@ -13,8 +13,6 @@ from PIL import Image
 
 from claris_kaggle.core.errors import PatchError
 from claris_kaggle.data.patches import (
-    _BLACK_ID,
-    _WHITE_ID,
     PATCH_BYTES,
     _decode_tiff,
     _decode_with_pillow,
@@ -24,6 +22,8 @@ from claris_kaggle.data.patches import (
     read_patch,
 )
 
+# Ids of the two patches of the competition's training set that are all black and all white.
+BLACK_ID, WHITE_ID = "9369c7278ec8bcc6c880d99194de09fc2bd4efbe", "54df3640d17119486e5c5f98019d2a92736feabc"
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
 
 
@@ -48,8 +48,8 @@ def test_compressed_files_are_read_as_well(compression: str) -> None:
 
 
 def test_the_odd_patches_have_the_ids_of_the_competition() -> None:
-    assert patch_id(np.zeros((96, 96, 3), np.uint8)) == _BLACK_ID
-    assert patch_id(np.full((96, 96, 3), 255, np.uint8)) == _WHITE_ID
+    assert patch_id(np.zeros((96, 96, 3), np.uint8)) == BLACK_ID
+    assert patch_id(np.full((96, 96, 3), 255, np.uint8)) == WHITE_ID
 
 
 @pytest.mark.parametrize(

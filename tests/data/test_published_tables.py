@@ -626,7 +626,7 @@ BAD_SUBMISSIONS = {
     "percentages": (table("id,label", [(i, 100 * p) for i, p in SUBMISSION]), "Divide percentages by 100"),
     "percent signs": (table("id,label", [(i, f"{p:.2%}") for i, p in SUBMISSION]), "without % and divided by 100"),
     "logarithms": (table("id,label", [(i, np.log(p)) for i, p in SUBMISSION]), "exp(value)"),
-    "lists": (table("id,label", [(i, f"[{p}]") for i, p in SUBMISSION]), "Write the numbers alone"),
+    "lists": (table("id,label", [(i, f"[{p}]") for i, p in SUBMISSION]), "Write only the numbers"),
     "no header": (table("id,label", SUBMISSION[1:]).split("\n", 1)[1], "no header: the first line is"),
     "another header": (table("Id,Label", SUBMISSION), "Write id,label as the first line, if these are the columns"),
     "capitals": (table("id,label", [(i.upper(), p) for i, p in SUBMISSION]), "differ only in capital letters"),

@@ -12,10 +12,11 @@ from claris_kaggle.core.errors import UsageError
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data.arrays import Labels, Pixels
 from claris_kaggle.data.integrity import check_data
-from claris_kaggle.data.patches import _BLACK_ID, _WHITE_ID, read_patch
+from claris_kaggle.data.patches import read_patch
 from claris_kaggle.data.synthetic import generate
 from claris_kaggle.data.tables import read_labels, read_sample, read_slides
 from tests.conftest import contents
+from tests.data.test_patches import BLACK_ID, WHITE_ID
 
 
 def test_generated_patches_pass_the_check_with_their_odd_ones(generated: DataDir) -> None:
@@ -25,7 +26,7 @@ def test_generated_patches_pass_the_check_with_their_odd_ones(generated: DataDir
     assert findings.facts["flat"] == {"black": 1, "white": 1, "grey": 0}
     assert findings.facts["slides"]["slides"] == 12
     ids = read_labels(generated.labels)[0]
-    assert _BLACK_ID in ids and _WHITE_ID in ids
+    assert BLACK_ID in ids and WHITE_ID in ids
 
 
 def test_the_answers_are_of_the_test_patches_and_the_slides_are_others(generated: DataDir) -> None:
@@ -67,7 +68,7 @@ def test_a_seed_gives_the_same_files_and_another_gives_others(tmp_path: Path, ha
         generate(tmp_path / name, train=20, test=4, slides=5, seed=seed)
     assert contents(tmp_path / "same") == contents(handful.root)
     names = [set(path.name for path in (tmp_path / name / "train").iterdir()) for name in ("same", "other")]
-    assert names[0] & names[1] == {f"{_BLACK_ID}.tif", f"{_WHITE_ID}.tif"}
+    assert names[0] & names[1] == {f"{BLACK_ID}.tif", f"{WHITE_ID}.tif"}
 
 
 def test_what_is_there_already_is_kept_and_never_overwritten(tmp_path: Path, handful: DataDir) -> None:

@@ -39,7 +39,7 @@ FAULTS = {
     "too high": (GOOD.replace("0.01", "1.01"), "outside 0 to 1"),
     "a logit": (GOOD.replace("0.01", "-2.3"), "outside 0 to 1"),
     "empty value": (GOOD.replace("0.01", ""), "1 probability missing"),
-    "no number": (GOOD.replace("0.01", "high"), "no number"),
+    "no number": (GOOD.replace("0.01", "high"), "not a number"),
     "wrong header": (GOOD.replace("id,label", "image_id,label"), "header is 'image_id,label'"),
     "no header": (GOOD.replace("id,label\n", ""), "no header"),
     "columns the wrong way round": (GOOD.replace("id,label", "label,id"), "the columns are label, id"),
@@ -56,7 +56,7 @@ FAULTS = {
     "cut off at a line": ("\n".join(GOOD.splitlines()[:-2]) + "\n", "2 ids of sample_submission.csv missing"),
     "empty": ("", "empty"),
     "header alone": ("id,label\n", "no rows"),
-    "another decimal sign": (GOOD.replace("0.01", '"0,01"'), "no number"),
+    "another decimal sign": (GOOD.replace("0.01", '"0,01"'), "not a number"),
 }
 
 

@@ -73,7 +73,7 @@ FAULTS = {
     "too high": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "1.5")], "outside 0 to 1"),
     "below zero": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "-1e-9")], "outside 0 to 1"),
     "infinite": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "inf")], "infinite"),
-    "no number": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "high")], "no number"),
+    "no number": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "high")], "not a number"),
     "empty": (lambda lines: [lines[0], *change_column(lines[1:], 3, {}, "")], "missing"),
 }
 
