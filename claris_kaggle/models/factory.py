@@ -103,7 +103,8 @@ def create_model(
         if name == "tiny":
             model: nn.Module = _TinyNet(global_pool, dropout)
         else:
-            model = _create_timm_model(name, _parse_architecture(name, architecture), side, global_pool, dropout)
+            parsed = _parse_architecture(name, architecture)
+            model = _create_timm_model(name, parsed, side, global_pool=global_pool, dropout=dropout)
     _change_pooling(model, stem=stem, tail=tail)
     return _share_weights(model) if equivariance == "p4m" else model
 
@@ -120,28 +121,22 @@ def trained_network(config: TrainConfig) -> nn.Module:
 
 
 def _create_timm_model(
-    name: str, architecture: _Architecture, side: int, global_pool: str = "", dropout: float = 0.0
+    name: str, architecture: _Architecture, side: int, *, global_pool: str, dropout: float
 ) -> nn.Module:
     """Return timm's network for two classes. Its random weights come from torch's global generator.
 
     Raises:
         UsageError: the network cannot be created for inputs of that size, or with that pooling or dropout.
     """
-    parts: list[dict[str, object]] = [
-        {"drop_rate": dropout} if dropout else {},
-        {"global_pool": _timm_pooling(global_pool)} if global_pool else {},
-        _size_argument(architecture, side),
-    ]
+    size = _size_argument(architecture, side)
     try:
-        model = _create_from_timm(architecture, *parts)
-        if global_pool == _GEM:
-            _insert_gem(model)
+        model = _create_from_timm(architecture, size, global_pool=global_pool, dropout=dropout)
     except _CREATION_ERRORS as error:
-        if dropout and _can_create(architecture, *parts[1:]):
+        if dropout and _can_create(architecture, size, global_pool=global_pool):
             expected = "this network has no dropout before its classifier"
             raise UsageError(f"--dropout is {dropout:g}", expected, "Give --dropout 0, or another network") from error
-        if global_pool and _can_create(architecture, *parts[2:]):
-            raise _explain_unsupported_pooling(name, architecture, side, global_pool) from error
+        if global_pool and _can_create(architecture, size):
+            raise _explain_unsupported_pooling(name, architecture, size, global_pool) from error
         raise _explain_unsupported_side(name, architecture, side) from error
     _reset_large_classifier(model)
     return model
@@ -173,34 +168,36 @@ def _size_argument(architecture: _Architecture, side: int) -> dict[str, object]:
     return {} if default_size in (side, [side, side]) else {"img_size": side}
 
 
-def _create_from_timm(architecture: _Architecture, *parts: dict[str, object]) -> nn.Module:
-    """Return timm's network for two classes with the arguments of the architecture and of all `parts`."""
+def _create_from_timm(
+    architecture: _Architecture, size: dict[str, object], *, global_pool: str = "", dropout: float = 0.0
+) -> nn.Module:
+    """Return timm's network for two classes.
+
+    Args:
+        architecture: timm's name of the network, and its arguments.
+        size: from `_size_argument`.
+        global_pool, dropout: as in `create_model`.
+    Raises:
+        Exception: one of `_CREATION_ERRORS`: the network does not take these arguments.
+    """
     import timm
 
-    arguments = dict(architecture.arguments)
-    for part in parts:
-        arguments |= part
+    arguments = architecture.arguments | size
+    if dropout:
+        arguments["drop_rate"] = dropout
+    if global_pool:
+        arguments["global_pool"] = _timm_pooling(global_pool)
     model: nn.Module = timm.create_model(architecture.name, pretrained=False, num_classes=_CLASS_COUNT, **arguments)
+    if global_pool == _GEM:
+        _insert_gem(model)
     return model
 
 
-def _can_create(architecture: _Architecture, *parts: dict[str, object]) -> bool:
+def _can_create(architecture: _Architecture, size: dict[str, object], *, global_pool: str = "") -> bool:
     """Return True if timm can create the network with these arguments. Allocates no memory for its weights."""
     try:
         with torch.device("meta"):
-            _create_from_timm(architecture, *parts)
-    except _CREATION_ERRORS:
-        return False
-    return True
-
-
-def _can_pool(architecture: _Architecture, size: dict[str, object], kind: str) -> bool:
-    """Return True if the head of the network takes that pooling."""
-    try:
-        with torch.device("meta"):
-            model = _create_from_timm(architecture, size, {"global_pool": _timm_pooling(kind)})
-            if kind == _GEM:
-                _insert_gem(model)
+            _create_from_timm(architecture, size, global_pool=global_pool)
     except _CREATION_ERRORS:
         return False
     return True
@@ -294,10 +291,11 @@ def _can_use_side(architecture: _Architecture, side: int) -> bool:
         return False
 
 
-def _explain_unsupported_pooling(name: str, architecture: _Architecture, side: int, global_pool: str) -> UsageError:
+def _explain_unsupported_pooling(
+    name: str, architecture: _Architecture, size: dict[str, object], global_pool: str
+) -> UsageError:
     """Return the error for a network whose head does not take that pooling."""
-    size = _size_argument(architecture, side)
-    kinds = [kind for kind in POOLINGS if _can_pool(architecture, size, kind)]
+    kinds = [kind for kind in POOLINGS if _can_create(architecture, size, global_pool=kind)]
     supported = f"its head takes {', '.join(kinds)}" if kinds else "its head has no pooling to choose"
     return UsageError(
         f"--model {name} with --global-pool {global_pool}", supported, "Give one of these, or no --global-pool"

@@ -97,21 +97,13 @@ def _parse_architecture(model: str, text: str) -> _Architecture:
     return found
 
 
-def _pretrained_settings(model: str, architecture: str = "") -> PretrainedCfg | None:
-    """Return the settings of the published weights; None if there are none, as for `tiny`.
-
-    Args:
-        model: name of the network.
-        architecture: from `read_architecture`. With it, the settings are those of timm's architecture, and neither
-            folder nor network connection are needed.
-    """
+def _pretrained_settings(model: str) -> PretrainedCfg | None:
+    """Return the settings of a network's published weights; None if there are none, as for `tiny`."""
     if model == "tiny":
         return None
     import timm
     from timm.models import PretrainedCfg
 
-    if architecture:
-        return timm.models.get_pretrained_cfg(_parse_architecture(model, architecture).name)
     if not _is_source(model):
         return timm.models.get_pretrained_cfg(model)
     settings = _read_source(model)[0]
@@ -153,10 +145,10 @@ def require_imagenet(model: str) -> str:
     Raises:
         UsageError: there is no such network, or it has no published weights in a repository.
     """
-    import timm
-
     if model.startswith(_HUB):
         return model.removeprefix(_HUB)
+    import timm
+
     settings = None
     if model != "tiny" and not _is_source(model):
         _require_known(model)
@@ -254,6 +246,6 @@ def _require_known(name: str, source: str = "") -> None:
     if timm.is_model(name):
         return
     similar = get_close_matches(name.split(".")[0], timm.list_models(), 3) or timm.list_models(f"*{name[:8]}*")
-    hint = f"similar names: {name_few(similar)}" if similar else "try densenet121"
+    hint = f"Similar names: {name_few(similar)}" if similar else "Try densenet121"
     found = f"--model is {name!r}" if not source or source == name else f"--model {source} is a {name!r}"
-    raise UsageError(found, "unknown timm model", hint[0].upper() + hint[1:])
+    raise UsageError(found, "unknown timm model", hint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 from collections import Counter
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from claris_kaggle.models.factory import _CLASS_COUNT
 
 # Names of averaged and of best weights, which are preferred, and of the slow copies that MoCo and BYOL do not publish.
 _AVERAGED = re.compile(r"(^|[._])(ema|teacher|averaged|swa|best)([._]|$)")
@@ -50,8 +51,6 @@ _COMMON_NETWORKS = {
     "vgg11": 22, "vgg13": 26, "vgg16": 32, "vgg19": 38,
 }  # fmt: skip
 _HEAD_TENSORS = 12  # at most, in a file with another head
-
-
 _TIMM_FILE = "Give the weights of the same network in timm's format, if there are any: claris models lists networks"
 # Names in files that no network here has, with what they are and what to do.
 _OTHER_FORMS = {
@@ -117,22 +116,21 @@ class _Match:
         return f"{self.key_path}.{self.prefix}".strip(".")
 
 
-def _find_head(state: Mapping[str, Tensor], classes: int) -> set[str]:
+def _find_head(state: Mapping[str, Tensor]) -> set[str]:
     """Return the names of the classifier's tensors."""
-    return {key for key, value in state.items() if value.ndim <= 2 and value.shape[:1] == (classes,)}
+    return {key for key, value in state.items() if value.ndim <= 2 and value.shape[:1] == (_CLASS_COUNT,)}
 
 
-def _match_names(found: Mapping[str, Mapping[str, Tensor]], model: nn.Module, classes: int) -> list[_Match]:
+def _match_names(found: Mapping[str, Mapping[str, Tensor]], model: nn.Module) -> list[_Match]:
     """Return the matches with the highest number of tensors, the preferred one first.
 
     Args:
         found: the dicts of tensors in a file, by their key path.
         model: the network.
-        classes: number of classes of the network.
     """
+    head = _find_head(model.state_dict())
     matches = [
         _match_alias(key_path, {_current_name(key): value for key, value in tensors.items()}, prefix, alias, head)
-        for head in [_find_head(model.state_dict(), classes)]
         for key_path, tensors in found.items()
         for alias in _aliases(model, head)
         for prefix in _best_prefixes(tensors, alias)
@@ -251,18 +249,17 @@ def _name_same_weights(path: Path) -> str:
     return _TIMM_FILE
 
 
-def _find_fitting_network(found: Mapping[str, Mapping[str, Tensor]], classes: int) -> str:
+def _find_fitting_network(found: Mapping[str, Mapping[str, Tensor]]) -> str:
     """Return timm's name of a common network that the tensors in the file fit; empty if there is none."""
     sizes = [sum(not key.endswith(_NO_WEIGHT_ENDINGS) for key in tensors) for tensors in found.values()]
     for name, size in _COMMON_NETWORKS.items():
         # A file may hold a network twice. Creating only networks of the right size saves seconds.
         if all(abs(total // copies - size) > _HEAD_TENSORS for total in sizes for copies in (1, 2)):
             continue
-        model = _create_without_values(name, classes)
-        matches = _match_names(found, model, classes)[:1]
+        model = _create_without_values(name)
         state = model.state_dict()
-        required = {key for key in state if not key.endswith(_NO_WEIGHT_ENDINGS)} - _find_head(state, classes)
-        for match in matches:
+        required = {key for key in state if not key.endswith(_NO_WEIGHT_ENDINGS)} - _find_head(state)
+        for match in _match_names(found, model)[:1]:
             fits = all(key in match.tensors and match.tensors[key].shape == state[key].shape for key in required)
             if fits and not match.unmatched_body:
                 return name
@@ -270,10 +267,10 @@ def _find_fitting_network(found: Mapping[str, Mapping[str, Tensor]], classes: in
 
 
 @functools.lru_cache(maxsize=len(_COMMON_NETWORKS))
-def _create_without_values(name: str, classes: int) -> nn.Module:
+def _create_without_values(name: str) -> nn.Module:
     """Return the network without values: tensors on the meta device."""
     import timm
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.device("meta"))
-        return timm.create_model(name, pretrained=False, num_classes=classes)
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=_CLASS_COUNT)
+    return model

@@ -22,7 +22,6 @@ from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import DataError, DiskError, RunError, UsageError, format_count, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json, replace_file, sha256_bytes, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir
-from claris_kaggle.models.factory import _CLASS_COUNT
 from claris_kaggle.models.pooling import _pooling_weights
 from claris_kaggle.models.sources import _find_published
 from claris_kaggle.models.weight_files import _WEIGHT_SUFFIXES, _find_network, _parse_weights
@@ -145,10 +144,10 @@ def load_initial_weights(model: nn.Module, path: Path) -> list[str]:
     """
     dicts, architecture = _find_network(_read_content(path), path)
     found = {key_path: _rename_last_norm(model, tensors) for key_path, tensors in dicts.items()}
-    matches = _match_converted(found, model, _match_names(found, model, _CLASS_COUNT))
+    matches = _match_converted(found, model, _match_names(found, model))
     match = _resize_positions(matches[0], model) if matches else None
     state = model.state_dict()
-    head = _find_head(state, _CLASS_COUNT)
+    head = _find_head(state)
     tensors = match.tensors if match else {}
     skipped = sorted(key for key in head if key not in tensors or not _is_compatible(tensors[key], state[key]))
     _require_same_network(path, found, model, match, head | _pooling_weights(model))
@@ -182,7 +181,7 @@ def _match_converted(found: Mapping[str, dict[str, Tensor]], model: nn.Module, m
                 warnings.simplefilter("ignore")
                 conversions.append(convert(stripped, model))
         converted[key_path] = max(conversions, key=lambda conversion: len(state.keys() & conversion.keys()), default={})
-    better = _match_names(converted, model, _CLASS_COUNT)
+    better = _match_names(converted, model)
     return better if better and (not matches or len(better[0].tensors) > len(matches[0].tensors)) else matches
 
 
@@ -275,7 +274,7 @@ def _require_same_network(
     if part := re.search(r"-0*(\d+)-of-0*(\d+)\.\w+$", path.name):
         raise DataError(f"{path}: part {part[1]} of {part[2]}", "expected all weights in one file", "Join the parts")
     cause, advice = _explain_names([key for tensors in found.values() for key in tensors], missing, path)
-    fitting = "" if cause or advice else _find_fitting_network(found, _CLASS_COUNT)
+    fitting = "" if cause or advice else _find_fitting_network(found)
     fitting = "" if fitting == _timm_name(model) else fitting
     hint = f"The file looks like {fitting}: give --model {fitting}, or other --weights" if fitting else advice
     what = f"{what}: {cause}" if cause else what
@@ -322,12 +321,7 @@ def _require_values(path: Path, tensors: Mapping[str, Tensor], head: set[str]) -
     zero = [key for key, value in layers.items() if key not in head | {*empty, *broken} and not value.any()]
     for names, what, expected, hint in (
         (empty, "without values", "the values of each tensor", "Save it again from a network with values"),
-        (
-            broken,
-            "with NaN or infinite values",
-            "finite weights",
-            "Take an earlier checkpoint, or download the file again",
-        ),
+        (broken, "with NaN or infinite values", "finite weights", "Take an earlier checkpoint, or download it again"),
         (zero, "of zeros only", "trained weights", "The download may be incomplete: download the file again"),
     ):
         if names:

@@ -71,8 +71,9 @@ def test_shared_weights_stay_symmetric_with_every_pooling() -> None:
 def test_a_pooling_that_a_head_does_not_take_is_refused_with_those_that_it_takes(
     name: str, pool: str, words: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"--model {name} with --global-pool {pool}; {words}\\."):
-        create_model(name, global_pool=pool)
+    for dropout in (0.0, 0.2):
+        with pytest.raises(UsageError, match=f"--model {name} with --global-pool {pool}; {words}\\."):
+            create_model(name, global_pool=pool, dropout=dropout)
 
 
 def test_a_size_that_a_network_does_not_take_is_refused_with_those_that_it_takes() -> None:
