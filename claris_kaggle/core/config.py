@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -282,9 +282,9 @@ class TrainConfig:
             parts = ("unknown", unknown), ("missing", missing)
             problem = " and ".join(f"{kind} fields {', '.join(names)}" for kind, names in parts if names)
             raise DataError(f"{source}: {problem}", _name_versions(content), _SCHEMA_HINT)
-        content = {**_default_values(_ADDED_OPTIONS), **options}
+        defaults = {item.name: item.default for item in dataclasses.fields(cls) if item.name in _ADDED_OPTIONS}
         try:
-            return _create_config(content)
+            return _create_config({**defaults, **options})
         except (UsageError, TypeError) as error:
             raise DataError(f"{source}: {error}", "", "Start a new run folder") from error
 
@@ -323,11 +323,6 @@ def _require_known_schema(content: Mapping[str, object], source: object) -> None
     if not isinstance(schema, int) or not 1 <= schema <= _CONFIG_SCHEMA:
         found = f"{source}: config of format {schema!r}, {_name_versions(content)}"
         raise DataError(found, f"expected format 1 to {_CONFIG_SCHEMA}", "Use the claris version that wrote it")
-
-
-def _default_values(names: Set[str]) -> dict[str, object]:
-    """Return the defaults of the named options."""
-    return {item.name: item.default for item in dataclasses.fields(TrainConfig) if item.name in names}
 
 
 def _without_removed_options(content: Mapping[str, object], source: object) -> dict[str, object]:

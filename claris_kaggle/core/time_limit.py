@@ -23,6 +23,7 @@ from claris_kaggle.core.errors import UsageError
 # Time reserved for the end of a run: 60 s, or a twentieth of a short limit.
 _RESERVE_SECONDS = 60.0
 _RESERVE_SHARE = 0.05
+_PARENT_CHECK_SECONDS = 0.5
 
 
 def parse_duration(text: str) -> float:
@@ -43,19 +44,18 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def exit_with_parent(parent_id: int = 0, interval: float = 0.5) -> None:
+def exit_with_parent(parent_id: int) -> None:
     """End this process as soon as the process that started it has ended.
 
     Args:
         parent_id: process id of the parent, in case it ends before this call; 0 uses the current parent.
-        interval: seconds between two checks.
     """
     parent = os.getppid()
 
     def watch() -> None:
         # When the parent ends, the parent id changes; on Windows it stays the same.
         while os.getppid() == parent and platforms._is_alive(parent_id or parent):
-            time.sleep(interval)
+            time.sleep(_PARENT_CHECK_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -20,7 +20,6 @@ from claris_kaggle.data.tables import number_texts
 from claris_kaggle.evaluation.metrics import _count_below, _require_rankable, _search_ranks
 
 _RESAMPLES = 1000
-
 _CONFIDENCE_LEVEL = 0.95
 # With more slides the matrix of slide pairs needs too much memory; the components of the slides give the same variance.
 _MAX_PAIRED_SLIDES = 2000
@@ -326,7 +325,7 @@ def _count_correct_pairs(
     positive, positive_slides = positive[order], positive_slides[order]
     shape = (int(positive_slides.max()) + 1, int(negative_slides.max()) + 1)
     correct = np.empty(shape)
-    # The sorted malignant patches from these rows on are not below the benign patch, and above it.
+    # For each benign patch: the first sorted malignant patch that is not below it, and the first that is above it.
     not_below, above = _search_ranks(negative, positive)
     by_slide = np.argsort(negative_slides, kind="stable")
     bounds = np.searchsorted(negative_slides[by_slide], np.arange(shape[1] + 1))

@@ -107,12 +107,16 @@ def nested_temperature(labels: Labels, probabilities: NDArray[np.floating], fold
         probabilities: float [N] in 0..1.
         fold: int64 [N], the fold of each patch.
     Returns:
-        [N] of the type of `apply_temperature`. The order within a fold is unchanged, the order between folds may
-        change. Use these values only to measure the effect of a temperature, not as predictions.
+        [N] of the type of `apply_temperature`; unchanged with a single fold. The order within a fold is unchanged, the
+        order between folds may change. Use these values only to measure the effect of a temperature, not as
+        predictions.
     """
     values: Probabilities = np.asarray(probabilities)
     scaled = values.copy()
-    for number in np.unique(fold) if len(np.unique(fold)) > 1 else []:
+    numbers = np.unique(fold)
+    if len(numbers) == 1:
+        return scaled
+    for number in numbers:
         in_fold = fold == number
         temperature = fit_temperature(np.asarray(labels)[~in_fold], values[~in_fold])
         scaled[in_fold] = apply_temperature(values[in_fold], temperature)

@@ -105,7 +105,7 @@ def auc(labels: Labels, probabilities: Probabilities) -> float:
 
 
 def _count_below(values: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return for each value how many of `others` are below it; equal ones count half. None may be NaN.
+    """Return for each value how many of `others` are below it; equal ones count half. There must be no NaN.
 
     Args:
         values: [N].
@@ -122,7 +122,7 @@ def _search_ranks(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for each value how many of the sorted others are below it, and how many are not above it: int64 [N] each.
 
-    This is searchsorted with sorted values, which is many times as fast.
+    The values are sorted first, because searchsorted is then many times as fast.
     """
     order = np.argsort(values)
     below, not_above = np.empty(len(values), np.int64), np.empty(len(values), np.int64)

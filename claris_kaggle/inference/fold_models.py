@@ -63,7 +63,7 @@ class FoldModels:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-Trained = FoldModels  # the former public name
+Trained = FoldModels  # scripts may use this name
 
 
 @dataclass(frozen=True)
@@ -145,15 +145,10 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
         load_verified(path, digest, model, hint)
         models[fold] = fuse_every_batch_norm(model).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = dataclasses.replace(config, precision=usable_precision("", config.precision, device.type))
-    statistics = _read_statistics(export.statistics)
-    # Run and export use the same name for their config.
-    generated = is_generated(read_json(export.config))
+    # Run and export use the same file names for their config and statistics.
+    path, generated = export.statistics, is_generated(read_json(export.config))
+    statistics = PatchStatistics.from_json(read_json(path), path) if path.exists() else None
     return FoldModels(folder.absolute().name, config, models, overall, aucs, statistics, generated)
-
-
-def _read_statistics(path: Path) -> PatchStatistics | None:
-    """Return the statistics of the training patches; None if there is no file. Run and export use the same name."""
-    return PatchStatistics.from_json(read_json(path), path) if path.exists() else None
 
 
 def _read_fold_aucs(folds: Sequence[Mapping[str, Any]]) -> dict[int, float]:

@@ -21,7 +21,7 @@ from claris_kaggle.data.patches import PATCH_BYTES
 from claris_kaggle.inference.tta import average_views
 from claris_kaggle.runtime.distributed import World, gather_rows
 from claris_kaggle.runtime.loading import limit_workers, load_in_order, prefetch_to_device
-from claris_kaggle.runtime.precision import DTYPES
+from claris_kaggle.runtime.precision import autocast
 
 _ViewOutput = TypeVar("_ViewOutput")
 # Patches per block. On a CPU a block should fit in the cache; on a GPU it should use the whole device.
@@ -107,6 +107,6 @@ def _forward_views(
     """
     images = crop_centre(images, config.crop)
     for number in range(views):
-        with torch.autocast(images.device.type, DTYPES[config.precision], enabled=config.precision != "fp32"):
+        with autocast(images.device, config.precision):
             result = forward(to_input(view(images, number), config.normalise, resolution=config.resolution))
         yield result

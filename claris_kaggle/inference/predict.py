@@ -193,7 +193,9 @@ def _predict_rank(job: PredictJob, world: World, stopper: Stopper, *, verified: 
             f"not written{earlier}"
         )
         return None
-    return _finalize_run(job, data) if world.is_main else None
+    if not world.is_main:
+        return None
+    return run_metrics.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})
 
 
 def _predict_folds(
@@ -319,12 +321,3 @@ def _fit_statistics(data: _PredictData) -> PatchStatistics:
     rows = np.linspace(0, len(ids) - 1, min(len(ids), _STATISTICS_PATCHES)).astype(np.int64)
     pixels = data.train.pixels[data.train.rows([ids[row] for row in rows])]
     return PatchStatistics.fit(pixels, data.folds.fold[rows].astype(np.int64))
-
-
-def _finalize_run(job: PredictJob, data: _PredictData) -> dict[str, Any]:
-    """Write the run's `oof.csv`, `test.csv` and `metrics.json` from the files of its folds.
-
-    Returns:
-        The metrics.
-    """
-    return run_metrics.gather_run(job.run_dir, data.folds, data.test.ids, {"views": job.views})

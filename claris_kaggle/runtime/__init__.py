@@ -8,6 +8,6 @@ Other packages use:
   `under_torchrun`
 - `jobs`: `Job`, `torch_settings`
 - `loading`: `limit_workers`, `load_in_order`, `prefetch_to_device`
-- `precision`: `DTYPES`, `choose_precision`, `suggest_precision`, `usable_precision`
+- `precision`: `autocast`, `choose_precision`, `suggest_precision`, `usable_precision`
 - `rank_process`: `is_lost_peer`
 """

@@ -9,7 +9,12 @@ import torch
 from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import UsageError
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return a context in which networks compute in this precision, `fp32`, `fp16` or `bf16`, on the device."""
+    return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
 def choose_precision(requested: str, device_type: str) -> str:

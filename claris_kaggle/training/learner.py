@@ -25,7 +25,7 @@ from claris_kaggle.data.d4 import apply_symmetry
 from claris_kaggle.runtime.cudnn_fallback import DEFAULT_MODE, move_network
 from claris_kaggle.runtime.distributed import World, first_nonempty_text, max_over_ranks
 from claris_kaggle.runtime.loading import load_in_order, prefetch_to_device
-from claris_kaggle.runtime.precision import DTYPES
+from claris_kaggle.runtime.precision import autocast
 from claris_kaggle.training.moving_average import _MovingAverage
 from claris_kaggle.training.optimizer import _create_optimizer
 
@@ -334,10 +334,7 @@ def _train_step(learner: _Learner, batch: Batch, lr: float) -> None:
     if config.mixup:
         mix_weight = _mixup_weight(config.seed, learner.global_step, config.mixup)
         inputs = torch.lerp(inputs.flip(0), inputs, mix_weight)
-    with (
-        _step_generator(learner),
-        torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"),
-    ):
+    with _step_generator(learner), autocast(device, config.precision):
         logits = learner.wrapped(inputs).float()
     weighted_sum = mix_weight * _sum_loss(learner, logits, batch.labels, batch.weights)
     if mix_weight < 1:
@@ -388,7 +385,7 @@ def _augment_batch(learner: _Learner, batch: Batch) -> Tensor:
     return to_input(images, config.normalise, draws, config.resolution)
 
 
-def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def _sum_loss(learner: _Learner, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """Return the class-weighted cross-entropy, times the weight of each patch if given, summed over the patches."""
     losses = functional.cross_entropy(
         logits, labels, weight=learner.class_weights, reduction="sum" if weights is None else "none",
@@ -467,10 +464,7 @@ def _recompute_statistics(learner: _Learner, network: nn.Module, batches: EpochB
                 augmented = _augment_batch(learner, batch)
             yield augmented
 
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32"),
-    ):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), autocast(device, config.precision):
         torch.manual_seed(config.seed)
         update_bn(inputs(), network)
 

@@ -123,24 +123,22 @@ def _train_rank(job: TrainJob, given: dict[str, object], world: World, stopper: 
 
 def _train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: World, stopper: Stopper) -> None:
     """Train, in turn, the folds that are not finished."""
-    rates = job.rates
     for fold in _choose_folds(data.folds, job.only):
         if finished_sha256(job.run_dir.fold(fold)):
             log_info(f"fold {fold}: already finished")
             continue
         # The first optimizer imports this, and the frames of an import stay in memory, with the network of the caller.
         importlib.import_module("torch._dynamo")
-        job = _train_fold(job, config, data, fold, world, stopper, rates=rates)
-        rates = False
+        job = _train_fold(job, config, data, fold, world, stopper)
 
 
 def _train_fold(
-    job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper, *, rates: bool
+    job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World, stopper: Stopper
 ) -> TrainJob:
-    """Train one fold to its end, from its checkpoint if there is one. With `rates`, measure the throughput first.
+    """Train one fold to its end, from its checkpoint if there is one.
 
     Returns:
-        The job for the other folds, with the choice of `compile`.
+        The job for the other folds, with the choice of `compile`. They do not measure the throughput again.
     Raises:
         TrainingError: not enough GPU memory, torch could not compile the network, or the training diverged.
         Stopped: time limit or signal.
@@ -148,7 +146,7 @@ def _train_fold(
     fold_dir = job.run_dir.fold(fold)
     try:
         with convert_cudnn_failures(f"fold {fold}", job.cudnn):
-            if rates:
+            if job.rates:
                 _measure_rates(job, config, data, fold, world)
             job = _choose_compile(job, config, data, fold, world)
             learner = _train_with_one_rollback(
@@ -168,7 +166,7 @@ def _train_fold(
             f"fold {fold}: finished, validation {_format_last_auc(learner)}{_estimate_remaining(job, learner, data)}"
         )
     distributed.max_over_ranks(world, 0)  # a barrier: all ranks wait until the fold is marked as finished
-    return job
+    return dataclasses.replace(job, rates=False)
 
 
 def _measure_rates(job: TrainJob, config: TrainConfig, data: TrainingData, fold: int, world: World) -> None:
