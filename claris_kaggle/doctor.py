@@ -70,7 +70,7 @@ def _check_python() -> list[Finding]:
     """Check that the Python version is supported."""
     found = f"{platform.python_version()} at {sys.prefix}"
     if not _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
-        return [Finding("python", WARNING, found, "3.11 to 3.13 are tested: use one of them for the environment's")]
+        return [Finding("python", WARNING, found, "Use Python 3.11 to 3.13, the tested versions")]
     return [Finding("python", GOOD, found)]
 
 

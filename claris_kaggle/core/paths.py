@@ -66,6 +66,12 @@ class DataDir(_Folder):
         """Return the folder of TIFF files of a split, `train` or `test`."""
         return self.root / split
 
+    def missing_parts(self) -> list[str]:
+        """Return the names of the tables and folders that do not exist."""
+        folders = [self.patches("train"), self.patches("test")]
+        missing = [path.name for path in (self.labels, self.sample) if not path.exists()]
+        return missing + [path.name for path in folders if not path.is_dir()]
+
     def require(self) -> DataDir:
         """Return this object after checking that the two tables and two folders exist.
 
@@ -82,7 +88,7 @@ class DataDir(_Folder):
             elif self.root.is_symlink():
                 what = f"a broken symbolic link to {self.root.readlink()}"
             raise UsageError(f"{self.root}: {what}", _COMPETITION_FOLDER, hint)
-        missing = self._missing()
+        missing = self.missing_parts()
         if missing:
             found = f"{self.root}: no {', '.join(missing)} there"
             raise UsageError(found, _COMPETITION_FOLDER, self._suggest_folder(missing))
@@ -96,16 +102,10 @@ class DataDir(_Folder):
         spreadsheet = path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers")
         return f"Save {other} as {name}" if spreadsheet else f"Rename {other!r} to {name}"
 
-    def _missing(self) -> list[str]:
-        """Return the names of the tables and folders that do not exist."""
-        folders = [self.patches("train"), self.patches("test")]
-        missing = [path.name for path in (self.labels, self.sample) if not path.exists()]
-        return missing + [path.name for path in folders if not path.is_dir()]
-
     def _suggest_folder(self, missing: Sequence[str]) -> str:
         """Return what to do about missing files: another folder that has them, or archives to unpack."""
         candidates = [self.root.resolve().parent, *_list_subfolders(self.root, _SEARCH_DEPTH)]
-        other = next((path for path in candidates if not DataDir(path)._missing()), None)
+        other = next((path for path in candidates if not DataDir(path).missing_parts()), None)
         if other:
             return f"Give --data {other}"
         names = sorted(path.name for path in self.root.iterdir())

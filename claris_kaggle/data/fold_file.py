@@ -37,6 +37,7 @@ SPLIT_BY_PATCH = (
     "by patch, 0.967 by slide, 0.97 on the leaderboard); claris fetch --slides gets a slide map, and claris folds then "
     "splits by slide"
 )
+SPLIT_AGAIN_HINT = "Split again with claris folds --slides FILE"
 _FOLD_COLUMNS = ("id", "label", "group", "fold")
 # Without a JSON file, groups are slides if they have at least this mean number of patches.
 _MIN_MEAN_SLIDE_SIZE = 2

@@ -68,7 +68,7 @@ def _describe_rules(state: _CompetitionState) -> Finding:
     """Report whether the account has accepted the competition's rules."""
     hint = f"Accept them at {_RULES_PAGE} (Join Competition or Late Submission)"
     if not state.found:
-        return Finding("rules", WARNING, "Kaggle does not tell if they are accepted", f"See {_RULES_PAGE}")
+        return Finding("rules", WARNING, "Kaggle does not say whether they are accepted", f"See {_RULES_PAGE}")
     if not state.entered:
         return Finding("rules", BAD, "the competition's rules are not accepted", hint)
     return Finding("rules", GOOD, "the competition's rules are accepted")

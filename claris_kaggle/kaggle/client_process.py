@@ -203,7 +203,7 @@ def _try_method(method: str, arguments: Mapping[str, object]) -> object:
     except requests.HTTPError as error:
         return _describe_refusal(error.response, error)
     except (requests.JSONDecodeError, json.JSONDecodeError):
-        return _CallFailure(kind="network", text="the answer was no JSON")
+        return _CallFailure(kind="network", text="the answer was not JSON")
     except (requests.RequestException, ConnectionError) as error:
         return _CallFailure(kind="network", text=type(error).__name__)
     except OSError as error:

@@ -38,12 +38,11 @@ _SLIDE_COLUMNS = ("id", "wsi")
 _TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".csv.zip", ".zip", ".gz")
 
 
-def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
+def fetch_data(folder: Path) -> DataDir:
     """Fetch the competition's files unless they are already there. An interrupted fetch is resumed.
 
     Args:
         folder: a new or empty folder, or one that already holds the files.
-        competition: slug of the competition.
     Returns:
         The competition's folder.
     Raises:
@@ -53,12 +52,7 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
         DataError: the archive is damaged.
     """
     data = DataDir(folder)
-    if (
-        data.labels.exists()
-        and data.sample.exists()
-        and data.patches("train").is_dir()
-        and data.patches("test").is_dir()
-    ):
+    if not data.missing_parts():
         log_info(f"{folder}: the files already exist; claris check verifies them")
         return data
     if folder.exists() and any(folder.iterdir()):
@@ -73,7 +67,7 @@ def fetch_data(folder: Path, competition: str = api._COMPETITION) -> DataDir:
                 api._call_with_retries(
                     api._DOWNLOAD_ALL,
                     deadline=api._DOWNLOAD_DEADLINE,
-                    competition=competition,
+                    competition=api._COMPETITION,
                     folder=str(archive_folder),
                 )
         finally:
@@ -174,14 +168,15 @@ def _convert_damage_errors(archive: Path) -> Iterator[None]:
         raise DataError(found, "", "Run the same command again: it downloads the archive again") from error
 
 
-def fetch_file(name: str, folder: Path, competition: str = api._COMPETITION) -> Path:
+def fetch_file(name: str, folder: Path) -> Path:
     """Fetch one of the competition's files into the folder, and return its path. Kaggle may send it zipped.
 
     Raises:
         KaggleError: refused, or the response was not that file in every attempt.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = api._retry_attempt(lambda: _fetch_content(name, folder, api._DOWNLOAD_ONE, competition=competition))
+    where = {"competition": api._COMPETITION}
+    content = api._retry_attempt(lambda: _fetch_content(name, folder, api._DOWNLOAD_ONE, **where))
     write_bytes(folder / name, content)
     return folder / name
 

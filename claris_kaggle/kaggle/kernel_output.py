@@ -202,9 +202,9 @@ def _log_lines(log: str) -> list[str]:
     return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
-def _log_tail(log: str, lines: int = 3) -> str:
-    """Return the last lines of a kernel's log."""
-    return " / ".join(_log_lines(log)[-lines:])[-500:]
+def _log_tail(log: str) -> str:
+    """Return the last three lines of a kernel's log, at most 500 characters."""
+    return " / ".join(_log_lines(log)[-3:])[-500:]
 
 
 def _pull_kernel(kernel: Kernel, out: Path) -> _Output:

@@ -287,13 +287,14 @@ def record_push(path: Path, kernel: Kernel, **about: object) -> None:
         write_json(path, {"kernels": [*others, entry], "empty": _read_empty_kernels(path)})
 
 
-def _delete_push(path: Path, push_token: str, *, empty: str = "") -> None:
+def _delete_push(path: Path, push_token: str, *, empty: str) -> None:
     """Remove a refused push from the record.
 
     Args:
         path: the record.
         push_token: of the push.
-        empty: base name that must not be used again, because the refused push may have left an empty kernel of it.
+        empty: base name that must not be used again, because the refused push may have left an empty kernel of it;
+            empty for none.
     """
     with hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
         others = [other for other in _read_entries(path) if other["mark"] != push_token]

@@ -266,9 +266,10 @@ def _push_part(launch: _Launch, part: int) -> None:
     try:
         kernel = kernel_push._push_kernel(folder, session.push_token, search_first=search_first, optional=inputs)
     except KaggleError as error:
-        if error.session_limit or error.refused:
-            _record_refusal(launch, part, error)
-        if (error.session_limit or error.refused) and session.running:
+        if not (error.session_limit or error.refused):
+            raise
+        _record_refusal(launch, part, error)
+        if session.running:
             return  # to be pushed again
         raise
     kernel_push.record_push(launch.queue.records / kernel_push._PUSH_RECORD, kernel, job="train")

@@ -83,7 +83,7 @@ class _Machine:
         return {**asdict(self), "reached": asdict(self.reached) if self.reached else {}}
 
 
-def _describe_machine(inputs: Path, working: Path, temporary: Path, data: str, test_address: str = "") -> _Machine:
+def _describe_machine(inputs: Path, working: Path, temporary: Path, data: str, test_address: str) -> _Machine:
     """Return a description of this machine, without user names.
 
     Args:

@@ -98,7 +98,7 @@ def require_networks(plan: _RunsPlan) -> None:
 def describe_runs(plan: _RunsPlan) -> RunsSummary:
     """Return a summary of the plan, without contacting Kaggle."""
     hours = [run.hours() or 0.0 for run in plan.runs.values()]  # known: `require_networks` has counted them
-    weeks = _spread_over_weeks(hours, _WEEKLY_HOURS)
+    weeks = _spread_over_weeks(hours)
     kernels = sum(len(run.parts) for run in plan.runs.values())
     rows = [
         _describe_run_row(name, run, needed, span)
@@ -134,15 +134,15 @@ def _describe_run_row(name: str, run: Plan, hours: float, weeks: tuple[int, int]
     )
 
 
-def _spread_over_weeks(hours: Sequence[float], weekly: float) -> list[tuple[int, int]]:
-    """Return the first and the last week of each run, if the runs use the hours of each week one after the other.
+def _spread_over_weeks(hours: Sequence[float]) -> list[tuple[int, int]]:
+    """Return the first and the last week of each run, if the runs use Kaggle's hours of a week one after the other.
 
-    >>> _spread_over_weeks([10.0, 20.0, 5.0, 40.0], 30.0)
+    >>> _spread_over_weeks([10.0, 20.0, 5.0, 40.0])
     [(1, 1), (1, 1), (2, 2), (2, 3)]
     """
     weeks, start = [], 0.0
     for needed in hours:
-        first = int(start // weekly) + 1
+        first = int(start // _WEEKLY_HOURS) + 1
         start += needed
-        weeks.append((first, max(first, math.ceil(start / weekly - 1e-9))))
+        weeks.append((first, max(first, math.ceil(start / _WEEKLY_HOURS - 1e-9))))
     return weeks

@@ -126,7 +126,7 @@ def _read_run(table: Mapping[str, Any], label: str, common: Plan) -> list[tuple[
     _reject_unknown_keys(table, [*_RUN_KEYS, *options], label)
     for key in ("name", "model"):
         if not isinstance(table.get(key), str) or not table[key]:
-            raise UsageError(f"{label}: no {key}", f"expected {key} = a text")
+            raise UsageError(f"{label}: no {key}", f'expected {key} = "..."')
     given = {name: table[name] for name in options if name in table}
     seeds = _read_seeds(table, label)
     seeded = [{**given, "seed": seed} for seed in seeds] or [given]

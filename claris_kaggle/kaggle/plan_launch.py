@@ -80,7 +80,7 @@ def _require_same_runs(plan: _RunsPlan, root: Path) -> None:
         missing = [name for name in stored["runs"] if name not in plan.runs]
         if missing:
             found = f"{root / _PLAN_FILE}: started with --plan {stored['plan']}, which has {', '.join(missing)}"
-            raise RunError(found, "a plan may only get more runs", hint)
+            raise RunError(found, "runs can only be added to a plan", hint)
 
 
 def _open_queue(plan: _RunsPlan, root: Path, poll: float) -> _Queue:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,50 +18,24 @@ from claris_kaggle.core.console import log_info
 from claris_kaggle.core.errors import ClarisError, UsageError
 from claris_kaggle.core.paths import DataDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import Folds, read_folds, require_together
+from claris_kaggle.data.fold_file import SPLIT_AGAIN_HINT, Folds, read_folds, require_together
 from claris_kaggle.data.fold_split import make_folds
 from claris_kaggle.data.prepare import read_training_folds
 from claris_kaggle.data.pseudo_file import read_pseudo_file
 from claris_kaggle.kaggle.kernel_source import KernelSettings
+from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, Plan, _Launch
 from claris_kaggle.kaggle.session_inputs import _FileSettings
-
-if TYPE_CHECKING:
-    from claris_kaggle.kaggle.launch_state import Plan, _Launch
 
 # A session has two T4 GPUs. A step needs two patches for each of them.
 _SESSION_GPUS = 2
-# Number of folds in a session without a fold file.
-_SESSION_FOLDS = 5
 # Where `claris fetch` puts the competition's files.
 _LOCAL_DATA = DataDir(Path("data"))
 _NOT_WEIGHT_SUFFIXES = (
-    ".zip",
-    ".gz",
-    ".7z",
-    ".rar",
-    ".h5",
-    ".hdf5",
-    ".keras",
-    ".onnx",
-    ".tflite",
-    ".csv",
-    ".json",
-    ".txt",
-)
+    ".zip", ".gz", ".7z", ".rar", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".csv", ".json", ".txt",
+)  # fmt: skip
 _NOT_TABLE_SUFFIXES = (
-    ".xlsx",
-    ".xls",
-    ".ods",
-    ".parquet",
-    ".feather",
-    ".pkl",
-    ".pickle",
-    ".npy",
-    ".json",
-    ".pdf",
-    ".h5",
-)
-_SPLIT_BY_SLIDE = "Split again with claris folds --slides FILE"
+    ".xlsx", ".xls", ".ods", ".parquet", ".feather", ".pkl", ".pickle", ".npy", ".json", ".pdf", ".h5",
+)  # fmt: skip
 
 
 def check_session(job: str, settings: KernelSettings) -> None:
@@ -120,7 +93,7 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
     _require_tables(files)
     try:
         split = _check_tables(copies)
-        k = split.k if split else 0 if files.folds_from or resumed else _SESSION_FOLDS
+        k = split.k if split else 0 if files.folds_from or resumed else _DEFAULT_FOLDS
         _require_folds(folds, k, copies.get("folds_from", "the default fold file"))
         weights = copies.get("weights_from")
         _check_network_once(config, weights)
@@ -169,7 +142,7 @@ def _check_recipe(config: TrainConfig, files: _FileSettings) -> None:
         raise UsageError(found, "", "Give --weights-from owner/dataset/file, which attaches it")
     elif config.weights != "none" and not files.weights_from and not config.weights.startswith("/kaggle/"):
         found = f"--weights is {config.weights}, a file that a session does not have"
-        raise UsageError(found, "", "Put it into a dataset, and give --weights-from owner/dataset/file")
+        raise UsageError(found, "", "Put it in a dataset, and give --weights-from owner/dataset/file")
 
 
 def _attached_names(files: _FileSettings) -> set[str]:
@@ -196,13 +169,12 @@ def _require_memory(config: TrainConfig) -> None:
     Raises:
         UsageError: names the largest batch size that should fit.
     """
-    from claris_kaggle.models.cost import T4_GIGABYTES, run_cost
+    from claris_kaggle.models.cost import T4_GIGABYTES, run_cost, run_step_gigabytes
 
-    cost, per_gpu = run_cost(config, config.precision), -(-config.batch_size // _SESSION_GPUS)
-    needed = cost.step_gigabytes(per_gpu, ema=bool(config.ema or config.swa_epochs), margin=1.0)
+    needed = run_step_gigabytes(config, _SESSION_GPUS)
     if config.batch_size and needed > T4_GIGABYTES:
         found = f"--batch-size {config.batch_size} needs about {needed:.0f} GB on each of {_SESSION_GPUS} GPUs"
-        largest = _SESSION_GPUS * cost.largest_batch_size()
+        largest = _SESSION_GPUS * run_cost(config, config.precision).largest_batch_size()
         raise UsageError(found, f"a T4 has {T4_GIGABYTES:g} GB", f"At most {largest} should fit")
 
 
@@ -235,7 +207,7 @@ def _check_tables(copies: Mapping[str, Path]) -> Folds | None:
         if ids and not split:
             _require_slides(ids, labels, slides, path)
         if split:
-            require_together(split, slides, "slide", copies["folds_from"], _SPLIT_BY_SLIDE)
+            require_together(split, slides, "slide", copies["folds_from"], SPLIT_AGAIN_HINT)
     if "extra_from" in copies and split and _LOCAL_DATA.sample.is_file():
         read_pseudo_file(copies["extra_from"], split, tables.read_sample(_LOCAL_DATA.sample))
     return split
@@ -253,7 +225,7 @@ def _require_slides(ids: list[str], labels: NDArray[np.int8], slides: list[str],
         UsageError: there are too few slides; the message names the file.
     """
     try:
-        make_folds(ids, labels, k=_SESSION_FOLDS, slides=slides)
+        make_folds(ids, labels, k=_DEFAULT_FOLDS, slides=slides)
     except ClarisError as error:
         raise UsageError(f"{path}: {error.found}", error.expected, "Give a map with more slides, or none") from error
 

@@ -74,7 +74,7 @@ class _Probe:
     error: str = ""
 
 
-def _run_probe(path: Path, *, poll: float = 10.0) -> _Probe:
+def _run_probe(path: Path, *, poll: float) -> _Probe:
     """Rehearse a launch with a CPU script, delete its kernel, and write the record.
 
     Args:

@@ -241,7 +241,7 @@ def _run_train_job(session: _Session, settings: _Settings) -> str:
     """Train the folds of the settings, then predict with them."""
     processes = _count_processes(session, settings.gpus)
     data, run_dir = find_data(session.inputs), session.run_dir
-    named = _find_named_files(session.inputs, **settings.named_files)
+    named = _find_named_files(session.inputs, settings)
     for path in _find_unnamed(session.inputs, data, named):
         print(f"claris: {path} is not used: no setting selects it", flush=True)
     _gather_runs(session)
@@ -301,8 +301,8 @@ def _run_probe_job(session: _Session, settings: _Settings) -> str:
         data = find_data(session.inputs).root.relative_to(session.inputs).as_posix()
     except ClarisError as error:
         data = f"not found: {error.found}"
-    reach = next(iter(settings.flags), "")
-    machine = _describe_machine(session.inputs, session.working, session.temporary, data, reach)
+    test_address = next(iter(settings.flags), "")
+    machine = _describe_machine(session.inputs, session.working, session.temporary, data, test_address)
     write_json(session.run_dir.root / _PROBE_FILE, machine.to_json())
     progress = Progress("probe", 1, "machines")
     progress.done = 1

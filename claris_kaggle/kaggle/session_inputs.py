@@ -76,16 +76,14 @@ class _FileSettings:
         return {name: getattr(self, name) for name in ("weights_from", "slides_from", "folds_from", "extra_from")}
 
 
-def _find_named_files(
-    root: Path, *, weights_from: str, slides_from: str, folds_from: str, extra_from: str = ""
-) -> _NamedFiles:
-    """Return the input file that each of these settings names; None for an empty setting.
+def _find_named_files(root: Path, settings: _FileSettings) -> _NamedFiles:
+    """Return the input file that each of the four settings names; None for an empty setting.
 
     Raises:
         RunError: one of them is not among the inputs; the message lists what is there.
     """
-    names = {"weights": weights_from, "slides": slides_from, "folds": folds_from, "extra": extra_from}
-    return _NamedFiles(**{kind: _find_named(root, name, f"--{kind}-from") for kind, name in names.items() if name})
+    names = {setting.removesuffix("_from"): name for setting, name in settings.named_files.items() if name}
+    return _NamedFiles(**{kind: _find_named(root, name, f"--{kind}-from") for kind, name in names.items()})
 
 
 def _find_named(root: Path, name: str, flag: str) -> Path:
@@ -159,7 +157,7 @@ def _find_runs(root: Path, temporary: Path) -> list[RunDir]:
 
     Args:
         root: folder of the inputs.
-        aside: folder for the finished folds of killed sessions.
+        temporary: folder for the finished folds of killed sessions.
     Raises:
         RunError: a file does not match its session's manifest.
     """

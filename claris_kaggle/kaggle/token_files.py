@@ -13,7 +13,7 @@ from pathlib import Path
 
 _KEY_FILE = "kaggle.json"
 _SMART_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
-_API_TOKEN_HINT = "holds an API token, which belongs into ~/.kaggle/access_token"
+_API_TOKEN_HINT = "holds an API token, which belongs in ~/.kaggle/access_token"
 _LEGACY_KEY = re.compile(r"[0-9a-f]{32}")
 _API_TOKEN = "KGAT_"
 # Patterns of the names that browsers, editors and file managers give to copies of the file.
@@ -154,13 +154,13 @@ def _find_json_fault(path: Path) -> str:
 def _explain_syntax(text: str) -> str:
     """Return what is wrong with text that is not JSON."""
     if any(sign in text for sign in _SMART_QUOTES):
-        return "has typographic quotes; replace them by straight ones"
+        return "has typographic quotes; replace them with straight quotes"
     if text.lstrip()[:1] == "<":
         return "is a web page; download the file again"
     if text.strip().startswith(_API_TOKEN):
         return _API_TOKEN_HINT
     if _LEGACY_KEY.fullmatch(text.strip()):
-        return f"holds the key alone; {_EXAMPLE} is needed"
+        return f"holds only the key; {_EXAMPLE} is needed"
     if "'" in text and '"' not in text:
         return "has single quotes; JSON needs double quotes"
     if re.search(r"^\s*(export |set )?\w+\s*[=:]", text):
@@ -181,17 +181,17 @@ def _find_pair_fault(source: str, user: object, key: object) -> str:
     if len(user.split()) != 1 or len(key.split()) != 1 or user != user.strip() or key != key.strip():
         return f"{source}: spaces or line breaks in username or key"
     if key.startswith(_API_TOKEN):
-        return f"{source}: the key is an API token, which belongs into ~/.kaggle/access_token"
+        return f"{source}: the key is an API token, which belongs in ~/.kaggle/access_token"
     if _LEGACY_KEY.fullmatch(user) and not _LEGACY_KEY.fullmatch(key):
         return f"{source}: username and key are swapped"
     if user.startswith("@") or "/" in user:
-        return f"{source}: username is the address of a profile; the user name alone is needed"
+        return f"{source}: username is the address of a profile; only the user name is needed"
     if "@" in user:
         return f"{source}: username is an e-mail address; the user name of the account is needed"
     if not user.isascii() or not key.isascii() or set("<>\"'") & set(user + key):
         return f"{source}: username or key has characters that no token has"
     if not _LEGACY_KEY.fullmatch(key):
-        return f"{source}: the key is not one of Kaggle, which has 32 digits from 0-9 and a-f; create a new token"
+        return f"{source}: the key is not a Kaggle key, which has 32 digits from 0-9 and a-f; create a new token"
     return ""
 
 
@@ -218,13 +218,13 @@ def _find_token_fault(source: str, text: str) -> str:
     """Return what is wrong with the text of an access token; empty if no fault is found."""
     token = text.strip()
     if token[:1] == "{":
-        return f"{source} holds JSON; JSON belongs into kaggle.json, and the token alone into access_token"
+        return f"{source} holds JSON, which belongs in kaggle.json; access_token needs only the token"
     if token[:1] == "<":
         return f"{source} is a web page; create the token again"
     if len(token.split()) > 1 or "=" in token.rstrip("="):
-        return f"{source} has more than the token; the token alone is needed"
+        return f"{source} has more than the token; only the token is needed"
     if not token.isascii() or set("\"'") & set(token):
         return f"{source} has quotes or other characters that no token has"
     if _LEGACY_KEY.fullmatch(token):
-        return f"{source} holds a key, which belongs into kaggle.json with its username; an API token is needed"
+        return f"{source} holds a key, which belongs in kaggle.json with its username; an API token is needed"
     return ""

@@ -3,7 +3,8 @@
 Other packages use:
 
 - `catalogue`: `list_networks`
-- `cost`: `NetworkCost`, `T4_GIGABYTES`, `estimate_hours`, `forward_gflop`, `network_cost`, `run_cost`
+- `cost`: `NetworkCost`, `T4_GIGABYTES`, `estimate_hours`, `forward_gflop`, `network_cost`, `run_cost`,
+  `run_step_gigabytes`
 - `factory`: `create_model`, `fixed_side`, `fuse_batch_norm`, `fuse_every_batch_norm`, `network_options`,
   `pretrained_normalisation`, `require_side`, `require_trainable`, `trained_network`
 - `p4m`: `require_symmetric`, `untie_weights`

@@ -201,6 +201,20 @@ def run_cost(config: TrainConfig, precision: str = "fp16") -> NetworkCost:
     return network_cost(config.model, precision=precision, **network_options(config))
 
 
+def run_step_gigabytes(config: TrainConfig, processes: int) -> float:
+    """Return the estimated GPU memory of a run's training step in each process, in 1e9 bytes, without safety margin.
+
+    Args:
+        config: the config of the run, with its batch size.
+        processes: number of processes that share a batch.
+    Raises:
+        UsageError: as in `run_cost`.
+    """
+    images = -(-config.batch_size // processes)
+    has_average = bool(config.ema or config.swa_epochs)
+    return run_cost(config, config.precision).step_gigabytes(images, ema=has_average, margin=1.0)
+
+
 @functools.cache
 def network_cost(
     model: str,

@@ -37,11 +37,11 @@ _HISTOGRAM_EDGES: list[float] = np.linspace(0, 1, 21).tolist()
 # Points kept of a curve. A screen cannot show more.
 _POINTS = 240
 # Below this recall, too few patches are predicted malignant for a stable precision.
-_STEADY = 0.02
+_MIN_PLOTTED_RECALL = 0.02
 _CORNER = 0.2  # side of the enlarged corner of the ROC chart
 _WIDTH, _HEIGHT = 4.4, 3.5
-# Characters that fit in one row of a legend.
-_LETTERS = 63
+# Characters that fit in one row of a legend, and the longest title in it.
+_LEGEND_WIDTH, _TITLE_LENGTH = 63, 22
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": _MUTED, "axes.labelcolor": _INK, "text.color": _INK,
     "xtick.color": _MUTED, "ytick.color": _MUTED, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
@@ -104,7 +104,7 @@ def _draw_chart(
         handles, labels = axes.get_legend_handles_labels()
         series = {str(one.get_gid()): label for one, label in zip(handles, labels, strict=True) if one.get_gid()}
         if labels:
-            columns = min(3, max(1, _LETTERS // (7 + max(map(len, labels)))))
+            columns = min(3, max(1, _LEGEND_WIDTH // (7 + max(map(len, labels)))))
             figure.legend(handles, labels, loc="outside upper left", ncols=columns)
         stream = io.StringIO()
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser renders the text with the fonts of the page
@@ -147,8 +147,8 @@ def _thin_curve(
     across: NDArray[np.floating], up: NDArray[np.floating]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Reduce a curve to about `_POINTS` points, evenly spaced along its length. Keeps both ends."""
-    way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(across)) + np.abs(np.diff(up)))])
-    keep = np.unique([0, *np.searchsorted(way, np.linspace(0, way[-1], _POINTS)).tolist(), len(way) - 1])
+    length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(across)) + np.abs(np.diff(up)))])
+    keep = np.unique([0, *np.searchsorted(length, np.linspace(0, length[-1], _POINTS)).tolist(), len(length) - 1])
     return across[keep], up[keep]
 
 
@@ -245,8 +245,8 @@ def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Draw
     lines, said = [], [f"Random predictions have a precision of {_percent(share)}"]
     for title, labels, values in [*curves, whole]:
         precision, recall, _ = precision_recall_curve(labels, values)
-        steady, value = recall >= _STEADY, float(average_precision_score(labels, values))
-        lines.append((*_thin_curve(recall[steady], precision[steady]), f"{value:.4f}  {_shorten(title)}"))
+        plotted, value = recall >= _MIN_PLOTTED_RECALL, float(average_precision_score(labels, values))
+        lines.append((*_thin_curve(recall[plotted], precision[plotted]), f"{value:.4f}  {_shorten(title)}"))
         said.append(f"{title}: average precision {value:.4f}")
 
     def paint(axes: Axes) -> None:
@@ -357,9 +357,9 @@ def _draw_intervals(name: str, titles: Sequence[str], figures: Sequence[OverallM
     return _draw_chart(name, words, auc_name, "", paint, 0.8 + 0.35 * len(titles))
 
 
-def _shorten(title: str, most: int = 22) -> str:
-    """Shorten a title to its last `most` characters."""
-    return title if len(title) <= most else "…" + title[1 - most :]
+def _shorten(title: str) -> str:
+    """Shorten a title to its last `_TITLE_LENGTH` characters."""
+    return title if len(title) <= _TITLE_LENGTH else "…" + title[1 - _TITLE_LENGTH :]
 
 
 def _percent(share: float | np.floating) -> str:

@@ -65,20 +65,20 @@ class _Specimen:
         return sum((value >= THRESHOLD) == bool(self.called) for value in self.views)
 
 
-def _confident_errors(oof: Oof, most: int = _SHOWN_PATCHES) -> list[int]:
+def _confident_errors(oof: Oof) -> list[int]:
     """Return the misclassified rows at a threshold of 0.5, most confident first."""
     wrong = np.flatnonzero((oof.probabilities >= THRESHOLD) != (oof.labels == 1))
-    return _nearest_first(-np.abs(oof.probabilities[wrong] - THRESHOLD), wrong, most)
+    return _nearest_first(-np.abs(oof.probabilities[wrong] - THRESHOLD), wrong)
 
 
-def _least_certain(oof: Oof, most: int = _SHOWN_PATCHES) -> list[int]:
+def _least_certain(oof: Oof) -> list[int]:
     """Return the rows with a probability closest to 0.5."""
-    return _nearest_first(np.abs(oof.probabilities - THRESHOLD), np.arange(len(oof.ids)), most)
+    return _nearest_first(np.abs(oof.probabilities - THRESHOLD), np.arange(len(oof.ids)))
 
 
-def _nearest_first(distance: NDArray[np.floating], rows: NDArray[np.int64], most: int) -> list[int]:
-    """Return the rows with the smallest distances. Ties keep the order of the ids."""
-    return [int(row) for row in rows[np.argsort(distance, kind="stable")[:most]]]
+def _nearest_first(distance: NDArray[np.floating], rows: NDArray[np.int64]) -> list[int]:
+    """Return the `_SHOWN_PATCHES` rows with the smallest distances. Ties keep the order of the ids."""
+    return [int(row) for row in rows[np.argsort(distance, kind="stable")[:_SHOWN_PATCHES]]]
 
 
 def _make_reader(ids: Sequence[str], data: DataDir | None, cache: Path | None) -> _Reader | None:

@@ -52,12 +52,12 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
-def _reduce(pixels: Pixels, longest: int = _LONGEST_SIDE) -> Pixels:
-    """Reduce an image so that its longer side is at most `longest` pixels. Smaller images stay unchanged."""
+def _reduce(pixels: Pixels) -> Pixels:
+    """Reduce an image so that its longer side is at most `_LONGEST_SIDE` pixels. Smaller images stay unchanged."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    image.thumbnail((longest, longest), Image.Resampling.BOX)
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BOX)
     return np.array(image)
 
 

@@ -133,7 +133,7 @@ def bracketed(host: str) -> str:
 
 
 class _MemoryParser(MultiPartParser):
-    """A form parser that keeps files in memory. `limited` enforces the size limit before."""
+    """A form parser that keeps files in memory. `_limit_body` enforces the size limit before it."""
 
     spool_max_size = 0
 
@@ -153,7 +153,7 @@ async def read_uploads(request: Request, max_pixels: int) -> list[tuple[str, byt
     if parse_options_header(request.headers.get("content-type"))[0] != b"multipart/form-data":
         raise UsageError("the request has no form", _EXPECTED_FORM)
     try:
-        async with aclosing(limited(request, max_pixels)) as stream:
+        async with aclosing(_limit_body(request, max_pixels)) as stream:
             form = await _MemoryParser(request.headers, stream, max_files=_MAX_FILES, max_fields=0).parse()
     except (MultiPartException, FormParserError) as error:
         why = getattr(error, "message", str(error)).rstrip(".")
@@ -170,16 +170,16 @@ async def read_uploads(request: Request, max_pixels: int) -> list[tuple[str, byt
     return uploads
 
 
-async def limited(request: Request, max_pixels: int) -> AsyncGenerator[bytes, None]:
+async def _limit_body(request: Request, max_pixels: int) -> AsyncGenerator[bytes, None]:
     """Yield the body of a request in parts, up to the size of a form with the largest allowed image.
 
     Raises:
         OversizeError: the Content-Length header or the body exceeds the limit.
     """
     limit = _largest_file(max_pixels) + _FORM_BYTES
-    said = int(request.headers.get("content-length", 0))
-    if said > limit:
-        raise _too_large("the upload", f"{said:,} bytes", max_pixels)
+    stated = int(request.headers.get("content-length", 0))
+    if stated > limit:
+        raise _too_large("the upload", f"{stated:,} bytes", max_pixels)
     size = 0
     async for part in request.stream():
         size += len(part)

@@ -26,10 +26,10 @@ from claris_kaggle.core.errors import ClarisError, RunError, UsageError, format_
 from claris_kaggle.core.files import read_json, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.data import tables
-from claris_kaggle.data.fold_file import SPLIT_BY_PATCH, Folds, require_together, write_folds
+from claris_kaggle.data.fold_file import SPLIT_AGAIN_HINT, SPLIT_BY_PATCH, Folds, require_together, write_folds
 from claris_kaggle.data.prepare import TrainingData, read_training, read_training_folds
 from claris_kaggle.data.pseudo_file import PseudoLabels, read_pseudo_file
-from claris_kaggle.models.cost import run_cost
+from claris_kaggle.models.cost import run_cost, run_step_gigabytes
 from claris_kaggle.models.factory import (
     create_model,
     fixed_side,
@@ -50,7 +50,6 @@ from claris_kaggle.training.optimizer import _require_optimizer
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
-_SPLIT_AGAIN = "Split again with claris folds --slides FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +141,7 @@ def _prepare_run(job: TrainJob, given: dict[str, object], nproc: int) -> tuple[T
     _report_split(job, folds)
     pseudo = _read_extra(job, folds, given, bound)
     if job.slides is not None:
-        require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, _SPLIT_AGAIN)
+        require_together(folds, tables.read_slides(job.slides, folds.ids), "slide", job.fold_file, SPLIT_AGAIN_HINT)
     _choose_training_precision(requested)
     _require_batch_size(requested.batch_size, nproc)
     started = bound if all(_has_progress(job.run_dir.fold(fold)) for fold in fold_numbers) else None
@@ -390,12 +389,12 @@ def _warn_of_memory(config: TrainConfig, nproc: int) -> None:
     available = _gpu_gigabytes()
     if available is None:
         return
-    cost, per_process = run_cost(config, config.precision), -(-config.batch_size // nproc)
-    needed = cost.step_gigabytes(per_process, ema=bool(config.ema or config.swa_epochs), margin=1.0)
+    needed = run_step_gigabytes(config, nproc)
     if needed > available:
+        largest = nproc * run_cost(config, config.precision).largest_batch_size(available)
         log_info(
             f"--batch-size {config.batch_size} needs about {needed:.1f} GB per GPU, and this one has "
-            f"{available:.1f} GB; at most {nproc * cost.largest_batch_size(available)} should fit"
+            f"{available:.1f} GB; at most {largest} should fit"
         )
 
 

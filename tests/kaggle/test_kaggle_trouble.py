@@ -527,7 +527,7 @@ def test_a_token_that_expired_is_said_with_what_makes_a_new_one(
     with monkeypatch.context() as other:
         other.setenv("KAGGLE_KEY", "not-a-key")
         code, _, said = call("launch", "first", "--poll", 0)
-    assert code == 1 and said.count("\n") == 1 and "the key is not one of Kaggle" in said, said
+    assert code == 1 and said.count("\n") == 1 and "the key is not a Kaggle key" in said, said
     code, _, said = call("launch", "first", "--poll", 0)
     assert code == 1 and said.count("\n") == 1, said
     for words in ("expired", "kaggle auth login", "KAGGLE_API_TOKEN", "kaggle.json", "https://www.kaggle.com/settings"):

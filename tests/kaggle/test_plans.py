@@ -188,7 +188,7 @@ def test_a_started_plan_may_get_more_runs_but_not_lose_one(
     start()
     path = tmp_path / "two.toml"
     path.write_text(TWO.replace('name = "second"', 'name = "third"'))
-    with pytest.raises(RunError, match="which has second; a plan may only get more runs"):
+    with pytest.raises(RunError, match="which has second; runs can only be added to a plan"):
         run_plan(read_plan(str(path), Plan(name="gold")), tmp_path / "gold", tmp_path / "ledger.csv", poll=0)
     path.write_text(TWO.replace("epochs = 2", "epochs = 3"))
     with pytest.raises(RunError, match=r"started with another plan \(flags\)"):
@@ -199,7 +199,7 @@ def test_a_started_plan_may_get_more_runs_but_not_lose_one(
 BAD = {
     "a key with a typing error": ("epochs = 2", "epocs = 2", "run first: unknown key 'epocs'. Did you mean epochs?"),
     "a seed instead of seeds": ("seeds = [7]", "seed = 7", "unknown key 'seed'. Did you mean seeds?"),
-    "no model": ('model = "tiny"', "", "run first: no model; expected model = a text"),
+    "no model": ('model = "tiny"', "", 'run first: no model; expected model = "..."'),
     "the same name twice": ('"second"', '"first"', "two runs have the name first"),
     "a name that is a folder of the launch": ('"second"', '"sample"', "invalid name 'sample'"),
     "a name that is too long": ('"second"', f'"{"x" * 40}"', "characters too long"),

@@ -51,7 +51,7 @@ def check_refused(call: Call, words: str, *arguments: object, code: int = 2, com
         (["--model", "tiny", "--weights", "none", "--precision", "bf16"], "--precision is bf16, which a T4 does not"),
         (["--model", "tiny", "--weights", "none", "--batch-size", "3"], "a session with 2 GPUs needs at least 4"),
         (["--model", "tiny", "--weights", "/kaggle/input/w/own.pth"], "no input of that name is attached"),
-        (["--model", "tiny", "--weights", "own.pth"], "a file that a session does not have. Put it into a dataset"),
+        (["--model", "tiny", "--weights", "own.pth"], "a file that a session does not have. Put it in a dataset"),
         (["--model", "tiny", "--weights", "none", "--extra-weight", "0.2"], "--extra-weight without --extra-from"),
         (["--model", "tiny", "--weights", "none", "--optimizer", "adamm"], "--optimizer is 'adamm'"),
         (["--model", "tiny", "--weights", "none", "--equivariance", "p4m", "--crop", "93"], "p4m"),
