@@ -19,13 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     options._add_data_flag(parser)
     options._add_slides_flag(parser, "it is checked, too")
-    parser.add_argument(
-        "--jobs",
-        type=options._parse_count,
-        default=0,
-        metavar="N",
-        help="number of processes that read files [one per core if there are many files]",
-    )
+    options._add_jobs_flag(parser)
     options._add_json_flag(parser)
 
 

@@ -2,7 +2,8 @@
 
 Several runs must have the same folds. Weights are scored only on folds that they were not fitted on.
 A run may also be one fold (runs/first/fold0), or a folder of another tool with oof.csv (id,label,fold,probability) and
-test.csv (id,probability) or submission.csv. Usual other column names are known, and --columns names unusual ones.
+test.csv (id,probability) or submission.csv. Other usual column names are recognised; --columns gives the meaning of
+unusual ones.
 An oof.csv without a fold column is treated as one holdout, and the score is for its patches only.
 
 example:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from claris_kaggle.cli import options
 
@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--per-fold", action="store_true", help="one kernel per fold [one for all folds]")
     parser.add_argument("--epochs", type=options._parse_count, metavar="N", help="number of epochs [from the recipe]")
-    parser.add_argument(
-        "--poll", type=options._parse_seconds, default=60.0, metavar="SECONDS", help="polling interval in seconds [60]"
-    )
+    options._add_poll_flag(parser, 60)
     parser.add_argument("--time-limit", default="11h20m", metavar="TIME", help="time limit of each session [11h20m]")
     options._add_attached_input_flags(parser)
     options._add_named_file_flags(parser)
@@ -51,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Launch or resume the entry, and print the ledger's line; with --dry-run, print the plan."""
     from claris_kaggle.kaggle.launch import run_launch
-    from claris_kaggle.kaggle.launch_state import Plan, describe_plan, require_name
+    from claris_kaggle.kaggle.launch_state import Plan, describe_plan
     from claris_kaggle.kaggle.preflight import check_plan
 
     options._require_session(args.time_limit)
@@ -61,13 +59,9 @@ def run(args: argparse.Namespace) -> None:
         return
     epochs = [] if args.epochs is None else ["--epochs", str(args.epochs)]
     plan = Plan(
-        name=require_name(args.name),
         parts=tuple((fold,) for fold in range(5)) if args.per_fold else ((),),
         flags=options._check_train_flags([*epochs, *args.rest]),
-        time_limit=args.time_limit,
-        datasets=tuple(args.dataset),
-        models=tuple(args.model_input),
-        **options._read_named_files(args),
+        **_read_common_settings(args),
     )
     if args.dry_run:
         check_plan(plan)
@@ -77,6 +71,19 @@ def run(args: argparse.Namespace) -> None:
     _print_entry(plan.name, entry, as_json=args.json)
 
 
+def _read_common_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of a plan that its runs share: the name, the time limit and the inputs."""
+    from claris_kaggle.kaggle.launch_state import require_name
+
+    return {
+        "name": require_name(args.name),
+        "time_limit": args.time_limit,
+        "datasets": tuple(args.dataset),
+        "models": tuple(args.model_input),
+        **options._read_named_files(args),
+    }
+
+
 def _launch_plan(args: argparse.Namespace) -> None:
     """Launch or resume a plan of several runs, and print the ledger's line; with --dry-run, print the plan.
 
@@ -84,7 +91,7 @@ def _launch_plan(args: argparse.Namespace) -> None:
         UsageError: the plan is invalid, or a flag is given that the plan sets for each run.
     """
     from claris_kaggle.core.errors import UsageError
-    from claris_kaggle.kaggle.launch_state import Plan, require_name
+    from claris_kaggle.kaggle.launch_state import Plan
     from claris_kaggle.kaggle.plan_cost import describe_runs, require_networks
     from claris_kaggle.kaggle.plan_file import read_plan
     from claris_kaggle.kaggle.plan_launch import run_plan
@@ -99,16 +106,7 @@ def _launch_plan(args: argparse.Namespace) -> None:
     if conflicting:
         hint = "Write them into a plan file of your own; docs/kaggle.md describes it"
         raise UsageError(f"{' and '.join(conflicting)} with --plan", "the plan sets them for each run", hint)
-    common = Plan(
-        name=require_name(args.name),
-        parts=((),),
-        flags=(),
-        time_limit=args.time_limit,
-        datasets=tuple(args.dataset),
-        models=tuple(args.model_input),
-        **options._read_named_files(args),
-    )
-    plan = read_plan(args.plan, common)
+    plan = read_plan(args.plan, Plan(**_read_common_settings(args)))
     require_networks(plan)
     if args.dry_run:
         _print_runs(describe_runs(plan), as_json=args.json)

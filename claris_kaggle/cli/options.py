@@ -71,6 +71,28 @@ def _add_cache_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_jobs_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --jobs, the number of processes that read files."""
+    parser.add_argument(
+        "--jobs",
+        type=_parse_count,
+        default=0,
+        metavar="N",
+        help="number of processes that read files [one per core if there are many files]",
+    )
+
+
+def _add_poll_flag(parser: argparse.ArgumentParser, seconds: float, condition: str = "") -> None:
+    """Add --poll, the polling interval. `condition` says when the command uses it."""
+    parser.add_argument(
+        "--poll",
+        type=_parse_seconds,
+        default=float(seconds),
+        metavar="SECONDS",
+        help=f"{condition}polling interval in seconds [{seconds}]",
+    )
+
+
 def _add_run_flag(parser: argparse.ArgumentParser) -> None:
     """Add --run, the run's folder."""
     parser.add_argument(
@@ -172,13 +194,13 @@ def _add_named_file_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_columns_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag --columns."""
+    """Add --columns, the names of columns in files of other tools."""
     parser.add_argument(
         "--columns",
         metavar="NAME=COLUMN,...",
         default="",
-        help="for files of other tools: the name of a column there = what it is (id, label, fold or probability), for "
-        "example target=label,pred=probability [usual names are known]",
+        help="columns in files of other tools: the name in the file, then id, label, fold or probability; for example "
+        "target=label,pred=probability [usual names are recognised]",
     )
 
 

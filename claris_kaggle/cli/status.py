@@ -23,13 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("ref", nargs="?", default="", metavar="REF", help="kernel, as owner/slug [the last one pushed]")
     parser.add_argument("--follow", action="store_true", help="wait until it ends and show its progress")
-    parser.add_argument(
-        "--poll",
-        type=options._parse_seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="with --follow: polling interval in seconds [60]",
-    )
+    options._add_poll_flag(parser, 60, "with --follow: ")
     options._add_record_flag(parser)
     options._add_json_flag(parser)
 

@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="folder with sample_submission.csv [downloaded from Kaggle]"
     )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the score")
-    parser.add_argument(
-        "--poll", type=options._parse_seconds, default=10.0, metavar="SECONDS", help="polling interval in seconds [10]"
-    )
+    options._add_poll_flag(parser, 10)
     options._add_ledger_flag(parser)
     options._add_json_flag(parser)
 
