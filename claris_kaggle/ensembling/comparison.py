@@ -125,14 +125,14 @@ class RunComparison:
         rows: comparison of each other run with the best one.
         blend: the gain of the mean of all runs; None if they cannot be combined.
         members: what each run adds to the mean, by name, as in `EnsembleEvidence`.
-        apart: why the runs cannot be combined; empty if they can.
+        conflict: why the runs cannot be combined; empty if they can.
     """
 
     best: str
     rows: list[_RunDifference]
     blend: _BlendGain | None
     members: dict[str, Comparison]
-    apart: str
+    conflict: str
 
 
 def compare_submissions(paths: Sequence[Path], run_dirs: Sequence[RunDir] = ()) -> _SubmissionComparison:
@@ -308,14 +308,14 @@ def compare_runs(runs: Sequence[Run]) -> RunComparison:
     """
     runs = _share_slides(runs)
     best = max(runs, key=lambda run: auc(run.oof.labels, run.oof.probabilities))
-    blend, members, apart = None, {}, ""
+    blend, members, conflict = None, {}, ""
     try:
         ensemble = combine(runs)
         blend, members = _compare_mean_with_best(runs, ensemble), ensemble.evidence.members
     except RunError as error:
-        apart = error.found
+        conflict = error.found
     rows = [_compare_with(best, run) for run in runs if run is not best]
-    return RunComparison(best.name, rows, blend, members, apart)
+    return RunComparison(best.name, rows, blend, members, conflict)
 
 
 def _compare_with(best: Run, run: Run) -> _RunDifference:

@@ -128,8 +128,8 @@ def describe_agreement(lines: list[LedgerEntry]) -> Agreement:
         scored[score] = len(pairs)
         if len(pairs) >= MIN_SCORED and all(len(set(column)) > 1 for column in zip(*pairs, strict=True)):
             correlations[score] = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-    apart = [text for line in lines if (text := _describe_unexpected_score(line))]
-    return Agreement(correlations, scored, apart)
+    outside = [text for line in lines if (text := _describe_unexpected_score(line))]
+    return Agreement(correlations, scored, outside)
 
 
 def _describe_unexpected_score(line: LedgerEntry) -> str:

@@ -25,15 +25,15 @@ from claris_kaggle.evaluation.metrics import midranks
 from claris_kaggle.evaluation.predictions import Oof, TestPredictions, check_oof, read_oof, read_test
 
 # An OOF AUC above this on real patches suggests leaked labels.
-_TOO_GOOD = 0.9995
+_SUSPICIOUS_AUC = 0.9995
 _UNKNOWN_SPLIT = (
     "it is unknown whether the holdout shares slides with the training patches; if it does, the holdout AUC is too high"
 )
 _ALL_FOLDS_HINT = "Run claris train until all folds are finished, then claris predict"
 # Two runs disagree on test patches if their rank correlation there is below this fraction of that out of fold.
-_LEAST_SHARE = 0.5
+_MIN_CORRELATION_SHARE = 0.5
 # A larger difference of the mean probability between OOF and test patches suggests two different scales.
-_MOST_APART = 0.3
+_MAX_MEAN_DIFFERENCE = 0.3
 
 
 @dataclass(frozen=True)
@@ -345,12 +345,12 @@ def _explain_incomparable(first: Run, run: Run) -> list[str]:
     for noun, mine, yours in (("training", first.oof.ids, run.oof.ids), ("test", first.test.ids, run.test.ids)):
         if mine != yours:
             differ = sorted(set(mine) ^ set(yours))
-            faults.append(f"{format_count(len(differ), noun + ' id')} in one of them only ({name_few(differ)})")
+            faults.append(f"{format_count(len(differ), noun + ' id')} in only one of them ({name_few(differ)})")
     if not faults:
         if np.any(first.oof.labels != run.oof.labels):
-            faults.append("other labels")
+            faults.append("different labels")
         if not (first.has_one_group or run.has_one_group or _is_same_partition(first.oof.fold, run.oof.fold)):
-            faults.append("other folds")
+            faults.append("different folds")
     return faults
 
 
@@ -410,14 +410,14 @@ def _examine_run(run: Run) -> str:
             return f"every {kind} probability is {values[0]:g}"
     auc, (low, high) = run.measured.value, run.measured.estimate.interval
     figure = f"{scored} AUC {auc:.4f} ({low:.4f} to {high:.4f})"
-    if high < 0.5 or auc < 1 - _TOO_GOOD:
+    if high < 0.5 or auc < 1 - _SUSPICIOUS_AUC:
         return f"{figure}: it looks inverted: it may be the probability of benign"
-    if auc > _TOO_GOOD:
+    if auc > _SUSPICIOUS_AUC:
         return f"{figure}: implausibly high; the labels may have leaked into training"
     if low <= 0.5:
         return f"{figure}: not significantly better than chance"
     means = [float(values.mean(dtype=np.float64)) for values in (run.oof.probabilities, run.test.probabilities)]
-    if abs(means[0] - means[1]) > _MOST_APART:
+    if abs(means[0] - means[1]) > _MAX_MEAN_DIFFERENCE:
         return (
             f"its mean probability is {means[0]:.3g} on {scored} and {means[1]:.3g} on test patches: the scales differ"
         )
@@ -434,7 +434,7 @@ def _find_inconsistent_runs(runs: Sequence[Run]) -> dict[str, str]:
     known = _correlate_columns([run.oof.probabilities for run in runs])
     seen = _correlate_columns([run.test.probabilities for run in runs])
     doubt = 3 / np.sqrt(len(runs[0].test.ids))  # few test patches give no clear result
-    odd = (known > doubt) & (seen < _LEAST_SHARE * known - doubt)
+    odd = (known > doubt) & (seen < _MIN_CORRELATION_SHARE * known - doubt)
     np.fill_diagonal(odd, val=False)
     found = {}
     for own, run in enumerate(runs):

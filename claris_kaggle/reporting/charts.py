@@ -75,15 +75,14 @@ def _series_color(number: int) -> str:
 
 
 def _draw_chart(
-    name: str, words: str, across: str, up: str, paint: Callable[[Axes], None], height: float = _HEIGHT
+    name: str, words: str, xlabel: str, ylabel: str, paint: Callable[[Axes], None], height: float = _HEIGHT
 ) -> _Drawing:
     """Draw a chart with one pair of axes. Does not use pyplot's global state. Equal content gives equal SVG.
 
     Args:
         name: unique name of the chart on the page, used for the ids of its clip paths and markers.
         words: the text alternative.
-        across: label of the x axis.
-        up: label of the y axis.
+        xlabel, ylabel: labels of the axes.
         paint: called with the axes to draw the content.
         height: in inches, the width is `_WIDTH`.
     """
@@ -97,7 +96,7 @@ def _draw_chart(
         figure = Figure(figsize=(_WIDTH, height), layout=layout, dpi=72)
         FigureCanvasSVG(figure)  # the layout needs its text sizes
         axes = figure.add_subplot()
-        axes.set(xlabel=across, ylabel=up)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
         for part in (figure, axes):
             part.patch.set_visible(False)
         paint(axes)
@@ -118,8 +117,9 @@ def _draw_chart(
 def _describe_axes(axes: Axes, series: Mapping[str, str]) -> str:
     """Return the JSON of `_Drawing.plot`. `series` has the label of each series by its gid."""
     left, bottom, width, height = axes.get_position().bounds
-    across, up = (72 * side for side in axes.get_figure(root=True).get_size_inches())  # type: ignore[union-attr]
-    box = [left * across, (1 - bottom - height) * up, width * across, height * up]
+    # In SVG points, from the top left.
+    points_wide, points_high = (72 * side for side in axes.get_figure(root=True).get_size_inches())  # type: ignore[union-attr]
+    box = [left * points_wide, (1 - bottom - height) * points_high, width * points_wide, height * points_high]
     described = {
         "box": [round(value, 2) for value in box],
         "x": [float(value) for value in axes.get_xlim()],
@@ -143,13 +143,11 @@ def _to_inline(text: str) -> str:
     return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
 
 
-def _thin_curve(
-    across: NDArray[np.floating], up: NDArray[np.floating]
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _thin_curve(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Reduce a curve to about `_POINTS` points, evenly spaced along its length. Keeps both ends."""
-    length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(across)) + np.abs(np.diff(up)))])
+    length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
     keep = np.unique([0, *np.searchsorted(length, np.linspace(0, length[-1], _POINTS)).tolist(), len(length) - 1])
-    return across[keep], up[keep]
+    return x[keep], y[keep]
 
 
 def _by_fold(labels: Labels, values: NDArray[np.floating], fold: NDArray[np.int64]) -> list[_Curve]:
@@ -214,12 +212,12 @@ def _draw_roc(anchor: str, curves: Sequence[_Curve], whole: _Curve | None = None
     """
     from sklearn.metrics import roc_curve
 
-    lines, said, in_corner = [], [], False
+    lines, descriptions, in_corner = [], [], False
     for title, labels, values in [*curves, *([whole] if whole else [])]:
         false, true, _ = roc_curve(labels, values)
-        value, found = auc(labels, values), _percent(np.interp(0.05, false, true))
+        value, sensitivity = auc(labels, values), _percent(np.interp(0.05, false, true))
         lines.append((*_thin_curve(false, true), f"{value:.4f}  {_shorten(title)}"))
-        said.append(f"{title}: AUC {value:.4f}, {found} true positive rate at 5 % false positive rate")
+        descriptions.append(f"{title}: AUC {value:.4f}, {sensitivity} true positive rate at 5 % false positive rate")
         in_corner = in_corner or np.interp(_CORNER / 2, false, true) > 1 - _CORNER
 
     def draw(name: str, what: str, *, corner: bool) -> _Drawing:
@@ -230,7 +228,7 @@ def _draw_roc(anchor: str, curves: Sequence[_Curve], whole: _Curve | None = None
                 axes.set(xlim=(-0.002, _CORNER), ylim=(1 - _CORNER, 1.002))
                 axes.locator_params(nbins=5)
 
-        words = f"{what}. {'; '.join(said)}."
+        words = f"{what}. {'; '.join(descriptions)}."
         return _draw_chart(name, words, "false positive rate", "true positive rate", paint)
 
     enlarged = draw(f"{anchor}-corner", "ROC, top left corner", corner=True) if in_corner else None
@@ -242,18 +240,18 @@ def _draw_precision(name: str, curves: Sequence[_Curve], whole: _Curve) -> _Draw
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     share = float(whole[1].mean())
-    lines, said = [], [f"Random predictions have a precision of {_percent(share)}"]
+    lines, descriptions = [], [f"Random predictions have a precision of {_percent(share)}"]
     for title, labels, values in [*curves, whole]:
         precision, recall, _ = precision_recall_curve(labels, values)
         plotted, value = recall >= _MIN_PLOTTED_RECALL, float(average_precision_score(labels, values))
         lines.append((*_thin_curve(recall[plotted], precision[plotted]), f"{value:.4f}  {_shorten(title)}"))
-        said.append(f"{title}: average precision {value:.4f}")
+        descriptions.append(f"{title}: average precision {value:.4f}")
 
     def paint(axes: Axes) -> None:
         axes.axhline(share, **_REFERENCE)
         _plot_square(axes, lines, strong=True)
 
-    words = f"Precision and recall. {'; '.join(said)}."
+    words = f"Precision and recall. {'; '.join(descriptions)}."
     return _draw_chart(name, words, "recall", "precision", paint)
 
 
@@ -261,10 +259,10 @@ def _plot_square(
     axes: Axes, lines: Sequence[tuple[NDArray[np.floating], NDArray[np.floating], str]], *, strong: bool
 ) -> None:
     """Draw labelled lines on the unit square. `strong` emphasises the last one."""
-    for number, (across, up, label) in enumerate(lines, 1):
+    for number, (x, y, label) in enumerate(lines, 1):
         last = strong and number == len(lines)
         axes.plot(
-            across, up, label=label, color=_INK if last else _series_color(number - 1), linewidth=2.0 if last else 1.1,
+            x, y, label=label, color=_INK if last else _series_color(number - 1), linewidth=2.0 if last else 1.1,
             gid=f"{_SERIES_ID}{number}",
         )  # fmt: skip
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -273,7 +271,7 @@ def _plot_square(
 def _draw_calibration(name: str, curve: CalibrationCurve) -> _Drawing:
     """Draw the calibration curve: predicted probability against observed share, in bins of about equal size."""
     pairs = list(zip(curve.predicted, curve.observed, strict=True))
-    said, found = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
+    predicted, observed = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
 
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_REFERENCE, label="perfect calibration")
@@ -282,7 +280,7 @@ def _draw_calibration(name: str, curve: CalibrationCurve) -> _Drawing:
 
     words = (
         f"Calibration in {len(pairs)} bins: the mean error is {curve.error:.3f} on average. "
-        f"Largest error: predicted {said:.2f}, observed {found:.2f}."
+        f"Largest error: predicted {predicted:.2f}, observed {observed:.2f}."
     )
     return _draw_chart(name, words, "predicted probability", "observed share of malignant", paint)
 

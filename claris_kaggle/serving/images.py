@@ -216,8 +216,8 @@ def _require_copies(image: Image.Image, pixels: Pixels, name: object) -> int:
         PatchError: another image is not a smaller copy of the first one.
     """
     number = int(getattr(image, "n_frames", 1))
-    apart = image.format == "PNG" and number > 1  # the frames of an animation
-    if apart or not all(_is_smaller_copy(image, frame, pixels) for frame in range(1, number)):
+    is_animation = image.format == "PNG" and number > 1
+    if is_animation or not all(_is_smaller_copy(image, frame, pixels) for frame in range(1, number)):
         found, expected = f"{name}: {number} images in one file", "expected one, or smaller copies of the first one"
         raise PatchError(found, expected, "Save each image as its own file")
     return number

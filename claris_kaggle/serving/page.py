@@ -101,8 +101,8 @@ def write_page(
     """Write the page to `path` atomically. Names are relative to the common folder, because pages are shared."""
     folder = _common_folder([str(section["name"]) for section in sections])
     named = [{**section, "name": str(section["name"]).removeprefix(folder)} for section in sections]
-    told = [fault.removeprefix(folder) for fault in faults]
-    write_text(require_suffix(path, ".html", ".htm"), _render_page(named, told, trained))
+    messages = [fault.removeprefix(folder) for fault in faults]
+    write_text(require_suffix(path, ".html", ".htm"), _render_page(named, messages, trained))
 
 
 def _make_downloads(

@@ -417,7 +417,7 @@ def test_runs_that_lack_a_few_ids_are_joined_on_request(call: Call, data: DataDi
     theirs = put_foreign(tmp_path, "theirs", "id,label,fold,pred", OOF_ROWS[2:])
     where = ["ensemble", ours.root, theirs.root, "--data", data.root, "--out", tmp_path / "s.csv"]
     code, _, said = call(*where)
-    assert code == 1 and "2 training ids in one of them only" in said
+    assert code == 1 and "2 training ids in only one of them" in said
     assert "Use --common-ids to combine them on the 598 training ids that both have" in said
     code, shown, said = call(*where, "--common-ids", "--save-run", tmp_path / "kept", "--json")
     assert code == 0 and f"ours: 598 of 600 ids are in all runs; not used: {IDS[0]}, {IDS[1]}" in said

@@ -220,17 +220,17 @@ def change(run: Run, **parts: object) -> Run:
 MISFITS = {
     "other folds": (
         lambda run: change(run, fold=np.arange(TOTAL) // 120),
-        "first and odd cannot be combined.*other folds",
+        "first and odd cannot be combined.*different folds",
     ),
     "other labels": (
         lambda run: change(run, labels=1 - run.oof.labels),
-        "first and odd cannot be combined.*other labels",
+        "first and odd cannot be combined.*different labels",
     ),
     "part of the folds": (lambda run: select_rows(run, np.flatnonzero(FOLD < 2)), "360 training ids in one of them"),
     "ids in capitals": (lambda run: change(run, ids=[f"{n:040X}" for n in range(TOTAL)]), "training ids in one of"),
     "other test ids": (
         lambda run: replace(run, test=replace(run.test, ids=["f" * 40, *TEST_IDS[1:]])),
-        "2 test ids in one of them only",
+        "2 test ids in only one of them",
     ),
     "one malignant patch": (
         lambda run: select_rows(run, np.r_[np.flatnonzero(LABELS)[:1], np.flatnonzero(LABELS == 0)[:9]]),

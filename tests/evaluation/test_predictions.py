@@ -431,13 +431,13 @@ def test_the_mean_of_one_run_is_that_run(folds: Folds) -> None:
 def test_runs_that_do_not_fit_together_are_refused_by_name(folds: Folds) -> None:
     first = make_run(folds, "first", 0)
     other = make_folds(folds.ids, folds.labels, k=3, seed=5)
-    with pytest.raises(RunError, match="first and second cannot be combined: other folds"):
+    with pytest.raises(RunError, match="first and second cannot be combined: different folds"):
         combine([first, make_run(other, "second", 1)])
     flipped = Folds(folds.ids, (1 - folds.labels).astype(np.int8), folds.groups, folds.fold)
-    with pytest.raises(RunError, match="other labels"):
+    with pytest.raises(RunError, match="different labels"):
         combine([first, make_run(flipped, "second", 1)])
     fewer = Run("fewer", first.oof, TestPredictions(first.test.ids[1:], probabilities(6)))
-    with pytest.raises(RunError, match="1 test id in one of them only"):
+    with pytest.raises(RunError, match="1 test id in only one of them"):
         combine([first, fewer])
 
 

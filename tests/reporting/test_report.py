@@ -258,7 +258,7 @@ def test_runs_over_other_patches_are_shown_and_not_compared(finished: RunDir, ba
     run = load_run(finished)
     write_run_oof(bare.oof, Oof(run.oof.ids[:-1], run.oof.labels[:-1], run.oof.fold[:-1], run.oof.probabilities[:-1]))
     text = said(write_report([finished, bare], tmp_path / "report.html").read_text("utf-8"))
-    assert "not over the same patches and labels" in text and "1 training id in one of them only" in text
+    assert "different patches or labels" in text and "1 training id in only one of them" in text
 
 
 @pytest.mark.usefixtures("no_charts")

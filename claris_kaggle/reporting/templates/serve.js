@@ -1,9 +1,9 @@
 "use strict";
-// The page works without this script, which adds dropping of images, the progress of a classification, and its cancelling.
+// The page works without this script, which adds drag and drop, the progress of a classification, and a button that cancels it.
 (() => {
   let form, input, state, progress, cancel, button, request = null;
 
-  // Find the parts of the form, which is a new one after each result.
+  // Find the parts of the form. Each result comes with a new form.
   function bind() {
     form = document.querySelector("form");
     [input, state, progress, cancel] = ["file", "state", "progress", "cancel"].map(id => document.getElementById(id));
@@ -24,7 +24,7 @@
     progress.querySelector("span").textContent = text;
   }
 
-  // Put the result in place of the form, as a new entry of the history if the entry is still that of a form.
+  // Replace the form by the result. The first result adds an entry to the browser's history, later ones replace it.
   function showPage(text) {
     const page = new DOMParser().parseFromString(text, "text/html");
     const main = document.adoptNode(page.querySelector("main")), first = main.querySelector("[autofocus]");
@@ -44,14 +44,14 @@
     return lines.length > 1 ? JSON.parse(lines.at(-2)) : {};
   }
 
-  function finish(said) {
+  function finish(message) {
     setBusy(false);
-    state.textContent = said;
+    state.textContent = message;
     button.focus();
   }
 
   // Send the form, and show the progress and then the page.
-  function work(name) {
+  function send(name) {
     state.textContent = `Classifying ${name}`;
     showProgress({ share: 0, text: "" });
     setBusy(true);
@@ -79,7 +79,7 @@
     event.preventDefault();
     const files = [...input.files], name = files.length === 1 ? files[0].name : `${files.length} images`;
     const size = files.reduce((sum, file) => sum + file.size, 0), most = Number(form.dataset.bytes);
-    if (size <= most && files.length <= Number(form.dataset.files)) return work(name);
+    if (size <= most && files.length <= Number(form.dataset.files)) return send(name);
     state.textContent = size > most
       ? `${name}: ${size.toLocaleString("en")} bytes; at most ${most.toLocaleString("en")} are allowed.`
       : `${name}; at most ${form.dataset.files} are allowed.`;
