@@ -1,17 +1,18 @@
-# One environment for everything: built once, again only when its inputs change.
+# All targets use one environment. It is built again only when its inputs change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
-# Compiled modules are kept: the tests start a hundred processes, and pytest rewrites every assert that is not.
+# Keep compiled modules: the tests start about a hundred processes, and pytest rewrites the asserts of each module
+# that is not compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-slow test-kaggle test-kaggle-next coverage mutants docs dist bench bench-gpu lint format clean
 
-help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(READY): setup.py claris_kaggle/version.py
 	rm -f $(READY)
@@ -22,38 +23,38 @@ $(READY): setup.py claris_kaggle/version.py
 
 setup: $(READY)  ## build the environment in .venv
 
-demo: $(READY)  ## the whole way on generated patches: a checked submission and a report
+demo: $(READY)  ## run the whole pipeline on generated patches, to a checked submission and a report
 	$(BIN)/claris demo --out demo-output
 
-test: $(READY)  ## the fast tests, in two processes
+test: $(READY)  ## run the fast tests in two processes
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
-test-slow: $(READY)  ## the long tests, in two processes
+test-slow: $(READY)  ## run the slow tests in two processes
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
 
 # Processes that a test starts are not counted.
-coverage: $(READY)  ## the lines of the package that the fast tests run; fails where they become fewer
+coverage: $(READY)  ## measure the coverage of the fast tests; fails below 95 %
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --cov claris_kaggle \
 		--cov-report term-missing:skip-covered --cov-fail-under 95
 	$(BIN)/coverage report --include "claris_kaggle/evaluation/*,claris_kaggle/ensembling/*" --fail-under 99
 
-# What the tests share is built once, before the first change of the code, and kept for all of them.
-mutants: $(READY)  ## changes to the code of scores and submissions that no test notices; an hour or more
+# The shared folders of the tests are built once, before the first mutation, and kept for all mutations.
+mutants: $(READY)  ## mutate the code of metrics and submissions, and list what no test notices; over an hour
 	CLARIS_TESTS_SHARED=$(CURDIR)/build/mutants OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results
 
-# What a Kaggle session does, under the versions of its image; 5 minutes at most. The tests of the user's own machine
-# run in .venv alone: they need kaggle>=2.2.5, and no such machine has the image's versions. The library is installed
-# without its dependencies, since the image's kaggle is older than setup.py asks for and no session imports it.
-# SciPy 1.16 in the image warns of an option that its scikit-learn 1.6.1 sets, and anyio's plugin is older than pytest.
+# The tests of a Kaggle session, with the versions of its image; at most 5 minutes. The other tests run only in .venv:
+# they need kaggle>=2.2.5, which the image does not have. The library is installed without its dependencies, because
+# the image's kaggle is older than setup.py requires, and no session imports it. SciPy 1.16 in the image warns about an
+# option that its scikit-learn 1.6.1 sets, and its plugin of anyio is too old for this pytest.
 SESSION_FLAGS := -p no:anyio -m "not slow" --numprocesses 2 --dist loadfile -W "ignore:scipy.optimize:DeprecationWarning"
 SESSION_TESTS := $(patsubst %,tests/%.py,kaggle/test_session data/test_folds data/test_batches training/test_setup \
 	evaluation/test_predictions ensembling/test_blending core/test_files)
 
-test-kaggle: .venv-kaggle/.ready  ## what a session does, under the versions of Kaggle's image of today
+test-kaggle: .venv-kaggle/.ready  ## run the tests of a session with the versions of Kaggle's current image
 	.venv-kaggle/bin/python -m pytest $(SESSION_FLAGS) $(SESSION_TESTS)
 
-test-kaggle-next: .venv-kaggle-next/.ready  ## the same under the versions that its base image has moved on to
+test-kaggle-next: .venv-kaggle-next/.ready  ## the same with the versions of Kaggle's next image
 	.venv-kaggle-next/bin/python -m pytest $(SESSION_FLAGS) $(SESSION_TESTS)
 
 .venv-%/.ready: %-versions.txt
@@ -64,28 +65,28 @@ test-kaggle-next: .venv-kaggle-next/.ready  ## the same under the versions that 
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-docs: $(READY)  ## the documentation as a site, with the API reference, in build/docs
+docs: $(READY)  ## build the documentation as a site, with the API reference, in build/docs
 	$(BIN)/python -W error docs/make_site.py build/docs
 
-dist: $(READY)  ## source distribution and wheel, in dist
+dist: $(READY)  ## build the source distribution and the wheel in dist
 	$(BIN)/python -m build
 
-bench: $(READY)  ## the benchmarks, some thirty minutes, and docs/performance.md from them
+bench: $(READY)  ## run the benchmarks and write docs/performance.md; about thirty minutes
 	for one in input_path augmentation packing training batch_norm inference classify whole tables startup scaling page; do \
 		$(BIN)/python -m benchmarks.$$one || exit 1; done
 
-bench-gpu: $(READY)  ## tests and benchmarks that need a GPU, eight minutes, and the page
+bench-gpu: $(READY)  ## run the tests and benchmarks that need a GPU, and write the page; eight minutes
 	PYTHON=$(CURDIR)/$(BIN)/python bash benchmarks/on_a_gpu.sh
 	$(BIN)/python -m benchmarks.page
 
-lint: $(READY)  ## style, and types for each system
+lint: $(READY)  ## check the style, and the types on each system
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	for system in linux darwin win32; do $(BIN)/mypy --platform $$system || exit 1; done
 
-format: $(READY)  ## put the style right
+format: $(READY)  ## fix the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove the environments and what the demo made
+clean:  ## remove the environments and all build outputs
 	rm -rf $(VENV) .venv-kaggle .venv-kaggle-next demo-output build dist mutants .pytest_cache .mypy_cache .ruff_cache

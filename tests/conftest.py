@@ -1,4 +1,4 @@
-"""Generated patches, a folder to work in, and ways to run the command."""
+"""Fixtures of all tests: generated patches, working folders, and functions that run a command."""
 
 from __future__ import annotations
 
@@ -108,37 +108,32 @@ def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     return folder
 
 
-@pytest.fixture(scope="session")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
-    """240 training and 70 test patches of 12 slides; never written to."""
+def _generate_once(factory: pytest.TempPathFactory, name: str, *, train: int, test: int, slides: int) -> DataDir:
+    """Return the shared folder `name` of generated patches."""
     from claris_kaggle.data.synthetic import generate
 
     def build(folder: Path) -> None:
-        generate(folder, train=240, test=70, slides=12)
+        generate(folder, train=train, test=test, slides=slides)
 
-    return DataDir(build_once(tmp_path_factory, "data", build))
+    return DataDir(build_once(factory, name, build))
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
+    """240 training and 70 test patches of 12 slides; never written to."""
+    return _generate_once(tmp_path_factory, "data", train=240, test=70, slides=12)
 
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
     """60 training and 12 test patches of 6 slides, for whole commands on many folds; never written to."""
-    from claris_kaggle.data.synthetic import generate
-
-    def build(folder: Path) -> None:
-        generate(folder, train=60, test=12, slides=6)
-
-    return DataDir(build_once(tmp_path_factory, "few", build))
+    return _generate_once(tmp_path_factory, "few", train=60, test=12, slides=6)
 
 
 @pytest.fixture(scope="session")
 def handful(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
     """20 training and 4 test patches of 5 slides, to be copied and changed; never written to."""
-    from claris_kaggle.data.synthetic import generate
-
-    def build(folder: Path) -> None:
-        generate(folder, train=20, test=4, slides=5)
-
-    return DataDir(build_once(tmp_path_factory, "handful", build))
+    return _generate_once(tmp_path_factory, "handful", train=20, test=4, slides=5)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""claris doctor names each fault with a fix."""
+"""Test `claris doctor`: each fault is named with a fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shell's completion, in a real bash."""
+"""Test the shell completion in a real bash."""
 
 from __future__ import annotations
 

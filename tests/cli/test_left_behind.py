@@ -1,4 +1,4 @@
-"""A command that fails on its inputs leaves no folder behind."""
+"""Test that a command that fails on its inputs leaves no new folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said while one waits: a bar on a terminal, else lines that a log of hours can hold, from rank 0 alone."""
+"""Test progress output: a bar on a terminal, a few lines in a log, and only from rank 0."""
 
 from __future__ import annotations
 

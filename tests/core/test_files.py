@@ -1,4 +1,4 @@
-"""Files are whole or not there; a lock has one holder."""
+"""Test that files are complete or absent, and that a lock has one holder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command on macOS and Windows, as far as Linux can tell: without what is of POSIX alone, with their refusals."""
+"""Test the commands as on macOS and Windows, simulated on Linux: without POSIX modules, and with their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to stop."""
+"""Test time limits: when training stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward pass of prediction."""
+"""Test the forward pass of prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of networks: what it says of each is what the network has."""
+"""Test the list of networks: each entry agrees with the network itself."""
 
 from __future__ import annotations
 

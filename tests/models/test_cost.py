@@ -1,4 +1,4 @@
-"""The cost of a network: operations, memory of a training step, and hours of two T4s."""
+"""Test the estimated cost of a network: operations, memory of a training step, and hours on two T4s."""
 
 from __future__ import annotations
 

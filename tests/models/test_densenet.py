@@ -1,4 +1,4 @@
-"""Layouts of a DenseNet for small patches: same weights, other feature maps."""
+"""Test the DenseNet layouts for small patches: same weights, different feature maps."""
 
 from __future__ import annotations
 

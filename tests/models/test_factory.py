@@ -1,4 +1,4 @@
-"""Networks by name, starting weights from files, checkpoints that are whole or refused."""
+"""Test networks by name, starting weights from files, and checkpoints, which are read completely or refused."""
 
 from __future__ import annotations
 

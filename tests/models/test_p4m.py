@@ -1,4 +1,4 @@
-"""Shared weights: turning a patch turns the maps, training keeps it so, and what is kept is a plain network."""
+"""Test p4m-equivariant networks: feature maps turn with the patch, and the checkpoint is a plain network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Global pooling and dropout of any network: created, loaded, refused, and the same after a resume."""
+"""Test global pooling and dropout of any network: created, loaded, refused, and equal after a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights as frameworks and authors publish them: read under any name, or refused for what they are."""
+"""Test weights as frameworks and authors publish them: read under any naming, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of repositories and folders in timm's format: read, loaded, stored with the run, refused."""
+"""Test networks of repositories and folders in timm's format: read, loaded, stored with the run, refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API reference: complete docstrings of all public names, and pages made from them without a warning."""
+"""Test the API reference: docstrings of all public names are complete, and the pages are built without a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house: imports go one way, start-up is light, public names are what they say."""
+"""Test the architecture: imports go one way, commands start without heavy libraries, public names have docstrings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run from top to bottom in a Jupyter kernel, and their objects show themselves."""
+"""Test the notebooks of examples/: they run from top to bottom in a Jupyter kernel, and their objects have HTML."""
 
 from __future__ import annotations
 

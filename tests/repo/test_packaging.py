@@ -1,4 +1,4 @@
-"""What is installed: every import declared, every package used, and a wheel that works without a clone."""
+"""Test the package: every import is declared, every dependency is used, and the wheel works without the repository."""
 
 from __future__ import annotations
 

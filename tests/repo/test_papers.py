@@ -1,4 +1,4 @@
-"""What the papers say is true: every command in them runs, every flag and file that they name is there."""
+"""Test the documentation: every command in it runs, and every flag and file that it names exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness that compares recipes: whose figures count, and what their intervals hold."""
+"""Test the benchmark of recipes: which results count, and the coverage of its intervals."""
 
 from __future__ import annotations
 

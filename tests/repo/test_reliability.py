@@ -1,4 +1,4 @@
-"""The page of injected faults takes its guarantees from the names of the tests."""
+"""Test `docs/reliability.md`: its guarantees are the names of the fault-injection tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures for notebooks show the predictions that they are given."""
+"""Test the figures for notebooks: they show the given predictions."""
 
 from __future__ import annotations
 

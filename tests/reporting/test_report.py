@@ -1,4 +1,4 @@
-"""The report says what the files say, of any run, and shows the patches that are worth a look."""
+"""Test the report: its numbers are those of the files, for any run, and it shows the most informative patches."""
 
 from __future__ import annotations
 

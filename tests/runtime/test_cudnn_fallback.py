@@ -1,4 +1,4 @@
-"""A cuDNN call that fails on a GPU: the same work again, on all ranks together, with safer settings."""
+"""Test a cuDNN call that fails on a GPU: all ranks repeat the work with safer settings."""
 
 from __future__ import annotations
 

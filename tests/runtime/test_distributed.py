@@ -1,4 +1,4 @@
-"""Rows gathered from all ranks: each exactly once, in their order."""
+"""Test rows gathered from all ranks: each exactly once, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data loading processes: as many as shared memory holds, and a clear line when one is killed."""
+"""Test data loading processes: as many as fit in shared memory, and a clear message when one is killed."""
 
 from __future__ import annotations
 

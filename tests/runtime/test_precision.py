@@ -1,4 +1,4 @@
-"""The precision that a device can use."""
+"""Test the choice of the precision for a device."""
 
 from __future__ import annotations
 

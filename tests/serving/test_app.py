@@ -1,4 +1,4 @@
-"""The page answers what `claris classify` answers, to this machine alone, and nothing that is sent harms or stays."""
+"""Test `claris serve`: the results of `claris classify`, only for this machine, and requests leave no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers are those of the run, for files of any kind and size, and every one says that it is not for diagnosis."""
+"""Test `claris classify`: the run's probabilities, for files of any kind and size, marked as not for diagnosis."""
 
 from __future__ import annotations
 

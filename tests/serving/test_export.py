@@ -1,4 +1,4 @@
-"""An export answers as its run does, holds nothing of this machine, and is refused when a byte has changed."""
+"""Test exports: the results of the run, nothing about this machine, and refused if a byte has changed."""
 
 from __future__ import annotations
 

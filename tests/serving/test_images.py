@@ -1,4 +1,4 @@
-"""Images of any kind become RGB pixels or are refused in one clear line, within limits."""
+"""Test reading images: each becomes RGB pixels or is refused in one line, within limits of size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as microscopes and programs write them: judged by their true values, or named and refused."""
+"""Test images as microscopes and programs write them: read with their true values, or refused with the reason."""
 
 from __future__ import annotations
 

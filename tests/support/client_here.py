@@ -1,4 +1,4 @@
-"""Kaggle's real client without a process for each call, for tests with many calls."""
+"""Run Kaggle's real client in this process, for tests with many calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few training steps of a network without batch norm. As a program, it takes them in several ranks.
+"""Train a network without batch norm for a few steps. As a program, it is started as several ranks.
 
 The ranks are forks of a process that has imported everything and trained nothing, so each starts at once.
 """

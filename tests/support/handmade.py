@@ -1,4 +1,4 @@
-"""Runs without any training: made-up predictions of made-up patches, as folders of two files."""
+"""Runs without training: invented predictions of invented patches, as folders of two files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Started by test_kills as ranks: the last one is killed, and the others would go on for ten minutes."""
+"""One rank, started by test_kills. The last rank is killed; the others would run for ten minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small learner on generated patches, and losses that are made NaN."""
+"""A small learner on generated patches, and losses that are set to NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of earlier versions, kept in the folder of the same name, and the patches that they were trained on.
+"""Runs of earlier versions, stored in the folder `old_runs`, and the patches that they were trained on.
 
 Each run was written by `claris folds --k 2`, `claris train` (tiny network, two epochs) and `claris predict` of its
 version, without checkpoints. `probabilities.csv` has the OOF and test probabilities that this version predicted.

@@ -1,4 +1,4 @@
-"""A probe's record held against the double: the same requests, and where its answers are not Kaggle's."""
+"""Compare recorded responses of Kaggle with the simulated server: send the same requests, list the differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of the tests: commands in processes of their own, copies, and what is compared."""
+"""Runs of the tests: commands in their own processes, copies, and comparisons."""
 
 from __future__ import annotations
 

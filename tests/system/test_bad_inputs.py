@@ -1,4 +1,4 @@
-"""A missing, damaged or foreign input: one line that says what to do, the right exit code, and nothing changed.
+"""Test missing, damaged and foreign inputs: one line that says what to do, the right exit code, and nothing changed.
 
 `benchmarks/reliability.py` writes the table of `docs/reliability.md` from a run of these tests.
 """

@@ -1,4 +1,4 @@
-"""The report in a real browser: it renders, asks nobody for anything, fits a phone, and can be read by everyone."""
+"""Test the report in a real browser: it renders, sends no requests, fits a phone screen, and is accessible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or broken: one line, and nothing is lost."""
+"""Test a disk that is full, read-only or broken: one line, and nothing is lost."""
 
 from __future__ import annotations
 

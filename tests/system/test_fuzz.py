@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds, reading it gives a result or one clear error, and writes nothing elsewhere."""
+"""Test files of random bytes: reading gives a result or one clear error, and writes nothing elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills, signals and time limits: nothing is lost, and a resumed run ends with the same bytes."""
+"""Test kills, signals and time limits: nothing is lost, and a resumed run ends with the same bytes."""
 
 from __future__ import annotations
 

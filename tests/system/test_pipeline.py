@@ -1,4 +1,4 @@
-"""The whole pipeline in one process: every file, shuffled tables, precisions, the demo."""
+"""Test the whole pipeline in one process: every file, shuffled tables, precisions, the demo."""
 
 from __future__ import annotations
 

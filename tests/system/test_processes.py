@@ -1,4 +1,4 @@
-"""Several processes, torchrun and several machines: the results of one process, and one run at a time."""
+"""Test several processes, torchrun and several machines: the results of one process, and one run at a time."""
 
 from __future__ import annotations
 

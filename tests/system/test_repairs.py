@@ -1,4 +1,4 @@
-"""Damaged files that a command can create again: it does, with the same bytes."""
+"""Test damaged files that a command can create again: it does, with the same bytes."""
 
 from __future__ import annotations
 

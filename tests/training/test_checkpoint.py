@@ -1,4 +1,4 @@
-"""Checkpoints: the state of one moment, written while training continues."""
+"""Test checkpoints: the state of one moment, written while training continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of fine-tuning: input size, normalisation, learning rates by layer, frozen layers."""
+"""Test the options of fine-tuning: input size, normalisation, learning rates by layer, frozen layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training steps: losses and gradients that are NaN or infinite, the moving average, the way back."""
+"""Test training steps: losses and gradients that are NaN or infinite, the moving average, and the rollback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library from Python: a script or a notebook trains on several processes and gets its process back as it was."""
+"""Test training from Python: a script or notebook trains on several processes, and its own process is unchanged."""
 
 from __future__ import annotations
 

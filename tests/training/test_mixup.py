@@ -1,4 +1,4 @@
-"""Mixup: it mixes patches and labels alike, and a step always draws the same weight."""
+"""Test mixup: it mixes patches and labels alike, and a step always draws the same weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The moving average of the weights, and training without timm."""
+"""Test the moving average of the weights, and training without timm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm's optimizers by name: exact resume, health checks, and names that are refused."""
+"""Test timm's optimizers by name: exact resume, health checks, and names that are refused."""
 
 from __future__ import annotations
 

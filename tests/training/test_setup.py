@@ -1,4 +1,4 @@
-"""What a run folder, a config and the inputs must be before training goes on, and what is said when they are not."""
+"""Test the checks of the run folder, the config and the inputs before training starts or resumes."""
 
 from __future__ import annotations
 

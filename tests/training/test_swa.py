@@ -1,4 +1,4 @@
-"""Stochastic weight averaging: the learning rate, the average, its batch norms, and kills."""
+"""Test stochastic weight averaging: the learning rate, the average, its batch norms, and kills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of torch.compile by a measurement, and of the number of loader processes by shared memory."""
+"""Test the choice of torch.compile by a measurement, and of the number of loader processes by shared memory."""
 
 from __future__ import annotations
 

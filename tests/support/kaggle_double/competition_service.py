@@ -1,4 +1,4 @@
-"""The competition on the double: its files, its rules, submissions and their scores."""
+"""The competition on the simulated server: its files, its rules, submissions and their scores."""
 
 from __future__ import annotations
 

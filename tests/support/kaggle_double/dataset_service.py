@@ -1,4 +1,4 @@
-"""The datasets on the double: their files, by owner/dataset."""
+"""The datasets on the simulated server: their files, by owner/dataset."""
 
 from __future__ import annotations
 

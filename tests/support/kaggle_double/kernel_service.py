@@ -1,4 +1,4 @@
-"""Kernels on the double: pushed, run, ended, listed late; the week's quota; what a refused push leaves."""
+"""The kernels on the simulated server: pushed, run, ended, listed late; weekly quota; refused pushes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The double's HTTP: routes, faults on request, and a memory of all that was asked."""
+"""The HTTP of the simulated server: routes, faults on request, and a record of all requests."""
 
 from __future__ import annotations
 

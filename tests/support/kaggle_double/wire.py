@@ -1,4 +1,4 @@
-"""Requests held to the client's own types: routes, names and kinds of fields come from kagglesdk, not from us."""
+"""Check requests against the client's own types: routes, names and types of fields come from kagglesdk."""
 
 from __future__ import annotations
 

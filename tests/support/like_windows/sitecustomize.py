@@ -1,4 +1,4 @@
-"""Makes every Python process that has this folder on PYTHONPATH as poor as one on Windows.
+"""Remove what Windows lacks from every Python process that has this folder on PYTHONPATH.
 
 Modules of POSIX alone cannot be imported, functions and signals of POSIX alone are gone, and files behave as on
 Windows where that can be imitated. The standard library of this system itself stands on some of these: it is loaded
