@@ -5,6 +5,7 @@ The rows of a step and rank depend on ids, seed, epoch and world size only, neve
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ def _split_evenly(total: int, size: int) -> list[tuple[int, int]]:
     """
     parts = max(1, -(-total // size))
     bounds = [-(-total * part // parts) for part in range(parts + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 @dataclass(frozen=True)

@@ -207,12 +207,12 @@ def _fill_script(source: str, settings: Mapping[str, object]) -> str:
     Raises:
         UsageError: the time limit is invalid, or the script is too large for Kaggle.
     """
-    defaults = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.M).group(1))  # type: ignore[union-attr]
+    defaults = json.loads(re.search(r"^SETTINGS = (.*)$", source, re.MULTILINE).group(1))  # type: ignore[union-attr]
     settings = {**defaults, **settings}
     parse_duration(str(settings["time_limit"]))
     bundle = base64.b64encode(_build_bundle()).decode()
-    source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.M)
-    source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.M)
+    source = re.sub(r"^SETTINGS = .*$", lambda _: f"SETTINGS = {settings!r}", source, flags=re.MULTILINE)
+    source = re.sub(r'^BUNDLE = ""$', lambda _: f'BUNDLE = "{bundle}"', source, flags=re.MULTILINE)
     if len(source) >= _MAX_SOURCE_BYTES:
         raise UsageError(f"the script is {len(source):,} bytes", f"Kaggle accepts fewer than {_MAX_SOURCE_BYTES:,}")
     return source

@@ -158,4 +158,4 @@ def _hide_user(value: object, user: str) -> object:
         return [_hide_user(one, user) for one in value]
     if not isinstance(value, str) or not user:
         return value
-    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])", _USER, value, flags=re.I)
+    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(user)}(?![A-Za-z0-9])", _USER, value, flags=re.IGNORECASE)

@@ -133,7 +133,9 @@ def _describe_axes(axes: Axes, series: Mapping[str, str]) -> str:
 
 def _to_inline(text: str) -> str:
     """Convert an SVG file of Matplotlib to inline SVG: no ids shared between charts, no style rules for the page."""
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL
+    )
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(rf'<g id="{_SERIES_ID}(\d+)"', r'<g data-series="\1"', text)
     text = re.sub(r'<g id="[^"]*"', "<g", text)

@@ -49,7 +49,8 @@ class _Guard:
 
     def __init__(self, app: ASGIApp, names: list[str], headers: Mapping[str, str], *, debug: bool) -> None:
         self.app, self.headers, self.debug = app, headers, debug
-        self.known = re.compile("(?:" + "|".join(map(re.escape, names)) + r")(?::\d+)?" if names else ".*", re.I)
+        allowed = "|".join(map(re.escape, names))
+        self.known = re.compile(rf"(?:{allowed})(?::\d+)?" if names else ".*", re.IGNORECASE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
