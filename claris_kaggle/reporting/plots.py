@@ -96,8 +96,8 @@ def plot_top_losses(run: _Source, data: DataDir | Path | str, count: int = 8) ->
         raise DataError(f"count {count}", "expected a number of patches from 1")
     oof = _oof_of(run)
     folder = (data if isinstance(data, DataDir) else DataDir(Path(data))).patches("train")
-    wrongness = np.abs(oof.labels - oof.probabilities)  # the log loss has the same order
-    rows = np.argsort(-wrongness, kind="stable")[:count].tolist()
+    errors = np.abs(oof.labels - oof.probabilities)  # the log loss has the same order
+    rows = np.argsort(-errors, kind="stable")[:count].tolist()
     lines = -(-len(rows) // _COLUMNS)
     figure = _new_figure(2.2 * _COLUMNS, 2.5 * lines)
     for place, row in enumerate(rows, 1):
