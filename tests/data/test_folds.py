@@ -169,7 +169,7 @@ def test_as_many_folds_as_patches_of_a_class_or_slides_are_possible() -> None:
 def test_a_split_that_leaves_a_fold_without_a_class_says_what_to_change() -> None:
     """Only two slides have benign patches, and scikit-learn puts both in one fold."""
     labels, slides = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 1], np.int8), [*"aaabbbbccc"]
-    words = r"^the split: fold \d holds no benign patch; each fold needs both classes\. Use fewer folds with --k, or"
+    words = r"^the split: fold \d has no benign patch; each fold needs both classes\. Use fewer folds with --k, or"
     with pytest.raises(DataError, match=words):
         make_folds([f"{number:02d}" for number in range(10)], labels, k=2, slides=slides)
 
@@ -209,7 +209,7 @@ def test_a_fold_without_a_class_is_refused(tmp_path: Path) -> None:
     ids = make_ids(8)
     folds = Folds(sorted(ids), np.array([0, 1, 0, 1, 0, 0, 0, 0], np.int8), sorted(ids), np.array([0] * 4 + [1] * 4))
     write_folds(tmp_path / "f.csv", folds, {}, overwrite=True)
-    with pytest.raises(DataError, match="fold 1 holds no malignant patch"):
+    with pytest.raises(DataError, match="fold 1 has no malignant patch"):
         read_folds(tmp_path / "f.csv")
 
 

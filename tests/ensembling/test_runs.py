@@ -226,8 +226,8 @@ MISFITS = {
         lambda run: change(run, labels=1 - run.oof.labels),
         "first and odd cannot be combined.*different labels",
     ),
-    "part of the folds": (lambda run: select_rows(run, np.flatnonzero(FOLD < 2)), "360 training ids in one of them"),
-    "ids in capitals": (lambda run: change(run, ids=[f"{n:040X}" for n in range(TOTAL)]), "training ids in one of"),
+    "part of the folds": (lambda run: select_rows(run, np.flatnonzero(FOLD < 2)), "360 training ids in only one"),
+    "ids in capitals": (lambda run: change(run, ids=[f"{n:040X}" for n in range(TOTAL)]), "training ids in only one"),
     "other test ids": (
         lambda run: replace(run, test=replace(run.test, ids=["f" * 40, *TEST_IDS[1:]])),
         "2 test ids in only one of them",
