@@ -33,6 +33,13 @@ gc.disable()  # while modules are imported, which all stay: torch, timm and scik
 from claris_kaggle.core.console import messages_on_stderr  # noqa: E402
 from claris_kaggle.core.paths import DataDir, RunDir  # noqa: E402
 
+with contextlib.suppress(ImportError):  # the tests for a GPU run without hypothesis, too
+    from hypothesis import settings
+
+    # The same cases in every run; --hypothesis-profile=default draws others.
+    settings.register_profile("same cases", derandomize=True)
+    settings.load_profile("same cases")
+
 ROOT = Path(__file__).parent.parent
 # Modules that start several processes or train.
 LONGEST = (

@@ -203,12 +203,12 @@ def _parse_table(text: str, separator: str, path: Path, hint: str) -> tuple[list
 
 
 def _clean_names(header: Sequence[str], path: Path) -> list[str]:
-    """Return the names of the columns.
+    """Return the names of the columns. A line break in a quoted name becomes a space.
 
     Raises:
         TableError: the line has a patch id, so it is not a header.
     """
-    names = [_show_undecoded(name) if _is_undecoded(name) else name.strip() for name in header]
+    names = [_show_undecoded(name) if _is_undecoded(name) else " ".join(name.split()) for name in header]
     if any(_PATCH_ID.fullmatch(_clean_id(name)) for name in names):
         found = f"{path}: no header: the first line is {','.join(names)[:80]}"
         raise TableError(found, "expected names of columns", "Add a first line with them, such as id,...")

@@ -161,7 +161,8 @@ def _convert_damage_errors(archive: Path) -> Iterator[None]:
     except ClarisError:
         raise
     except Exception as error:  # zipfile and its decoders raise many types on damaged files
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek to a damaged offset
+        # EINVAL: a seek to a damaged offset. None: a damaged bzip2 stream.
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, None):
             raise
         archive.unlink()
         found = f"{archive.name}: damaged ({first_line(error)})"

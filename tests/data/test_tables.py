@@ -100,7 +100,9 @@ def test_slides_are_joined_by_id_whatever_their_order(tmp_path: Path, column: st
     assert tables.read_slides(tmp_path / "s.csv", ["a", "b"]) == ["camelyon_1", "camelyon_2"]
 
 
-@pytest.mark.parametrize("header", ['"id","wsi"', "id, wsi", ' "id" , "wsi"', "\ufeffid,wsi", "id,wsi\r"])
+@pytest.mark.parametrize(
+    "header", ['"id","wsi"', "id, wsi", ' "id" , "wsi"', "\ufeffid,wsi", "id,wsi\r", '"id","wsi\n"']
+)
 def test_a_slide_maps_header_may_be_quoted_or_spaced(tmp_path: Path, header: str) -> None:
     (tmp_path / "s.csv").write_text(f"{header}\na,s1\nb,s2\n", "utf-8")
     assert tables.read_slides(tmp_path / "s.csv", ["a", "b"]) == ["s1", "s2"]
@@ -116,6 +118,7 @@ def test_a_slide_maps_header_may_be_quoted_or_spaced(tmp_path: Path, header: str
         ("id,where\na,s1\n", "one of wsi, slide, slide_id, case, patient, group"),
         ("id,wsi\na,s1\nb\n", "line 3 has too few values"),
         ("<!DOCTYPE html>\n<html>\n", "a web page"),
+        ('id,"the\nslide"\na,s1\n', "the columns are id,the slide"),
     ],
 )
 def test_a_faulty_slide_map_is_named_with_its_fault(tmp_path: Path, text: str, words: str) -> None:

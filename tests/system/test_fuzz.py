@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from claris_kaggle.core.config import TrainConfig
-from claris_kaggle.core.errors import ClarisError
+from claris_kaggle.core.errors import ClarisError, DataError
 from claris_kaggle.core.files import read_json
 from claris_kaggle.data.fold_file import Folds, read_folds, write_folds
 from claris_kaggle.data.pack import _build_pack, open_pack
@@ -153,6 +153,15 @@ def test_no_bytes_give_a_traceback(tmp_path: Path, originals: dict[str, bytes], 
     assert seen["refused"] > 10
     assert [one.name for one in tmp_path.iterdir() if one.name != "home"] == ["inner"]
     assert [one.name for one in (tmp_path / "inner").iterdir()] == ["place"]
+
+
+def test_an_archive_with_a_damaged_bzip2_stream_is_refused_in_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_BZIP2) as packed:
+        packed.writestr("train_labels.csv", b"id,label\n" * 100)
+    archive.write_bytes(archive.read_bytes().replace(b"BZh9", b"BZh0"))
+    with pytest.raises(DataError, match="archive.zip: damaged"):
+        _unpack(archive, tmp_path / "unpacked")
 
 
 @pytest.mark.slow
