@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from claris_kaggle.core.config import TrainConfig
 from claris_kaggle.core.console import Progress, format_command, log_info
-from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TableError, TrainingError
+from claris_kaggle.core.errors import DataError, DiskError, RunError, Stopped, TableError, TrainingError, format_count
 from claris_kaggle.core.files import hold_lock, read_json, sha256_file, write_json
 from claris_kaggle.core.paths import FoldDir, RunDir
 from claris_kaggle.core.time_limit import Stopper
@@ -278,7 +278,7 @@ def _predict_fold(
     valid_ids = [data.folds.ids[row] for row in rows]
     total = len(valid_ids) + len(data.test.ids)
 
-    with Progress(f"fold {fold}, {job.views} views", total) as progress:
+    with Progress(f"fold {fold}, {format_count(job.views, 'view')}", total) as progress:
 
         def on_progress(done: int) -> None:
             progress.update(done)
