@@ -303,8 +303,10 @@ def _split_off_head(group: dict[str, Any], head: set[Tensor], factor: float) -> 
 
 
 def _head_parameters(model: nn.Module) -> set[Tensor]:
-    """Return the parameters of the classifier."""
-    return set(model.get_classifier().parameters())  # type: ignore[operator]
+    """Return the parameters of the classifier. Networks that were distilled have a tuple of classifiers."""
+    classifier = model.get_classifier()  # type: ignore[operator]
+    layers = classifier if isinstance(classifier, tuple) else (classifier,)
+    return {parameter for layer in layers for parameter in layer.parameters()}
 
 
 def _body_parameters(model: nn.Module) -> list[nn.Parameter]:

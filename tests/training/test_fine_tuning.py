@@ -71,6 +71,14 @@ def test_a_network_of_fixed_size_is_made_for_the_input_size() -> None:
     assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 2)
 
 
+def test_a_network_with_several_classifiers_learns_faster_in_each_of_them() -> None:
+    model = create_model("levit_128s", side=224)
+    groups = _parameter_groups(model, TrainConfig(weights="none", lr_head=5.0, layer_decay=0.8))
+    fast = {id(parameter) for group in groups if group["lr_scale"] == 5.0 for parameter in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in fast}
+    assert names == {name for name, _ in model.named_parameters() if name.startswith(("head.", "head_dist."))}
+
+
 def test_the_classifier_alone_learns_faster_by_its_factor() -> None:
     plain, fast = (changes_after_a_step(make_learner(lr_head=factor)) for factor in (1.0, 10.0))
     for name, change in plain.items():
