@@ -26,7 +26,7 @@ _FORWARD_ERRORS = (AssertionError, IndexError, RuntimeError, ValueError)
 # Standard deviation of the classifier's weights times the square root of its number of inputs: 0.4 to 0.6 in most of
 # timm's networks, 13 to 15 in those whose classifier is initialised again.
 _MAX_CLASSIFIER_SCALE = 4.0
-# Input sizes that are tried, to name those that a network accepts.
+# Input sizes that are tried, and a network's own, to name those that it accepts.
 _TRIED_SIDES = (64, 96, 128, 160, 192, 224, 256, 384)
 
 
@@ -271,10 +271,15 @@ def require_trainable(model: nn.Module, name: str, side: int) -> None:
 
 def _explain_unsupported_side(name: str, architecture: _Architecture, side: int) -> UsageError:
     """Return the error for a network that does not accept inputs of `side` x `side` pixels."""
+    import timm
+
     found = f"--model {name} does not accept inputs of {side} x {side} pixels"
-    sides = [other for other in _TRIED_SIDES if other != side and _can_use_side(architecture, other)]
+    settings = timm.models.get_pretrained_cfg(architecture.name)
+    own_side = settings.input_size[-1] if settings else _TRIED_SIDES[0]
+    tried = sorted({*_TRIED_SIDES, own_side})
+    sides = [other for other in tried if other != side and _can_use_side(architecture, other)]
     if not sides:
-        return UsageError(found, f"it accepts none of {', '.join(map(str, _TRIED_SIDES))}", "Give another network")
+        return UsageError(found, f"it accepts none of {', '.join(map(str, tried))}", "Give another network")
     nearest = min(sides, key=lambda other: abs(other - side))
     return UsageError(
         found, f"it accepts {', '.join(map(str, sides))}", f"Give --resolution {nearest}, or another network"

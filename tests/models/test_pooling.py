@@ -82,6 +82,11 @@ def test_a_size_that_a_network_does_not_take_is_refused_with_those_that_it_takes
         require_side(model, "levit_128s", 100)
 
 
+def test_a_size_that_only_one_network_has_is_named_for_it() -> None:
+    with pytest.raises(UsageError, match=r"192 x 192 pixels; it accepts 240\. Give --resolution 240"):
+        require_side(create_model("crossvit_tiny_240", side=192), "crossvit_tiny_240", 192)
+
+
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_convnext"])
 def test_a_size_at_which_a_network_ignores_the_edge_is_refused(name: str) -> None:
     model = create_model(name, side=98).eval()
