@@ -92,7 +92,7 @@ def _launch_plan(args: argparse.Namespace) -> None:
     """
     from claris_kaggle.core.errors import UsageError
     from claris_kaggle.kaggle.launch_state import Plan
-    from claris_kaggle.kaggle.plan_cost import describe_runs, require_networks
+    from claris_kaggle.kaggle.plan_cost import check_runs, describe_runs, require_networks
     from claris_kaggle.kaggle.plan_file import read_plan
     from claris_kaggle.kaggle.plan_launch import run_plan
 
@@ -109,6 +109,7 @@ def _launch_plan(args: argparse.Namespace) -> None:
     plan = read_plan(args.plan, Plan(**_read_common_settings(args)))
     require_networks(plan)
     if args.dry_run:
+        check_runs(plan)
         _print_runs(describe_runs(plan), as_json=args.json)
         return
     entry = run_plan(plan, args.runs / plan.name, args.ledger, poll=args.poll)

@@ -11,7 +11,7 @@ from claris_kaggle.core.errors import UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
 from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, _MAX_PARALLEL_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
 from claris_kaggle.kaggle.plan_file import _prefix_error, _RunsPlan
-from claris_kaggle.kaggle.preflight import _check_recipe, _require_memory
+from claris_kaggle.kaggle.preflight import _check_recipe, _require_memory, check_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,19 @@ def require_networks(plan: _RunsPlan) -> None:
             _require_memory(config)  # counts one forward pass
             if config.normalise == "model":
                 pretrained_normalisation(config.model)
+        except UsageError as error:
+            raise _prefix_error(error, f"{plan.source}, run {name}") from error
+
+
+def check_runs(plan: _RunsPlan) -> None:
+    """Check the sessions of all runs as `check_plan` does. This takes seconds for each network.
+
+    Raises:
+        ClarisError: as in `check_plan`; the message names the run.
+    """
+    for name, run in plan.runs.items():
+        try:
+            check_plan(run)
         except UsageError as error:
             raise _prefix_error(error, f"{plan.source}, run {name}") from error
 

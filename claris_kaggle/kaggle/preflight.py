@@ -71,10 +71,12 @@ def check_plan(plan: Plan) -> None:
     Raises:
         ClarisError: as in `check_session`.
     """
-    _check_training(plan, plan.flags, [fold for part in plan.parts for fold in part])
+    _check_training(plan, plan.flags, [fold for part in plan.parts for fold in part], every=True)
 
 
-def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[int], *, resumed: bool = False) -> None:
+def _check_training(
+    files: _FileSettings, flags: Sequence[str], folds: Sequence[int], *, resumed: bool = False, every: bool = False
+) -> None:
     """Check the recipe of training sessions, their folds, and the copies of their files.
 
     Args:
@@ -82,6 +84,7 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
         flags: flags for `claris train`.
         folds: the fold numbers to train; empty for all.
         resumed: the session may take its folds from an earlier run.
+        every: the sessions must train every fold.
     Raises:
         ClarisError: as in `check_session`.
     """
@@ -94,7 +97,7 @@ def _check_training(files: _FileSettings, flags: Sequence[str], folds: Sequence[
     try:
         split = _check_tables(copies)
         k = split.k if split else 0 if files.folds_from or resumed else _DEFAULT_FOLDS
-        _require_folds(folds, k, copies.get("folds_from", "the default fold file"))
+        _require_folds(folds, k, copies.get("folds_from", files.folds_from or "the default fold file"), every=every)
         weights = copies.get("weights_from")
         _check_network_once(config, weights)
         _require_memory(config)
@@ -178,15 +181,26 @@ def _require_memory(config: TrainConfig) -> None:
         raise UsageError(found, f"a T4 has {T4_GIGABYTES:g} GB", f"At most {largest} should fit")
 
 
-def _require_folds(folds: Sequence[int], k: int, source: object) -> None:
-    """Raise if one of the fold numbers is not below `k`; 0 stands for an unknown number of folds.
+def _require_folds(folds: Sequence[int], k: int, source: object, *, every: bool) -> None:
+    """Raise if one of the fold numbers is not below `k`, or with `every` if one is missing.
 
+    Args:
+        folds: the fold numbers to train; empty for all.
+        k: number of folds of the fold file; 0 if it is not known.
+        source: names the fold file in messages.
+        every: each fold must be among `folds`. A launch cannot submit a run without some of its folds.
     Raises:
         UsageError: names the first such fold.
     """
+    if every and folds and not k:
+        log_info(f"the kernels train folds 0 to {max(folds)}: {source} must have exactly these folds")
     wrong = [fold for fold in folds if 0 < k <= fold]
     if wrong:
         raise UsageError(f"there is no fold {wrong[0]}", f"{source} has folds 0 to {k - 1}", "Give other folds")
+    missing = [fold for fold in range(k) if fold not in folds]
+    if every and folds and missing:
+        hint = "Give one kernel for all folds (no --per-fold), or list every fold in a plan"
+        raise UsageError(f"no kernel trains fold {missing[0]}", f"{source} has folds 0 to {k - 1}", hint)
 
 
 def _check_tables(copies: Mapping[str, Path]) -> Folds | None:

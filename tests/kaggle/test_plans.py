@@ -250,6 +250,10 @@ def test_what_a_plan_cannot_have_is_refused_before_anything_is_pushed(
         small.write_text(f'[[run]]\nname = "one"\n{run}\n')
         code, _, said = call("launch", "gold", "--plan", small)
         assert code == 2 and words in said and said.count("\n") == 1, said
+    small.write_text('[[run]]\nname = "one"\nmodel = "test_vit"\nresolution = 200\nweights = "none"\n')
+    for command in (["launch", "gold", "--plan", small], ["launch", "gold", "--plan", small, "--dry-run"]):
+        code, _, said = call(*command)
+        assert code == 2 and "run one: --model test_vit reads pieces of 16 x 16 pixels" in said, said
     code, _, said = call("launch", "gold", "--plan", "gild", "--dry-run")
     assert code == 2 and "the plans are gold, silver, starter. Did you mean gold?" in said
     code, _, said = call("launch", "gold", "--plan", "gold", "--epochs", 3)

@@ -101,10 +101,23 @@ def test_tables_at_hand_must_match_each_other_and_the_data(
     three = ["--folds-from", "me/f/three.csv"]
     check_refused(call, "there is no fold 4; three.csv has folds 0 to 2", *three, "--fold", 4, *tiny, command=PUSH)
     check_refused(call, "there is no fold 3; three.csv", *three, "--per-fold", *tiny, command=LAUNCH)
+    make_fold_file(generated, here / "six.csv", k=6, cache=cache)
+    six = ["--folds-from", "me/f/six.csv", *tiny]
+    check_refused(
+        call, "no kernel trains fold 5; six.csv has folds 0 to 5. Give one kernel", "--per-fold", *six, command=LAUNCH
+    )
     check_refused(call, "there is no fold 5; the default fold file", "--fold", 5, *tiny, command=PUSH)
     (here / "data").mkdir()
     (here / "data" / "train_labels.csv").write_text("id,label\nx,0\ny,1\n")
     check_refused(call, "three.csv", "--folds-from", "me/f/three.csv", *tiny, code=1)
+
+
+def test_a_launch_per_fold_says_which_folds_a_fold_file_must_have_that_is_not_here(call: Call) -> None:
+    files = ["--folds-from", "me/f/ten.csv", *TINY_FLAGS, "--weights", "none"]
+    code, _, said = call(*LAUNCH, "--dry-run", "--per-fold", *files)
+    assert code == 0 and "the kernels train folds 0 to 4: me/f/ten.csv must have exactly these folds" in said
+    code, _, said = call(*LAUNCH, "--dry-run", *files)
+    assert code == 0 and said == ""
 
 
 def test_pseudo_labels_at_hand_must_be_of_these_folds(
