@@ -245,6 +245,8 @@ class RunDir(_Folder):
         root = self.root if self.root.name else self.root.absolute()
         if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).config.exists():
             return RunError(f"{self.root}: the folder of one fold", expected, f"Give the run's folder: {root.parent}")
+        if root.is_file():
+            return RunError(f"{self.root}: a file", "expected the folder of a run", "Give its folder")
         runs = [] if self.config.exists() else _list_run_names(self.root)
         if runs:
             choice = name_few(shorten_path(self.root / name) for name in runs)

@@ -119,8 +119,7 @@ def load_run(
         raise RunError(found, "expected the predictions of this fold", hint)
     if missing:
         expected = "expected the predictions of all its folds"
-        hint = "; ".join(filter(None, [_ALL_FOLDS_HINT, suggest_single_fold(run_dir)]))
-        raise run_dir.missing_error(" and ".join(missing), expected, hint)
+        raise run_dir.missing_error(" and ".join(missing), expected, _advise_on_run(run_dir))
     oof, test = read_oof(run_dir.oof, columns), read_test(run_dir.predicted_test, columns)
     malignant = int(oof.labels.sum())
     if not 2 <= malignant <= len(oof.ids) - 2:
@@ -155,6 +154,14 @@ def _digest_fold_file(path: Path) -> str:
     """Return the SHA-256 of a fold file and of the JSON next to it."""
     about = path.with_suffix(".json")
     return sha256_file(path) + (sha256_file(about) if about.exists() else "")
+
+
+def _advise_on_run(run_dir: RunDir) -> str:
+    """Return what to do about a run without predictions of all folds."""
+    tables = [] if run_dir.config.exists() else sorted(path.name for path in run_dir.root.glob("*.csv"))
+    if tables and not run_dir.finished_folds():
+        return f"Name the predictions of another tool oof.csv and test.csv; the folder has {name_few(tables)}"
+    return "; ".join(filter(None, [_ALL_FOLDS_HINT, suggest_single_fold(run_dir)]))
 
 
 def suggest_single_fold(run_dir: RunDir, data: Path | str = "DIR", out: str = "") -> str:

@@ -50,6 +50,9 @@ from claris_kaggle.training.optimizer import _require_optimizer
 
 # The scratch recipe was measured on 1,200 patches. From this number of patches on, another recipe is suggested.
 _MANY_PATCHES = 20_000
+# Files that the folder of a run does not have before its first fold is finished: those of the competition, of a fold,
+# and of another tool.
+_FOREIGN_FILES = ("train_labels.csv", "sample_submission.csv", "model.json", "last.ckpt", "oof.csv", "test.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +172,7 @@ def _read_stored_config(job: TrainJob) -> tuple[TrainConfig | None, bool]:
     trained = any(_has_progress(fold_dir) for fold_dir in folds)
     if path.exists():
         return TrainConfig.from_json(read_json(path), path), trained
-    if job.only and job.run_dir.root.is_dir():
-        _require_no_foreign_files(job.run_dir)
+    _require_no_foreign_files(job.run_dir)
     return None, trained
 
 
@@ -309,14 +311,19 @@ def _create_network(config: TrainConfig, fold: int = 0) -> nn.Module:
 
 
 def _require_no_foreign_files(run_dir: RunDir) -> None:
-    """Raise an error if the folder has checkpoints but no config.
+    """Raise an error if a folder without a config has checkpoints, or files of another kind than a new run's.
 
     Raises:
-        RunError: there is a checkpoint. The message names it.
+        RunError: it is the competition's folder, the folder of one fold, or has predictions of another tool, which
+            `claris predict` would replace; or there is a checkpoint. The message names the file.
     """
     leftover = sorted(run_dir.root.glob("fold[0-9]*/last.ckpt"))
     if leftover:
         raise RunError(f"{leftover[0]}: a checkpoint without a config.json", "", "Give a new folder as --run")
+    found = next((name for name in _FOREIGN_FILES if (run_dir.root / name).exists()), "")
+    if found:
+        expected = f"expected a new folder, and this one has {found}"
+        raise run_dir.missing_error("config.json", expected, "Give a new folder as --run")
 
 
 def _choose_normalisation(requested: TrainConfig, stored: TrainConfig | None) -> str:

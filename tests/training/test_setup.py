@@ -94,6 +94,25 @@ def test_checkpoints_of_a_run_without_its_config_are_refused(call: Call, where: 
     assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
 
 
+@pytest.mark.parametrize("name", ["data", "fold", "foreign"])
+def test_a_run_is_not_begun_in_a_folder_of_another_kind(
+    call: Call, where: list[object], generated: DataDir, run: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "oof.csv").write_text("id,label,pred\n")
+    folder = {"data": generated.root, "fold": run / "fold1", "foreign": tmp_path / "foreign"}[name]
+    where[where.index("--run") + 1] = folder
+    before = sorted(path.name for path in folder.iterdir())
+    code, _, said = call(*where)
+    words = {
+        "data": "and this one has train_labels.csv",
+        "fold": f"Give the run's folder: {run}",
+        "foreign": "and this one has oof.csv",
+    }
+    assert code == 1 and words[name] in one_line(said)
+    assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == before
+
+
 def test_a_second_process_is_told_who_holds_the_run(call: Call, where: list[object], run: Path) -> None:
     with hold_lock(RunDir(run).lock):
         code, _, said = call(*where)
