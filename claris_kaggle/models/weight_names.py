@@ -117,8 +117,12 @@ class _Match:
 
 
 def _find_head(state: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of the classifier's tensors."""
-    return {key for key, value in state.items() if value.ndim <= 2 and value.shape[:1] == (_CLASS_COUNT,)}
+    """Return the names of the classifier's tensors. It is a linear layer, or a convolution of 1 x 1 (DPN, BiT)."""
+    return {
+        key
+        for key, value in state.items()
+        if value.shape[:1] == (_CLASS_COUNT,) and (value.ndim <= 2 or value.shape[2:] == (1, 1))
+    }
 
 
 def _match_names(found: Mapping[str, Mapping[str, Tensor]], model: nn.Module) -> list[_Match]:

@@ -60,6 +60,18 @@ def test_starting_weights_of_another_number_of_classes_leave_only_the_classifier
         assert torch.equal(model.state_dict()["features.conv0.weight"], source["features.conv0.weight"])
 
 
+@pytest.mark.parametrize("name", ["dpn48b", "resnetv2_18"])
+def test_a_convolution_as_classifier_is_left_out_too(name: str, tmp_path: Path) -> None:
+    import timm
+
+    source = timm.create_model(name, num_classes=10).state_dict()
+    torch.save(source, tmp_path / "w.pth")
+    model = create_model(name)
+    skipped = load_initial_weights(model, tmp_path / "w.pth")
+    assert {model.state_dict()[one].shape[0] for one in skipped} == {2} and len(skipped) == 2
+    assert all(torch.equal(value, source[key]) for key, value in model.state_dict().items() if key not in skipped)
+
+
 def test_torchvisions_old_names_of_layers_are_known(tmp_path: Path) -> None:
     own = create_model("densenet121", seed=3).state_dict()
     old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value for name, value in own.items()}
