@@ -311,15 +311,16 @@ def _create_network(config: TrainConfig, fold: int = 0) -> nn.Module:
 
 
 def _require_no_foreign_files(run_dir: RunDir) -> None:
-    """Raise an error if a folder without a config has checkpoints, or files of another kind than a new run's.
+    """Raise an error if a folder without a config has trained folds, or files of another kind than a new run's.
 
     Raises:
         RunError: it is the competition's folder, the folder of one fold, or has predictions of another tool, which
-            `claris predict` would replace; or there is a checkpoint. The message names the file.
+            `claris predict` would replace; or a fold was trained. The message names the file.
     """
-    leftover = sorted(run_dir.root.glob("fold[0-9]*/last.ckpt"))
-    if leftover:
-        raise RunError(f"{leftover[0]}: a checkpoint without a config.json", "", "Give a new folder as --run")
+    for name, kind in (("last.ckpt", "a checkpoint"), ("model.json", "a finished fold")):
+        leftover = sorted(run_dir.root.glob(f"fold[0-9]*/{name}"))
+        if leftover:
+            raise RunError(f"{leftover[0]}: {kind} without a config.json", "", "Give a new folder as --run")
     found = next((name for name in _FOREIGN_FILES if (run_dir.root / name).exists()), "")
     if found:
         expected = f"expected a new folder, and this one has {found}"

@@ -92,6 +92,10 @@ def test_checkpoints_of_a_run_without_its_config_are_refused(call: Call, where: 
     code, _, said = call(*where, "--fold", 1)
     assert code == 1 and "fold0/last.ckpt: a checkpoint" in one_line(said)
     assert {**contents(run), ".lock": b""} == {**before, ".lock": b""}
+    for path in run.glob("fold*/last.ckpt*"):
+        path.unlink()
+    code, _, said = call(*where)
+    assert code == 1 and "fold0/model.json: a finished fold without a config.json" in one_line(said)
 
 
 @pytest.mark.parametrize("name", ["data", "fold", "foreign"])
