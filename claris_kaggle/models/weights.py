@@ -216,6 +216,12 @@ def _timm_name(model: nn.Module) -> str:
     return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
 
 
+def _published_side(model: nn.Module) -> int:
+    """Return the fixed input size in pixels of timm's weights of the network, or 0 if they take several sizes."""
+    settings = getattr(model, "pretrained_cfg", None) or {}
+    return int(settings["input_size"][-1]) if settings.get("fixed_input_size") else 0
+
+
 def _rename_last_norm(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a file with this network's name of the last norm of a vision transformer.
 
@@ -273,6 +279,9 @@ def _require_same_network(
         return
     if part := re.search(r"-0*(\d+)-of-0*(\d+)\.\w+$", path.name):
         raise DataError(f"{path}: part {part[1]} of {part[2]}", "expected all weights in one file", "Join the parts")
+    if not missing and 2 * len(mismatched) < len(body) and (own_side := _published_side(model)):
+        hint = f"If the file is right, give --resolution {own_side}, the size of the published weights"
+        raise DataError(f"{path}: {what}", "expected weights of the same network and input size", hint)
     cause, advice = _explain_names([key for tensors in found.values() for key in tensors], missing, path)
     fitting = "" if cause or advice else _find_fitting_network(found)
     fitting = "" if fitting == _timm_name(model) else fitting

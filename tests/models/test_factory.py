@@ -72,6 +72,12 @@ def test_a_convolution_as_classifier_is_left_out_too(name: str, tmp_path: Path) 
     assert all(torch.equal(value, source[key]) for key, value in model.state_dict().items() if key not in skipped)
 
 
+def test_weights_of_another_input_size_that_cannot_be_converted_name_their_size(tmp_path: Path) -> None:
+    torch.save(create_model("levit_128s", side=224).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"11 with another shape .*same network and input size. .*--resolution 224"):
+        load_initial_weights(create_model("levit_128s", side=96), tmp_path / "w.pth")
+
+
 def test_torchvisions_old_names_of_layers_are_known(tmp_path: Path) -> None:
     own = create_model("densenet121", seed=3).state_dict()
     old = {name.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value for name, value in own.items()}
