@@ -12,7 +12,7 @@ Other packages use:
 - `kernel_source`: `KernelSettings`, `commit_name`, `compose_kernel`, `require_file_name`, `require_references`
 - `launch`: `run_launch`
 - `launch_state`: `Plan`, `PlanSummary`, `describe_plan`, `require_name`
-- `plan_cost`: `RunsSummary`, `describe_runs`, `require_networks`
+- `plan_cost`: `RunsSummary`, `check_runs`, `describe_runs`, `require_networks`
 - `plan_file`: `read_plan`
 - `plan_launch`: `run_plan`
 - `preflight`: `check_plan`, `check_session`
