@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from claris_kaggle.core.errors import DataError, UsageError, format_count, name_few
@@ -41,9 +42,12 @@ def make_folds(
         counting duplicates once.
     Raises:
         UsageError: k is below 2, or above the number of slides or patches of a class.
-        DataError: a column has another length, ids are repeated, a label is not 0 or 1, or a fold would have only one
-            class.
+        DataError: a column has another length or a missing value, ids are repeated, a label is not 0 or 1, or a fold
+            would have only one class.
     """
+    # The rows of a pandas Series are numbered by its index, not by position.
+    ids = list(ids)
+    slides, contents = (None if column is None else list(column) for column in (slides, contents))
     _require_columns(ids, labels, slides=slides, contents=contents)
     order = tables.sort_order(ids)
     ids = [ids[row] for row in order]
@@ -59,7 +63,7 @@ def make_folds(
 
 
 def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str] | None) -> None:
-    """Check that columns have equal lengths, ids are unique, and labels are 0 or 1.
+    """Check that columns have equal lengths and no missing values, ids are unique, and labels are 0 or 1.
 
     Raises:
         DataError: names the first error.
@@ -69,6 +73,9 @@ def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str]
             raise DataError(
                 f"{format_count(len(ids), 'id')} and {len(column):,} {name}", "expected the same number of both"
             )
+        if name != "labels" and column is not None and (missing := int(pd.isna(np.asarray(column, object)).sum())):
+            hint = "Use the id itself where there is none"
+            raise DataError(f"{missing:,} of {len(ids):,} {name} are missing", "expected one for each id", hint)
     tables.require_unique(ids, "the ids")
     wrong = sorted({str(label) for label in np.asarray(labels).tolist() if label not in (0, 1)})
     if wrong:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +128,22 @@ def test_what_is_no_table_of_patches_is_refused(ids: list[str], labels: np.ndarr
 def test_a_slide_or_content_for_each_patch_is_needed(name: str) -> None:
     with pytest.raises(DataError, match=f"40 ids and 3 {name}"):
         make_folds(make_ids(40), make_labels(40), k=2, **{name: ["s"] * 3})
+
+
+@pytest.mark.parametrize("gap", [None, np.nan])
+def test_a_missing_slide_is_refused(gap: object) -> None:
+    with pytest.raises(DataError) as caught:
+        make_folds(make_ids(40), make_labels(40), k=2, slides=[gap] * 3 + [1.0, 2.0, 3.0, 4.0] * 9 + [5.0])  # type: ignore[list-item]
+    hint = "Use the id itself where there is none"
+    assert str(caught.value) == f"3 of 40 slides are missing; expected one for each id. {hint}"
+
+
+def test_a_table_of_pandas_in_any_order_gives_the_folds_of_its_lists() -> None:
+    table = pd.DataFrame({"id": make_ids(60), "label": make_labels(60), "slide": [f"s{n // 4}" for n in range(60)]})
+    folds = make_folds(table["id"].tolist(), table["label"].to_numpy(), k=3, slides=table["slide"].tolist())
+    for shuffled in (table.sample(frac=1, random_state=1), table[::-1].set_index("slide", drop=False)):
+        found = make_folds(shuffled["id"], shuffled["label"], k=3, slides=shuffled["slide"], contents=shuffled["id"])
+        assert found.digest == folds.digest
 
 
 def test_no_part_of_an_impossible_split_is_left_unsaid() -> None:
