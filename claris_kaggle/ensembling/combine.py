@@ -175,11 +175,13 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
             nested AUC.
         only_sound: exclude runs that get a warning, for example a run that is no better than chance.
     Raises:
-        UsageError: unknown method, or two runs have the same name.
+        UsageError: unknown method, no runs, or two runs have the same name.
+        DataError: a run has values that are not probabilities, or another number of them than ids.
         RunError: the runs have different folds, labels or test patches, every run is excluded, or the weights of the
             method cannot be fitted on held-out rows.
     """
     blending._require_method(method)
+    _require_probabilities(runs)
     _require_comparable(runs)
     runs = _share_folds(_share_slides(runs))
     remarks = _examine_runs(runs)
@@ -220,14 +222,31 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     return Ensemble(oof_result, predictions, used[0].slides, trials[chosen].measured, evidence, groups)
 
 
+def _require_probabilities(runs: Sequence[Run]) -> None:
+    """Check that there are runs, and that each has one probability for each id.
+
+    Raises:
+        UsageError: there are no runs.
+        DataError: names the first run with other values.
+    """
+    if not runs:
+        raise UsageError("no runs to combine", "expected at least one")
+    for run in runs:
+        for kind, part in (("OOF", run.oof), ("test", run.test)):
+            if part.probabilities.shape != (len(part.ids),):
+                found = f"{run.name}: {len(part.ids):,} {kind} ids and probabilities of shape {part.probabilities.shape}"
+                raise DataError(found, "expected one probability for each id")
+            metrics.require_probabilities(part.probabilities, f"{kind} values of {run.name}")
+
+
 def _stack_columns(columns: Sequence[Probabilities]) -> Columns:
     """Stack M columns of N values to float64 [N, M]."""
     return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
-    """Return float32 if all columns are float32, else float64."""
-    return np.result_type(*(column.dtype for column in columns))
+    """Return float32 if it holds the numbers of all columns, else float64: means of integers are not integers."""
+    return np.result_type(np.float32, *(column.dtype for column in columns))
 
 
 def _scoring_groups(run: Run) -> NDArray[np.int64]:

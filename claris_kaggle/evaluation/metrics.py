@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from claris_kaggle.core.errors import DataError
+from claris_kaggle.core.errors import DataError, name_few
 from claris_kaggle.core.notebook import html_fields
 from claris_kaggle.data.arrays import THRESHOLD, Labels, Probabilities
 
@@ -65,15 +65,29 @@ def summary(labels: Labels, probabilities: Probabilities) -> Metrics:
         labels: [N] of 0 and 1, both present.
         probabilities: float [N] in 0..1.
     Raises:
-        DataError: the lengths differ, only one class is present, or a value is not a probability, for example a logit.
+        DataError: the lengths differ, only one class is present, a label is not 0 or 1, or a value is not a
+            probability, for example a logit.
     """
-    values = np.asarray(probabilities, dtype=np.float64)
+    labels, values = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    if labels.ndim != 1 or values.ndim != 1:
+        found = f"labels of shape {labels.shape} and probabilities of shape {values.shape}"
+        hint = "Of two columns of probabilities, give the one of label 1"
+        raise DataError(found, "expected one value for each patch", hint)
+    require_probabilities(values, "values")
+    _require_rankable(labels, values)
+    return Metrics(**vars(_summary_of_part(labels, values)))
+
+
+def require_probabilities(values: NDArray[np.floating], name: str) -> None:
+    """Check that all values are in 0..1; `name` says what they are, in plural, for messages.
+
+    Raises:
+        DataError: a value is NaN or out of range.
+    """
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
-        found = f"{int(wrong.sum()):,} of {len(values):,} values are not probabilities (first {values[wrong][0]:g})"
+        found = f"{int(wrong.sum()):,} of {len(values):,} {name} are not probabilities (first {values[wrong][0]:g})"
         raise DataError(found, "each must be from 0 to 1", "Convert logits to probabilities: 1 / (1 + exp(-logit))")
-    _require_rankable(labels, probabilities)
-    return Metrics(**vars(_summary_of_part(labels, probabilities)))
 
 
 def _summary_of_part(labels: Labels, probabilities: Probabilities) -> _PartMetrics:
@@ -97,7 +111,7 @@ def auc(labels: Labels, probabilities: Probabilities) -> float:
         labels: [N] of 0 and 1, both present.
         probabilities: [N] scores; only their order matters.
     Raises:
-        DataError: the lengths differ, only one class is present, or a score is NaN.
+        DataError: the lengths differ, only one class is present, a label is not 0 or 1, or a score is NaN.
     """
     _require_rankable(labels, probabilities)
     malignant, values = np.asarray(labels) == 1, np.asarray(probabilities)
@@ -204,13 +218,16 @@ def _require_rankable(labels: Labels, probabilities: Probabilities) -> None:
     """Check that there are values of both classes, as the AUC needs.
 
     Raises:
-        DataError: the lengths differ, only one class is present, or a value is NaN.
+        DataError: the lengths differ, only one class is present, a label is not 0 or 1, or a value is NaN.
     """
     if len(labels) != len(probabilities):
         raise DataError(
             f"{len(labels)} labels and {len(probabilities)} probabilities", "expected the same number of both"
         )
-    if len(np.unique(labels)) != 2:
+    classes = np.unique(labels).tolist()
+    if not set(classes) <= {0, 1}:
+        raise DataError(f"labels {name_few(map(repr, classes))}", "a label is 0 (benign) or 1 (malignant)")
+    if len(classes) != 2:
         found = f"all of {len(labels)} patches have the same label"
         raise DataError(found, "the AUC needs both classes")
     if nans := int(np.isnan(probabilities).sum()):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from claris_kaggle.core.errors import RunError, UsageError
+from claris_kaggle.core.errors import DataError, RunError, UsageError
 from claris_kaggle.ensembling import blending
 from claris_kaggle.ensembling.blending import (
     _BLEND_METHODS,
@@ -379,6 +381,46 @@ def test_wrong_names_are_refused() -> None:
         combine(runs, "magic")
     with pytest.raises(UsageError, match="run0 is given more than once"):
         combine([runs[0], runs[0]])
+
+
+def test_what_is_no_probability_is_refused_by_the_name_of_its_run() -> None:
+    first, second = make_runs(12, (0.8, 1.0))
+    logits, gap = second.oof.probabilities * 8 - 4, second.test.probabilities.copy()
+    gap[3] = np.nan
+    cases = {
+        r"OOF values of run1 are not probabilities \(first .*; each must be from 0 to 1. Convert logits": replace(
+            second, oof=replace(second.oof, probabilities=logits)
+        ),
+        r"^1 of 80 test values of run1 are not probabilities \(first nan\)": replace(
+            second, test=replace(second.test, probabilities=gap)
+        ),
+        r"^run1: 600 OOF ids and probabilities of shape \(600, 1\); expected one probability for each id$": replace(
+            second, oof=replace(second.oof, probabilities=second.oof.probabilities[:, None])
+        ),
+    }
+    for words, wrong in cases.items():
+        with pytest.raises(DataError, match=words):
+            combine([first, wrong])
+    with pytest.raises(UsageError, match="^no runs to combine; expected at least one$"):
+        combine([])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.bool_, np.float16])
+def test_the_mean_of_classes_and_of_half_precision_is_exact(kind: type) -> None:
+    runs = [
+        replace(
+            run,
+            oof=replace(run.oof, probabilities=run.oof.probabilities.round(2 * (kind == np.float16)).astype(kind)),
+            test=replace(run.test, probabilities=run.test.probabilities.round(2 * (kind == np.float16)).astype(kind)),
+        )
+        for run in make_runs(12, (0.8, 1.0))
+    ]
+    found = combine(runs)
+    for part in ("oof", "test"):
+        columns = [getattr(run, part).probabilities.astype(np.float64) for run in runs]
+        expected = np.mean(columns, axis=0)
+        assert len(np.unique(expected)) > 2
+        assert np.array_equal(getattr(found, part).probabilities, expected.astype(np.float32))
 
 
 def test_correlations_are_spearmans() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
@@ -116,3 +117,39 @@ def test_a_fault_is_said_with_what_was_found_and_what_to_do() -> None:
         metrics.summary(np.array([0, 1]), np.array([0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="^all of 3 patches have the same label; the AUC needs both classes$"):
         metrics.summary(np.ones(3, np.int8), np.array([0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS + 1, "^labels 1, 2; a label is 0"),
+        (2 * LABELS - 1, "^labels -1, 1; a label is 0"),
+        (LABELS.astype(str), "^labels '0', '1'; a label is 0"),
+        (np.where(LABELS, 1, np.nan), "^labels 1.0, nan; a label is 0"),
+    ],
+)
+def test_other_labels_than_0_and_1_are_refused(labels: np.ndarray, words: str) -> None:
+    for figure in (metrics.summary, metrics.auc):
+        with pytest.raises(DataError, match=words):
+            figure(labels, VALUES)
+
+
+def test_labels_and_probabilities_of_any_kind_of_column_give_the_same_figures() -> None:
+    known = metrics.summary(LABELS, VALUES)
+    columns = [LABELS.tolist(), LABELS > 0, LABELS / 1.0, pd.Series(LABELS, [5, 6, 7, 8])]
+    for labels in columns:
+        for values in (VALUES.tolist(), VALUES.astype(object), pd.Series(VALUES, [3, 2, 1, 0])):
+            assert metrics.summary(labels, values) == known  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (2, 2), ()])
+def test_columns_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    values = np.zeros(shape)
+    with pytest.raises(DataError) as caught:
+        metrics.summary(LABELS, values)
+    assert str(caught.value) == (
+        f"labels of shape (4,) and probabilities of shape {shape}; expected one value for each patch. "
+        "Of two columns of probabilities, give the one of label 1"
+    )
+    with pytest.raises(DataError, match="expected one value for each patch"):
+        metrics.summary(LABELS[:, None], VALUES)
