@@ -7,7 +7,7 @@ Other packages use:
 - `batches`: `Batch`, `EpochBatches`, `ExtraPatches`, `PredictionBlocks`, `TrainSet`
 - `d4`: `apply_symmetry`, `view`, `undo_view`
 - `fold_file`: `CLASS_NAMES`, `FOLD_NAMES`, `Folds`, `LABEL_NAMES`, `SPLIT_AGAIN_HINT`, `SPLIT_BY_PATCH`, `check_folds`,
-  `count_folds`, `parse_fold_numbers`, `read_folds`, `require_together`, `strip_fold_prefixes`, `write_folds`
+  `count_folds`, `parse_fold_numbers`, `read_folds`, `require_together`, `write_folds`
 - `fold_split`: `make_folds`
 - `image_kinds`: `name_image_kind`
 - `foreign_tables`: `ForeignTable`, `clean_ids`, `has_header`, `list_columns`, `log_table_form`, `open_table`

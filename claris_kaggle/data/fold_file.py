@@ -271,7 +271,8 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     """
     if has_header(path, _FOLD_COLUMNS):
         frame = tables.read_table(path, _FOLD_COLUMNS, hint=hint, ended=True)
-        return frame["id"].tolist(), frame["label"].tolist(), frame["group"].tolist(), frame["fold"].tolist()
+        ids, *others = (frame[name].tolist() for name in _FOLD_COLUMNS)
+        return clean_ids(ids), *others
     table = open_table(path, hint)
     id_column, fold = table.find_ids(), table.find_column(FOLD_NAMES)
     if id_column is None or fold is None:
@@ -287,7 +288,7 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     notes.append(f"{group} as the group" if group else "there is no group column, so each patch is a group of its own")
     log_table_form(Path(path), ", ".join(notes))
     groups = [text or name for text, name in zip(table.texts(group), ids, strict=True)] if group else ids
-    return ids, table.texts(label) if label else None, groups, strip_fold_prefixes(table.numbers(fold))
+    return ids, table.texts(label) if label else None, groups, table.numbers(fold)
 
 
 def _look_up_labels(ids: Sequence[str], label_of: Mapping[str, int] | None, path: Path) -> list[str]:
@@ -327,18 +328,13 @@ def _number_from_zero(fold: NDArray[np.int64], path: Path, hint: str) -> NDArray
     return fold - first
 
 
-def strip_fold_prefixes(texts: Sequence[str]) -> list[str]:
-    """Return fold numbers without a prefix that other tools write, as in `fold 2` or `Fold_2`."""
-    return [re.sub(r"(?i)^fold[ _-]?", "", text) for text in texts]
-
-
 def parse_fold_numbers(texts: Sequence[str], path: Path, hint: str) -> NDArray[np.int64]:
-    """Return the fold numbers, int64 [N]. Accepts text such as `2.0`.
+    """Return the fold numbers, int64 [N]. Accepts text such as `2.0` and `fold_2`.
 
     Raises:
         TableError: a text is not an integer from 0 to 9999.
     """
-    matches = {text: re.fullmatch(r"([0-9]{1,4})(\.0)?", text) for text in set(texts)}
+    matches = {text: re.fullmatch(r"(?i)(?:fold[ _-]?)?([0-9]{1,4})(\.0)?", text) for text in set(texts)}
     number_of = {text: int(match[1]) for text, match in matches.items() if match}
     wrong = [f"{text[:20]!r} in line {row + 2}" for row, text in enumerate(texts) if text not in number_of]
     if wrong:

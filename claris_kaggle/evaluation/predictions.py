@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from claris_kaggle.core.errors import RunError, TableError, UsageError, format_count, name_few
 from claris_kaggle.data import tables
 from claris_kaggle.data.arrays import Labels, Probabilities
-from claris_kaggle.data.fold_file import FOLD_NAMES, LABEL_NAMES, Folds, parse_fold_numbers, strip_fold_prefixes
+from claris_kaggle.data.fold_file import FOLD_NAMES, LABEL_NAMES, Folds, parse_fold_numbers
 from claris_kaggle.data.foreign_tables import (
     ForeignTable,
     clean_ids,
@@ -137,6 +137,7 @@ def read_oof(path: Path, columns: Mapping[str, str] | None = None) -> Oof:
     if has_header(path, _OOF_COLUMNS):
         frame = tables.read_table(path, _OOF_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
         texts, has_folds = [frame[name].tolist() for name in _OOF_COLUMNS], True
+        texts[0] = clean_ids(texts[0])
     else:
         texts, has_folds = _read_foreign_oof(path, columns or {})
     ids, order = _sort_checked_ids(texts[0], path)
@@ -159,7 +160,7 @@ def read_test(path: Path, columns: Mapping[str, str] | None = None) -> TestPredi
     """
     if has_header(path, _TEST_COLUMNS):
         frame = tables.read_table(path, _TEST_COLUMNS, hint=_PREDICTIONS_HINT, ended=True)
-        names, texts = frame["id"].tolist(), frame["probability"].tolist()
+        names, texts = clean_ids(frame["id"].tolist()), frame["probability"].tolist()
     else:
         table, names = _open_predictions(path, columns or {})
         texts = _choose_probabilities(table, [*_PROBABILITY_NAMES, *LABEL_NAMES], columns or {})
@@ -214,12 +215,14 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
         hint = _suggest_column(table, "label", "Add the labels of train_labels.csv")
         raise TableError(f"{path}: {list_columns(table)}", expected, hint)
     values = _choose_probabilities(table, _PROBABILITY_NAMES, columns)
-    folds = strip_fold_prefixes(table.texts(fold)) if fold else ["0"] * len(ids)
+    folds = table.texts(fold) if fold else ["0"] * len(ids)
     return [ids, table.numbers(label), folds, values], fold is not None
 
 
 def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
     """Return the texts of the probabilities of label 1: the second softmax column, or a column with a usual name.
+
+    Names that end in 0 and 1 are not usual beside one that ends in 2: those are folds, seeds or models.
 
     Args:
         table: the table, with the columns of `parse_columns` renamed.
@@ -232,9 +235,10 @@ def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Ma
     if "probability" in columns.values() and "probability" in table.columns:
         return table.numbers("probability")
     found = f"{table.path}: {list_columns(table)}"
+    names = [name for name in names if not _is_one_of_many(name, table)]
     for pair in _SOFTMAX_PAIRS:
         benign, malignant = (table.find_column([name]) for name in pair)
-        if benign is not None and malignant is not None:
+        if benign is not None and malignant is not None and not _is_one_of_many(pair[1], table):
             _require_softmax(table, benign, malignant)
             log_table_form(table.path, f"read {malignant} of {benign},{malignant} as the probability of malignant")
             return table.numbers(malignant)
@@ -249,9 +253,14 @@ def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Ma
     if candidates:
         hint = f"Keep one, or name it: --columns {shlex.quote(candidates[0] + '=probability')}"
         raise TableError(f"{found}: {name_few(candidates)} may be the probability", "expected one of them", hint)
-    rename = "Rename the column of predictions to probability"
+    rename = "Rename the column of malignant, or the mean of several predictions, to probability"
     hint = LOGIT_HINT if table.find_column(("logit", "logits")) else _suggest_column(table, "probability", rename)
     raise TableError(found, f"expected {', '.join(_PROBABILITY_NAMES[:4])} or the like", hint)
+
+
+def _is_one_of_many(name: str, table: ForeignTable) -> bool:
+    """Return True if the name ends in 1 and the table has a column with the same name that ends in 2."""
+    return name.endswith("1") and table.find_column([name[:-1] + "2"]) is not None
 
 
 def _suggest_column(table: ForeignTable, column: str, alternative: str) -> str:
@@ -262,11 +271,14 @@ def _suggest_column(table: ForeignTable, column: str, alternative: str) -> str:
         column: one of `_OOF_COLUMNS`.
         alternative: what else to do.
     """
-    known = [table.find_ids(), *(table.find_column(names) for names in (LABEL_NAMES, FOLD_NAMES, _PROBABILITY_NAMES))]
+    usual = (LABEL_NAMES, FOLD_NAMES, () if column == "probability" else _PROBABILITY_NAMES)
+    known = [table.find_ids(), *map(table.find_column, usual)]
     unknown = [name for name in table.columns if name not in known]
     numeric = [name for name in unknown if column != "id" and _is_in_unit_interval(table.columns[name])]
     if not unknown:
         return alternative
+    if len(numeric) > 1:
+        return f"{alternative}, or name one of {name_few(numeric)}: --columns NAME={column}"
     flag = shlex.quote(f"{[*numeric, *unknown][0]}={column}")
     return f"{alternative}, or give --columns {flag}"
 

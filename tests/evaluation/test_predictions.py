@@ -221,7 +221,7 @@ def test_the_column_that_is_read_as_the_probability_is_logged(
 
 
 USUAL = "expected probability, pred, prob, prediction or the like. "
-RENAME = "Rename the column of predictions to probability"
+RENAME = "Rename the column of malignant, or the mean of several predictions, to probability"
 LOGITS = "Convert logits to probabilities: 1 / (1 + exp(-logit)); softmax for two columns"
 FOREIGN_FAULTS = {
     "no ids": (
@@ -246,6 +246,19 @@ FOREIGN_FAULTS = {
     "a column of shares beside one of counts": (
         "id,y,count,how sure\na,0,7,0.5\n", {}, f"the columns are id,y,count,how sure; {USUAL}"
         f"{RENAME}, or give --columns 'how sure=probability'",
+    ),
+    "several columns that may be probabilities": (
+        "id,y,neg,pos\na,0,0.5,0.5\n", {},
+        f"the columns are id,y,neg,pos; {USUAL}{RENAME}, or name one of neg, pos: --columns NAME=probability",
+    ),
+    "five folds from 0": (
+        "id,y,pred_0,pred_1,pred_2\na,0,0.7,0.3,0.4\n", {},
+        f"the columns are id,y,pred_0,pred_1,pred_2; {USUAL}{RENAME}, "
+        "or name one of pred_0, pred_1, pred_2: --columns NAME=probability",
+    ),
+    "seeds from 1": (
+        "id,y,p1,p2\na,0,0.7,0.3\n", {},
+        f"the columns are id,y,p1,p2; {USUAL}{RENAME}, or name one of p1, p2: --columns NAME=probability",
     ),
     "an absent column": (
         "id,y,x\na,0,0.5\n", {"pred": "probability"},
@@ -302,6 +315,30 @@ def test_a_fault_of_another_tools_test_file_names_the_file_and_the_command(
     with pytest.raises(TableError) as caught:
         read_test(tmp_path / "p.csv")
     assert str(caught.value).startswith(f"{tmp_path / 'p.csv'}: {words}") and str(caught.value).endswith(HINT)
+
+
+def test_one_of_several_numbered_columns_is_never_taken_for_the_probability(tmp_path: Path) -> None:
+    """They are predictions of folds, seeds or models. A column that is named probability stands beside them."""
+    for names in ("1,2,3", "p_0,p_1,p_2", "Prob1,Prob2,Prob3"):
+        (tmp_path / "p.csv").write_text(f"id,{names}\na,0.25,0.5,0.75\n")
+        with pytest.raises(TableError, match="the mean of several predictions, to probability"):
+            read_test(tmp_path / "p.csv")
+        (tmp_path / "p.csv").write_text(f"id,{names},probability\na,0.25,0.5,0.75,0.5\n")
+        assert read_test(tmp_path / "p.csv").probabilities.tolist() == [0.5]
+
+
+def test_ids_with_file_names_and_names_of_folds_are_read_under_our_own_header_too(tmp_path: Path) -> None:
+    (tmp_path / "oof.csv").write_text("id,label,fold,probability\ntrain/b.tif,1,fold_1,0.5\n a.TIF ,0,Fold 0,0.25\n")
+    oof = read_oof(tmp_path / "oof.csv")
+    assert (oof.ids, oof.fold.tolist(), oof.probabilities.tolist()) == (["a", "b"], [0, 1], [0.25, 0.5])
+    (tmp_path / "test.csv").write_text("id,probability\nC:\\test\\b.tif,0.5\na.tif,0.25\n")
+    test = read_test(tmp_path / "test.csv")
+    assert (test.ids, test.probabilities.tolist()) == (["a", "b"], [0.25, 0.5])
+    rows = "".join(f"{name}.tif,{name in 'bd'},g{name},fold{name in 'cd'}\n" for name in "abcd")
+    rows = rows.replace("True", "1").replace("False", "0")
+    (tmp_path / "folds.csv").write_text(f"id,label,group,fold\n{rows}")
+    folds = read_folds(tmp_path / "folds.csv")
+    assert (folds.ids, folds.fold.tolist()) == (list("abcd"), [0, 0, 1, 1])
 
 
 def test_named_columns_that_a_test_file_does_not_have_are_ignored(tmp_path: Path) -> None:
