@@ -51,6 +51,8 @@ _NO_SLIDE_TEXTS = (
 _SLIDE_ENDINGS = re.compile(r"(\.(tiff?|svs|ndpi|mrxs|xml|png|0))+$", re.IGNORECASE)
 # A file with at least this many patches, each on a slide of its own, is not a slide map.
 _FEW_PATCHES = 20
+# A map with a slide for a smaller share of the patches has another form, such as all patches of a slide in one row.
+_MIN_MAPPED_SHARE = 0.1
 # More values outside 0..1 than this share are probably logits.
 _FEW_OUTSIDE = 0.05
 LOGIT_HINT = "Convert logits to probabilities: 1 / (1 + exp(-logit)); softmax for two columns"
@@ -215,8 +217,9 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
         found = f"{path}: each of {len(slide_of):,} ids has a slide of its own"
         raise TableError(found, "expected several patches of a slide", "Name the column of slides wsi")
     alone = [name for name in ids if name not in slide_of]
-    if len(alone) == len(ids):
-        found = f"{path}: no training id with a slide (first row {names[0][:60]},{slides[0][:40]})"
+    if len(slide_of) < _MIN_MAPPED_SHARE * len(ids):
+        known = f"{len(slide_of):,} of {len(ids):,} training ids" if slide_of else "no training id"
+        found = f"{path}: {known} with a slide (first row {names[0][:60]},{slides[0][:40]})"
         raise TableError(found, "expected the ids of train_labels.csv", "Give the slide map of this competition")
     if alone and not table.ended:
         what = f"{path}: cut off: the last line has no line break, and {format_count(len(alone), 'id')} are missing"

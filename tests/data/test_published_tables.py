@@ -91,6 +91,14 @@ def read_refusal(read: Callable[[Path], object], path: Path, content: bytes) -> 
     return str(caught.value)
 
 
+def test_a_map_of_all_patches_of_a_slide_in_one_row_is_refused(tmp_path: Path) -> None:
+    """The ids are separated by spaces. Only the row of a slide with a single patch has an id."""
+    rows = f"s0,{IDS[0]}\ns1,{' '.join(IDS[1:99])}\ns2,{' '.join(IDS[99:])}\n"
+    message = read_refusal(lambda path: read_slides(path, IDS), tmp_path / "m.csv", f"wsi,id\n{rows}".encode())
+    assert f"m.csv: 1 of 600 training ids with a slide (first row {IDS[0]},s0); " in message
+    assert message.endswith("expected the ids of train_labels.csv. Give the slide map of this competition")
+
+
 OTHER_TABLES = {
     "Parquet": (b"PAR1" + bytes(40), "a Parquet file; expected a CSV file. Write it as CSV"),
     "a pickle": (b"\x80\x04\x95" + bytes(40), "a pickle; expected a CSV file"),
