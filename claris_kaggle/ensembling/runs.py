@@ -30,6 +30,13 @@ _UNKNOWN_SPLIT = (
     "it is unknown whether the holdout shares slides with the training patches; if it does, the holdout AUC is too high"
 )
 _ALL_FOLDS_HINT = "Run claris train until all folds are finished, then claris predict"
+_OTHER_TOOLS_HINT = (
+    "Join the predictions of another tool to one oof.csv (id,label,fold,probability) and one test.csv (id,probability)"
+)
+_UNKNOWN_FOLDS = (
+    "it is unknown whether the folds are by slide; if a slide is in two folds, the OOF AUC is too high (published: 0.996 "
+    "by patch, 0.967 by slide, 0.97 on the leaderboard); claris fetch --slides gets a slide map, which answers it"
+)
 # Two runs disagree on test patches if their rank correlation there is below this fraction of that out of fold.
 _MIN_CORRELATION_SHARE = 0.5
 # A larger difference of the mean probability between OOF and test patches suggests two different scales.
@@ -46,6 +53,7 @@ class Run:
         test: test predictions, the mean over all folds.
         slides: the slide of each OOF patch, or None if the fold file has no slides.
         folds: the content of the fold file, or None if there is none.
+        has_fold_file: True if a fold file says how the patches were split.
         measured: the OOF AUC with the data for intervals and comparisons, computed at the first use.
     """
 
@@ -54,6 +62,7 @@ class Run:
     test: TestPredictions
     slides: list[str] | None = None
     folds: Folds | None = None
+    has_fold_file: bool = False
 
     @cached_property
     def has_one_group(self) -> bool:
@@ -90,8 +99,21 @@ def name_auc(are_holdouts: Iterable[bool]) -> str:
 
 def explain_split(runs: Sequence[Run]) -> list[str]:
     """Return a sentence for each reason why the AUC of some of the runs is too high, or may be."""
-    unsafe = [run.is_holdout for run in runs if not run.by_slide]
-    return [*([_UNKNOWN_SPLIT] if any(unsafe) else []), *([] if all(unsafe) else [SPLIT_BY_PATCH])]
+    known = any(run.has_fold_file for run in runs)
+    found = {_explain_split_of(run, known=known) for run in runs if not run.by_slide}
+    return [text for text in (_UNKNOWN_SPLIT, _UNKNOWN_FOLDS, SPLIT_BY_PATCH) if text in found]
+
+
+def _explain_split_of(run: Run, *, known: bool) -> str:
+    """Return why the AUC of a run that is not split by slide is too high, or may be.
+
+    Args:
+        run: the run.
+        known: True if this run, or one that it is combined with, has a fold file.
+    """
+    if run.is_holdout:
+        return _UNKNOWN_SPLIT
+    return SPLIT_BY_PATCH if run.slides or known else _UNKNOWN_FOLDS
 
 
 def load_run(
@@ -131,12 +153,13 @@ def load_run(
     digest = _digest_fold_file(run_dir.folds)
     folds = known_folds.get(digest) or read_folds(run_dir.folds, dict(zip(oof.ids, oof.labels.tolist(), strict=True)))
     if isinstance(run_dir, FoldRunDir):
-        return Run(run_dir.root.name, oof, test, _check_single_fold(oof, folds, run_dir))
+        slides = _check_single_fold(oof, folds, run_dir)
+        return Run(run_dir.root.name, oof, test, slides, has_fold_file=True)
     if oof.ids == folds.ids and (oof.fold.min() == oof.fold.max() or _is_same_partition(oof.fold, folds.fold)):
         oof = replace(oof, fold=folds.fold, has_folds=True)
     check_oof(oof, folds.ids, folds.labels, folds.fold, run_dir.oof)
     known_folds[digest] = replace(folds, ids=oof.ids)  # a second list of ids would take 20 MB
-    return Run(run_dir.root.name, oof, test, folds.slides, known_folds[digest])
+    return Run(run_dir.root.name, oof, test, folds.slides, known_folds[digest], has_fold_file=True)
 
 
 def _check_single_fold(oof: Oof, folds: Folds, run_dir: FoldRunDir) -> list[str] | None:
@@ -157,10 +180,11 @@ def _digest_fold_file(path: Path) -> str:
 
 
 def _advise_on_run(run_dir: RunDir) -> str:
-    """Return what to do about a run without predictions of all folds."""
-    tables = [] if run_dir.config.exists() else sorted(path.name for path in run_dir.root.glob("*.csv"))
-    if tables and not run_dir.finished_folds():
-        return f"Name the predictions of another tool oof.csv and test.csv; the folder has {name_few(tables)}"
+    """Return what to do about a folder without predictions of all folds."""
+    if run_dir.root.is_dir() and not run_dir.config.exists() and not run_dir.finished_folds():
+        tables = sorted(path.name for path in run_dir.root.glob("*.csv"))
+        found = f"; the folder has {name_few(tables)}" if tables else ""
+        return f"{_ALL_FOLDS_HINT}. {_OTHER_TOOLS_HINT}{found}"
     return "; ".join(filter(None, [_ALL_FOLDS_HINT, suggest_single_fold(run_dir)]))
 
 

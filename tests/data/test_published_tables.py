@@ -516,9 +516,22 @@ def test_nothing_is_known_of_the_split_of_a_holdout_without_slides(call: Call, d
     assert call("report", held.root, "--out", tmp_path / "r.html")[0] == 0
     page = (tmp_path / "r.html").read_text()
     assert "Caution: it is unknown whether the holdout shares slides" in page and "folds by patch" not in page
-    full = put(tmp_path, make_run("full", 3))
-    code, _, said = call("ensemble", full.root, "--data", data.root, "--out", tmp_path / "s.csv")
-    assert code == 0 and "folds by patch" in said and "holdout" not in said
+
+
+def test_folds_are_called_folds_by_patch_only_if_a_file_shows_it(call: Call, data: DataDir, tmp_path: Path) -> None:
+    full, words = put(tmp_path, make_run("full", 3)), "it is unknown whether the folds are by slide; if a slide is in"
+
+    def cautions() -> tuple[bool, bool]:
+        code, _, said = call("ensemble", full.root, "--data", data.root, "--out", tmp_path / "s.csv")
+        assert code == 0 and "holdout" not in said
+        return words in said, "folds by patch" in said
+
+    assert cautions() == (True, False)
+    full.folds.write_text(table("id,label,group,fold", [(i, y, i, f) for i, y, f in ROWS]))
+    assert cautions() == (False, True)
+    full.folds.unlink()
+    data.slides.write_text(table("id,wsi", [(i, f"s{n % 7}") for n, i in enumerate(IDS)]))
+    assert cautions() == (False, True)
 
 
 def test_a_run_with_folds_is_not_called_a_holdout_beside_one(call: Call, data: DataDir, tmp_path: Path) -> None:

@@ -493,6 +493,10 @@ def test_a_run_whose_predictions_are_of_other_folds_is_refused(finished: RunDir,
 def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no oof.csv and test.csv there.*claris predict"):
         load_run(RunDir(tmp_path))
+    for fold in range(5):
+        (tmp_path / f"fold{fold}.csv").touch()
+    with pytest.raises(RunError, match=r"join the predictions to one oof.csv \(id,label,fold,probability\) and one test"):
+        load_run(RunDir(tmp_path))
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "config.json").touch()
     with pytest.raises(RunError, match=rf"{tmp_path}: a folder of runs; expected one run. Give {tmp_path}/first"):
