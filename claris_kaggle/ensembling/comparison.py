@@ -204,7 +204,7 @@ def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) ->
         return ""  # a constant correlates with nothing; `_find_outliers` reports it
     # In small files a wrong shift can fit by chance.
     min_improvement = max(_MIN_IMPROVEMENT, _MIN_STANDARD_ERRORS / np.sqrt(len(a.ids)))
-    corrected, text = max(_try_corrections(a, b))
+    corrected, text = max(_try_corrections(a, b), key=lambda found: found[0])
     if corrected > correlation + min_improvement:
         return text.format(corrected)
     if correlation < _UNRELATED_CORRELATION and min_improvement < 1:
@@ -213,7 +213,10 @@ def _explain_disagreement(a: _Submission, b: _Submission, correlation: float) ->
 
 
 def _try_corrections(a: _Submission, b: _Submission) -> list[tuple[float, str]]:
-    """Return the rank correlation after correcting each possible writing error, with the message for that error."""
+    """Return the rank correlation after correcting each possible writing error, with the message for that error.
+
+    An error that may be in either file is before the errors of one file, which can have the same correlation.
+    """
     inverted = -_correlate_ranks(a.by_id(), b.by_id())
     found = [(inverted, "one of them is inverted: it has the probability of benign")]
     if a.ids != b.ids:

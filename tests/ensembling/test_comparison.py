@@ -70,6 +70,12 @@ def test_ids_in_another_order_than_their_values_are_found(first: Path) -> None:
     assert "by row, but not by id" in compare_with_first(first, other, NOISY)
 
 
+def test_no_file_is_blamed_for_sorted_ids_that_do_not_fit_to_their_values(first: Path) -> None:
+    """The values of either file may be those in the wrong order."""
+    said = compare_with_first(first, sorted(IDS), NOISY)
+    assert "by row, but not by id: in one of them the values are not in the order of the ids" in said
+
+
 def test_shifted_rows_are_found_upside_down_as_well(first: Path) -> None:
     assert "if one is shifted by 7 rows:" in compare_with_first(first, IDS, np.roll(NOISY, 7))
     assert "if one is shifted by 7 rows and inverted" in compare_with_first(first, IDS, np.roll(1 - NOISY, -7))
