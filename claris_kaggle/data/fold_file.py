@@ -271,8 +271,8 @@ def _read_fold_columns(path: Path, hint: str) -> tuple[list[str], list[str] | No
     """
     if has_header(path, _FOLD_COLUMNS):
         frame = tables.read_table(path, _FOLD_COLUMNS, hint=hint, ended=True)
-        ids, *others = (frame[name].tolist() for name in _FOLD_COLUMNS)
-        return clean_ids(ids), *others
+        ids, labels, named_groups, folds = (frame[name].tolist() for name in _FOLD_COLUMNS)
+        return clean_ids(ids), labels, named_groups, folds
     table = open_table(path, hint)
     id_column, fold = table.find_ids(), table.find_column(FOLD_NAMES)
     if id_column is None or fold is None:

@@ -218,8 +218,8 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
         raise TableError(found, "expected several patches of a slide", "Name the column of slides wsi")
     alone = [name for name in ids if name not in slide_of]
     if len(slide_of) < _MIN_MAPPED_SHARE * len(ids):
-        known = f"{len(slide_of):,} of {len(ids):,} training ids" if slide_of else "no training id"
-        found = f"{path}: {known} with a slide (first row {names[0][:60]},{slides[0][:40]})"
+        mapped = f"{len(slide_of):,} of {len(ids):,} training ids" if slide_of else "no training id"
+        found = f"{path}: {mapped} with a slide (first row {names[0][:60]},{slides[0][:40]})"
         raise TableError(found, "expected the ids of train_labels.csv", "Give the slide map of this competition")
     if alone and not table.ended:
         what = f"{path}: cut off: the last line has no line break, and {format_count(len(alone), 'id')} are missing"

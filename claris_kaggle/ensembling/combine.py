@@ -181,9 +181,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
             method cannot be fitted on held-out rows.
     """
     blending._require_method(method)
-    _require_probabilities(runs)
-    _require_comparable(runs)
-    runs = _share_folds(_share_slides(runs))
+    runs = _check_runs(runs)
     remarks = _examine_runs(runs)
     used, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
     if not used:
@@ -222,21 +220,25 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     return Ensemble(oof_result, predictions, used[0].slides, trials[chosen].measured, evidence, groups)
 
 
-def _require_probabilities(runs: Sequence[Run]) -> None:
-    """Check that there are runs, and that each has one probability for each id.
+def _check_runs(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with the same fold numbers and slides, if each has one probability for each id.
 
     Raises:
-        UsageError: there are no runs.
+        UsageError: there are no runs, or two have the same name.
         DataError: names the first run with other values.
+        RunError: the runs have different folds, labels or test patches.
     """
     if not runs:
         raise UsageError("no runs to combine", "expected at least one")
     for run in runs:
         for kind, part in (("OOF", run.oof), ("test", run.test)):
-            if part.probabilities.shape != (len(part.ids),):
-                found = f"{run.name}: {len(part.ids):,} {kind} ids and probabilities of shape {part.probabilities.shape}"
+            shape = part.probabilities.shape
+            if shape != (len(part.ids),):
+                found = f"{run.name}: {len(part.ids):,} {kind} ids and probabilities of shape {shape}"
                 raise DataError(found, "expected one probability for each id")
             metrics.require_probabilities(part.probabilities, f"{kind} values of {run.name}")
+    _require_comparable(runs)
+    return _share_folds(_share_slides(runs))
 
 
 def _stack_columns(columns: Sequence[Probabilities]) -> Columns:

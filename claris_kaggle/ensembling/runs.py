@@ -34,8 +34,8 @@ _OTHER_TOOLS_HINT = (
     "Join the predictions of another tool to one oof.csv (id,label,fold,probability) and one test.csv (id,probability)"
 )
 _UNKNOWN_FOLDS = (
-    "it is unknown whether the folds are by slide; if a slide is in two folds, the OOF AUC is too high (published: 0.996 "
-    "by patch, 0.967 by slide, 0.97 on the leaderboard); claris fetch --slides gets a slide map, which answers it"
+    "it is unknown whether the folds are by slide; if a slide is in two folds, the OOF AUC is too high (published: "
+    "0.996 by patch, 0.967 by slide, 0.97 on the leaderboard); claris fetch --slides gets a slide map, which answers it"
 )
 # Two runs disagree on test patches if their rank correlation there is below this fraction of that out of fold.
 _MIN_CORRELATION_SHARE = 0.5
