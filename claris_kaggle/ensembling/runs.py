@@ -399,9 +399,10 @@ def _require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> N
     foreign = [name for name in run.oof.ids if name not in label_of]
     if foreign:
         found = f"{run.name}: {format_count(len(foreign), 'OOF id')} not in train_labels.csv ({name_few(foreign)})"
-        raise RunError(
-            found, "expected OOF predictions of training patches", "Give the --data folder that the run was trained on"
-        )
+        hint = "Give the --data folder that the run was trained on"
+        if {name.lower() for name in foreign} <= label_of.keys():
+            hint = "The ids differ only in capital letters: write them as there"
+        raise RunError(found, "expected OOF predictions of training patches", hint)
     differ = [name for name, label in zip(run.oof.ids, run.oof.labels.tolist(), strict=True) if label_of[name] != label]
     if differ:
         found = f"{run.name}: {format_count(len(differ), 'label')} different from train_labels.csv ({name_few(differ)})"

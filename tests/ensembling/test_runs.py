@@ -257,6 +257,10 @@ def test_labels_are_held_against_the_training_labels(data: DataDir, tmp_path: Pa
         ensemble_runs([put(tmp_path / "a", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
     with pytest.raises(RunError, match=r"odd: 1 OOF id not in train_labels.csv"):
         _require_labels(make_run("odd", 3), IDS[1:], LABELS[1:])
+    run, small, large = make_run("odd", 3), "abcdef" * 6 + "0123", "ABCDEF" * 6 + "0123"
+    capitals = replace(run, oof=replace(run.oof, ids=[*IDS[1:], large]))
+    with pytest.raises(RunError, match=r"\(ABC.*\); .*The ids differ only in capital letters: write them as there$"):
+        _require_labels(capitals, [*IDS, small], np.append(LABELS, LABELS[:1]))
     data.labels.unlink()
     ensemble_runs([put(tmp_path / "b", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")
 
