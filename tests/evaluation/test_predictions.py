@@ -495,7 +495,7 @@ def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
         load_run(RunDir(tmp_path))
     for fold in range(5):
         (tmp_path / f"fold{fold}.csv").touch()
-    with pytest.raises(RunError, match=r"join the predictions to one oof.csv \(id,label,fold,probability\)"):
+    with pytest.raises(RunError, match=r"Join the predictions of another tool to one oof.csv \(id,label,fold"):
         load_run(RunDir(tmp_path))
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "config.json").touch()
