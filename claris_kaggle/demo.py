@@ -27,7 +27,7 @@ _RECIPE = {"weights": "none", "epochs": 4, "batch_size": 16, "ema": 0.0}
 
 
 def run_demo(
-    out: Path,
+    out: Path | str,
     *,
     model: str = "densenet121",
     train: int = 300,
@@ -54,7 +54,7 @@ def run_demo(
     Raises:
         ClarisError: a stage failed.
     """
-    out = out.absolute()
+    out = Path(out).absolute()
     _check_options(model, nproc)
     data = DataDir(generate(out / "data", train=train, test=test, slides=slides, seed=seed))
     slide_map, fold_file, cache = data.root / "slides.csv", out / "folds.csv", out / "cache"

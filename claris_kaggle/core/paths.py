@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Self
 
 from claris_kaggle.core.errors import DataError, RunError, UsageError, name_few
 from claris_kaggle.core.files import explain_disk_errors, read_json
@@ -32,6 +33,11 @@ class _Folder:
     def __post_init__(self) -> None:
         """Convert `root` from text to a path."""
         object.__setattr__(self, "root", Path(self.root))
+
+    @classmethod
+    def at(cls, place: Self | Path | str) -> Self:
+        """Return the folder at a path. A folder of this kind is returned unchanged."""
+        return place if isinstance(place, cls) else cls(Path(str(place)))
 
 
 @dataclass(frozen=True)
@@ -296,8 +302,9 @@ class FoldRunDir(RunDir):
         return {self.number: FoldDir(self.root)}
 
 
-def recognise_fold(run_dir: RunDir) -> RunDir:
+def recognise_fold(place: RunDir | Path | str) -> RunDir:
     """Return the folder of one fold of a run as a `FoldRunDir`, and any other folder unchanged."""
+    run_dir = RunDir.at(place)
     root = run_dir.root.absolute()
     return FoldRunDir(root) if _FOLD_NAME.fullmatch(root.name) and RunDir(root.parent).folds.exists() else run_dir
 

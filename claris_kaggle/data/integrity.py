@@ -50,7 +50,7 @@ class Findings:
         return {"ok": not self.faults, **self.facts, "faults": self.faults, "notes": self.notes}
 
 
-def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Findings:
+def check_data(data: DataDir | Path | str, slides: Path | None = None, jobs: int = 0) -> Findings:
     """Check the competition's folder: tables, files, pixels, duplicates and slides.
 
     Args:
@@ -62,7 +62,7 @@ def check_data(data: DataDir, slides: Path | None = None, jobs: int = 0) -> Find
     Raises:
         TableError: a table has no readable ids.
     """
-    findings = Findings()
+    findings, data = Findings(), DataDir.at(data)
     ids, labels = tables.read_labels(data.labels)
     test_ids = tables.read_sample(data.sample)
     malignant = int(labels.sum())

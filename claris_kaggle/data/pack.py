@@ -90,7 +90,9 @@ def _make_manifest(ids: Sequence[str]) -> dict[str, object]:
     return {"format": _PACK_FORMAT, "rows": len(ids), "ids_sha256": _ids_digest(ids)}
 
 
-def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0, *, verify_all: bool = False) -> Pack:
+def ensure_pack(
+    source: Path | str, ids: Sequence[str], cache: Path | str, jobs: int = 0, *, verify_all: bool = False
+) -> Pack:
     """Return the verified pack of these ids; create it from the source folder if it does not exist.
 
     A new pack is verified row by row. A pack that was verified before, and whose file has the same size, modification
@@ -108,6 +110,7 @@ def ensure_pack(source: Path, ids: Sequence[str], cache: Path, jobs: int = 0, *,
         PatchError: files are missing, surplus or damaged, or their pixels do not match the id.
         DiskError: no space, or no permission to write to the cache.
     """
+    source, cache = Path(source), Path(cache)
     folder = pack_folder(cache, source.name, ids)
     _require_writable(cache)
     with hold_lock(cache / f".{folder.name}.lock", wait=True):

@@ -131,7 +131,14 @@ def _find_contents(data: DataDir, ids: Sequence[str], cache: Path) -> list[str] 
 
 
 def make_fold_file(
-    data: DataDir, out: Path, *, slides: Path | None = None, k: int = 5, seed: int = 0, cache: Path, force: bool = False
+    data: DataDir | Path | str,
+    out: Path | str,
+    *,
+    slides: Path | str | None = None,
+    k: int = 5,
+    seed: int = 0,
+    cache: Path | str,
+    force: bool = False,
 ) -> Folds:
     """Split the training patches, write the fold file with its JSON, and return the folds.
 
@@ -145,9 +152,10 @@ def make_fold_file(
     Raises:
         ClarisError: a table or patch has an error, k is impossible, or `out` contains other folds.
     """
+    data, out = DataDir.at(data), Path(out)
     ids, labels = tables.read_labels(data.labels)
-    groups = tables.read_slides(slides, ids) if slides else None
-    folds = make_folds(ids, labels, k=k, seed=seed, slides=groups, contents=_find_contents(data, ids, cache))
+    groups = tables.read_slides(Path(slides), ids) if slides else None
+    folds = make_folds(ids, labels, k=k, seed=seed, slides=groups, contents=_find_contents(data, ids, Path(cache)))
     about: dict[str, object] = {"seed": seed, "labels_sha256": tables.digest_rows(ids, labels)}
     if groups:
         about["slides_sha256"] = tables.digest_rows(ids, groups)

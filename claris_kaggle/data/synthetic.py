@@ -39,7 +39,7 @@ class _Patch(NamedTuple):
     slide: str
 
 
-def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, seed: int = 0) -> Path:
+def generate(root: Path | str, *, train: int = 300, test: int = 60, slides: int = 20, seed: int = 0) -> Path:
     """Create a folder of synthetic patches in the competition's layout, with `slides.csv` and `test_answers.csv`.
 
     Args:
@@ -52,6 +52,7 @@ def generate(root: Path, *, train: int = 300, test: int = 60, slides: int = 20, 
     Raises:
         UsageError: the numbers are too small, or root contains something else.
     """
+    root = Path(root)
     if slides < 5 or train < 4 * slides or test < 4:
         found = f"{train} training patches of {slides} slides and {test} test patches"
         raise UsageError(found, "expected at least 5 slides, 4 patches of each and 4 test patches")

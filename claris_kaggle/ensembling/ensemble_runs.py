@@ -89,16 +89,16 @@ class EnsembleResult:
 
 
 def ensemble_runs(
-    run_dirs: Sequence[RunDir],
-    data: DataDir,
-    out: Path,
+    run_dirs: Sequence[RunDir | Path | str],
+    data: DataDir | Path | str,
+    out: Path | str,
     *,
     method: str = "mean",
     only_sound: bool = False,
     calibrate: bool = False,
     common_ids: bool = False,
     columns: Mapping[str, str] | None = None,
-    keep: RunDir | None = None,
+    keep: RunDir | Path | str | None = None,
 ) -> EnsembleResult:
     """Combine runs and write a checked submission.
 
@@ -120,23 +120,24 @@ def ensemble_runs(
             or `keep` holds other files.
     """
     _require_method(method)
-    _require_replaceable_outputs(run_dirs, out, keep)
-    run_dirs = [recognise_fold(run_dir) for run_dir in run_dirs]
+    folders, data, out = [recognise_fold(run_dir) for run_dir in run_dirs], DataDir.at(data), Path(out)
+    keep = None if keep is None else RunDir.at(keep)
+    _require_replaceable_outputs(folders, out, keep)
     sample_ids = tables.read_sample(data.sample)
-    runs = runs_module.add_slides(runs_module._load_runs(run_dirs, common_ids=common_ids, columns=columns), data.slides)
-    tables.require_equal_ids(runs[0].test.ids, sample_ids, run_dirs[0].predicted_test, data.sample.name, _PREDICT_HINT)
-    _report_unchecked(runs, run_dirs, data)
+    runs = runs_module.add_slides(runs_module._load_runs(folders, common_ids=common_ids, columns=columns), data.slides)
+    tables.require_equal_ids(runs[0].test.ids, sample_ids, folders[0].predicted_test, data.sample.name, _PREDICT_HINT)
+    _report_unchecked(runs, folders, data)
     ensemble = combine.combine(runs, method, only_sound=only_sound)
     if calibrate:
         ensemble = combine._calibrate_ensemble(ensemble)
     _require_varied_predictions(ensemble)
     metrics = run_metrics(ensemble.oof, ensemble.slides, ensemble.measured)
     evidence = {"ensemble": ensemble.evidence.to_json()}
-    origin = {run.name: describe_run(run_dir).to_json() for run, run_dir in zip(runs, run_dirs, strict=True)}
+    origin = {run.name: describe_run(run_dir).to_json() for run, run_dir in zip(runs, folders, strict=True)}
     about = {"method": ensemble.evidence.method, "oof": metrics.overall.to_json(), "runs": origin, **evidence}
     write_submission(out, ensemble.test, sample_ids, about)
     if keep:
-        synthetic_mark = generated_mark(data.generated.exists() or any(map(is_generated_run, run_dirs)))
+        synthetic_mark = generated_mark(data.generated.exists() or any(map(is_generated_run, folders)))
         content = {**synthetic_mark, **evidence, **metrics.to_json(slide_metrics(ensemble.oof, ensemble.slides))}
         _write_ensemble_run(keep, ensemble, content, next((run.folds for run in runs if run.folds), None))
     return EnsembleResult(

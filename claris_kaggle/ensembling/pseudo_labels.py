@@ -54,7 +54,12 @@ class PseudoSummary:
 
 
 def make_pseudo_labels(
-    run_dirs: Sequence[RunDir], data: DataDir, out: Path, *, confidence: float = 0.99, balanced: bool = False
+    run_dirs: Sequence[RunDir | Path | str],
+    data: DataDir | Path | str,
+    out: Path | str,
+    *,
+    confidence: float = 0.99,
+    balanced: bool = False,
 ) -> PseudoSummary:
     """Write the test patches that the networks of a fold label with confidence, for each fold.
 
@@ -76,12 +81,13 @@ def make_pseudo_labels(
     """
     if not 0.5 < confidence <= 1:
         raise UsageError(f"--confidence is {confidence:g}", "it must be above 0.5 and at most 1")
+    folders, data, out = [RunDir.at(run_dir) for run_dir in run_dirs], DataDir.at(data), Path(out)
     require_replaceable(out, PSEUDO_COLUMNS)
-    names = label_runs(run_dirs)
+    names = label_runs(folders)
     test_ids = sorted(tables.read_sample(data.sample))
-    folds = _read_shared_folds(run_dirs)
+    folds = _read_shared_folds(folders)
     require_test_ids(test_ids, folds.ids, test_ids, data.sample)
-    parts = [_mean_probabilities(run_dirs, fold, test_ids) for fold in range(folds.k)]
+    parts = [_mean_probabilities(folders, fold, test_ids) for fold in range(folds.k)]
     chosen = [_choose_confident(values, confidence, balanced=balanced) for values in parts]
     if not any(len(rows) for rows in chosen):
         highest = max(float(np.maximum(values, 1 - values).max()) for values in parts)

@@ -117,7 +117,9 @@ def _explain_split_of(run: Run, *, known: bool) -> str:
 
 
 def load_run(
-    run_dir: RunDir, columns: Mapping[str, str] | None = None, known_folds: dict[str, Folds] | None = None
+    run_dir: RunDir | Path | str,
+    columns: Mapping[str, str] | None = None,
+    known_folds: dict[str, Folds] | None = None,
 ) -> Run:
     """Return the predictions of the run in `run_dir`. Checks them against its fold file, if it has one.
 

@@ -97,7 +97,7 @@ class SubmissionSummary:
         return html_fields(vars(self))
 
 
-def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None = None) -> SubmissionSummary:
+def check_submission(path: Path | str, sample_ids: Sequence[str], called: Path | None = None) -> SubmissionSummary:
     """Check that Kaggle will accept and score the submission, and return a summary of it.
 
     Args:
@@ -109,6 +109,7 @@ def check_submission(path: Path, sample_ids: Sequence[str], called: Path | None 
             values that are not probabilities, or the same value in every row.
         DiskError: the file does not exist.
     """
+    path = Path(path)
     submission = _read_submission(path, called)
     tables.require_equal_ids(submission.ids, sample_ids, called or path, "sample_submission.csv", _SUBMISSION_HINT)
     if submission.is_constant():
@@ -172,7 +173,7 @@ def _find_half_precision(values: NDArray[np.float64]) -> str:
 
 
 def write_submission(
-    path: Path, test: TestPredictions, sample_ids: Sequence[str], about: Mapping[str, object]
+    path: Path | str, test: TestPredictions, sample_ids: Sequence[str], about: Mapping[str, object]
 ) -> dict[str, object]:
     """Write the submission in the order of the sample, and a JSON file next to it, if `check_submission` passes.
 
@@ -187,6 +188,7 @@ def write_submission(
         UsageError: the name does not end in .csv, or `path` exists and is not a submission written by claris.
         TableError: the predictions are not a valid submission. Existing files are kept.
     """
+    path = Path(path)
     require_replaceable(path, _SUBMISSION_COLUMNS)
     tables.require_equal_ids(
         test.ids, sample_ids, path, "sample_submission.csv", "Run claris predict again with this --data folder"

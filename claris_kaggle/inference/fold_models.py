@@ -118,7 +118,7 @@ def _mean_of_parts(parts: list[Float32Array]) -> Float32Array:
     return np.asarray(np.mean(parts, axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldModels:
+def load_trained(folder: Path | str, *, device: torch.device | None = None) -> FoldModels:
     """Load the networks of the finished folds of a run, or of an export, and verify their SHA-256.
 
     Args:
@@ -128,7 +128,7 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
         RunError: the folder is neither a run nor an export, no fold is finished, or a file has changed.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    export, run_dir = ExportDir(folder), RunDir(folder)
+    export, run_dir = ExportDir.at(folder), RunDir.at(folder)
     if export.checksums.exists():
         config, (overall, aucs), weight_files = _read_export(export)
         hint = "Copy the export again"
@@ -148,7 +148,7 @@ def load_trained(folder: Path, *, device: torch.device | None = None) -> FoldMod
     # Run and export use the same file names for their config and statistics.
     path, generated = export.statistics, is_generated(read_json(export.config))
     statistics = PatchStatistics.from_json(read_json(path), path) if path.exists() else None
-    return FoldModels(folder.absolute().name, config, models, overall, aucs, statistics, generated)
+    return FoldModels(run_dir.root.absolute().name, config, models, overall, aucs, statistics, generated)
 
 
 def _read_fold_aucs(folds: Sequence[Mapping[str, Any]]) -> dict[int, float]:

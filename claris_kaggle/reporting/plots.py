@@ -95,7 +95,7 @@ def plot_top_losses(run: _Source, data: DataDir | Path | str, count: int = 8) ->
     if count < 1:
         raise DataError(f"count {count}", "expected a number of patches from 1")
     oof = _oof_of(run)
-    folder = (data if isinstance(data, DataDir) else DataDir(Path(data))).patches("train")
+    folder = DataDir.at(data).patches("train")
     errors = np.abs(oof.labels - oof.probabilities)  # the log loss has the same order
     rows = np.argsort(-errors, kind="stable")[:count].tolist()
     lines = -(-len(rows) // _COLUMNS)
@@ -116,7 +116,7 @@ def _oof_of(run: _Source) -> Oof:
         return run
     if isinstance(run, Run):
         return run.oof
-    return load_run(run if isinstance(run, RunDir) else RunDir(Path(run))).oof
+    return load_run(run).oof
 
 
 def _new_figure(width: float, height: float) -> Figure:

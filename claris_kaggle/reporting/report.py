@@ -216,12 +216,12 @@ class _LedgerTable:
 
 
 def write_report(
-    run_dirs: Sequence[RunDir],
-    out: Path,
+    run_dirs: Sequence[RunDir | Path | str],
+    out: Path | str,
     *,
-    data: DataDir | None = None,
-    cache: Path | None = None,
-    ledger: Path | None = None,
+    data: DataDir | Path | str | None = None,
+    cache: Path | str | None = None,
+    ledger: Path | str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report of the runs in `run_dirs` to `out`, and return that path.
@@ -238,25 +238,26 @@ def write_report(
         UsageError: the name of `out` does not end in .html or .htm, or a run is given twice.
         ClarisError: a run is not predicted, or one of its files is invalid.
     """
+    folders, out = [recognise_fold(run_dir) for run_dir in run_dirs], Path(out)
+    data, cache = None if data is None else DataDir.at(data), None if cache is None else Path(cache)
     require_suffix(out, ".html", ".htm")
-    run_dirs = [recognise_fold(run_dir) for run_dir in run_dirs]
-    names = label_runs(run_dirs)
-    runs = [replace(load_run(run_dir, columns), name=name) for run_dir, name in zip(run_dirs, names, strict=True)]
+    names = label_runs(folders)
+    runs = [replace(load_run(run_dir, columns), name=name) for run_dir, name in zip(folders, names, strict=True)]
     runs = add_slides(runs, data.slides if data else None)
     sections = []
     with Progress(str(out), len(runs), "runs") as progress:
-        for number, (run, run_dir) in enumerate(zip(runs, run_dirs, strict=True), 1):
+        for number, (run, run_dir) in enumerate(zip(runs, folders, strict=True), 1):
             sections.append(_describe_section(run, run_dir, f"run{number}", data, cache))
             progress.update(1)
-    lines = read_ledger(ledger) if ledger else []
+    lines = read_ledger(Path(ledger)) if ledger else []
     page = render_template(
         _REPORT_TEMPLATE,
         runs=sections,
-        comparison=_compare_sections(runs, run_dirs, sections) if len(runs) > 1 else None,
+        comparison=_compare_sections(runs, folders, sections) if len(runs) > 1 else None,
         ledger=_LedgerTable(sort_best_first(lines), describe_agreement(lines)) if lines else None,
         versions=_find_versions(),
         cautions=explain_split(runs),
-        generated=any(map(is_generated_run, run_dirs)) or (data is not None and data.generated.exists()),
+        generated=any(map(is_generated_run, folders)) or (data is not None and data.generated.exists()),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         pictures=data is not None or cache is not None,
         map_limits=MAP_LIMITS,

@@ -387,7 +387,7 @@ def _classify_patches(
 
 
 def classify_files(
-    trained: FoldModels, paths: Sequence[Path], job: ClassifyJob = _DEFAULT_JOB
+    trained: FoldModels, paths: Sequence[Path | str], job: ClassifyJob = _DEFAULT_JOB
 ) -> Iterator[Classification | ClarisError]:
     """Classify files one after the other. Yields a result or an error for each.
 
@@ -410,7 +410,7 @@ def classify_files(
         waiting.clear()
         return _classify_patches(trained, patches, names, job) if names else []
 
-    for path in paths:
+    for path in map(Path, paths):
         try:
             pixels = _read_image(path, job.max_pixels)
             if pixels.shape == PATCH_SHAPE:

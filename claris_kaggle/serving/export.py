@@ -35,7 +35,9 @@ from claris_kaggle.version import __version__
 _CARD_TEMPLATE = "card.md.jinja"
 
 
-def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8) -> dict[str, object]:
+def export_run(
+    run_dir: RunDir | Path | str, out: Path | str, *, onnx: bool = False, views: int = 8
+) -> dict[str, object]:
     """Export a run to the folder `out`. The folder is written completely or not at all.
 
     Args:
@@ -50,6 +52,7 @@ def export_run(run_dir: RunDir, out: Path, *, onnx: bool = False, views: int = 8
         RunError: a fold is not finished, or was not predicted with its present weights.
         DiskError: `out` exists and is not an empty folder, or cannot be written.
     """
+    run_dir, out = RunDir.at(run_dir), Path(out)
     require_views(views)
     if onnx:
         _require_onnx()
