@@ -181,7 +181,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
             method cannot be fitted on held-out rows.
     """
     blending._require_method(method)
-    runs = _check_runs(runs)
+    runs = _align_runs(runs)
     remarks = _examine_runs(runs)
     used, copies = _drop_copies([run for run in runs if not (only_sound and run.name in remarks)])
     if not used:
@@ -220,7 +220,7 @@ def combine(runs: Sequence[Run], method: str = "mean", *, only_sound: bool = Fal
     return Ensemble(oof_result, predictions, used[0].slides, trials[chosen].measured, evidence, groups)
 
 
-def _check_runs(runs: Sequence[Run]) -> list[Run]:
+def _align_runs(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with the same fold numbers and slides, if each has one probability for each id.
 
     Raises:

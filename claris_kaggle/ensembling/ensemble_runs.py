@@ -121,25 +121,24 @@ def ensemble_runs(
     """
     _require_method(method)
     folders, data, out = [recognise_fold(run_dir) for run_dir in run_dirs], DataDir.at(data), Path(out)
-    keep = None if keep is None else RunDir.at(keep)
-    _require_replaceable_outputs(folders, out, keep)
+    kept = None if keep is None else RunDir.at(keep)
+    _require_replaceable_outputs(folders, out, kept)
     sample_ids = tables.read_sample(data.sample)
     runs = runs_module.add_slides(runs_module._load_runs(folders, common_ids=common_ids, columns=columns), data.slides)
     tables.require_equal_ids(runs[0].test.ids, sample_ids, folders[0].predicted_test, data.sample.name, _PREDICT_HINT)
     _report_unchecked(runs, folders, data)
-    ensemble = combine.combine(runs, method, only_sound=only_sound)
-    if calibrate:
-        ensemble = combine._calibrate_ensemble(ensemble)
+    combined = combine.combine(runs, method, only_sound=only_sound)
+    ensemble = combine._calibrate_ensemble(combined) if calibrate else combined
     _require_varied_predictions(ensemble)
     metrics = run_metrics(ensemble.oof, ensemble.slides, ensemble.measured)
     evidence = {"ensemble": ensemble.evidence.to_json()}
     origin = {run.name: describe_run(run_dir).to_json() for run, run_dir in zip(runs, folders, strict=True)}
     about = {"method": ensemble.evidence.method, "oof": metrics.overall.to_json(), "runs": origin, **evidence}
     write_submission(out, ensemble.test, sample_ids, about)
-    if keep:
+    if kept:
         synthetic_mark = generated_mark(data.generated.exists() or any(map(is_generated_run, folders)))
         content = {**synthetic_mark, **evidence, **metrics.to_json(slide_metrics(ensemble.oof, ensemble.slides))}
-        _write_ensemble_run(keep, ensemble, content, next((run.folds for run in runs if run.folds), None))
+        _write_ensemble_run(kept, ensemble, content, next((run.folds for run in runs if run.folds), None))
     return EnsembleResult(
         submission=out,
         method=ensemble.evidence.method,

@@ -508,7 +508,7 @@ def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
 
 def test_predictions_of_another_tool_under_other_names_are_told_theirs(tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text("id,label,pred\n")
-    with pytest.raises(RunError, match=r"no oof.csv and test.csv there.*Name the predictions .*the folder has val.csv"):
+    with pytest.raises(RunError, match=r"no oof.csv and test.csv there.*Join the predictions .*the folder has val.csv"):
         load_run(RunDir(tmp_path))
     with pytest.raises(RunError, match=r"val.csv: a file; expected the folder of a run. Give its folder"):
         load_run(RunDir(tmp_path / "val.csv"))

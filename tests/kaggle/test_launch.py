@@ -17,7 +17,7 @@ import pytest
 from claris_kaggle.core.errors import ClarisError, KaggleError, UsageError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
-from claris_kaggle.kaggle import api, launch
+from claris_kaggle.kaggle import api, launch, preflight
 from claris_kaggle.kaggle.kernel_output import Kernel, _pull_kernel
 from claris_kaggle.kaggle.kernel_push import _push_kernel, new_push_token
 from claris_kaggle.kaggle.kernel_source import KernelSettings, _build_bundle, commit_name, compose_kernel
@@ -344,8 +344,9 @@ def test_a_launch_ends_in_the_ledger_and_pushes_and_submits_only_once(trained: F
 
 @pytest.mark.usefixtures("quick")
 def test_a_launch_per_fold_never_has_more_than_two_sessions(
-    trained: FakeKaggle, tmp_path: Path, finished: RunDir
+    trained: FakeKaggle, tmp_path: Path, finished: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(preflight, "_DEFAULT_FOLDS", 3)  # the finished run has three
     launch.run_launch(make_plan(((0,), (1,), (2,))), tmp_path / "first", tmp_path / "ledger.csv", poll=0)
     assert trained.most_active == 2 and trained.count("SaveKernel") == 3
     assert (tmp_path / "first/run/oof.csv").read_bytes() == finished.oof.read_bytes()
