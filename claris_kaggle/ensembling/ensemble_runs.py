@@ -200,6 +200,8 @@ def _report_unchecked(runs: Sequence[runs_module.Run], run_dirs: Sequence[RunDir
         log_info(
             f"predictions of {len(runs[0].oof.ids):,} of {len(ids):,} training patches; metrics are for those only"
         )
+    elif any(run.is_holdout for run in runs):
+        log_info("the holdout has all training patches: if several folds predicted them, add a column fold to oof.csv")
 
 
 def _report_single_groups(runs: Sequence[runs_module.Run]) -> None:

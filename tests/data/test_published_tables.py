@@ -470,6 +470,15 @@ def test_a_holdout_is_accepted_and_scored_for_what_it_is(call: Call, data: DataD
     assert shown.startswith(f"held: holdout AUC {exact:.4f} (")
     assert call("report", place.root, "--out", tmp_path / "r.html")[0] == 0
     assert "AUC of one holdout, without folds" in (tmp_path / "r.html").read_text()
+    assert "has all training patches" not in said
+
+
+def test_a_file_of_all_training_patches_without_folds_is_told_to_name_them(
+    call: Call, data: DataDir, tmp_path: Path
+) -> None:
+    place = put_foreign(tmp_path, "all", "id,label,pred", [(i, y, p) for i, y, _, p in OOF_ROWS])
+    code, _, said = call("ensemble", place.root, "--data", data.root, "--out", tmp_path / "s.csv")
+    assert code == 0 and "the holdout has all training patches: if several folds predicted them, add a column" in said
 
 
 def test_one_fold_of_a_run_is_not_called_a_holdout(call: Call, data: DataDir, tmp_path: Path) -> None:
