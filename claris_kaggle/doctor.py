@@ -107,7 +107,7 @@ def _check_devices() -> list[Finding]:
 
     if not torch.cuda.is_available():
         if count := torch.cuda.device_count():
-            hint = "Update the GPU's driver, or install a build of torch for it"
+            hint = "Update the GPU driver, or install a torch build for the present driver"
             return [Finding("gpu", BAD, f"{format_count(count, 'GPU')} that torch cannot use", hint)]
         found = f"none; {os.cpu_count()} CPU cores"
         return [Finding("gpu", WARNING, found, "Train on Kaggle's two T4s (claris launch), or expect hours per epoch")]
@@ -119,7 +119,7 @@ def _check_devices() -> list[Finding]:
         try:
             torch.ones(1, device=torch.device("cuda", number)).sum().item()
         except RuntimeError as error:  # such as a GPU that is too old for this build of torch
-            hint = "Install a build of torch for this GPU, or hide the GPU with the variable CUDA_VISIBLE_DEVICES"
+            hint = "If its memory is full, free it. Otherwise install a torch build for it, or set CUDA_VISIBLE_DEVICES"
             findings.append(Finding(f"gpu {number}", BAD, f"{found}: {first_line(error)}", hint))
             continue
         state = GOOD if memory >= 8 else WARNING

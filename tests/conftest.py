@@ -82,7 +82,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def messages() -> Iterator[None]:
-    """Log messages on stderr, as the command line shows them, and handlers of signals left as they were."""
+    """Show log messages as the command line does, seed torch, and check that signal handlers are restored."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with messages_on_stderr():
         yield

@@ -34,7 +34,7 @@ from benchmarks.gpu.graphs import capture_forward, record
 from benchmarks.timing import QUICK, Grid, format_rate, publish
 from benchmarks.two_t4s import TRAFFIC
 from claris_kaggle.models.factory import create_model, fuse_batch_norm
-from claris_kaggle.runtime.precision import _DTYPES
+from claris_kaggle.runtime.precision import autocast
 
 SIDES = (96, 128) if QUICK else (96, 128, 192, 224)
 # The most important batch sizes come first. Those that are left at the time limit are not measured.
@@ -79,7 +79,7 @@ class Trainer:
 
         def step() -> None:
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(DEVICE.type, _DTYPES[precision], enabled=CUDA):
+            with autocast(DEVICE, precision if CUDA else "fp32"):
                 loss = nn.functional.cross_entropy(self.model(images).float(), labels)
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
@@ -99,7 +99,7 @@ class Predictor:
 
         @torch.inference_mode()
         def forward(images: Tensor) -> Tensor:
-            with torch.autocast(DEVICE.type, _DTYPES[precision], enabled=CUDA):
+            with autocast(DEVICE, precision if CUDA else "fp32"):
                 result: Tensor = self.model(images)
             return result
 

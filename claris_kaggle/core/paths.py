@@ -35,9 +35,11 @@ class _Folder:
         object.__setattr__(self, "root", Path(self.root))
 
     @classmethod
-    def at(cls, place: Self | Path | str) -> Self:
-        """Return the folder at a path. A folder of this kind is returned unchanged."""
-        return place if isinstance(place, cls) else cls(Path(str(place)))
+    def at(cls, place: _Folder | Path | str) -> Self:
+        """Return the folder at a path, or of another kind of folder. A folder of this kind is returned unchanged."""
+        if isinstance(place, cls):
+            return place
+        return cls(Path(place.root if isinstance(place, _Folder) else place))
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _require_columns(ids: Sequence[str], labels: Labels, **others: Sequence[str]
                 f"{format_count(len(ids), 'id')} and {len(column):,} {name}", "expected the same number of both"
             )
         if name != "labels" and column is not None and (missing := int(pd.isna(np.asarray(column, object)).sum())):
-            hint = "Use the id itself where there is none"
+            hint = "For a patch without one, give its own id"
             raise DataError(f"{missing:,} of {len(ids):,} {name} are missing", "expected one for each id", hint)
     tables.require_unique(ids, "the ids")
     wrong = sorted({str(label) for label in np.asarray(labels).tolist() if label not in (0, 1)})

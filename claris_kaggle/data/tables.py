@@ -187,7 +187,8 @@ def read_slides(path: Path, ids: Sequence[str]) -> list[str]:
     column is named wsi, slide, slide_id, case, patient or group, for example.
 
     Raises:
-        TableError: there is no slide column, an id has two slides, no id is known, or the file is cut off.
+        TableError: there is no slide column, an id has two slides, fewer than a tenth of the ids have a slide, or the
+            file is cut off.
     """
     slide_of, notes = match_slides(path, ids)
     if notes:
@@ -217,13 +218,14 @@ def match_slides(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], list[s
         found = f"{path}: each of {len(slide_of):,} ids has a slide of its own"
         raise TableError(found, "expected several patches of a slide", "Name the column of slides wsi")
     alone = [name for name in ids if name not in slide_of]
+    if slide_of and alone and not table.ended:
+        what = f"{path}: cut off: the last line has no line break, and {format_count(len(alone), 'id')} are missing"
+        raise TableError(what, "", "Get the file again; if it is complete, add a line break at its end")
     if len(slide_of) < _MIN_MAPPED_SHARE * len(ids):
         mapped = f"{len(slide_of):,} of {len(ids):,} training ids" if slide_of else "no training id"
         found = f"{path}: {mapped} with a slide (first row {names[0][:60]},{slides[0][:40]})"
-        raise TableError(found, "expected the ids of train_labels.csv", "Give the slide map of this competition")
-    if alone and not table.ended:
-        what = f"{path}: cut off: the last line has no line break, and {format_count(len(alone), 'id')} are missing"
-        raise TableError(what, "", "Get the file again; if it is complete, add a line break at its end")
+        expected = f"expected at least {_MIN_MAPPED_SHARE:.0%}" if slide_of else "expected the ids of train_labels.csv"
+        raise TableError(found, expected, "Give the complete slide map of this competition")
     notes = [remark] if remark else []
     if alone:
         count = f"{format_count(len(alone), 'training id')} ({name_few(alone)})"

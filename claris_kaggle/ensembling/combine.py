@@ -247,7 +247,7 @@ def _stack_columns(columns: Sequence[Probabilities]) -> Columns:
 
 
 def _common_type(columns: Sequence[Probabilities]) -> np.dtype[np.floating]:
-    """Return float32 if it holds the numbers of all columns, else float64: means of integers are not integers."""
+    """Return float32 if all columns fit in it, else float64. Means of integers are floating point, too."""
     return np.result_type(np.float32, *(column.dtype for column in columns))
 
 

@@ -31,11 +31,13 @@ _UNKNOWN_SPLIT = (
 )
 _ALL_FOLDS_HINT = "Run claris train until all folds are finished, then claris predict"
 _OTHER_TOOLS_HINT = (
-    "Join the predictions of another tool to one oof.csv (id,label,fold,probability) and one test.csv (id,probability)"
+    "If the predictions are from another tool, save them as one oof.csv (id,label,fold,probability) and one test.csv "
+    "(id,probability)"
 )
 _UNKNOWN_FOLDS = (
     "it is unknown whether the folds are by slide; if a slide is in two folds, the OOF AUC is too high (published: "
-    "0.996 by patch, 0.967 by slide, 0.97 on the leaderboard); claris fetch --slides gets a slide map, which answers it"
+    "0.996 by patch, 0.967 by slide, 0.97 on the leaderboard); claris fetch --slides downloads a slide map, which "
+    "shows whether they are"
 )
 # Two runs disagree on test patches if their rank correlation there is below this fraction of that out of fold.
 _MIN_CORRELATION_SHARE = 0.5
@@ -99,21 +101,22 @@ def name_auc(are_holdouts: Iterable[bool]) -> str:
 
 def explain_split(runs: Sequence[Run]) -> list[str]:
     """Return a sentence for each reason why the AUC of some of the runs is too high, or may be."""
-    known = any(run.has_fold_file for run in runs)
-    found = {_explain_split_of(run, known=known) for run in runs if not run.by_slide}
+    documented = [run.oof for run in runs if run.has_fold_file]
+    found = {_explain_split_of(run, documented) for run in runs if not run.by_slide}
     return [text for text in (_UNKNOWN_SPLIT, _UNKNOWN_FOLDS, SPLIT_BY_PATCH) if text in found]
 
 
-def _explain_split_of(run: Run, *, known: bool) -> str:
+def _explain_split_of(run: Run, documented: Sequence[Oof]) -> str:
     """Return why the AUC of a run that is not split by slide is too high, or may be.
 
     Args:
         run: the run.
-        known: True if this run, or one that it is combined with, has a fold file.
+        documented: the predictions of the runs that have a fold file. It also explains other runs with the same folds.
     """
     if run.is_holdout:
         return _UNKNOWN_SPLIT
-    return SPLIT_BY_PATCH if run.slides or known else _UNKNOWN_FOLDS
+    is_known = run.slides or run.has_fold_file or any(_has_same_folds(run.oof, oof) for oof in documented)
+    return SPLIT_BY_PATCH if is_known else _UNKNOWN_FOLDS
 
 
 def load_run(
@@ -209,6 +212,11 @@ def suggest_single_fold(run_dir: RunDir, data: Path | str = "DIR", out: str = ""
     else:
         steps.append(f"give {shorten_path(first.root)} in place of the run")
     return f"for fold {min(done)} alone: {', then '.join(steps)}"
+
+
+def _has_same_folds(one: Oof, other: Oof) -> bool:
+    """Return True if both have the same patches in the same folds, under any numbers."""
+    return one.ids == other.ids and _is_same_partition(one.fold, other.fold)
 
 
 def _is_same_partition(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
@@ -403,7 +411,7 @@ def _require_labels(run: Run, ids: Sequence[str], labels: NDArray[np.int8]) -> N
         found = f"{run.name}: {format_count(len(foreign), 'OOF id')} not in train_labels.csv ({name_few(foreign)})"
         hint = "Give the --data folder that the run was trained on"
         if {name.lower() for name in foreign} <= label_of.keys():
-            hint = "The ids differ only in capital letters: write them as there"
+            hint = "The ids differ only in capital letters: write them as in train_labels.csv"
         raise RunError(found, "expected OOF predictions of training patches", hint)
     differ = [name for name, label in zip(run.oof.ids, run.oof.labels.tolist(), strict=True) if label_of[name] != label]
     if differ:

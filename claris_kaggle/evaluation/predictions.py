@@ -222,7 +222,7 @@ def _read_foreign_oof(path: Path, columns: Mapping[str, str]) -> tuple[list[list
 def _choose_probabilities(table: ForeignTable, names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
     """Return the texts of the probabilities of label 1: the second softmax column, or a column with a usual name.
 
-    Names that end in 0 and 1 are not usual beside one that ends in 2: those are folds, seeds or models.
+    If columns such as pred_1 and pred_2 exist, they are folds, seeds or models, so none of them is chosen.
 
     Args:
         table: the table, with the columns of `parse_columns` renamed.

@@ -118,7 +118,7 @@ def _mean_of_parts(parts: list[Float32Array]) -> Float32Array:
     return np.asarray(np.mean(parts, axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def load_trained(folder: Path | str, *, device: torch.device | None = None) -> FoldModels:
+def load_trained(folder: RunDir | Path | str, *, device: torch.device | None = None) -> FoldModels:
     """Load the networks of the finished folds of a run, or of an export, and verify their SHA-256.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from claris_kaggle.core.config import parse_config_flags
-from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.errors import ClarisError, UsageError
 from claris_kaggle.kaggle.kernel_source import commit_name
 from claris_kaggle.kaggle.launch_state import _DEFAULT_FOLDS, _MAX_PARALLEL_SESSIONS, _WEEKLY_HOURS, Plan, _script_bytes
 from claris_kaggle.kaggle.plan_file import _prefix_error, _RunsPlan
@@ -104,8 +104,8 @@ def check_runs(plan: _RunsPlan) -> None:
     for name, run in plan.runs.items():
         try:
             check_plan(run)
-        except UsageError as error:
-            raise _prefix_error(error, f"{plan.source}, run {name}") from error
+        except ClarisError as error:
+            raise type(error)(f"{plan.source}, run {name}: {error.found}", error.expected, error.hint) from error
 
 
 def describe_runs(plan: _RunsPlan) -> RunsSummary:

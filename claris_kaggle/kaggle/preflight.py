@@ -194,12 +194,12 @@ def _require_folds(folds: Sequence[int], k: int, source: object, *, every: bool)
     """
     if every and folds and not k:
         log_info(f"the kernels train folds 0 to {max(folds)}: {source} must have exactly these folds")
+    hint = "Leave out --per-fold, or list each fold once in a plan" if every else "Give other folds"
     wrong = [fold for fold in folds if 0 < k <= fold]
     if wrong:
-        raise UsageError(f"there is no fold {wrong[0]}", f"{source} has folds 0 to {k - 1}", "Give other folds")
+        raise UsageError(f"there is no fold {wrong[0]}", f"{source} has folds 0 to {k - 1}", hint)
     missing = [fold for fold in range(k) if fold not in folds]
     if every and folds and missing:
-        hint = "Give one kernel for all folds (no --per-fold), or list every fold in a plan"
         raise UsageError(f"no kernel trains fold {missing[0]}", f"{source} has folds 0 to {k - 1}", hint)
 
 

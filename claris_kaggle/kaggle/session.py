@@ -168,12 +168,16 @@ def _count_processes(session: _Session, expected: int) -> int:
     Raises:
         UsageError: the number of GPUs is not `expected`, or a Kaggle session has none.
     """
+    import torch
+
     from claris_kaggle.runtime.distributed import count_gpus
 
-    found = count_gpus()
+    found, present = count_gpus(), torch.cuda.device_count()
     # Environment variables do not distinguish a Kaggle session from a test on another machine; the folder does.
     if found == expected or (found == 0 and session.working != _KAGGLE_WORKING_FOLDER):
         return found or 2
+    if present and not found:
+        raise UsageError(f"{present} GPUs that torch cannot use", "", "Select another version of Kaggle's environment")
     what = f"{found} GPUs in this session, expected {expected}"
     raise UsageError(what, "", "Select the accelerator GPU T4 x2 (machine_shape NvidiaTeslaT4)")
 

@@ -279,12 +279,14 @@ def _require_same_network(
         return
     if part := re.search(r"-0*(\d+)-of-0*(\d+)\.\w+$", path.name):
         raise DataError(f"{path}: part {part[1]} of {part[2]}", "expected all weights in one file", "Join the parts")
-    if not missing and 2 * len(mismatched) < len(body) and (own_side := _published_side(model)):
-        hint = f"If the file is right, give --resolution {own_side}, the size of the published weights"
-        raise DataError(f"{path}: {what}", "expected weights of the same network and input size", hint)
-    cause, advice = _explain_names([key for tensors in found.values() for key in tensors], missing, path)
+    names = [key for tensors in found.values() for key in tensors]
+    cause, advice = _explain_names(names, missing, path) if missing else ("", "")
     fitting = "" if cause or advice else _find_fitting_network(found)
     fitting = "" if fitting == _timm_name(model) else fitting
+    differs_in_few = not missing and 2 * len(mismatched) < len(body)
+    if not (fitting or cause or advice) and differs_in_few and (own_side := _published_side(model)):
+        hint = f"Check --model. Its published weights are for --resolution {own_side}"
+        raise DataError(f"{path}: {what}", "expected weights of the same network and input size", hint)
     hint = f"The file looks like {fitting}: give --model {fitting}, or other --weights" if fitting else advice
     what = f"{what}: {cause}" if cause else what
     raise DataError(f"{path}: {what}", "expected weights of the same network", hint or "Check --model and --weights")

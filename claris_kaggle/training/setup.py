@@ -317,10 +317,11 @@ def _require_no_foreign_files(run_dir: RunDir) -> None:
         RunError: it is the competition's folder, the folder of one fold, or has predictions of another tool, which
             `claris predict` would replace; or a fold was trained. The message names the file.
     """
+    hint = "Copy the run's config.json into its folder, or give a new folder as --run"
     for name, kind in (("last.ckpt", "a checkpoint"), ("model.json", "a finished fold")):
         leftover = sorted(run_dir.root.glob(f"fold[0-9]*/{name}"))
         if leftover:
-            raise RunError(f"{leftover[0]}: {kind} without a config.json", "", "Give a new folder as --run")
+            raise RunError(f"{leftover[0]}: {kind} without a config.json", "", hint)
     found = next((name for name in _FOREIGN_FILES if (run_dir.root / name).exists()), "")
     if found:
         expected = f"expected a new folder, and this one has {found}"

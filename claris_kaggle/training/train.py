@@ -127,7 +127,7 @@ def _train_folds(job: TrainJob, config: TrainConfig, data: TrainingData, world: 
         if finished_sha256(job.run_dir.fold(fold)):
             log_info(f"fold {fold}: already finished")
             continue
-        # The first optimizer imports this, and the frames of an import stay in memory, with the network of the caller.
+        # If the first optimizer imported this, the import would keep its callers, and so the first network, in memory.
         importlib.import_module("torch._dynamo")
         job = _train_fold(job, config, data, fold, world, stopper)
 

@@ -96,7 +96,7 @@ def test_a_map_of_all_patches_of_a_slide_in_one_row_is_refused(tmp_path: Path) -
     rows = f"s0,{IDS[0]}\ns1,{' '.join(IDS[1:99])}\ns2,{' '.join(IDS[99:])}\n"
     message = read_refusal(lambda path: read_slides(path, IDS), tmp_path / "m.csv", f"wsi,id\n{rows}".encode())
     assert f"m.csv: 1 of 600 training ids with a slide (first row {IDS[0]},s0); " in message
-    assert message.endswith("expected the ids of train_labels.csv. Give the slide map of this competition")
+    assert message.endswith("expected at least 10%. Give the complete slide map of this competition")
 
 
 OTHER_TABLES = {

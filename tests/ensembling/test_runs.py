@@ -259,7 +259,9 @@ def test_labels_are_held_against_the_training_labels(data: DataDir, tmp_path: Pa
         _require_labels(make_run("odd", 3), IDS[1:], LABELS[1:])
     run, small, large = make_run("odd", 3), "abcdef" * 6 + "0123", "ABCDEF" * 6 + "0123"
     capitals = replace(run, oof=replace(run.oof, ids=[*IDS[1:], large]))
-    with pytest.raises(RunError, match=r"\(ABC.*\); .*The ids differ only in capital letters: write them as there$"):
+    with pytest.raises(
+        RunError, match=r"\(ABC.*\); .*differ only in capital letters: write them as in train_labels.csv$"
+    ):
         _require_labels(capitals, [*IDS, small], np.append(LABELS, LABELS[:1]))
     data.labels.unlink()
     ensemble_runs([put(tmp_path / "b", change(make_run("odd", 3), labels=wrong))], data, data.root / "s.csv")

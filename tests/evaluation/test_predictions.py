@@ -495,7 +495,7 @@ def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
         load_run(RunDir(tmp_path))
     for fold in range(5):
         (tmp_path / f"fold{fold}.csv").touch()
-    with pytest.raises(RunError, match=r"Join the predictions of another tool to one oof.csv \(id,label,fold"):
+    with pytest.raises(RunError, match=r"from another tool, save them as one oof.csv \(id,label,fold"):
         load_run(RunDir(tmp_path))
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "config.json").touch()
@@ -508,7 +508,9 @@ def test_a_run_without_predictions_says_what_to_do(tmp_path: Path) -> None:
 
 def test_predictions_of_another_tool_under_other_names_are_told_theirs(tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text("id,label,pred\n")
-    with pytest.raises(RunError, match=r"no oof.csv and test.csv there.*Join the predictions .*the folder has val.csv"):
+    with pytest.raises(
+        RunError, match=r"no oof.csv and test.csv there.*from another tool, save them as .*the folder has val.csv"
+    ):
         load_run(RunDir(tmp_path))
     with pytest.raises(RunError, match=r"val.csv: a file; expected the folder of a run. Give its folder"):
         load_run(RunDir(tmp_path / "val.csv"))

@@ -18,7 +18,7 @@ from claris_kaggle.core.errors import ClarisError, DiskError, KaggleError
 from claris_kaggle.core.paths import DataDir, RunDir
 from claris_kaggle.ensembling.ledger import read_ledger
 from claris_kaggle.kaggle import api as kaggle_api
-from claris_kaggle.kaggle import client_process, download, kernel_output, kernel_push, launch, submit
+from claris_kaggle.kaggle import client_process, download, kernel_output, kernel_push, launch, preflight, submit
 from claris_kaggle.kaggle import launch_state as plans
 from claris_kaggle.kaggle.launch_state import Plan
 from tests.conftest import ROOT, contents, environment, make_archive, run_files
@@ -99,7 +99,11 @@ def test_a_failed_session_is_pulled_and_said_to_have_failed(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.slow
-def test_the_other_parts_go_on_when_one_session_fails(trained: FakeKaggle, tmp_path: Path, finished: RunDir) -> None:
+def test_the_other_parts_go_on_when_one_session_fails(
+    trained: FakeKaggle, tmp_path: Path, finished: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_DEFAULT_FOLDS", 3)  # the finished run has three
+
     def produce(settings: dict[str, object]) -> tuple[dict[str, bytes], str]:
         folds = tuple(settings["folds"])  # type: ignore[arg-type]
         return (run_files(finished, folds), "failed" if folds == (0,) else "complete")

@@ -104,7 +104,11 @@ def test_tables_at_hand_must_match_each_other_and_the_data(
     make_fold_file(generated, here / "six.csv", k=6, cache=cache)
     six = ["--folds-from", "me/f/six.csv", *tiny]
     check_refused(
-        call, "no kernel trains fold 5; six.csv has folds 0 to 5. Give one kernel", "--per-fold", *six, command=LAUNCH
+        call,
+        "no kernel trains fold 5; six.csv has folds 0 to 5. Leave out --per-fold",
+        "--per-fold",
+        *six,
+        command=LAUNCH,
     )
     check_refused(call, "there is no fold 5; the default fold file", "--fold", 5, *tiny, command=PUSH)
     (here / "data").mkdir()
