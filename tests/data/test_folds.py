@@ -134,7 +134,7 @@ def test_a_slide_or_content_for_each_patch_is_needed(name: str) -> None:
 def test_a_missing_slide_is_refused(gap: object) -> None:
     with pytest.raises(DataError) as caught:
         make_folds(make_ids(40), make_labels(40), k=2, slides=[gap] * 3 + [1.0, 2.0, 3.0, 4.0] * 9 + [5.0])  # type: ignore[list-item]
-    hint = "Use the id itself where there is none"
+    hint = "For a patch without one, give its own id"
     assert str(caught.value) == f"3 of 40 slides are missing; expected one for each id. {hint}"
 
 

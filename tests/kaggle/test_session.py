@@ -552,10 +552,11 @@ def test_a_real_session_without_gpus_is_refused_also_where_kaggle_sets_its_varia
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("KAGGLE_WORKING_DIR", str(_KAGGLE_WORKING_FOLDER))
     assert _count_processes(_Session(tmp_path, tmp_path, tmp_path, 0.0), 2) == 2
-    for count in (0, 2):  # torch counts GPUs that it cannot use, for example because of the driver
+    # torch counts GPUs that it cannot use, for example because of the driver.
+    for count, words in ((0, "0 GPUs in this session"), (2, "2 GPUs that torch cannot use")):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(UsageError, match="0 GPUs in this session"):
+        with pytest.raises(UsageError, match=words):
             _count_processes(_Session(tmp_path, _KAGGLE_WORKING_FOLDER, tmp_path, 0.0), 2)
 
 
