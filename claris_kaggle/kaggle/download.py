@@ -176,8 +176,7 @@ def fetch_file(name: str, folder: Path) -> Path:
         KaggleError: refused, or the response was not that file in every attempt.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    where = {"competition": api._COMPETITION}
-    content = api._retry_attempt(lambda: _fetch_content(name, folder, api._DOWNLOAD_ONE, **where))
+    content = api._retry_attempt(lambda: _fetch_content(name, folder, api._DOWNLOAD_ONE, competition=api._COMPETITION))
     write_bytes(folder / name, content)
     return folder / name
 

@@ -105,7 +105,7 @@ def check_runs(plan: _RunsPlan) -> None:
         try:
             check_plan(run)
         except ClarisError as error:
-            raise type(error)(f"{plan.source}, run {name}: {error.found}", error.expected, error.hint) from error
+            raise _prefix_error(error, f"{plan.source}, run {name}") from error
 
 
 def describe_runs(plan: _RunsPlan) -> RunsSummary:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from claris_kaggle.core.config import TrainConfig, apply_preset
-from claris_kaggle.core.errors import UsageError
+from claris_kaggle.core.errors import ClarisError, UsageError
 from claris_kaggle.core.files import explain_disk_errors
 from claris_kaggle.kaggle.kernel_push import _MAX_SLUG_LENGTH
 from claris_kaggle.kaggle.kernel_source import require_file_name, require_references
@@ -229,6 +229,6 @@ def _check_run(name: str, plan: Plan, options: Mapping[str, object], label: str)
         raise _prefix_error(error, label) from error
 
 
-def _prefix_error(error: UsageError, label: str) -> UsageError:
-    """Return the error with the plan and the run before it."""
-    return UsageError(f"{label}: {error.found}", error.expected, error.hint)
+def _prefix_error(error: ClarisError, label: str) -> ClarisError:
+    """Return the error, of the same type, with the plan and the run before it."""
+    return type(error)(f"{label}: {error.found}", error.expected, error.hint)

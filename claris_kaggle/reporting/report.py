@@ -239,7 +239,8 @@ def write_report(
         ClarisError: a run is not predicted, or one of its files is invalid.
     """
     folders, out = [recognise_fold(run_dir) for run_dir in run_dirs], Path(out)
-    data, cache = None if data is None else DataDir.at(data), None if cache is None else Path(cache)
+    data = None if data is None else DataDir.at(data)
+    cache = None if cache is None else Path(cache)
     require_suffix(out, ".html", ".htm")
     names = label_runs(folders)
     runs = [replace(load_run(run_dir, columns), name=name) for run_dir, name in zip(folders, names, strict=True)]
